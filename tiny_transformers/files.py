@@ -1,0 +1,53 @@
+"""Folders that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` if the block succeeds.
+
+    Two writers at once are safe: without `replace` the first one's folder stays and the second's, which holds the
+    same, is dropped; with `replace` the last one wins. A crash leaves `path` as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        for file in draft.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _sync(draft)
+        if replace and path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.rename(path, old)  # onto an empty folder
+            os.rename(draft, path)
+            shutil.rmtree(old)
+        else:
+            _rename_unless_taken(draft, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _rename_unless_taken(draft: Path, path: Path) -> None:
+    try:
+        os.rename(draft, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
