@@ -1,0 +1,96 @@
+import json
+import shutil
+import zipfile
+
+import pytest
+from tokenizers import Tokenizer
+
+from tiny_transformers import fetch
+from tiny_transformers.config import TRAIN_STORIES, GPTNeo, RunConfig, required_files
+
+
+@pytest.fixture
+def sources(tmp_path, shared_data, monkeypatch):
+    """Local stand-ins for the hub's data set, GPT-2's tokenizer and BabyLM's zip file."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    stories = tmp_path / "stories"
+    stories.mkdir()
+    for split in ("train", "validation"):
+        lines = (shared_data / "tinystories" / f"{split}.jsonl").read_text().splitlines()[:20]
+        (stories / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "gpt2.json").write_text(json.dumps(like_gpt2(read_tokenizer(shared_data))))
+    archive = shutil.make_archive(str(tmp_path / "filter_data"), "zip", shared_data, "filter-data")
+    return ["--data-root", str(tmp_path / "data"), "--stories", str(stories), "--tokenizer",
+            str(tmp_path / "gpt2.json"), "--filter-data", archive]  # fmt: skip
+
+
+def read_tokenizer(shared_data):
+    return json.loads((shared_data / "tokenizer" / "10k-tok" / "tokenizer.json").read_text())
+
+
+def like_gpt2(study):
+    """GPT-2's tokenizer as far as the study's tells it, with more merges than the study kept."""
+    vocabulary = {token: index for token, index in study["model"]["vocab"].items() if 4 <= index < 9995}
+    vocabulary |= {token: index for index, token in enumerate('!"#$')}
+    merges = list(study["model"]["merges"])
+    for first in list(vocabulary)[300:400]:  # tokens that the study cut off
+        merges.append([first, "Ġthe"] if isinstance(merges[0], list) else f"{first} Ġthe")
+        vocabulary[f"{first}Ġthe"] = len(vocabulary)
+    gpt2 = json.loads(json.dumps(study))
+    gpt2["model"] |= {"vocab": vocabulary, "merges": merges}
+    return gpt2 | {"added_tokens": [], "post_processor": None}
+
+
+def test_the_studys_tokenizer_is_cut_from_gpt2s(shared_data):
+    study = read_tokenizer(shared_data)
+    cut = fetch.cut_gpt2(like_gpt2(study))
+    assert cut["model"]["vocab"] == study["model"]["vocab"]
+    pairs = [merge if isinstance(merge, list) else merge.split(" ") for merge in study["model"]["merges"]]
+    assert cut["model"]["merges"] == pairs
+    ours, theirs = Tokenizer.from_str(json.dumps(cut)), Tokenizer.from_str(json.dumps(study))
+    for line in (shared_data / "tinystories" / "validation.jsonl").read_text().splitlines()[:100]:
+        text = json.loads(line)["text"]
+        assert ours.encode(text).ids == theirs.encode(text).ids
+        assert ours.encode("A <mask> b", text).ids == theirs.encode("A <mask> b", text).ids
+
+
+def test_everything_is_fetched_from_local_sources_and_kept_the_second_time(sources, tmp_path, capsys):
+    assert fetch.main(sources) == 0
+    root = tmp_path / "data"
+    assert all((root / file).is_file() for file in required_files(RunConfig(model=GPTNeo())))
+    lines = (root / TRAIN_STORIES).read_text().splitlines()
+    assert len(lines) == 20
+    assert set(json.loads(lines[0])) == {"text"}
+    assert "complete" in capsys.readouterr().out
+    before = (root / TRAIN_STORIES).stat().st_mtime_ns
+    nowhere = ["--stories", "no/such", "--tokenizer", "no/such", "--filter-data", "/no/such"]
+    assert fetch.main([*sources[:2], *nowhere]) == 0, "nothing is needed any more"
+    assert (root / TRAIN_STORIES).stat().st_mtime_ns == before
+
+
+def test_what_cannot_be_had_is_named_and_the_rest_is_there(sources, tmp_path, capsys):
+    sources[sources.index("--stories") + 1] = str(tmp_path / "nowhere")
+    assert fetch.main(sources) == 2
+    said = capsys.readouterr().err
+    assert "stories from" in said
+    assert f"still lacks {TRAIN_STORIES}" in said
+    assert (tmp_path / "data" / "tokenizer" / "10k-tok" / "tokenizer.json").is_file()
+    assert not list((tmp_path / "data").rglob(".*")), "no half-written file stays"
+
+
+def test_a_broken_archive_leaves_nothing_behind(sources, tmp_path, capsys):
+    archive = sources[-1]
+    with open(archive, "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(archive)
+    assert fetch.main(sources) == 2
+    assert "BadZipFile" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "filter-data").exists()
+
+
+def test_offline_means_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert fetch.main(["--data-root", str(tmp_path), "--stories", str(tmp_path), "--tokenizer", str(tmp_path)]) == 2
+    assert "HF_HUB_OFFLINE=1 forbids downloads" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""Bring the data to DATA_ROOT, on a machine with internet: compute nodes have none.
+
+Stories come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip file. Each
+file is written under another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply
+run again. Any source may be a local folder or file: the same code reads it."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tiny_transformers.config import (
+    TRAIN_STORIES,
+    VALIDATION_STORIES,
+    Data,
+    GPTNeo,
+    RunConfig,
+    required_files,
+)
+from tiny_transformers.files import whole_folder
+from tiny_transformers.work import TinyTransformersError
+
+STORIES = "roneneldan/TinyStories"
+GPT2 = "openai-community/gpt2"
+FILTER_DATA = "https://github.com/babylm/evaluation-pipeline-2023/raw/main/filter_data.zip"
+VOCABULARY = 10_000
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3, in place of the four that GPT-2 has there
+MASK = "<mask>"  # the last id
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 if DATA_ROOT is complete, 2 if something is missing or a source could not be read."""
+    parser = argparse.ArgumentParser(prog="tiny-transformers fetch", description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("TINY_TRANSFORMERS_DATA"))
+    parser.add_argument("--stories", default=STORIES, help=f"a data set's id, or a folder ({STORIES})")
+    parser.add_argument("--tokenizer", default=GPT2, help=f"GPT-2's tokenizer: an id, or its tokenizer.json ({GPT2})")
+    parser.add_argument(
+        "--filter-data", default=FILTER_DATA, help="BabyLM 2023's filter_data: an address, zip or folder"
+    )
+    options = parser.parse_args(arguments)
+    if options.data_root is None:
+        parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where to")
+    root = Path(options.data_root)
+    problems = []
+    for what, fetch, source in (
+        ("stories", fetch_stories, options.stories),
+        ("tokenizer", fetch_tokenizer, options.tokenizer),
+        ("evaluation data", fetch_filter_data, options.filter_data),
+    ):
+        try:
+            fetch(root, source)
+        except Exception as error:  # noqa: BLE001 - the hub's libraries raise all sorts; the others can still be had
+            problems.append(f"{what} from {source}: {type(error).__name__}: {error}")
+    return _report(root, problems)
+
+
+def fetch_stories(root: Path, source: str) -> None:
+    """TinyStories' two splits, as JSON lines with the key `text`."""
+    wanted = {"train": root / TRAIN_STORIES, "validation": root / VALIDATION_STORIES}
+    missing = {split: path for split, path in wanted.items() if not _kept(path)}
+    if not missing:
+        return
+    from datasets import load_dataset
+
+    for split, path in missing.items():
+        rows = load_dataset(source, split=split, streaming=True)
+        count = _write_lines(path, ({"text": row["text"]} for row in rows))
+        print(f"{path}: {count:,} stories", flush=True)
+
+
+def fetch_tokenizer(root: Path, source: str) -> None:
+    """The study's 10k tokenizer, cut from GPT-2's."""
+    folder = root / "tokenizer" / Data().tokenizer
+    if _kept(folder / "tokenizer.json"):
+        return
+    path = Path(source)
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(source, "tokenizer.json"))
+    cut = cut_gpt2(json.loads(path.read_text(encoding="utf-8")))
+    with whole_folder(folder, replace=True) as draft:
+        (draft / "tokenizer.json").write_text(json.dumps(cut, ensure_ascii=False, indent=1), encoding="utf-8")
+    print(f"{folder}: {len(cut['model']['vocab']):,} tokens", flush=True)
+
+
+def fetch_filter_data(root: Path, source: str) -> None:
+    """The filtered BLiMP, its supplement and (Super)GLUE."""
+    wanted = [file for file in required_files(RunConfig(model=GPTNeo())) if file.startswith("filter-data/")]
+    if all(_kept(root / file) for file in wanted):
+        return
+    with _unpacked(source) as folder:
+        for file in wanted:
+            name = Path(file).relative_to("filter-data")
+            found = [path for path in folder.rglob(name.name) if path.parent.name == name.parent.name]
+            if found and not _kept(root / file):
+                with _whole_file(root / file) as draft:
+                    shutil.copyfile(found[0], draft)
+    print(
+        f"{root / 'filter-data'}: {sum((root / file).is_file() for file in wanted)} of {len(wanted)} files", flush=True
+    )
+
+
+def cut_gpt2(tokenizer: dict[str, Any], size: int = VOCABULARY) -> dict[str, Any]:
+    """GPT-2's tokenizer.json cut to its first `size` ids, as the study's: ids 0 to 3 become the special tokens and what
+    they displace moves to the end, before `<mask>`; merges that make a token beyond are dropped; a text is encoded as
+    `<s> text </s>`."""
+    cut = copy.deepcopy(tokenizer)
+    by_id = {index: token for token, index in tokenizer["model"]["vocab"].items()}
+    kept = {by_id[index]: index for index in range(len(SPECIAL), size - len(SPECIAL) - 1)}
+    displaced = {by_id[index]: size - len(SPECIAL) - 1 + index for index in range(len(SPECIAL))}
+    special = {token: index for index, token in enumerate(SPECIAL)} | {MASK: size - 1}
+    vocabulary = special | kept | displaced
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in tokenizer["model"]["merges"]]
+    cut["model"] |= {
+        "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])),
+        "merges": [merge for merge in merges if "".join(merge) in vocabulary],
+        "unk_token": None,
+    }
+    cut["added_tokens"] = [
+        {"id": index, "content": token, "single_word": False, "lstrip": token == MASK, "rstrip": False,
+         "normalized": token != MASK, "special": True}
+        for token, index in special.items()
+    ]  # fmt: skip
+    cut["post_processor"] = {
+        "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": True,
+        "add_prefix_space": False,
+    }  # fmt: skip
+    return cut
+
+
+def _kept(path: Path) -> bool:
+    return path.is_file()
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with _whole_file(path) as draft, open(draft, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+        if not count:
+            raise TinyTransformersError("the source has no rows")
+    return count
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` that becomes it if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _unpacked(source: str) -> Iterator[Path]:
+    """The folder of a folder, of a zip file, or of the zip file at an address."""
+    if Path(source).is_dir():
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        archive = Path(source)
+        if "://" in source:
+            if os.environ.get("HF_HUB_OFFLINE") == "1":
+                raise TinyTransformersError("HF_HUB_OFFLINE=1 forbids downloads; give a local --filter-data")
+            archive = Path(name) / "filter_data.zip"
+            with urllib.request.urlopen(source, timeout=60) as response, open(archive, "wb") as file:
+                shutil.copyfileobj(response, file)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(Path(name) / "unpacked")
+        yield Path(name) / "unpacked"
+
+
+def _report(root: Path, problems: list[str]) -> int:
+    lacking = [file for file in required_files(RunConfig(model=GPTNeo())) if not (root / file).is_file()]
+    for problem in problems:
+        print(f"could not be had: {problem}", file=sys.stderr)
+    if lacking:
+        print(f"{root}: still lacks {', '.join(lacking)}. Run fetch again, or put them there.", file=sys.stderr)
+    else:
+        print(f"{root}: complete")
+    return 2 if lacking or problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
