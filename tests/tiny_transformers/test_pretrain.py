@@ -1,0 +1,393 @@
+import hashlib
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import RobertaProcessing
+
+from tiny_transformers import batches, config, models, pretrain
+from tiny_transformers.config import GPTNeo, Roberta, RunConfig, Train
+from tiny_transformers.pretrain import Counters, Curve, Training, evaluation_steps
+from tiny_transformers.work import CheckFailed, Interrupted, TinyTransformersError, Work
+
+FAMILIES = ("gpt_neo", "roberta")
+NOUNS, VERBS = ("cat", "dog", "girl", "boy", "bird"), ("sees", "likes", "finds", "helps")
+SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
+VOCAB_SIZE = 20
+TINY = {
+    "hidden_size": 32, "intermediate_size": 32, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 40,
+    "activation": "learnable_gelu",
+}  # fmt: skip
+
+
+def sentences(count, seed):
+    """the cat sees the dog . the girl likes ..., of one to four sentences."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        parts = [
+            f"the {generator.choice(NOUNS)} {generator.choice(VERBS)} the {generator.choice(NOUNS)} ."
+            for _ in range(generator.integers(1, 5))
+        ]
+        yield " ".join(parts)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Data in the layout of DATA_ROOT: 40 and 12 stories, a tokeniser of whole words."""
+    root = tmp_path_factory.mktemp("data")
+    for file, count, seed in ((config.TRAIN_STORIES, 40, 1), (config.VALIDATION_STORIES, 12, 2)):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(count, seed)))
+    words = [*SPECIALS, "the", ".", *NOUNS, *VERBS, "<mask>"]
+    tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in [*SPECIALS, "<mask>"]])
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 1))
+    folder = root / "tokenizer/10k-tok"
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return root
+
+
+@pytest.fixture
+def work(root, tmp_path):
+    """A function: settings -> the work of a run folder; the same folder for the same name."""
+
+    def make(family="gpt_neo", name="run", model=(), seed=42, **train):
+        settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2} | train
+        sizes = TINY | dict(model)
+        built = GPTNeo(**{"window_size": 4, "dropout": 0.1} | sizes) if family == "gpt_neo" else Roberta(**sizes)
+        run_config = RunConfig(
+            model=built,
+            train=Train(**settings),
+            data={"max_length": 30},
+            evaluation={"superglue": {"max_length": 30}},
+            seed=seed,
+        )
+        return Work(config=run_config, root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
+
+    return make
+
+
+def weights(work):
+    return (work.model_dir / "model.safetensors").read_bytes()
+
+
+def curve(work):
+    """The lines without their times, which no two runs share."""
+    records = [json.loads(line) for line in (work.run_dir / "curve.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def stop_at(work, step):
+    """Ask to stop as soon as so much is done, in steps."""
+    done = []
+    work.progress = lambda fraction, _: done.append(fraction * work.config.train.max_steps)
+    work.should_stop = lambda: done[-1] >= step - 1e-9
+
+
+def checkpoints(work):
+    return sorted(path.name for path in (work.run_dir / "checkpoints").iterdir())
+
+
+# --- a whole run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
+    job = work(family, max_steps=60, stories_per_step=16, learning_rate=5e-3)
+    outcome = pretrain.run(job)
+    (score,) = outcome.scores
+    assert (score.task, score.metric) == ("validation", "loss")
+    assert score.value < 0.6 * math.log(VOCAB_SIZE)
+    assert score.value == curve(job)[-1]["eval_loss"]
+    assert outcome.metrics["steps"] == 60
+    assert outcome.metrics["parameters"] == config.num_parameters(job.config.model)
+    assert outcome.metrics["tokens"] == curve(job)[-2]["tokens"] > 60 * 16 * 7
+    assert set(outcome.metrics) == {
+        "steps", "tokens", "tokens_per_second", "seconds", "peak_memory_mb", "parameters", "device",
+    }  # fmt: skip
+    files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
+    assert outcome.data == {file: hashlib.sha256((job.root / file).read_bytes()).hexdigest() for file in files}
+    assert all(check.passed for check in outcome.checks)
+    encoder = ["masked_share", "loss_floor"] if family == "roberta" else []
+    assert {check.name for check in outcome.checks} == {"parameters", "initial_loss", "reload_logits", *encoder}
+    assert re.search(r"step 60 of 60: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
+    assert not (job.run_dir / "checkpoints").exists()
+    assert models.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
+
+
+def test_learning_rate_falls_linearly_to_zero_without_warm_up(work):
+    job = work(max_steps=5, learning_rate=1e-3)
+    pretrain.run(job)
+    rates = [record["learning_rate"] for record in curve(job) if "loss" in record]
+    assert rates == pytest.approx([1e-3, 8e-4, 6e-4, 4e-4, 2e-4])
+
+
+def test_more_stories_per_step_than_there_are(work):
+    job = work(max_steps=2, stories_per_step=100)
+    pretrain.run(job)
+    all_tokens = sum(len(Training(job).stories[i]) for i in range(40))
+    tokens = [record["tokens"] for record in curve(job) if "loss" in record]
+    assert tokens[1] == 5 * all_tokens  # 200 stories are five epochs of 40
+
+
+def test_only_the_first_eval_stories_are_evaluated(work):
+    few, all_ = (Training(work("gpt_neo", eval_stories=count)).validation for count in (5, None))
+    assert (len(few), len(all_)) == (5, 12)
+
+
+def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
+    assert evaluation_steps(8_280, 10) == list(range(828, 8_281, 828))
+    assert evaluation_steps(20, 3) == [7, 14, 20]
+    assert evaluation_steps(3, 10) == [1, 2, 3]
+
+
+def test_validation_masks_are_the_same_for_every_seed(work):
+    first, second = (Training(work("roberta", seed=seed)) for seed in (1, 2))
+    pairs = zip(first.validation, second.validation, strict=True)
+    assert all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets) for a, b in pairs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluation_is_without_dropout(work, family):
+    training = Training(work(family, model={"dropout": 0.5}))
+    training.model.train()
+    assert training._evaluate() == training._evaluate()
+
+
+def test_seeds_give_different_models_and_the_same_seed_the_same(work):
+    jobs = [work(name="a", seed=1), work(name="b", seed=1), work(name="c", seed=2)]
+    for job in jobs:
+        pretrain.run(job)
+    assert weights(jobs[0]) == weights(jobs[1]) != weights(jobs[2])
+
+
+# --- the loss and its gradient
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_is_that_of_hugging_face(work, family):
+    training = Training(work(family))
+    model = training.model.eval()
+    batch = next(batches.micro_batches(training.validation, 10_000, causal=training.causal))
+    labels = torch.full((batch.input_ids.numel(),), -100)
+    labels[batch.positions] = batch.labels
+    labels = labels.view_as(batch.input_ids)
+    if family == "gpt_neo":  # it shifts by itself: what is to be predicted stands one to the right
+        labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
+        batch_ids = torch.cat([batch.input_ids, torch.zeros_like(batch.input_ids[:, :1])], dim=1)
+    else:
+        batch_ids = batch.input_ids
+    expected = model(batch_ids, attention_mask=(batch_ids != 0).long(), labels=labels).loss
+    mean = pretrain.token_losses(model, batch) / len(batch.labels)
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_does_not_depend_on_the_micro_batches(work, family):
+    gradients, losses = [], []
+    for tokens in (1, 60, 10_000):
+        training = Training(work(family, model={"dropout": 0}, micro_batch_tokens=tokens))
+        losses.append(training._backward(training.validation, batches.num_labels(training.validation)))
+        gradients.append([parameter.grad for parameter in training.model.parameters()])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+    for other in gradients[1:]:
+        for a, b in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+# --- stopping and going on
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_run_that_is_stopped_again_and_again_ends_in_the_same_bits(work, family):
+    whole, cut = work(family, "whole"), work(family, "cut")
+    expected = pretrain.run(whole)
+    for step in (0.5, 1, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 5.5):  # the halves are between two micro-batches
+        stop_at(cut, step)
+        with pytest.raises(Interrupted, match="asked to stop after step"):
+            pretrain.run(cut)
+        assert not cut.model_dir.exists()
+    cut.should_stop = lambda: False
+    outcome = pretrain.run(cut)
+    assert weights(cut) == weights(whole)
+    assert curve(cut) == curve(whole)
+    assert outcome.scores == expected.scores
+    assert outcome.checks == expected.checks
+    assert outcome.metrics["tokens"] == expected.metrics["tokens"]
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step):
+    def progress(_, text):
+        if text.startswith(f"step {step} of"):
+            raise Crash
+
+    return progress
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_crash_goes_on_from_the_newest_whole_checkpoint(work, family, spoil, capsys):
+    whole, crashed = work(family, "whole", evaluations=3), work(family, "crashed", evaluations=3)
+    pretrain.run(whole)
+    crashed.progress = crash_at(5)  # after a step that no checkpoint holds
+    with pytest.raises(Crash):
+        pretrain.run(crashed)
+    assert checkpoints(crashed) == ["step-00000002", "step-00000004"]
+    if spoil:
+        newest = crashed.run_dir / "checkpoints/step-00000004/optimizer.safetensors"
+        newest.write_bytes(newest.read_bytes()[:100])
+    with (crashed.run_dir / "curve.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # torn
+    capsys.readouterr()
+    crashed.progress = lambda *_: None
+    pretrain.run(crashed)
+    printed = capsys.readouterr().out
+    assert f"resuming after step {2 if spoil else 4}" in printed
+    assert ("step-00000004 is damaged" in printed) == spoil
+    assert weights(crashed) == weights(whole)
+    assert curve(crashed) == curve(whole)
+
+
+def test_stop_in_an_evaluation_repeats_just_that(work):
+    whole, cut = work(name="whole"), work(name="cut")
+    pretrain.run(whole)
+    asked = []
+    cut.progress = lambda _, text: asked.append(text)
+    cut.should_stop = lambda: "evaluating" in asked[-1]
+    with pytest.raises(Interrupted):
+        pretrain.run(cut)
+    assert checkpoints(cut) == ["step-00000003"]
+    assert [record for record in curve(cut) if "eval_loss" in record] == []
+    cut.should_stop = lambda: False
+    pretrain.run(cut)
+    assert weights(cut) == weights(whole)
+    assert curve(cut) == curve(whole)
+
+
+def test_stop_before_the_first_step_leaves_no_checkpoint(work):
+    job = work()
+    job.should_stop = lambda: True
+    with pytest.raises(Interrupted):
+        pretrain.run(job)
+    assert not (job.run_dir / "checkpoints").exists()
+
+
+def test_checkpoints_of_other_settings_are_refused(work):
+    job = work()
+    stop_at(job, 2)
+    with pytest.raises(Interrupted):
+        pretrain.run(job)
+    with pytest.raises(TinyTransformersError, match="other settings or other data. Remove it"):
+        pretrain.run(work(learning_rate=1e-3))
+
+
+def test_smaller_micro_batches_may_go_on_from_a_checkpoint(work):
+    job = work()
+    stop_at(job, 2)
+    with pytest.raises(Interrupted):
+        pretrain.run(job)
+    assert pretrain.run(work(micro_batch_tokens=40)).metrics["steps"] == 6
+
+
+def test_progress_rises_to_the_end(work):
+    job, fractions = work(), []
+    job.progress = lambda fraction, _: fractions.append(fraction)
+    pretrain.run(job)
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+
+
+# --- what must not pass
+
+
+def test_loss_that_is_not_finite_ends_the_training(work):
+    with pytest.raises(TinyTransformersError, match="after step 1 of 6 the loss is .* Lower train.learning_rate"):
+        pretrain.run(work(learning_rate=1e25))
+
+
+def fails(job, check):
+    with pytest.raises(CheckFailed, match=f"^{check} is .*; expected "):
+        pretrain.run(job)
+    assert not job.model_dir.exists()
+
+
+def test_model_of_another_size_than_planned_fails_before_it_trains(work, monkeypatch):
+    monkeypatch.setattr(config, "num_parameters", lambda _: 123)
+    job = work()
+    fails(job, "parameters")
+    assert not (job.run_dir / "curve.jsonl").exists()
+
+
+def test_wrong_initial_loss_fails_after_one_step(work, monkeypatch):
+    build = models.build
+
+    def build_badly(model, seed):
+        built = build(model, seed)
+        with torch.no_grad():
+            built.lm_head.weight.mul_(20)
+        return built
+
+    monkeypatch.setattr(models, "build", build_badly)
+    job = work()
+    fails(job, "initial_loss")
+    assert [record["step"] for record in curve(job)] == [1]
+
+
+def test_encoder_that_is_asked_for_every_token_fails_after_one_step(work, monkeypatch):
+    # The study's first encoders were trained like this: nothing masked, every token a label.
+    def unmasked(stories, *_):
+        return [batches.Example(story, story.astype(np.int64)) for story in stories]
+
+    monkeypatch.setattr(batches, "masked", unmasked)
+    job = work("roberta")
+    fails(job, "masked_share")
+    assert [record["step"] for record in curve(job)] == [1]
+
+
+def test_model_that_loads_as_another_one_fails_and_keeps_its_checkpoints(work, monkeypatch):
+    load = models.load_lm
+
+    def load_stock(folder):
+        loaded = load(folder)
+        for block in loaded.transformer.h:
+            block.mlp.act = torch.nn.GELU()
+        return loaded
+
+    monkeypatch.setattr(models, "load_lm", load_stock)
+    job = work(learning_rate=5e-2)
+    fails(job, "reload_logits")
+    assert checkpoints(job) == ["step-00000003", "step-00000006"]
+
+
+def test_encoder_with_next_to_no_loss_is_reported_but_not_failed(work, monkeypatch):
+    monkeypatch.setattr(pretrain, "LOSS_FLOOR", 100.0)
+    (check,) = [check for check in pretrain.run(work("roberta")).checks if check.name == "loss_floor"]
+    assert (check.passed, check.blocking) == (False, False)
+
+
+def test_tokenizer_larger_than_the_model_is_refused(work):
+    with pytest.raises(TinyTransformersError, match="Set model.vocab_size to 16"):
+        pretrain.run(work(model={"vocab_size": 10}))
+
+
+# --- the curve
+
+
+def test_curve_of_a_long_run_is_thinned_evenly(tmp_path):
+    thinned = Curve(tmp_path / "curve.jsonl", every=9)
+    for step in range(1, 8_281):
+        thinned.add(Counters(step=step), loss=1.0, learning_rate=1.0, last=8_280)
+    steps = [json.loads(line)["step"] for line in thinned.path.read_text().splitlines()]
+    assert steps == [1, *range(9, 8_281, 9)]

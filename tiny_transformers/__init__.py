@@ -1,0 +1,20 @@
+"""Small language models, their training and their evaluation.
+
+Importing this loads neither torch nor transformers. Whenever transformers' Auto classes come up, before or after, they
+learn the two model types below; the classes behind them are imported when the first such model is asked for, because
+Auto classes come up in the middle of importing the very modules that ours extend."""
+
+from types import ModuleType
+
+from wrapt import lazy_import, register_post_import_hook
+
+
+def _register(configuration_auto: ModuleType) -> None:
+    for model_type, module, configuration in (
+        ("tiny_gpt_neo", "tiny_transformers.gpt_neo", "TinyGPTNeoConfig"),
+        ("tiny_roberta", "tiny_transformers.roberta", "TinyRobertaConfig"),
+    ):
+        configuration_auto.CONFIG_MAPPING.register(model_type, lazy_import(module, configuration))
+
+
+register_post_import_hook(_register, "transformers.models.auto.configuration_auto")

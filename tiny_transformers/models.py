@@ -1,0 +1,139 @@
+"""From the settings of a model to the model, and from its folder back.
+
+The ids of the special tokens are those of every tokenizer of the study: pad 0, bos 1, eos 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.utils import logging as hf_logging
+
+from tiny_transformers.config import GPTNeo, Roberta
+from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
+from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
+from tiny_transformers.work import TinyTransformersError
+
+PAD, BOS, EOS = 0, 1, 2
+HEADS = ("score.", "classifier.")  # what a classifier has and a language model lacks
+LM_HEADS = ("lm_head.",)  # the other way round
+
+
+def hf_config(model: GPTNeo | Roberta, **extra: Any) -> TinyGPTNeoConfig | TinyRobertaConfig:
+    """Hugging Face's configuration of `model`; `extra` is passed on to it (`num_labels=3`)."""
+    shared = {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "max_position_embeddings": model.max_position_embeddings,
+        "activation": model.activation,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
+    if isinstance(model, GPTNeo):
+        return TinyGPTNeoConfig(**shared | _gpt_neo(model) | extra)
+    return TinyRobertaConfig(**shared | _roberta(model) | extra)
+
+
+def build(model: GPTNeo | Roberta, seed: int) -> PreTrainedModel:
+    """The untrained language model, on the CPU, its weights drawn from `seed`, torch's random state left as it was."""
+    with _seeded(seed):
+        config = hf_config(model)
+        return TinyGPTNeoForCausalLM(config) if isinstance(model, GPTNeo) else TinyRobertaForMaskedLM(config)
+
+
+def load_lm(model_dir: Path) -> PreTrainedModel:
+    """The language model saved in `model_dir`, in evaluation mode.
+
+    Raises TinyTransformersError if there is none, or if its weights are not exactly those the model has."""
+    auto = AutoModelForCausalLM if _config(model_dir).model_type == "tiny_gpt_neo" else AutoModelForMaskedLM
+    return _load(auto, model_dir, may_lack=(), may_have=())
+
+
+def load_classifier(model_dir: Path, num_labels: int, seed: int) -> PreTrainedModel:
+    """The saved model with a new classification head of `num_labels` labels drawn from `seed`, in evaluation mode.
+
+    Raises TinyTransformersError as `load_lm` does."""
+    _config(model_dir)
+    with _seeded(seed):
+        return _load(
+            AutoModelForSequenceClassification, model_dir, may_lack=HEADS, may_have=LM_HEADS, num_labels=num_labels
+        )
+
+
+def _gpt_neo(model: GPTNeo) -> dict[str, Any]:
+    layers = [("global", "local")[i % 2] for i in range(model.num_layers)]
+    return {
+        "num_layers": model.num_layers,
+        "num_heads": model.num_heads,
+        "attention_types": [[layers, 1]],  # [[kinds, times], ...]
+        "window_size": model.window_size,
+        "resid_dropout": model.dropout,
+        "embed_dropout": model.dropout,
+        "attention_dropout": model.dropout,
+    }
+
+
+def _roberta(model: Roberta) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": model.num_hidden_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.dropout,
+    }
+
+
+def _config(model_dir: Path) -> Any:
+    if not (model_dir / "config.json").is_file():
+        raise TinyTransformersError(f"{model_dir}: holds no model (config.json is absent). Pretrain it first.")
+    return AutoConfig.from_pretrained(model_dir, local_files_only=True)
+
+
+def _load(
+    auto: Any, model_dir: Path, may_lack: tuple[str, ...], may_have: tuple[str, ...], **extra: Any
+) -> PreTrainedModel:
+    """Hugging Face would fill in what a folder lacks and drop what it has too much, with a warning; here that fails."""
+    with quiet():
+        model, info = auto.from_pretrained(model_dir, local_files_only=True, output_loading_info=True, **extra)
+    wrong = [f"lacks {key}" for key in info["missing_keys"] if not key.startswith(may_lack)]
+    wrong += [f"has {key} besides" for key in info["unexpected_keys"] if not key.startswith(may_have)]
+    if wrong:
+        raise TinyTransformersError(
+            f"{model_dir}: the weights do not fit {type(model).__name__}: {'; '.join(sorted(wrong))}. "
+            "It was saved by another kind of model: pretrain it again."
+        )
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Hugging Face's progress bars, and its report of a head that is new: `_load` checks the same."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
