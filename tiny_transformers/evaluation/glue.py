@@ -1,0 +1,102 @@
+"""What a row of a (Super)GLUE file becomes: one or two input texts and a label, as in BabyLM 2023.
+
+No model here. The fields of each task are those of its template (docs/evaluation.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiny_transformers import data
+from tiny_transformers.evaluation.rows import read_texts, refuse
+
+
+@dataclass(frozen=True)
+class Template:
+    """A task's input, `first` and for pairs `second`, with the names of the row's fields in braces."""
+
+    first: str
+    second: str | None = None
+    num_labels: int = 2
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(name for _, name, _, _ in Formatter().parse(self.first + (self.second or "")) if name)
+
+
+TEMPLATES = {
+    "cola": Template("{sentence}"),
+    "sst2": Template("{sentence}"),
+    "mrpc": Template("{sentence1}", "{sentence2}"),
+    "qqp": Template("{question1}", "{question2}"),
+    "mnli": Template("{premise}", "{hypothesis}", num_labels=3),
+    "qnli": Template("{question}", "{sentence}"),
+    "rte": Template("{sentence1}", "{sentence2}"),
+    "boolq": Template("{question}", "{passage}"),
+    "multirc": Template("Question: {question} Answer: {answer}", "{paragraph}"),
+    "wsc": Template('Does "{span2_text}" refer to "{span1_text}" in this passage?', "{text}"),
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    first: list[str]
+    second: list[str] | None
+    labels: NDArray[np.int64]  # (N,)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as token ids, special tokens included."""
+
+    input_ids: list[list[int]]
+    labels: NDArray[np.int64]  # (N,)
+    truncated: int  # examples that were longer
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+
+
+def read_examples(path: Path, task: str, limit: int | None) -> Examples:
+    """All rows of the file, or `limit` of them in which the labels keep their shares.
+
+    Raises TinyTransformersError, with file and line, for a missing field, a text that is none or a label outside the
+    task's range, and for an empty file."""
+    template = TEMPLATES[task]
+    rows = read_texts(path, template.fields, ["label"])
+    _check_labels(path, rows, template.num_labels)
+    if limit is not None:
+        # Evenly spaced among rows sorted by label: a file may alternate labels, or hold one label's rows first.
+        rows = data.sample(sorted(rows, key=lambda row: row["label"]), limit)
+    return Examples(
+        [template.first.format(**row) for row in rows],
+        None if template.second is None else [template.second.format(**row) for row in rows],
+        np.array([row["label"] for row in rows], dtype=np.int64),
+    )
+
+
+def encode(examples: Examples, tokenizer: Any, max_length: int) -> Encoded:
+    """`<s> A </s>` or `<s> A </s></s> B </s>`, cut at `max_length` tokens, from the longer text first."""
+    batch = tokenizer(examples.first, examples.second, truncation=True, max_length=max_length)
+    truncated = sum(bool(encoding.overflowing) for encoding in batch.encodings)
+    return Encoded(batch["input_ids"], examples.labels, truncated)
+
+
+def majority_share(labels: NDArray[np.int64]) -> float:
+    """The share of the most frequent label: the accuracy of answering it always."""
+    return max(Counter(labels.tolist()).values()) / len(labels)
+
+
+def _check_labels(path: Path, rows: list[dict[str, Any]], num_labels: int) -> None:
+    for index, row in enumerate(rows):
+        label = row["label"]
+        if type(label) is not int or not 0 <= label < num_labels:
+            what = f"label is {label!r}; this task has the labels 0 to {num_labels - 1}"
+            refuse(path, index, f"{what}. Remove the row, or give the labels as these numbers.")
