@@ -1,0 +1,65 @@
+"""The real SLURM cluster for the tests that need one.
+
+A cluster that is up is used and left up: the one of TT_SLURM_CONF, else the one that `cluster.py up` left. Otherwise
+one is brought up for the session and taken down after it; where that is impossible, the tests are skipped."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CLUSTER = Path(__file__).with_name("cluster.py")
+CANNOT_BUILD = 3  # cluster.py's exit code
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Path]:
+    """The cluster with accounting: its slurm.conf, which SLURM_CONF names from here on."""
+    with running_cluster() as conf, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(conf))
+        yield conf
+
+
+@pytest.fixture(scope="session")
+def slurm_without_accounting() -> Iterator[Path]:
+    """A second cluster, where sacct fails and ended jobs are soon forgotten: its slurm.conf, to give to commands."""
+    with running_cluster("--no-accounting") as conf:
+        yield conf
+
+
+@contextlib.contextmanager
+def running_cluster(*options: str) -> Iterator[Path]:
+    """A cluster that is up already, else one for the time being."""
+    given = os.environ.get("TT_SLURM_CONF")
+    if given and not options:
+        yield answering(Path(given))
+        return
+    found = call("status", *options)
+    if found.returncode == 0:
+        yield Path(found.stdout.strip())
+        return
+    made = call("up", *options)
+    if made.returncode == CANNOT_BUILD:
+        pytest.skip(f"no SLURM cluster: {made.stderr.strip()}")
+    if made.returncode != 0:
+        pytest.fail(made.stderr, pytrace=False)
+    yield Path(made.stdout.strip())
+    call("down", *options)
+
+
+def answering(conf: Path) -> Path:
+    if not conf.is_file():  # for a file that is not there SLURM's clients wait a minute
+        pytest.fail(f"TT_SLURM_CONF={conf}: no such file", pytrace=False)
+    env = os.environ | {"SLURM_CONF": str(conf)}
+    said = subprocess.run(["scontrol", "ping"], env=env, capture_output=True, text=True, timeout=120)
+    if " is UP" not in said.stdout:
+        pytest.fail(f"TT_SLURM_CONF={conf}: no slurmctld answers: {said.stdout}{said.stderr}", pytrace=False)
+    return conf
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(CLUSTER), *words], capture_output=True, text=True)
