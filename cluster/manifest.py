@@ -1,0 +1,402 @@
+"""experiments.yaml -> the checked settings of every cell of every study.
+
+A manifest is layers of dotted paths: defaults, a model, a study, a cell of its grid, --smoke, --set. A later layer
+overrides an earlier one. Each value remembers where it was written, so that an error can say it. Grids follow
+GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. Knows nothing of runs or SLURM."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from cluster.errors import InputError, did_you_mean
+from tiny_transformers import config
+from tiny_transformers.config import NEEDS, STAGES, RunConfig, Settings
+
+FAMILIES: dict[str, type[Settings]] = {"gpt_neo": config.GPTNeo, "roberta": config.Roberta}
+SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
+STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", "model", *SECTIONS)
+TOP_KEYS = ("defaults", "models", "studies", "smoke")
+
+
+@dataclass(frozen=True)
+class Value:
+    value: Any
+    origin: str  # where the user wrote it: studies.width.grid.model.hidden_size
+
+
+Layer = dict[str, Value]  # dotted path -> value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a study's grid with one seed, checked."""
+
+    study: str
+    model: str  # its name in the manifest
+    config: RunConfig
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    path: str
+    defaults: Layer
+    models: dict[str, Layer]
+    studies: dict[str, Mapping[str, Any]]
+    smoke: Layer
+
+
+def load(path: Path) -> Manifest:
+    """Read and check the manifest's outline; its cells are checked by `cells`.
+
+    Raises InputError naming file, path, value and the nearest known key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    try:
+        return _outline(str(path), document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def cells(
+    manifest: Manifest, *, studies: Iterable[str] = (), overrides: Iterable[str] = (), smoke: bool = False
+) -> list[Cell]:
+    """Every cell of these studies (all, if none is named), in the manifest's order.
+
+    `overrides` are `path=value` texts of --set. `smoke` applies the manifest's smoke layer and the first seed only.
+    Raises InputError."""
+    top = _smoke_layer(manifest, smoke) | _parse_overrides(overrides)
+    try:
+        names = list(studies) or list(manifest.studies)
+        for name in names:
+            _known(name, manifest.studies, "studies")
+        return [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
+    except InputError as error:
+        raise InputError(f"{manifest.path}: {error}") from None
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and refuses a key written twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key_node.value} is here twice", node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _outline(path: str, document: Any) -> Manifest:
+    top = _mapping(document, "the manifest")
+    for key in top:
+        _known(key, TOP_KEYS, "")
+    defaults = dict(_mapping(top.get("defaults") or {}, "defaults"))
+    for key in defaults:
+        _known(key.partition(".")[0], (*SECTIONS, "seeds", "stages"), "defaults")
+    models = _mapping(top.get("models") or {}, "models")
+    studies = _mapping(top.get("studies"), "studies")
+    if not studies:
+        raise InputError("studies: there is none. Write at least one.")
+    if not models:
+        raise InputError("models: there is none. Name at least one base configuration.")
+    return Manifest(
+        path=path,
+        defaults=_flatten(defaults, "defaults"),
+        models={name: _flatten(_mapping(model, f"models.{name}"), f"models.{name}") for name, model in models.items()},
+        studies={
+            name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
+        },
+        smoke=_flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
+    )
+
+
+def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    for key in study:
+        _known(key.partition(".")[0], STUDY_KEYS, where)
+    grid = _mapping(study.get("grid", {}), f"{where}.grid")
+    if "grid" in study and not grid:
+        raise InputError(f"{where}.grid: is empty. Give each key a list of values, or leave the grid out.")
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            raise InputError(f"{where}.grid.{key}: {values!r} is not a list. Write [{values!r}].")
+        if not values:
+            raise InputError(f"{where}.grid.{key}: has no values, so the grid has no cells.")
+    for key in ("include", "exclude"):
+        entries = study.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
+            raise InputError(f"{where}.{key}: must be a list of mappings, like a cell of the grid.")
+    return study
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: must be a mapping (key: value), not {value!r}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise InputError(f"{where}: the key {key!r} is not text. Put it in quotes.")
+    return value
+
+
+def _flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> Layer:
+    """Nested mappings and dotted keys alike -> dotted paths."""
+    flat: Layer = {}
+    for key, value in tree.items():
+        path, origin = f"{prefix}{key}", f"{where}.{key}"
+        if isinstance(value, dict):
+            entries = _flatten(_mapping(value, origin), origin, f"{path}.")
+        else:
+            entries = {path: Value(value, origin)}
+        for entry in entries.keys() & flat.keys():
+            raise InputError(f"{entries[entry].origin}: is set twice, also at {flat[entry].origin}.")
+        flat |= entries
+    return flat
+
+
+def _known(key: str, known: Iterable[str], where: str) -> None:
+    known = list(known)
+    if key not in known:
+        path = f"{where}.{key}" if where else key
+        raise InputError(f"{path}: unknown key. {did_you_mean(key, known)}")
+
+
+def _parse_overrides(texts: Iterable[str]) -> Layer:
+    layer: Layer = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or path.partition(".")[0] not in ("model", *SECTIONS) or "." not in path:
+            raise InputError(f"--set {text}: write it as a path and a value, such as train.max_steps=20.")
+        try:
+            layer[path] = Value(yaml.safe_load(value), f"--set {path}")
+        except yaml.YAMLError:
+            raise InputError(f"--set {text}: {value!r} is not a YAML value.") from None
+    return layer
+
+
+def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
+    if not smoke:
+        return {}
+    if not manifest.smoke:
+        raise InputError(f"{manifest.path}: has no section `smoke`, which says what --smoke makes small.")
+    return manifest.smoke | {"smoke": Value(True, "--smoke")}
+
+
+# -- grids ------------------------------------------------------------------------------------------------------------
+
+
+def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
+    study, where = manifest.studies[name], f"studies.{name}"
+    seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
+    stages = _stages(study.get("stages") or _default(manifest, "stages", list(STAGES)), where)
+    own = {key: value for key, value in study.items() if key.partition(".")[0] in ("model", *SECTIONS)}
+    base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
+    for combination in _combinations(study, where):
+        layer = _flatten(own, where) | combination
+        model, model_layer = _base_model(manifest, layer, where)
+        merged = base | model_layer | layer | top
+        for seed in seeds:
+            yield Cell(name, model, _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where), stages)
+
+
+def _default(manifest: Manifest, key: str, otherwise: Any) -> Any:
+    return manifest.defaults[key].value if key in manifest.defaults else otherwise
+
+
+def _seeds(manifest: Manifest, study: Mapping[str, Any], where: str) -> list[int]:
+    seeds = study.get("seeds", _default(manifest, "seeds", [42]))
+    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise InputError(f"{where}.seeds: {seeds!r} must be a list of different whole numbers.")
+    return seeds
+
+
+def _stages(stages: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(stages, list):
+        raise InputError(f"{where}.stages: {stages!r} must be a list of stages.")
+    for stage in stages:
+        _known(str(stage), STAGES, f"{where}.stages")
+    for stage in stages:
+        for need in NEEDS[stage]:
+            if need not in stages:
+                raise InputError(f"{where}.stages: {stage} needs {need}. Add it.")
+    return tuple(stage for stage in STAGES if stage in stages)
+
+
+def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
+    """The matrix: grid, minus exclude, then include, with GitHub's rules."""
+    grid = study.get("grid", {})
+    keys = [f"{where}.grid.{key}" for key in grid]
+    product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for number, entry in enumerate(study.get("exclude", [])):
+        kept = [cell for cell in product if not entry.items() <= cell.items()]
+        if len(kept) == len(product):
+            raise InputError(f"{where}.exclude[{number}]: matches no cell of the grid.")
+        product = kept
+    if not product:
+        raise InputError(f"{where}.exclude: leaves no cell of the grid.")
+    layers = [{key: Value(cell[key], origin) for key, origin in zip(grid, keys, strict=True)} for cell in product]
+    if not grid and study.get("include"):
+        layers = []
+    return _include(layers, list(grid), study.get("include", []), where)
+
+
+def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]], where: str) -> list[Layer]:
+    """An entry extends every cell of the grid whose grid values it does not change; if there is none, it is a cell."""
+    originals = [dict(layer) for layer in layers]
+    for number, entry in enumerate(entries):
+        added = _flatten(entry, f"{where}.include[{number}]")
+        fits = [
+            index
+            for index, cell in enumerate(originals)
+            if all(added[key].value == cell[key].value for key in grid if key in added)
+        ]
+        for index in fits:
+            layers[index] = layers[index] | added
+        if not fits:
+            layers.append(added)
+    return layers
+
+
+# -- checking ---------------------------------------------------------------------------------------------------------
+
+
+def _base_model(manifest: Manifest, layer: Layer, where: str) -> tuple[str, Layer]:
+    """The named model of a cell, and its settings as a layer; takes the name out of `layer`."""
+    named = layer.pop("model", None)
+    if named is None:
+        raise InputError(f"{where}.model: is missing. Name one of models: {', '.join(manifest.models)}.")
+    if not isinstance(named.value, str) or named.value not in manifest.models:
+        hint = did_you_mean(str(named.value), manifest.models)
+        raise InputError(f"{named.origin}: {named.value!r} is no model of this manifest. {hint}")
+    return named.value, {f"model.{path}": value for path, value in manifest.models[named.value].items()}
+
+
+def _check(layer: Layer, where: str) -> RunConfig:
+    tree: dict[str, Any] = {}
+    for path, value in layer.items():
+        *parents, leaf = path.split(".")
+        node: Any = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{value.origin}: {parent} is one value, not a section.")
+        node[leaf] = value.value
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, layer, tree, where)) from None
+
+
+def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    loc = [str(part) for part in first["loc"]]
+    if loc[:1] == ["model"] and loc[1:2] and loc[1] in FAMILIES:  # the union's tag, which the user did not write
+        del loc[1]
+    path = ".".join(loc)
+    origin = layer[path].origin if path in layer else f"{where}.{path}".rstrip(".")
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"{origin}: unknown key. {did_you_mean(loc[-1], _fields(loc[:-1], tree))}"
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        family = tree.get("model", {}).get("family")
+        origin = layer["model.family"].origin if "model.family" in layer else f"{where}.model.family"
+        return f"{origin}: {family!r} is no model family. {did_you_mean(str(family), FAMILIES)}"
+    if first["type"] == "literal_error":
+        return f"{origin}: {value!r} is not known. {did_you_mean(str(value), _choices(loc, tree))}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {value!r}: {message}." if path in layer else f"{origin}: {message}."
+
+
+def _section(loc: list[str], tree: dict[str, Any]) -> type[Settings]:
+    """The settings class that a path lies in."""
+    if loc[:1] == ["model"]:
+        return FAMILIES[tree["model"]["family"]]
+    section: type[Settings] = RunConfig
+    for part in loc:
+        section = section.model_fields[part].annotation  # type: ignore[assignment]
+    return section
+
+
+def _fields(loc: list[str], tree: dict[str, Any]) -> list[str]:
+    return list(_section(loc, tree).model_fields)
+
+
+def _choices(loc: list[str], tree: dict[str, Any]) -> list[str]:
+    names = [part for part in loc if not part.isdigit()]
+    annotation: Any = _section(names[:-1], tree).model_fields[names[-1]].annotation
+    while get_args(annotation) and not isinstance(get_args(annotation)[0], str):
+        annotation = get_args(annotation)[0]
+    return [str(choice) for choice in get_args(annotation)]
+
+
+# -- for editors ------------------------------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of experiments.yaml; every setting is known nested and as a dotted path."""
+    run = RunConfig.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = run["$defs"]
+    model = {"properties": {}, "additionalProperties": False, "type": "object", "required": ["family"]}
+    for family in ("GPTNeo", "Roberta"):
+        model["properties"] |= definitions.pop(family)["properties"]
+    model["properties"]["family"] = {"enum": list(FAMILIES)}  # type: ignore[index]
+    sections = {name: run["properties"][name] for name in SECTIONS}
+    dotted = dict(_dotted(sections, definitions)) | dict(_dotted({"model": model}, definitions))
+    stages = {"type": "array", "items": {"enum": list(STAGES)}}
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    named = {"type": "string", "description": "the name of one of `models`"}
+    settings = dotted | {"model": named}
+    cell = {"type": "object", "properties": settings, "additionalProperties": False}
+    axes = {path: {"type": "array", "items": value, "minItems": 1} for path, value in settings.items()}
+    study = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": sections | dotted | {
+            "description": {"type": "string"},
+            "model": named,
+            "grid": {"type": "object", "properties": axes, "additionalProperties": False, "minProperties": 1},
+            "include": {"type": "array", "items": cell},
+            "exclude": {"type": "array", "items": cell},
+            "seeds": seeds,
+            "stages": stages,
+        },
+    }  # fmt: skip
+    sets = {"type": "object", "properties": sections | dotted, "additionalProperties": False}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiny-transformers manifest",
+        "type": "object",
+        "required": ["models", "studies"],
+        "additionalProperties": False,
+        "properties": {
+            "defaults": sets | {"properties": sets["properties"] | {"seeds": seeds, "stages": stages}},  # type: ignore[operator]
+            "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
+            "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
+            "smoke": sets,
+        },
+        "$defs": definitions,
+    }
+
+
+def _dotted(properties: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, schema in properties.items():
+        inner = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if "properties" in inner:
+            yield from _dotted(inner["properties"], definitions, f"{prefix}{name}.")
+        elif prefix:
+            yield f"{prefix}{name}", schema

@@ -1,0 +1,52 @@
+import pytest
+
+from cluster import site
+from cluster.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["local", "delftblue"])
+def test_shipped_sites_load(name):
+    assert site.load(name).name == name
+
+
+def test_delftblue_asks_memory_within_the_partitions_cap():
+    delftblue = site.load("delftblue")
+    assert delftblue.memory_per_cpu <= 8000
+    assert 4 * delftblue.cpus <= 64
+    assert 4 * delftblue.cpus * delftblue.memory_per_cpu <= 512_000
+
+
+def test_options_override_a_profile():
+    assert site.load("delftblue", account="research-eemcs-st", partition=None).account == "research-eemcs-st"
+
+
+def test_an_unknown_site_names_the_nearest():
+    with pytest.raises(InputError, match="no such site. Did you mean delftblue"):
+        site.load("delft-blue")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nscheduler: slurm\npartitoin: gpu\n", "partitoin.*Did you mean partition"),
+        ("name: x\nscheduler: pbs\n", "scheduler: 'pbs'"),
+        ("name: x\nscheduler: slurm\ncpus: 0\n", "cpus: 0"),
+        ("a: [", "not valid YAML"),
+        ("- 1", "must be a mapping"),
+    ],
+)
+def test_a_wrong_profile_says_where(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        site.load(str(path))
+
+
+def test_where_there_is_sbatch_the_site_must_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert site.default_site() == "local"
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\n")
+    sbatch.chmod(0o755)
+    with pytest.raises(InputError, match="--site"):
+        site.default_site()
