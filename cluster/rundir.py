@@ -1,0 +1,211 @@
+"""The files below OUTPUT_ROOT: names, whole reads, write-then-rename. Standard library only.
+
+A job writes only files of its own and never appends to a shared one: on a parallel file system locks and O_APPEND
+hold within one node at most. A file is complete or absent; a claim exists or does not.
+
+    OUTPUT_ROOT/
+      ledger.db, ledger.lock            the login node's
+      runs/<run_id>/
+        run.json                        name, settings, stages, studies (login node)
+        model/  checkpoints/  curve.jsonl
+        stages/<stage>/<attempt>/
+          claim.json  heartbeat.json  result.json  log.txt     (the job)
+          verdict.json                  why there is no result (login node)
+      submissions/<token>/
+        submission.json                 the intent: an array of packs (login node, before sbatch)
+        answer.json                     what sbatch said (login node)
+        task-<index>.json               the array task that works through pack <index> (the job)
+      cache/                            tokenised stories, builtin data"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class TornFile(Exception):
+    """A file that is there but is not whole JSON."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` whole: temporary file in the same folder, fsync, close, rename. If the disk is full, the old
+    file stays as it was and OSError is raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any | None:
+    """The value, or None if there is no such file. Raises TornFile."""
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TornFile(f"{path}: not whole: {error}") from None
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Create `path`, or return False because it exists. Existence is the claim, so a torn one still holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log, read from its last 64 KiB; none if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 65_536))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    path: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name)
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat.json"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def verdict(self) -> Path:
+        return self.path / "verdict.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    def attempt(self, stage: str, number: int) -> AttemptDir:
+        return AttemptDir(self.path / "stages" / stage / str(number))
+
+    def attempts(self, stage: str) -> list[AttemptDir]:
+        """Oldest first."""
+        try:
+            names = os.listdir(self.path / "stages" / stage)
+        except FileNotFoundError:
+            return []
+        return [self.attempt(stage, number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+
+@dataclass(frozen=True)
+class SubmissionDir:
+    path: Path
+
+    @property
+    def token(self) -> str:
+        return self.path.name
+
+    @property
+    def submission(self) -> Path:
+        return self.path / "submission.json"
+
+    @property
+    def answer(self) -> Path:
+        return self.path / "answer.json"
+
+    def task(self, index: int) -> Path:
+        return self.path / f"task-{index}.json"
+
+
+@dataclass(frozen=True)
+class OutputRoot:
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "ledger.lock"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    def run(self, run_id: str) -> RunDir:
+        return RunDir(self.path / "runs" / run_id)
+
+    def runs(self) -> list[RunDir]:
+        return [RunDir(path.parent) for path in sorted(self.path.glob("runs/*/run.json"))]
+
+    def submission(self, token: str) -> SubmissionDir:
+        return SubmissionDir(self.path / "submissions" / token)
+
+    def submissions(self) -> list[SubmissionDir]:
+        return [SubmissionDir(path.parent) for path in sorted(self.path.glob("submissions/*/submission.json"))]
+
+
+def process_start(pid: int) -> str | None:
+    """When this process of this host started, in the kernel's words, or None if there is none. With the pid it
+    names a process for good, since pids come again."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if os.path.isdir("/proc/self") else _process_start_by_ps(pid)
+    return None if fields[0] == "Z" else fields[19]
+
+
+def is_alive(process: dict[str, Any]) -> bool | None:
+    """Whether a process named by host, pid and start is there; None if that cannot be known from this host."""
+    if process["host"] != socket.gethostname():
+        return None
+    if process["start"] is None:  # it had ended before it could be named
+        return False
+    return process_start(process["pid"]) == process["start"]
+
+
+def _process_start_by_ps(pid: int) -> str | None:
+    """The same where there is no /proc (macOS)."""
+    import subprocess
+
+    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout.strip() or None

@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cluster import rundir
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    rundir.write_json(path, {"a": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        rundir.write_json(path, {"a": 2})
+    monkeypatch.undo()
+    assert rundir.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_missing_file_is_none_and_a_torn_one_is_told(tmp_path):
+    assert rundir.read_json(tmp_path / "none.json") is None
+    torn = tmp_path / "torn.json"
+    torn.write_text('{"status": "comple')
+    with pytest.raises(rundir.TornFile, match="torn.json: not whole"):
+        rundir.read_json(torn)
+    torn.write_bytes(b"\x00" * 100)  # as some file systems leave it after a crash
+    with pytest.raises(rundir.TornFile):
+        rundir.read_json(torn)
+
+
+def test_one_of_many_claims_wins(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from cluster import rundir\n"
+        "print(rundir.create_json(Path(sys.argv[1]), {'pid': 1}))"
+    )
+    claim = str(tmp_path / "stages" / "claim.json")
+    racers = [subprocess.Popen([sys.executable, "-c", code, claim], stdout=subprocess.PIPE) for _ in range(6)]
+    assert sorted(racer.communicate()[0].strip() for racer in racers) == [b"False"] * 5 + [b"True"]
+
+
+def test_a_process_is_told_from_another_with_its_pid():
+    start = rundir.process_start(os.getpid())
+    assert start == rundir.process_start(os.getpid())
+    child = subprocess.Popen(["sleep", "60"])
+    assert rundir.process_start(child.pid) not in (None, start)
+    child.kill()
+    child.wait()
+    assert rundir.process_start(child.pid) is None
+
+
+def test_attempts_are_listed_by_number(tmp_path):
+    run = rundir.OutputRoot(tmp_path).run("abc")
+    for number in (10, 9, 1):
+        run.attempt("blimp", number).path.mkdir(parents=True)
+    (run.path / "stages" / "blimp" / "notes").mkdir()
+    assert [attempt.number for attempt in run.attempts("blimp")] == [1, 9, 10]
+
+
+def test_a_tail_is_the_end_of_a_log(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join(map(str, range(100_000))))
+    assert rundir.tail(log, 2) == ["99998", "99999"]
+    assert rundir.tail(tmp_path / "none", 2) == []
