@@ -1,0 +1,328 @@
+"""What the files and SLURM say, for every state and every bad answer, with a small fake of SLURM's clients."""
+
+import json
+import os
+import time
+
+import pytest
+
+from cluster import cost, launch, manifest, plan, reconcile, rundir, site
+from cluster.ledger import Ledger
+from cluster.rundir import OutputRoot
+from cluster.slurm import Job
+
+STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
+
+
+class FakeSlurm:
+    """Answers what it was told; None is silence."""
+
+    def __init__(self, queue=(), history=()):
+        self.jobs, self.past, self.calls = queue, history, []
+
+    def queue(self):
+        self.calls.append("squeue")
+        return None if self.jobs is None else {job.key: job for job in self.jobs}
+
+    def history(self, _):
+        self.calls.append("sacct")
+        return None if self.past is None else {job.key: job for job in self.past}
+
+    history_named = history
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OutputRoot(tmp_path / "output")
+
+
+@pytest.fixture
+def ledger(root):
+    with_runs = Ledger(root.ledger)
+    yield with_runs
+    with_runs.close()
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return plan.expand(manifest.cells(manifest.load(manifest_file), studies=["first"]))
+
+
+def intend(ledger, root, runs, token="cafe", scheduler="slurm", runs_per_pack=1):
+    """Record runs and a submission of all their stages, as `launch.submit` does before sbatch."""
+    where = site.Site(name="test", scheduler=scheduler, runs_per_pack=runs_per_pack, cpus=4)
+    launch.record_runs(ledger, root, runs, "2026-01-01")
+    work = [plan.item(run, run.stages, ledger.states()[run.id], cost.Rates(1e12, {})) for run in runs]
+    (array,) = plan.arrange(work, {run.id: run for run in runs}, where)
+    directory = root.submission(token)
+    intent = launch.describe(array, where, root, None, token, "2026-01-01")
+    rundir.write_json(directory.submission, intent)
+    reconcile.record_intent(ledger, directory, intent)
+    return [[item["run_id"] for item in pack] for pack in intent["packs"]]
+
+
+def answer(ledger, root, token="cafe", **values):
+    values = {"state": "submitted", "job_id": "7"} | values
+    rundir.write_json(root.submission(token).answer, values)
+    ledger.update_submission(token, state=values["state"], job_id=values["job_id"])
+
+
+def claim(root, run_id, stage, number=1, job="7_0", token="cafe"):
+    attempt = root.run(run_id).attempt(stage, number)
+    rundir.create_json(attempt.claim, {"token": token, "job": job, "host": "n1", "pid": 1, "restart": 0, "time": 1.0})
+    return attempt
+
+
+def complete(root, run_id, stage, number=1, **claimed):
+    score = {"task": "average", "metric": "accuracy", "value": 0.75, "n": 8}
+    outcome = {"scores": [score], "checks": [], "metrics": {"seconds": 2.0}, "data": {"a.json": "00"}}
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0, "outcome": outcome}
+    rundir.write_json(claim(root, run_id, stage, number, **claimed).result, result)
+
+
+def statuses(ledger, run_id):
+    (run,) = [run for run in ledger.overview() if run["run_id"] == run_id]
+    return [run["stages"][stage]["status"] for stage in STAGES]
+
+
+def causes(ledger, run_id):
+    (run,) = [run for run in ledger.overview() if run["run_id"] == run_id]
+    return [run["stages"][stage]["cause"] for stage in STAGES]
+
+
+def test_results_are_the_truth_whatever_slurm_says(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    for stage in STAGES:
+        complete(root, pack[0], stage)
+    slurm = FakeSlurm([Job("7", "tt-cafe", "FAILED")])
+    assert reconcile.reconcile(ledger, root, slurm) == "answered"
+    assert statuses(ledger, pack[0]) == ["completed"] * 4
+    assert {row["value"] for row in ledger.scores()} == {0.75}
+    assert ledger.open_submissions() == []
+
+
+def test_a_claim_is_running_and_its_pack_mates_are_submitted(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    claim(root, packs[0][0], "pretrain")
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING"), Job("7_1", "tt-cafe", "PENDING", "Resources")])
+    reconcile.reconcile(ledger, root, slurm)
+    assert statuses(ledger, packs[0][0]) == ["running", "submitted", "submitted", "submitted"]
+    assert statuses(ledger, packs[1][0]) == ["submitted"] * 4
+    assert {row["progress"] for row in ledger.newest_attempts() if row["job"] == "7_1"} == {'{"reason": "Resources"}'}
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [("FAILED", "error"), ("TIMEOUT", "timeout"), ("OUT_OF_MEMORY", "out_of_memory"), ("NODE_FAIL", "node_fail"),
+     ("BOOT_FAIL", "node_fail"), ("PREEMPTED", "preempted"), ("CANCELLED", "cancelled"), ("DEADLINE", "timeout"),
+     ("COMPLETED", "lost")],
+)  # fmt: skip
+def test_an_ended_job_explains_a_missing_result(ledger, root, runs, state, cause):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", state, node="n1", exit_code="0:9")]))
+    assert statuses(ledger, pack[0]) == ["failed", "blocked", "blocked", "blocked"]
+    assert causes(ledger, pack[0])[0] == cause
+    verdict = rundir.read_json(root.run(pack[0]).attempt("pretrain", 1).verdict)
+    assert verdict["cause"] == cause
+    assert state in verdict["message"]
+
+
+@pytest.mark.parametrize("slurm", [FakeSlurm(None), FakeSlurm([], None)], ids=["no squeue", "no sacct"])
+def test_silence_changes_nothing(ledger, root, runs, slurm):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    before = ledger.overview()
+    assert reconcile.reconcile(ledger, root, slurm) == "unreachable"
+    assert ledger.overview() == before
+
+
+def test_a_job_that_every_answer_lacks_is_lost(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    reconcile.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUE_HOLD", "CONFIGURING"])
+def test_a_live_job_fails_nothing_however_old_its_heartbeat(ledger, root, runs, state):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    attempt = claim(root, pack[0], "pretrain", job="7")
+    rundir.write_json(attempt.heartbeat, {"time": 0.0, "fraction": 0.5, "text": "step 3"})
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", state)]))
+    assert statuses(ledger, pack[0])[0] == "running"
+
+
+def test_at_most_two_calls_and_none_when_nothing_is_open(ledger, root, runs):
+    packs = intend(ledger, root, runs)
+    answer(ledger, root)
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING")], [Job(f"7_{i}", "tt-cafe", "FAILED") for i in (1, 2, 3)])
+    reconcile.reconcile(ledger, root, slurm)
+    assert slurm.calls == ["squeue", "sacct"]
+    assert len(packs) == 4
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "CANCELLED")])
+    reconcile.reconcile(ledger, root, slurm)
+    assert reconcile.reconcile(ledger, root, slurm) == "none"
+    assert slurm.calls == ["squeue"]
+
+
+def test_reconciling_twice_changes_nothing(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    complete(root, packs[0][0], "pretrain")
+    claim(root, packs[1][0], "pretrain", job="7_1")
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING"), Job("7_1", "tt-cafe", "TIMEOUT")])
+    reconcile.reconcile(ledger, root, slurm)
+    before = list(ledger.db.query("SELECT * FROM attempt ORDER BY rowid"))
+    reconcile.reconcile(ledger, root, slurm)
+    assert list(ledger.db.query("SELECT * FROM attempt ORDER BY rowid")) == before
+
+
+def test_a_torn_result_is_none(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    complete(root, pack[0], "pretrain", job="7")
+    root.run(pack[0]).attempt("pretrain", 1).result.write_text('{"status": "compl')
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(ledger, pack[0])[0] == "running"
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "COMPLETED")]))
+    assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
+
+
+def test_a_stage_that_raised_blocks_what_needs_it_and_not_its_siblings(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    for stage in ("pretrain", "add_tokenizer", "superglue"):
+        complete(root, pack[0], stage, job="7")
+    failure = {"status": "failed", "cause": "error", "message": "ValueError: no", "ended": 2.0, "outcome": None}
+    rundir.write_json(claim(root, pack[0], "blimp", job="7").result, failure)
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(ledger, pack[0]) == ["completed", "completed", "failed", "completed"]
+
+
+def test_a_requeued_job_goes_on_under_the_next_number(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", 1, job="7")
+    claim(root, pack[0], "pretrain", 2, job="7")
+    rundir.write_json(first.result, {"status": "failed", "cause": "preempted", "message": "", "ended": 2.0})
+    slurm = FakeSlurm([Job("7", "tt-cafe", "RUNNING")])
+    reconcile.reconcile(ledger, root, slurm)
+    assert statuses(ledger, pack[0])[0] == "running"
+    complete(root, pack[0], "pretrain", 2, job="7")
+    reconcile.reconcile(ledger, root, slurm)
+    assert statuses(ledger, pack[0])[:2] == ["completed", "submitted"]
+
+
+def test_another_submissions_claim_is_not_read_as_ours(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", token="beef")
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
+    assert statuses(ledger, pack[0])[0] == "submitted"
+
+
+# -- a lost answer ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_answer_was_lost_is_adopted_from_the_queue(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    slurm = FakeSlurm([Job("9_0", "tt-cafe", "RUNNING"), Job("9_1", "tt-cafe", "PENDING"), Job("8", "x", "RUNNING")])
+    reconcile.reconcile(ledger, root, slurm)
+    (submission,) = ledger.open_submissions()
+    assert (submission["state"], submission["job_id"]) == ("submitted", "9")
+    assert rundir.read_json(root.submission("cafe").answer)["job_id"] == "9"
+    assert statuses(ledger, packs[0][0]) == ["submitted"] * 4
+
+
+def test_a_job_whose_answer_was_lost_is_adopted_from_accounting(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("9", "tt-cafe", "FAILED", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "error"
+
+
+@pytest.mark.parametrize("slurm", [FakeSlurm(None), FakeSlurm([], None)], ids=["no squeue", "no sacct"])
+def test_an_unanswered_submission_stays_while_slurm_is_silent(ledger, root, runs, slurm):
+    intend(ledger, root, runs[:1])
+    age(root)
+    reconcile.reconcile(ledger, root, slurm)
+    assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+
+
+def age(root, seconds=3600):
+    path = root.submission("cafe").submission
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "local"])
+def test_an_unanswered_submission_is_void_only_once_its_absence_is_proven(ledger, root, runs, scheduler):
+    (pack,) = intend(ledger, root, runs[:1], scheduler=scheduler)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4, "sbatch may still be trying"
+    age(root)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert ledger.open_submissions() == []
+    assert statuses(ledger, pack[0]) == ["eligible", "waiting", "waiting", "waiting"]
+    assert ledger.states()[pack[0]]["pretrain"].attempts == 1, "its number is not used again"
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
+
+
+def test_a_local_pack_is_alive_as_long_as_its_process(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    me = {"host": os.uname().nodename, "pid": os.getpid(), "start": rundir.process_start(os.getpid())}
+    answer(ledger, root, job_id="local-1", process=me)
+    claim(root, pack[0], "pretrain", job="local-1")
+    assert reconcile.reconcile(ledger, root, FakeSlurm(None)) == "none"
+    assert statuses(ledger, pack[0])[0] == "running"
+    rundir.create_json(root.submission("cafe").task(0), me | {"job": "local-1", "start": "0"})  # its pid came again
+    reconcile.reconcile(ledger, root, FakeSlurm(None))
+    assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
+
+
+def test_a_process_of_another_machine_is_not_judged(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    answer(ledger, root, job_id="local-1", process={"host": "elsewhere", "pid": 1, "start": "0"})
+    claim(root, pack[0], "pretrain")
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "running"
+
+
+# -- rebuilding -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
+    packs = intend(ledger, root, runs, runs_per_pack=2)
+    answer(ledger, root)
+    for stage in STAGES:
+        complete(root, packs[0][0], stage)
+    complete(root, packs[0][1], "pretrain")
+    claim(root, packs[0][1], "add_tokenizer")
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "TIMEOUT"), Job("7_1", "tt-cafe", "CANCELLED")])
+    reconcile.reconcile(ledger, root, slurm)
+    again = Ledger(tmp_path / "again.db")
+    assert reconcile.rebuild(again, root) == []
+    assert json.dumps(again.overview()) == json.dumps(ledger.overview())
+    assert again.scores() == ledger.scores()
+    tables = ("run", "study_run", "submission", "score", "metric", "data_file", "check_result")
+    for table in tables:
+        query = f"SELECT * FROM {table} ORDER BY 1, 2"
+        assert list(again.db.query(query)) == list(ledger.db.query(query)), table
+    again.close()
+
+
+def test_a_torn_run_file_is_told_and_the_others_are_kept(ledger, root, runs, tmp_path):
+    intend(ledger, root, runs[:2])
+    root.run(runs[0].id).run_json.write_text('{"run_id": ')
+    again = Ledger(tmp_path / "again.db")
+    (torn,) = reconcile.rebuild(again, root)
+    assert runs[0].id in torn
+    assert [run["run_id"] for run in again.overview()] == [runs[1].id]
+    again.close()
