@@ -1,0 +1,274 @@
+"""The commands from end to end on this machine, with stand-ins for the stages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster import manifest, plan, rundir
+
+STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
+
+
+@pytest.fixture
+def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
+    """Run a command in a process of its own, as a user would, in an empty folder."""
+    assert manifest_file.parent == tmp_path
+    (tmp_path / "site.yaml").write_text(
+        f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
+    )  # fmt: skip
+
+    def run(*words, check=True, **options):
+        done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
+                              text=True, stdin=subprocess.DEVNULL, timeout=120, **options)  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    yield run
+    run("cancel", "--all", "--yes", check=False)
+
+
+SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
+
+
+def status(command, *words):
+    return json.loads(command("status", "--json", *words).stdout)
+
+
+def stage_statuses(shown):
+    return {run["name"]: [stage["status"] for stage in run["stages"].values()] for run in shown["runs"]}
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(command, tmp_path):
+    command(*SUBMIT, "--yes", "--wait")
+    shown = status(command)
+    assert set(shown) == {"as_of", "slurm", "counts", "runs"}
+    assert (shown["slurm"], shown["counts"]["completed"], len(shown["runs"])) == ("none", 28, 7)
+    assert set(shown["runs"][0]["stages"]["blimp"]) == {"status", "cause", "attempts", "job"}
+    again = command(*SUBMIT, "--yes", "--wait")
+    assert "Nothing is missing: 7 runs, 28 stage runs, 28 completed." in again.stdout
+    for run in (tmp_path / "output" / "runs").iterdir():
+        assert (run / "done.txt").read_text().split() == STAGES
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    shown = command("submit", "experiments.yaml", "--site", "delftblue", "--dry-run").stdout
+    assert "7 runs to do" in shown
+    assert "#SBATCH --partition=gpu-a100" in shown
+    assert "GPU-hours" in shown
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_yes_and_without_a_terminal_nothing_is_submitted(command, tmp_path):
+    refused = command(*SUBMIT, check=False)
+    assert refused.returncode == 2
+    assert "say --yes" in refused.stderr
+    assert not list((tmp_path / "output").glob("runs/*"))
+
+
+def test_a_failed_stage_is_shown_and_rerun_with_what_follows_and_nothing_else(command, fake_science,
+                                                                             tmp_path):  # fmt: skip
+    fake_science.write_text('{"*": {"add_tokenizer": "fail"}}')
+    assert command(*SUBMIT, "--study", "first", "--yes", "--wait", check=False).returncode == 1
+    shown = status(command)
+    assert set(map(tuple, stage_statuses(shown).values())) == {("completed", "failed", "blocked", "blocked")}
+    failures = command("status", "--failed").stdout
+    assert "error: RuntimeError: add_tokenizer was told to fail" in failures
+    assert 'raise RuntimeError(f"{stage} was told to fail")' in failures, "the log's last lines"
+    assert "Nothing is missing" in command(*SUBMIT, "--study", "first", "--yes").stdout
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    for run in (tmp_path / "output" / "runs").iterdir():
+        assert (run / "done.txt").read_text().split() == STAGES, "pretrain was not done again"
+    assert "Nothing to rerun" in command("rerun", "--failed", "--yes").stdout
+
+
+def test_one_runs_crash_leaves_the_others_alone(command, fake_science, tmp_path):
+    victim = plan_ids(tmp_path)[0]
+    fake_science.write_text(json.dumps({victim: {"pretrain": "exit", "blimp": "fail"}}))
+    command(*SUBMIT, "--yes", "--wait", check=False)
+    shown = {run["run_id"]: run["stages"] for run in status(command)["runs"]}
+    assert shown.pop(victim)["pretrain"]["cause"] == "error"
+    assert {stage["status"] for stages in shown.values() for stage in stages.values()} == {"completed"}
+    assert "killed by SIGKILL" in command("status", "--failed").stdout
+
+
+def plan_ids(folder):
+    document = manifest.load(folder / "experiments.yaml")
+    return [run.id for run in plan.expand(manifest.cells(document))]
+
+
+def test_a_sibling_of_a_failed_stage_still_runs(command, fake_science):
+    fake_science.write_text('{"*": {"blimp": "out_of_memory"}}')
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", check=False)
+    shown = status(command)
+    assert set(map(tuple, stage_statuses(shown).values())) == {("completed", "completed", "failed", "completed")}
+    assert {run["stages"]["blimp"]["cause"] for run in shown["runs"]} == {"out_of_memory"}
+    assert "Nothing to rerun" in command("rerun", "--failed", "--stage", "superglue", "--yes").stdout
+    fake_science.write_text("{}")
+    name = shown["runs"][0]["name"]
+    command("rerun", "--failed", "--run", name, "--yes", "--wait", check=False)
+    assert status(command)["counts"]["failed"] == 3
+
+
+def test_two_submits_at_once_submit_once(command, tmp_path):
+    words = [sys.executable, "-m", "cluster.cli", *SUBMIT, "--yes"]
+    racers = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [racer.communicate()[0] for racer in racers]
+    assert sorted("Submitted" in text for text in said) == [False, False, True]
+    assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
+    wait_for(lambda: status(command)["counts"]["completed"] == 28)
+
+
+def test_a_pack_killed_with_9_is_lost_and_done_again(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"blimp": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    (task,) = (tmp_path / "output" / "submissions").glob("*/task-0.json")
+    pack = rundir.read_json(task)["pid"]
+    claims = [rundir.read_json(path) for path in (tmp_path / "output" / "runs").glob("*/stages/blimp/1/claim.json")]
+    os.kill(pack, signal.SIGKILL)
+    wait_for(lambda: not any(map(rundir.is_alive, claims)))  # its children do not go on without it
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    shown = status(command)
+    assert {stage["cause"] for run in shown["runs"] for stage in run["stages"].values()} == {None, "lost"}
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+
+
+def test_cancel_ends_the_pack_and_says_so(command, fake_science):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    causes = {stage["cause"] for run in status(command)["runs"] for stage in run["stages"].values()}
+    assert causes == {None, "cancelled"}
+    assert "Nothing is running" in command("cancel", "--all", "--yes").stdout
+
+
+def test_a_ledger_removed_is_rebuilt_as_it_was(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"superglue": "fail"}}')
+    command(*SUBMIT, "--yes", "--wait", check=False)
+    before = status(command)
+    (tmp_path / "output" / "ledger.db").unlink()
+    refused = command("status", check=False)
+    assert refused.returncode == 2
+    assert "ledger rebuild" in refused.stderr
+    assert command(*SUBMIT, "--yes", check=False).returncode == 2, "submitting blindly would do everything again"
+    command("ledger", "rebuild")
+    after = status(command)
+    assert {**after, "as_of": ""} == {**before, "as_of": ""}
+
+
+def test_a_run_file_torn_and_left_out_of_a_rebuild_breaks_nothing_else(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    torn = next((tmp_path / "output" / "runs").glob("*/run.json"))
+    torn.write_text('{"run_id": ')
+    assert "left out" in command("ledger", "rebuild").stdout
+    assert status(command)["counts"]["completed"] == 12
+    command("report")
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    assert rundir.read_json(torn)["run_id"] == torn.parent.name
+
+
+def test_a_rerun_leaves_out_what_cannot_go_ahead(command, fake_science):
+    fake_science.write_text('{"*": {"pretrain": "fail"}}')
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", check=False)
+    assert "Nothing to rerun" in command("rerun", "--stage", "blimp", "--yes").stdout
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_without_a_traceback(command):
+    refused = command("submit", "experiments.yaml", "--site", "site.yaml", "--output-root", "/dev/null/x", "--yes",
+                      check=False)  # fmt: skip
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert "/dev/null/x" in refused.stderr
+
+
+def test_smoke_runs_are_kept_apart(command, tmp_path):
+    command(*SUBMIT, "--smoke", "--study", "first", "--yes", "--wait")
+    assert status(command, "--smoke")["counts"]["completed"] == 16
+    assert command("status", check=False).returncode == 2
+    assert not (tmp_path / "output" / "ledger.db").exists()
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    ids = {run["run_id"] for run in status(command)["runs"]}
+    assert ids.isdisjoint(run["run_id"] for run in status(command, "--smoke")["runs"])
+
+
+def test_data_that_is_not_there_is_named_before_anything_is_submitted(command, manifest_file, tmp_path):
+    manifest_file.write_text(manifest_file.read_text().replace("source: builtin", "source: files"))
+    refused = command(*SUBMIT, "--yes", check=False)
+    assert refused.returncode == 2
+    assert "--data-root" in refused.stderr
+    (tmp_path / "data").mkdir()
+    refused = command(*SUBMIT, "--data-root", "data", "--yes", check=False)
+    assert refused.returncode == 2
+    assert "data: lacks filter-data/blimp_filtered/anaphor_agreement.json" in refused.stderr
+    assert not (tmp_path / "output" / "submissions").exists()
+
+
+def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    command("report")
+    folder = tmp_path / "output" / "report"
+    assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
+    assert len((folder / "scores.csv").read_text().splitlines()) == 1 + 4 * 4
+    text = (folder / "report.md").read_text()
+    assert "## second" in text
+    assert "| 50.0 |" in text
+
+
+def test_logs_prints_the_newest_attempt(command):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    run_id = status(command)["runs"][0]["run_id"]
+    assert "blimp stand-in" in command("logs", run_id[:8], "blimp").stdout
+    refused = command("logs", "gpt-gelo", check=False)
+    assert refused.returncode == 2
+    assert "is no run" in refused.stderr
+
+
+def test_a_held_ledger_is_still_shown(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    lock = tmp_path / "output" / "ledger.lock"
+    rundir.create_json(lock, {"host": "elsewhere", "pid": 1, "start": "0"})
+    shown = command("status")
+    assert "another command holds the ledger" in shown.stderr
+    assert "second: 4 runs" in shown.stdout
+    lock.unlink()
+
+
+def test_a_torn_result_on_disk_is_a_failure_that_can_be_rerun(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"superglue": "hang"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    (folder, *_) = [path.parent for path in (tmp_path / "output" / "runs").glob("*/stages/superglue/1/claim.json")]
+    command("cancel", "--all", "--yes")
+    (folder / "result.json").write_text('{"status": "completed", "out')
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    assert status(command)["counts"]["failed"] >= 2
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+
+
+def test_a_slurm_site_without_sbatch_is_refused(command, tmp_path):
+    nowhere = os.environ | {"PATH": str(tmp_path)}
+    refused = command("submit", "experiments.yaml", "--site", "delftblue", "--yes", check=False, env=nowhere)
+    assert refused.returncode == 2
+    assert "there is no sbatch on this machine" in refused.stderr

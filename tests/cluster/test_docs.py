@@ -1,0 +1,70 @@
+"""The documents say what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+import typer.main
+import yaml
+
+from cluster import cli, manifest
+from tiny_transformers.config import GPTNeo, Roberta, RunConfig
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def defaults(settings, prefix=""):
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from defaults(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = (ROOT / "docs/manifest.md").read_text()
+    documented = dict(re.findall(r"^\| `(\w+\.[\w.]+)` \| ?([^|]*?) \|", text, re.M))
+    known = {}
+    for model in (GPTNeo(), Roberta()):
+        for path, value in defaults(RunConfig(model=model).model_dump(mode="json")):
+            text = value if isinstance(value, str) else json.dumps(value)
+            known.setdefault(path, []).append(text)
+    for path in ("seed", "smoke", "recipe"):  # not of the manifest's settings
+        known.pop(path)
+    known["model.family"] = [""]
+    assert documented == {path: " / ".join(dict.fromkeys(texts)) for path, texts in known.items()}
+
+
+def test_the_readmes_manifest_is_valid(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    path = tmp_path / "experiments.yaml"
+    path.write_text(text)
+    cells = manifest.cells(manifest.load(path))
+    assert len(cells) == (2 * 4 - 1) * len(yaml.safe_load(text)["studies"]["activations"]["seeds"])
+
+
+def test_every_command_is_in_the_readme_and_every_one_there_exists():
+    group = typer.main.get_command(cli.app)
+    for name in group.commands:
+        assert re.search(rf"`(tiny-transformers )?{name}\b", README), name
+    for name in re.findall(r"tiny-transformers (\w+)", README):
+        assert name in group.commands, name
+
+
+def test_every_option_in_the_readmes_table_exists():
+    group = typer.main.get_command(cli.app)
+    known = {option for command in group.commands.values() for each in command.params for option in each.opts}
+    assert set(re.findall(r"`?(--[a-z][\w-]*)", README)) <= known
+
+
+def test_every_file_in_the_readmes_tree_exists():
+    (tree,) = re.findall(r"## The files\n\n(.*?)\n\n", README, re.S)
+    folder = ""
+    for line in tree.splitlines():
+        names = re.match(r"    (  )?(\S+(?: +[\w/]+\.py| [\w/]+/)*)", line)
+        nested, words = names.group(1), names.group(2).split()
+        folder = folder if nested else ""
+        for word in words:
+            assert (ROOT / folder / word).exists(), f"{folder}{word}"
+        folder = words[0] if words[0].endswith("/") and not nested else folder

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from cluster import cost, launch, manifest, plan, site
+from cluster.errors import InputError, SlurmSilent, SubmitError
+from cluster.ledger import Ledger
+from cluster.rundir import OutputRoot
+
+RECORDED = Path(__file__).parent / "delftblue.sbatch"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OutputRoot(tmp_path / "output")
+
+
+@pytest.fixture
+def ledger(root):
+    opened = Ledger(root.ledger)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return plan.expand(manifest.cells(manifest.load(manifest_file)))
+
+
+def arrange(runs, where):
+    work = [plan.item(run, run.stages, {}, cost.Rates(where.flops, {})) for run in runs]
+    return plan.arrange(work, {run.id: run for run in runs}, where)
+
+
+def test_the_script_for_delftblue_is_the_recorded_one(runs):
+    where = site.load("delftblue", account="education-eemcs-courses-cse3000").model_copy(
+        update={"python": "/venv/bin/python", "runs_per_pack": 4}
+    )
+    (array,) = arrange(runs, where)
+    text = launch.script(array, where, OutputRoot(Path("/scratch/me/output")), "cafe", Path("/scratch/me/slurm_logs"))
+    if not RECORDED.exists():
+        RECORDED.write_text(text)
+    assert text == RECORDED.read_text(), f"if the change is meant, remove {RECORDED.name} and run this test again"
+
+
+def submit(ledger, root, runs, where, tmp_path):
+    launch.record_runs(ledger, root, runs, "2026-01-01")
+    return launch.submit(
+        ledger, root, arrange(runs, where), where, data_root=None, log_dir=tmp_path / "logs", created="2026-01-01"
+    )
+
+
+SLURM = site.Site(name="test", scheduler="slurm", runs_per_pack=3, max_array_size=2)
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A stand-in for sbatch, and an srun so that submitit believes in SLURM."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def write(script):
+        for name, text in (("sbatch", script), ("srun", "exit 0")):
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    return write
+
+
+def test_without_sbatch_nothing_is_submitted_or_recorded(ledger, root, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no sbatch on this machine"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert ledger.submissions() == []
+
+
+def test_a_refusal_gives_sbatchs_words_and_keeps_what_was_accepted(ledger, root, runs, tmp_path, sbatch):
+    once = tmp_path / "once"
+    sbatch(f"[ -e {once} ] && {{ echo 'sbatch: error: Invalid account' >&2; exit 1; }}; touch {once}; "
+           "echo Submitted batch job 41")  # fmt: skip
+    with pytest.raises(SubmitError, match=r"sbatch refused array 2 of 2 .*Invalid account.*array 1 is submitted"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert sorted(row["state"] for row in ledger.submissions()) == ["refused", "submitted"]
+    status = [run["stages"]["pretrain"]["status"] for run in ledger.overview()]
+    assert (status.count("submitted"), status.count("eligible")) == (6, 1)
+
+
+def test_no_answer_leaves_the_intent_to_be_looked_up(ledger, root, runs, tmp_path, sbatch):
+    sbatch("echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1")
+    with pytest.raises(SlurmSilent, match="array 1 of 2 .*nothing was submitted.*run the command again"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    (row,) = ledger.submissions()
+    assert row["state"] == "intended"
+    assert SlurmSilent.exit_code == 3
+
+
+def test_a_wrong_prologue_stops_before_the_first_intent(ledger, root, runs, tmp_path, sbatch):
+    sbatch("exit 1")
+    template = tmp_path / "mine.sh.j2"
+    template.write_text("module load {{ modul }}")
+    where = SLURM.model_copy(update={"prologue": str(template)})
+    with pytest.raises(InputError, match="'modul' is undefined"):
+        submit(ledger, root, runs, where, tmp_path)
+    assert ledger.submissions() == []
+
+
+def test_a_users_prologue_may_extend_ours(root, tmp_path):
+    template = tmp_path / "mine.sh.j2"
+    template.write_text("{% extends 'slurm.sh.j2' %}{% block site %}module load {{ modules[0] | quote }}{% endblock %}")
+    lines = launch.prologue(SLURM.model_copy(update={"prologue": str(template), "modules": ("a b",)}), root)
+    assert lines[-1] == "module load 'a b'"
+    assert any("HF_HUB_OFFLINE=1" in line for line in lines)

@@ -1,0 +1,240 @@
+"""submit, status, rerun and cancel against a real slurmctld."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import rundir
+
+pytestmark = pytest.mark.slurm
+SITE = Path(__file__).parent / "site.yaml"
+SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
+
+
+@pytest.fixture
+def command(tmp_path, manifest_file, slurm):  # noqa: ARG001 - they are there
+    """Run a command in a process of its own; site.yaml is the test cluster's."""
+    (tmp_path / "site.yaml").write_text(SITE.read_text())
+
+    def run(*words, check=True, **options):
+        done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
+                              text=True, stdin=subprocess.DEVNULL, timeout=500, **options)  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    yield run
+    run("cancel", "--all", "--yes", check=False)
+
+
+@pytest.fixture
+def stand_ins(command, fake_science, tmp_path):  # noqa: ARG001
+    """The stages' stand-ins in every job; the file that tells them what to do."""
+    change_site(tmp_path, environment={"PYTHONPATH": os.environ["PYTHONPATH"], "FAKE_SCIENCE": str(fake_science)})
+    return fake_science
+
+
+def change_site(folder, **settings):
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
+
+
+def status(command, *words, check=True):
+    return json.loads(command("status", "--json", *words, check=check).stdout)
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.3)
+
+
+def sacct(*options):
+    shown = subprocess.run(["sacct", "-X", "-n", "-P", *options], capture_output=True, text=True, check=True)
+    return [line.split("|") for line in shown.stdout.splitlines()]
+
+
+def job_ids(folder):
+    return [rundir.read_json(path)["job_id"] for path in (folder / "output" / "submissions").glob("*/answer.json")]
+
+
+def causes(shown):
+    return {stage["cause"] for run in shown["runs"] for stage in run["stages"].values()} - {None}
+
+
+def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, tmp_path):
+    """Real stages, tiny models, builtin data: pretrain to scores."""
+    settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
+                "--set", "evaluation.limit=12", "--set", "evaluation.superglue.epochs=1",
+                "--set", "data.max_length=128"]  # fmt: skip
+    done = command(*SUBMIT, "--study", "first", *settings, "--yes", "--wait")
+    shown = status(command)
+    assert shown["counts"]["completed"] == 16, done.stdout
+    (job,) = job_ids(tmp_path)
+    wait_for(lambda: {row[1] for row in sacct("-j", job, "--format=JobID,State")} == {"COMPLETED"})
+    rows = sacct("-j", job, "--format=JobID,NodeList")
+    assert {row[1] for row in rows} == {"cmp001", "cmp002"}
+    assert {row[0] for row in rows} == {stage["job"] for run in shown["runs"] for stage in run["stages"].values()}
+    assert "Nothing is missing" in command(*SUBMIT, "--study", "first", *settings, "--yes").stdout
+    scores = tmp_path / "report"
+    command("report", "--to", str(scores))
+    assert len((scores / "summary.csv").read_text().splitlines()) == 5
+    for run in shown["runs"]:
+        load_in_a_fresh_process(tmp_path / "output" / "runs" / run["run_id"] / "model", run["name"])
+
+
+def load_in_a_fresh_process(folder, name):
+    auto = "AutoModelForCausalLM" if name.startswith("gpt") else "AutoModelForMaskedLM"
+    code = (
+        "import sys, tiny_transformers\n"
+        f"from transformers import {auto}, AutoTokenizer\n"
+        f"model, tokenizer = {auto}.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(type(model).__name__, tokenizer('Once upon')['input_ids'][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"Tiny{'GPTNeoForCausalLM' if 'Causal' in auto else 'RobertaForMaskedLM'}", "1"]
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_two_submits_at_once_make_one_array(command, tmp_path):
+    words = [sys.executable, "-m", "cluster.cli", *SUBMIT, "--yes"]
+    racers = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [racer.communicate()[0] for racer in racers]
+    assert sorted("Submitted" in text for text in said) == [False, True]
+    (token,) = [path.name for path in (tmp_path / "output" / "submissions").iterdir()]
+    wait_for(lambda: status(command)["counts"]["completed"] == 28)
+    named = ["squeue", "-h", "-r", "-t", "all", "--name", f"tt-{token}", "-o", "%F"]
+    queued = subprocess.run(named, capture_output=True, text=True, check=True).stdout.split()
+    assert (len(queued), set(queued)) == (4, set(job_ids(tmp_path)))
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_arrays_are_cut_at_the_sites_limit_and_indexed_from_0(command, tmp_path):
+    change_site(tmp_path, runs_per_pack=1, max_array_size=3, cpus=4)
+    command(*SUBMIT, "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 28
+    tasks = sorted(int(path.stem.removeprefix("task-")) for path in tmp_path.glob("output/submissions/*/task-*.json"))
+    assert tasks == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_a_failed_stage_and_what_follows_it_are_rerun_and_nothing_else(command, stand_ins, tmp_path):
+    stand_ins.write_text('{"*": {"blimp": "fail"}}')
+    assert command(*SUBMIT, "--study", "first", "--yes", "--wait", check=False).returncode == 1
+    assert causes(status(command)) == {"error"}
+    assert "RuntimeError: blimp was told to fail" in command("status", "--failed").stdout
+    stand_ins.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    for done in tmp_path.glob("output/runs/*/done.txt"):
+        assert done.read_text().split() == ["pretrain", "add_tokenizer", "superglue", "blimp"]
+
+
+def running_task(command, stand_ins, tmp_path):
+    """Submit one pack of one run whose pretraining hangs; its job's key and its claim."""
+    change_site(tmp_path, runs_per_pack=1, cpus=4)
+    stand_ins.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 4)
+    (run, *_) = status(command)["runs"]
+    claim = tmp_path / "output" / "runs" / run["run_id"] / "stages" / "pretrain" / "1" / "claim.json"
+    return run["stages"]["pretrain"]["job"], rundir.read_json(claim)
+
+
+def test_a_worker_killed_with_9_fails_alone(command, stand_ins, tmp_path):
+    _, claim = running_task(command, stand_ins, tmp_path)
+    os.kill(claim["pid"], signal.SIGKILL)
+    wait_for(lambda: status(command)["counts"]["failed"] == 1)
+    stand_ins.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["completed"] == 12)
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+
+
+def test_scancel_from_outside_is_seen_as_cancelled(command, stand_ins, tmp_path):
+    job, _ = running_task(command, stand_ins, tmp_path)
+    subprocess.run(["scancel", job], check=True)
+    wait_for(lambda: status(command)["counts"]["failed"] == 1)
+    assert causes(status(command)) == {"cancelled"}
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["failed"] == 4)
+    assert causes(status(command)) == {"cancelled"}
+
+
+def test_a_single_pack_which_is_no_array_is_cancelled_too(command, stand_ins, tmp_path):
+    change_site(tmp_path, runs_per_pack=8)
+    stand_ins.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 1)
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["failed"] >= 1)
+    assert causes(status(command)) == {"cancelled"}
+
+
+def test_a_pack_killed_with_9_is_an_error_of_its_job(command, stand_ins, tmp_path):
+    job, claim = running_task(command, stand_ins, tmp_path)
+    (task,) = [task for path in tmp_path.glob("output/submissions/*/task-*.json")
+               if (task := rundir.read_json(path))["job"] == job]  # fmt: skip
+    os.kill(task["pid"], signal.SIGKILL)
+    os.kill(claim["pid"], signal.SIGKILL)
+    wait_for(lambda: status(command)["counts"]["failed"] == 1)
+    assert causes(status(command)) == {"error"}
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_a_refusal_is_shown_in_slurms_words_and_records_nothing_as_submitted(command, tmp_path):
+    change_site(tmp_path, account="nobody")
+    refused = command(*SUBMIT, "--yes", check=False)
+    assert refused.returncode == 2
+    assert "Invalid account" in refused.stderr
+    assert status(command)["counts"]["submitted"] == 0
+    change_site(tmp_path, account="research-eemcs-st")
+    command(*SUBMIT, "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 28
+
+
+def test_an_unreachable_controller_changes_nothing_and_exits_with_3(command, stand_ins, tmp_path):
+    running_task(command, stand_ins, tmp_path)
+    before = status(command)
+    conf = tmp_path / "slurm.conf"  # of a controller that is not there; a dead port answers at once
+    lines = Path(os.environ["SLURM_CONF"]).read_text().replace("\r", "").splitlines()
+    lines = ["SlurmctldPort=9" if line.startswith("SlurmctldPort") else line for line in lines]
+    conf.write_text("\n".join([*lines, "MessageTimeout=2"]))
+    away = os.environ | {"SLURM_CONF": str(conf)}
+    silent = command("status", "--json", check=False, env=away)
+    shown = json.loads(silent.stdout)
+    assert (silent.returncode, shown["slurm"]) == (3, "unreachable")
+    assert (shown["counts"], shown["runs"]) == (before["counts"], before["runs"])
+    refused = command(*SUBMIT, "--yes", check=False, env=away)
+    assert refused.returncode == 3
+    assert "Nothing was submitted" in refused.stderr
+
+
+def test_a_gpu_pack_sees_its_gpu(command, stand_ins, tmp_path):
+    change_site(tmp_path, partition="gpu-a100", gpus=1, cpus=8, runs_per_pack=2)
+    stand_ins.write_text('{"*": {"blimp": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    pids = [rundir.read_json(path)["pid"] for path in tmp_path.glob("output/runs/*/stages/blimp/1/claim.json")]
+    seen = [Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0") for pid in pids]
+    devices = [value for each in seen for value in each if value.startswith("CUDA_VISIBLE_DEVICES=")]
+    assert sorted(devices) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
+    stand_ins.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["completed"] == 16)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_doctor_finds_the_test_site_as_its_profile_says(command, tmp_path):
+    shown = command("doctor", "--site", "site.yaml")
+    assert "22.05" in shown.stdout
+    assert "wrong" not in shown.stdout
+    change_site(tmp_path, max_array_size=1001)
+    refused = command("doctor", "--site", "site.yaml", check=False)
+    assert refused.returncode == 2
+    assert "the profile's max_array_size is 1001" in refused.stdout
