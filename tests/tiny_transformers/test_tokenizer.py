@@ -113,7 +113,11 @@ def test_a_missing_special_token_is_not_made_up(shared_data, tmp_path, token):
 
 def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(work):
     tokenizer.run(work)
-    code = "import sys\nfrom transformers import AutoTokenizer\nprint(AutoTokenizer.from_pretrained(sys.argv[1])('Once upon')['input_ids'])"
+    code = (
+        "import sys\n"
+        "from transformers import AutoTokenizer\n"
+        "print(AutoTokenizer.from_pretrained(sys.argv[1])('Once upon')['input_ids'])"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(work.model_dir)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1, 7454, 2402, 2]"
 
