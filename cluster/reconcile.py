@@ -269,14 +269,16 @@ def _settle(ledger: Ledger, root: OutputRoot, attempt: dict[str, Any], fate: Fat
         progress = json.dumps({"reason": fate.progress}) if fate.progress else attempt["progress"]
         ledger.put_attempt(*key, job=attempt["job"] or fate.job, progress=progress)
     elif isinstance(fate, Ended):
+        directory = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"])
+        torn = "; its result.json is there but not whole" if directory.result.exists() else ""
         verdict = {
             "status": "failed",
             "cause": fate.cause,
-            "message": fate.message,
+            "message": fate.message + torn,
             "ended": time.time(),
             "job": attempt["job"],
         }
-        rundir.write_json(root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).verdict, verdict)
+        rundir.write_json(directory.verdict, verdict)
         ledger.put_attempt(*key, **verdict)
 
 

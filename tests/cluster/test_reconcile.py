@@ -193,6 +193,7 @@ def test_a_torn_result_is_none(ledger, root, runs):
     assert statuses(ledger, pack[0])[0] == "running"
     reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "COMPLETED")]))
     assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
+    assert "result.json is there but not whole" in ledger.attempt(pack[0], "pretrain", 1)["message"]
 
 
 def test_a_stage_that_raised_blocks_what_needs_it_and_not_its_siblings(ledger, root, runs):
