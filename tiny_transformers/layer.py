@@ -1,0 +1,50 @@
+"""What the layers of our own have in common: a starting point that Hugging Face's rule for them does not know."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+STD = 0.02  # of the families' rule: every weight N(0, 0.02), every bias 0
+
+
+class Layer(nn.Module):
+    """A module with parameters that are neither a Linear's, an Embedding's nor a LayerNorm's."""
+
+    def initialize(self, std: float) -> None:
+        """Draw this module's own parameters, and fill its buffers; not those of its children.
+
+        Only by functions of `transformers.initialization`: they leave alone what was loaded from a checkpoint.
+        `from_pretrained` builds on the meta device, where what a constructor wrote is lost, and then calls this."""
+        raise NotImplementedError
+
+
+class PerToken(Layer):
+    """A feed-forward module that, while it trains, sees real tokens only: padding counts in no statistic of it.
+
+    `real` and `auxiliary_loss` are set by the model before each of its forward passes (`variant.Variant`). What
+    `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the loss, adds up over the places of a
+    shared module; without a model around it, set it to None before a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real: Tensor | None = None  # (B, T) bool; None: all tokens are real
+        self.auxiliary_loss: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, H) -> (B, T, H), zero at padding if `real` says which is."""
+        before, self.auxiliary_loss = self.auxiliary_loss, None
+        y = self._real_tokens(x)
+        if before is not None and self.auxiliary_loss is not None:
+            self.auxiliary_loss = before + self.auxiliary_loss
+        return y
+
+    def _real_tokens(self, x: Tensor) -> Tensor:
+        if self.real is None:
+            return self.tokens(x.reshape(-1, x.shape[-1])).view_as(x)
+        y = x.new_zeros(x.shape)
+        y[self.real] = self.tokens(x[self.real]).to(y.dtype)
+        return y
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """x: (N, H), real tokens -> (N, H)"""
+        raise NotImplementedError
