@@ -1,15 +1,15 @@
 """What a run needs: memory, FLOPs, hours. Closed forms first, then what the ledger has measured. Pure.
 
-A FLOP count here is 2 per weight and token forward, 6 forward and backward (Kaplan et al. 2020, section 2.1), with
-the tied output embedding counted as the matrix product it is and the attention scores left out: at 512 tokens and
-width 512 they are under 5 %."""
+FLOPs of a forward pass are those of `architecture.flops_per_token`, and with the backward pass three times as many
+(Kaplan et al. 2020, section 2.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tiny_transformers.config import RunConfig, blimp_files, num_layers, num_parameters, superglue_tasks
+from tiny_transformers.architecture import flops_per_token, num_layers, num_parameters, units_per_token
+from tiny_transformers.config import RunConfig, blimp_files, superglue_tasks
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
 STORY_TOKENS = {"files": 224, "builtin": 45}
@@ -37,23 +37,18 @@ class Rates:
         return self.measured.get(stage, self.profile)
 
 
-def matmul_parameters(config: RunConfig) -> int:
-    """Weights that every token is multiplied with: all but the position embeddings."""
-    return num_parameters(config.model) - config.model.max_position_embeddings * config.model.hidden_size
-
-
 def memory(config: RunConfig) -> int:
     """MB that training takes at its peak on the device: weights, optimizer, one micro-batch's activations."""
     model = config.model
     tokens = config.train.micro_batch_tokens
     logits = 3 * tokens * model.vocab_size  # logits, log-softmax, their gradient
-    layers = num_layers(model) * tokens * (16 * model.hidden_size + 4 * model.intermediate_size)
+    layers = num_layers(model) * tokens * (16 * model.hidden_size + units_per_token(model))
     return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers)) / 1e6)
 
 
 def flops(config: RunConfig, stage: str) -> float:
     """FLOPs of one stage, from the settings and the usual size of the data."""
-    weights = matmul_parameters(config)
+    forward, forward_in_training = (flops_per_token(config.model, training=training) for training in (False, True))
     source, evaluation = config.data.source, config.evaluation
 
     def limited(rows: float) -> float:
@@ -63,18 +58,19 @@ def flops(config: RunConfig, stage: str) -> float:
         train = config.train
         tokens = train.max_steps * train.stories_per_step * STORY_TOKENS[source]
         validated = min(VALIDATION_STORIES[source], train.eval_stories or VALIDATION_STORIES[source])
-        return 6.0 * weights * tokens + 2.0 * weights * train.evaluations * validated * STORY_TOKENS[source]
+        return 3.0 * forward_in_training * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
     if stage == "blimp":
         sentences = 2 * sum(limited(TASK_PAIRS[source]) for _ in blimp_files(config.data))
         masks = SENTENCE_TOKENS if config.model.family == "roberta" else 1  # pseudo-log-likelihood: one at a time
-        return 2.0 * weights * sentences * SENTENCE_TOKENS * masks
+        return 1.0 * forward * sentences * SENTENCE_TOKENS * masks
     if stage == "superglue":
         settings, tokens = evaluation.superglue, ROW_TOKENS[source]
-        trunk = weights - config.model.vocab_size * config.model.hidden_size
+        head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model, which is not asked
         train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
         evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-        per_task = 6.0 * train_rows * tokens + 2.0 * evaluations * limited(VALIDATION_ROWS[source]) * tokens
-        return trunk * per_task * len(superglue_tasks(config))
+        trained = 3.0 * (forward_in_training - head) * train_rows * tokens
+        evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
+        return (trained + evaluated) * len(superglue_tasks(config))
     return 0.0
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cluster.site import Site
 from cluster.slurm import Slurm
-from tiny_transformers.config import GPTNeo, RunConfig, required_files
+from tiny_transformers.architecture import GPTNeo
+from tiny_transformers.config import RunConfig, required_files
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from cluster import cost
 from cluster.errors import InputError
 from cluster.manifest import Cell
 from cluster.site import Site
-from tiny_transformers.config import NEEDS, STAGES, RunConfig, num_heads, num_layers, num_parameters
+from tiny_transformers.architecture import label, num_heads, num_layers, num_parameters
+from tiny_transformers.config import NEEDS, STAGES, RunConfig
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
@@ -102,7 +103,7 @@ def name(model: str, config: RunConfig) -> str:
     """Readable, with the true parameter count; not unique: the id is."""
     shape = config.model
     return (
-        f"{model}-{shape.activation}-{num_parameters(shape) / 1e6:.2f}M-{num_layers(shape)}L-{num_heads(shape)}H"
+        f"{model}-{label(shape)}-{num_parameters(shape) / 1e6:.2f}M-{num_layers(shape)}L-{num_heads(shape)}H"
         f"-{shape.hidden_size}C-{shape.intermediate_size}I-s{config.seed}"
     )
 

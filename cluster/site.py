@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from cluster.errors import InputError, did_you_mean
-from tiny_transformers.config import Settings
+from tiny_transformers.architecture import Settings
 
 SHIPPED = Path(__file__).parent / "sites"
 

@@ -25,7 +25,7 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 @dataclass(frozen=True)
 class Checkpoint:
     state: dict[str, Any]
-    model: dict[str, Tensor]  # parameter -> its value
+    model: dict[str, Tensor]  # parameter or buffer -> its value
     optimizer: dict[str, Tensor]  # parameter/key -> the optimizer's `key` for it
 
 
@@ -54,14 +54,20 @@ def read_newest(root: Path) -> Checkpoint | None:
 def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the checkpoint's values into `model` and `optimizer`, which must be those it was written from."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(checkpoint.model[name])
+        for name, tensor in (*model.named_parameters(), *buffers(model).items()):
+            tensor.copy_(checkpoint.model[name])
     state: dict[int, dict[str, Tensor]] = {}
     index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
     for path, tensor in checkpoint.optimizer.items():
         name, key = path.split("/")
         state.setdefault(index[name], {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def buffers(model: torch.nn.Module) -> dict[str, Tensor]:
+    """What is saved with a model besides its parameters, such as the running statistics of a batch normalization."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
 def remove_drafts(root: Path) -> None:
@@ -86,7 +92,8 @@ def _read(folder: Path) -> Checkpoint:
 
 def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """Tied parameters once, as `named_parameters` gives them."""
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    tensors = (*model.named_parameters(), *buffers(model).items())
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
 
 
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

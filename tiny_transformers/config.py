@@ -1,4 +1,4 @@
-"""The settings of one run: model, data, training, evaluation, seed.
+"""The settings of one run: model (see `architecture`), data, training, evaluation, seed.
 
 The words are those of Hugging Face where it has one. Unknown keys are refused. No torch here: the login node
 reads this module to plan, a compute node to work, so a size or a file name is stated once."""
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
+
+from tiny_transformers.architecture import Model, Probability, Settings
 
 RECIPE = 1  # raised when the same settings would give another result: it is part of every run id
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
@@ -17,65 +19,8 @@ NEEDS: dict[str, tuple[str, ...]] = {  # a stage -> the stages that must have co
     "blimp": ("add_tokenizer",),
     "superglue": ("add_tokenizer",),
 }
-ACTIVATIONS = ("gelu", "relu", "silu", "learnable_gelu")
-LEARNABLE = ("learnable_gelu",)  # one parameter per intermediate unit and layer
-
 Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue"]
-Activation = Literal["gelu", "relu", "silu", "learnable_gelu"]
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """Immutable, and refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class GPTNeo(Settings):
-    """A decoder. `gelu` is GPT-Neo's own, the tanh approximation (`gelu_new`)."""
-
-    family: Literal["gpt_neo"] = "gpt_neo"
-    hidden_size: PositiveInt = 512
-    num_layers: PositiveInt = 2
-    num_heads: PositiveInt = 4
-    intermediate_size: PositiveInt = 1024
-    activation: Activation = "gelu"
-    vocab_size: PositiveInt = 10_000
-    max_position_embeddings: PositiveInt = 512
-    window_size: PositiveInt = 256  # tokens that local attention, every second layer, looks back
-    dropout: Probability = 0.0
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> GPTNeo:
-        return _check_heads(self, self.num_heads, "num_heads")
-
-
-class Roberta(Settings):
-    """An encoder. `gelu` is RoBERTa's own, the exact one (erf)."""
-
-    family: Literal["roberta"] = "roberta"
-    hidden_size: PositiveInt = 512
-    num_hidden_layers: PositiveInt = 2
-    num_attention_heads: PositiveInt = 4
-    intermediate_size: PositiveInt = 1024
-    activation: Activation = "gelu"
-    vocab_size: PositiveInt = 10_000
-    max_position_embeddings: PositiveInt = 513  # 512 tokens and the padding position that RoBERTa counts from
-    dropout: Probability = 0.1
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Roberta:
-        return _check_heads(self, self.num_attention_heads, "num_attention_heads")
-
-
-Model = Annotated[GPTNeo | Roberta, Field(discriminator="family")]
-
-
-def _check_heads(model, heads: int, name: str):  # type: ignore[no-untyped-def]
-    if model.hidden_size % heads:
-        raise ValueError(f"hidden_size {model.hidden_size} is not a multiple of {name} {heads}")
-    return model
 
 
 class Data(Settings):
@@ -147,31 +92,6 @@ class RunConfig(Settings):
             if length > positions:
                 raise ValueError(f"{name} {length} exceeds the model's {positions} positions")
         return self
-
-
-def num_layers(model: GPTNeo | Roberta) -> int:
-    return model.num_layers if isinstance(model, GPTNeo) else model.num_hidden_layers
-
-
-def num_heads(model: GPTNeo | Roberta) -> int:
-    return model.num_heads if isinstance(model, GPTNeo) else model.num_attention_heads
-
-
-def num_parameters(model: GPTNeo | Roberta) -> int:
-    """The exact count of the language model (tied embeddings counted once), in closed form.
-
-    GPT-Neo has no bias in q, k and v; RoBERTa has two token types and a language-model head of its own."""
-    h, i, vocab, layers = model.hidden_size, model.intermediate_size, model.vocab_size, num_layers(model)
-    activation = i if model.activation in LEARNABLE else 0
-    mlp = 2 * h * i + i + h + activation
-    if isinstance(model, GPTNeo):
-        embeddings = (vocab + model.max_position_embeddings) * h
-        layer = 4 * h + 4 * h * h + h + mlp
-        return embeddings + layers * layer + 2 * h
-    embeddings = (vocab + model.max_position_embeddings + 2 + 2) * h
-    layer = 4 * (h * h + h) + 2 * h + mlp + 2 * h
-    head = h * h + h + 2 * h + vocab
-    return embeddings + layers * layer + head
 
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).

@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
-    GPTNeo,
     RunConfig,
     required_files,
 )

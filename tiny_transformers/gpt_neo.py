@@ -1,11 +1,15 @@
-# GPT-Neo, except: the activation of every block is `config.activation`, and may have parameters.
+# GPT-Neo, except: a block's feed-forward module and attention are as the configuration says, blocks may share their
+# weights, and the two kinds of modules may stand in another order.
 """The decoder: Hugging Face's GPT-Neo classes, and only what differs from them (see `variant`)."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -18,37 +22,60 @@ from transformers import (
     GPTNeoPreTrainedModel,
 )
 
-from tiny_transformers.activations import check_activation, learnable, stock_name
-from tiny_transformers.variant import Variant
+from tiny_transformers import attention, feed_forward
+from tiny_transformers.activations import stock_name
+from tiny_transformers.feed_forward import Zero
+from tiny_transformers.variant import Variant, VariantConfig
 
 GELU = "gelu_pytorch_tanh"  # GPT-Neo's gelu_new, equal to rounding, in one kernel instead of eight
 
 
 @strict
-class TinyGPTNeoConfig(GPTNeoConfig):
-    """`activation` is one of `config.ACTIVATIONS`; `activation_function` follows from it."""
-
+class TinyGPTNeoConfig(VariantConfig, GPTNeoConfig):
     model_type = "tiny_gpt_neo"
-
-    activation: str = "gelu"
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.activation_function = stock_name(self.activation, GELU)
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size  # Hugging Face's rule for None
         super().__post_init__(**kwargs)
 
-    def validate_activation(self) -> None:
-        check_activation(self.activation)
+
+class NoAttention(nn.Module):
+    """In a block without attention: adds nothing."""
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, None]:  # noqa: ARG002
+        """hidden_states: (B, T, H) -> (B, T, H)"""
+        return torch.zeros_like(hidden_states), None
 
 
 class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
     config_class = TinyGPTNeoConfig
 
-    def blocks(self) -> Any:
-        return self.base_model.h
+    def stack(self) -> tuple[nn.Module, str]:
+        return self.base_model, "h"
 
-    def change(self, block: Any) -> None:
-        if activation := learnable(self.config.activation, block.mlp.c_fc.out_features):
-            block.mlp.act = activation
+    def change(self, block: Any, modules: str) -> None:
+        if "s" in modules:
+            self._change_attention(block.attn)
+        else:
+            block.ln_1, block.attn = nn.Identity(), NoAttention()
+        if "f" in modules:
+            self._change_feed_forward(block)
+        else:
+            block.ln_2, block.mlp = nn.Identity(), Zero()
+
+    def _change_attention(self, attn: Any) -> None:
+        if attention.differs(self.config):
+            attn.attention = attention.GroupedGPTNeoSelfAttention(self.config, attn.attention)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            attention.set_bias(getattr(attn.attention, name), self.config.bias)
+
+    def _change_feed_forward(self, block: Any) -> None:
+        mlp, whole = block.mlp, feed_forward.sparse(self.config, GELU)
+        if whole:
+            block.mlp = nn.Sequential(OrderedDict(ffn=whole, dropout=mlp.dropout))
+        else:
+            mlp.c_fc, mlp.act, mlp.c_proj = feed_forward.dense(self.config, GELU, mlp.c_fc, mlp.c_proj)
 
 
 class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):

@@ -19,12 +19,16 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from tiny_transformers.config import GPTNeo, Roberta
+from tiny_transformers.architecture import GPTNeo, Roberta, blocks_of, num_layers
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
 from tiny_transformers.work import TinyTransformersError
 
 PAD, BOS, EOS = 0, 1, 2
+VARIANT = (  # settings that our Hugging Face configurations have under the same name
+    "activation", "activation_parameters", "activation_init", "qk_size", "v_size", "num_key_value_heads", "bias",
+    "order", "initialization",
+)  # fmt: skip
 HEADS = ("score.", "classifier.")  # what a classifier has and a language model lacks
 LM_HEADS = ("lm_head.",)  # the other way round
 
@@ -36,7 +40,9 @@ def hf_config(model: GPTNeo | Roberta, **extra: Any) -> TinyGPTNeoConfig | TinyR
         "hidden_size": model.hidden_size,
         "intermediate_size": model.intermediate_size,
         "max_position_embeddings": model.max_position_embeddings,
-        "activation": model.activation,
+        **{name: getattr(model, name) for name in VARIANT},
+        "ffn": model.ffn.model_dump(),
+        "sharing": model.sharing.model_dump() if model.sharing else None,
         "pad_token_id": PAD,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
@@ -73,9 +79,11 @@ def load_classifier(model_dir: Path, num_labels: int, seed: int) -> PreTrainedMo
 
 
 def _gpt_neo(model: GPTNeo) -> dict[str, Any]:
-    layers = [("global", "local")[i % 2] for i in range(model.num_layers)]
+    blocks = _blocks(model)
+    before = [sum("s" in block for block in blocks[:i]) for i in range(len(blocks))]
+    layers = [("global", "local")[attentions % 2] for attentions in before]
     return {
-        "num_layers": model.num_layers,
+        "num_layers": len(blocks),
         "num_heads": model.num_heads,
         "attention_types": [[layers, 1]],  # [[kinds, times], ...]
         "window_size": model.window_size,
@@ -87,13 +95,18 @@ def _gpt_neo(model: GPTNeo) -> dict[str, Any]:
 
 def _roberta(model: Roberta) -> dict[str, Any]:
     return {
-        "num_hidden_layers": model.num_hidden_layers,
+        "num_hidden_layers": len(_blocks(model)),
         "num_attention_heads": model.num_attention_heads,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.dropout,
     }
+
+
+def _blocks(model: GPTNeo | Roberta) -> list[str]:
+    """The modules of every block; Hugging Face's number of layers is that of blocks."""
+    return blocks_of(model.order) if model.order else ["sf"] * num_layers(model)
 
 
 def _config(model_dir: Path) -> Any:

@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from tiny_transformers import batches, checkpoint, config, models
+from tiny_transformers import architecture, batches, checkpoint, config, models
 from tiny_transformers.batches import Batch, Example, Ids
 from tiny_transformers.data import fingerprint, tokenize_stories
 from tiny_transformers.device import peak_memory_mb, pick_device
 from tiny_transformers.files import whole_folder
+from tiny_transformers.variant import Variant
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
@@ -88,7 +89,7 @@ class Training:
 
     def __init__(self, work: Work) -> None:
         self.work, self.config, self.settings = work, work.config, work.config.train
-        self.causal = isinstance(self.config.model, config.GPTNeo)
+        self.causal = isinstance(self.config.model, architecture.GPTNeo)
         self.checkpoints = work.run_dir / "checkpoints"
         self.counters = Counters()
         self.checkpointed = 0  # the step of the newest checkpoint
@@ -186,7 +187,13 @@ class Training:
         examples = self._examples(stories, batches.rng(seed, "mask", step), config.TRAIN_STORIES)
         torch.manual_seed(int(batches.rng(seed, "dropout", step).integers(2**63)))
         labels = batches.num_labels(examples)
-        loss = self._backward(examples, labels)
+        before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
+        try:
+            loss = self._backward(examples, labels)
+        except Interrupted:  # the step is given up, and what forward passes have tracked with it
+            for name, buffer in checkpoint.buffers(self.model).items():
+                buffer.copy_(before[name])
+            raise
         self._update(loss, learning_rate=self.settings.learning_rate * (1 - step / self.settings.max_steps))
         self._count(stories, loss, labels, time.monotonic() - started)
         self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.settings.max_steps)
@@ -203,7 +210,9 @@ class Training:
         for batch in batches.micro_batches(examples, self.settings.micro_batch_tokens, causal=self.causal):
             self._report(self.counters.step + done / labels)
             losses = token_losses(self.model, batch.to(self.device))
-            (losses / labels).backward()
+            # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
+            share = len(batch.labels) / labels
+            (losses / labels + share * self.model.auxiliary_loss()).backward()
             total += losses.detach()
             done += len(batch.labels)
         return total.item() / labels
@@ -267,7 +276,7 @@ class Training:
             )
 
     def _check_parameters(self) -> None:
-        built, planned = self.model.num_parameters(), config.num_parameters(self.config.model)
+        built, planned = self.model.num_parameters(), architecture.num_parameters(self.config.model)
         self._require(Check("parameters", built == planned, built), f"{planned}, as planned")
 
     def _check_start(self) -> None:
@@ -343,7 +352,7 @@ class Training:
         )
 
 
-def _on(device: torch.device, model: Any) -> PreTrainedModel:
+def _on(device: torch.device, model: Any) -> Variant:
     return model.to(device)
 
 

@@ -1,4 +1,5 @@
-# RoBERTa, except: the activation of every block is `config.activation`, and may have parameters.
+# RoBERTa, except: a block's feed-forward module and attention are as the configuration says, blocks may share their
+# weights, and the two kinds of modules may stand in another order.
 """The encoder: Hugging Face's RoBERTa classes, and only what differs from them (see `variant`).
 
 The GELU inside the language-model head is not a block's: it stays."""
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,37 +22,70 @@ from transformers import (
     RobertaPreTrainedModel,
 )
 
-from tiny_transformers.activations import check_activation, learnable, stock_name
-from tiny_transformers.variant import Variant
+from tiny_transformers import attention, feed_forward
+from tiny_transformers.activations import stock_name
+from tiny_transformers.variant import Variant, VariantConfig
 
 GELU = "gelu"  # the exact one, by erf
 
 
 @strict
-class TinyRobertaConfig(RobertaConfig):
-    """`activation` is one of `config.ACTIVATIONS`; `hidden_act` follows from it."""
-
+class TinyRobertaConfig(VariantConfig, RobertaConfig):
     model_type = "tiny_roberta"
-
-    activation: str = "gelu"
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.hidden_act = stock_name(self.activation, GELU)
         super().__post_init__(**kwargs)
 
-    def validate_activation(self) -> None:
-        check_activation(self.activation)
+
+class NoAttention(nn.Module):
+    """In a block without attention."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:  # noqa: ARG002
+        """hidden_states: (B, T, H), handed on"""
+        return hidden_states, None
+
+
+class NoOutput(nn.Module):
+    """In a block without a feed-forward module."""
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:  # noqa: ARG002
+        """input_tensor: (B, T, H), handed on"""
+        return input_tensor
 
 
 class TinyRobertaPreTrainedModel(Variant, RobertaPreTrainedModel):
     config_class = TinyRobertaConfig
 
-    def blocks(self) -> Any:
-        return self.base_model.get_submodule("encoder.layer")
+    def stack(self) -> tuple[nn.Module, str]:
+        return self.base_model.get_submodule("encoder"), "layer"
 
-    def change(self, block: Any) -> None:
-        if activation := learnable(self.config.activation, block.intermediate.dense.out_features):
-            block.intermediate.intermediate_act_fn = activation
+    def change(self, block: Any, modules: str) -> None:
+        if "s" in modules:
+            self._change_attention(block.attention)
+        else:
+            block.attention = NoAttention()
+        if "f" in modules:
+            self._change_feed_forward(block)
+        else:
+            block.intermediate, block.output = nn.Identity(), NoOutput()
+
+    def _change_attention(self, module: Any) -> None:
+        if attention.differs(self.config):
+            module.self = attention.GroupedRobertaSelfAttention(self.config, module.self)
+            module.output.dense = module.self.widths.out(module.output.dense)
+        for linear in (module.self.query, module.self.key, module.self.value, module.output.dense):
+            attention.set_bias(linear, self.config.bias)
+
+    def _change_feed_forward(self, block: Any) -> None:
+        intermediate, output = block.intermediate, block.output
+        whole = feed_forward.sparse(self.config, GELU)
+        if whole:
+            block.intermediate, output.dense = whole, nn.Identity()
+        else:
+            intermediate.dense, intermediate.intermediate_act_fn, output.dense = feed_forward.dense(
+                self.config, GELU, intermediate.dense, output.dense
+            )
 
 
 class TinyRobertaModel(TinyRobertaPreTrainedModel, RobertaModel):

@@ -1,16 +1,67 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
 By then every weight of the stock model has been drawn, so equal seeds give equal weights in all that a variant shares
-with the stock model. A family says which blocks it has (`blocks`) and what becomes of one (`change`)."""
+with the stock model. A family says where its blocks are (`stack`) and what becomes of one (`change`); what both
+families have in common, shared layers, an order of modules, losses besides the model's own, is here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from transformers import PreTrainedModel
-from transformers import initialization as init
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from tiny_transformers.activations import LearnableGELU
+from tiny_transformers.activations import check_activation
+from tiny_transformers.architecture import blocks_of, layer_map
+from tiny_transformers.feed_forward import settings
+from tiny_transformers.ffn.kan import KANLinear
+from tiny_transformers.layer import Layer, PerToken
+
+
+@strict
+class VariantConfig(PreTrainedConfig):
+    """What `architecture.Architecture` says and Hugging Face's configurations have no word for.
+
+    `None` everywhere is the stock model. The family's own name of the activation follows from `activation`."""
+
+    activation: str = "gelu"
+    activation_parameters: str | None = None
+    activation_init: float | None = None
+    ffn: dict | None = None
+    qk_size: int | None = None
+    v_size: int | None = None
+    num_key_value_heads: int | None = None
+    bias: bool | None = None
+    order: str | None = None
+    sharing: dict | None = None
+    initialization: str = "family"
+
+    def validate_activation(self) -> None:
+        check_activation(self.activation)
+
+
+class SharedLayers(nn.ModuleList):
+    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
+
+    def __init__(self, layers: Any, places: list[int]) -> None:
+        super().__init__(layers)
+        self.places = places
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for place, unique in enumerate(self.places):
+            layer = self[unique]
+            set_place(layer, place)
+            yield layer
+
+
+def set_place(block: nn.Module, place: int) -> None:
+    """Tell a block's attention which entry of the cache of keys and values is its own."""
+    for module in block.modules():
+        if hasattr(module, "layer_id"):  # GPT-Neo's; an encoder has no cache
+            module.layer_id = place  # type: ignore[assignment]
 
 
 class Variant(PreTrainedModel):
@@ -18,24 +69,74 @@ class Variant(PreTrainedModel):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        for block in self.blocks():
-            self.change(block)
+        owner, name = self.stack()
+        layers = getattr(owner, name)
+        if config.sharing:
+            unique = config.sharing["unique_layers"]
+            places = layer_map(config.sharing["strategy"], unique, len(layers))
+            layers = SharedLayers(layers[:unique], places)
+            setattr(owner, name, layers)
+        orders = blocks_of(config.order) if config.order else ["sf"] * len(layers)
+        attentions = 0
+        for block, modules in zip(layers.children(), orders, strict=True):
+            self.change(block, modules)
+            set_place(block, attentions)
+            attentions += "s" in modules
         self.init_weights()  # of what is new: Hugging Face marks what it has done
+        self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self.register_forward_hook(self._end, with_kwargs=True)
 
-    def blocks(self) -> Any:
-        """The blocks of the model, in order."""
+    def stack(self) -> tuple[nn.Module, str]:
+        """The module that holds the list of blocks, and the list's name there."""
         raise NotImplementedError
 
-    def change(self, block: Any) -> None:
-        """Replace what differs in a block of the stock model, in place."""
+    def change(self, block: Any, modules: str) -> None:
+        """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def initialize_weights(self) -> None:
         """The family's rule, N(0, 0.02) and zero biases, after what it does not know of.
 
-        `from_pretrained` calls this too, for what a checkpoint lacks: it builds on the meta device, where a value set
-        in a constructor is lost. (`_init_weights` is not asked about the modules of a head's inner, stock model.)"""
+        `from_pretrained` calls this too, for what a checkpoint lacks. (`_init_weights` is not asked about the modules
+        of a head's inner, stock model.)"""
         for module in self.modules():
-            if isinstance(module, LearnableGELU) and not getattr(module, "_is_hf_initialized", False):
-                init.ones_(module.alpha)  # unless it was loaded
+            if isinstance(module, Layer) and not getattr(module, "_is_hf_initialized", False):
+                module.initialize(self.config.initializer_range)
+                module._is_hf_initialized = True  # type: ignore[assignment]
         super().initialize_weights()
+
+    # --- losses besides the model's own
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """To be added to the loss of the forward pass just made, in training: a scalar, 0 for most models.
+
+        `forward` with labels has added it; whoever computes the loss outside asks here."""
+        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
+        total: Tensor | float = sum((loss for loss in losses if loss is not None), 0.0)
+        weight = getattr(settings(self.config), "regularization", 0.0)
+        if weight and self.training:
+            total += weight * sum(m.regularization_loss() for m in self.modules() if isinstance(m, KANLinear))
+        return total
+
+    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
+        sparse = [module for module in base.modules() if isinstance(module, PerToken)]
+        if sparse:
+            real = self._real_tokens(args, kwargs) if base.training else None
+            for module in sparse:
+                module.real, module.auxiliary_loss = real, None
+
+    def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids", args[0] if args else None)
+        if mask is not None and mask.ndim == 2:
+            return mask.bool()
+        return None if ids is None else ids != self.config.pad_token_id
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
+        """After a forward pass of a head with labels: the loss is whole."""
+        if model.training and kwargs.get("labels") is not None:
+            if isinstance(output, tuple):
+                return (output[0] + self.auxiliary_loss(), *output[1:])
+            output.loss = output.loss + self.auxiliary_loss()
+        return output

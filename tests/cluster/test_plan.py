@@ -6,7 +6,8 @@ import pytest
 from cluster import cost, manifest, plan, site
 from cluster.errors import InputError
 from cluster.plan import Item, StageState
-from tiny_transformers.config import GPTNeo, Roberta, RunConfig
+from tiny_transformers.architecture import GPTNeo, Roberta
+from tiny_transformers.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 SITE = site.Site(name="test", scheduler="slurm", cpus=8, memory_per_cpu=4000)

@@ -10,7 +10,8 @@ from cluster import rundir
 from cluster.rundir import OutputRoot
 from jobs import stage
 from jobs.pack import Task, this_task, work
-from tiny_transformers.config import GPTNeo, RunConfig
+from tiny_transformers.architecture import GPTNeo
+from tiny_transformers.config import RunConfig
 from tiny_transformers.work import CheckFailed, Interrupted
 
 

@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from tiny_transformers import data
-from tiny_transformers.config import VALIDATION_STORIES, Data, GPTNeo, RunConfig, required_files
+from tiny_transformers.architecture import GPTNeo
+from tiny_transformers.config import VALIDATION_STORIES, Data, RunConfig, required_files
 from tiny_transformers.files import whole_folder
 from tiny_transformers.work import TinyTransformersError
 

@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from tiny_transformers import fetch
-from tiny_transformers.config import TRAIN_STORIES, GPTNeo, RunConfig, required_files
+from tiny_transformers.architecture import GPTNeo
+from tiny_transformers.config import TRAIN_STORIES, RunConfig, required_files
 
 
 @pytest.fixture

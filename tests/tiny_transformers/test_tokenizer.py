@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from tiny_transformers import models, tokenizer
-from tiny_transformers.config import VALIDATION_STORIES, GPTNeo, Roberta, RunConfig
+from tiny_transformers.architecture import GPTNeo, Roberta
+from tiny_transformers.config import VALIDATION_STORIES, RunConfig
 from tiny_transformers.data import read_rows
 from tiny_transformers.work import TinyTransformersError, Work
 

@@ -223,7 +223,7 @@ def _step(model: Any, train: Encoded, rows: NDArray[np.int64], optimizer: torch.
     for piece, _ in scoring.batches(train.lengths[rows], scoring.budget(model)):
         labels = torch.from_numpy(train.labels[rows[piece]]).to(model.device)
         loss = F.cross_entropy(_logits(model, train, rows[piece]), labels, reduction="sum") / len(rows)
-        loss.backward()
+        (loss + len(piece) / len(rows) * model.auxiliary_loss()).backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     optimizer.step()

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tiny_transformers.config import GPTNeo, Model, Roberta, RunConfig
+from tiny_transformers.architecture import GPTNeo, Model, Roberta
+from tiny_transformers.config import RunConfig
 from tiny_transformers.models import build
 from tiny_transformers.work import Work
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiny_transformers.config import GPTNeo, Roberta
+from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.evaluation import scoring
 from tiny_transformers.models import build
 from tiny_transformers.work import CheckFailed

@@ -1,0 +1,74 @@
+"""Every kind of model of the study, small: what the tests of both families run over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tiny_transformers.architecture import ACTIVATIONS, GPTNeo, Roberta
+
+FAMILIES = ("gpt_neo", "roberta")
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 24}
+MEMORY = {"kind": "pkm", "top_k": 3, "num_heads": 2, "query_size": 8}
+STOCK = ("gelu", "relu", "silu")  # variants that Hugging Face's classes are
+
+_SHARING = {
+    f"{strategy}{unique}": {"layers": 6, "sharing": {"strategy": strategy, "unique_layers": unique}}
+    for strategy in ("seq", "cycle", "cycle_rev")
+    for unique in (2, 3)
+}
+# Name -> settings besides SMALL; `layers` and `heads` are whatever the family calls them.
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{activation: {"activation": activation} for activation in ACTIVATIONS},
+    "swish_one": {"activation": "swish", "activation_parameters": "one", "activation_init": 0.5},
+    "kan": {"ffn": {"kind": "kan"}},
+    "kan_other_grid": {"ffn": {"kind": "kan", "grid_size": 5, "spline_order": 2, "layers": "both"}},
+    "kan_intermediate": {"ffn": {"kind": "kan", "layers": "intermediate", "regularization": 1e-3}},
+    **{f"moe_k{k}": {"ffn": {"kind": "moe", "top_k": k}} for k in (1, 2, 3)},
+    "moe_gelu": {"ffn": {"kind": "moe", "top_k": 2, "num_experts": 3}, "activation": "gelu"},
+    "controller": {"ffn": {"kind": "controller", "num_blocks": 8}},
+    "pkm": {"ffn": MEMORY},
+    "depth1": {"ffn": {"depth": 1}},
+    "depth3": {"ffn": {"depth": 3}},
+    "depth4_geglu": {"ffn": {"depth": 4}, "activation": "learnable_geglu"},
+    "1_layer": {"layers": 1},
+    "1_head": {"heads": 1},
+    "qk": {"qk_size": 8},
+    "v": {"v_size": 64},
+    "kv_groups": {"num_key_value_heads": 2},
+    "one_kv_head": {"num_key_value_heads": 1, "qk_size": 16},
+    "bias": {"bias": True},
+    "no_bias": {"bias": False},
+    "no_bias_kv_groups": {"bias": False, "num_key_value_heads": 2},
+    "ssff": {"order": "s.sf.f"},
+    "fsfs": {"order": "fsfs"},
+    "ffss": {"order": "ffss"},
+    "ssf": {"order": "ssf"},
+    **_SHARING,
+    "shared_moe": {"layers": 4, "sharing": {"strategy": "cycle", "unique_layers": 2}, "ffn": {"kind": "moe"}},
+    "study_dense": {"activation": "prelu", "initialization": "study"},
+    "study_kan": {"ffn": {"kind": "kan"}, "initialization": "study"},
+    "study_moe": {"ffn": {"kind": "moe"}, "initialization": "study"},
+}
+
+
+def small(family: str, variant: str = "gelu", **sizes: Any) -> GPTNeo | Roberta:
+    settings = SMALL | {"heads": 4} | VARIANTS[variant] | sizes
+    layers, heads = settings.pop("layers", 2), settings.pop("heads")
+    if family == "gpt_neo":
+        return GPTNeo(**{"window_size": 4, "num_layers": layers, "num_heads": heads} | settings)
+    return Roberta(**{"num_hidden_layers": layers, "num_attention_heads": heads} | settings)
+
+
+def perturb(model: Any) -> Any:
+    """Move every parameter away from where an initialisation could have put it."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def tokens(rows: int = 3, length: int = 12) -> torch.Tensor:
+    return torch.randint(4, 60, (rows, length), generator=torch.Generator().manual_seed(1))
