@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Longer than a smoke run, so that the models learn something.
+DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
+	evaluation.superglue.epochs=2,--set $(setting))
 
 .PHONY: demo test lint types slurm-up slurm-down clean
 
 demo: $(VENV)/installed
-	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait
+	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
 
 test: lint types
 	$(BIN)/python -m pytest

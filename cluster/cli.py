@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster import cost, manifest, plan, reconcile, report, rundir
+from cluster import cost, manifest, plan, reconcile, report, rundir, tables
 from cluster import site as sites
 from cluster.errors import InputError, LedgerBusy, SlurmSilent, TinyError, did_you_mean
 from cluster.ledger import Ledger, locked
@@ -59,6 +59,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Stay until all of it has ended.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and submit nothing.")]
 OUTPUT, LOGS = Path("output"), Path("slurm_logs")
+LISTED_RUNS = 60  # a dry run of more shows the studies only
 
 
 @app.command()
@@ -260,6 +261,22 @@ def rebuild(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> N
     for text in torn:
         console.print(f"left out: {text}", style="yellow")
     console.print(f"{root.ledger}: {runs} runs")
+
+
+@app.command()
+def models(
+    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
+    study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; may be given again.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
+) -> None:
+    """The distinct models of a manifest: their parameters, exactly, and FLOPs of a token."""
+    cells = manifest.cells(manifest.load(manifest_path), studies=study or (), overrides=overrides or ())
+    runs = plan.expand(cells)
+    if as_json:
+        typer.echo(json.dumps(tables.distinct_models(runs), indent=1))
+    else:
+        console.print(tables.models_table(runs))
 
 
 @app.command()
@@ -472,15 +489,17 @@ def _show(request: Request, root: OutputRoot, log_dir: Path, dry_run: bool) -> N
     from cluster import launch
 
     hours, unit = plan.gpu_hours(request.arrays), "GPU-hours" if request.site.gpus else "hours"
+    if dry_run and len(request.items) <= LISTED_RUNS:
+        console.print(tables.runs_table(request.runs, request.items, request.arrays))
     if dry_run:
-        _show_runs(request)
+        console.print(tables.studies_table(request.runs, request.items, unit))
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)
         console.print(
             f"array {number}: {_count(len(array.packs), 'pack')} with {_count(runs, 'run')}; each "
             f"{launch.resource_line(array, request.site)}"
         )
-        if dry_run and request.site.scheduler == "slurm":
+        if dry_run and request.site.scheduler == "slurm" and number == 1:  # the others differ in their packs
             text = launch.script(array, request.site, root, "TOKEN", log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     basis = "as measured in this ledger" if request.rates.measured else "by the site's profile"
@@ -488,27 +507,6 @@ def _show(request: Request, root: OutputRoot, log_dir: Path, dry_run: bool) -> N
     console.print(f"{_count(stages, 'stage run')}, about {hours:,.1f} {unit} {basis}.")
     if dry_run:
         console.print("A dry run: nothing was submitted.")
-
-
-def _show_runs(request: Request) -> None:
-    by_id = {run.id: run for run in request.runs}
-    packs = {item.run_id: f"{number}.{index}" for number, array in enumerate(request.arrays, 1)
-             for index, pack in enumerate(array.packs) for item in pack.items}  # fmt: skip
-    table = Table(title=f"{_count(len(request.items), 'run')} to do", title_justify="left")
-    for title in ("run", "id", "studies", "pack", "stages", "hours"):
-        table.add_column(title, overflow="fold")
-    for item in request.items:
-        run = by_id[item.run_id]
-        stages = "all" if len(item.stages) == len(run.stages) else " ".join(stage for stage, _ in item.stages)
-        table.add_row(
-            Text(run.name, overflow="fold"),
-            run.id,
-            " ".join(run.studies),
-            packs[run.id],
-            stages,
-            f"{item.seconds / 3600:.2f}",
-        )
-    console.print(table)
 
 
 def _say_nothing_missing(runs: Sequence[Run], states: dict[str, dict[str, plan.StageState]]) -> None:

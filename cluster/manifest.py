@@ -2,26 +2,32 @@
 
 A manifest is layers of dotted paths: defaults, a model, a study, a cell of its grid, --smoke, --set. A later layer
 overrides an earlier one. Each value remembers where it was written, so that an error can say it. Grids follow
-GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. Knows nothing of runs or SLURM."""
+GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. `match_params` solves one size of a
+cell for the parameter count of a named model. Knows nothing of runs or SLURM."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
-from tiny_transformers import config
-from tiny_transformers.config import NEEDS, STAGES, RunConfig, Settings
+from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
+from tiny_transformers.config import NEEDS, STAGES, RunConfig
 
-FAMILIES: dict[str, type[Settings]] = {"gpt_neo": config.GPTNeo, "roberta": config.Roberta}
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
-STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", "model", *SECTIONS)
+MATCHING = ("match_params", "match_by")
+SIZES = ("intermediate_size", "hidden_size")  # that `match_by` may name
+SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
+STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
+HEADS = ("model.num_heads", "model.num_attention_heads")
+TOLERANCE = 0.01  # of the parameters that are to be matched
+LARGEST_SIZE = 2**20
 TOP_KEYS = ("defaults", "models", "studies", "smoke")
 
 
@@ -32,6 +38,7 @@ class Value:
 
 
 Layer = dict[str, Value]  # dotted path -> value
+_MODEL: TypeAdapter[Any] = TypeAdapter(Model)
 
 
 @dataclass(frozen=True)
@@ -204,12 +211,12 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     study, where = manifest.studies[name], f"studies.{name}"
     seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
     stages = _stages(study.get("stages") or _default(manifest, "stages", list(STAGES)), where)
-    own = {key: value for key, value in study.items() if key.partition(".")[0] in ("model", *SECTIONS)}
+    own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     for combination in _combinations(study, where):
         layer = _flatten(own, where) | combination
         model, model_layer = _base_model(manifest, layer, where)
-        merged = base | model_layer | layer | top
+        merged = _match(manifest, base | model_layer | layer | top, model, top, where)
         for seed in seeds:
             yield Cell(name, model, _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where), stages)
 
@@ -240,7 +247,6 @@ def _stages(stages: Any, where: str) -> tuple[str, ...]:
 def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
     """The matrix: grid, minus exclude, then include, with GitHub's rules."""
     grid = study.get("grid", {})
-    keys = [f"{where}.grid.{key}" for key in grid]
     product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for number, entry in enumerate(study.get("exclude", [])):
         kept = [cell for cell in product if not entry.items() <= cell.items()]
@@ -249,27 +255,102 @@ def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
         product = kept
     if not product:
         raise InputError(f"{where}.exclude: leaves no cell of the grid.")
-    layers = [{key: Value(cell[key], origin) for key, origin in zip(grid, keys, strict=True)} for cell in product]
+    layers = [_point(cell, f"{where}.grid") for cell in product]
     if not grid and study.get("include"):
         layers = []
     return _include(layers, list(grid), study.get("include", []), where)
 
 
+def _point(cell: Mapping[str, Any], where: str) -> Layer:
+    """One value of every axis -> settings. A value may be a mapping: of settings below the axis' own path, or, where
+    the axis has a name that is no setting, of any settings."""
+    layer: Layer = {}
+    for axis, value in cell.items():
+        origin = f"{where}.{axis}"
+        prefix = f"{axis}." if axis.partition(".")[0] in SETTING_KEYS else ""
+        entries = _flatten(value, origin, prefix) if isinstance(value, dict) else {axis: Value(value, origin)}
+        for path, entry in entries.items():
+            if path in layer:
+                raise InputError(f"{entry.origin}: is set by another axis, too: {layer[path].origin}.")
+            layer[path] = entry
+    return layer
+
+
 def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]], where: str) -> list[Layer]:
     """An entry extends every cell of the grid whose grid values it does not change; if there is none, it is a cell."""
     originals = [dict(layer) for layer in layers]
+    axes = {path for layer in layers for path in layer} | set(grid)
     for number, entry in enumerate(entries):
         added = _flatten(entry, f"{where}.include[{number}]")
         fits = [
             index
             for index, cell in enumerate(originals)
-            if all(added[key].value == cell[key].value for key in grid if key in added)
+            if all(path in cell and added[path].value == cell[path].value for path in axes & added.keys())
         ]
         for index in fits:
             layers[index] = layers[index] | added
         if not fits:
             layers.append(added)
     return layers
+
+
+# -- matching parameters ----------------------------------------------------------------------------------------------
+
+
+def _match(manifest: Manifest, layer: Layer, model: str, top: Layer, where: str) -> Layer:
+    """Without `match_params` and `match_by`, and with the size solved that they ask for.
+
+    `match_params: gpt` is the parameter count of models.gpt; true that of the cell's own base model."""
+    wanted, by = (layer.get(key) for key in MATCHING)
+    layer = {path: value for path, value in layer.items() if path not in MATCHING}
+    size = by.value if by else SIZES[0]
+    if by and size not in SIZES:
+        raise InputError(f"{by.origin}: {size!r} is no size that can be solved. {did_you_mean(str(size), SIZES)}")
+    if wanted is None or wanted.value in (False, None):
+        return layer
+    name = model if wanted.value is True else wanted.value
+    if not isinstance(name, str) or name not in manifest.models:
+        raise InputError(
+            f"{wanted.origin}: {name!r} is no model of this manifest. {did_you_mean(str(name), manifest.models)}"
+        )
+    target_layer = _model_layer(manifest, name)
+    if MATCHING[0] in target_layer:
+        raise InputError(f"{wanted.origin}: models.{name} is itself matched. Name the model it is matched to.")
+    overrides = {path: value for path, value in top.items() if path.startswith("model.")}
+    target = num_parameters(_check(target_layer | overrides, f"models.{name}").model)
+    step, tried = 1, layer
+    if size == "hidden_size":
+        heads = next((layer[path].value for path in HEADS if path in layer), 4)
+        step = heads if isinstance(heads, int) and heads > 0 else 1
+        tried = layer | {"model.hidden_size": Value(128 * step, wanted.origin)}
+    _check(tried, where)  # any other mistake is named as what it is
+    solved = _solve(lambda n: _count(layer, size, n), target, step, f"{wanted.origin}: {size} cannot match {name}")
+    return layer | {f"model.{size}": Value(solved, wanted.origin)}
+
+
+def _solve(count: Callable[[int], int], target: int, step: int, complaint: str) -> int:
+    """The multiple of `step` whose count, which grows with it, is nearest to `target`. Raises InputError."""
+    low, high = step, 2 * step
+    while count(high) < target:
+        low, high = high, 2 * high
+        if high > LARGEST_SIZE:
+            raise InputError(f"{complaint}'s {target:,} parameters: {count(low):,} at {low}. Leave match_params out.")
+    while high - low > step:
+        middle = (low + high) // (2 * step) * step
+        low, high = (middle, high) if count(middle) < target else (low, middle)
+    best = min((low, high), key=lambda n: abs(count(n) - target))
+    if abs(count(best) - target) > TOLERANCE * target:
+        raise InputError(f"{complaint}'s {target:,} parameters: the nearest are {count(best):,}, at {best}.")
+    return best
+
+
+def _count(layer: Layer, size: str, value: int) -> int:
+    """Parameters of the model of a cell with this size; 0 where it is too small to be one."""
+    try:
+        tree = _tree(layer | {f"model.{size}": Value(value, "")})
+        return num_parameters(_MODEL.validate_python(tree["model"]))
+    except ValidationError:
+        return 0
 
 
 # -- checking ---------------------------------------------------------------------------------------------------------
@@ -283,10 +364,24 @@ def _base_model(manifest: Manifest, layer: Layer, where: str) -> tuple[str, Laye
     if not isinstance(named.value, str) or named.value not in manifest.models:
         hint = did_you_mean(str(named.value), manifest.models)
         raise InputError(f"{named.origin}: {named.value!r} is no model of this manifest. {hint}")
-    return named.value, {f"model.{path}": value for path, value in manifest.models[named.value].items()}
+    return named.value, _model_layer(manifest, named.value)
+
+
+def _model_layer(manifest: Manifest, name: str) -> Layer:
+    """The settings of a named model; `match_params` and `match_by` may stand among them."""
+    return {path if path in MATCHING else f"model.{path}": value for path, value in manifest.models[name].items()}
 
 
 def _check(layer: Layer, where: str) -> RunConfig:
+    tree = _tree(layer)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error, layer, tree, where)) from None
+
+
+def _tree(layer: Layer) -> dict[str, Any]:
+    """Dotted paths -> nested settings."""
     tree: dict[str, Any] = {}
     for path, value in layer.items():
         *parents, leaf = path.split(".")
@@ -296,22 +391,21 @@ def _check(layer: Layer, where: str) -> RunConfig:
             if not isinstance(node, dict):
                 raise InputError(f"{value.origin}: {parent} is one value, not a section.")
         node[leaf] = value.value
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(_explain(error, layer, tree, where)) from None
+    return tree
 
 
 def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: str) -> str:
     first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"]]
-    if loc[:1] == ["model"] and loc[1:2] and loc[1] in FAMILIES:  # the union's tag, which the user did not write
-        del loc[1]
+    loc = _without_tags([str(part) for part in first["loc"]])
     path = ".".join(loc)
     origin = layer[path].origin if path in layer else f"{where}.{path}".rstrip(".")
     value = first["input"]
     if first["type"] == "extra_forbidden":
         return f"{origin}: unknown key. {did_you_mean(loc[-1], _fields(loc[:-1], tree))}"
+    if first["type"] == "union_tag_invalid" and loc[-1:] == ["ffn"]:
+        kind = tree["model"]["ffn"]["kind"]
+        origin = layer["model.ffn.kind"].origin if "model.ffn.kind" in layer else f"{where}.model.ffn.kind"
+        return f"{origin}: {kind!r} is no kind of feed-forward module. {did_you_mean(str(kind), FEED_FORWARD)}"
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         family = tree.get("model", {}).get("family")
         origin = layer["model.family"].origin if "model.family" in layer else f"{where}.model.family"
@@ -322,13 +416,23 @@ def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: 
     return f"{origin}: {value!r}: {message}." if path in layer else f"{origin}: {message}."
 
 
+def _without_tags(loc: list[str]) -> list[str]:
+    """A place in the settings without the names of unions' members, which the user did not write."""
+    tags: dict[int, Iterable[str]] = {1: FAMILIES, 3: FEED_FORWARD} if loc[:1] == ["model"] else {}
+    return [part for index, part in enumerate(loc) if part not in tags.get(index, ())]
+
+
 def _section(loc: list[str], tree: dict[str, Any]) -> type[Settings]:
     """The settings class that a path lies in."""
-    if loc[:1] == ["model"]:
-        return FAMILIES[tree["model"]["family"]]
     section: type[Settings] = RunConfig
     for part in loc:
-        section = section.model_fields[part].annotation  # type: ignore[assignment]
+        if part == "model":
+            section = FAMILIES[tree["model"]["family"]]
+        elif part == "ffn":
+            section = FEED_FORWARD[tree["model"]["ffn"].get("kind", "dense")]
+        else:
+            annotation: Any = section.model_fields[part].annotation
+            section = next((each for each in get_args(annotation) if each is not type(None)), annotation)
     return section
 
 
@@ -351,27 +455,34 @@ def json_schema() -> dict[str, Any]:
     """A JSON schema of experiments.yaml; every setting is known nested and as a dotted path."""
     run = RunConfig.model_json_schema(ref_template="#/$defs/{model}")
     definitions = run["$defs"]
+    for definition in definitions.values():
+        definition.pop("required", None)  # what one layer leaves out another may say
+    matching = {
+        "match_params": {"type": ["boolean", "string"], "description": "a model's name; true: the cell's own base"},
+        "match_by": {"enum": list(SIZES)},
+    }
     model = {"properties": {}, "additionalProperties": False, "type": "object", "required": ["family"]}
-    for family in ("GPTNeo", "Roberta"):
-        model["properties"] |= definitions.pop(family)["properties"]
+    for family in FAMILIES.values():
+        model["properties"] |= definitions.pop(family.__name__)["properties"]
     model["properties"]["family"] = {"enum": list(FAMILIES)}  # type: ignore[index]
+    model["properties"] |= matching  # type: ignore[operator]
     sections = {name: run["properties"][name] for name in SECTIONS}
     dotted = dict(_dotted(sections, definitions)) | dict(_dotted({"model": model}, definitions))
     stages = {"type": "array", "items": {"enum": list(STAGES)}}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     named = {"type": "string", "description": "the name of one of `models`"}
-    settings = dotted | {"model": named}
+    settings = dotted | matching | {"model": named}
     cell = {"type": "object", "properties": settings, "additionalProperties": False}
     axes = {path: {"type": "array", "items": value, "minItems": 1} for path, value in settings.items()}
+    free = {"type": "array", "items": cell, "minItems": 1}
     study = {
         "type": "object",
         "additionalProperties": False,
-        "properties": sections | dotted | {
+        "properties": sections | settings | {
             "description": {"type": "string"},
-            "model": named,
-            "grid": {"type": "object", "properties": axes, "additionalProperties": False, "minProperties": 1},
+            "grid": {"type": "object", "properties": axes, "additionalProperties": free, "minProperties": 1},
             "include": {"type": "array", "items": cell},
-            "exclude": {"type": "array", "items": cell},
+            "exclude": {"type": "array", "items": {"type": "object"}},
             "seeds": seeds,
             "stages": stages,
         },
@@ -395,8 +506,19 @@ def json_schema() -> dict[str, Any]:
 
 def _dotted(properties: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, schema in properties.items():
-        inner = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-        if "properties" in inner:
-            yield from _dotted(inner["properties"], definitions, f"{prefix}{name}.")
-        elif prefix:
+        inner = _properties(schema, definitions)
+        if inner:
+            yield from _dotted(inner, definitions, f"{prefix}{name}.")
+        if prefix:
             yield f"{prefix}{name}", schema
+
+
+def _properties(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Of the section that a schema describes; of a union, those of all its members."""
+    members = schema.get("oneOf") or schema.get("anyOf") or [schema]
+    found: dict[str, Any] = {}
+    for member in members:
+        section = definitions[member["$ref"].rpartition("/")[2]] if "$ref" in member else member
+        for name, value in section.get("properties", {}).items():
+            found[name] = value if name not in found else {"anyOf": [found[name], value]}
+    return found

@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from cluster import manifest, plan, rundir
+
+ROOT = Path(__file__).parents[2]
 
 STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
 
@@ -60,6 +64,28 @@ def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(comman
     assert "Nothing is missing: 7 runs, 28 stage runs, 28 completed." in again.stdout
     for run in (tmp_path / "output" / "runs").iterdir():
         assert (run / "done.txt").read_text().split() == STAGES
+
+
+def test_models_lists_each_distinct_model_with_its_exact_count(command):
+    shown = command("models", "experiments.yaml").stdout
+    assert "5 distinct models" in shown
+    assert re.search(r"gpt-relu-\S+ +\S*.*first second", shown)
+    listed = json.loads(command("models", "experiments.yaml", "--json", "--study", "second").stdout)
+    assert [model["settings"]["activation"] for model in listed] == ["relu", "silu"]
+    for model in listed:
+        assert model["parameters"] == sum(model[part] for part in ("embedding", "attention", "feed_forward", "head"))
+        assert model["training_flops_per_token"] == 3 * model["flops_per_token"]
+
+
+def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
+    started = time.monotonic()
+    shown = command("submit", str(ROOT / "experiments.yaml"), "--site", "delftblue", "--account", "a",
+                    "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
+    assert time.monotonic() - started < 20
+    assert re.search(r"activations +132 +22 +132 +528 ", shown)
+    assert re.search(r"in all, each once +\d+ +133 ", shown)
+    assert "GPU-hours" in shown
+    assert shown.count("#SBATCH --array") == 1
 
 
 def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):

@@ -6,34 +6,45 @@ from pathlib import Path
 
 import typer.main
 import yaml
+from pydantic import BaseModel
 
 from cluster import cli, manifest
-from tiny_transformers.config import GPTNeo, Roberta, RunConfig
+from tiny_transformers.architecture import FEED_FORWARD, GPTNeo, Roberta, Sharing
+from tiny_transformers.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
 def defaults(settings, prefix=""):
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from defaults(value, f"{prefix}{name}.")
+    """Path -> default, as YAML writes it; of what must be said, nothing."""
+    for name, field in settings.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            yield from defaults(type(field.default), f"{prefix}{name}.")
+        elif not field.is_required():
+            default = field.default
+            yield f"{prefix}{name}", default if isinstance(default, str) else json.dumps(default)
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", ""
 
 
 def test_every_setting_is_documented_with_its_default():
     text = (ROOT / "docs/manifest.md").read_text()
     documented = dict(re.findall(r"^\| `(\w+\.[\w.]+)` \| ?([^|]*?) \|", text, re.M))
     known = {}
-    for model in (GPTNeo(), Roberta()):
-        for path, value in defaults(RunConfig(model=model).model_dump(mode="json")):
-            text = value if isinstance(value, str) else json.dumps(value)
-            known.setdefault(path, []).append(text)
-    for path in ("seed", "smoke", "recipe"):  # not of the manifest's settings
+    for settings, prefix in (
+        (RunConfig, ""),
+        (GPTNeo, "model."),
+        (Roberta, "model."),
+        *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
+        (Sharing, "model.sharing."),
+    ):
+        for path, value in defaults(settings, prefix):
+            known.setdefault(path, []).append(value)
+    for path in ("model", "model.sharing", "seed", "smoke", "recipe"):  # a section, or not of the manifest
         known.pop(path)
-    known["model.family"] = [""]
-    assert documented == {path: " / ".join(dict.fromkeys(texts)) for path, texts in known.items()}
+    known |= {"model.family": [""], "model.ffn.kind": ["dense"]}
+    assert documented == {path: " / ".join(dict.fromkeys(values)) for path, values in known.items()}
 
 
 def test_the_readmes_manifest_is_valid(tmp_path):

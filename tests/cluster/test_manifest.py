@@ -7,6 +7,7 @@ import yaml
 
 from cluster import manifest
 from cluster.errors import InputError
+from tiny_transformers.architecture import num_parameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,3 +148,118 @@ def test_the_schema_accepts_the_shipped_manifest_and_refuses_a_misspelt_key():
     document["studies"]["quickstart"]["grid"]["model.hidden_sise"] = [1]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, manifest.json_schema())
+
+
+# -- axes of several settings, and matched parameters
+
+
+def test_an_axis_value_may_be_settings_below_its_path(tmp_path):
+    cells = cells_of(tmp_path, model="gpt", grid={"model.ffn": [{"kind": "dense"}, {"kind": "moe", "top_k": 1}]})
+    assert [cell.config.model.ffn.kind for cell in cells] == ["dense", "moe"]
+    assert cells[1].config.model.ffn.top_k == 1
+
+
+def test_an_axis_of_a_free_name_sets_what_belongs_together(tmp_path):
+    depth = [{"model": "gpt", "model.num_layers": 3}, {"model": "bert", "model.num_hidden_layers": 3}]
+    cells = cells_of(tmp_path, grid={"depth": depth, "model.hidden_size": [32, 64]}, exclude=[{"depth": depth[1]}])
+    assert [(cell.model, cell.config.model.num_layers) for cell in cells] == [("gpt", 3)] * 2
+    assert [cell.config.model.hidden_size for cell in cells] == [32, 64]
+
+
+def test_include_compares_the_settings_of_such_an_axis(tmp_path):
+    cells = cells_of(
+        tmp_path,
+        grid={"size": [{"model": "gpt"}, {"model": "bert"}]},
+        include=[{"model": "bert", "model.hidden_size": 64}],
+    )
+    assert [(cell.model, cell.config.model.hidden_size) for cell in cells] == [("gpt", 32), ("bert", 64)]
+
+
+def counts(cells):
+    return [num_parameters(cell.config.model) for cell in cells]
+
+
+def test_match_params_finds_the_size_whose_count_is_nearest(tmp_path):
+    (base,) = counts(cells_of(tmp_path, model="gpt"))
+    cells = cells_of(tmp_path, model="gpt", match_params=True, grid={"model.hidden_size": [16, 30, 32]})
+    for cell in cells:
+        model = cell.config.model
+        sizes = [model.intermediate_size - 1, model.intermediate_size, model.intermediate_size + 1]
+        off = [abs(num_parameters(model.model_copy(update={"intermediate_size": size})) - base) for size in sizes]
+        assert off[1] == min(off)
+    assert cells[2].config.model.intermediate_size == 48
+
+
+def test_match_params_of_another_model_by_the_hidden_size(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+models: {gpt: {family: gpt_neo}, bert: {family: roberta}}
+studies: {s: {model: gpt, model.num_layers: 4, model.num_heads: 6, match_params: bert, match_by: hidden_size}}
+""")
+    (cell,) = manifest.cells(manifest.load(path))
+    assert cell.config.model.hidden_size % 6 == 0
+    assert num_parameters(cell.config.model) == pytest.approx(9_863_952, rel=0.01)
+
+
+def test_match_params_widens_a_sparse_module_too(tmp_path):
+    (base,) = counts(cells_of(tmp_path, model="gpt", **{"model.hidden_size": 64}))
+    document = {"model": "gpt", "model.hidden_size": 32, "model.ffn.kind": "moe", "match_params": "wide"}
+    path = tmp_path / "experiments.yaml"
+    wide = {"family": "gpt_neo", "hidden_size": 64, "num_heads": 2, "intermediate_size": 48}
+    path.write_text(yaml.safe_dump({"models": {"gpt": wide | {"hidden_size": 32}, "wide": wide},
+                                    "studies": {"s": document}}))  # fmt: skip
+    (cell,) = manifest.cells(manifest.load(path))
+    assert num_parameters(cell.config.model) == pytest.approx(base, rel=0.001)
+    assert cell.config.model.ffn.expert_size > 100
+
+
+def test_a_model_may_be_matched_where_it_is_named(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+models:
+  gpt: &gpt {family: gpt_neo}
+  deep: {<<: *gpt, num_layers: 4, hidden_size: 256, match_params: gpt}
+studies:
+  s: {model: deep}
+  t: {model: gpt, match_params: deep}
+""")
+    (cell,) = manifest.cells(manifest.load(path), studies=["s"])
+    assert num_parameters(cell.config.model) == pytest.approx(9_585_664, rel=0.001)
+    with pytest.raises(InputError, match="models.deep is itself matched. Name the model it is matched to"):
+        manifest.cells(manifest.load(path), studies=["t"])
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"match_params": "gtp"}, "studies.s.match_params: 'gtp' is no model of this manifest. Did you mean gpt?"),
+        ({"match_params": True, "match_by": "hidden"}, "studies.s.match_by: 'hidden' is no size that can be solved."),
+        ({"match_params": True, "model.hidden_size": 64}, "intermediate_size cannot match gpt's"),
+        ({"match_params": True, "model.ffn.depth": 1}, "Leave match_params out."),
+        ({"model.ffn.kind": "mow"}, "s.model.ffn.kind: 'mow' is no kind of feed-forward module. Did you mean moe?"),
+        ({"model.ffn": {"kind": "moe", "topk": 2}}, "studies.s.model.ffn.topk: unknown key. Did you mean top_k?"),
+        ({"model.ffn.top_k": 2}, "studies.s.model.ffn.top_k: unknown key."),
+        ({"model.sharing": {"strategy": "cycles", "unique_layers": 1}},
+         "studies.s.model.sharing.strategy: 'cycles' is not known. Did you mean cycle?"),
+        ({"model.num_layers": 4, "model.sharing": {"strategy": "cycle", "unique_layers": 1}},
+         "studies.s.model: with sharing.unique_layers 1 all strategies are the same model: write"),
+        ({"grid": {"model.ffn": [{"kind": "moe"}], "model.ffn.kind": ["kan"]}}, "ffn.kind: is set by another axis"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_variant_is_named_too(tmp_path, study, message):
+    with pytest.raises(InputError) as raised:
+        cells_of(tmp_path, model="gpt", **study)
+    assert message in str(raised.value)
+
+
+def test_the_shipped_manifest_has_every_study_at_its_size():
+    cells = manifest.cells(manifest.load(ROOT / "experiments.yaml"))
+    studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}
+    assert len(studies["activations"]) == 6 * 22
+    assert len(studies["sparse_ffn"]) == 20
+    assert (len(studies["sharing"]), len(studies["sharing_25k"])) == (32, 12)
+    assert {"width", "blocks", "ffn_depth", "heads", "qk_width", "kv_groups", "order", "bias"} <= studies.keys()
+    targets = {"gpt_neo": 9_585_664, "roberta": 9_863_952}
+    for cell in (*studies["sharing"], *studies["kv_groups"], *studies["qk_width"]):
+        target = targets[cell.config.model.family]
+        assert num_parameters(cell.config.model) == pytest.approx(target, rel=0.001), cell
