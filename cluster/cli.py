@@ -272,11 +272,10 @@ def models(
 ) -> None:
     """The distinct models of a manifest: their parameters, exactly, and FLOPs of a token."""
     cells = manifest.cells(manifest.load(manifest_path), studies=study or (), overrides=overrides or ())
-    runs = plan.expand(cells)
     if as_json:
-        typer.echo(json.dumps(tables.distinct_models(runs), indent=1))
+        typer.echo(json.dumps(tables.distinct_models(cells), indent=1))
     else:
-        console.print(tables.models_table(runs))
+        console.print(tables.models_table(cells))
 
 
 @app.command()

@@ -15,8 +15,8 @@ from cluster import cost
 from cluster.errors import InputError
 from cluster.manifest import Cell
 from cluster.site import Site
-from tiny_transformers.architecture import label, num_heads, num_layers, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, RunConfig
+from tiny_transformers.architecture import Architecture, label, num_heads, num_layers, num_parameters
+from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
@@ -100,11 +100,17 @@ def identity(config: RunConfig) -> str:
 
 
 def name(model: str, config: RunConfig) -> str:
-    """Readable, with the true parameter count; not unique: the id is."""
-    shape = config.model
+    """Readable; not unique: the id is."""
+    steps = config.train.max_steps
+    trained = "" if steps == Train().max_steps else f"-{steps}steps"
+    return f"{model_name(model, config.model)}{trained}-s{config.seed}"
+
+
+def model_name(model: str, shape: Architecture) -> str:
+    """With the true parameter count; `model` is its name in the manifest."""
     return (
         f"{model}-{label(shape)}-{num_parameters(shape) / 1e6:.2f}M-{num_layers(shape)}L-{num_heads(shape)}H"
-        f"-{shape.hidden_size}C-{shape.intermediate_size}I-s{config.seed}"
+        f"-{shape.hidden_size}C-{shape.intermediate_size}I"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,17 +9,19 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.plan import Array, Item, Run
+from cluster.manifest import Cell
+from cluster.plan import Array, Item, Run, model_name
 from tiny_transformers.architecture import flops_per_token, parameters
 
 
-def distinct_models(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Each model once, in the order of the runs: name, its settings, parameters, FLOPs of a token, studies."""
+def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Each model once, in the manifest's order: name, studies, parameters, FLOPs of a token, settings."""
     models: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        model = run.config.model
-        entry = models.setdefault(model.model_dump_json(), {"name": run.name.rpartition("-s")[0], "studies": []})
-        entry["studies"] += [study for study in run.studies if study not in entry["studies"]]
+    for cell in cells:
+        model = cell.config.model
+        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, model), "studies": []})
+        if cell.study not in entry["studies"]:
+            entry["studies"].append(cell.study)
         counts = parameters(model)
         entry["parameters"] = counts.total
         for part in ("embedding", "attention", "feed_forward", "head"):
@@ -31,8 +32,8 @@ def distinct_models(runs: Iterable[Run]) -> list[dict[str, Any]]:
     return list(models.values())
 
 
-def models_table(runs: Iterable[Run]) -> Table:
-    models = distinct_models(runs)
+def models_table(cells: Iterable[Cell]) -> Table:
+    models = distinct_models(cells)
     table = _table(f"{len(models)} distinct models")
     table.add_column("model", no_wrap=True)
     for title in ("parameters", "embedding", "attention", "feed-forward", "head", "MFLOP/token", "training"):
@@ -85,11 +86,6 @@ def runs_table(runs: Sequence[Run], items: Sequence[Item], arrays: Sequence[Arra
             f"{item.seconds / 3600:.2f}",
         )
     return table
-
-
-def repeated_names(runs: Iterable[Run]) -> list[str]:
-    """Names that several runs have: they differ in more than a name can say, and only their ids tell them apart."""
-    return [name for name, count in Counter(run.name for run in runs).items() if count > 1]
 
 
 def _table(title: str) -> Table:

@@ -41,6 +41,8 @@ def test_whatever_changes_a_result_changes_the_id():
 
 def test_a_name_shows_the_true_parameter_count():
     assert plan.name("gpt", RunConfig(model=GPTNeo())) == "gpt-gelu-9.59M-2L-4H-512C-1024I-s42"
+    longer = RunConfig(model=GPTNeo(), train={"max_steps": 10_000})
+    assert plan.name("gpt", longer) == "gpt-gelu-9.59M-2L-4H-512C-1024I-10000steps-s42"
 
 
 def states(**status):

@@ -139,8 +139,15 @@ def test_a_sparse_module_takes_the_parameters_of_the_dense_one(kind, sizes):
     dense, sparse = (
         GPTNeo(hidden_size=hidden, intermediate_size=intermediate, ffn=each) for each in ({"kind": "dense"}, ffn)
     )
-    feed_forward = parameters(dense).feed_forward
-    assert parameters(sparse).feed_forward == pytest.approx(feed_forward, rel=0.02)
+    size = {"moe": "expert_size", "controller": "size", "pkm": "num_subkeys"}[kind]
+    step = sparse.ffn.num_blocks if kind == "controller" else 1
+
+    def off(change):
+        changed = sparse.ffn.model_copy(update={size: getattr(sparse.ffn, size) + change})
+        return abs(num_parameters(sparse.model_copy(update={"ffn": changed})) - num_parameters(dense))
+
+    assert off(0) == min(off(-step), off(0), off(step))  # no other size is nearer
+    assert num_parameters(sparse) == pytest.approx(num_parameters(dense), rel=0.02)
 
 
 # --- sharing and order

@@ -133,6 +133,14 @@ def test_equal_seeds_give_equal_weights_to_what_two_models_share(family, variant
     assert not [name for name in unequal if not re.search(r"\.mlp\.|\.intermediate\.|\d\.output\.", name)]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_activation_leaves_the_weights_around_it_as_they_are(family):
+    stock = models.build(small(family), seed=5).state_dict()
+    for activation in set(ACTIVATIONS) - set(GATED):
+        built = models.build(small(family, activation), seed=5).state_dict()
+        assert all(torch.equal(tensor, built[name]) for name, tensor in stock.items())
+
+
 def test_weights_depend_on_the_seed_alone_in_every_process():
     code = """
 import hashlib
@@ -279,6 +287,19 @@ def test_modules_stand_in_the_order_of_the_string(family, order):
     assert "".join(seen) == order
 
 
+def test_global_and_local_attention_alternate_whatever_stands_between():
+    for order, kinds in (("fsfs", ["global", "local"]), ("ffss", ["global", "local"]), (None, ["global", "local"])):
+        model = models.build(small("gpt_neo", order=order), seed=1)
+        attentions = [m for m in model.modules() if type(m).__name__ == "GPTNeoSelfAttention"]
+        assert [(m.attention_type, m.layer_id) for m in attentions] == list(zip(kinds, (0, 1), strict=True))
+
+
+def test_robertas_scale_is_that_of_a_query():
+    model = models.build(small("roberta", "qk"), seed=1)  # 8 in 4 heads
+    scales = [m.scaling for m in model.modules() if type(m).__name__ == "GroupedRobertaSelfAttention"]
+    assert scales == [2**-0.5] * 2
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bias_is_everywhere_or_nowhere_in_the_blocks(family):
     for variant, expected in (("bias", {True}), ("no_bias", {False})):
@@ -320,6 +341,16 @@ def test_decoders_generate_with_their_cache_what_they_generate_without(variant):
     )
     assert with_cache.shape == (2, 14)
     assert torch.equal(with_cache, without)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_decoder_with_its_cache_goes_on_where_it_stopped(variant):
+    model = perturb(models.build(small("gpt_neo", variant), seed=1))
+    text = tokens(rows=2, length=10)
+    before = model(text[:, :6], use_cache=True)
+    after = model(text[:, 6:], past_key_values=before.past_key_values)
+    whole = model(text).logits
+    torch.testing.assert_close(torch.cat([before.logits, after.logits], dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -150,7 +150,7 @@ def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, f
     assert all(check.passed for check in outcome.checks)
 
 
-@pytest.mark.parametrize("stop", [3, 3.4])  # between two steps, and in the middle of one
+@pytest.mark.parametrize("stop", [4, 4.4])  # between two steps, and in the middle of one
 @pytest.mark.parametrize("variant", ["moe_k2", "pkm", "shared_moe"])
 def test_sparse_models_resume_bit_for_bit(work, variant, stop):
     extra = {key: value for key, value in VARIANTS[variant].items() if key != "layers"} | {"activation": None}

@@ -91,7 +91,5 @@ class Controller(PerToken):
         return (y + self.b2).to(hidden.dtype)
 
     def _sparse_is_faster(self, device: str, rows: int) -> bool:
-        if isinstance(self.activation, nn.Module) and any(p.numel() > 1 for p in self.activation.parameters()):
-            return False  # a parameter per unit: it wants all units
         units = len(self.b1) // self.num_blocks
         return rows <= ROWS or units >= UNITS_PER_BLOCK.get(device, units + 1)

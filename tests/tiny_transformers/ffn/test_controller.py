@@ -96,24 +96,6 @@ def test_rows_are_gathered_where_that_was_measured_to_be_faster(size, blocks, to
     assert module._sparse_is_faster(device, tokens * blocks) == sparse
 
 
-def test_an_activation_with_a_parameter_per_unit_is_evaluated_on_all_units():
-    class Scaled(nn.Module):
-        def __init__(self, parameters: int) -> None:
-            super().__init__()
-            self.alpha = nn.Parameter(torch.linspace(1, 2, parameters))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.alpha * F.relu(x)
-
-    x = torch.randn(2, H)
-    module = layer(activation=Scaled(SIZE)).eval()
-    assert not module._sparse_is_faster("cpu", 1)
-    torch.testing.assert_close(module(x), masked(module, x))
-    module = layer(activation=Scaled(1)).eval()
-    assert module._sparse_is_faster("cpu", 1)
-    torch.testing.assert_close(module(x), masked(module, x))
-
-
 def test_training_has_exactly_one_unit_on_in_each_block():
     module = layer()
     mask = module._sampled(torch.randn(50, BLOCKS, SIZE // BLOCKS)).unflatten(1, (BLOCKS, -1))
