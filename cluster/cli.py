@@ -492,13 +492,15 @@ def _show(request: Request, root: OutputRoot, log_dir: Path, dry_run: bool) -> N
         console.print(tables.runs_table(request.runs, request.items, request.arrays))
     if dry_run:
         console.print(tables.studies_table(request.runs, request.items, unit))
+    shown: list[plan.Resources] = []
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)
         console.print(
             f"array {number}: {_count(len(array.packs), 'pack')} with {_count(runs, 'run')}; each "
             f"{launch.resource_line(array, request.site)}"
         )
-        if dry_run and request.site.scheduler == "slurm" and number == 1:  # the others differ in their packs
+        if dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else it is the same script
+            shown.append(array.resources)
             text = launch.script(array, request.site, root, "TOKEN", log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     basis = "as measured in this ledger" if request.rates.measured else "by the site's profile"

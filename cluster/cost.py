@@ -48,7 +48,8 @@ def memory(config: RunConfig) -> int:
 
 def flops(config: RunConfig, stage: str) -> float:
     """FLOPs of one stage, from the settings and the usual size of the data."""
-    forward, forward_in_training = (flops_per_token(config.model, training=training) for training in (False, True))
+    # As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many.
+    forward = flops_per_token(config.model, training=True)
     source, evaluation = config.data.source, config.evaluation
 
     def limited(rows: float) -> float:
@@ -58,7 +59,7 @@ def flops(config: RunConfig, stage: str) -> float:
         train = config.train
         tokens = train.max_steps * train.stories_per_step * STORY_TOKENS[source]
         validated = min(VALIDATION_STORIES[source], train.eval_stories or VALIDATION_STORIES[source])
-        return 3.0 * forward_in_training * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
+        return 3.0 * forward * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
     if stage == "blimp":
         sentences = 2 * sum(limited(TASK_PAIRS[source]) for _ in blimp_files(config.data))
         masks = SENTENCE_TOKENS if config.model.family == "roberta" else 1  # pseudo-log-likelihood: one at a time
@@ -68,7 +69,7 @@ def flops(config: RunConfig, stage: str) -> float:
         head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model, which is not asked
         train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
         evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-        trained = 3.0 * (forward_in_training - head) * train_rows * tokens
+        trained = 3.0 * (forward - head) * train_rows * tokens
         evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
         return (trained + evaluated) * len(superglue_tasks(config))
     return 0.0

@@ -22,12 +22,14 @@ from tiny_transformers.config import NEEDS, STAGES, RunConfig
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
+FEED_FORWARD_KIND = "model.ffn.kind"
 SIZES = ("intermediate_size", "hidden_size")  # that `match_by` may name
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
 STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
 HEADS = ("model.num_heads", "model.num_attention_heads")
 TOLERANCE = 0.01  # of the parameters that are to be matched
 LARGEST_SIZE = 2**20
+NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
 TOP_KEYS = ("defaults", "models", "studies", "smoke")
 
 
@@ -216,9 +218,20 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     for combination in _combinations(study, where):
         layer = _flatten(own, where) | combination
         model, model_layer = _base_model(manifest, layer, where)
-        merged = _match(manifest, base | model_layer | layer | top, model, top, where)
+        merged = _match(manifest, _merge(base, model_layer, layer, top), model, model_layer, top, where)
         for seed in seeds:
             yield Cell(name, model, _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where), stages)
+
+
+def _merge(*layers: Layer) -> Layer:
+    """A later layer wins; one that names another kind of feed-forward module leaves nothing of an earlier one's."""
+    merged: Layer = {}
+    for layer in layers:
+        kind, before = layer.get(FEED_FORWARD_KIND), merged.get(FEED_FORWARD_KIND)
+        if kind and kind.value != (before.value if before else "dense"):
+            merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}
+        merged |= layer
+    return merged
 
 
 def _default(manifest: Manifest, key: str, otherwise: Any) -> Any:
@@ -249,7 +262,7 @@ def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
     grid = study.get("grid", {})
     product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for number, entry in enumerate(study.get("exclude", [])):
-        kept = [cell for cell in product if not entry.items() <= cell.items()]
+        kept = [cell for cell in product if not _matches(cell, entry, where)]
         if len(kept) == len(product):
             raise InputError(f"{where}.exclude[{number}]: matches no cell of the grid.")
         product = kept
@@ -270,10 +283,29 @@ def _point(cell: Mapping[str, Any], where: str) -> Layer:
         prefix = f"{axis}." if axis.partition(".")[0] in SETTING_KEYS else ""
         entries = _flatten(value, origin, prefix) if isinstance(value, dict) else {axis: Value(value, origin)}
         for path, entry in entries.items():
+            if path in NO_SETTINGS:
+                raise InputError(f"{entry.origin}: cannot be set here; {NO_SETTINGS[path]}.")
+            _known(path.partition(".")[0], SETTING_KEYS, entry.origin.removesuffix(f".{path}"))
             if path in layer:
                 raise InputError(f"{entry.origin}: is set by another axis, too: {layer[path].origin}.")
             layer[path] = entry
     return layer
+
+
+def _matches(cell: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> bool:
+    """Whether a cell of the grid has all values of an `exclude` entry: axes, or the settings that they make."""
+    point = {path: value.value for path, value in _point(cell, where).items()}
+    wanted = {path: value.value for path, value in _point(entry, where).items()}
+    return entry.items() <= cell.items() or wanted.items() <= point.items()
+
+
+def _fits(cell: Layer, added: Layer, axes: set[str]) -> bool:
+    """Whether an `include` entry changes no value of the grid in this cell."""
+    same = all(path in cell and added[path].value == cell[path].value for path in axes & added.keys())
+    kind = {path: value.value for path, value in added.items() if path.startswith("model.ffn.")}
+    of_grid = {path: value.value for path, value in cell.items() if path.startswith("model.ffn.")}
+    # A whole feed-forward module stands for itself: what it leaves out is its default, not open.
+    return same and (FEED_FORWARD_KIND not in kind or FEED_FORWARD_KIND not in of_grid or kind == of_grid)
 
 
 def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]], where: str) -> list[Layer]:
@@ -281,12 +313,8 @@ def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]]
     originals = [dict(layer) for layer in layers]
     axes = {path for layer in layers for path in layer} | set(grid)
     for number, entry in enumerate(entries):
-        added = _flatten(entry, f"{where}.include[{number}]")
-        fits = [
-            index
-            for index, cell in enumerate(originals)
-            if all(path in cell and added[path].value == cell[path].value for path in axes & added.keys())
-        ]
+        added = _point(entry, f"{where}.include[{number}]")
+        fits = [index for index, cell in enumerate(originals) if _fits(cell, added, axes)]
         for index in fits:
             layers[index] = layers[index] | added
         if not fits:
@@ -297,17 +325,23 @@ def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]]
 # -- matching parameters ----------------------------------------------------------------------------------------------
 
 
-def _match(manifest: Manifest, layer: Layer, model: str, top: Layer, where: str) -> Layer:
+def _match(manifest: Manifest, layer: Layer, model: str, model_layer: Layer, top: Layer, where: str) -> Layer:
     """Without `match_params` and `match_by`, and with the size solved that they ask for.
 
-    `match_params: gpt` is the parameter count of models.gpt; true that of the cell's own base model."""
+    `match_params: gpt` is the parameter count of models.gpt; true that of the cell's own base model. A size that
+    the base model has may be replaced, one that a study, its grid or --set gives is not."""
     wanted, by = (layer.get(key) for key in MATCHING)
     layer = {path: value for path, value in layer.items() if path not in MATCHING}
     size = by.value if by else SIZES[0]
     if by and size not in SIZES:
         raise InputError(f"{by.origin}: {size!r} is no size that can be solved. {did_you_mean(str(size), SIZES)}")
     if wanted is None or wanted.value in (False, None):
+        if by and wanted is None:
+            raise InputError(f"{by.origin}: nothing is matched: say match_params, too.")
         return layer
+    path = f"model.{size}"
+    if path in layer and layer[path] != model_layer.get(path):
+        raise InputError(f"{layer[path].origin}: {wanted.origin} is to find this size. Leave one of them out.")
     name = model if wanted.value is True else wanted.value
     if not isinstance(name, str) or name not in manifest.models:
         raise InputError(
@@ -317,15 +351,18 @@ def _match(manifest: Manifest, layer: Layer, model: str, top: Layer, where: str)
     if MATCHING[0] in target_layer:
         raise InputError(f"{wanted.origin}: models.{name} is itself matched. Name the model it is matched to.")
     overrides = {path: value for path, value in top.items() if path.startswith("model.")}
-    target = num_parameters(_check(target_layer | overrides, f"models.{name}").model)
+    target = _count(_merge(target_layer, overrides))
+    if not target:
+        raise InputError(f"{wanted.origin}: models.{name} is itself not a valid model: use it in a study to see why.")
     step, tried = 1, layer
     if size == "hidden_size":
         heads = next((layer[path].value for path in HEADS if path in layer), 4)
         step = heads if isinstance(heads, int) and heads > 0 else 1
         tried = layer | {"model.hidden_size": Value(128 * step, wanted.origin)}
     _check(tried, where)  # any other mistake is named as what it is
-    solved = _solve(lambda n: _count(layer, size, n), target, step, f"{wanted.origin}: {size} cannot match {name}")
-    return layer | {f"model.{size}": Value(solved, wanted.origin)}
+    complaint = f"{wanted.origin}: {size} cannot match {name}'s {target:,} parameters"
+    solved = _solve(lambda n: _count(layer | {path: Value(n, "")}), target, step, complaint)
+    return layer | {path: Value(solved, wanted.origin)}
 
 
 def _solve(count: Callable[[int], int], target: int, step: int, complaint: str) -> int:
@@ -334,21 +371,20 @@ def _solve(count: Callable[[int], int], target: int, step: int, complaint: str) 
     while count(high) < target:
         low, high = high, 2 * high
         if high > LARGEST_SIZE:
-            raise InputError(f"{complaint}'s {target:,} parameters: {count(low):,} at {low}. Leave match_params out.")
+            raise InputError(f"{complaint}: this model has {count(low):,} whatever it is. Leave match_params out.")
     while high - low > step:
         middle = (low + high) // (2 * step) * step
         low, high = (middle, high) if count(middle) < target else (low, middle)
     best = min((low, high), key=lambda n: abs(count(n) - target))
     if abs(count(best) - target) > TOLERANCE * target:
-        raise InputError(f"{complaint}'s {target:,} parameters: the nearest are {count(best):,}, at {best}.")
+        raise InputError(f"{complaint}: the nearest are {count(best):,}, at {best}.")
     return best
 
 
-def _count(layer: Layer, size: str, value: int) -> int:
-    """Parameters of the model of a cell with this size; 0 where it is too small to be one."""
+def _count(layer: Layer) -> int:
+    """Parameters of the model of a cell; 0 where it is none, as with a size that is too small."""
     try:
-        tree = _tree(layer | {f"model.{size}": Value(value, "")})
-        return num_parameters(_MODEL.validate_python(tree["model"]))
+        return num_parameters(_MODEL.validate_python(_tree(layer)["model"]))
     except ValidationError:
         return 0
 
@@ -387,7 +423,9 @@ def _tree(layer: Layer) -> dict[str, Any]:
         *parents, leaf = path.split(".")
         node: Any = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            if node.get(parent) is None:  # a section that a lower layer leaves out by `null`
+                node[parent] = {}
+            node = node[parent]
             if not isinstance(node, dict):
                 raise InputError(f"{value.origin}: {parent} is one value, not a section.")
         node[leaf] = value.value
@@ -395,7 +433,9 @@ def _tree(layer: Layer) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: str) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # Of a misspelt key that is required both are errors; what was written is to be named.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     loc = _without_tags([str(part) for part in first["loc"]])
     path = ".".join(loc)
     origin = layer[path].origin if path in layer else f"{where}.{path}".rstrip(".")
@@ -457,8 +497,12 @@ def json_schema() -> dict[str, Any]:
     definitions = run["$defs"]
     for definition in definitions.values():
         definition.pop("required", None)  # what one layer leaves out another may say
+    _allow_any_kind(run)
     matching = {
-        "match_params": {"type": ["boolean", "string"], "description": "a model's name; true: the cell's own base"},
+        "match_params": {
+            "type": ["boolean", "string", "null"],
+            "description": "a model's name; true: the cell's own base",
+        },
         "match_by": {"enum": list(SIZES)},
     }
     model = {"properties": {}, "additionalProperties": False, "type": "object", "required": ["family"]}
@@ -502,6 +546,15 @@ def json_schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def _allow_any_kind(schema: Any) -> None:
+    """Part of a feed-forward module may fit several kinds: which one it is another layer may say."""
+    if isinstance(schema, dict):
+        if "oneOf" in schema:
+            schema["anyOf"] = schema.pop("oneOf")
+        for value in schema.values():
+            _allow_any_kind(value)
 
 
 def _dotted(properties: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

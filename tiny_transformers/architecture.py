@@ -29,7 +29,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     """Immutable, and refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     def _resolve(self, **values: Any) -> None:
         """Set what was left open; for validators only."""
@@ -124,7 +124,7 @@ class Architecture(Settings):
     """What both families have."""
 
     hidden_size: PositiveInt = 512
-    intermediate_size: PositiveInt = 1024  # of a sparse module: that of the dense one whose size it takes
+    intermediate_size: PositiveInt = 1024  # a sparse module takes the size of the dense one, and has then its own units
     activation: Activation | None = None  # null: gelu; in a sparse module that of its paper
     activation_parameters: Literal["per_unit", "one"] | None = None  # learnable activations; null: per_unit
     activation_init: float | None = None  # where they start; null: 0.25 for prelu, else 1
@@ -163,11 +163,15 @@ class Architecture(Settings):
             layers = "both" if isinstance(self, GPTNeo) else "intermediate"
             self._resolve(ffn=ffn.model_copy(update={"layers": layers}))
         if isinstance(ffn, SPARSE):
-            self._resolve(ffn=_sized(ffn, self.hidden_size, self.intermediate_size))
+            whole = sized(ffn, self.hidden_size, self.intermediate_size)
+            self._resolve(ffn=whole, intermediate_size=units(whole))
         if self.bias is False and not isinstance(ffn, Dense):
             raise ValueError(f"bias false is defined for dense feed-forward modules, not for {ffn.kind}")
         if self.initialization == "study" and isinstance(ffn, (Controller, ProductKey)):
             raise ValueError(f"initialization study is that of dense, kan and moe; {ffn.kind} has family only")
+        stock = isinstance(ffn, Dense) and self.activation in (None, "gelu", "relu", "silu")
+        if self.initialization == "study" and stock:
+            raise ValueError("initialization study: the study's gelu, relu and silu were drawn as the family's")
 
     def _resolve_activation(self) -> None:
         kind = self.ffn.kind
@@ -267,7 +271,7 @@ def read_order(text: str) -> str:
 
     s is attention, f a feed-forward module. With dots the string is read in pairs, a slot for s and one for f
     (Press et al. 2020, arXiv:1911.03864). Raises ValueError."""
-    if set(text) - set("sf.") or not set(text) & set("sf"):
+    if set(text) - set("sf.") or not set("sf") <= set(text):
         raise ValueError(f"order {text!r} must consist of s (attention), f (feed-forward) and . (an empty slot)")
     if "." in text:
         pairs = [text[start : start + 2] for start in range(0, len(text), 2)]
@@ -337,8 +341,19 @@ def num_subkeys(hidden: int, intermediate: int, heads: int, query: int) -> int:
     return max(1, round((math.sqrt(b * b - 4 * hidden * c) - b) / (2 * hidden)))
 
 
-def _sized(ffn: MoE | Controller | ProductKey, hidden: int, intermediate: int) -> Settings:
-    """With every size that was left open."""
+def units(ffn: MoE | Controller | ProductKey) -> int:
+    """Of a sparse module with its sizes: hidden units, or values of a memory, in all."""
+    if isinstance(ffn, MoE):
+        return ffn.num_experts * (ffn.expert_size or 0)
+    if isinstance(ffn, Controller):
+        return ffn.size or 0
+    return (ffn.num_subkeys or 0) ** 2
+
+
+def sized(ffn: MoE | Controller | ProductKey, hidden: int, intermediate: int) -> MoE | Controller | ProductKey:
+    """With every size that was left open, as many parameters as a dense module of `intermediate` units.
+
+    Raises ValueError where that cannot be."""
     if isinstance(ffn, MoE):
         size = ffn.expert_size or expert_size(hidden, intermediate, ffn.num_experts)
         return ffn.model_copy(update={"expert_size": size})
@@ -415,7 +430,8 @@ def units_per_token(model: Architecture) -> int:
         return 8 * (ffn.size or 0)
     if isinstance(ffn, ProductKey):
         return ffn.num_heads * (4 * ffn.query_size + 16 * ffn.top_k)
-    return (4 if isinstance(ffn, KAN) else 4 * max(1, ffn.depth - 1)) * model.intermediate_size
+    wide = 2 if model.activation in GATED else 1
+    return (4 if isinstance(ffn, KAN) else 4 * wide * max(1, ffn.depth - 1)) * model.intermediate_size
 
 
 def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:

@@ -1,8 +1,6 @@
 # GPT-Neo's and RoBERTa's self-attention, except: queries and keys, and values, have widths of their own, and several
 # heads may share keys and values.
-"""Attention of other widths, and grouped queries (Ainslie et al. 2023, arXiv:2305.13245).
-
-A projection that keeps its shape keeps its weights, so equal seeds give equal weights where models are alike."""
+"""Attention of other widths, and grouped queries (Ainslie et al. 2023, arXiv:2305.13245)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The feed-forward module of a block, as its configuration says: dense, KAN, or one of the sparse ones.
 
-A dense module stays in Hugging Face's place and names, as two linear layers and what is between them; a linear layer
-that keeps its shape keeps its weights. A sparse one replaces the whole."""
+A dense module stays in Hugging Face's place and names, as two linear layers and what is between them. A sparse one
+replaces the whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from tiny_transformers import activations, architecture
-from tiny_transformers.architecture import GATED, KAN, SPARSE, Dense, MoE, ProductKey
+from tiny_transformers.architecture import GATED, KAN, SPARSE, Dense, MoE, ProductKey, sized
 from tiny_transformers.attention import set_bias
 from tiny_transformers.ffn.controller import Controller
 from tiny_transformers.ffn.kan import KANLinear
@@ -40,7 +40,8 @@ class StudyLinear(Layer, nn.Linear):
 
 def settings(config: Any) -> Any:
     """What a Hugging Face configuration of ours says of the feed-forward module, as settings."""
-    return _SETTINGS.validate_python(config.ffn or {"kind": "dense"})
+    ffn = _SETTINGS.validate_python(config.ffn or {"kind": "dense"})
+    return sized(ffn, config.hidden_size, config.intermediate_size) if isinstance(ffn, SPARSE) else ffn
 
 
 def sparse(config: Any, gelu: str) -> PerToken | None:

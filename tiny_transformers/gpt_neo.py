@@ -83,7 +83,7 @@ class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):
 
 
 class TinyGPTNeoForCausalLM(TinyGPTNeoPreTrainedModel, GPTNeoForCausalLM):
-    pass
+    divides_by_items = True
 
 
 class TinyGPTNeoForSequenceClassification(TinyGPTNeoPreTrainedModel, GPTNeoForSequenceClassification):

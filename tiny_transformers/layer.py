@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 STD = 0.02  # of the families' rule: every weight N(0, 0.02), every bias 0
@@ -44,6 +46,9 @@ class PerToken(Layer):
         y = x.new_zeros(x.shape)
         y[self.real] = self.tokens(x[self.real]).to(y.dtype)
         return y
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "real": None, "auxiliary_loss": None}  # of one pass; a copy has made none
 
     def tokens(self, x: Tensor) -> Tensor:
         """x: (N, H), real tokens -> (N, H)"""

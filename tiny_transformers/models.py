@@ -4,6 +4,7 @@ The ids of the special tokens are those of every tokenizer of the study: pad 0, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers.utils import logging as hf_logging
 from tiny_transformers.architecture import GPTNeo, Roberta, blocks_of, num_layers
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
+from tiny_transformers.variant import Variant
 from tiny_transformers.work import TinyTransformersError
 
 PAD, BOS, EOS = 0, 1, 2
@@ -52,11 +54,18 @@ def hf_config(model: GPTNeo | Roberta, **extra: Any) -> TinyGPTNeoConfig | TinyR
     return TinyRobertaConfig(**shared | _roberta(model) | extra)
 
 
-def build(model: GPTNeo | Roberta, seed: int) -> PreTrainedModel:
-    """The untrained language model, on the CPU, its weights drawn from `seed`, torch's random state left as it was."""
-    with _seeded(seed):
-        config = hf_config(model)
-        return TinyGPTNeoForCausalLM(config) if isinstance(model, GPTNeo) else TinyRobertaForMaskedLM(config)
+def build(model: GPTNeo | Roberta, seed: int) -> Variant:
+    """The untrained language model, on the CPU, torch's random state left as it was.
+
+    A module's weights are a function of the seed and the module's name, so that what two models have in common they
+    have alike, whatever else is in them or was drawn before."""
+    config = hf_config(model)
+    with torch.random.fork_rng(devices=[]):
+        built = TinyGPTNeoForCausalLM(config) if isinstance(model, GPTNeo) else TinyRobertaForMaskedLM(config)
+        for name, module in built.named_modules():
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big"))
+            built.draw(module)
+    return built
 
 
 def load_lm(model_dir: Path) -> PreTrainedModel:

@@ -1,7 +1,6 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
-By then every weight of the stock model has been drawn, so equal seeds give equal weights in all that a variant shares
-with the stock model. A family says where its blocks are (`stack`) and what becomes of one (`change`); what both
+A family says where its blocks are (`stack`) and what becomes of one (`change`); what both
 families have in common, shared layers, an order of modules, losses besides the model's own, is here."""
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from tiny_transformers.architecture import blocks_of, layer_map
 from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.layer import Layer, PerToken
+from tiny_transformers.work import TinyTransformersError
 
 
 @strict
@@ -42,6 +42,16 @@ class VariantConfig(PreTrainedConfig):
     def validate_activation(self) -> None:
         check_activation(self.activation)
 
+    def validate_sharing(self) -> None:
+        if self.sharing and self.num_hidden_layers % self.sharing["unique_layers"]:
+            raise TinyTransformersError(
+                f"sharing: {self.sharing['unique_layers']} unique layers do not divide {self.num_hidden_layers}."
+            )
+
+    def validate_initialization(self) -> None:
+        if self.initialization not in ("family", "study"):
+            raise TinyTransformersError(f"initialization: {self.initialization!r} is neither family nor study.")
+
 
 class SharedLayers(nn.ModuleList):
     """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
@@ -49,6 +59,9 @@ class SharedLayers(nn.ModuleList):
     def __init__(self, layers: Any, places: list[int]) -> None:
         super().__init__(layers)
         self.places = places
+
+    def __getitem__(self, index: Any) -> Any:
+        return nn.ModuleList(list(self.children())[index]) if isinstance(index, slice) else super().__getitem__(index)
 
     def __iter__(self) -> Iterator[nn.Module]:
         for place, unique in enumerate(self.places):
@@ -66,6 +79,8 @@ def set_place(block: nn.Module, place: int) -> None:
 
 class Variant(PreTrainedModel):
     """To be named before a model class of Hugging Face among the bases."""
+
+    divides_by_items = False  # whether the stock head heeds `num_items_in_batch`
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -106,6 +121,16 @@ class Variant(PreTrainedModel):
                 module._is_hf_initialized = True  # type: ignore[assignment]
         super().initialize_weights()
 
+    @torch.no_grad()
+    def draw(self, module: nn.Module) -> None:
+        """Give a module's own parameters, not its children's, their initial values by the rules above, once more."""
+        if module is self.get_output_embeddings():
+            return  # they are the input's
+        if isinstance(module, Layer):
+            module.initialize(self.config.initializer_range)
+        else:
+            self._init_weights(module)
+
     # --- losses besides the model's own
 
     def auxiliary_loss(self) -> Tensor | float:
@@ -130,13 +155,18 @@ class Variant(PreTrainedModel):
     def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids", args[0] if args else None)
         if mask is not None and mask.ndim == 2:
-            return mask.bool()
+            new = mask.shape[1] if ids is None else ids.shape[1]  # with a cache the mask is of the past, too
+            return mask[:, -new:].bool()
         return None if ids is None else ids != self.config.pad_token_id
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
         """After a forward pass of a head with labels: the loss is whole."""
-        if model.training and kwargs.get("labels") is not None:
-            if isinstance(output, tuple):
-                return (output[0] + self.auxiliary_loss(), *output[1:])
-            output.loss = output.loss + self.auxiliary_loss()
+        labels, items = kwargs.get("labels"), kwargs.get("num_items_in_batch")
+        if not model.training or labels is None:
+            return output
+        # Of one of several micro-batches of Hugging Face's Trainer, the loss is divided by the labels of all of them.
+        share = (labels != -100).sum() / items if items is not None and self.divides_by_items else 1.0
+        if isinstance(output, tuple):
+            return (output[0] + share * self.auxiliary_loss(), *output[1:])
+        output.loss = output.loss + share * self.auxiliary_loss()
         return output

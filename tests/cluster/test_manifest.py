@@ -175,6 +175,53 @@ def test_include_compares_the_settings_of_such_an_axis(tmp_path):
     assert [(cell.model, cell.config.model.hidden_size) for cell in cells] == [("gpt", 32), ("bert", 64)]
 
 
+def test_exclude_takes_settings_as_well_as_axes(tmp_path):
+    grid = {"size": [{"model": "gpt"}, {"model": "bert"}], "model.ffn": [{"kind": "dense"}, {"kind": "moe"}]}
+    cells = cells_of(tmp_path, grid=grid, exclude=[{"model": "bert", "model.ffn.kind": "moe"}])
+    assert [(cell.model, cell.config.model.ffn.kind) for cell in cells] == [
+        ("gpt", "dense"), ("gpt", "moe"), ("bert", "dense"),
+    ]  # fmt: skip
+    (first, *_) = cells_of(tmp_path, grid=grid, exclude=[{"size": {"model": "gpt"}}])
+    assert first.model == "bert"
+
+
+def test_include_of_another_module_of_the_same_kind_is_a_cell_of_its_own(tmp_path):
+    grid = {"model.ffn": [{"kind": "dense"}, {"kind": "moe"}]}
+    cells = cells_of(tmp_path, model="gpt", grid=grid, include=[{"model.ffn": {"kind": "moe", "top_k": 3}}])
+    assert [getattr(cell.config.model.ffn, "top_k", None) for cell in cells] == [None, 2, 3]
+
+
+def test_another_kind_of_module_leaves_nothing_of_the_models(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+models: {kan: {family: gpt_neo, ffn: {kind: kan, grid_size: 5}}}
+studies:
+  s: {model: kan, grid: {model.ffn: [{kind: dense}, {kind: kan, spline_order: 2}, {kind: moe, top_k: 1}]}}
+""")
+    dense, kan, moe = (cell.config.model.ffn for cell in manifest.cells(manifest.load(path)))
+    assert (dense.kind, kan.grid_size, kan.spline_order, moe.top_k) == ("dense", 5, 2, 1)
+
+
+def test_what_is_no_setting_cannot_be_set_by_a_grid(tmp_path):
+    for key, hint in (("seed", "write seeds:"), ("smoke", "use --smoke"), ("recipe", "it is the code's")):
+        for study in ({"grid": {key: [1]}}, {"grid": {"x": [{key: 1}]}}, {"include": [{key: 1}]}):
+            with pytest.raises(InputError, match=rf"{key}: cannot be set here; {hint}"):
+                cells_of(tmp_path, model="gpt", **study)
+    with pytest.raises(InputError, match="grid.x.modle.hidden_size.*Did you mean model?|modle: unknown key"):
+        cells_of(tmp_path, model="gpt", grid={"x": [{"modle.hidden_size": 1}]})
+
+
+def test_match_params_does_not_need_the_data_to_fit_the_named_model(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+models: {short: {family: gpt_neo, max_position_embeddings: 128}}
+studies:
+  s: {model: short, data.max_length: 128, evaluation.superglue.max_length: 64, match_params: true, model.qk_size: 128}
+""")
+    (cell,) = manifest.cells(manifest.load(path))
+    assert cell.config.model.intermediate_size > 1024
+
+
 def counts(cells):
     return [num_parameters(cell.config.model) for cell in cells]
 
@@ -235,7 +282,12 @@ studies:
         ({"match_params": "gtp"}, "studies.s.match_params: 'gtp' is no model of this manifest. Did you mean gpt?"),
         ({"match_params": True, "match_by": "hidden"}, "studies.s.match_by: 'hidden' is no size that can be solved."),
         ({"match_params": True, "model.hidden_size": 64}, "intermediate_size cannot match gpt's"),
-        ({"match_params": True, "model.ffn.depth": 1}, "Leave match_params out."),
+        ({"match_params": True, "model.ffn.depth": 1}, "whatever it is. Leave match_params out."),
+        ({"match_params": True, "model.ffn": {"kind": "moe", "expert_size": 9}}, "Leave match_params out."),
+        ({"match_params": True, "grid": {"model.intermediate_size": [64]}},
+         "s.grid.model.intermediate_size: studies.s.match_params is to find this size. Leave one of them out."),
+        ({"match_by": "hidden_size"}, "studies.s.match_by: nothing is matched: say match_params, too."),
+        ({"model.num_layers": 4, "model.sharing": {"strategy": "seq", "unique": 2}}, "sharing.unique: unknown key."),
         ({"model.ffn.kind": "mow"}, "s.model.ffn.kind: 'mow' is no kind of feed-forward module. Did you mean moe?"),
         ({"model.ffn": {"kind": "moe", "topk": 2}}, "studies.s.model.ffn.topk: unknown key. Did you mean top_k?"),
         ({"model.ffn.top_k": 2}, "studies.s.model.ffn.top_k: unknown key."),

@@ -28,7 +28,7 @@ def test_whatever_changes_a_result_changes_the_id():
     changed = [
         base.model_copy(update={"seed": 1}),
         base.model_copy(update={"smoke": True}),
-        base.model_copy(update={"recipe": 2}),
+        base.model_copy(update={"recipe": 99}),
         RunConfig(model=Roberta()),
         RunConfig(model=GPTNeo(activation="relu")),
         RunConfig.model_validate({"model": {"family": "gpt_neo"}, "data": {"source": "builtin"}}),

@@ -181,7 +181,12 @@ def test_two_ways_to_write_a_model_are_one_model():
         activation="swish"
     )
     assert GPTNeo(ffn={"depth": 1}, intermediate_size=99) == GPTNeo(ffn={"depth": 1})
-    assert GPTNeo(**NARROW, ffn={"kind": "moe", "expert_size": 1023}) == GPTNeo(**NARROW, ffn={"kind": "moe"})
+    moe = GPTNeo(**NARROW, ffn={"kind": "moe"})
+    assert GPTNeo(hidden_size=256, intermediate_size=77, ffn={"kind": "moe", "expert_size": 1023}) == moe
+    assert GPTNeo(hidden_size=256, intermediate_size=4097, ffn={"kind": "moe"}) == moe
+    assert moe.intermediate_size == 4 * 1023
+    memory = GPTNeo(**NARROW, ffn={"kind": "pkm"})
+    assert GPTNeo(hidden_size=256, ffn={"kind": "pkm", "num_subkeys": 56}) == memory
 
 
 @pytest.mark.parametrize(
@@ -193,6 +198,9 @@ def test_two_ways_to_write_a_model_are_one_model():
         ({"order": "ssff", "sharing": {"strategy": "seq", "unique_layers": 1}}, "cannot be combined with an order"),
         ({"order": "sxf"}, "must consist of s"),
         ({"order": ".."}, "must consist of s"),
+        ({"order": "ff"}, "must consist of s"),
+        ({"activation": "relu", "initialization": "study"}, "were drawn as the family's"),
+        ({"activation": "prelu", "activation_init": float("nan")}, "finite"),
         ({"order": "sf.s"}, "one is '.s'"),
         ({"order": "s.f"}, "one is 'f'|read in pairs"),
         ({"order": "sfsfsf"}, "3 attention and 3 feed-forward modules; the larger must be the number of layers, 2"),

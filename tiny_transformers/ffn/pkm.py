@@ -57,7 +57,7 @@ class ProductKeyMemory(PerToken):
     def tokens(self, x: Tensor) -> Tensor:
         """x: (N, H) -> (N, H)"""
         with torch.autocast(x.device.type, enabled=False):
-            scores = self._scores(x.float())  # (N, heads, 2, n)
+            scores = self._scores(x.to(_working_dtype(x)))  # (N, heads, 2, n)
         left, right, value = self._best(scores.detach())  # (N, heads, k)
         weights = scores[:, :, 0].gather(-1, left) + scores[:, :, 1].gather(-1, right)
         weights = weights.softmax(-1).to(self.values.weight.dtype)
@@ -65,9 +65,9 @@ class ProductKeyMemory(PerToken):
 
     def _scores(self, x: Tensor) -> Tensor:
         """x: (N, H) -> (N, heads, 2, n), of the left and the right sub-keys, in the cheaper of two orders."""
-        weight = self.query.weight.float()  # (heads Q, H)
+        weight = self.query.weight.to(x.dtype)  # (heads Q, H)
         scale, shift = self._normalization(x, weight)  # (heads Q,)
-        keys = torch.stack((self.keys_left, self.keys_right), dim=1).float()  # (heads, 2, n, Q/2)
+        keys = torch.stack((self.keys_left, self.keys_right), dim=1).to(x.dtype)  # (heads, 2, n, Q/2)
         heads, _, n, half = keys.shape
         if _key_first(len(x), x.shape[1], heads, n, half):
             weight = (scale.unsqueeze(1) * weight).view(heads, 2, half, -1)
@@ -117,6 +117,11 @@ class ProductKeyMemory(PerToken):
         left, right = subkey[:, :, 0].gather(-1, i), subkey[:, :, 1].gather(-1, j)
         paired = subkey[:, :, 1].gather(-1, i) if self.study_values else right
         return left, right, left * scores.shape[-1] + paired
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """At least float32: near scores are told apart."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _ranks(k: int) -> list[tuple[int, int]]:
