@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tiny_transformers import builtin, models, pretrain, tokenizer
+from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
     Evaluation,
-    GPTNeo,
     RunConfig,
     Train,
     blimp_files,

@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
     BLIMP_TASKS,
     SUPPLEMENT_TASKS,
     Blimp,
     Data,
     Evaluation,
-    GPTNeo,
     RunConfig,
     blimp_files,
 )
