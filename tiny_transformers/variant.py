@@ -1,7 +1,7 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
-A family says where its blocks are (`stack`) and what becomes of one (`change`); what both
-families have in common, shared layers, an order of modules, losses besides the model's own, is here."""
+A family says where its blocks are (`stack`) and what becomes of one (`change`). What both families have in common is
+here: layers that share their weights, an order of modules, losses besides the model's own."""
 
 from __future__ import annotations
 
