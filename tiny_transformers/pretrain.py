@@ -36,7 +36,7 @@ CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
 PRINT_EVERY = 10  # seconds
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
 DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
-RELOADED = 1e-6  # the largest difference of a logit after saving and loading
+RELOADED = 1e-6  # the largest difference of a logit after saving and loading, in units of the largest, or of 1
 RELOAD_STORIES = 8
 LOSS_FLOOR = 0.05  # nats; an encoder below was probably shown what it had to predict
 
@@ -314,7 +314,7 @@ class Training:
         batch = next(batches.micro_batches(self.validation[:RELOAD_STORIES], 2**31, causal=self.causal))
         reloaded = _on(self.device, models.load_lm(folder))
         logits = [_logits(model, batch.to(self.device)) for model in (self.model, reloaded)]
-        difference = (logits[0] - logits[1]).abs().max().item()
+        difference = ((logits[0] - logits[1]).abs().max() / logits[0].abs().max().clamp(min=1)).item()
         self._require(Check("reload_logits", difference <= RELOADED, difference), f"at most {RELOADED}")
 
     # --- the end

@@ -124,7 +124,7 @@ def test_stories_without_text_are_left_out_and_counted(tokenizer_file, tmp_path)
 def test_jobs_that_want_the_same_cache_at_once_all_get_it(tmp_path):
     code = (
         "import sys; from pathlib import Path; from tiny_transformers import data\n"
-        "from tiny_transformers.config import *\n"
+        "from tiny_transformers.config import *; from tiny_transformers.architecture import GPTNeo\n"
         "cache = Path(sys.argv[1]); config = RunConfig(model=GPTNeo(), data=Data(source='builtin'))\n"
         "root = data.resolve_root(config, None, cache)\n"
         "stories = data.tokenize_stories(root / TRAIN_STORIES, root / 'tokenizer/10k-tok/tokenizer.json', 64, cache)\n"

@@ -485,6 +485,9 @@ import torch
 import tiny_transformers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+def far(found, saved):  # in units of the largest value, or of 1
+    return ((found - saved).abs().max() / saved.abs().max().clamp(min=1)).item()
+
 root, report = sys.argv[1], {}
 for name in json.load(open(f"{root}/names.json")):
     saved = torch.load(f"{root}/{name}/expected.pt")
@@ -492,12 +495,12 @@ for name in json.load(open(f"{root}/names.json")):
     head = AutoModelForSequenceClassification
     with torch.no_grad():
         def off(model, key):
-            return (model.eval()(saved["input_ids"]).logits - saved[key]).abs().max().item()
+            return far(model.eval()(saved["input_ids"]).logits, saved[key])
         hidden = head.from_pretrained(f"{root}/{name}/lm", num_labels=3).eval().base_model(saved["input_ids"])[0]
         report[name] = {
             "lm": off(lm.from_pretrained(f"{root}/{name}/lm"), "lm"),
             "classifier": off(head.from_pretrained(f"{root}/{name}/classifier"), "classifier"),
-            "classifier from lm": (hidden - saved["hidden"]).abs().max().item(),
+            "classifier from lm": far(hidden, saved["hidden"]),
         }
 print(json.dumps(report))
 """
@@ -505,7 +508,7 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory):
-    """Model -> head -> how far the logits are off after loading by an Auto class in a process of its own."""
+    """Model -> head -> how far, in units of the largest, logits are off after loading in a process of its own."""
     root = tmp_path_factory.mktemp("saved")
     names = [f"{family}-{variant}" for family in FAMILIES for variant in VARIANTS]
     for name in names:
