@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,15 +7,6 @@ from tiny_transformers.ffn import controller
 from tiny_transformers.ffn.controller import Controller
 
 H, SIZE, BLOCKS, RANK = 16, 64, 8, 4
-
-
-@pytest.fixture(scope="module")
-def known() -> dict[str, Tensor]:
-    path = Path(__file__).resolve().parents[4] / "shared" / "known_answers" / "ffn.npz"
-    if not path.is_file():
-        pytest.skip("the known answers are not here: ../shared/known_answers/ffn.npz is absent")
-    with np.load(path) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files if key.startswith("cnt_")}
 
 
 def layer(**settings) -> Controller:

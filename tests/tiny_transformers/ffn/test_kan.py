@@ -1,8 +1,6 @@
 import copy
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,15 +11,6 @@ from tiny_transformers.ffn.kan import KANLinear
 
 IN, OUT = 4, 3
 UNEVEN = [-3.0, -2.4, -1.5, -1.0, -0.9, -0.1, 0.3, 1.0, 1.8, 2.0]  # grid size 3, order 3
-
-
-@pytest.fixture(scope="module")
-def known() -> dict[str, Tensor]:
-    path = Path(__file__).resolve().parents[4] / "shared" / "known_answers" / "ffn.npz"
-    if not path.is_file():
-        pytest.skip("the known answers are not here: ../shared/known_answers/ffn.npz is absent")
-    with np.load(path) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files if key.startswith("kan_")}
 
 
 def basis(x: Tensor, t: Tensor, i: int, k: int) -> Tensor:

@@ -1,6 +1,3 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,15 +6,6 @@ from torch.nn import functional as F
 from tiny_transformers.ffn.moe import MixtureOfExperts
 
 H, SIZE, EXPERTS = 16, 23, 4
-
-
-@pytest.fixture(scope="module")
-def known() -> dict[str, Tensor]:
-    path = Path(__file__).resolve().parents[4] / "shared" / "known_answers" / "ffn.npz"
-    if not path.is_file():
-        pytest.skip("the known answers are not here: ../shared/known_answers/ffn.npz is absent")
-    with np.load(path) as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files if key.startswith("moe_")}
 
 
 def layer(top_k: int = 2, experts: int = EXPERTS, **settings) -> MixtureOfExperts:
