@@ -90,7 +90,7 @@ def submit(
         states = ledger.states() if ledger else {}
         states |= {run.id: _numbers_on_disk(root, run) for run in runs if run.id not in states}
         todo = [(run, plan.missing(run, states.get(run.id, {}))) for run in runs]
-        request = _request(ledger, runs, todo, states, where)
+        request = _request(ledger, runs, todo, states, where, studies=list(document.studies))
         if not request.arrays:
             if ledger:
                 _record_runs(ledger, root, runs, dry_run)
@@ -141,7 +141,8 @@ def rerun(
         runs = ledger.runs(_find_runs(ledger, run) if run else None)
         todo = [(each, _chosen(each, states[each.id], stage, failed)) for each in runs]
         _check_data([each for each, stages in todo if stages], data)
-        request = _request(ledger, runs, todo, states, where)
+        studies = list(dict.fromkeys(study for each in runs for study in each.studies))
+        request = _request(ledger, runs, todo, states, where, studies=studies)
         if not request.arrays:
             console.print("Nothing to rerun.")
             return
@@ -275,7 +276,7 @@ def models(
     if as_json:
         typer.echo(json.dumps(tables.distinct_models(cells), indent=1))
     else:
-        console.print(tables.models_table(cells))
+        console.print(tables.models_table(cells, console.width))
 
 
 @app.command()
@@ -330,6 +331,7 @@ class Request:
     items: list[Item]
     arrays: list[Array]
     rates: cost.Rates
+    studies: list[str]  # in the order in which they are shown
 
 
 def _root(output_root: Path, smoke: bool) -> OutputRoot:
@@ -426,12 +428,13 @@ def _request(
     todo: Sequence[tuple[Run, list[str]]],
     states: dict[str, dict[str, plan.StageState]],
     site: Site,
+    studies: list[str],
 ) -> Request:
     from cluster import launch
 
     rates = cost.Rates(site.flops, launch.measured_rates(ledger, site) if ledger else {})
     items = [plan.item(run, stages, states.get(run.id, {}), rates) for run, stages in todo if stages]
-    return Request(site, runs, items, plan.arrange(items, {run.id: run for run in runs}, site), rates)
+    return Request(site, runs, items, plan.arrange(items, {run.id: run for run in runs}, site), rates, studies)
 
 
 def _numbers_on_disk(root: OutputRoot, run: Run) -> dict[str, plan.StageState]:
@@ -491,7 +494,7 @@ def _show(request: Request, root: OutputRoot, log_dir: Path, dry_run: bool) -> N
     if dry_run and len(request.items) <= LISTED_RUNS:
         console.print(tables.runs_table(request.runs, request.items, request.arrays))
     if dry_run:
-        console.print(tables.studies_table(request.runs, request.items, unit))
+        console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
     shown: list[plan.Resources] = []
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)

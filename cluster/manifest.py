@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, RunConfig
+from tiny_transformers.config import NEEDS, STAGES, Data, RunConfig, Train
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
@@ -29,6 +29,10 @@ STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", *S
 HEADS = ("model.num_heads", "model.num_attention_heads")
 TOLERANCE = 0.01  # of the parameters that are to be matched
 LARGEST_SIZE = 2**20
+FAMILY_WORDS = {  # Hugging Face's, of the other family
+    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
+    "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+}  # fmt: skip
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
 TOP_KEYS = ("defaults", "models", "studies", "smoke")
 
@@ -182,7 +186,10 @@ def _known(key: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     if key not in known:
         path = f"{where}.{key}" if where else key
-        raise InputError(f"{path}: unknown key. {did_you_mean(key, known)}")
+        sections = {"model": FAMILIES["gpt_neo"], "data": Data, "train": Train}
+        inside = [section for section, settings in sections.items() if key in settings.model_fields]
+        hint = f"Did you mean {inside[0]}.{key}?" if inside else did_you_mean(key, known)
+        raise InputError(f"{path}: unknown key. {hint}")
 
 
 def _parse_overrides(texts: Iterable[str]) -> Layer:
@@ -441,7 +448,8 @@ def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: 
     origin = layer[path].origin if path in layer else f"{where}.{path}".rstrip(".")
     value = first["input"]
     if first["type"] == "extra_forbidden":
-        return f"{origin}: unknown key. {did_you_mean(loc[-1], _fields(loc[:-1], tree))}"
+        whose = _whose(loc, tree)
+        return f"{origin}: unknown key{whose or f'. {did_you_mean(loc[-1], _fields(loc[:-1], tree))}'}"
     if first["type"] == "union_tag_invalid" and loc[-1:] == ["ffn"]:
         kind = tree["model"]["ffn"]["kind"]
         origin = layer["model.ffn.kind"].origin if "model.ffn.kind" in layer else f"{where}.model.ffn.kind"
@@ -452,8 +460,27 @@ def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: 
         return f"{origin}: {family!r} is no model family. {did_you_mean(str(family), FAMILIES)}"
     if first["type"] == "literal_error":
         return f"{origin}: {value!r} is not known. {did_you_mean(str(value), _choices(loc, tree))}"
+    if first["type"] == "missing":
+        return f"{origin}: is missing. Write it."
+    if first["type"] == "model_attributes_type":
+        return f"{origin}: {value!r} is one value; it must be settings, such as {{kind: dense}}."
     message = first["msg"].removeprefix("Value error, ")
     return f"{origin}: {value!r}: {message}." if path in layer else f"{origin}: {message}."
+
+
+def _whose(loc: list[str], tree: dict[str, Any]) -> str:
+    """Of a model's unknown key that is known elsewhere: where. Ends the sentence."""
+    name = loc[-1]
+    if loc[:1] == ["model"] and loc[1:2] == ["ffn"]:
+        kinds = [kind for kind, settings in FEED_FORWARD.items() if name in settings.model_fields]
+        own = tree["model"]["ffn"].get("kind", "dense")
+        return f" of kind {own}: it belongs to {' and '.join(kinds)}." if kinds else ""
+    if loc[:1] == ["model"] and any(name in settings.model_fields for settings in FAMILIES.values()):
+        counterpart = FAMILY_WORDS.get(name)
+        family = tree["model"]["family"]
+        there = f"there it is {counterpart}" if counterpart else "it has none"
+        return f" of family {family}: {there}. docs/manifest.md has a grid over both."
+    return ""
 
 
 def _without_tags(loc: list[str]) -> list[str]:

@@ -13,6 +13,8 @@ from cluster.manifest import Cell
 from cluster.plan import Array, Item, Run, model_name
 from tiny_transformers.architecture import flops_per_token, parameters
 
+WIDE = 140  # columns
+
 
 def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     """Each model once, in the manifest's order: name, studies, parameters, FLOPs of a token, settings."""
@@ -32,27 +34,31 @@ def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     return list(models.values())
 
 
-def models_table(cells: Iterable[Cell]) -> Table:
+def models_table(cells: Iterable[Cell], width: int) -> Table:
+    """For a terminal of `width` columns; where they are few, without the parts and the studies."""
     models = distinct_models(cells)
-    table = _table(f"{len(models)} distinct models")
-    table.add_column("model", no_wrap=True)
-    for title in ("parameters", "embedding", "attention", "feed-forward", "head", "MFLOP/token", "training"):
-        table.add_column(title, justify="right")
-    table.add_column("studies", overflow="fold")
+    wide = width >= WIDE
+    table = _table(f"{len(models)} distinct models; FLOPs are millions per token, forward and of a training step")
+    table.add_column("model", no_wrap=wide, overflow="fold")
+    parts = ("embedding", "attention", "feed_forward", "head") if wide else ()
+    for title in ("parameters", *(part.replace("_", "-") for part in parts), "forward", "training"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("studies", overflow="fold")
     for model in models:
-        counts = [f"{model[key]:,}" for key in ("parameters", "embedding", "attention", "feed_forward", "head")]
+        counts = [f"{model[key]:,}" for key in ("parameters", *parts)]
         flops = [f"{model[key] / 1e6:.1f}" for key in ("flops_per_token", "training_flops_per_token")]
-        table.add_row(Text(model["name"]), *counts, *flops, " ".join(model["studies"]))
+        table.add_row(Text(model["name"]), *counts, *flops, *([" ".join(model["studies"])] if wide else []))
     return table
 
 
-def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str) -> Table:
-    """Runs, distinct models, what is to do and how long it takes; a run of several studies counts in each."""
+def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str, order: Sequence[str]) -> Table:
+    """Studies in this order: runs, models, what is to do, how long it takes. A run counts in each of its studies."""
     todo = {item.run_id: item for item in items}
     table = _table("")
     for title in ("study", "runs", "models", "runs to do", "stage runs", unit):
         table.add_column(title, justify="left" if title == "study" else "right")
-    for study in dict.fromkeys(study for run in runs for study in run.studies):
+    for study in sorted({study for run in runs for study in run.studies}, key=list(order).index):
         _add_study(table, study, [run for run in runs if study in run.studies], todo)
     table.add_section()
     _add_study(table, "in all, each once", runs, todo)
