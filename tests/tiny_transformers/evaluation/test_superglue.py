@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoTokenizer
+from variants import small
 
 from tiny_transformers.config import SUPERGLUE_TASKS, Superglue, superglue_files
 from tiny_transformers.evaluation import glue, scoring, superglue
@@ -407,3 +408,18 @@ def test_a_pretrained_trunk_is_what_is_fine_tuned(family, make_work):
     shared = {name: tensor for name, tensor in model.base_model.state_dict().items() if name in trunk}
     assert shared
     assert all(torch.equal(trunk[name], tensor) for name, tensor in shared.items())
+
+
+def test_the_balance_loss_takes_part_in_fine_tuning(tmp_path):
+    def gate(balance_loss):
+        folder = tmp_path / str(balance_loss)
+        ffn = {"kind": "moe", "balance_loss": balance_loss}
+        build(small("gpt_neo", ffn=ffn), seed=1).save_pretrained(folder)
+        model = load_classifier(folder, num_labels=2, seed=1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        rows = glue.Encoded([[1, 5, 6, 2], [1, 7, 2]], np.array([0, 1]), truncated=0)
+        torch.manual_seed(0)
+        superglue._step(model, rows, np.array([0, 1]), optimizer)
+        return model.transformer.h[0].mlp.ffn.gate.weight.detach()
+
+    assert (gate(0.0) - gate(10.0)).abs().max() > 1e-5
