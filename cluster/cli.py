@@ -284,7 +284,9 @@ def schema(
     to: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("cluster/experiments.schema.json"),
 ) -> None:
     """Write the JSON schema of the manifest, for editors."""
-    to.write_text(json.dumps(manifest.json_schema(), indent=1) + "\n", encoding="utf-8")
+    from cluster.schema import json_schema
+
+    to.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     console.print(str(to))
 
 

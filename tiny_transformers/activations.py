@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 
-from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE
+from tiny_transformers.architecture import ACTIVATIONS, LEARNABLE
 from tiny_transformers.layer import STD, Layer
 from tiny_transformers.work import TinyTransformersError
 
@@ -104,10 +104,6 @@ def check_activation(name: str) -> None:
 def stock_name(activation: str, gelu: str) -> str:
     """Hugging Face's name for `activation`, where `gelu` is the family's own; one that it lacks begins as that."""
     return STOCK.get(activation, gelu)
-
-
-def is_stock(activation: str) -> bool:
-    return activation not in LEARNABLE and activation not in GATED
 
 
 def build(config: Any, gelu: str) -> nn.Module:

@@ -7,6 +7,7 @@ import yaml
 
 from cluster import manifest
 from cluster.errors import InputError
+from cluster.schema import json_schema
 from tiny_transformers.architecture import num_parameters
 
 ROOT = Path(__file__).parents[2]
@@ -139,15 +140,15 @@ def test_a_wrong_override_is_refused(manifest_file, override):
 
 def test_the_shipped_schema_is_the_one_that_the_command_writes():
     shipped = json.loads((ROOT / "cluster" / "experiments.schema.json").read_text())
-    assert shipped == json.loads(json.dumps(manifest.json_schema())), "run `tiny-transformers schema`"
+    assert shipped == json.loads(json.dumps(json_schema())), "run `tiny-transformers schema`"
 
 
 def test_the_schema_accepts_the_shipped_manifest_and_refuses_a_misspelt_key():
     document = yaml.safe_load((ROOT / "experiments.yaml").read_text())
-    jsonschema.validate(document, manifest.json_schema())
+    jsonschema.validate(document, json_schema())
     document["studies"]["quickstart"]["grid"]["model.hidden_sise"] = [1]
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(document, manifest.json_schema())
+        jsonschema.validate(document, json_schema())
 
 
 # -- axes of several settings, and matched parameters
