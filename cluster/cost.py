@@ -1,18 +1,25 @@
-"""What a run needs: memory, FLOPs, hours. Closed forms first, then what the ledger has measured. Pure.
+"""What a run needs: memory, FLOPs, hours. What was measured if it was, closed forms otherwise. Pure.
+
+A figure says what it is based on. Measured is what the same architecture did on the same site (`cluster/measure.py`
+reads it from the ledger); the speed of a stage may be that of other models, the memory may not.
 
 FLOPs of a forward pass are those of `architecture.flops_per_token`, and with the backward pass three times as many
 (Kaplan et al. 2020, section 2.1)."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tiny_transformers.architecture import flops_per_token, num_layers, num_parameters, units_per_token
+from cluster.memo import PerSettings
+from tiny_transformers.architecture import flops_per_token, num_heads, num_layers, num_parameters, units_per_token
 from tiny_transformers.config import RunConfig, blimp_files, superglue_tasks
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
 STORY_TOKENS = {"files": 224, "builtin": 45}
+LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
 VALIDATION_STORIES = {"files": 21_990, "builtin": 300}
 SENTENCE_TOKENS = 11
 TASK_PAIRS = {"files": 63_280 / 17, "builtin": 200}  # pairs of a BLiMP task, on average
@@ -21,33 +28,93 @@ VALIDATION_ROWS = {"files": 2_500, "builtin": 150}
 ROW_TOKENS = {"files": 60, "builtin": 20}
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
-PROCESS_MEMORY = 1_500  # MB on the host: Python, torch, transformers
+PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
+CPU_PROCESS_MEMORY = 500  # MB of a process before it has a model, without CUDA: 378 measured, and what it reads
 CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
+MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
 
 
 @dataclass(frozen=True)
-class Rates:
-    """FLOP/s by stage, as measured on a site; a stage that was never measured goes at the site's profile rate."""
+class Figure:
+    """A number and where it is from."""
 
-    profile: float
-    measured: Mapping[str, float]
+    value: float
+    basis: str  # "measured (3)", "site profile", ...
 
-    def of(self, stage: str) -> float:
-        return self.measured.get(stage, self.profile)
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a site: the speed of its packs in FLOP/s, and the peak memory of architectures in MB.
+
+    A peak is what `device.peak_memory_mb` reports: on a GPU what torch allocated there, on a CPU the whole process."""
+
+    profile: float  # FLOP/s, of the site's YAML
+    by_stage: Mapping[str, Figure] = field(default_factory=dict)
+    by_architecture: Mapping[tuple[str, str], Figure] = field(default_factory=dict)  # (architecture key, stage)
+    peaks: Mapping[str, Figure] = field(default_factory=dict)  # architecture key -> MB
+    _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
+    _seconds: PerSettings[float] = field(init=False, repr=False, compare=False)
+    _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_keys", PerSettings(architecture_key))
+        object.__setattr__(self, "_seconds", PerSettings(lambda config, stages: _estimate(config, stages, self)))
+        object.__setattr__(self, "_memory", PerSettings(memory))
+
+    def speed(self, config: RunConfig, stage: str) -> Figure:
+        """FLOP/s of a whole pack: of this architecture's stage, of the stage with other models, of the profile."""
+        own = self.by_architecture.get((self._keys.of(config), stage)) if self.by_architecture else None
+        return own or self.by_stage.get(stage) or Figure(self.profile, "site profile")
+
+    def peak(self, config: RunConfig) -> Figure | None:
+        """Measured MB; None if this architecture was never measured here."""
+        return self.peaks.get(self._keys.of(config)) if self.peaks else None
+
+    def closed_form(self, config: RunConfig) -> int:
+        """`memory`, computed once for settings that differ in their seed only."""
+        return self._memory.of(config)
+
+    def seconds(self, config: RunConfig, *stages: str) -> float:
+        """Of these stages of a run that has the pack for itself; runs that share a pack share its speed."""
+        return self._seconds.of(config, stages)
+
+
+def architecture_key(config: RunConfig) -> str:
+    """12 hexadecimal digits for the settings that decide speed and memory: the model, the length of its texts (given
+    by the kind of data and where it is cut) and how many tokens are on the device at once."""
+    decisive = {
+        "model": config.model.model_dump(mode="json"),
+        "source": config.data.source,
+        "max_length": config.data.max_length,
+        "micro_batch_tokens": config.train.micro_batch_tokens,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def memory(config: RunConfig) -> int:
     """MB that training takes at its peak on the device: weights, optimizer, one micro-batch's activations."""
     model = config.model
     tokens = config.train.micro_batch_tokens
-    logits = 3 * tokens * model.vocab_size  # logits, log-softmax, their gradient
-    layers = num_layers(model) * tokens * (16 * model.hidden_size + units_per_token(model))
+    # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
+    labels = tokens * (config.train.mlm_probability if model.family == "roberta" else 1)
+    logits = 3 * labels * model.vocab_size  # logits, log-softmax, their gradient
+    # Attention keeps a row of scores per token and head, and with dropout its copies.
+    length = min(config.data.max_length, LONGEST_STORY[config.data.source])
+    scores = num_heads(model) * length * (4 if model.dropout else 1)
+    layers = num_layers(model) * tokens * (16 * model.hidden_size + units_per_token(model) + scores)
     return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers)) / 1e6)
+
+
+def training_flops(config: RunConfig) -> float:
+    """Of one token of pretraining, forward and backward."""
+    return 3.0 * flops_per_token(config.model, training=True)
 
 
 def flops(config: RunConfig, stage: str) -> float:
     """FLOPs of one stage, from the settings and the usual size of the data."""
+    if stage not in ("pretrain", "blimp", "superglue"):
+        return 0.0
     # As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many.
     forward = flops_per_token(config.model, training=True)
     source, evaluation = config.data.source, config.evaluation
@@ -64,16 +131,14 @@ def flops(config: RunConfig, stage: str) -> float:
         sentences = 2 * sum(limited(TASK_PAIRS[source]) for _ in blimp_files(config.data))
         masks = SENTENCE_TOKENS if config.model.family == "roberta" else 1  # pseudo-log-likelihood: one at a time
         return 1.0 * forward * sentences * SENTENCE_TOKENS * masks
-    if stage == "superglue":
-        settings, tokens = evaluation.superglue, ROW_TOKENS[source]
-        head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model, which is not asked
-        train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
-        evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-        trained = 3.0 * (forward - head) * train_rows * tokens
-        evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
-        return (trained + evaluated) * len(superglue_tasks(config))
-    return 0.0
+    settings, tokens = evaluation.superglue, ROW_TOKENS[source]
+    head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model, which is not asked
+    train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
+    evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
+    trained = 3.0 * (forward - head) * train_rows * tokens
+    evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
+    return (trained + evaluated) * len(superglue_tasks(config))
 
 
-def seconds(config: RunConfig, stage: str, rates: Rates) -> float:
-    return STAGE_OVERHEAD + flops(config, stage) / rates.of(stage)
+def _estimate(config: RunConfig, stages: tuple[str, ...], measured: Measured) -> float:
+    return sum(STAGE_OVERHEAD + flops(config, stage) / measured.speed(config, stage).value for stage in stages)

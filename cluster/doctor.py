@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.site import Site
-from cluster.slurm import Slurm
+from cluster.slurm import Slurm, minutes
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import RunConfig, required_files
 
@@ -37,7 +37,13 @@ def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path)
     missing = [name for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol") if shutil.which(name) is None]
     if missing:
         return [*findings, Finding("wrong", "SLURM's commands", f"not here: {', '.join(missing)}. Use a login node.")]
-    return [*findings, *_controller(site, slurm), *_partition(site, slurm), _account(site, slurm)]
+    return [
+        *findings,
+        *_controller(site, slurm),
+        *_partition(site, slurm),
+        _account(site, slurm),
+        *_limits(site, slurm),
+    ]
 
 
 def _writable(output_root: Path) -> Finding:
@@ -89,8 +95,8 @@ def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
     if not partition:
         yield Finding("wrong", "partition", f"{site.partition}: there is none of this name")
         return
-    minutes = _minutes(partition.get("MaxTime", "UNLIMITED"))
-    fits = minutes is None or minutes >= site.max_time
+    most = minutes(partition.get("MaxTime", "UNLIMITED"))
+    fits = most is None or most >= site.max_time
     time = f"{partition.get('MaxTime')}; the profile's max_time is {site.max_time} minutes"
     yield Finding("fine" if fits else "wrong", f"time limit of {site.partition}", time)
     cap = partition.get("MaxMemPerCPU", "UNLIMITED")
@@ -118,10 +124,21 @@ def _account(site: Site, slurm: Slurm) -> Finding:
     return Finding("fine", "account", f"{site.account or 'the default'}, of {', '.join(accounts)}")
 
 
-def _minutes(limit: str) -> int | None:
-    """SLURM's days-hours:minutes:seconds in minutes; None for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)
-    if not match:
-        return None
-    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
-    return (days * 24 + hours) * 60 + minutes
+def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:
+    """What the account may have waiting and running, which `submit` and `tick` keep to."""
+    limits = slurm.limits(site.account, site.qos)
+    if limits is None:
+        yield Finding(
+            "unknown", "limits", "sacctmgr did not answer; max_submit and max_jobs of the profile are kept to"
+        )
+        return
+    for what, most, said in (
+        ("jobs waiting and running", limits.max_submit, site.max_submit),
+        ("jobs running at once", limits.max_jobs, site.max_jobs),
+    ):
+        profile = f"; the profile says {said}" if said else ""
+        yield Finding("fine", what, f"at most {most}{profile}" if most else f"no limit{profile}")
+    if limits.max_time:
+        fits = limits.max_time >= site.max_time
+        found = f"{limits.max_time} minutes; the profile's max_time is {site.max_time}"
+        yield Finding("fine" if fits else "wrong", "time limit of the account", found)

@@ -5,6 +5,7 @@
     +-- SubmitError   2  SLURM answered, and refused
     +-- SlurmSilent   3  SLURM gave no answer, and nothing was changed
     +-- LedgerBusy    2  another command holds the ledger
+    +-- BreakerOpen   2  the same failure again and again: a person must look
 
 These print as one message without a traceback. Anything else is a bug and keeps its traceback."""
 
@@ -31,6 +32,10 @@ class SlurmSilent(TinyError):
 
 
 class LedgerBusy(TinyError):
+    pass
+
+
+class BreakerOpen(TinyError):
     pass
 
 

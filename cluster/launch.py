@@ -1,8 +1,8 @@
 """Arrays -> submitted arrays, on SLURM and on this machine alike. The only module that imports submitit.
 
 The intent, with a random token that is the job's name and comment, is on disk and in the ledger before sbatch runs.
-submitit starts `jobs.pack.work`, the one callable of the compute node's half that is named here; its status watcher
-is not used."""
+submitit starts `jobs.pack.Pack`, the one callable of the compute node's half that is named here; its own call of
+sbatch and its status watcher are not used."""
 
 from __future__ import annotations
 
@@ -10,35 +10,45 @@ import secrets
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import reconcile, rundir
 from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.ledger import Ledger
-from cluster.plan import Array, Run
+from cluster.plan import Array, Item, Run
 from cluster.render import render
 from cluster.rundir import OutputRoot
 from cluster.site import Site
 from jobs import pack
 
-# sbatch's words when the controller was not reached, or did not answer: the job may be there all the same.
-NO_ANSWER = ("Unable to contact", "Socket timed out", "Zero Bytes were transmitted", "Connection refused",
-             "Transport endpoint", "communication connection failure")  # fmt: skip
+SBATCH_TIMEOUT = 300  # seconds; sbatch tries for 120 by itself
+PICKLE = "pack.pkl"  # one for all tasks of an array
+REQUEUES = 1_000  # submitit's own limit; `Pack.checkpoint` has the site's
+# sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
+# else sbatch itself says is a refusal; should a job come of that, it finds answer.json and leaves.
+NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
+NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
+             "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
+             "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip
+
+NO_SUCH_NODE = ("node configuration is not available", "Invalid node name")
 
 
 def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: str) -> None:
     """Write each run.json, then its row; a known run gains studies and stages."""
-    known = {run.id: run for run in ledger.runs()}
+    known = ledger.known_runs()
     for order, run in enumerate(runs):
         path = root.run(run.id).run_json
-        before = known.get(run.id)
-        if before and set(run.studies) <= set(before.studies) and set(run.stages) <= set(before.stages):
+        studies, stages = known.get(run.id, ((), ()))
+        if run.id in known and set(run.studies) <= set(studies) and set(run.stages) <= set(stages):
             continue
         try:
-            value = rundir.read_json(path) if before else None
+            value = rundir.read_json(path) if run.id in known else None
         except rundir.TornFile:  # it is written anew; the ledger has all of it
             value = None
         rundir.write_json(
@@ -48,8 +58,8 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
                 "name": run.name,
                 "created": value["created"] if value else created,
                 "order": value["order"] if value else order,  # within those created at once
-                "studies": list(dict.fromkeys((*(before.studies if before else ()), *run.studies))),
-                "stages": list(dict.fromkeys((*(before.stages if before else ()), *run.stages))),
+                "studies": list(dict.fromkeys((*studies, *run.studies))),
+                "stages": list(dict.fromkeys((*stages, *run.stages))),
                 "parameters": run.parameters,
                 "config": run.config.model_dump(mode="json"),
             },
@@ -58,15 +68,20 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
         ledger.record_runs(runs, created)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a submission comes from; every one of its attempts can be traced to it."""
+
+    asked_by: str  # submit, rerun, tick
+    created: str
+    data_root: Path | None
+    code: dict[str, Any]  # version of the science's source
+    manifest: dict[str, Any] | None  # name, sha256, text
+    allow_code_change: bool = False
+
+
 def submit(
-    ledger: Ledger,
-    root: OutputRoot,
-    arrays: Sequence[Array],
-    site: Site,
-    *,
-    data_root: Path | None,
-    log_dir: Path,
-    created: str,
+    ledger: Ledger, root: OutputRoot, arrays: Sequence[Array], site: Site, origin: Origin, log_dir: Path
 ) -> list[str]:
     """Submit each array; returns the jobs' ids. The caller holds the lock and has reconciled.
 
@@ -80,63 +95,103 @@ def submit(
     jobs: list[str] = []
     for number, array in enumerate(arrays, 1):
         token = secrets.token_hex(6)
-        directory = root.submission(token)
-        (log_dir / token).mkdir(parents=True)  # before 23.02 SLURM loses the log of a job whose folder is missing
-        intent = describe(array, site, root, data_root, token, created)
-        rundir.write_json(directory.submission, intent)
-        with ledger.transaction():
-            reconcile.record_intent(ledger, directory, intent)
+        _intend(ledger, root, array, site, origin, token, log_dir)
         try:
-            answer = _launch(array, site, root, token, log_dir)
+            answer = _launch_somewhere(array, site, root, token, log_dir)
         except SubmitError as error:
-            rundir.write_json(directory.answer, {"state": "refused", "job_id": None, "message": str(error)})
+            rundir.write_json(
+                root.submission(token).answer, {"state": "refused", "job_id": None, "message": str(error)}
+            )
             with ledger.transaction():
                 ledger.update_submission(token, state="refused")
-                reconcile.release(ledger, token)
+                for attempt in ledger.open_attempts(token):
+                    ledger.put_attempt(attempt["run_id"], attempt["stage"], attempt["number"], status="void")
             raise SubmitError(
-                f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is "
+                f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
                 f"{log_dir / token}; see `tiny-transformers doctor`."
             ) from None
         except SlurmSilent as error:
+            if any(words in str(error) for words in NOT_REACHED):
+                rundir.write_json(root.submission(token).answer, {"state": "intended", "reached": False})
             raise SlurmSilent(
                 f"sbatch gave no answer for array {number} of {len(arrays)} ({error}); {_before(number)} It may have "
                 f"been accepted all the same: run the command again, which looks for {reconcile.job_name(token)} first."
             ) from None
-        rundir.write_json(directory.answer, answer)
+        rundir.write_json(root.submission(token).answer, answer)
         with ledger.transaction():
             ledger.update_submission(token, state=answer["state"], job_id=answer["job_id"])
         jobs.append(answer["job_id"])
     return jobs
 
 
-def describe(
-    array: Array, site: Site, root: OutputRoot, data_root: Path | None, token: str, created: str
-) -> dict[str, Any]:
+def _intend(
+    ledger: Ledger, root: OutputRoot, array: Array, site: Site, origin: Origin, token: str, log_dir: Path
+) -> None:
+    """The intent on disk and in the ledger, or, if that fails, nowhere: sbatch was not called."""
+    directory = root.submission(token)
+    try:
+        (log_dir / token).mkdir(parents=True)  # before 23.02 SLURM loses the log of a job whose folder is missing
+        intent = describe(array, site, root, token, origin)
+        rundir.write_json(directory.submission, intent)
+        with ledger.transaction():
+            reconcile.record_intent(ledger, directory, intent)
+    except BaseException:
+        shutil.rmtree(directory.path, ignore_errors=True)
+        raise
+
+
+def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Origin) -> dict[str, Any]:
     """submission.json: all that an array task must know, and the map from its index to its pack."""
     return {
         "token": token,
-        "created": created,
+        "created": origin.created,
+        "asked_by": origin.asked_by,
         "site": site.model_dump(mode="json"),
         "output_root": str(root.path.resolve()),
-        "data_root": str(data_root.resolve()) if data_root else None,
+        "data_root": str(origin.data_root.resolve()) if origin.data_root else None,
         "cache": str(root.cache.resolve()),
         "slots": array.resources.slots,
         "cpus": array.resources.cpus,
         "minutes": array.resources.minutes,
-        "packs": [[{"run_id": item.run_id, "stages": item.stages} for item in pack.items] for pack in array.packs],
+        "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
+        "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
+        "requeues": site.requeues,
+        "code": origin.code,
+        "manifest": origin.manifest,
+        "allow_code_change": origin.allow_code_change,
+        "packs": [[_described(item) for item in pack.items] for pack in array.packs],
     }
+
+
+def _described(item: Item) -> dict[str, Any]:
+    smaller = {"micro_batch_tokens": item.micro_batch_tokens} if item.micro_batch_tokens else {}
+    return {"run_id": item.run_id, "stages": item.stages, **smaller}
 
 
 def script(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
     """The text that sbatch is given."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    options = _slurm_options(array, site, root, token)
     folder = log_dir / token
-    python = shlex.quote(site.python or sys.executable)
-    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     count = len(array.packs)
-    return _make_sbatch_string(command=command, folder=folder, map_count=count if count > 1 else None, **options)
+    options = _slurm_options(array, site, root, token)
+    # submitit gives each task's pickle the job's id once sbatch has answered. A task whose answer was lost would wait
+    # for it in vain; all tasks of an array have one pickle, so each links it to its own name. One that was requeued
+    # has its own by then.
+    link = [
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        f"pickle={shlex.quote(str(folder))}/${{job:-$SLURM_JOB_ID}}_submitted.pkl",
+        f'[ -e "$pickle" ] || ln -s {PICKLE} "$pickle"',
+    ]
+    options["setup"] = [*link, *options["setup"]]
+    return _make_sbatch_string(
+        command=_command(site, folder), folder=folder, map_count=count if count > 1 else None, **options
+    )
+
+
+def _command(site: Site, folder: Path) -> str:
+    python = shlex.quote(site.python or sys.executable)
+    return f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
 
 
 def prologue(site: Site, root: OutputRoot) -> list[str]:
@@ -171,38 +226,60 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, token: str) -> di
         "setup": prologue(site, root),
         "srun_args": ["--cpus-per-task", str(resources.cpus)],
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True} | site.sbatch,
+        "exclude": ",".join(resources.exclude) or None,
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | site.sbatch,
     }
     return {key: value for key, value in options.items() if value is not None}
 
 
+def _launch_somewhere(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
+    """Off the excluded nodes, or, if there are no others, on any."""
+    try:
+        return _launch(array, site, root, token, log_dir)
+    except SubmitError as error:
+        if not array.resources.exclude or not any(words in str(error) for words in NO_SUCH_NODE):
+            raise
+        anywhere = replace(array, resources=replace(array.resources, exclude=()))
+        return _launch(anywhere, site, root, token, log_dir)
+
+
 def _launch(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
     folder = log_dir / token
-    directory = root.submission(token).path.resolve()
-    indices = range(len(array.packs))
+    task = pack.Pack(str(root.submission(token).path.resolve()))
     if site.scheduler == "local":
-        return _launch_local(directory, array, site, root, folder)
-    return {"state": "submitted", "job_id": _launch_slurm(directory, indices, array, site, root, token, folder)}
+        return _launch_local(task, array, site, root, folder)
+    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, token, log_dir)}
 
 
-def _launch_slurm(
-    directory: Path, indices: range, array: Array, site: Site, root: OutputRoot, token: str, folder: Path
-) -> str:
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+def _launch_slurm(task: pack.Pack, array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
+    """submitit's pickle, script and job-side runner; sbatch is called here, since its answer is what matters.
 
-    executor = submitit.SlurmExecutor(folder, python=site.python and shlex.quote(site.python))
-    executor.update_parameters(**_slurm_options(array, site, root, token))
+    Raises SubmitError (refused) and SlurmSilent (accepted or not: nobody knows)."""
+    from submitit.helpers import DelayedSubmission
+
+    folder = log_dir / token
+    delayed = DelayedSubmission(task)
+    delayed.set_timeout(array.resources.minutes, REQUEUES)
+    delayed.dump(folder / PICKLE)
+    path = folder / "submission.sh"
+    path.write_text(script(array, site, root, token, log_dir), encoding="utf-8")
     try:
-        jobs = executor.map_array(pack.work, [str(directory)] * len(indices), indices)
-    except (FailedJobError, FailedSubmissionError) as error:
-        text = " ".join(str(error).split())
-        text = text.rpartition("sbatch: error: ")[2] or text
-        raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text) from None
-    return str(jobs[0].job_id).partition("_")[0]
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(path)], capture_output=True, text=True, timeout=SBATCH_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmSilent(f"no answer in {SBATCH_TIMEOUT} s") from None
+    job_id = done.stdout.strip().partition(";")[0]  # of a cluster among several: 17;name
+    if done.returncode == 0 and job_id.isdigit():
+        return job_id
+    text = " ".join((done.stderr.strip() or done.stdout.strip() or "no job id").split())
+    if "sbatch: " not in text:  # not its own words: it was killed, or something around it spoke
+        raise SlurmSilent(f"exit code {done.returncode}: {text}")
+    text = text.rpartition("sbatch: error: ")[2] or text
+    raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
 
 
-def _launch_local(directory: Path, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
+def _launch_local(task: pack.Pack, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
     import submitit
 
     executor = submitit.LocalExecutor(folder, python=site.python and shlex.quote(site.python))
@@ -212,9 +289,13 @@ def _launch_local(directory: Path, array: Array, site: Site, root: OutputRoot, f
     script.write_text("\n".join(prologue(site, root)) + "\n", encoding="utf-8")
     setup = [*detach, f". {shlex.quote(str(script))}"]
     executor.update_parameters(
-        timeout_min=array.resources.minutes, gpus_per_node=array.resources.gpus, stderr_to_stdout=True, setup=setup
+        timeout_min=array.resources.minutes,
+        gpus_per_node=array.resources.gpus,
+        signal_delay_s=site.signal_delay,
+        stderr_to_stdout=True,
+        setup=setup,
     )
-    job = executor.submit(pack.work, str(directory), 0)
+    job = executor.submit(task)
     pid = int(job.job_id)
     process = {"host": socket.gethostname(), "pid": pid, "start": rundir.process_start(pid)}
     return {"state": "submitted", "job_id": f"local-{pid}", "process": process}
@@ -230,21 +311,6 @@ def resource_line(array: Array, site: Site) -> str:
         f"{where}{gpus}{resources.cpus} CPUs, {resources.cpus * resources.memory_per_cpu:,} MB, "
         f"{hours}:{minutes:02d} h, {resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
     )
-
-
-def measured_rates(ledger: Ledger, site: Site) -> Mapping[str, float]:
-    """FLOP/s by stage on this site, as the median of what its completed attempts took."""
-    from statistics import median
-
-    from cluster import cost
-
-    configs = {run.id: run.config for run in ledger.runs()}
-    rates: dict[str, list[float]] = {}
-    for run_id, stage, seconds in ledger.measured_seconds(site.name):
-        work = cost.flops(configs[run_id], stage)
-        if work and seconds > cost.STAGE_OVERHEAD:
-            rates.setdefault(stage, []).append(work / (seconds - cost.STAGE_OVERHEAD))
-    return {stage: median(values) for stage, values in rates.items()}
 
 
 def cancel_local(directory: rundir.SubmissionDir, index: int) -> None:

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,36 @@ def m001_first(db: Database) -> None:
     )
 
 
+@migrate()
+def m002_retry(db: Database) -> None:
+    # The status of each of its stages, in their order: kept up to date, so that many runs are counted quickly.
+    db.table("run").add_column("statuses", str)
+    db.table("run").create_index(["statuses"])
+    # asked_by: submit, rerun, tick
+    db.table("submission").add_column("asked_by", str)
+    # code: the digest of the science's source; environment: a key of that table
+    db.table("attempt").add_column("code", str)
+    db.table("attempt").add_column("environment", str)
+    db.execute("CREATE INDEX idx_attempt_code ON attempt (code, status)")
+    db.execute("CREATE INDEX idx_check_failed ON check_result (run_id) WHERE NOT passed")
+    db.table("environment").create({"key": str, "value": str}, pk="key")
+    db.table("decision").create(
+        # action: retry, stop. due: not before this time. changes: what the next attempt does differently, in words
+        {"run_id": str, "stage": str, "number": int, "action": str, "cause": str, "tries": int, "changes": str,
+         "due": float, "time": float},
+        pk=("run_id", "stage", "number"), foreign_keys=[("run_id", "run")],
+    )  # fmt: skip
+
+
+@migrate()
+def m003_sizes(db: Database) -> None:
+    """What a submission was planned to take, to be held against what it used."""
+    columns = {"slots": int, "gpus": int, "cpus": int, "memory_per_cpu": int, "minutes": int,
+               "memory": int, "seconds": float}  # fmt: skip
+    for name, kind in columns.items():
+        db.table("submission").add_column(name, kind)
+
+
 class Ledger:
     """An open ledger. Rows are dictionaries."""
 
@@ -96,8 +127,12 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=30)
         self.db = Database(connection)
+        self._inside = False  # a transaction
+        self._touched: set[str] = set()  # runs whose statuses it has to write anew
         if not read_only:
             migrate.apply(self.db)
+            with self.transaction():
+                self._touched |= {row["id"] for row in self.db.query("SELECT id FROM run WHERE statuses IS NULL")}
 
     def close(self) -> None:
         self.db.close()
@@ -105,53 +140,107 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing."""
-        with self.db.atomic():
+        if self._inside:
             yield
+            return
+        self._inside = True
+        try:
+            with self.db.atomic():
+                yield
+                for run_id in self._touched:
+                    self._write_statuses(run_id)
+        finally:
+            self._inside = False
+            self._touched.clear()
 
     # runs
 
     def record_runs(self, runs: Iterable[Run], created: str) -> None:
         """Add what is new; a known run keeps its row and gains stages and studies."""
+        with self.transaction():
+            self._record_runs(runs, created)
+
+    def _record_runs(self, runs: Iterable[Run], created: str) -> None:
         for run in runs:
             known = next(iter(self.db.query("SELECT stages FROM run WHERE id = ?", [run.id])), None)
             stages = run.stages
             if known:
                 stages = tuple(dict.fromkeys((*json.loads(known["stages"]), *stages)))
-                self.db.table("run").update(run.id, {"stages": json.dumps(stages)})
+                self._execute("UPDATE run SET stages = ? WHERE id = ?", [json.dumps(stages), run.id])
             else:
-                self.db.table("run").insert(
-                    {"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
-                     "config": run.config.model_dump_json(), "stages": json.dumps(stages)}
-                )  # fmt: skip
+                self._insert("run", {"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
+                                     "config": run.config.model_dump_json(), "stages": json.dumps(stages)})  # fmt: skip
             for study in run.studies:
-                self.db.table("study_run").insert({"study": study, "run_id": run.id}, ignore=True)
+                self._execute("INSERT OR IGNORE INTO study_run (study, run_id) VALUES (?, ?)", [study, run.id])
+            self._touched.add(run.id)
+
+    def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """run id -> its studies and stages, without its settings."""
+        studies = self._studies()
+        return {
+            row["id"]: (tuple(studies.get(row["id"], ())), tuple(json.loads(row["stages"])))
+            for row in self.db.query("SELECT id, stages FROM run ORDER BY rowid")
+        }
 
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
         """In the order in which they were recorded."""
-        studies: dict[str, list[str]] = {}
-        for row in self.db.query("SELECT study, run_id FROM study_run ORDER BY rowid"):
-            studies.setdefault(row["run_id"], []).append(row["study"])
+        studies = self._studies()
+        chosen = None if ids is None else set(ids)
         return [
             Run(row["id"], row["name"], RunConfig.model_validate_json(row["config"]),
                 tuple(json.loads(row["stages"])), tuple(studies.get(row["id"], ())))
             for row in self.db.query("SELECT * FROM run ORDER BY rowid")
-            if ids is None or row["id"] in ids
+            if chosen is None or row["id"] in chosen
         ]  # fmt: skip
 
-    def overview(self) -> list[dict[str, Any]]:
-        """Per run: run_id, name, parameters, studies, and per stage its status, cause, attempts, job. No settings are
-        parsed, so that a status of many runs is quick."""
+    def _studies(self) -> dict[str, list[str]]:
         studies: dict[str, list[str]] = {}
         for row in self.db.query("SELECT study, run_id FROM study_run ORDER BY rowid"):
             studies.setdefault(row["run_id"], []).append(row["study"])
+        return studies
+
+    def tally(self) -> dict[str, dict[str, Counter[str]]]:
+        """Study -> stage -> how many stage runs have which status; "" is every run once. Quick at any number of runs:
+        the statuses are kept with the run."""
+        counted: dict[str, dict[str, Counter[str]]] = {}
+        kinds = "SELECT study, stages, statuses, count(*) AS runs FROM run LEFT JOIN study_run ON run_id = id"
+        for row in (
+            *self.db.query(f"{kinds} WHERE study IS NOT NULL GROUP BY 1, 2, 3 ORDER BY min(study_run.rowid)"),
+            *self.db.query("SELECT '' AS study, stages, statuses, count(*) AS runs FROM run GROUP BY 2, 3"),
+        ):
+            stages = counted.setdefault(row["study"], {})
+            for stage, status in zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True):
+                stages.setdefault(stage, Counter())[status] += row["runs"]
+        return counted
+
+    def study_sizes(self) -> dict[str, int]:
+        """Study -> number of runs."""
+        rows = self.db.query("SELECT study, count(*) AS runs FROM study_run GROUP BY study ORDER BY min(rowid)")
+        return {row["study"]: row["runs"] for row in rows}
+
+    def names(self, run_ids: Iterable[str]) -> dict[str, str]:
+        wanted = json.dumps(sorted(set(run_ids)))
+        rows = self.db.query("SELECT id, name FROM run WHERE id IN (SELECT value FROM json_each(?))", [wanted])
+        return {row["id"]: row["name"] for row in rows}
+
+    def overview(self, ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Per run: run_id, name, parameters, studies, and per stage its status, cause, attempts, job; of all runs, or
+        of these. No settings are parsed, so that it is quick."""
+        studies = self._studies()
+        which, values = "", []
+        if ids is not None:
+            which, values = "WHERE {} IN (SELECT value FROM json_each(?))", [json.dumps(sorted(set(ids)))]
         newest: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in self.db.query("SELECT * FROM newest_attempt"):
+        for row in self.db.query(f"{_NEWEST} {which.format('run_id')} {_NEWEST_END}", values):
             newest.setdefault(row["run_id"], {})[row["stage"]] = row
+        rows = self.db.query(
+            f"SELECT id, name, parameters, stages FROM run {which.format('id')} ORDER BY rowid", values
+        )
         return [
             {"run_id": row["id"], "name": row["name"], "parameters": row["parameters"],
              "studies": studies.get(row["id"], []),
              "stages": _stage_runs(json.loads(row["stages"]), newest.get(row["id"], {}))}
-            for row in self.db.query("SELECT id, name, parameters, stages FROM run ORDER BY rowid")
+            for row in rows
         ]  # fmt: skip
 
     def states(self) -> dict[str, dict[str, StageState]]:
@@ -161,21 +250,36 @@ class Ledger:
             for row in self.db.query("SELECT run_id, stage, max(number) AS number FROM attempt GROUP BY run_id, stage")
         }
         return {
-            run["run_id"]: {
-                stage: StageState(view["status"], highest.get((run["run_id"], stage), 0))
-                for stage, view in run["stages"].items()
+            row["id"]: {
+                stage: StageState(status, highest.get((row["id"], stage), 0))
+                for stage, status in zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)
             }
-            for run in self.overview()
+            for row in self.db.query("SELECT id, stages, statuses FROM run ORDER BY rowid")
         }
+
+    def _write_statuses(self, run_id: str) -> None:
+        row = next(iter(self.db.query("SELECT stages, statuses FROM run WHERE id = ?", [run_id])), None)
+        if row is None:
+            return
+        attempts = self.db.query(
+            "SELECT stage, number, status, cause, job FROM attempt WHERE run_id = ? AND status != 'void' "
+            "ORDER BY number",
+            [run_id],
+        )
+        views = _stage_runs(json.loads(row["stages"]), {attempt["stage"]: attempt for attempt in attempts})
+        statuses = ",".join(view["status"] for view in views.values())
+        if statuses != row["statuses"]:
+            self._execute("UPDATE run SET statuses = ? WHERE id = ?", [statuses, run_id])
 
     # submissions and attempts
 
     def record_submission(self, row: dict[str, Any], attempts: Iterable[dict[str, Any]]) -> None:
-        self.db.table("submission").insert(row, ignore=True)
-        self.db.table("attempt").insert_all(
-            (_BLANK_ATTEMPT | {"token": row["token"], "status": "submitted"} | attempt for attempt in attempts),
-            ignore=True,
-        )
+        with self.transaction():
+            self._insert("submission", row, "OR IGNORE")
+            for attempt in attempts:
+                values = _BLANK_ATTEMPT | {"token": row["token"], "status": "submitted"} | attempt
+                self._insert("attempt", values, "OR IGNORE")
+                self._touched.add(attempt["run_id"])
 
     def update_submission(self, token: str, **values: Any) -> None:
         self.db.table("submission").update(token, values)
@@ -187,22 +291,30 @@ class Ledger:
     def submissions(self) -> list[dict[str, Any]]:
         return list(self.db.query("SELECT * FROM submission ORDER BY created"))
 
+    def tokens(self) -> set[str]:
+        return {row["token"] for row in self.db.query("SELECT token FROM submission")}
+
     def packs(self, token: str) -> int:
         """How many packs a submission has."""
         (row,) = self.db.query("SELECT count(DISTINCT task) AS packs FROM attempt WHERE token = ?", [token])
         return int(row["packs"])
 
-    def open_attempts(self, token: str) -> list[dict[str, Any]]:
-        """In the order of their pack, run and stage."""
-        return list(
-            self.db.query("SELECT * FROM attempt WHERE token = ? AND status IN ('submitted', 'running') "
-                          "ORDER BY task, rowid", [token])
-        )  # fmt: skip
+    def attempts_in(self, token: str) -> list[dict[str, Any]]:
+        """Of a submission, in the order of their pack, run and stage."""
+        return list(self.db.query("SELECT * FROM attempt WHERE token = ? ORDER BY task, rowid", [token]))
 
-    def attempts_of(self, run_id: str, token: str) -> list[dict[str, Any]]:
-        """Of one run in one submission, oldest first."""
+    def open_attempts(self, token: str) -> list[dict[str, Any]]:
+        """Those of a submission that are submitted or running."""
+        return [attempt for attempt in self.attempts_in(token) if attempt["status"] in ("submitted", "running")]
+
+    def history(self, run_id: str, stage: str) -> list[dict[str, Any]]:
+        """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
         return list(
-            self.db.query("SELECT * FROM attempt WHERE run_id = ? AND token = ? ORDER BY number", [run_id, token])
+            self.db.query(
+                "SELECT attempt.*, asked_by FROM attempt JOIN submission USING (token) "
+                "WHERE run_id = ? AND stage = ? AND status != 'void' ORDER BY number",
+                [run_id, stage],
+            )
         )
 
     def attempt(self, run_id: str, stage: str, number: int) -> dict[str, Any] | None:
@@ -211,13 +323,67 @@ class Ledger:
         )
         return next(iter(rows), None)
 
-    def newest_attempts(self) -> list[dict[str, Any]]:
-        return list(self.db.query("SELECT * FROM newest_attempt ORDER BY rowid"))
+    def newest_attempts(self, *statuses: str) -> list[dict[str, Any]]:
+        """The newest attempt of every stage run whose newest attempt has one of these statuses."""
+        # The statuses kept with the runs lead to the few that matter among very many that are completed.
+        wanted = " OR ".join(f"statuses LIKE '%{status}%'" for status in statuses)
+        which = f"WHERE run_id IN (SELECT id FROM run WHERE {wanted})"
+        rows = self.db.query(f"{_NEWEST} {which} {_NEWEST_END} ORDER BY place_in_table")
+        return [row for row in rows if row["status"] in statuses]
 
     def put_attempt(self, run_id: str, stage: str, number: int, **values: Any) -> None:
         key = {"run_id": run_id, "stage": stage, "number": number}
         known = self.attempt(run_id, stage, number)
-        self.db.table("attempt").upsert((known or _BLANK_ATTEMPT | key) | values, pk=("run_id", "stage", "number"))
+        if known and all(known[name] == value for name, value in values.items()):
+            return
+        with self.transaction():
+            if known is None:
+                self._insert("attempt", _BLANK_ATTEMPT | key | values)
+            else:
+                names = ", ".join(f"{name} = ?" for name in values)
+                where = "run_id = ? AND stage = ? AND number = ?"
+                self._execute(f"UPDATE attempt SET {names} WHERE {where}", [*values.values(), *key.values()])
+            self._touched.add(run_id)
+
+    def put_environment(self, key: str, value: str) -> None:
+        self._execute("INSERT OR IGNORE INTO environment (key, value) VALUES (?, ?)", [key, value])
+
+    def put_decision(self, row: dict[str, Any]) -> None:
+        self._insert("decision", row, "OR REPLACE")
+
+    def decisions(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """(run id, stage, number of the failed attempt) -> what was decided on it."""
+        return {(row["run_id"], row["stage"], row["number"]): row for row in self.db.query("SELECT * FROM decision")}
+
+    def latest_ends(self, count: int) -> list[dict[str, Any]]:
+        """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""
+        return list(
+            self.db.query(
+                "SELECT attempt.* FROM attempt JOIN submission USING (token) "
+                "WHERE status IN ('completed', 'failed') AND ended IS NOT NULL AND submission.created >= "
+                "(SELECT coalesce(max(created), '') FROM submission WHERE asked_by = 'rerun' AND state != 'refused') "
+                "ORDER BY ended DESC LIMIT ?",
+                [count],
+            )
+        )
+
+    def newest_of(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Stage -> its newest attempt."""
+        rows = self.db.query("SELECT * FROM attempt WHERE run_id = ? AND status != 'void' ORDER BY number", [run_id])
+        return {row["stage"]: row for row in rows}
+
+    def runs_with(self, status: str) -> list[str]:
+        """Ids of the runs that have a stage run of this status."""
+        rows = self.db.query("SELECT id FROM run WHERE statuses LIKE ? ORDER BY rowid", [f"%{status}%"])
+        return [row["id"] for row in rows]
+
+    def _execute(self, statement: str, values: Sequence[Any]) -> None:
+        with self.transaction():
+            self.db.execute(statement, values)
+
+    def _insert(self, table: str, row: dict[str, Any], conflict: str = "") -> None:
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        self._execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
 
     def put_outcome(self, run_id: str, stage: str, number: int, outcome: dict[str, Any]) -> None:
         """The scores, checks, metrics and data of a result file."""
@@ -250,26 +416,84 @@ class Ledger:
         )
 
     def failed_checks(self) -> list[dict[str, Any]]:
+        """Of the newest attempt of every stage run."""
         return list(
             self.db.query(
-                "SELECT check_result.* FROM check_result JOIN newest_attempt USING (run_id, stage, number) "
-                "WHERE NOT passed ORDER BY check_result.rowid"
+                "SELECT * FROM check_result WHERE NOT passed AND number = (SELECT max(number) FROM attempt WHERE "
+                "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY rowid"
             )
         )
 
-    def measured_seconds(self, site: str) -> list[tuple[str, str, float]]:
-        """(run id, stage, seconds) of every completed attempt on this site."""
+    def code_versions(self) -> dict[str, int]:
+        """Digest of the science's source -> completed stage runs that were made with it."""
         rows = self.db.query(
-            "SELECT run_id, stage, ended - started AS seconds FROM attempt JOIN submission USING (token) "
-            "WHERE attempt.status = 'completed' AND submission.site = ?",
-            [site],
+            "SELECT code, count(*) AS runs FROM attempt WHERE code IS NOT NULL AND status = 'completed' GROUP BY code"
         )
-        return [(row["run_id"], row["stage"], row["seconds"]) for row in rows]
+        return {row["code"]: row["runs"] for row in rows}
+
+    def changed_data(self) -> dict[str, int]:
+        """Data files of which completed stage runs read different versions -> how many versions."""
+        rows = self.db.query(
+            "SELECT file, count(DISTINCT sha256) AS versions FROM data_file GROUP BY file HAVING versions > 1"
+        )
+        return {row["file"]: row["versions"] for row in rows}
+
+    def measurements(self, site: str, stage: str, newest: int) -> list[dict[str, Any]]:
+        """The newest completed attempts of a stage on a site: run_id, stage, config (JSON), seconds,
+        tokens_per_second, peak_memory_mb, device; slots of its submission and runs of its pack."""
+        rows = self.db.query(
+            "WITH chosen AS (SELECT attempt.*, submission.slots FROM attempt JOIN submission USING (token) "
+            "  WHERE attempt.status = 'completed' AND stage = :stage AND site = :site "
+            "  ORDER BY attempt.rowid DESC LIMIT :newest), "
+            "sizes AS (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt "
+            "  WHERE token IN (SELECT token FROM chosen) GROUP BY token, task) "
+            "SELECT chosen.run_id, chosen.stage, config, ended - started AS seconds, slots, runs, "
+            "  CAST(speed.value AS REAL) AS tokens_per_second, CAST(peak.value AS REAL) AS peak_memory_mb, "
+            "  device.value AS device "
+            "FROM chosen JOIN run ON run.id = chosen.run_id JOIN sizes USING (token, task) "
+            "LEFT JOIN metric AS speed ON (speed.run_id, speed.stage, speed.number, speed.name) = "
+            "  (chosen.run_id, chosen.stage, chosen.number, 'tokens_per_second') "
+            "LEFT JOIN metric AS peak ON (peak.run_id, peak.stage, peak.number, peak.name) = "
+            "  (chosen.run_id, chosen.stage, chosen.number, 'peak_memory_mb') "
+            "LEFT JOIN metric AS device ON (device.run_id, device.stage, device.number, device.name) = "
+            "  (chosen.run_id, chosen.stage, chosen.number, 'device')",
+            {"site": site, "stage": stage, "newest": newest},
+        )
+        return list(rows)
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Per submission that was submitted, oldest first: what was planned for it, and of its packs that have ended
+        how many, the longest and all of them together in seconds, their runs' seconds and highest peak in MB."""
+        return list(
+            self.db.query(
+                "WITH packs AS (SELECT token, task, max(ended) - min(started) AS seconds, "
+                "  sum(ended - started) AS busy FROM attempt WHERE status != 'void' GROUP BY token, task "
+                "  HAVING sum(status IN ('submitted', 'running')) = 0 AND max(ended) > min(started)), "
+                "peaks AS (SELECT token, max(CAST(value AS REAL)) AS peak FROM metric "
+                "  JOIN attempt USING (run_id, stage, number) WHERE name = 'peak_memory_mb' GROUP BY token), "
+                "names AS (SELECT token, group_concat(DISTINCT study) AS studies FROM attempt "
+                "  JOIN study_run USING (run_id) GROUP BY token), "
+                "planned AS (SELECT token, count(DISTINCT task) AS packs FROM attempt GROUP BY token) "
+                "SELECT submission.*, planned.packs, studies, peak, count(packs.task) AS ended, "
+                "  max(packs.seconds) AS longest, sum(packs.seconds) AS used, sum(busy) AS busy "
+                "FROM submission JOIN planned USING (token) LEFT JOIN packs USING (token) "
+                "LEFT JOIN peaks USING (token) LEFT JOIN names USING (token) "
+                "WHERE state NOT IN ('refused', 'void') GROUP BY token ORDER BY created"
+            )
+        )
 
 
 _BLANK_ATTEMPT: dict[str, Any] = dict.fromkeys(
-    ("token", "task", "status", "cause", "message", "job", "host", "started", "ended", "progress")
+    ("token", "task", "status", "cause", "message", "job", "host", "started", "ended", "progress", "code",
+     "environment")
+)  # fmt: skip
+# As the view newest_attempt, with a place for a condition that is applied before attempts are compared.
+_NEWEST = (
+    "SELECT * FROM (SELECT attempt.*, attempt.rowid AS place_in_table, "
+    "row_number() OVER (PARTITION BY run_id, stage ORDER BY number DESC) AS place "
+    "FROM (SELECT rowid, * FROM attempt"
 )
+_NEWEST_END = ") AS attempt WHERE status != 'void') WHERE place = 1"
 
 
 def _stage_runs(stages: Sequence[str], newest: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ cell for the parameter count of a named model. Knows nothing of runs or SLURM.""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
+from cluster.site import Cause, Rule
 from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
 from tiny_transformers.config import NEEDS, STAGES, Data, RunConfig, Train
 
@@ -29,12 +31,13 @@ STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", *S
 HEADS = ("model.num_heads", "model.num_attention_heads")
 TOLERANCE = 0.01  # of the parameters that are to be matched
 LARGEST_SIZE = 2**20
+SEEDS = 2**32  # RunConfig.seed is below
 FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
 }  # fmt: skip
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
-TOP_KEYS = ("defaults", "models", "studies", "smoke")
+TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Manifest:
     models: dict[str, Layer]
     studies: dict[str, Mapping[str, Any]]
     smoke: Layer
+    retry: dict[Cause, Rule]  # in place of the site's
 
 
 def load(path: Path) -> Manifest:
@@ -82,6 +86,13 @@ def load(path: Path) -> Manifest:
         return _outline(str(path), document)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def source(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """What a submission came from, to be kept with it: name, SHA-256 and text of the file, and the --set texts."""
+    text = path.read_text(encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"name": path.name, "sha256": digest, "overrides": list(overrides), "text": text}
 
 
 def cells(
@@ -104,7 +115,11 @@ def cells(
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml reads a list of 25,000 seeds in a tenth of the time, where PyYAML was built with it.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     """Safe, and refuses a key written twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -137,6 +152,7 @@ def _outline(path: str, document: Any) -> Manifest:
             name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
         },
         smoke=_flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
+        retry=_rules(_mapping(top.get("retry") or {}, "retry")),
     )
 
 
@@ -156,6 +172,19 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
             raise InputError(f"{where}.{key}: must be a list of mappings, like a cell of the grid.")
     return study
+
+
+def _rules(rules: Mapping[str, Any]) -> dict[Cause, Rule]:
+    for cause, rule in rules.items():
+        _known(cause, get_args(Cause), "retry")
+        for key in _mapping(rule, f"retry.{cause}"):
+            _known(key, Rule.model_fields, f"retry.{cause}")
+    try:
+        return TypeAdapter(dict[Cause, Rule]).validate_python(rules)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"retry.{where}: {first['input']!r}: {first['msg']}") from None
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -226,8 +255,14 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
         layer = _flatten(own, where) | combination
         model, model_layer = _base_model(manifest, layer, where)
         merged = _match(manifest, _merge(base, model_layer, layer, top), model, model_layer, top, where)
+        config: RunConfig | None = None
         for seed in seeds:
-            yield Cell(name, model, _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where), stages)
+            # Checked once, and copied with the other seeds: the cells of a combination share their sections.
+            if config is not None and type(seed) is int and 0 <= seed < SEEDS:
+                config = config.model_copy(update={"seed": seed})
+            else:
+                config = _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where)
+            yield Cell(name, model, config, stages)
 
 
 def _merge(*layers: Layer) -> Layer:

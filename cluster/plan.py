@@ -10,13 +10,17 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
 
 from cluster import cost
 from cluster.errors import InputError
 from cluster.manifest import Cell
+from cluster.memo import PerSettings
+from cluster.retry import Adjustment
 from cluster.site import Site
 from tiny_transformers.architecture import Architecture, label, num_heads, num_layers, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train
+from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batch_is_free
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
@@ -50,6 +54,8 @@ class Item:
     run_id: str
     stages: tuple[tuple[str, int], ...]
     seconds: float  # estimated
+    adjustment: Adjustment = Adjustment()
+    micro_batch_tokens: int | None = None  # null: as in the run's settings
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,20 @@ class Resources:
     cpus: int
     memory_per_cpu: int  # MB
     minutes: int
+    exclude: tuple[str, ...] = ()  # nodes
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How the size of packs came about; the words are shown to the user."""
+
+    largest: str  # name of the run whose memory decides
+    memory: int  # MB that it is planned with; on a GPU without the context of its process
+    memory_basis: str
+    slots: int
+    slots_bound: str  # what allows no more
+    size: int  # runs per pack
+    size_bound: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,7 @@ class Pack:
 class Array:
     resources: Resources
     packs: tuple[Pack, ...]
+    sizing: Sizing | None = None
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -84,26 +105,52 @@ class Array:
 
 def expand(cells: Iterable[Cell]) -> list[Run]:
     """Runs in the order of the cells; a run that several studies contain is there once, with all its stages."""
+    identities, names = PerSettings(_around_the_seed), PerSettings(_unseeded_name)
     runs: dict[str, Run] = {}
     for cell in cells:
-        run_id = identity(cell.config)
-        run = runs.setdefault(run_id, Run(run_id, name(cell.model, cell.config), cell.config, (), ()))
-        studies = run.studies if cell.study in run.studies else (*run.studies, cell.study)
-        runs[run_id] = replace(run, stages=_in_order((*run.stages, *cell.stages)), studies=studies)
+        config = cell.config
+        run_id = _seeded_identity(identities.of(config), config.seed)
+        known = runs.get(run_id)
+        if known is None:
+            readable = f"{names.of(config, cell.model)}-s{config.seed}"
+            runs[run_id] = Run(run_id, readable, config, _in_order(cell.stages), (cell.study,))
+        else:
+            studies = tuple(dict.fromkeys((*known.studies, cell.study)))
+            runs[run_id] = replace(known, stages=_in_order((*known.stages, *cell.stages)), studies=studies)
     return list(runs.values())
 
 
 def identity(config: RunConfig) -> str:
     """12 hexadecimal digits of the SHA-256 of the settings as canonical JSON."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _seeded_identity(_around_the_seed(config), config.seed)
+
+
+def _around_the_seed(config: RunConfig) -> tuple[str, str]:
+    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell."""
+    settings = config.model_dump(mode="json")
+    del settings["seed"]
+    first = {key: value for key, value in settings.items() if key < "seed"}
+    last = {key: value for key, value in settings.items() if key > "seed"}
+    return _canonical(first)[:-1] + ',"seed":', "," + _canonical(last)[1:]
+
+
+def _seeded_identity(around: tuple[str, str], seed: int) -> str:
+    return hashlib.sha256(f"{around[0]}{seed}{around[1]}".encode()).hexdigest()[:12]
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def name(model: str, config: RunConfig) -> str:
     """Readable; not unique: the id is."""
+    return f"{_unseeded_name(config, model)}-s{config.seed}"
+
+
+def _unseeded_name(config: RunConfig, model: str) -> str:
     steps = config.train.max_steps
     trained = "" if steps == Train().max_steps else f"-{steps}steps"
-    return f"{model_name(model, config.model)}{trained}-s{config.seed}"
+    return f"{model_name(model, config.model)}{trained}"
 
 
 def model_name(model: str, shape: Architecture) -> str:
@@ -114,6 +161,15 @@ def model_name(model: str, shape: Architecture) -> str:
     )
 
 
+def probes(cells: Iterable[Cell]) -> list[Cell]:
+    """The first cell of each architecture, for pretraining only: enough to measure memory and speed."""
+    keys = PerSettings(cost.architecture_key)
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(keys.of(cell.config), cell)
+    return [replace(cell, stages=("pretrain",)) for cell in first.values()]
+
+
 def _in_order(stages: Iterable[str]) -> tuple[str, ...]:
     chosen = set(stages)
     return tuple(stage for stage in STAGES if stage in chosen)
@@ -122,11 +178,14 @@ def _in_order(stages: Iterable[str]) -> tuple[str, ...]:
 # -- what is to be done -----------------------------------------------------------------------------------------------
 
 
-def missing(run: Run, states: Mapping[str, StageState]) -> list[str]:
-    """Stages of this run that were never tried and can go ahead: what they need is completed or goes with them."""
+def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = ()) -> list[str]:
+    """Stages of this run that were never tried, or are to be tried again, and can go ahead: what they need is
+    completed or goes with them. What is tried again waits until nothing of the run is under way."""
+    if again and any(status(states, stage) in ("running", "submitted") for stage in run.stages):
+        again = ()
     chosen: list[str] = []
     for stage in run.stages:
-        if status(states, stage) not in ("eligible", "waiting"):
+        if status(states, stage) not in ("eligible", "waiting", "blocked") and stage not in again:
             continue
         if ready(stage, chosen, states):
             chosen.append(stage)
@@ -151,55 +210,155 @@ def redo(run: Run, stages: Iterable[str]) -> list[str]:
     return list(_in_order(chosen & set(run.stages)))
 
 
-def item(run: Run, stages: Sequence[str], states: Mapping[str, StageState], rates: cost.Rates) -> Item:
+def item(
+    run: Run,
+    stages: Sequence[str],
+    states: Mapping[str, StageState],
+    measured: cost.Measured,
+    adjustment: Adjustment = Adjustment(),  # noqa: B008 - immutable
+) -> Item:
     numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
-    return Item(run.id, numbered, sum(cost.seconds(run.config, stage, rates) for stage in stages))
+    return Item(run.id, numbered, measured.seconds(run.config, *stages) * adjustment.time, adjustment)
 
 
 # -- packs and arrays -------------------------------------------------------------------------------------------------
 
 
-def arrange(items: Sequence[Item], runs: Mapping[str, Run], site: Site) -> list[Array]:
-    """Items -> packs -> arrays, for this site.
+def arrange(
+    items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured | None = None
+) -> list[Array]:
+    """Items -> packs -> arrays, for this site. An array has one set of resources, so what must run with less memory or
+    off certain nodes has arrays of its own.
 
     Raises InputError if a run does not fit the site at all."""
-    if not items:
-        return []
-    slots = _slots([runs[item.run_id] for item in items], site)
-    size = len(items) if site.scheduler == "local" else _runs_per_pack(items, slots, site)
-    slots = min(slots, size)
+    groups: dict[tuple[int, tuple[str, ...]], list[Item]] = {}
+    for item in items:
+        # This machine works through one pack: as carefully as any of its runs needs.
+        least = max(item.adjustment.less_memory for item in items) if site.scheduler == "local" else None
+        key = (item.adjustment.less_memory, item.adjustment.exclude) if least is None else (least, ())
+        groups.setdefault(key, []).append(item)
+    measured = measured or cost.Measured(site.flops)
+    return [array for key, group in groups.items() for array in _arrange_alike(group, runs, site, measured, *key)]
+
+
+def _arrange_alike(
+    items: Sequence[Item],
+    runs: Mapping[str, Run],
+    site: Site,
+    measured: cost.Measured,
+    less_memory: int,
+    exclude: tuple[str, ...],
+) -> list[Array]:
+    sizing, halvings = _with_less_memory(size(items, runs, site, measured), less_memory)
+    items = [_shrunk(item, runs[item.run_id], halvings) for item in items]
     # The longest first, so that packs of one array end together and the last slot does not wait for a long run.
     ordered = sorted(items, key=lambda item: -item.seconds)
-    packs = [Pack(tuple(ordered[start : start + size])) for start in range(0, len(ordered), size)]
+    packs = [Pack(tuple(ordered[start : start + sizing.size])) for start in range(0, len(ordered), sizing.size)]
     arrays = []
     for start in range(0, len(packs), site.max_array_size):
         part = tuple(packs[start : start + site.max_array_size])
-        arrays.append(Array(_resources(part, slots, site), part))
+        resources = replace(_resources(part, sizing.slots, site), exclude=exclude)
+        arrays.append(Array(resources, part, sizing))
     return arrays
 
 
-def _runs_per_pack(items: Sequence[Item], slots: int, site: Site) -> int:
-    """No more than surely end within the site's time limit."""
-    in_time = int(site.max_time * 60 / TIME_MARGIN / max(item.seconds for item in items))
-    return site.runs_per_pack or max(1, min(slots, in_time))
+def _with_less_memory(sizing: Sizing, halvings: int) -> tuple[Sizing, int]:
+    """Fewer runs at a time; and how often the micro-batch is to be halved once there is one at a time."""
+    slots = sizing.slots
+    while halvings and slots > 1:
+        slots, halvings = slots // 2, halvings - 1
+    if slots < sizing.slots:
+        sizing = replace(sizing, slots=slots, slots_bound=f"{sizing.slots} ran out of memory")
+    return sizing, halvings
 
 
-def _slots(runs: Sequence[Run], site: Site) -> int:
-    if site.slots:
-        return site.slots
-    largest = max(runs, key=lambda run: cost.memory(run.config))
-    need = cost.memory(largest.config)
+def _shrunk(item: Item, run: Run, halvings: int) -> Item:
+    """With a smaller micro-batch, unless that would change the result."""
+    if not halvings or not micro_batch_is_free(run.config):
+        return item
+    return replace(item, micro_batch_tokens=max(512, run.config.train.micro_batch_tokens // 2**halvings))
+
+
+def size(items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured) -> Sizing:
+    """How many runs a pack of these has, and how many of them at a time.
+
+    Raises InputError if a run does not fit the site at all."""
+    need = _memory([runs[item.run_id] for item in items], site, measured)
+    slots, slots_bound = _slots(need, site)
+    count, count_bound = _runs_per_pack(items, slots, site)
+    if count < slots:
+        slots, slots_bound = count, f"runs in a pack: {count_bound}"
+    return Sizing(need.largest, need.memory, need.basis, slots, slots_bound, count, count_bound)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """The memory that slots are planned by."""
+
+    largest: str  # name of the run
+    memory: int  # MB; on a GPU without the context of its process, on a CPU of the whole process
+    basis: str
+
+
+def _memory(runs: Sequence[Run], site: Site, measured: cost.Measured) -> _Need:
+    """As measured if every architecture was; otherwise the closed form, since the largest may be one that was not."""
+    peaks = [(peak, run) for run in runs if (peak := measured.peak(run.config))]
+    if len(peaks) == len(runs):
+        peak, run = max(peaks, key=lambda pair: pair[0].value)
+        return _Need(run.name, math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}")
+    run = max(runs, key=lambda run: measured.closed_form(run.config))
+    need = measured.closed_form(run.config)
     if site.gpus:
-        fit = int(0.9 * site.gpu_memory) // (need + cost.CUDA_CONTEXT)
-        host = site.cpus * site.memory_per_cpu // cost.PROCESS_MEMORY
+        return _Need(run.name, need, "closed form")
+    return _Need(run.name, need + cost.CPU_PROCESS_MEMORY, f"closed form, and {cost.CPU_PROCESS_MEMORY} for Python")
+
+
+def _slots(need: _Need, site: Site) -> tuple[int, str]:
+    """The least of all bounds, and which it is; the user's own `slots` is taken as it is."""
+    if site.slots:
+        return site.slots, "the site's `slots`"
+    if site.mig:
+        return 1, "a MIG slice takes one run"
+    each = need.memory + (cost.CUDA_CONTEXT if site.gpus else 0)
+    host = site.cpus * site.memory_per_cpu
+    bounds = [(site.max_slots, "the site's max_slots"), (max(1, site.cpus // 2), f"2 of {site.cpus} CPUs each")]
+    if site.gpus:
+        usable = int(0.9 * site.gpu_memory)
+        bounds.append((site.gpus * (usable // each), f"GPU memory, {usable:,} MB / {each:,} MB"))
+        bounds.append((host // cost.PROCESS_MEMORY, f"host memory, {host:,} MB / {cost.PROCESS_MEMORY:,} MB"))
     else:
-        fit = host = site.cpus * site.memory_per_cpu // (need + cost.PROCESS_MEMORY)
-    if min(fit, host) < 1:
+        bounds.append((host // each, f"memory, {host:,} MB / {each:,} MB"))
+    slots, bound = min(bounds, key=lambda pair: pair[0])
+    if slots < 1:
         raise InputError(
-            f"{largest.name} needs about {need} MB on the device: more than site {site.name} gives one pack. "
-            "Lower train.micro_batch_tokens, or raise the site's memory."
+            f"{need.largest} needs about {need.memory} MB on the device: more than site {site.name} gives one pack "
+            f"({bound}). Lower train.micro_batch_tokens, or raise the site's memory."
         )
-    return max(1, min(fit, host, site.cpus // 2, site.max_slots))
+    return slots, bound
+
+
+def _runs_per_pack(items: Sequence[Item], slots: int, site: Site) -> tuple[int, str]:
+    """As many as slots, or, where the account may run few tasks at once, as many as give each of them one long pack;
+    no more than surely end within the site's time limit, whichever they are."""
+    if site.scheduler == "local":
+        return len(items), "all in one pack on this machine"
+    if site.runs_per_pack:
+        return site.runs_per_pack, "the site's runs_per_pack"
+    wanted, bound = slots, "as many as run at a time"
+    share = math.ceil(len(items) / site.max_jobs) if site.max_jobs else 0
+    if share > slots:
+        wanted, bound = share, f"{len(items)} runs for the {site.max_jobs} jobs that may run at once"
+    in_time = _in_time(items, site)
+    if in_time < wanted:
+        return max(1, in_time), f"what surely ends within {site.max_time / 60:g} h"
+    return wanted, bound
+
+
+def _in_time(items: Sequence[Item], site: Site) -> int:
+    """How many of even the longest runs end within the time limit, one after another."""
+    left = site.max_time * 60 / TIME_MARGIN
+    longest = sorted((item.seconds for item in items), reverse=True)
+    return sum(total <= left for total in accumulate(longest))
 
 
 def _resources(packs: Sequence[Pack], slots: int, site: Site) -> Resources:
@@ -207,6 +366,22 @@ def _resources(packs: Sequence[Pack], slots: int, site: Site) -> Resources:
     wanted = math.ceil(TIME_MARGIN * longest / 60 / TIME_STEP) * TIME_STEP
     minutes = min(site.max_time, max(site.min_time, wanted))
     return Resources(slots, site.gpus, site.cpus, site.memory_per_cpu, minutes)
+
+
+def too_long(items: Iterable[Item], site: Site) -> str | None:
+    """What to say of runs that may not end within the site's time limit; None if there are none."""
+    needs = [TIME_MARGIN * item.seconds / 60 for item in items if TIME_MARGIN * item.seconds / 60 > site.max_time]
+    if not needs:
+        return None
+    count, longest = len(needs), max(needs)
+    start = (
+        f"{count} run{'s' if count > 1 else ''} may need up to {longest / 60:,.1f} h, more than the site's "
+        f"{site.max_time / 60:g} h"
+    )
+    if site.scheduler == "local" or not site.sbatch.get("requeue", True):
+        return f"{start}: they stop then, and `rerun --failed` goes on from their checkpoints."
+    times = math.ceil(longest / site.max_time) - 1
+    return f"{start}: they will be requeued up to {times} time{'s' if times > 1 else ''}, and go on from checkpoints."
 
 
 def gpu_hours(arrays: Iterable[Array]) -> float:

@@ -23,11 +23,14 @@ from cluster import rundir
 from cluster.ledger import Ledger
 from cluster.render import render
 from cluster.rundir import OutputRoot
+from cluster.session import View
+from cluster.slurm import NEVER_STARTS
 from tiny_transformers.config import STAGES
 
 STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
 LOG_LINES = 3
+LISTED = 20  # running or failed stage runs that are listed before the rest is counted
 
 
 @dataclass(frozen=True)
@@ -63,43 +66,55 @@ def status_json(overview: Sequence[dict[str, Any]], as_of: str, slurm: str) -> d
     }
 
 
-def status_view(
-    ledger: Ledger, root: OutputRoot, as_of: str, slurm: str, *, per_run: bool, failed_only: bool
-) -> RenderableType:
-    overview = ledger.overview()
-    if not overview:
+def counts(ledger: Ledger) -> dict[str, int]:
+    """Status -> stage runs, every run once."""
+    found: Counter[str] = Counter()
+    for count in ledger.tally().get("", {}).values():
+        found += count
+    return {status: found[status] for status in STATUSES}
+
+
+def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: bool) -> RenderableType:
+    """What a person sees. Reads of the ledger only what is open or failed, and counts, unless it shows every run."""
+    ledger = view.ledger
+    tally, sizes = ledger.tally(), ledger.study_sizes()
+    if not sizes:
         return Text(f"No runs yet in {root.path}. Start with: submit experiments.yaml --dry-run")
     parts: list[RenderableType] = []
+    if per_run and not failed_only:
+        overview = ledger.overview()
+        parts += [_run_table(study, [run for run in overview if study in run["studies"]]) for study in sizes]
+    elif not failed_only:
+        parts += [_study_table(study, size, tally[study]) for study, size in sizes.items()]
     if not failed_only:
-        for study in dict.fromkeys(study for run in overview for study in run["studies"]):
-            runs = [run for run in overview if study in run["studies"]]
-            parts.append(_run_table(study, runs) if per_run else _study_table(study, runs))
-        parts += _running(ledger, overview)
-    parts += _failures(ledger, root, overview)
-    parts += _flags(ledger, overview)
+        parts += _running(ledger)
+    parts += _failures(ledger, root, everything=failed_only)
     if failed_only and not parts:
         parts.append(Text("No stage run has failed."))
-    parts.append(Text(_as_of(as_of, slurm), style="dim"))
+    parts += _flags(ledger)
+    if sum(tally[""][stage]["eligible"] for stage in tally[""]):
+        parts.append(Text("`tick` submits what is eligible; `submit` does, too."))
+    parts.append(Text(_as_of(view), style="dim"))
     return Group(*parts)
 
 
-def _as_of(as_of: str, slurm: str) -> str:
-    if slurm == "unreachable":
-        return f"SLURM did not answer; as of {as_of}"
-    return f"as of {as_of}"
+def _as_of(view: View) -> str:
+    if view.slurm == "unreachable":
+        return f"SLURM did not answer; as of {view.as_of}"
+    if view.slurm == "partial":
+        return f"sacct did not answer, so why some jobs ended is not known yet; as of {view.as_of}"
+    return f"as of {view.as_of}"
 
 
-def _study_table(study: str, runs: Sequence[dict[str, Any]]) -> Table:
-    table = _table(f"{study}: {len(runs)} run{'s' if len(runs) != 1 else ''}")
+def _study_table(study: str, size: int, counts: dict[str, Counter[str]]) -> Table:
+    table = _table(f"{study}: {size:,} run{'s' if size != 1 else ''}")
     table.add_column("stage")
-    counts = {stage: Counter(run["stages"][stage]["status"] for run in runs if stage in run["stages"])
-              for stage in STAGES}  # fmt: skip
     shown = [status for status in STATUSES if any(count[status] for count in counts.values())]
     for status in shown:
         table.add_column(status, justify="right", style=COLOURS.get(status, ""))
-    for stage, count in counts.items():
-        if count:
-            table.add_row(stage, *(str(count[status] or "·") for status in shown))
+    for stage in STAGES:
+        if stage in counts:
+            table.add_row(stage, *(f"{counts[stage][status]:,}" if counts[stage][status] else "·" for status in shown))
     return table
 
 
@@ -116,50 +131,87 @@ def _run_table(study: str, runs: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _running(ledger: Ledger, overview: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    names = {run["run_id"]: run["name"] for run in overview}
-    lines, reasons = [], Counter[str]()
-    for attempt in ledger.newest_attempts():
+def _running(ledger: Ledger) -> list[RenderableType]:
+    attempts = ledger.newest_attempts("running", "submitted")
+    running = [attempt for attempt in attempts if attempt["status"] == "running"]
+    names = ledger.names(attempt["run_id"] for attempt in running)
+    reasons: Counter[str] = Counter()
+    lines = []
+    for attempt in attempts:
         progress = json.loads(attempt["progress"]) if attempt["progress"] else {}
-        if attempt["status"] == "running":
+        if progress.get("reason"):
+            reasons[progress["reason"]] += 1
+        elif attempt["status"] == "running":
             line = Text(f"{names[attempt['run_id']]} {attempt['stage']}", style="cyan")
             where = f" on {attempt['host']}, job {attempt['job']}: " if attempt["host"] else ": "
             line.append(f"{where}{progress.get('fraction', 0):.0%} {progress.get('text', '')}", style="default")
             lines.append(line)
-        elif attempt["status"] == "submitted" and progress.get("reason"):
-            reasons[progress["reason"]] += 1
-    parts: list[RenderableType] = [Text("Running", style="bold"), *lines] if lines else []
-    parts += [Text(f"{count} stage runs wait in SLURM's queue: {reason}") for reason, count in reasons.items()]
-    return parts
+    parts: list[RenderableType] = [Text("Running", style="bold"), *_at_most(lines, "`status --runs` shows all")]
+    return (parts if lines else []) + [_waiting(reason, count) for reason, count in reasons.items()]
 
 
-def _failures(ledger: Ledger, root: OutputRoot, overview: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    names = {run["run_id"]: run["name"] for run in overview}
-    failed = [attempt for attempt in ledger.newest_attempts() if attempt["status"] == "failed"]
+def _waiting(reason: str, count: int) -> Text:
+    """SLURM's reason, and what to do if it never ends by itself."""
+    line = Text(f"{count} stage run{'s' if count > 1 else ''} wait in SLURM's queue: {reason}")
+    if reason in NEVER_STARTS:
+        line.append(f": {NEVER_STARTS[reason]}", style="yellow")
+    return line
+
+
+def _failures(ledger: Ledger, root: OutputRoot, everything: bool) -> list[RenderableType]:
+    failed = ledger.newest_attempts("failed")
+    if not failed:
+        return []
+    names, decisions = ledger.names(attempt["run_id"] for attempt in failed), ledger.decisions()
+    shown = failed if everything else failed[:LISTED]
     parts: list[RenderableType] = []
-    for attempt in failed:
+    for attempt in shown:
+        key = (attempt["run_id"], attempt["stage"], attempt["number"])
         line = Text(f"{names[attempt['run_id']]} {attempt['stage']}", style="red")
         line.append(f" ({attempt['run_id']}, attempt {attempt['number']}, {attempt['job'] or 'no job'})", style="dim")
         line.append(f" {attempt['cause']}: ", style="bold red").append(attempt["message"] or "", style="default")
+        line.append(_decided(decisions.get(key)), style="dim")
         parts.append(line)
         log = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
         parts += [Text(f"    {text}", style="dim") for text in rundir.tail(log, LOG_LINES)]
-    if parts:
-        causes = Counter(attempt["cause"] for attempt in failed)
-        summary = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-        parts.insert(0, Text(f"Failed: {summary}", style="bold red"))
-        parts.append(Text("`logs RUN STAGE` shows a whole log; `rerun --failed` does these again, and what follows."))
-    return parts
+    causes = Counter(attempt["cause"] for attempt in failed)
+    summary = ", ".join(f"{count} {cause}" for cause, count in causes.items())
+    more = [Text(f"and {len(failed) - len(shown):,} more: `status --failed`")] if len(shown) < len(failed) else []
+    advice = (
+        "`logs RUN STAGE` shows a whole log; `tick` tries again what the retry rules say, `rerun --failed` all of "
+        "these, and what follows."
+    )
+    return [Text(f"Failed: {summary}", style="bold red"), *parts, *more, Text(advice)]
 
 
-def _flags(ledger: Ledger, overview: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    """Checks that did not hold but do not make a score wrong by themselves."""
-    names = {run["run_id"]: run["name"] for run in overview}
+def _decided(decision: dict[str, Any] | None) -> str:
+    if decision is None:
+        return ""
+    if decision["action"] == "stop":
+        return f" [not tried again by itself: {decision['tries']} x {decision['cause']}]"
+    return f" [to be tried again: {decision['changes']}]"
+
+
+def _at_most(lines: Sequence[Text], advice: str) -> list[Text]:
+    more = len(lines) - LISTED
+    return [*lines[:LISTED], Text(f"and {more:,} more; {advice}")] if more > 0 else list(lines)
+
+
+def _flags(ledger: Ledger) -> list[RenderableType]:
+    """Checks that did not hold but do not make a score wrong by themselves, and code that changed between runs."""
+    rows = [row for row in ledger.failed_checks() if not row["blocking"]]
+    names = ledger.names(row["run_id"] for row in rows)
     flagged: dict[str, list[str]] = {}
-    for row in ledger.failed_checks():
-        if not row["blocking"]:
-            flagged.setdefault(names[row["run_id"]], []).append(row["name"])
-    return [Text(f"flagged: {name}: {', '.join(checks)}", style="yellow") for name, checks in flagged.items()]
+    for row in rows:
+        flagged.setdefault(names[row["run_id"]], []).append(row["name"])
+    lines = [Text(f"flagged: {name}: {', '.join(checks)}", style="yellow") for name, checks in flagged.items()]
+    versions = ledger.code_versions()
+    if len(versions) > 1:
+        told = ", ".join(f"{code} ({count:,})" for code, count in versions.items())
+        lines.append(
+            Text(f"flagged: completed stage runs are of {len(versions)} versions of the code: {told}", style="yellow")
+        )
+    return list(lines)
 
 
 def _table(title: str) -> Table:

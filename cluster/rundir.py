@@ -11,6 +11,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         stages/<stage>/<attempt>/
           claim.json  heartbeat.json  result.json  log.txt     (the job)
           verdict.json                  why there is no result (login node)
+          decision.json                 whether a failure is tried again, and how (login node)
       submissions/<token>/
         submission.json                 the intent: an array of packs (login node, before sbatch)
         answer.json                     what sbatch said (login node)
@@ -19,6 +20,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -36,16 +38,11 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` whole: temporary file in the same folder, fsync, close, rename. If the disk is full, the old
     file stays as it was and OSError is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = _draft(path, value)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
@@ -62,17 +59,57 @@ def read_json(path: Path) -> Any | None:
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Create `path`, or return False because it exists. Existence is the claim, so a torn one still holds."""
+    """Create `path` whole, or return False because it exists: whoever dies or fails on the way leaves no `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path, value)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        return _create_without_link(path, draft)  # a file system without hard links
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _create_without_link(path: Path, draft: Path) -> bool:
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
+    with os.fdopen(handle, "wb") as file:
+        file.write(draft.read_bytes())
         file.flush()
         os.fsync(file.fileno())
     return True
+
+
+def age(path: Path) -> float:
+    """Seconds since `path` was last written, by the file system's own clock: hosts' clocks may differ by hours."""
+    handle, probe = tempfile.mkstemp(dir=path.parent, prefix=".now.")
+    try:
+        return os.fstat(handle).st_mtime - path.stat().st_mtime
+    finally:
+        os.close(handle)
+        Path(probe).unlink(missing_ok=True)
+
+
+def _draft(path: Path, value: Any) -> Path:
+    """A file beside `path`, closed and on disk."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    return Path(draft)
 
 
 def tail(path: Path, lines: int) -> list[str]:
@@ -110,6 +147,10 @@ class AttemptDir:
         return self.path / "verdict.json"
 
     @property
+    def decision(self) -> Path:
+        return self.path / "decision.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -121,6 +162,10 @@ class RunDir:
     @property
     def run_json(self) -> Path:
         return self.path / "run.json"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        return any((self.path / "checkpoints").glob("step-*"))
 
     def attempt(self, stage: str, number: int) -> AttemptDir:
         return AttemptDir(self.path / "stages" / stage / str(number))
@@ -153,6 +198,15 @@ class SubmissionDir:
     def task(self, index: int) -> Path:
         return self.path / f"task-{index}.json"
 
+    def tasks(self) -> list[int]:
+        """The packs that a job has taken."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        indices = (name.removeprefix("task-").removesuffix(".json") for name in names if name.startswith("task-"))
+        return sorted(int(index) for index in indices if index.isdigit())
+
 
 @dataclass(frozen=True)
 class OutputRoot:
@@ -170,6 +224,11 @@ class OutputRoot:
     def cache(self) -> Path:
         return self.path / "cache"
 
+    @property
+    def probe(self) -> OutputRoot:
+        """Probes are kept apart, as smoke runs are, and never count."""
+        return OutputRoot(self.path / "probe")
+
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.path / "runs" / run_id)
 
@@ -179,8 +238,16 @@ class OutputRoot:
     def submission(self, token: str) -> SubmissionDir:
         return SubmissionDir(self.path / "submissions" / token)
 
-    def submissions(self) -> list[SubmissionDir]:
-        return [SubmissionDir(path.parent) for path in sorted(self.path.glob("submissions/*/submission.json"))]
+    def tokens(self) -> set[str]:
+        """Of all submissions."""
+        try:
+            return set(os.listdir(self.path / "submissions"))
+        except FileNotFoundError:
+            return set()
+
+    def decisions(self) -> list[AttemptDir]:
+        """The attempts whose failure was decided on."""
+        return [AttemptDir(path.parent) for path in sorted(self.path.glob("runs/*/stages/*/*/decision.json"))]
 
 
 def process_start(pid: int) -> str | None:

@@ -5,9 +5,10 @@ Laxer than the manifest's own reading where one layer leaves to another what a v
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from cluster.manifest import SECTIONS, SIZES
+from cluster.site import Cause, Rule
 from tiny_transformers.architecture import FAMILIES
 from tiny_transformers.config import STAGES, RunConfig
 
@@ -64,9 +65,15 @@ def json_schema() -> dict[str, Any]:
             "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
             "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
             "smoke": sets,
+            "retry": {"type": "object", "properties": _rules(), "additionalProperties": False},
         },
         "$defs": definitions,
     }
+
+
+def _rules() -> dict[str, Any]:
+    rule = Rule.model_json_schema()
+    return dict.fromkeys(get_args(Cause), rule)
 
 
 def _allow_any_kind(schema: Any) -> None:

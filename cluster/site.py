@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,17 +17,44 @@ from tiny_transformers.architecture import Settings
 SHIPPED = Path(__file__).parent / "sites"
 
 
+Cause = Literal[
+    "error", "timeout", "out_of_memory", "node_fail", "preempted", "cancelled", "check_failed", "lost", "launch_failed"
+]
+
+
+class Rule(Settings):
+    """What is done about a failure of one cause, and how often for one stage run."""
+
+    times: NonNegativeInt = 0  # tries after the first; 0: stop and show it
+    time: Annotated[float, Field(ge=1)] = 1.0  # the next try's time limit, in this one's
+    less_memory: bool = False  # half as many runs at a time; from one on, half the micro-batch
+    exclude_node: bool = False  # not on the node where it failed
+    wait: NonNegativeInt = 0  # minutes before the next try
+
+
+RETRY: dict[Cause, Rule] = {
+    "timeout": Rule(times=3, time=1.5),
+    "out_of_memory": Rule(times=3, less_memory=True),
+    "node_fail": Rule(times=3, exclude_node=True),
+    "preempted": Rule(times=10),
+    "lost": Rule(times=1),
+    "launch_failed": Rule(times=2, exclude_node=True, wait=5),
+}
+
+
 class Site(Settings):
     name: str
     scheduler: Literal["slurm", "local"]
     # one pack, that is one array task
     gpus: NonNegativeInt = 0  # per pack; a local pack takes what the machine has
     gpu_memory: PositiveInt = 80_000  # MB of one GPU
+    mig: bool = False  # a pack's GPU is a MIG slice: one run at a time, unless `slots` says otherwise
+    mps: bool = False  # a pack with several runs on a GPU starts CUDA's MPS for them, as its own user
     cpus: PositiveInt = 1  # per pack
     memory_per_cpu: PositiveInt = 4_000  # MB, as sbatch --mem-per-cpu
     slots: PositiveInt | None = None  # runs at a time in a pack; null: as many as memory and CPUs allow
     max_slots: PositiveInt = 8
-    runs_per_pack: PositiveInt | None = None  # null: as many as slots
+    runs_per_pack: PositiveInt | None = None  # null: as many as slots, or more if max_jobs is few
     flops: Annotated[float, Field(gt=0)] = 1e13  # FLOP/s that training reaches on one pack, until measured
     # the scheduler
     partition: str | None = None
@@ -35,14 +63,27 @@ class Site(Settings):
     min_time: PositiveInt = 30  # minutes; the least that is asked for
     max_time: PositiveInt = 1_440  # minutes
     max_array_size: PositiveInt = 1_001  # as slurm.conf's MaxArraySize: indices 0 to 1000
+    max_jobs: PositiveInt | None = None  # tasks that the account may run at once; null: not known, or no limit
     max_tasks_at_once: PositiveInt | None = None  # the %N of --array; null: no throttle
+    max_submit: PositiveInt | None = None  # tasks waiting and running together; null: as SLURM says
     signal_delay: NonNegativeInt = 120  # seconds before the time limit that USR2 comes
+    requeues: NonNegativeInt = 3  # times that a pack goes on after its time limit, as the same job
+    retry: dict[Cause, Rule] = {}  # a cause's rule in place of the built-in one (docs/orchestration.md)
+    breaker: PositiveInt | None = 5  # stop submitting after so many failures of one kind in a row; null: never
     sbatch: dict[str, Any] = {}  # further #SBATCH options, such as {constraint: a100}
     # the job's prologue
     prologue: str = "slurm.sh.j2"  # a template of templates/, or a path
     modules: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     python: str | None = None  # the interpreter of the jobs; null: the one that submits
+
+    def with_rules(self, rules: Mapping[Cause, Rule]) -> Site:
+        """With a manifest's own rules in place of the profile's."""
+        return self.model_copy(update={"retry": {**self.retry, **rules}}) if rules else self
+
+    def rule(self, cause: str) -> Rule:
+        rules: Mapping[Any, Rule] = {**RETRY, **self.retry}
+        return rules.get(cause, Rule())
 
 
 def default_site() -> str:

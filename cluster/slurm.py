@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 TIMEOUT = 30  # seconds
 LIVE = {
@@ -29,6 +29,19 @@ CAUSES = {  # a state that a job ends in -> why a result is missing
 }
 
 
+NEVER_STARTS = {  # squeue's reason -> what it means to a person; without one the job waits for ever
+    "DependencyNeverSatisfied": "what it depends on has failed: `cancel` it",
+    "JobHeldUser": "held by you: `scontrol release` or `cancel` it",
+    "JobHeldAdmin": "held by an administrator: ask, or `cancel` it",
+    "launch failed requeued held": "its node could not start it: `scontrol release` or `cancel` it",
+    "BadConstraints": "no node fits what it asks for: `cancel` it and mend the site's profile",
+    "PartitionTimeLimit": "it asks for more time than the partition gives: `cancel` it and mend max_time",
+    "AccountNotAllowed": "the partition does not take the account: `cancel` it and mend the site's profile",
+    "QOSNotAllowed": "the partition does not take the QOS: `cancel` it and mend the site's profile",
+}
+FULL = 0.95  # of the memory asked for: a job killed by SIGKILL that had so much was killed for it
+
+
 @dataclass(frozen=True)
 class Job:
     """One job, or one task of an array, as SLURM showed it."""
@@ -38,7 +51,11 @@ class Job:
     state: str
     reason: str = ""
     node: str = ""
-    exit_code: str = ""
+    exit_code: str = ""  # code:signal
+    memory: float = 0.0  # MB, the largest step's peak; 0: not known
+    asked: float = 0.0  # MB of memory that the job had; 0: not known
+    account: str = ""
+    earlier: tuple[Job, ...] = ()  # what it was before each requeue, the oldest first
 
     @property
     def live(self) -> bool:
@@ -47,28 +64,45 @@ class Job:
     @property
     def cause(self) -> str:
         """Why a result is missing, if one is."""
+        killed = self.exit_code.endswith(":9") and self.state in ("FAILED", "CANCELLED")
+        if killed and self.asked and self.memory >= FULL * self.asked:
+            return "out_of_memory"  # a cgroup kills with SIGKILL, and not every site's SLURM says why
         return CAUSES.get(self.state, "lost")
+
+    @property
+    def index(self) -> int:
+        """Its place in its array; a job that is no array is pack 0."""
+        return int(self.key.partition("_")[2] or 0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an account allows, in tasks of arrays; None: no limit."""
+
+    max_submit: int | None = None  # waiting and running together
+    max_jobs: int | None = None  # running at once
+    max_time: int | None = None  # minutes
 
 
 class Slurm:
     """A SLURM cluster as its command-line clients show it."""
 
+    def __init__(self) -> None:
+        self.seen: dict[str, Job] | None = None  # the last answer of `queue`
+
     def queue(self) -> dict[str, Job] | None:
         """All of the user's jobs that the controller remembers, finished ones of the last minutes too, by key.
         None: no answer."""
-        text = _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%F|%K|%T|%r|%N|%j")
-        return None if text is None else parse_queue(text)
+        text = _ask("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%F|%K|%T|%r|%N|%a|%j")
+        self.seen = None if text is None else parse_queue(text)
+        return self.seen
 
-    def history(self, job_ids: Iterable[str]) -> dict[str, Job] | None:
-        """What accounting has of these jobs, by key; nothing where accounting is switched off. None: no answer."""
-        return self._history("-j", ",".join(job_ids))
-
-    def history_named(self, name: str) -> dict[str, Job] | None:
-        """What accounting has of jobs with this name in the last two days, as `history`."""
-        return self._history("--name", name, "-S", "now-2days")
-
-    def _history(self, *which: str) -> dict[str, Job] | None:
-        shown = _run("sacct", "-X", "-n", "-P", *which, "--format=JobID,JobName,State,ExitCode,NodeList")
+    def history(self, names: Iterable[str], days: int) -> dict[str, Job] | None:
+        """What accounting has of this user's jobs with these names in the last so many days, by key; nothing where
+        accounting is switched off. None: no answer."""
+        fields = "JobID,JobName,State,ExitCode,NodeList,Start,MaxRSS,ReqMem,AllocCPUS"
+        which = ("--name", ",".join(names), "-S", f"now-{days}days", "-u", _user())
+        shown = _run("sacct", "-n", "-P", "-D", *which, f"--format={fields}")
         if shown is None:
             return None
         if "accounting storage is disabled" in shown.stderr.lower():
@@ -103,6 +137,29 @@ class Slurm:
         text = _ask("sinfo", "-h", "-p", partition, "-o", "%D nodes, %c CPUs, %m MB, %G")
         return None if text is None else text.splitlines()
 
+    def limits(self, account: str | None, qos: str | None) -> Limits | None:
+        """The narrowest of the association's, its account's and the QOS's. None: no answer, or no accounting."""
+        where = [f"user={_user()}"] + ([f"account={account}"] if account else [])
+        fields = "account,user,defaultqos,maxsubmitjobs,grpsubmitjobs,maxjobs,grpjobs,maxwall"
+        shown = _ask("sacctmgr", "-n", "-P", "show", "assoc", *where, f"format={fields}")
+        if shown is None:
+            return None
+        rows = [line.split("|") for line in shown.splitlines()]
+        if not account and len(rows) > 1:  # SLURM takes the default account, which is asked for only then
+            default = (_ask("sacctmgr", "-n", "-P", "show", "user", _user(), "format=defaultaccount") or "").strip()
+            rows = [row for row in rows if row[0] == default]
+        found = [_limits(row[3:5], row[5:7], row[7]) for row in rows]
+        quality = qos or next((row[2] for row in rows if row[2]), None)
+        if quality:
+            fields = "maxsubmitjobsperuser,maxsubmitjobsperaccount,maxjobsperuser,maxjobsperaccount,maxwall"
+            text = _ask("sacctmgr", "-n", "-P", "show", "qos", quality, f"format={fields}") or ""
+            found += [_limits(row[:2], row[2:4], row[4]) for row in (line.split("|") for line in text.splitlines())]
+        return Limits(
+            _least(each.max_submit for each in found),
+            _least(each.max_jobs for each in found),
+            _least(each.max_time for each in found),
+        )
+
     def accounts(self) -> list[str] | None:
         text = _ask("sacctmgr", "-n", "-P", "show", "assoc", f"user={_user()}", "format=account")
         return None if text is None else sorted(set(text.split()))
@@ -111,20 +168,62 @@ class Slurm:
 def parse_queue(text: str) -> dict[str, Job]:
     jobs = {}
     for line in text.splitlines():
-        _, array, task, state, reason, node, name = line.split("|", 6)
+        _, array, task, state, reason, node, account, name = line.split("|", 7)
         key = f"{array}_{task}" if task.isdigit() else array
-        jobs[key] = Job(key, name, state, "" if reason == "None" else reason, node)
+        jobs[key] = Job(key, name, state, "" if reason == "None" else reason, node, account=account)
     return jobs
 
 
 def parse_history(text: str) -> dict[str, Job]:
-    """sacct keeps pending tasks of an array together as 123_[4-10%2]; they are told apart here."""
-    jobs = {}
+    """sacct's lines: each life of a job, then its steps, which know its memory. Pending tasks of an array come
+    together as 123_[4-10%2]; they are told apart here."""
+    lives: dict[str, list[tuple[str, Job]]] = {}
     for line in text.splitlines():
-        job_id, name, state, exit_code, node = line.split("|", 4)
+        job_id, name, state, exit_code, node, start, peak, asked, cpus = line.split("|")
+        job_id, _, step = job_id.partition(".")
+        if step:
+            start_of_life, job = lives[job_id][-1]
+            lives[job_id][-1] = start_of_life, replace(job, memory=max(job.memory, megabytes(peak)))
+            continue
+        memory = megabytes(asked) * (int(cpus or 0) if asked.endswith("c") else 1)
         for key in _expand(job_id):
-            jobs[key] = Job(key, name, state.split()[0], "", node, exit_code)  # "CANCELLED by 0"
-    return jobs
+            job = Job(key, name, state.split()[0], "", node, exit_code, asked=memory)  # "CANCELLED by 0"
+            lives.setdefault(key, []).append((start, job))
+    return {key: _last_life(found) for key, found in lives.items()}
+
+
+def _last_life(lives: Sequence[tuple[str, Job]]) -> Job:
+    # A life that has not begun has no start, "Unknown" or "None", which sorts behind every date.
+    jobs = [job for _, job in sorted(lives, key=lambda life: life[0] if life[0][:1].isdigit() else "~")]
+    return replace(jobs[-1], earlier=tuple(jobs[:-1]))
+
+
+def megabytes(text: str) -> float:
+    """SLURM's 1234K, 200Mc, 1.5G, 4Gn in MB; 0 for nothing."""
+    match = re.match(r"([\d.]+)([KMGT]?)", text)
+    factors = {"": 1e-6, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
+    return float(match[1]) * factors[match[2]] if match else 0.0
+
+
+def minutes(limit: str) -> int | None:
+    """SLURM's days-hours:minutes:seconds in minutes; None for UNLIMITED or nothing."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)
+    if not match:
+        return None
+    days, hours, rest, _ = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + rest
+
+
+def _limits(submit: Sequence[str], jobs: Sequence[str], wall: str) -> Limits:
+    return Limits(_least(map(_number, submit)), _least(map(_number, jobs)), minutes(wall))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _least(values: Iterable[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)
 
 
 def _expand(job_id: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is planned, as tables for a terminal: studies, runs, models. Pure."""
+"""What is planned, as tables for a terminal: studies, runs, models, sizes; and planned against used. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from cluster import cost
 from cluster.manifest import Cell
-from cluster.plan import Array, Item, Run, model_name
+from cluster.memo import PerSettings
+from cluster.plan import TIME_MARGIN, Array, Item, Run, Sizing, model_name
+from cluster.site import Site
 from tiny_transformers.architecture import flops_per_token, parameters
 
 WIDE = 140  # columns
+ADVISED_BELOW, ADVISED_ABOVE = 0.7, 1.05  # of what was planned; between, nothing is advised
 
 
 def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
@@ -67,7 +71,8 @@ def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str, order: 
 
 def _add_study(table: Table, name: str, runs: Sequence[Run], todo: dict[str, Item]) -> None:
     own = [todo[run.id] for run in runs if run.id in todo]
-    models = {run.config.model.model_dump_json() for run in runs}
+    texts = PerSettings(lambda config: config.model.model_dump_json())
+    models = {texts.of(run.config) for run in runs}
     figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
     table.add_row(name, *[f"{n:,}" for n in figures], f"{sum(item.seconds for item in own) / 3600:,.1f}")
 
@@ -92,6 +97,119 @@ def runs_table(runs: Sequence[Run], items: Sequence[Item], arrays: Sequence[Arra
             f"{item.seconds / 3600:.2f}",
         )
     return table
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
+    """How memory, slots, time and the runs of a pack came about: a few lines for each distinct size."""
+    by_id = {run.id: run for run in runs}
+    table = Table(title="How the sizes came about", title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    seen: list[tuple[object, object]] = []
+    for number, array in enumerate(arrays, 1):
+        if array.sizing is None or (array.resources, array.sizing) in seen:
+            continue
+        seen.append((array.resources, array.sizing))
+        longest = max((item for pack in array.packs for item in pack.items), key=lambda item: item.seconds)
+        for index, (word, text) in enumerate(_size_lines(array, array.sizing, longest, by_id, site, measured)):
+            table.add_row(
+                f"array {number} {word}" if index == 0 else f"{'':{len(f'array {number} ')}}{word}", Text(text)
+            )
+    return table
+
+
+def _size_lines(
+    array: Array, sizing: Sizing, longest: Item, runs: dict[str, Run], site: Site, measured: cost.Measured
+) -> list[tuple[str, str]]:
+    resources, run = array.resources, runs[longest.run_id]
+    stages = []
+    for stage, _ in longest.stages:
+        speed = measured.speed(run.config, stage)
+        hours = measured.seconds(run.config, stage) / 3600
+        known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(run.config, stage) else ", fixed"
+        stages.append(f"{stage} {hours:.2f} h{known}")
+    pack = max(array.packs, key=lambda pack: pack.seconds)
+    asked = f"{resources.minutes / 60:.1f} h asked"
+    wanted = TIME_MARGIN * pack.seconds / 60
+    if resources.minutes < wanted:
+        asked += f" (the site's max_time; the estimate x {TIME_MARGIN} is {wanted / 60:,.1f} h)"
+    elif wanted <= site.min_time == resources.minutes:
+        asked += " (the site's min_time)"
+    else:
+        asked += f" (x {TIME_MARGIN})"
+    return [
+        ("memory", f"{sizing.memory:,} MB, {sizing.memory_basis}; the largest is {sizing.largest}"),
+        ("slots", f"{sizing.slots}: {sizing.slots_bound}"),
+        ("runs", f"{sizing.size} in a pack: {sizing.size_bound}"),
+        ("time", f"{pack.seconds / 3600:.2f} h for the longest pack -> {asked}. Its longest run: {'; '.join(stages)}"),
+    ]
+
+
+def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
+    """What is known of each of these runs' architectures on this site."""
+    table = _table(f"site {site.name}: {len(runs)} architectures")
+    table.add_column("model", overflow="fold")
+    for title in ("peak MB", "closed form MB", "pretraining FLOP/s"):
+        table.add_column(title, justify="right")
+    table.add_column("basis", overflow="fold")
+    for run in runs:
+        peak, speed = measured.peak(run.config), measured.speed(run.config, "pretrain")
+        shown = f"{peak.value:,.0f}" if peak else ""
+        table.add_row(Text(run.name), shown, f"{cost.memory(run.config):,}", f"{speed.value:.2e}", speed.basis)
+    return table
+
+
+# -- planned against used ---------------------------------------------------------------------------------------------
+
+
+def usage_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """`Ledger.usage`: each figure as used / planned, of the packs that have ended."""
+    table = _table("used / planned, of the packs that have ended")
+    table.add_column("submission", no_wrap=True)
+    table.add_column("studies", overflow="fold")
+    for title in ("packs", "longest, min", "hours", "memory, MB", "at a time"):
+        table.add_column(title, justify="right")
+    table.add_column("advice", overflow="fold")
+    for row in rows:
+        table.add_row(row["token"], (row["studies"] or "").replace(",", " "), *_usage(row), advice(row))
+    return table
+
+
+def _usage(row: dict[str, Any]) -> list[str]:
+    gpus, ended = row["gpus"] or 1, row["ended"]
+    planned = gpus * ended * row["minutes"] / 60 if row["minutes"] else None
+    together = row["busy"] / row["used"] if row["used"] else None
+    return [
+        f"{ended} / {row['packs']}",
+        _pair(row["longest"] and row["longest"] / 60, row["minutes"], ".0f"),
+        _pair(row["used"] and gpus * row["used"] / 3600, planned, ",.1f"),
+        _pair(row["peak"], row["memory"], ",.0f"),
+        _pair(together, row["slots"], ".1f"),
+    ]
+
+
+def _pair(used: float | None, planned: float | None, how: str) -> str:
+    shown = ["?" if value is None else format(value, how) for value in (used, planned)]
+    return f"{shown[0]} / {shown[1]}" if used is not None else f"- / {shown[1]}"
+
+
+def advice(row: dict[str, Any]) -> str:
+    """What a submission like this one should have asked for, as factors; a margin as in planning is kept."""
+    if not row["longest"] or not row["minutes"]:
+        return ""
+    words = []
+    time = TIME_MARGIN * row["longest"] / 60 / row["minutes"]
+    # On one's own machine nobody waits for what was asked too much.
+    if row["scheduler"] != "local" and not ADVISED_BELOW <= time <= ADVISED_ABOVE:
+        words.append(f"time x {time:.1g}" if time < 1 else f"time x {time:.1f}")
+    if row["peak"] and row["memory"]:
+        memory = cost.MEMORY_MARGIN * row["peak"] / row["memory"]
+        if not ADVISED_BELOW <= memory <= ADVISED_ABOVE:
+            words.append(f"memory x {memory:.1f}")
+    return ", ".join(words) or "as it was"
 
 
 def _table(title: str) -> Table:

@@ -1,184 +1,284 @@
 """The array task: works through one pack, `slots` runs at a time, each run in a process of its own.
 
 A run's crash, or its kill -9, leaves the others alone. What a dead child could not say, this process says for it.
-Writes only files of its own submission and of the attempts that its children claimed; never the ledger. No torch."""
+Before the time limit SLURM sends USR2, and submitit, which holds that signal, asks for a checkpoint: the children save
+and end, and the task requeues itself as often as its intent allows. Writes only files of its own submission and of the
+attempts that its children claimed; never the ledger. No torch."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import rundir
-from cluster.rundir import AttemptDir, OutputRoot, SubmissionDir
+from cluster.rundir import OutputRoot, SubmissionDir
+from jobs import attempts, memory, mps
+from jobs.attempts import STOPPED, Task, failure, read_intent, say, this_task, whole
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+RESERVE = 20  # seconds of the signal's delay that are kept for what comes after the children
+LEAST_PATIENCE = 10  # seconds
+LAST_WORDS = 10  # seconds that this process has for what killed children could not say
+NOT_TO_RUN = ("void", "refused")  # answers by which the login node has given this submission up
 
 
-@dataclass(frozen=True)
-class Task:
-    """This process, as its files name it."""
+class Pack:
+    """What submitit starts, on SLURM and on one machine alike: `__call__` does the work, `checkpoint` is its protocol
+    for the signal before the time limit. Pickled before it is called, so it holds a path and no more."""
 
-    job: str  # 123_4, 123, or local-4711
-    restart: int  # how often SLURM has requeued it
-    host: str
-    pid: int
-    start: str | None
+    def __init__(self, submission: str) -> None:
+        self.submission = submission
+        self.work: PackWork | None = None
 
+    def __call__(self) -> None:
+        """Work through this task's pack. Raises nothing for a failed run: its result file says it."""
+        directory = SubmissionDir(Path(self.submission))
+        intent, index, task = read_intent(directory), int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")), this_task()
+        if not take(directory, index, task):
+            return
+        self.work = PackWork(directory, intent, index, task)
+        signal.signal(signal.SIGTERM, self.work.stop)
+        if signal.getsignal(signal.SIGUSR2) in (signal.SIG_DFL, None):  # nobody else listens
+            signal.signal(signal.SIGUSR2, lambda signum, frame: self.work and self.work.save_and_end())  # noqa: ARG005
+        self.work.run()
 
-def work(submission: str, index: int) -> None:
-    """Run pack `index` of the submission folder. Raises nothing for a failed run: its result file says it."""
-    directory = SubmissionDir(Path(submission))
-    intent = read_intent(directory)
-    if (rundir.read_json(directory.answer) or {}).get("cancelled"):
-        print(f"{directory.token} was cancelled before it began", flush=True)
-        return
-    task = this_task()
-    if not _take(directory, index, task):
-        print(f"pack {index} of {directory.token} is another task's; nothing to do", flush=True)
-        return
-    items = intent["packs"][index]
-    slots = min(intent["slots"], len(items))
-    print(f"pack {index} of {directory.token}: {len(items)} runs, {slots} at a time, as {task}", flush=True)
-    children = Children()
-    signal.signal(signal.SIGTERM, children.stop)
-    signal.signal(signal.SIGUSR2, children.stop)
-    devices: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    for slot in range(slots):
-        devices.put(_slot_environment(slot, slots, intent["cpus"]))
+    def checkpoint(self) -> DelayedSubmission | None:
+        """Called by submitit on USR2, in the main thread. Ends the children; returns what is to run after a requeue,
+        or None, and then every attempt of this task has its result."""
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it is known by now
+        if self.work is None or not self.work.save_and_end(may_requeue=True):
+            return None
+        from submitit.helpers import DelayedSubmission
 
-    def run_item(number: int) -> None:
-        environment = devices.get()
-        try:
-            children.run(directory, index, number, items[number], environment, OutputRoot(Path(intent["output_root"])))
-        finally:
-            devices.put(environment)
-
-    with ThreadPoolExecutor(slots) as pool:
-        for done in [pool.submit(run_item, number) for number in range(len(items))]:
-            done.result()
+        return DelayedSubmission(Pack(self.submission))
 
 
-def read_intent(directory: SubmissionDir) -> dict[str, Any]:
-    intent: dict[str, Any] | None = rundir.read_json(directory.submission)
-    if intent is None:
-        raise FileNotFoundError(f"{directory.submission}: is missing, so there is nothing to do")
-    return intent
-
-
-def this_task() -> Task:
-    environment = os.environ
-    if "SLURM_JOB_ID" in environment:
-        array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-        job = f"{array}_{index}" if array else environment["SLURM_JOB_ID"]
-        restart = int(environment.get("SLURM_RESTART_COUNT", "0"))
-    else:
-        job, restart = f"local-{os.getpid()}", 0
-    pid = os.getpid()
-    # On the test cluster several nodes share a hostname; SLURM's own name for the node tells them apart.
-    host = environment.get("SLURMD_NODENAME") or socket.gethostname()
-    return Task(job, restart, host, pid, rundir.process_start(pid))
-
-
-def _take(directory: SubmissionDir, index: int, task: Task) -> bool:
-    """Claim the pack; a requeued job takes over from its earlier self."""
+def take(directory: SubmissionDir, index: int, task: Task) -> bool:
+    """Claim the pack, then ask whether it is still wanted: the login node writes its answer first and looks for this
+    file after. A requeued job takes over from its earlier life, which the file keeps."""
     path = directory.task(index)
-    if rundir.create_json(path, vars(task)):
-        return True
-    try:
-        holder = rundir.read_json(path) or {}
-    except rundir.TornFile:
-        holder = {}
-    if holder and (holder["job"] != task.job or holder["restart"] >= task.restart):
+    if not rundir.create_json(path, vars(task)):
+        holder = whole(path)
+        if (holder is None and not task.restart) or (
+            holder and (holder["job"] != task.job or holder["restart"] >= task.restart)
+        ):
+            say(f"pack {index} of {directory.token} is another task's; nothing to do")
+            return False
+        rundir.write_json(path, {**vars(task), "earlier": _lives(holder)})
+    answer = whole(directory.answer) or {}
+    if answer.get("cancelled") or answer.get("state") in NOT_TO_RUN:
+        said = "cancelled" if answer.get("cancelled") else answer["state"]
+        say(f"{directory.token} is {said}; nothing to do")
         return False
-    rundir.write_json(path, vars(task))
     return True
 
 
-def _slot_environment(slot: int, slots: int, cpus: int) -> dict[str, str]:
-    """A share of the CPUs, and one of the visible GPUs."""
+def _lives(holder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The lives that a task file tells of, oldest first."""
+    if not holder:
+        return []
+    return [*holder.get("earlier", []), {key: value for key, value in holder.items() if key != "earlier"}]
+
+
+class PackWork:
+    """One life of a task at its pack: a thread for each slot, which starts a child for each run.
+
+    The main thread only waits, because it is the one that a signal interrupts: it holds nothing that a slot needs."""
+
+    def __init__(self, directory: SubmissionDir, intent: dict[str, Any], index: int, task: Task) -> None:
+        self.directory, self.intent, self.index, self.task = directory, intent, index, task
+        self.root = OutputRoot(Path(intent["output_root"]))
+        self.items: list[dict[str, Any]] = intent["packs"][index]
+        self.slots = min(intent["slots"], len(self.items))
+        self.waiting = list(range(len(self.items)))  # the runs without a child so far, by number
+        self.running: dict[int, int | None] = {}  # run -> its child's pid; None: ended, and being spoken for
+        self.left = set(self.waiting)  # the runs that may have stages without a result
+        self.lock = threading.RLock()  # for the four above; reentrant, since a signal may interrupt another's handler
+        self.stopped_by: int | None = None
+        self.out_of_patience = False  # the children that are left were killed
+        self.made_with: dict[str, Any] = {}
+        self.watch = memory.Watch()
+
+    def run(self) -> None:
+        about = f"{len(self.items)} runs, {self.slots} at a time, as {self.task}"
+        say(f"pack {self.index} of {self.directory.token}: {about}")
+        self._record_provenance()
+        idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        with mps.daemon(bool(self.intent.get("site", {}).get("mps")), self.slots) as variables:
+            for slot in range(self.slots):
+                environment = slot_environment(slot, self.slots, self.intent["cpus"], variables)
+                threading.Thread(target=self._work_slot, args=(slot, environment, idle), daemon=True).start()
+            for _ in range(self.slots):
+                idle.get()
+        if self.stopped_by != signal.SIGTERM:
+            self._settle()
+
+    def stop(self, signum: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
+        """No new run, and the children hear it too. On SIGUSR2 they save and end; on SIGTERM, which is a job's end by
+        scancel or `cancel`, they die, and the ledger learns why from those."""
+        self.stopped_by = signum
+        self._signal_all(signum)
+
+    def save_and_end(self, *, may_requeue: bool = False) -> bool:
+        """End within the time between the signal and the limit; whether the task is to be requeued. If not, what is
+        left of it has timed out. A child that does not end is killed: its newest checkpoint is what remains."""
+        if self.stopped_by != signal.SIGTERM:
+            self.stop(signal.SIGUSR2)
+        if not self._wait(patience(self.intent)):
+            self.out_of_patience = True
+            self._signal_all(signal.SIGKILL)
+            self._wait(LAST_WORDS)
+        if self.stopped_by == signal.SIGTERM:  # cancelled, perhaps in the meantime
+            return False
+        again = may_requeue and "SLURM_JOB_ID" in os.environ and self.task.restart < self.intent.get("requeues", 0)
+        if again and self.left and self._update_task_file({"ended_by": "timeout"}):
+            say(f"the time limit is near: {len(self.left)} of {len(self.items)} runs go on after a requeue")
+            return True
+        self._settle()
+        return False
+
+    def _work_slot(self, slot: int, environment: Mapping[str, str], idle: queue.SimpleQueue[int]) -> None:
+        # A child inherits what is blocked, and hears a USR2 that comes while it starts as soon as it can answer it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        try:
+            while (number := self._run_next(environment)) is not None:
+                with self.lock:
+                    del self.running[number]
+        finally:
+            idle.put(slot)
+
+    def _run_next(self, environment: Mapping[str, str]) -> int | None:
+        """One run's stages in one child, to its end; every attempt that it claimed and did not leave to a requeue then
+        has its result. Returns the run's number, or None if there is none to start."""
+        with self.lock:
+            if self.stopped_by or not self.waiting:
+                return None
+            number = self.waiting.pop(0)
+            self.running[number] = None
+            try:
+                child = self._start(number, environment)
+            except OSError as error:
+                self._could_not_start(number, error)
+                return number
+            self.running[number] = child.pid
+        _, status, usage = os.wait4(child.pid, 0)  # unlike Popen.wait it tells how much memory was used
+        code = child.returncode = os.waitstatus_to_exitcode(status)
+        with self.lock:
+            self.running[number] = None
+            beside = [pid for pid in self.running.values() if pid]
+        say(f"run {self.items[number]['run_id']}: child {child.pid} ended with {code}")
+        try:
+            self._hear_end(number, child.pid, code, memory.reaped_peak(usage.ru_maxrss), beside)
+        except Exception:  # noqa: BLE001 - the other runs go on
+            say(traceback.format_exc())
+        return number
+
+    def _start(self, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "jobs.stage", str(self.directory.path), str(self.index), str(number)]
+        return subprocess.Popen(command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL)
+
+    def _hear_end(self, number: int, pid: int, code: int, peak: int, beside: list[int]) -> None:
+        """What the child's exit code means for its run."""
+        if code in (STOPPED, -signal.SIGUSR2) or (code == -signal.SIGKILL and self.out_of_patience):
+            return  # it is left, and goes on after a requeue or is settled as timed out
+        self.left.discard(number)
+        # SIGTERM is a job's end, by scancel, a time limit or `cancel`: they know the cause, not this process.
+        if code in (0, -signal.SIGTERM):
+            return
+        cause, message = "error", f"ended with exit code {code}, without a result"
+        if code < 0:
+            message = f"killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL and (figures := self.watch.explain(peak, map(memory.peak_of, beside))):
+            cause, message = "out_of_memory", figures
+        item = self.items[number]
+        run = self.root.run(item["run_id"])
+        for stage, _ in item["stages"]:
+            for attempt, holder in attempts.claimed(run, stage, self.directory.token, self.task.restart):
+                if holder.get("pid") == pid and not attempts.has_result(attempt):
+                    attempts.write_result(attempt, failure(cause, message))
+
+    def _could_not_start(self, number: int, error: OSError) -> None:
+        item = self.items[number]
+        say(f"run {item['run_id']}: no child could be started: {error}")
+        self.left.discard(number)
+        stage, planned = item["stages"][0]
+        run, token = self.root.run(item["run_id"]), self.directory.token
+        with contextlib.suppress(OSError):
+            attempt = attempts.claim(run, stage, planned, token, self.task, self.made_with)
+            if attempt:
+                cause = "out_of_memory" if memory.ran_out(error) else "error"
+                attempts.write_result(attempt, failure(cause, f"no process could be started: {error}"), tries=1)
+
+    def _record_provenance(self) -> None:
+        """Collected once for all children, who find it in the task file. Without it the work goes on all the same."""
+        from tiny_transformers.provenance import code_version, environment
+
+        try:
+            self.made_with = {"code": code_version(), "environment": environment()}
+        except OSError as error:
+            say(f"what this is run with could not be read: {error}")
+        self._update_task_file(self.made_with)
+
+    def _update_task_file(self, values: Mapping[str, Any]) -> bool:
+        """Whether it could be written."""
+        path = self.directory.task(self.index)
+        try:
+            rundir.write_json(path, (whole(path) or vars(self.task)) | dict(values))
+        except OSError as error:
+            say(f"{path}: {error}")
+            return False
+        return True
+
+    def _settle(self) -> None:
+        """Say `timeout` for the runs that were stopped or had no turn."""
+        for number in sorted(self.left):
+            item = self.items[number]
+            run = self.root.run(item["run_id"])
+            try:
+                attempts.time_ran_out(run, item, self.directory.token, self.task, self.made_with)
+            except OSError as error:
+                say(f"run {item['run_id']}: {error}")
+
+    def _wait(self, seconds: float) -> bool:
+        """Until no child is left, for so long at most. It only looks: what it interrupted in the main thread may hold
+        a lock of the threading module."""
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.running
+
+    def _signal_all(self, signum: int) -> None:
+        with self.lock:
+            for pid in self.running.values():
+                if pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signum)
+
+
+def patience(intent: Mapping[str, Any]) -> float:
+    """Seconds that the children have from USR2 to their end."""
+    return max(LEAST_PATIENCE, intent.get("site", {}).get("signal_delay", 0) - RESERVE)
+
+
+def slot_environment(slot: int, slots: int, cpus: int, shared: Mapping[str, str]) -> dict[str, str]:
+    """A share of the CPUs, one of the visible GPUs, and what all slots share: MPS's variables, if it runs."""
     threads = max(1, min(cpus, len(os.sched_getaffinity(0))) // slots)
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     if visible:
-        environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
-    return environment
-
-
-class Children:
-    """The processes of the runs in progress."""
-
-    def __init__(self) -> None:
-        self.running: set[subprocess.Popen[bytes]] = set()
-        self.stopped_by: int | None = None
-
-    def run(
-        self,
-        directory: SubmissionDir,
-        index: int,
-        number: int,
-        item: dict[str, Any],
-        environment: dict[str, str],
-        root: OutputRoot,
-    ) -> None:
-        """One run's stages in one child; returns when it has ended and every claimed attempt has its result."""
-        if self.stopped_by:
-            if self.stopped_by == signal.SIGUSR2:
-                _out_of_time(root, item, directory.token)
-            return
-        command = [sys.executable, "-m", "jobs.stage", str(directory.path), str(index), str(number)]
-        child = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL)
-        self.running.add(child)
-        code = child.wait()
-        self.running.discard(child)
-        print(f"run {item['run_id']}: child {child.pid} ended with {code}", flush=True)
-        # SIGTERM is a job's end, by scancel, a time limit or `cancel`: they know the cause, not this process.
-        if code and code != -signal.SIGTERM:
-            for stage, _ in item["stages"]:
-                for attempt in root.run(item["run_id"]).attempts(stage):
-                    _speak_for(attempt, directory.token, child.pid, code)
-
-    def stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """No new run, and the children hear it too. On SIGUSR2, before the time limit, they save and end; on SIGTERM
-        they die, and the ledger learns why from SLURM or from `cancel`."""
-        self.stopped_by = signum
-        for child in list(self.running):
-            child.send_signal(signum)
-
-
-def _out_of_time(root: OutputRoot, item: dict[str, Any], token: str) -> None:
-    """The pack's time ran out before this run's turn: say so at its first stage."""
-    stage, number = item["stages"][0]
-    attempt = root.run(item["run_id"]).attempt(stage, number)
-    if rundir.create_json(attempt.claim, {"token": token, **vars(this_task()), "time": time.time()}):
-        message = "the pack's time limit came before this run's turn"
-        rundir.write_json(attempt.result, _failure("timeout", message))
-
-
-def _failure(cause: str, message: str) -> dict[str, Any]:
-    return {"status": "failed", "cause": cause, "message": message, "ended": time.time(), "outcome": None}
-
-
-def _speak_for(attempt: AttemptDir, token: str, pid: int, code: int) -> None:
-    """Write the result of an attempt whose process died without one."""
-    try:
-        claim = rundir.read_json(attempt.claim) or {}
-        if claim.get("token") != token or claim.get("pid") != pid or rundir.read_json(attempt.result):
-            return
-    except rundir.TornFile:
-        pass  # a torn result is none
-    if code < 0:
-        message = f"killed by {signal.Signals(-code).name}"
-    else:
-        message = f"ended with exit code {code}, without a result"
-    try:
-        rundir.write_json(attempt.result, _failure("timeout" if -code == signal.SIGUSR2 else "error", message))
-    except OSError as error:
-        print(f"{attempt.result}: {message}, and that could not be written: {error}", flush=True)
+        # MPS's daemon was given the visible ones and numbers them anew, from 0.
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % len(visible)) if shared else visible[slot % len(visible)]
+    return environment | dict(shared)

@@ -1,10 +1,12 @@
 """What every stage does: claim, log, heartbeat, work, result. Runs one run's stages, in order, in one process.
 
 `python -m jobs.stage SUBMISSION PACK ITEM`. The result file is written last: it alone says that a stage succeeded.
-A stage that fails leaves its traceback in its log and its cause in its result; stages that do not need it go on."""
+A stage that fails leaves its traceback in its log and its cause in its result; stages that do not need it go on. One
+that is asked to stop leaves no result, and the process ends with `attempts.STOPPED`."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -13,16 +15,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import rundir
 from cluster.rundir import AttemptDir, OutputRoot, RunDir, SubmissionDir
-from jobs.pack import Task, read_intent, this_task
+from jobs import memory
+from jobs.attempts import STOPPED, claim, completed, has_result, read_intent, say, this_task, whole, write_result
 from tiny_transformers.config import NEEDS, RunConfig
+from tiny_transformers.provenance import source_digest
 from tiny_transformers.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 
 RUNNERS = {  # stage -> the module whose `run` does it
@@ -37,80 +41,107 @@ STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it;
 
 def main(submission: str, index: str, number: str) -> int:
     signal.signal(signal.SIGUSR2, lambda signum, frame: STOP.set())  # noqa: ARG005
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # the pack blocks it until it can be answered
     _die_with_parent()
     directory = SubmissionDir(Path(submission))
     intent = read_intent(directory)
     item = intent["packs"][int(index)][int(number)]
     run = OutputRoot(Path(intent["output_root"])).run(item["run_id"])
+    pack = whole(directory.task(int(index))) or {}
+    if pack.get("pid", os.getppid()) != os.getppid():  # the pack died before it could take this process with it
+        return 1
+    made_with = _made_with(pack)
     task = this_task()
-    failed: set[str] = set()
+    if task.job.startswith("local-"):  # on a bare machine the job is the pack's process, whose child this one is
+        task = replace(task, job=f"local-{os.getppid()}")
+    missing: set[str] = set()  # the stages that did not complete
     for stage, planned in item["stages"]:
-        if failed & set(NEEDS[stage]):
-            failed.add(stage)
+        if missing & set(NEEDS[stage]):
+            missing.add(stage)
             continue
-        attempt = claim(run, stage, planned, directory.token, task)
+        if STOP.is_set():
+            return STOPPED
+        attempt = claim(run, stage, planned, directory.token, task, made_with)
         if attempt is None:
-            if not _completed(run, stage):
-                failed.add(stage)
-        elif STOP.is_set():
-            failed.add(stage)
-            _write_result(attempt, "failed", "timeout", "the pack's time limit came before this stage's turn", None)
-        elif not attempt_stage(run, stage, attempt, intent):
-            failed.add(stage)
-    return 1 if failed else 0
+            if not completed(run, stage):
+                missing.add(stage)
+        elif not attempt_stage(run, stage, attempt, intent, item):
+            if not has_result(attempt) and STOP.is_set():
+                return STOPPED
+            missing.add(stage)
+    return 1 if missing else 0
 
 
-def claim(run: RunDir, stage: str, number: int, token: str, task: Task) -> AttemptDir | None:
-    """The attempt that is this process's to do: the planned one, or, if an earlier life of the same job began it and
-    was requeued, the next. None: another job has it, or it is completed."""
-    interrupted: AttemptDir | None = None
-    while True:
-        attempt = run.attempt(stage, number)
-        mine = {"token": token, **vars(task), "job": _parent_job(task), "time": time.time()}
-        if rundir.create_json(attempt.claim, mine):
-            if interrupted:  # only now, so that there is always one attempt that is not over
-                _write_result(interrupted, "failed", "preempted", "requeued by SLURM; the next attempt goes on", None)
-            return attempt
-        try:
-            holder, result = rundir.read_json(attempt.claim), rundir.read_json(attempt.result)
-        except rundir.TornFile:
-            return None
-        if not holder or holder["token"] != token or holder["restart"] >= task.restart:
-            print(f"{stage} attempt {number} of {run.path.name} is another job's", flush=True)
-            return None
-        if result and result.get("cause") != "preempted":  # completed, or failed for good: not this job's to repeat
-            return None
-        interrupted = None if result else attempt
-        number += 1
-
-
-def _parent_job(task: Task) -> str:
-    """On a bare machine the job is the pack's process, whose child this one is."""
-    return f"local-{os.getppid()}" if task.job.startswith("local-") else task.job
-
-
-def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: dict[str, Any]) -> bool:
-    """Do a claimed stage. Returns whether it completed."""
+def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: dict[str, Any], item: dict[str, Any]) -> bool:
+    """Do a claimed stage. Returns whether it completed. One that was asked to stop leaves no result: whether it goes
+    on after a requeue or has timed out is the pack's to say."""
     with _log_to(attempt.log):
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {stage} of {run.path.name}, attempt {attempt.number}")
+        say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {stage} of {run.path.name}, attempt {attempt.number}")
+        if not intent.get("allow_code_change") and (
+            refusal := changed_code(run, attempt, [name for name, _ in item["stages"]])
+        ):
+            say(refusal)
+            return _write_result(attempt, "failed", "error", refusal, None)
         heartbeat = Heartbeat(attempt)
         try:
-            outcome = _run(run, stage, intent, heartbeat)
+            outcome = _run(run, stage, intent, item, heartbeat)
+        except Interrupted as error:
+            say(f"stopped: {error}")
+            return False
         except BaseException as error:  # noqa: BLE001 - whatever it is, the result file says it
-            if not isinstance(error, TinyTransformersError | CheckFailed):
-                traceback.print_exc()
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            if isinstance(error, TinyTransformersError | CheckFailed):
-                message = str(error)
-                print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return _write_result(attempt, "failed", cause(error), message, None)
+            return _write_result(attempt, "failed", cause(error), _explain(error), None)
         finally:
             heartbeat.stop()
         failed = [check.name for check in outcome.checks if check.blocking and not check.passed]
         if failed:
             return _write_result(attempt, "failed", "check_failed", f"failed checks: {', '.join(failed)}", outcome)
-        print(f"{stage} completed")
+        say(f"{stage} completed")
         return _write_result(attempt, "completed", None, None, outcome)
+
+
+def _explain(error: BaseException) -> str:
+    """The result's message; the log gets the traceback, or the message alone if it is the user's mistake."""
+    with contextlib.suppress(OSError):
+        if isinstance(error, TinyTransformersError | CheckFailed):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+    if isinstance(error, TinyTransformersError | CheckFailed):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> str | None:
+    """What to say if this attempt would go on from work of other code: from a completed stage that is not done `again`
+    here, or was by this submission, or from the checkpoints of an interrupted attempt. Without those a change of code
+    is what mends a failure. Claims of older versions name no code."""
+    mine = whole(attempt.claim) or {}
+    code, stage = _digest(mine), attempt.path.parent.name
+    for earlier in (one for name in RUNNERS for one in run.attempts(name) if one.path != attempt.path):
+        claim, result, name = whole(earlier.claim) or {}, whole(earlier.result) or {}, earlier.path.parent.name
+        if result.get("status") == "completed":
+            kept = name not in again or (claim.get("token") == mine.get("token") and name != stage)
+        else:
+            kept = name == stage and run.has_checkpoints and result.get("cause") not in ("error", "check_failed")
+        if code and kept and _digest(claim) not in (None, code):
+            return (
+                f"the code is not that of {name} attempt {earlier.number} "
+                f"({_digest(claim)} -> {code}): restore it, or submit with --allow-code-change"
+            )
+    return None
+
+
+def _digest(claim: Mapping[str, Any]) -> str | None:
+    digest: str | None = (claim.get("code") or {}).get("digest")
+    return digest
+
+
+def _made_with(pack: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pack found, unless the source has changed since: this process has just loaded it."""
+    found = {key: pack[key] for key in ("code", "environment") if key in pack}
+    if "code" in found and (digest := source_digest()) != found["code"]["digest"]:
+        found["code"] = {"digest": digest, "commit": None, "diff": None}
+    return found
 
 
 def cause(error: BaseException) -> str:
@@ -119,18 +150,19 @@ def cause(error: BaseException) -> str:
         return "check_failed"
     if isinstance(error, Interrupted):
         return "timeout"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out_of_memory"
-    return "error"
+    return "out_of_memory" if memory.ran_out(error) else "error"
 
 
-def _run(run: RunDir, stage: str, intent: dict[str, Any], heartbeat: Heartbeat) -> Outcome:
+def _run(run: RunDir, stage: str, intent: dict[str, Any], item: dict[str, Any], heartbeat: Heartbeat) -> Outcome:
     from tiny_transformers.data import resolve_root  # imports what only a stage needs
 
     described = rundir.read_json(run.run_json)
     if described is None:
         raise TinyTransformersError(f"{run.run_json}: is missing; `submit` writes it. Submit the manifest again.")
     config = RunConfig.model_validate(described["config"])
+    if tokens := item.get("micro_batch_tokens"):  # how, not what: the run stays the same one
+        say(f"micro_batch_tokens: {tokens} for this attempt, not {config.train.micro_batch_tokens}")
+        config = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_tokens": tokens})})
     cache = Path(intent["cache"])
     data_root = Path(intent["data_root"]) if intent["data_root"] else None
     work = Work(
@@ -153,6 +185,7 @@ def _die_with_parent() -> None:
 def _write_result(
     attempt: AttemptDir, status: str, cause: str | None, message: str | None, outcome: Outcome | None
 ) -> bool:
+    """Whether the stage completed and says so."""
     value = {
         "status": status,
         "cause": cause,
@@ -160,16 +193,7 @@ def _write_result(
         "ended": time.time(),
         "outcome": asdict(outcome) if outcome else None,
     }
-    rundir.write_json(attempt.result, value)
-    return status == "completed"
-
-
-def _completed(run: RunDir, stage: str) -> bool:
-    for attempt in reversed(run.attempts(stage)):
-        result = rundir.read_json(attempt.result)
-        if result:
-            return bool(result["status"] == "completed")
-    return False
+    return write_result(attempt, value) and status == "completed"
 
 
 class Heartbeat:
@@ -194,7 +218,7 @@ class Heartbeat:
             try:
                 rundir.write_json(self._attempt.heartbeat, {"time": time.time(), **self._state})
             except OSError as error:  # a full disk; the stage itself will find out
-                print(f"heartbeat: {error}", flush=True)
+                say(f"heartbeat: {error}")
             if self._stopped.wait(HEARTBEAT):
                 return
 
@@ -212,8 +236,9 @@ def _log_to(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
         for target, descriptor in enumerate(saved, 1):
             os.dup2(descriptor, target)
             os.close(descriptor)

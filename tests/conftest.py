@@ -49,5 +49,7 @@ def fake_science(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     told = tmp_path / "fake_science.json"
     told.write_text("{}")
     monkeypatch.setenv("FAKE_SCIENCE", str(told))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fake_science"))
+    here = Path(__file__).parent
+    # This checkout, too, whatever is installed.
+    monkeypatch.setenv("PYTHONPATH", f"{here / 'fake_science'}:{here.parent}")
     return told

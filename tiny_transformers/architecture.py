@@ -429,7 +429,7 @@ def units_per_token(model: Architecture) -> int:
     if isinstance(ffn, Controller):
         return 8 * (ffn.size or 0)
     if isinstance(ffn, ProductKey):
-        return ffn.num_heads * (4 * ffn.query_size + 16 * ffn.top_k)
+        return ffn.num_heads * (ffn.query_size + 16 * ffn.top_k)
     wide = 2 if model.activation in GATED else 1
     return (4 if isinstance(ffn, KAN) else 4 * wide * max(1, ffn.depth - 1)) * model.intermediate_size
 

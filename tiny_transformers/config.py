@@ -94,6 +94,12 @@ class RunConfig(Settings):
         return self
 
 
+def micro_batch_is_free(config: RunConfig) -> bool:
+    """Whether the size of a micro-batch leaves the result as it is. A mixture of experts balances its load, and a
+    product-key memory normalizes its queries, over a micro-batch."""
+    return config.model.ffn.kind not in ("moe", "pkm")
+
+
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).
 BLIMP_TASKS = (
     "anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement", "ellipsis",

@@ -32,7 +32,7 @@ def finished(folder: Path, count: int) -> None:
     path.write_text(MANIFEST.format(seeds=list(range(-(-count // 8)))))
     runs = plan.expand(manifest.cells(manifest.load(path)))[:count]
     where = site.Site(name="bench", scheduler="slurm", runs_per_pack=8)
-    work = [plan.item(run, run.stages, {}, cost.Rates(1e12, {})) for run in runs]
+    work = [plan.item(run, run.stages, {}, cost.Measured(1e12)) for run in runs]
     ledger = Ledger(root.ledger)
     launch.record_runs(ledger, root, runs, "2026-01-01")
     for number, array in enumerate(plan.arrange(work, {run.id: run for run in runs}, where)):

@@ -97,6 +97,42 @@ def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command, tmp_path):
+    probed = command("probe", "experiments.yaml", "--site", "site.yaml", "--yes", "--wait").stdout
+    assert "site here: 5 architectures" in probed
+    assert len(list((tmp_path / "output/probe/runs").iterdir())) == 5
+    assert not (tmp_path / "output/runs").exists()
+    for path in (tmp_path / "output/probe/runs").glob("*/run.json"):
+        described = json.loads(path.read_text())
+        assert described["stages"] == ["pretrain"]
+        assert described["config"]["train"]["max_steps"] == 5
+    shown = command(*SUBMIT, "--dry-run").stdout
+    assert "345 MB, probed (1) x 1.15" in shown
+    assert "FLOP/s, probed (1)" in shown
+    assert "closed form" in command(*SUBMIT, "--dry-run", "--output-root", "elsewhere").stdout
+    assert "Nothing is missing: 5 runs" in command("probe", "experiments.yaml", "--site", "site.yaml").stdout
+
+
+def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
+    words = ("submit", "experiments.yaml", "--site", "delftblue-small", "--dry-run", "--set", "train.max_steps=2000000")
+    shown = command(*words).stdout
+    for line in ("memory +[\\d,]+ MB, closed form", "slots +1: a MIG slice takes one run", "runs +1 in a pack",
+                 "site profile"):  # fmt: skip
+        assert re.search(line, shown), line
+    assert re.search(
+        r"7 runs may need up to .* h, more than the site's 4 h: they will be requeued up to \d+ times", shown
+    )
+
+
+def test_usage_holds_what_was_used_against_what_was_planned(command):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    shown = command("usage").stdout
+    assert re.search(r"first +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +memory x 0.\d", shown)
+    before = shown
+    command("ledger", "rebuild")
+    assert command("usage").stdout == before
+
+
 def test_without_yes_and_without_a_terminal_nothing_is_submitted(command, tmp_path):
     refused = command(*SUBMIT, check=False)
     assert refused.returncode == 2
@@ -298,3 +334,61 @@ def test_a_slurm_site_without_sbatch_is_refused(command, tmp_path):
     refused = command("submit", "experiments.yaml", "--site", "delftblue", "--yes", check=False, env=nowhere)
     assert refused.returncode == 2
     assert "there is no sbatch on this machine" in refused.stderr
+
+
+# -- tick -------------------------------------------------------------------------------------------------------------
+
+
+def decisions(tmp_path):
+    return [rundir.read_json(path) for path in sorted(tmp_path.glob("output/runs/*/stages/*/*/decision.json"))]
+
+
+def test_tick_tries_again_what_its_rule_says_and_nothing_else(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"blimp": "out_of_memory", "superglue": "fail"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["failed"] == 8)
+    fake_science.write_text("{}")
+    shown = command("tick").stdout
+    assert "4 stage runs ended in out_of_memory: tried again, 1/2 of the memory." in shown
+    assert "4 stage runs ended in error: not tried again" in shown
+    assert "Submitted" in shown
+    wait_for(lambda: status(command)["counts"]["running"] + status(command)["counts"]["submitted"] == 0)
+    assert (status(command)["counts"]["completed"], status(command)["counts"]["failed"]) == (12, 4)
+    assert sorted((each["stage"], each["action"]) for each in decisions(tmp_path)) == (
+        [("blimp", "retry")] * 4 + [("superglue", "stop")] * 4)  # fmt: skip
+    assert "Nothing to do." in command("tick").stdout
+    assert "not tried again by itself" in command("status", "--failed").stdout
+    command("ledger", "rebuild")
+    assert "Nothing to do." in command("tick").stdout, "the decisions are in the files"
+
+
+def test_tick_submits_nothing_after_the_same_failure_again_and_again(command, fake_science, tmp_path):
+    (tmp_path / "experiments.yaml").write_text(
+        (tmp_path / "experiments.yaml").read_text() + "retry: {error: {times: 9}}\n"
+    )
+    fake_science.write_text('{"*": {"pretrain": "fail"}}')
+    assert command(*SUBMIT, "--yes", "--wait", check=False).returncode == 1
+    for words in (("tick",), SUBMIT):
+        refused = command(*words, *(["--yes"] if words == SUBMIT else []), check=False)
+        assert (refused.returncode, "failed alike" in refused.stderr) == (2, True)
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 28
+
+
+def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
+    import pty
+
+    terminal, theirs = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", *SUBMIT, "--study", "first"], cwd=tmp_path, stdin=theirs,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: (tmp_path / "output" / "ledger.db").exists())
+    wait_for(lambda: not (tmp_path / "output" / "ledger.lock").exists())
+    time.sleep(1)
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    os.write(terminal, b"y\n")
+    asking.communicate(timeout=60)
+    assert asking.returncode == 2, "it has been done since"
+    assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1

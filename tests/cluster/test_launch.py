@@ -28,7 +28,7 @@ def runs(manifest_file):
 
 
 def arrange(runs, where):
-    work = [plan.item(run, run.stages, {}, cost.Rates(where.flops, {})) for run in runs]
+    work = [plan.item(run, run.stages, {}, cost.Measured(where.flops)) for run in runs]
     return plan.arrange(work, {run.id: run for run in runs}, where)
 
 
@@ -45,11 +45,10 @@ def test_the_script_for_delftblue_is_the_recorded_one(runs):
 
 def submit(ledger, root, runs, where, tmp_path):
     launch.record_runs(ledger, root, runs, "2026-01-01")
-    return launch.submit(
-        ledger, root, arrange(runs, where), where, data_root=None, log_dir=tmp_path / "logs", created="2026-01-01"
-    )
+    return launch.submit(ledger, root, arrange(runs, where), where, ORIGIN, tmp_path / "logs")
 
 
+ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
 SLURM = site.Site(name="test", scheduler="slurm", runs_per_pack=3, max_array_size=2)
 
 
@@ -78,7 +77,7 @@ def test_without_sbatch_nothing_is_submitted_or_recorded(ledger, root, runs, tmp
 def test_a_refusal_gives_sbatchs_words_and_keeps_what_was_accepted(ledger, root, runs, tmp_path, sbatch):
     once = tmp_path / "once"
     sbatch(f"[ -e {once} ] && {{ echo 'sbatch: error: Invalid account' >&2; exit 1; }}; touch {once}; "
-           "echo Submitted batch job 41")  # fmt: skip
+           "echo 41")  # fmt: skip
     with pytest.raises(SubmitError, match=r"sbatch refused array 2 of 2 .*Invalid account.*array 1 is submitted"):
         submit(ledger, root, runs, SLURM, tmp_path)
     assert sorted(row["state"] for row in ledger.submissions()) == ["refused", "submitted"]

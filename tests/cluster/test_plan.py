@@ -1,11 +1,15 @@
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from cluster import cost, manifest, plan, site
+from cluster.cost import Figure
 from cluster.errors import InputError
 from cluster.plan import Item, StageState
+from cluster.retry import Adjustment
 from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.config import RunConfig
 
@@ -68,7 +72,7 @@ def test_redoing_a_stage_redoes_what_follows_from_it_and_nothing_else(runs):
 
 
 def test_a_new_attempt_has_the_next_number(runs):
-    item = plan.item(runs[0], ["blimp"], {"blimp": StageState("failed", 3)}, cost.Rates(1e12, {}))
+    item = plan.item(runs[0], ["blimp"], {"blimp": StageState("failed", 3)}, cost.Measured(1e12))
     assert item.stages == (("blimp", 4),)
 
 
@@ -112,7 +116,7 @@ def test_a_pack_is_no_longer_than_the_sites_time_limit_allows(runs):
 def test_slots_are_what_memory_and_cpus_allow():
     big = plan.expand(manifest.cells(manifest.load(ROOT / "experiments.yaml"), studies=["quickstart"]))
     need = cost.memory(big[0].config) + cost.CUDA_CONTEXT
-    work = [plan.item(run, ["pretrain"], {}, cost.Rates(1e13, {})) for run in big]
+    work = [plan.item(run, ["pretrain"], {}, cost.Measured(1e13)) for run in big]
     gpu = {"gpus": 1, "cpus": 16, "memory_per_cpu": 7600, "runs_per_pack": 4}
     by_id = {run.id: run for run in big}
 
@@ -126,18 +130,159 @@ def test_slots_are_what_memory_and_cpus_allow():
         slots(gpu_memory=1000)
 
 
-def test_measured_rates_replace_the_profile():
-    config = RunConfig(model=GPTNeo())
-    slow, fast = cost.Rates(1e12, {}), cost.Rates(1e12, {"pretrain": 1e13})
-    work = cost.seconds(config, "pretrain", slow) - cost.STAGE_OVERHEAD
-    assert cost.seconds(config, "pretrain", fast) - cost.STAGE_OVERHEAD == pytest.approx(work / 10)
-    assert cost.seconds(config, "blimp", fast) == cost.seconds(config, "blimp", slow)
+def test_measured_speed_replaces_the_profile_first_the_architectures_own_then_other_models():
+    config, other = RunConfig(model=GPTNeo()), RunConfig(model=Roberta())
+    key = cost.architecture_key(config)
+    measured = cost.Measured(
+        1e12,
+        by_stage={"pretrain": Figure(2e12, "others (9)")},
+        by_architecture={(key, "pretrain"): Figure(1e13, "own (3)")},
+    )
+    assert measured.speed(config, "pretrain") == Figure(1e13, "own (3)")
+    assert measured.speed(other, "pretrain") == Figure(2e12, "others (9)")
+    assert measured.speed(config, "blimp") == Figure(1e12, "site profile")
+    plain = cost.Measured(1e12)
+    work = plain.seconds(config, "pretrain") - cost.STAGE_OVERHEAD
+    assert measured.seconds(config, "pretrain") - cost.STAGE_OVERHEAD == pytest.approx(work / 10)
+    assert measured.seconds(config, "blimp") == plain.seconds(config, "blimp")
+    assert plain.seconds(config, "pretrain", "blimp") == pytest.approx(
+        plain.seconds(config, "pretrain") + plain.seconds(config, "blimp")
+    )
+
+
+def test_the_architecture_key_is_of_what_decides_speed_and_memory_and_of_nothing_else():
+    base = {"model": {"family": "gpt_neo"}}
+    same = [base, base | {"seed": 7}, base | {"train": {"learning_rate": 1e-3, "max_steps": 5}}]
+    other = [
+        {"model": {"family": "gpt_neo", "activation": "silu"}},
+        base | {"train": {"micro_batch_tokens": 4096}},
+        base | {"data": {"max_length": 256}},
+        base | {"data": {"source": "builtin"}},
+    ]
+    keys = [cost.architecture_key(RunConfig.model_validate(each)) for each in (*same, *other)]
+    assert len(set(keys[: len(same)])) == 1
+    assert len(set(keys)) == 1 + len(other)
 
 
 def test_the_published_epoch_takes_about_as_long_as_was_published():
     """Seed study: 1 h 42 min for one epoch on an A100, 57 % of its tokens padding, which we do not compute."""
-    hours = cost.seconds(RunConfig(model=GPTNeo()), "pretrain", cost.Rates(site.load("delftblue").flops, {})) / 3600
+    hours = cost.Measured(site.load("delftblue").flops).seconds(RunConfig(model=GPTNeo()), "pretrain") / 3600
     assert hours == pytest.approx(1.7 * 0.43, rel=0.2)
+
+
+# Peak RSS in MB of two steps on a CPU (60 stories of TinyStories, or 256 builtin ones), as pretrain reported it.
+PEAKS = [
+    ({"family": "gpt_neo"}, "files", 2148),
+    ({"family": "roberta"}, "files", 2147),
+    ({"family": "gpt_neo", "ffn": {"kind": "kan"}}, "files", 2501),
+    ({"family": "gpt_neo", "ffn": {"kind": "moe"}}, "files", 2264),
+    ({"family": "roberta", "ffn": {"kind": "kan"}}, "files", 2227),
+    ({"family": "gpt_neo", "ffn": {"kind": "controller"}}, "files", 2522),
+    ({"family": "gpt_neo"}, "builtin", 2042),
+    ({"family": "roberta"}, "builtin", 1606),
+    ({"family": "gpt_neo", "ffn": {"kind": "kan"}}, "builtin", 2239),
+    ({"family": "gpt_neo", "ffn": {"kind": "moe"}}, "builtin", 2116),
+    ({"family": "gpt_neo", "intermediate_size": 4096, "ffn": {"kind": "pkm"}}, "builtin", 2136),
+]
+
+
+@pytest.mark.parametrize(("model", "source", "peak"), PEAKS)
+def test_the_closed_form_of_memory_is_near_what_was_measured_and_hardly_below(model, source, peak):
+    config = RunConfig.model_validate({"model": model, "data": {"source": source}})
+    assert 0.97 < (cost.memory(config) + cost.CPU_PROCESS_MEMORY) / peak < 1.3
+
+
+def sizing(runs, where, measured=None, seconds=60.0):
+    work = [Item(run.id, (("pretrain", 1),), seconds) for run in runs]
+    return plan.size(work, {run.id: run for run in runs}, where, measured or cost.Measured(where.flops))
+
+
+def test_slots_follow_measured_memory_only_if_every_architecture_was_measured(runs):
+    where = SITE.model_copy(update={"cpus": 64, "memory_per_cpu": 100})
+    keys = {cost.architecture_key(run.config) for run in runs}
+    everything = cost.Measured(1e12, peaks={key: Figure(1000, "measured (1)") for key in keys})
+    lacking = cost.Measured(1e12, peaks={key: Figure(1000, "measured (1)") for key in sorted(keys)[1:]})
+    assert (sizing(runs, where, everything).slots, sizing(runs, where, everything).memory) == (5, 1150)
+    assert sizing(runs, where, everything).memory_basis == "measured (1) x 1.15"
+    assert sizing(runs, where, lacking) == sizing(runs, where)
+    assert sizing(runs, where).memory_basis.startswith("closed form")
+
+
+def test_on_a_gpu_every_process_takes_its_context_beside_what_was_measured(runs):
+    gpu = SITE.model_copy(update={"gpus": 1, "gpu_memory": 10_000, "cpus": 32, "memory_per_cpu": 8000})
+    measured = cost.Measured(
+        1e12, peaks={cost.architecture_key(run.config): Figure(1000, "measured (1)") for run in runs}
+    )
+    found = sizing(runs, gpu, measured)
+    assert found.slots == 9000 // (1150 + cost.CUDA_CONTEXT) == 5
+    assert found.slots_bound == "GPU memory, 9,000 MB / 1,750 MB"
+
+
+def test_the_bound_that_decides_the_slots_is_named(runs):
+    gpu = SITE.model_copy(update={"gpus": 1, "cpus": 64, "memory_per_cpu": 8000})
+    assert "max_slots" in sizing(runs, gpu.model_copy(update={"max_slots": 2})).slots_bound
+    assert "CPUs" in sizing(runs, gpu.model_copy(update={"cpus": 4})).slots_bound
+    assert "host memory" in sizing(runs, gpu.model_copy(update={"memory_per_cpu": 100})).slots_bound
+    assert "`slots`" in sizing(runs, gpu.model_copy(update={"slots": 3, "runs_per_pack": 3})).slots_bound
+    assert "runs_per_pack" in sizing(runs, gpu.model_copy(update={"runs_per_pack": 2})).slots_bound
+
+
+def test_a_mig_slice_takes_one_run_unless_the_user_says_otherwise(runs):
+    small = site.load("delftblue-small")
+    assert sizing(runs, small).slots == 1
+    assert sizing(runs, small.model_copy(update={"slots": 2})).slots == 2
+    assert sizing(runs, small.model_copy(update={"mig": False, "cpus": 8})).slots > 1
+
+
+def test_an_account_that_may_run_few_jobs_gets_long_packs(runs):
+    one = SITE.model_copy(update={"max_jobs": 1, "max_slots": 2})
+    assert sizing(runs, SITE.model_copy(update={"max_slots": 2})).size == 2
+    assert sizing(runs, one).size == 7
+    assert sizing(runs, one).slots == 2
+    assert sizing(runs, one.model_copy(update={"max_jobs": 2})).size == 4
+    assert sizing(runs, one.model_copy(update={"max_jobs": 100})).size == 2
+    assert sizing(runs, one.model_copy(update={"max_time": 60}), seconds=1000).size == 2
+    assert "surely ends within 1 h" in sizing(runs, one.model_copy(update={"max_time": 60}), seconds=1000).size_bound
+
+
+def test_runs_that_need_more_than_the_sites_time_are_said_not_clipped_in_silence():
+    where = SITE.model_copy(update={"max_time": 60})
+    assert plan.too_long(items(2, 2000), where) is None
+    note = plan.too_long([*items(2, 2000), *items(1, 6000)], where)
+    assert note.startswith("1 run may need up to 2.5 h, more than the site's 1 h: they will be requeued up to 2 times")
+    assert "rerun --failed" in plan.too_long(items(1, 6000), where.model_copy(update={"scheduler": "local"}))
+    assert "rerun --failed" in plan.too_long(items(1, 6000), where.model_copy(update={"sbatch": {"requeue": False}}))
+
+
+def test_a_probe_is_one_pretraining_of_each_architecture(manifest_file):
+    cells = manifest.cells(manifest.load(manifest_file))
+    probes = plan.probes(cells)
+    assert len(probes) == 5
+    assert {cell.stages for cell in probes} == {("pretrain",)}
+
+
+def test_ids_are_those_of_the_whole_canonical_settings_and_do_not_change():
+    document = manifest.load(ROOT / "experiments.yaml")
+    planned = plan.expand(manifest.cells(document))
+    for run in planned:
+        text = json.dumps(run.config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        assert run.id == plan.identity(run.config) == hashlib.sha256(text.encode()).hexdigest()[:12]
+        assert run.config == RunConfig.model_validate(run.config.model_dump())
+    assert plan.identity(RunConfig(model=GPTNeo())) == "a9d38c61edf1"
+    assert plan.identity(RunConfig(model=Roberta(), seed=7)) == "083c53df90fd"
+
+
+def test_a_hundred_thousand_runs_are_planned_without_checking_each(tmp_path, monkeypatch):
+    path = tmp_path / "many.yaml"
+    path.write_text(
+        f"models: {{gpt: {{family: gpt_neo}}}}\nstudies: {{s: {{model: gpt, seeds: {list(range(100_000))}}}}}\n"
+    )
+    checked = []
+    check = manifest._check
+    monkeypatch.setattr(manifest, "_check", lambda *given: checked.append(1) or check(*given))
+    planned = plan.expand(manifest.cells(manifest.load(path)))
+    assert len({run.id for run in planned}) == 100_000
+    assert len(checked) == 1
 
 
 @pytest.mark.parametrize("smoke", [False, True])
@@ -145,9 +290,9 @@ def test_every_shipped_study_is_planned(smoke):
     document = manifest.load(ROOT / "experiments.yaml")
     planned = plan.expand(manifest.cells(document, smoke=smoke))
     assert {study for run in planned for study in run.studies} == set(document.studies)
-    for name in ("local", "delftblue"):
+    for name in ("local", "delftblue", "delftblue-small"):
         where = site.load(name)
-        work = [plan.item(run, plan.missing(run, {}), {}, cost.Rates(where.flops, {})) for run in planned]
+        work = [plan.item(run, plan.missing(run, {}), {}, cost.Measured(where.flops)) for run in planned]
         arrays = plan.arrange(work, {run.id: run for run in planned}, where)
         assert sum(len(pack.items) for array in arrays for pack in array.packs) == len(planned)
 
@@ -155,3 +300,68 @@ def test_every_shipped_study_is_planned(smoke):
 def test_a_plan_is_immutable(runs):
     with pytest.raises(dataclasses.FrozenInstanceError):
         runs[0].name = "other"
+
+
+# -- adjusted ---------------------------------------------------------------------------------------------------------
+
+
+def items_with(runs, *adjustments):
+    measured = cost.Measured(1e13)
+    return [plan.item(run, run.stages, {}, measured, each) for run, each in zip(runs, adjustments, strict=False)]
+
+
+def arranged(runs, where, *adjustments):
+    return plan.arrange(items_with(runs, *adjustments), {run.id: run for run in runs}, where)
+
+
+def test_what_ran_out_of_memory_or_off_a_node_has_arrays_of_its_own(runs):
+    arrays = arranged(runs, SITE, Adjustment(), Adjustment(exclude=("n1",)), Adjustment(less_memory=1), Adjustment())
+    assert [(len(each.packs[0].items), each.resources.exclude) for each in arrays] == [(2, ()), (1, ("n1",)), (1, ())]
+
+
+def test_memory_is_saved_by_fewer_runs_at_a_time_and_then_by_smaller_micro_batches(runs):
+    roomy = SITE.model_copy(update={"cpus": 16, "memory_per_cpu": 16_000})
+    slots, tokens = [], []
+    for halvings in range(5):
+        (array,) = arranged(runs[:4], roomy, *[Adjustment(less_memory=halvings)] * 4)
+        slots.append(array.resources.slots)
+        tokens.append(array.packs[0].items[0].micro_batch_tokens)
+    assert slots == [4, 4, 2, 1, 1] or slots == [4, 2, 1, 1, 1]
+    assert tokens[-2:] == [8192 // 2, 8192 // 4] or tokens[-1:] == [8192 // 2]
+
+
+def test_a_mixture_of_experts_keeps_its_micro_batch_because_it_changes_the_result(manifest_file):
+    layers = ["model.ffn.kind=moe"]
+    runs = plan.expand(manifest.cells(manifest.load(manifest_file), studies=["second"], overrides=layers))
+    (array,) = arranged(runs[:1], SITE, Adjustment(less_memory=9))
+    assert array.packs[0].items[0].micro_batch_tokens is None
+
+
+def test_more_time_is_asked_for_what_ran_out_of_it_up_to_the_sites_limit(runs):
+    def minutes(factor):
+        items = [dataclasses.replace(item, seconds=3600 * factor) for item in items_with(runs[:1], Adjustment(factor))]
+        return plan.arrange(items, {run.id: run for run in runs}, SITE)[0].resources.minutes
+
+    assert (minutes(1), minutes(1.5), minutes(1000)) == (90, 140, SITE.max_time)
+
+
+def test_this_machine_takes_all_in_one_pack_however_they_differ(runs):
+    local = site.Site(name="here", scheduler="local", cpus=8, slots=4)
+    (array,) = arranged(runs, local, Adjustment(), Adjustment(exclude=("n1",)), Adjustment(less_memory=1))
+    assert (len(array.packs), len(array.packs[0].items), array.resources.slots) == (1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "again", "stages"),
+    [("completed failed blocked blocked", [], []),
+     ("completed failed blocked blocked", ["add_tokenizer"], ["add_tokenizer", "blimp", "superglue"]),
+     ("completed completed failed running", ["blimp"], []),
+     ("completed completed failed completed", ["blimp"], ["blimp"]),
+     ("completed completed failed eligible", [], ["superglue"]),
+     ("eligible waiting waiting waiting", [], ["pretrain", "add_tokenizer", "blimp", "superglue"])],
+)  # fmt: skip
+def test_what_is_tried_again_goes_with_what_waited_for_it_once_nothing_of_the_run_is_under_way(
+    runs, statuses, again, stages
+):
+    states = {stage: StageState(status, 1) for stage, status in zip(runs[0].stages, statuses.split(), strict=True)}
+    assert plan.missing(runs[0], states, again) == stages

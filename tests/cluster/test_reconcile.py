@@ -24,11 +24,12 @@ class FakeSlurm:
         self.calls.append("squeue")
         return None if self.jobs is None else {job.key: job for job in self.jobs}
 
-    def history(self, _):
+    def history(self, names, days):
         self.calls.append("sacct")
-        return None if self.past is None else {job.key: job for job in self.past}
-
-    history_named = history
+        assert days >= 2
+        if self.past is None:
+            return None
+        return {job.key: job for job in self.past if job.name in list(names)}
 
 
 @pytest.fixture
@@ -48,14 +49,17 @@ def runs(manifest_file):
     return plan.expand(manifest.cells(manifest.load(manifest_file), studies=["first"]))
 
 
+ORIGIN = launch.Origin("submit", "2026-01-01T00:00:00+00:00", None, {"digest": "c0de"}, None)
+
+
 def intend(ledger, root, runs, token="cafe", scheduler="slurm", runs_per_pack=1):
     """Record runs and a submission of all their stages, as `launch.submit` does before sbatch."""
     where = site.Site(name="test", scheduler=scheduler, runs_per_pack=runs_per_pack, cpus=4)
     launch.record_runs(ledger, root, runs, "2026-01-01")
-    work = [plan.item(run, run.stages, ledger.states()[run.id], cost.Rates(1e12, {})) for run in runs]
+    work = [plan.item(run, run.stages, ledger.states()[run.id], cost.Measured(1e12)) for run in runs]
     (array,) = plan.arrange(work, {run.id: run for run in runs}, where)
     directory = root.submission(token)
-    intent = launch.describe(array, where, root, None, token, "2026-01-01")
+    intent = launch.describe(array, where, root, token, ORIGIN)
     rundir.write_json(directory.submission, intent)
     reconcile.record_intent(ledger, directory, intent)
     return [[item["run_id"] for item in pack] for pack in intent["packs"]]
@@ -67,9 +71,16 @@ def answer(ledger, root, token="cafe", **values):
     ledger.update_submission(token, state=values["state"], job_id=values["job_id"])
 
 
-def claim(root, run_id, stage, number=1, job="7_0", token="cafe"):
+def claim(root, run_id, stage, number=1, job="7_0", token="cafe", restart=0):
+    """As a job does: its pack first, then the attempt."""
+    mine = {"token": token, "job": job, "host": "n1", "pid": 1, "restart": restart, "time": 1.0}
+    intent = rundir.read_json(root.submission(token).submission)
+    packs = [[item["run_id"] for item in pack] for pack in intent["packs"]] if intent else []
+    for index, pack in enumerate(packs):
+        if run_id in pack:
+            rundir.write_json(root.submission(token).task(index), mine)
     attempt = root.run(run_id).attempt(stage, number)
-    rundir.create_json(attempt.claim, {"token": token, "job": job, "host": "n1", "pid": 1, "restart": 0, "time": 1.0})
+    rundir.create_json(attempt.claim, mine)
     return attempt
 
 
@@ -96,7 +107,7 @@ def test_results_are_the_truth_whatever_slurm_says(ledger, root, runs):
     for stage in STAGES:
         complete(root, pack[0], stage)
     slurm = FakeSlurm([Job("7", "tt-cafe", "FAILED")])
-    assert reconcile.reconcile(ledger, root, slurm) == "answered"
+    assert reconcile.reconcile(ledger, root, slurm) == "none", "there is nothing left to ask"
     assert statuses(ledger, pack[0]) == ["completed"] * 4
     assert {row["value"] for row in ledger.scores()} == {0.75}
     assert ledger.open_submissions() == []
@@ -110,7 +121,9 @@ def test_a_claim_is_running_and_its_pack_mates_are_submitted(ledger, root, runs)
     reconcile.reconcile(ledger, root, slurm)
     assert statuses(ledger, packs[0][0]) == ["running", "submitted", "submitted", "submitted"]
     assert statuses(ledger, packs[1][0]) == ["submitted"] * 4
-    assert {row["progress"] for row in ledger.newest_attempts() if row["job"] == "7_1"} == {'{"reason": "Resources"}'}
+    assert {row["progress"] for row in ledger.newest_attempts("submitted") if row["job"] == "7_1"} == {
+        '{"reason": "Resources"}'
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,14 +144,18 @@ def test_an_ended_job_explains_a_missing_result(ledger, root, runs, state, cause
     assert state in verdict["message"]
 
 
-@pytest.mark.parametrize("slurm", [FakeSlurm(None), FakeSlurm([], None)], ids=["no squeue", "no sacct"])
-def test_silence_changes_nothing(ledger, root, runs, slurm):
+@pytest.mark.parametrize(
+    ("slurm", "said"),
+    [(FakeSlurm(None), "unreachable"), (FakeSlurm([], None), "partial")],
+    ids=["no squeue", "no sacct"],
+)
+def test_silence_changes_nothing(ledger, root, runs, slurm, said):
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
     claim(root, pack[0], "pretrain", job="7")
     reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
     before = ledger.overview()
-    assert reconcile.reconcile(ledger, root, slurm) == "unreachable"
+    assert reconcile.reconcile(ledger, root, slurm) == said
     assert ledger.overview() == before
 
 
@@ -207,18 +224,103 @@ def test_a_stage_that_raised_blocks_what_needs_it_and_not_its_siblings(ledger, r
     assert statuses(ledger, pack[0]) == ["completed", "completed", "failed", "completed"]
 
 
-def test_a_requeued_job_goes_on_under_the_next_number(ledger, root, runs):
+def requeued(ledger, root, runs):
+    """A pack whose job was requeued in its pretraining, and has begun the next attempt."""
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
-    first = claim(root, pack[0], "pretrain", 1, job="7")
-    claim(root, pack[0], "pretrain", 2, job="7")
-    rundir.write_json(first.result, {"status": "failed", "cause": "preempted", "message": "", "ended": 2.0})
-    slurm = FakeSlurm([Job("7", "tt-cafe", "RUNNING")])
+    claim(root, pack[0], "pretrain", 1, job="7")
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")]))
+    assert statuses(ledger, pack[0])[0] == "running", "it is not over: it goes on"
+    claim(root, pack[0], "pretrain", 2, job="7", restart=1)
+    return pack[0]
+
+
+def lives(*states):
+    *earlier, last = [Job("7", "tt-cafe", state, node="n1") for state in states]
+    return Job("7", "tt-cafe", last.state, earlier=tuple(earlier))
+
+
+@pytest.mark.parametrize(
+    ("past", "cause"),
+    [([lives("NODE_FAIL", "RUNNING")], "node_fail"), ([lives("PREEMPTED", "RUNNING")], "preempted"), ([], "preempted")],
+)
+def test_a_requeued_job_goes_on_under_the_next_number(ledger, root, runs, past, cause):
+    run_id = requeued(ledger, root, runs)
+    slurm = FakeSlurm([Job("7", "tt-cafe", "RUNNING")], past)
     reconcile.reconcile(ledger, root, slurm)
+    assert slurm.calls == ["squeue", "sacct"]
+    assert statuses(ledger, run_id)[0] == "running"
+    assert [(each["status"], each["cause"]) for each in ledger.history(run_id, "pretrain")] == [
+        ("failed", cause), ("running", None)]  # fmt: skip
+    complete(root, run_id, "pretrain", 2, job="7", restart=1)
+    reconcile.reconcile(ledger, root, slurm)
+    assert statuses(ledger, run_id)[:2] == ["completed", "submitted"]
+
+
+def test_a_requeue_at_the_time_limit_is_marked_as_such_by_the_pack(ledger, root, runs):
+    run_id = requeued(ledger, root, runs)
+    task = root.submission("cafe").task(0)
+    earlier = [{"job": "7", "restart": 0, "ended_by": "timeout"}]
+    rundir.write_json(task, rundir.read_json(task) | {"earlier": earlier})
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))
+    assert ledger.attempt(run_id, "pretrain", 1)["cause"] == "timeout"
+
+
+def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
+    run_id = requeued(ledger, root, runs)
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))
+    assert [each["status"] for each in ledger.history(run_id, "pretrain")] == ["running", "running"]
+
+
+def test_a_pack_that_never_began_has_failed_at_its_launch(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "FAILED", exit_code="1:0", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "launch_failed"
+    assert "slurm_logs/cafe" in ledger.attempt(pack[0], "pretrain", 1)["message"]
+
+
+def test_a_kill_for_memory_is_known_by_accounting(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    killed = Job("7", "tt-cafe", "FAILED", exit_code="0:9", memory=3950, asked=4000)
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "FAILED")], None))
+    assert statuses(ledger, pack[0])[0] == "running", "why is not known before accounting answers"
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "FAILED")], [killed]))
+    assert causes(ledger, pack[0])[0] == "out_of_memory"
+    assert "3,950 of 4,000 MB" in ledger.attempt(pack[0], "pretrain", 1)["message"]
+
+
+def test_a_job_that_the_controller_forgot_but_that_still_beats_is_not_lost(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    beat = claim(root, pack[0], "pretrain", job="7").heartbeat
+    rundir.write_json(beat, {"time": 0.0, "fraction": 0.5, "text": "step 3"})  # by a node whose clock is wrong
+    reconcile.reconcile(ledger, root, FakeSlurm([], []))
     assert statuses(ledger, pack[0])[0] == "running"
-    complete(root, pack[0], "pretrain", 2, job="7")
-    reconcile.reconcile(ledger, root, slurm)
-    assert statuses(ledger, pack[0])[:2] == ["completed", "submitted"]
+    os.utime(beat, (time.time() - 120,) * 2)
+    reconcile.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+
+
+def test_a_submission_that_the_ledger_never_heard_of_is_taken_in(ledger, root, runs, tmp_path):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    complete(root, pack[0], "pretrain", job="7")
+    other = Ledger(tmp_path / "other.db")  # as it was before `submit` was killed
+    reconcile.reconcile(other, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(other, pack[0]) == ["completed", "submitted", "submitted", "submitted"]
+    other.close()
+
+
+def test_an_answer_that_was_heard_needs_no_search(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    rundir.write_json(root.submission("cafe").answer, {"state": "submitted", "job_id": "9"})
+    reconcile.reconcile(ledger, root, FakeSlurm(None))
+    (submission,) = ledger.open_submissions()
+    assert (submission["state"], submission["job_id"]) == ("submitted", "9")
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4
 
 
 def test_another_submissions_claim_is_not_read_as_ours(ledger, root, runs):
@@ -244,8 +346,8 @@ def test_a_job_whose_answer_was_lost_is_adopted_from_the_queue(ledger, root, run
 
 def test_a_job_whose_answer_was_lost_is_adopted_from_accounting(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
-    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("9", "tt-cafe", "FAILED", node="n1")]))
-    assert causes(ledger, pack[0])[0] == "error"
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("9", "tt-cafe", "NODE_FAIL", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "node_fail"
 
 
 @pytest.mark.parametrize("slurm", [FakeSlurm(None), FakeSlurm([], None)], ids=["no squeue", "no sacct"])
@@ -273,6 +375,32 @@ def test_an_unanswered_submission_is_void_only_once_its_absence_is_proven(ledger
     assert ledger.states()[pack[0]]["pretrain"].attempts == 1, "its number is not used again"
 
 
+def test_an_sbatch_that_never_reached_the_controller_need_not_be_waited_for(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    rundir.write_json(root.submission("cafe").answer, {"state": "intended", "reached": False})
+    reconcile.reconcile(ledger, root, FakeSlurm(None))
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4, "silence proves nothing"
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
+
+
+def test_a_job_that_arrives_while_it_is_given_up_is_adopted(ledger, root, runs, monkeypatch):
+    (pack,) = intend(ledger, root, runs[:1])
+    age(root)
+    directory = root.submission("cafe")
+    write = rundir.write_json
+
+    def late(path, value):
+        write(path, value)
+        if value.get("state") == "void":
+            write(directory.task(0), {"job": "9", "restart": 0, "host": "n1", "pid": 1})
+
+    monkeypatch.setattr(rundir, "write_json", late)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert rundir.read_json(directory.answer) == {"state": "submitted", "job_id": "9"}
+    assert statuses(ledger, pack[0])[0] == "submitted"
+
+
 # -- this machine -----------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +411,7 @@ def test_a_local_pack_is_alive_as_long_as_its_process(ledger, root, runs):
     claim(root, pack[0], "pretrain", job="local-1")
     assert reconcile.reconcile(ledger, root, FakeSlurm(None)) == "none"
     assert statuses(ledger, pack[0])[0] == "running"
-    rundir.create_json(root.submission("cafe").task(0), me | {"job": "local-1", "start": "0"})  # its pid came again
+    rundir.write_json(root.submission("cafe").task(0), me | {"job": "local-1", "start": "0"})  # its pid came again
     reconcile.reconcile(ledger, root, FakeSlurm(None))
     assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
 

@@ -4,7 +4,7 @@ from cluster import site
 from cluster.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["local", "delftblue"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in site.SHIPPED.glob("*.yaml")))
 def test_shipped_sites_load(name):
     assert site.load(name).name == name
 
@@ -14,6 +14,13 @@ def test_delftblue_asks_memory_within_the_partitions_cap():
     assert delftblue.memory_per_cpu <= 8000
     assert 4 * delftblue.cpus <= 64
     assert 4 * delftblue.cpus * delftblue.memory_per_cpu <= 512_000
+
+
+def test_the_small_partition_asks_what_one_mig_slice_allows():
+    small = site.load("delftblue-small")
+    assert (small.gpus, small.cpus, small.max_time, small.mig) == (1, 2, 240, True)
+    assert small.memory_per_cpu <= 8000
+    assert small.gpu_memory <= 10_000
 
 
 def test_options_override_a_profile():

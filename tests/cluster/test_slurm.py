@@ -7,17 +7,50 @@ from cluster.slurm import Slurm
 
 
 def test_the_queue_is_keyed_by_array_and_task():
-    text = "12_3|12|3|PENDING|Priority||tt-cafe\n13|13|N/A|RUNNING|None|gpu001|other|name\n"
+    text = "12_3|12|3|PENDING|Priority||acc|tt-cafe\n13|13|N/A|RUNNING|None|gpu001|acc|other|name\n"
     jobs = slurm.parse_queue(text)
-    assert jobs["12_3"] == slurm.Job("12_3", "tt-cafe", "PENDING", "Priority")
-    assert jobs["13"] == slurm.Job("13", "other|name", "RUNNING", "", "gpu001")
+    assert jobs["12_3"] == slurm.Job("12_3", "tt-cafe", "PENDING", "Priority", account="acc")
+    assert jobs["13"] == slurm.Job("13", "other|name", "RUNNING", "", "gpu001", account="acc")
+
+
+HISTORY = """\
+5_[1-2,7%2]|tt-a|PENDING|0:0|None assigned|Unknown||4000M|20
+5_0|tt-a|CANCELLED by 0|0:0|n1|2026-11-22T08:00:00||4000M|20
+6|b|NODE_FAIL|0:0|n1|2026-11-22T08:08:30||4000M|20
+6.batch|batch|CANCELLED||n1|2026-11-22T08:08:30|||20
+6|b|FAILED|0:9|n2|2026-11-22T08:09:47||4000M|20
+6.batch|batch|FAILED|0:9|n2|2026-11-22T08:09:47|10532K||20
+6.0|python3|FAILED|0:9|n2|2026-11-22T08:09:47|3.9G||20
+"""
 
 
 def test_accountings_bundled_tasks_are_told_apart():
-    text = "5_[1-2,7%2]|tt-a|PENDING|0:0|None assigned\n5_0|tt-a|CANCELLED by 0|0:0|n1\n6|b|FAILED|0:9|n2\n"
-    jobs = slurm.parse_history(text)
+    jobs = slurm.parse_history(HISTORY)
     assert sorted(jobs) == ["5_0", "5_1", "5_2", "5_7", "6"]
-    assert (jobs["5_0"].state, jobs["6"].exit_code) == ("CANCELLED", "0:9")
+    assert (jobs["5_0"].state, jobs["5_0"].cause, jobs["5_2"].live) == ("CANCELLED", "cancelled", True)
+
+
+def test_a_jobs_lives_are_told_apart_and_its_steps_know_its_memory():
+    job = slurm.parse_history(HISTORY)["6"]
+    assert (job.state, job.node, job.exit_code, job.asked) == ("FAILED", "n2", "0:9", 4000)
+    assert job.memory == pytest.approx(3993.6)
+    assert [(life.state, life.cause) for life in job.earlier] == [("NODE_FAIL", "node_fail")]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "peak", "cause"),
+    [("FAILED", "0:9", 3990, "out_of_memory"), ("FAILED", "0:9", 900, "error"), ("FAILED", "1:0", 3990, "error"),
+     ("OUT_OF_MEMORY", "0:125", 0, "out_of_memory"), ("FAILED", "0:9", 0, "error")],
+)  # fmt: skip
+def test_a_kill_with_nearly_full_memory_is_one_for_memory(state, code, peak, cause):
+    assert slurm.Job("1", "a", state, exit_code=code, memory=peak, asked=4000).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1024K", 1), ("200Mc", 200), ("1.5G", 1536), ("4Gn", 4096), ("1T", 2**20), ("", 0)]
+)
+def test_slurms_sizes_are_megabytes(text, value):
+    assert slurm.megabytes(text) == value
 
 
 @pytest.fixture
@@ -48,12 +81,34 @@ def test_an_empty_queue_is_an_answer(client):
 
 def test_switched_off_accounting_has_no_record_and_a_dead_one_no_answer(client):
     client("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    assert Slurm().history(["1"]) == {}
+    assert Slurm().history(["tt-a"], 2) == {}
     client("sacct", "echo 'sacct: error: slurm_persist_conn_open_without_init: connection refused' >&2; exit 1")
-    assert Slurm().history(["1"]) is None
+    assert Slurm().history(["tt-a"], 2) is None
 
 
 def test_without_slurm_nothing_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Slurm().queue() is None
     assert Slurm().cancel(["1"]) == "scancel gave no answer"
+
+
+def test_limits_are_the_narrowest_of_account_and_qos(client):
+    client(
+        "sacctmgr",
+        """case "$*" in
+*assoc*) echo 'innovation|root||11||1||1-00:00:00'; echo 'research|root|gold||200|||';;
+*qos*) echo '50|20|||2:00:00';;
+*) echo innovation;;
+esac""",
+    )
+    assert Slurm().limits(None, None) == slurm.Limits(11, 1, 1440)
+    client(
+        "sacctmgr",
+        """case "$*" in
+*assoc*) echo 'research|root|gold||200|8|4|';;
+*) echo '50|20|||02:00:00';;
+esac""",
+    )
+    assert Slurm().limits("research", None) == slurm.Limits(20, 4, 120)
+    client("sacctmgr", "exit 1")
+    assert Slurm().limits("research", None) is None

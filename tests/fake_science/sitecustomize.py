@@ -1,35 +1,72 @@
 """Puts stand-ins for the four stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
-{"run id or *": {"stage": "fail" | "hang" | "exit" | "out_of_memory"}}."""
+{"run id or *": {"stage": "fail" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | seconds it takes}}.
+Asked to stop, a stage that hangs completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one
+goes on; one that eats takes 200 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
+FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there."""
 
 import json
 import os
+import signal
 import sys
 import time
 import types
 from pathlib import Path
 
+if "FAKE_SIGNAL_AT_START" in os.environ and "jobs.stage" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+
+def _set_clock(offset):
+    true_time = time.time
+    time.time = lambda: true_time() + offset
+
+
+if "FAKE_CLOCKS" in os.environ:
+    _set_clock(json.loads(os.environ["FAKE_CLOCKS"]).get(os.environ.get("SLURMD_NODENAME"), 0))
+
+
+def _told(work, stage):
+    """What this stage is to do. Read again if the test is writing it at this moment."""
+    while "FAKE_SCIENCE" in os.environ:
+        try:
+            told = json.loads(Path(os.environ["FAKE_SCIENCE"]).read_text())
+        except ValueError:
+            continue
+        return (told.get(work.run_dir.name) or told.get("*") or {}).get(stage)
+    return None
+
 
 def _run_of(stage):
     def run(work):
-        from tiny_transformers.work import Outcome, Score
+        from tiny_transformers.work import Interrupted, Outcome, Score
 
-        told = json.loads(Path(os.environ["FAKE_SCIENCE"]).read_text()) if "FAKE_SCIENCE" in os.environ else {}
-        what = (told.get(work.run_dir.name) or told.get("*") or {}).get(stage)
-        print(f"{stage} stand-in, told: {what}")
+        what = _told(work, stage)
+        print(f"{stage} stand-in, told: {what}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
         if what == "fail":
             raise RuntimeError(f"{stage} was told to fail")
         if what == "exit":
             os.kill(os.getpid(), 9)
         if what == "out_of_memory":
             raise MemoryError
-        while what == "hang" and not work.should_stop():
+        if isinstance(what, int | float):
+            time.sleep(what)
+        eaten = bytearray(200_000_000) if what == "eat" else b""
+        while what in ("hang", "train", "deaf", "eat"):
+            if what == "hang" and work.should_stop():
+                break
+            if what == "train" and work.should_stop():
+                with open(work.run_dir / "saved.txt", "a") as file:
+                    file.write(f"{stage}\n")
+                raise Interrupted(f"{stage} was asked to stop")
             time.sleep(0.05)
-            told = json.loads(Path(os.environ["FAKE_SCIENCE"]).read_text())
-            what = (told.get(work.run_dir.name) or told.get("*") or {}).get(stage)
+            what = _told(work, stage)
         with open(work.run_dir / "done.txt", "a") as file:  # one writer: the run's own process
             file.write(f"{stage}\n")
-        return Outcome(scores=[Score("average", "accuracy", 0.5, 100)])
+        metrics = {"micro_batch_tokens": work.config.train.micro_batch_tokens, "eaten": len(eaten)}
+        if stage == "pretrain":
+            metrics |= {"tokens_per_second": 1e4, "peak_memory_mb": 300.0, "device": "cpu"}
+        return Outcome(scores=[Score("average", "accuracy", 0.5, 100)], metrics=metrics)
 
     return run
 

@@ -1,85 +1,97 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from cluster import rundir
-from cluster.rundir import OutputRoot
-from jobs import stage
-from jobs.pack import Task, this_task, work
-from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import RunConfig
+from jobs import attempts, stage
+from jobs.attempts import STOPPED, Task, this_task
+from tiny_transformers.provenance import source_digest
 from tiny_transformers.work import CheckFailed, Interrupted
 
-
-@pytest.fixture
-def run(tmp_path):
-    directory = OutputRoot(tmp_path).run("abc")
-    config = RunConfig(model=GPTNeo()).model_dump(mode="json")
-    rundir.write_json(directory.run_json, {"run_id": "abc", "config": config})
-    return directory
-
-
-def submission(tmp_path, stages, packs=1):
-    directory = OutputRoot(tmp_path).submission("cafe")
-    rundir.write_json(
-        directory.submission,
-        {"token": "cafe", "output_root": str(tmp_path), "data_root": str(tmp_path), "cache": str(tmp_path / "cache"),
-         "slots": 1, "cpus": 2, "packs": [[{"run_id": "abc", "stages": stages}]] * packs},
-    )  # fmt: skip
-    return directory
+CODE = source_digest()
+TWO = [["pretrain", 1], ["add_tokenizer", 1]]
 
 
 def task(job="7_0", restart=0):
     return Task(job, restart, "n1", 1, "0")
 
 
+def claim(run, name="pretrain", who=None, token="cafe"):
+    return attempts.claim(run, name, 1, token, who or task())
+
+
 def test_a_second_job_with_the_same_attempt_does_nothing(run):
-    assert stage.claim(run, "pretrain", 1, "cafe", task()).number == 1
-    assert stage.claim(run, "pretrain", 1, "cafe", task()) is None
-    assert stage.claim(run, "pretrain", 1, "beef", task("8_0", restart=5)) is None
+    assert claim(run).number == 1
+    assert claim(run) is None
+    assert claim(run, who=task("8_0", restart=5), token="beef") is None
 
 
-def test_a_requeued_job_takes_the_next_attempt_and_closes_its_own(run):
-    first = stage.claim(run, "pretrain", 1, "cafe", task())
-    second = stage.claim(run, "pretrain", 1, "cafe", task(restart=1))
-    assert second.number == 2
-    assert rundir.read_json(first.result)["cause"] == "preempted"
+def test_a_requeued_job_takes_the_next_attempt_and_says_nothing_of_its_earlier_one(run):
+    first = claim(run)
+    second = claim(run, who=task(restart=1))
+    third = claim(run, who=task(restart=2))
+    assert (second.number, third.number) == (2, 3)
+    assert not first.result.exists()
+
+
+def test_a_requeued_job_goes_on_after_a_claim_that_its_node_did_not_finish(run):
+    first = run.attempt("pretrain", 1)
+    first.path.mkdir(parents=True)
+    first.claim.write_text('{"token": "ca')
+    assert claim(run) is None
+    assert claim(run, who=task(restart=1)).number == 2
 
 
 def test_a_requeued_job_does_not_repeat_what_it_had_completed(run):
-    first = stage.claim(run, "pretrain", 1, "cafe", task())
-    rundir.write_json(first.result, {"status": "completed", "cause": None})
-    assert stage.claim(run, "pretrain", 1, "cafe", task(restart=1)) is None
+    rundir.write_json(claim(run).result, {"status": "completed", "cause": None})
+    assert claim(run, who=task(restart=1)) is None
 
 
 def test_a_requeued_job_does_not_repeat_what_had_failed_for_good(run):
-    first = stage.claim(run, "pretrain", 1, "cafe", task())
-    rundir.write_json(first.result, {"status": "failed", "cause": "error"})
-    assert stage.claim(run, "pretrain", 1, "cafe", task(restart=1)) is None
+    rundir.write_json(claim(run).result, {"status": "failed", "cause": "error"})
+    assert claim(run, who=task(restart=1)) is None
     assert [attempt.number for attempt in run.attempts("pretrain")] == [1]
 
 
 @pytest.mark.parametrize(
     ("error", "cause"),
-    [(ValueError(), "error"), (MemoryError(), "out_of_memory"), (CheckFailed(), "check_failed"),
-     (Interrupted(), "timeout")],
-)  # fmt: skip
+    [
+        (ValueError(), "error"),
+        (RuntimeError("out of ideas"), "error"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error"),
+        (CheckFailed(), "check_failed"),
+        (Interrupted(), "timeout"),
+        (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you"), "out_of_memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "out_of_memory"),
+    ],
+)
 def test_an_exception_has_a_cause(error, cause):
     assert stage.cause(error) == cause
 
 
-def child(directory, *words):
-    return subprocess.run([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0", *words], check=False)
+def test_torchs_own_out_of_memory_errors_are_known():
+    import torch
+
+    assert stage.cause(torch.OutOfMemoryError("CUDA out of memory")) == "out_of_memory"
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert stage.cause(caught.value) == "out_of_memory"
+
+
+def child(directory, **options):
+    return subprocess.run([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"], check=False, **options)
 
 
 @pytest.mark.usefixtures("fake_science")
-def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, tmp_path):
-    directory = submission(tmp_path, [["pretrain", 1], ["add_tokenizer", 1]])
-    assert child(directory).returncode == 0
+def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, submit):
+    assert child(submit(stages=TWO)).returncode == 0
     attempt = run.attempt("pretrain", 1)
     result = rundir.read_json(attempt.result)
     assert (result["status"], result["outcome"]["scores"][0]["value"]) == ("completed", 0.5)
@@ -88,69 +100,155 @@ def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, tmp_path):
     assert sorted(os.listdir(attempt.path)) == ["claim.json", "heartbeat.json", "log.txt", "result.json"]
 
 
-def test_a_failed_stage_keeps_its_traceback_and_stops_what_needs_it(run, tmp_path, fake_science):
+def test_a_failed_stage_keeps_its_traceback_and_stops_what_needs_it(run, submit, fake_science):
     fake_science.write_text('{"*": {"pretrain": "fail"}}')
-    directory = submission(tmp_path, [["pretrain", 1], ["add_tokenizer", 1]])
-    assert child(directory).returncode == 1
+    assert child(submit(stages=TWO)).returncode == 1
     assert "Traceback" in run.attempt("pretrain", 1).log.read_text()
     assert run.attempts("add_tokenizer") == []
 
 
 @pytest.mark.usefixtures("fake_science")
-def test_a_result_that_cannot_be_written_is_a_failure_and_leaves_no_half_file(run, tmp_path):
-    """A full disk while the result is written: the attempt's folder takes no more than the claim and the log."""
-    directory = submission(tmp_path, [["pretrain", 1]])
-    code = (
-        "import errno, os, sys; from cluster import rundir; from jobs import stage\n"
-        "real = rundir.write_json\n"
-        "def full(path, value):\n"
-        "    if path.name == 'result.json': raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "    real(path, value)\n"
-        "rundir.write_json = full\n"
-        "stage.main(*sys.argv[1:])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(directory.path), "0", "0"], capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    assert done.returncode == 1
-    assert "No space left" in done.stderr
-    assert not run.attempt("pretrain", 1).result.exists()
+def test_an_attempts_own_micro_batch_overrides_the_runs_and_is_logged(run, submit):
+    child(submit(stages=[["pretrain", 1]], item={"micro_batch_tokens": 512}))
+    attempt = run.attempt("pretrain", 1)
+    assert rundir.read_json(attempt.result)["outcome"]["metrics"]["micro_batch_tokens"] == 512
+    assert "micro_batch_tokens: 512 for this attempt, not 8192" in attempt.log.read_text()
 
 
 @pytest.mark.usefixtures("fake_science")
-def test_a_missing_run_file_is_an_error_that_says_so(run, tmp_path):
+def test_a_missing_run_file_is_an_error_that_says_so(run, submit):
     run.run_json.unlink()
-    child(submission(tmp_path, [["pretrain", 1]]))
+    child(submit())
     assert "run.json: is missing" in rundir.read_json(run.attempt("pretrain", 1).result)["message"]
 
 
-def test_a_stage_asked_to_stop_leaves_the_next_ones_as_timed_out(run, tmp_path, fake_science):
-    fake_science.write_text('{"*": {"pretrain": "hang"}}')
-    directory = submission(tmp_path, [["pretrain", 1], ["add_tokenizer", 1]])
-    words = [sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"]
-    process = subprocess.Popen(words)
-    while not run.attempt("pretrain", 1).log.exists() or "told: hang" not in run.attempt("pretrain", 1).log.read_text():
-        time.sleep(0.05)
+def start_child(directory, **options):
+    return subprocess.Popen([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"], **options)
+
+
+def test_a_stage_asked_to_stop_leaves_no_result_and_no_further_claim(run, submit, fake_science, wait_for):
+    fake_science.write_text('{"*": {"pretrain": "train"}}')
+    process = start_child(submit())
+    log = run.attempt("pretrain", 1).log
+    wait_for(lambda: log.exists() and "told: train" in log.read_text())
     process.send_signal(signal.SIGUSR2)
-    process.wait()
-    result = rundir.read_json(run.attempt("add_tokenizer", 1).result)
-    assert (result["status"], result["cause"]) == ("failed", "timeout")
+    assert process.wait(20) == STOPPED
+    assert (run.path / "saved.txt").read_text() == "pretrain\n"
+    assert not run.attempt("pretrain", 1).result.exists()
+    assert run.attempts("add_tokenizer") == []
 
 
 @pytest.mark.usefixtures("fake_science")
-def test_a_pack_cancelled_before_it_began_does_nothing(run, tmp_path):
-    directory = submission(tmp_path, [["pretrain", 1]])
-    rundir.write_json(directory.answer, {"state": "submitted", "cancelled": True})
-    work(str(directory.path), 0)
+def test_a_signal_that_comes_while_the_child_starts_is_heard_later(run, submit):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    process = start_child(submit())
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(20) == STOPPED
     assert run.attempts("pretrain") == []
 
 
 @pytest.mark.usefixtures("fake_science")
-def test_a_duplicate_pack_does_no_work_twice(run, tmp_path, capfd):
-    directory = submission(tmp_path, [["pretrain", 1]])
-    work(str(directory.path), 0)
-    work(str(directory.path), 0)
-    assert "is another task's" in capfd.readouterr().out
-    assert (run.path / "done.txt").read_text() == "pretrain\n"
+def test_a_child_whose_pack_has_died_does_nothing(run, submit):
+    directory = submit()
+    rundir.write_json(directory.task(0), {"job": "7", "restart": 0, "pid": 1})
+    assert child(directory).returncode == 1
+    assert run.attempts("pretrain") == []
+
+
+def disk_is_full(directory, name):
+    """A child that finds the disk full whenever it writes a file of this name."""
+    code = (
+        "import errno, sys; from cluster import rundir; from jobs import attempts, stage\n"
+        "attempts.PAUSE = 0.01; stage.HEARTBEAT = 0.01\n"
+        "name, real = sys.argv.pop(), rundir.write_json\n"
+        "def full(path, value):\n"
+        "    if path.name == name: raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    real(path, value)\n"
+        "rundir.write_json = full\n"
+        "sys.exit(stage.main(*sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, str(directory.path), "0", "0", name]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_a_result_that_cannot_be_written_is_said_in_the_log_and_leaves_no_half_file(run, submit):
+    done = disk_is_full(submit(stages=TWO), "result.json")
+    attempt = run.attempt("pretrain", 1)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert attempt.log.read_text().count("No space left on device. It would say: completed") == attempts.TRIES
+    assert not attempt.result.exists()
+    assert run.attempts("add_tokenizer") == []
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_a_heartbeat_that_cannot_be_written_fails_nothing(run, submit):
+    assert disk_is_full(submit(stages=TWO), "heartbeat.json").returncode == 0
+    assert "heartbeat: [Errno 28]" in run.attempt("pretrain", 1).log.read_text()
+
+
+def done_with(run, name, code, number=1, **result):
+    """An attempt of an earlier submission, made with this version of the code."""
+    attempt = run.attempt(name, number)
+    rundir.write_json(attempt.claim, {"token": "beef", "restart": 0, **({"code": {"digest": code}} if code else {})})
+    if result:
+        rundir.write_json(attempt.result, result)
+    return attempt
+
+
+def go_on(submit, stages=(["pretrain", 2], ["add_tokenizer", 2]), pack_code=None, **words):
+    """A child of a pack that runs with the present code, at pretrain's attempt 2 and what follows."""
+    directory = submit(stages=list(stages), **words)
+    rundir.write_json(directory.task(0), {"pid": os.getpid(), "code": {"digest": pack_code or CODE}})
+    return child(directory)
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_checkpoints_of_other_code_are_not_gone_on_from_unless_that_is_allowed(run, submit):
+    done_with(run, "pretrain", "a1b2")  # interrupted: it has no result
+    (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert go_on(submit).returncode == 1
+    result = rundir.read_json(run.attempt("pretrain", 2).result)
+    assert (result["status"], result["cause"]) == ("failed", "error")
+    assert f"the code is not that of pretrain attempt 1 (a1b2 -> {CODE})" in result["message"]
+    assert "--allow-code-change" in result["message"]
+    run.attempt("pretrain", 2).claim.unlink()
+    run.attempt("pretrain", 2).result.unlink()
+    assert go_on(submit, allow_code_change=True).returncode == 0
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_a_completed_stage_of_other_code_stops_the_next_one_unless_it_is_done_again(run, submit):
+    done_with(run, "pretrain", "a1b2", status="completed", cause=None)
+    assert go_on(submit, [["add_tokenizer", 2]]).returncode == 1
+    assert "pretrain attempt 1" in rundir.read_json(run.attempt("add_tokenizer", 2).result)["message"]
+    assert go_on(submit, [["pretrain", 3], ["add_tokenizer", 3]]).returncode == 0
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_a_source_that_changed_since_the_pack_began_is_what_the_claim_names(run, submit):
+    assert go_on(submit, pack_code="a1b2").returncode == 0
+    assert rundir.read_json(run.attempt("pretrain", 2).claim)["code"]["digest"] == CODE
+
+
+@pytest.mark.parametrize(
+    ("code", "result"),
+    [("same", {}), (None, {}), ("a1b2", {"status": "failed", "cause": "error"}), ("a1b2", {})],
+    ids=["the same code", "a claim without code", "an error, which other code may mend", "nothing was saved"],
+)
+@pytest.mark.usefixtures("fake_science")
+def test_code_that_may_go_on(run, submit, code, result):
+    done_with(run, "pretrain", CODE if code == "same" else code, **result)
+    if code == "same" or result:
+        (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert go_on(submit).returncode == 0
+
+
+def test_a_job_that_comes_too_late_leaves_a_run_to_the_one_that_took_its_place(run):
+    assert attempts.claim(run, "pretrain", 2, "beef", task("8_0"))
+    assert claim(run) is None
+    assert not run.attempt("pretrain", 1).claim.exists()
 
 
 def test_the_job_is_named_as_slurm_names_it(monkeypatch):

@@ -1,0 +1,26 @@
+"""Where the commands print, and how they ask."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from cluster.errors import InputError
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def ask(question: str, yes: bool) -> None:
+    """Raises InputError if there is nobody to ask, typer.Abort for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} There is nobody to ask: say --yes.")
+    typer.confirm(question, abort=True)
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

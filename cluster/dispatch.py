@@ -1,0 +1,217 @@
+"""What is asked for and not done -> the arrays that SLURM takes now.
+
+Shared by `submit`, `rerun` and `tick`. Keeps to what the account may submit and have running, to one version of the
+code within a run, and stops after many failures of one kind. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cluster import cost, plan, retry, rundir
+from cluster.errors import BreakerOpen, InputError
+from cluster.ledger import Ledger
+from cluster.plan import Array, Item, Run
+from cluster.retry import Adjustment
+from cluster.rundir import OutputRoot
+from cluster.site import Site
+from cluster.slurm import Limits, Slurm
+
+States = Mapping[str, Mapping[str, plan.StageState]]
+Todo = Sequence[tuple[Run, list[str]]]  # each run with the stages that are to be done
+
+
+@dataclass(frozen=True)
+class Request:
+    """What would be submitted, where."""
+
+    site: Site
+    runs: list[Run]  # all that were asked for
+    items: list[Item]  # what is to be done of them
+    arrays: list[Array]  # what is submitted now
+    held: list[Array]  # what the account's limit leaves for later
+    limits: Limits
+    measured: cost.Measured
+    studies: list[str]  # in the order in which they are shown
+    states: States
+
+    @property
+    def work(self) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
+        """What it comes to: two requests with the same are one."""
+        return sorted((item.run_id, item.stages) for item in self.items)
+
+
+def request(
+    ledger: Ledger | None,
+    runs: list[Run],
+    todo: Todo,
+    states: States,
+    site: Site,
+    measured: cost.Measured,
+    studies: list[str],
+    slurm: Slurm,
+    taken: int = 0,
+) -> Request:
+    """`taken`: packs that were submitted since SLURM was asked for its queue.
+
+    Raises InputError if a run does not fit the site, or if it is not known how much may be submitted."""
+    limits = limits_of(site, slurm)
+    narrowed = narrow(site, limits)
+    items = [
+        plan.item(run, stages, states.get(run.id, {}), measured, _adjustment(ledger, run, stages, states, site))
+        for run, stages in todo
+        if stages
+    ]
+    arrays = plan.arrange(items, {run.id: run for run in runs}, narrowed, measured)
+    now: list[Array] = arrays
+    held: list[Array] = []
+    if narrowed.max_submit is not None and arrays:
+        now, held = _within(arrays, narrowed.max_submit - _live(slurm, site) - taken)
+    return Request(site, runs, items, now, held, limits, measured, studies, states)
+
+
+def limits_of(site: Site, slurm: Slurm) -> Limits:
+    """The narrower of what the site's profile says and what SLURM says now."""
+    if site.scheduler != "slurm":
+        return Limits()
+    told = slurm.limits(site.account, site.qos) or Limits()
+    said = Limits(site.max_submit, site.max_jobs, site.max_time)
+    return Limits(*(_narrower(a, b) for a, b in zip(asdict(said).values(), asdict(told).values(), strict=True)))
+
+
+def narrow(site: Site, limits: Limits) -> Site:
+    """The site as the account may use it."""
+    if site.scheduler != "slurm":
+        return site
+    update = {"max_submit": limits.max_submit, "max_jobs": limits.max_jobs, "max_time": limits.max_time}
+    return site.model_copy(update={key: value for key, value in update.items() if value is not None})
+
+
+def _narrower(one: int | None, other: int | None) -> int | None:
+    return min((value for value in (one, other) if value is not None), default=None)
+
+
+def _adjustment(
+    ledger: Ledger | None,
+    run: Run,
+    stages: Sequence[str],
+    states: States,
+    site: Site,
+) -> Adjustment:
+    """What earlier attempts of these stages have taught."""
+    adjustment = Adjustment()
+    for stage in stages:
+        state = states.get(run.id, {}).get(stage)
+        if ledger and state and state.attempts:
+            adjustment |= retry.adjust(ledger.history(run.id, stage), site)
+    return adjustment
+
+
+def _live(slurm: Slurm, site: Site) -> int:
+    """How many of the user's jobs count against the account's limit; asked for if it was not yet.
+
+    Raises InputError if that cannot be known."""
+    jobs = slurm.queue() if slurm.seen is None else slurm.seen
+    if jobs is None:
+        raise InputError("squeue did not answer, so it is not known how much may be submitted. Try again.")
+    mine = [job for job in jobs.values() if job.live]
+    return len([job for job in mine if not site.account or job.account.lower() == site.account.lower()])
+
+
+def _within(arrays: Sequence[Array], room: int) -> tuple[list[Array], list[Array]]:
+    """The first packs, as many as there is room for, and the rest."""
+    now: list[Array] = []
+    held: list[Array] = []
+    for array in arrays:
+        fitting, rest = array.packs[: max(0, room)], array.packs[max(0, room) :]
+        room -= len(fitting)
+        now += [replace(array, packs=fitting)] if fitting else []
+        held += [replace(array, packs=rest)] if rest else []
+    return now, held
+
+
+# -- retry ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Again:
+    """The failed stage runs that are tried again, and what else was decided."""
+
+    due: dict[str, list[str]]  # run id -> stages
+    waiting: int  # stage runs whose rule says to wait
+    decided: list[dict[str, Any]]  # decisions made just now
+
+
+def decide(
+    ledger: Ledger,
+    root: OutputRoot,
+    site_of: Callable[[str], Site],
+    now: float,
+    only: Collection[str] | None = None,
+) -> Again:
+    """Decide on every failed stage run, of these runs if given, that nothing was decided on yet: a file beside the
+    attempt, and a row."""
+    known = ledger.decisions()
+    due: dict[str, list[str]] = {}
+    waiting, decided = 0, []
+    for attempt in ledger.newest_attempts("failed"):
+        if only is not None and attempt["run_id"] not in only:
+            continue
+        key = (attempt["run_id"], attempt["stage"], attempt["number"])
+        decision = known.get(key)
+        if decision is None:
+            history = ledger.history(attempt["run_id"], attempt["stage"])
+            made = retry.decide(history, site_of(attempt["token"]), now)
+            decision = {"run_id": key[0], "stage": key[1], "number": key[2], "time": now, **asdict(made)}
+            rundir.write_json(root.run(key[0]).attempt(key[1], key[2]).decision, decision)
+            ledger.put_decision(decision)
+            decided.append(decision)
+        if decision["action"] == "retry" and decision["due"] <= now:
+            due.setdefault(attempt["run_id"], []).append(attempt["stage"])
+        elif decision["action"] == "retry":
+            waiting += 1
+    return Again(due, waiting, decided)
+
+
+def check_breaker(ledger: Ledger, site: Site) -> None:
+    """Raises BreakerOpen if the attempts that ended last failed alike, one after another."""
+    if site.breaker is None:
+        return
+    ended = ledger.latest_ends(10 * site.breaker)  # failures that do not count may lie between
+    alike = retry.in_a_row(ended)
+    if alike >= site.breaker:
+        newest = next(attempt for attempt in ended if attempt["status"] == "failed")
+        raise BreakerOpen(
+            f"The last {alike} stage runs failed alike ({newest['stage']}, {newest['cause']}: {newest['message']}). "
+            "Nothing is submitted before a person has looked: `status --failed`; then `rerun --failed`, which goes on."
+        )
+
+
+# -- provenance -------------------------------------------------------------------------------------------------------
+
+
+def refuse_other_code(ledger: Ledger, root: OutputRoot, items: Sequence[Item], digest: str, allowed: bool) -> None:
+    """One run is made by one version of the science. Raises InputError if some of these would not be."""
+    if allowed:
+        return
+    mixed = [item for item in items if other_code(ledger, root, item, digest)]
+    if mixed:
+        first = mixed[0]
+        raise InputError(
+            f"tiny_transformers has changed (it is {digest} now) since {len(mixed)} of these runs began, "
+            f"{first.run_id} for one ({other_code(ledger, root, first, digest)}). Their results would be of both. "
+            "Restore that version, begin them anew with `rerun --stage pretrain`, or say --allow-code-change. Nothing "
+            "was submitted."
+        )
+
+
+def other_code(ledger: Ledger, root: OutputRoot, item: Item, digest: str) -> str | None:
+    """Another version that what this item goes on from was made with, in words; None if there is none."""
+    stages = {stage for stage, _ in item.stages}
+    for stage, attempt in ledger.newest_of(item.run_id).items():
+        kept = attempt["status"] == "completed" and stage not in stages
+        begun = stage in stages and (stage == "pretrain" and root.run(item.run_id).has_checkpoints)
+        if (kept or begun) and attempt["code"] not in (None, digest):
+            return f"{stage} is of {attempt['code']}"
+    return None

@@ -1,0 +1,97 @@
+"""The ledger of one OUTPUT_ROOT, opened as a command needs it: for writing, locked and reconciled, or for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from cluster import reconcile, rundir
+from cluster.errors import InputError, LedgerBusy, SlurmSilent
+from cluster.ledger import Ledger, locked
+from cluster.rundir import OutputRoot
+from cluster.slurm import Slurm
+
+
+@dataclass(frozen=True)
+class View:
+    """A ledger to read from."""
+
+    ledger: Ledger
+    as_of: str  # when SLURM last answered, or nothing of it was open
+    slurm: str  # reconcile's Answer
+
+
+def need_ledger(root: OutputRoot) -> None:
+    if not root.ledger.exists():
+        has_runs = "`tiny-transformers ledger rebuild` makes it from the files." if root.runs() else "Submit first."
+        raise InputError(f"{root.ledger}: there is no ledger. {has_runs}")
+
+
+@contextmanager
+def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False) -> Iterator[Ledger | None]:
+    """The ledger, locked and reconciled; None for a dry run where there is none, so that it leaves no trace.
+
+    Raises SlurmSilent, with nothing changed, if SLURM does not answer or has not answered for a submission."""
+    if dry_run and not root.ledger.exists():
+        yield None
+        return
+    if not root.ledger.exists() and root.runs():
+        need_ledger(root)
+    with locked(root.lock):
+        ledger = Ledger(root.ledger)
+        try:
+            if _reconcile(ledger, root, slurm) == "unreachable":
+                raise SlurmSilent("SLURM did not answer, so what is under way is not known. Nothing was submitted.")
+            _refuse_unsettled(ledger, root)
+            yield ledger
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def reading(root: OutputRoot, slurm: Slurm) -> Iterator[tuple[View, str | None]]:
+    """The ledger, reconciled if nobody else is at it; with a warning if somebody is."""
+    if not root.ledger.exists():
+        need_ledger(root)
+    warning = None
+    try:
+        with locked(root.lock, wait=5):
+            ledger = Ledger(root.ledger)
+            answer: str = _reconcile(ledger, root, slurm)
+    except LedgerBusy as busy:
+        warning = f"{busy} What follows is its last state."
+        ledger = Ledger(root.ledger, read_only=True)
+        answer = ledger.recall("slurm") or "none"
+    try:
+        yield View(ledger, ledger.recall("as_of") or "never", answer), warning
+    finally:
+        ledger.close()
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _reconcile(ledger: Ledger, root: OutputRoot, slurm: Slurm) -> reconcile.Answer:
+    answer = reconcile.reconcile(ledger, root, slurm)
+    with ledger.transaction():
+        ledger.remember("slurm", answer)
+        if answer != "unreachable":
+            ledger.remember("as_of", now())
+    return answer
+
+
+def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
+    """Nothing is submitted beside a submission that may still arrive."""
+    unsettled = [row["token"] for row in ledger.open_submissions() if row["state"] == "intended"]
+    if not unsettled:
+        return
+    youngest = min(rundir.age(root.submission(token).submission) for token in unsettled)
+    left = max(0, round(reconcile.patience() - youngest))
+    when = f"in {left} s" if left else "when sacct answers"
+    raise SlurmSilent(
+        f"sbatch never answered for {', '.join(map(reconcile.job_name, unsettled))}; SLURM does not show it, and it "
+        f"may still arrive. Nothing was submitted; try again {when}."
+    )

@@ -1,0 +1,393 @@
+"""What `submit`, `probe`, `rerun` and `tick` do: from what is asked for to jobs, told to the user.
+
+Each builds a request from the ledger as it is now. A question is asked with the ledger unlocked, and what was shown is
+submitted only if it still is what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from cluster import cost, dispatch, launch, plan, rundir, session, tables
+from cluster.console import ask, console, count
+from cluster.dispatch import Request, States, Todo
+from cluster.errors import InputError
+from cluster.ledger import Ledger
+from cluster.memo import PerSettings
+from cluster.plan import Run
+from cluster.rundir import OutputRoot
+from cluster.site import Site
+from cluster.slurm import Slurm
+from tiny_transformers.config import required_files
+from tiny_transformers.provenance import code_version
+
+LISTED_RUNS = 60  # a dry run of more shows the studies only
+
+
+@dataclass(frozen=True)
+class Where:
+    """The folders of a command, and how it was told to go about it."""
+
+    root: OutputRoot
+    log_dir: Path
+    dry_run: bool = False
+    yes: bool = False
+    allow_code_change: bool = False
+
+
+def submit_missing(
+    where: Where, runs: list[Run], site: Site, studies: list[str], data_root: Path | None, manifest: dict[str, Any]
+) -> None:
+    """Whatever of these runs was never tried; says so if there is nothing.
+
+    Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
+    check_data(runs, data_root)
+
+    def build(ledger: Ledger | None, slurm: Slurm) -> Request:
+        if ledger:
+            dispatch.check_breaker(ledger, site)
+        states: States = ledger.states() if ledger else {}
+        states = {**states, **numbers_on_disk(where.root, [run for run in runs if run.id not in states])}
+        todo = [(run, plan.missing(run, states.get(run.id, {}))) for run in runs]
+        return _request(where, ledger, runs, todo, states, site, studies, slurm)
+
+    origin = _origin("submit", data_root, manifest, where.allow_code_change)
+    request = _perform(where, build, origin)
+    if not request.items:
+        _say_nothing_missing(request)
+
+
+def rerun(
+    where: Where,
+    choose: Callable[[Ledger], list[str] | None],
+    stages: Sequence[str] | None,
+    failed: bool,
+    site_of: Callable[[dict[str, Any] | None], Site],
+    data_root: Path | None,
+) -> list[Run]:
+    """Stage runs again, and what follows from them; returns the runs. Where and on which data: as the last
+    submission, unless given. Raises as `submit_missing`, but for BreakerOpen: a person has asked."""
+    last: dict[str, Any] = {}
+    with session.writing(where.root, Slurm()) as ledger:
+        assert ledger
+        last = last_submission(ledger, where.root) or {}
+        runs = ledger.runs(choose(ledger))
+    site = site_of(last or None)
+    data = data_root or (Path(last["data_root"]) if last.get("data_root") else None)
+
+    def build(ledger: Ledger | None, slurm: Slurm) -> Request:
+        assert ledger
+        states = ledger.states()
+        todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
+        check_data([run for run, chosen in todo if chosen], data)
+        return _request(where, ledger, runs, todo, states, site, _studies(runs), slurm)
+
+    request = _perform(where, build, _origin("rerun", data, last.get("manifest"), where.allow_code_change))
+    if not request.items:
+        console.print("Nothing to rerun.")
+    return runs
+
+
+def tick(where: Where, site: Site | None, data_root: Path | None, only: Collection[str] | None = None) -> bool:
+    """Go on: what failed is tried again as its rule says, and what limits held back is submitted; of these runs only,
+    if they are given. Each run goes where it went before, unless a site is given. Returns whether anything was
+    submitted.
+
+    Raises SubmitError, SlurmSilent, BreakerOpen."""
+    slurm = Slurm()
+    with session.writing(where.root, slurm) as ledger:
+        assert ledger
+        before = _Before(ledger, where.root)
+        if site or before.last:
+            dispatch.check_breaker(ledger, site or before.site(None))
+        with ledger.transaction():
+            again = dispatch.decide(ledger, where.root, lambda token: site or before.site(token), time.time(), only)
+        _say_decided(again)
+        states = ledger.states()
+        eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
+        runs = ledger.runs([*again.due, *eligible])
+        groups: dict[str, list[tuple[Run, list[str]]]] = {}
+        for run in runs:
+            stages = plan.missing(run, states[run.id], again.due.get(run.id, ()))
+            if stages:
+                groups.setdefault("" if site else before.token(run.id), []).append((run, stages))
+        done = [
+            _go_on(where, ledger, todo, states, before, token, site, data_root, slurm) for token, todo in groups.items()
+        ]
+    if not groups and not again.decided and not again.waiting:
+        console.print("Nothing to do.")
+    return any(done)
+
+
+class _Before:
+    """What was submitted before, and how: a run goes on where it was."""
+
+    def __init__(self, ledger: Ledger, root: OutputRoot) -> None:
+        self._root, self._ledger = root, ledger
+        self._intents: dict[str, dict[str, Any]] = {}
+        last = last_submission(ledger, root)
+        self.last = last["token"] if last else None
+
+    def intent(self, token: str | None) -> dict[str, Any]:
+        token = token or self.last
+        if token is None:
+            raise InputError("Nothing was ever submitted from here. Submit a manifest first.")
+        if token not in self._intents:
+            self._intents[token] = read_intent(self._root, token)
+        return self._intents[token]
+
+    def site(self, token: str | None) -> Site:
+        return Site.model_validate(self.intent(token)["site"])
+
+    def token(self, run_id: str) -> str:
+        """The submission that this run was last in; of one that was in none, the last of all."""
+        attempts = self._ledger.newest_of(run_id).values()
+        return max(attempts, key=lambda attempt: attempt["number"])["token"] if attempts else self.last or ""
+
+
+def _go_on(
+    where: Where,
+    ledger: Ledger,
+    todo: Todo,
+    states: States,
+    before: _Before,
+    token: str,
+    site: Site | None,
+    data_root: Path | None,
+    slurm: Slurm,
+) -> bool:
+    """Submit what there is room for of runs that were last in one submission."""
+    intent = before.intent(token or None)
+    data = data_root or (Path(intent["data_root"]) if intent["data_root"] else None)
+    origin = _origin("tick", data, intent.get("manifest"), bool(intent.get("allow_code_change")))
+    runs = [run for run, _ in todo]
+    request = _request(where, ledger, runs, todo, states, site or before.site(token or None), _studies(runs), slurm)
+    mixed = {} if origin.allow_code_change else {
+        item.run_id: other
+        for item in request.items
+        if (other := dispatch.other_code(ledger, where.root, item, origin.code["digest"]))
+    }  # fmt: skip
+    if mixed:
+        console.print(
+            f"{count(len(mixed), 'run')} left alone: tiny_transformers has changed since they began "
+            f"({next(iter(mixed.values()))}). `rerun --failed --allow-code-change` goes on all the same.",
+            style="yellow",
+        )
+        todo = [(run, stages) for run, stages in todo if run.id not in mixed]
+        request = _request(where, ledger, runs, todo, states, request.site, _studies(runs), slurm)
+    if request.arrays:
+        _launch(where, ledger, request, origin)
+        slurm.seen = None  # the next group asks anew how much room is left
+    _say_held(request)
+    return bool(request.arrays)
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def _request(
+    where: Where,
+    ledger: Ledger | None,
+    runs: list[Run],
+    todo: Todo,
+    states: States,
+    site: Site,
+    studies: list[str],
+    slurm: Slurm,
+) -> Request:
+    return dispatch.request(ledger, runs, todo, states, site, measured(ledger, where.root, site), studies, slurm)
+
+
+def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], origin: launch.Origin) -> Request:
+    """Show what is to be submitted, ask, and submit it if it still is what is to be submitted."""
+    with session.writing(where.root, slurm := Slurm(), where.dry_run) as ledger:
+        request = build(ledger, slurm)
+        if not request.items:
+            if ledger and not where.dry_run:
+                launch.record_runs(ledger, where.root, request.runs, origin.created)
+            return request
+        if ledger:
+            dispatch.refuse_other_code(
+                ledger, where.root, request.items, origin.code["digest"], where.allow_code_change
+            )
+        _show(request, where)
+        if where.dry_run:
+            return request
+        if where.yes:
+            assert ledger
+            _launch(where, ledger, request, origin)
+            return request
+    packs = sum(len(array.packs) for array in request.arrays)
+    ask(f"Submit {count(packs, 'pack')} in {count(len(request.arrays), 'array')}?", where.yes)
+    with session.writing(where.root, slurm := Slurm()) as ledger:
+        assert ledger
+        again = build(ledger, slurm)
+        if again.work != request.work:
+            raise InputError("What is to be submitted has changed since. Nothing was submitted; run the command again.")
+        _launch(where, ledger, again, replace(origin, created=session.now()))
+    return again
+
+
+def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    launch.record_runs(ledger, where.root, request.runs, origin.created)
+    jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
+    if jobs:
+        console.print(f"Submitted {', '.join(jobs)}. `status` shows how it goes.")
+
+
+def _origin(
+    asked_by: str, data_root: Path | None, manifest: dict[str, Any] | None, allow_code_change: bool
+) -> launch.Origin:
+    return launch.Origin(asked_by, session.now(), data_root, code_version(), manifest, allow_code_change)
+
+
+def measured(ledger: Ledger | None, root: OutputRoot, site: Site) -> cost.Measured:
+    """What this ledger has measured and, for what it has not, what a probe has."""
+    from cluster.measure import measured
+
+    probe = root.probe.ledger
+    with ExitStack() as stack:
+        ledgers = [(ledger, "measured")] if ledger else []
+        if probe.exists():
+            ledgers.append((stack.enter_context(closing(Ledger(probe, read_only=True))), "probed"))
+        return measured(ledgers, site)
+
+
+def numbers_on_disk(root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, plan.StageState]]:
+    """Of runs that the ledger does not know, the attempt numbers that are taken: their run.json may have been torn."""
+    folders = {path.name for path in root.path.glob("runs/*")}
+    numbers: dict[str, dict[str, plan.StageState]] = {}
+    for run in runs:
+        if run.id in folders:
+            taken = {stage: root.run(run.id).attempts(stage) for stage in run.stages}
+            numbers[run.id] = {
+                stage: plan.StageState("waiting", attempts[-1].number) for stage, attempts in taken.items() if attempts
+            }
+    return numbers
+
+
+def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
+    """Every file that these runs read is there, before anything is submitted. Raises InputError."""
+    reading = [run for run in runs if run.config.data.source == "files"]
+    if not reading:
+        return
+    if data_root is None:
+        raise InputError(
+            "data.source is files: say where with --data-root DIR or TINY_TRANSFORMERS_DATA. "
+            "`tiny-transformers fetch --data-root DIR` brings the data; --set data.source=builtin needs none."
+        )
+    needed = PerSettings(required_files)
+    files = {file for run in reading for file in needed.of(run.config, run.stages)}
+    lacking = sorted(file for file in files if not (data_root / file).is_file())
+    if lacking:
+        raise InputError(
+            f"{data_root}: lacks {', '.join(lacking[:5])}{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}."
+            f" Put it there, or run `tiny-transformers fetch --data-root {data_root}`. Nothing was submitted."
+        )
+
+
+def _chosen(run: Run, states: Any, stages: Sequence[str] | None, failed: bool) -> list[str]:
+    """The stages of a run that a rerun does; none of a run of which something is still under way."""
+    selected = [stage for stage in run.stages if not stages or stage in stages]
+    if failed:
+        selected = [stage for stage in selected if states[stage].status == "failed"]
+    chosen = plan.redo(run, [stage for stage in selected if plan.ready(stage, selected, states)])
+    live = [stage for stage in run.stages if states[stage].status in ("running", "submitted")]
+    if chosen and live:
+        console.print(f"{run.name}: left alone, {', '.join(live)} under way", style="yellow")
+        return []
+    return chosen
+
+
+def last_submission(ledger: Ledger, root: OutputRoot) -> dict[str, Any] | None:
+    rows = [row for row in ledger.submissions() if row["state"] not in ("refused", "void")]
+    return read_intent(root, rows[-1]["token"]) if rows else None
+
+
+def read_intent(root: OutputRoot, token: str) -> dict[str, Any]:
+    path = root.submission(token).submission
+    intent: dict[str, Any] | None = rundir.read_json(path)
+    if intent is None:
+        raise InputError(f"{path}: is missing: it says where and how was submitted. Give --site and --data-root.")
+    return intent
+
+
+def _studies(runs: Iterable[Run]) -> list[str]:
+    return list(dict.fromkeys(study for run in runs for study in run.studies))
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def _show(request: Request, where: Where) -> None:
+    unit = "GPU-hours" if request.site.gpus else "hours"
+    if where.dry_run and len(request.items) <= LISTED_RUNS:
+        console.print(tables.runs_table(request.runs, request.items, [*request.arrays, *request.held]))
+    if where.dry_run:
+        console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
+    shown: list[plan.Resources] = []
+    for number, array in enumerate(request.arrays, 1):
+        runs = sum(len(pack.items) for pack in array.packs)
+        console.print(
+            f"array {number}: {count(len(array.packs), 'pack')} with {count(runs, 'run')}; each "
+            f"{launch.resource_line(array, request.site)}"
+        )
+        if where.dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else the same script
+            shown.append(array.resources)
+            text = launch.script(array, request.site, where.root, "TOKEN", where.log_dir.resolve())
+            console.print(Text(text, style="dim"), soft_wrap=True)
+    _say_held(request)
+    basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"
+    stages = sum(len(item.stages) for item in request.items)
+    hours = plan.gpu_hours([*request.arrays, *request.held])
+    console.print(f"{count(stages, 'stage run')}, about {hours:,.1f} {unit} {basis}.")
+    if where.dry_run:
+        arrays = [*request.arrays, *request.held]
+        console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))
+    if note := plan.too_long(request.items, request.site):
+        console.print(f"Note: {note}", style="yellow", soft_wrap=True)
+    if where.dry_run:
+        console.print("A dry run: nothing was submitted.")
+
+
+def _say_held(request: Request) -> None:
+    packs = sum(len(array.packs) for array in request.held)
+    if packs:
+        console.print(
+            f"{count(packs, 'pack')} wait for room: the account may have {request.limits.max_submit} jobs waiting and "
+            "running. `tick` submits them, now and then or by cron.",
+            soft_wrap=True,
+        )
+
+
+def _say_decided(again: dispatch.Again) -> None:
+    retried = Counter((d["cause"], d["changes"]) for d in again.decided if d["action"] == "retry")
+    stopped = Counter(d["cause"] for d in again.decided if d["action"] == "stop")
+    for (cause, changes), number in retried.items():
+        console.print(f"{count(number, 'stage run')} ended in {cause}: tried again, {changes}.")
+    for cause, number in stopped.items():
+        console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
+    if again.waiting:
+        console.print(f"{count(again.waiting, 'stage run')} will be tried again later, as the rule says.")
+
+
+def _say_nothing_missing(request: Request) -> None:
+    states = request.states
+    status = [state.status for run in request.runs for state in states.get(run.id, {}).values()]
+    held = sum(plan.status(states.get(run.id, {}), stage) == "waiting" for run in request.runs for stage in run.stages)
+    if held:
+        console.print(f"{count(held, 'stage run')} cannot be submitted before what is under way has ended.")
+        return
+    failed = status.count("failed")
+    live = status.count("running") + status.count("submitted")
+    console.print(f"Nothing is missing: {count(len(request.runs), 'run')}, {count(len(status), 'stage run')}, "
+                  f"{status.count('completed')} completed"
+                  + (f", {live} under way" if live else "")
+                  + (f", {failed} failed (`rerun --failed` does them again)" if failed else "") + ".")  # fmt: skip

@@ -1,0 +1,148 @@
+"""Claims and results of attempts, as a pack and its children write them. No torch.
+
+An attempt is claimed by creating its claim file exclusively, and is over when it has a result. One that a requeue
+interrupts gets none from its job: the job's next life claims the next number, and the login node says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import rundir
+from cluster.rundir import AttemptDir, RunDir, SubmissionDir
+
+STOPPED = 75  # a child's exit code, EX_TEMPFAIL: asked to stop, it left work without a result
+TRIES = 3  # to write a result: a full disk may have room again in a moment
+PAUSE = 1.0  # seconds between them
+
+
+@dataclass(frozen=True)
+class Task:
+    """One life of an array task, as its files name it."""
+
+    job: str  # 123_4, 123, or local-4711
+    restart: int  # how often SLURM has requeued it
+    host: str
+    pid: int
+    start: str | None
+
+
+def read_intent(directory: SubmissionDir) -> dict[str, Any]:
+    intent: dict[str, Any] | None = rundir.read_json(directory.submission)
+    if intent is None:
+        raise FileNotFoundError(f"{directory.submission}: is missing, so there is nothing to do")
+    return intent
+
+
+def this_task() -> Task:
+    environment = os.environ
+    if "SLURM_JOB_ID" in environment:
+        array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        job = f"{array}_{index}" if array else environment["SLURM_JOB_ID"]
+        restart = int(environment.get("SLURM_RESTART_COUNT", "0"))
+    else:
+        job, restart = f"local-{os.getpid()}", 0
+    pid = os.getpid()
+    # On the test cluster several nodes share a hostname; SLURM's own name for the node tells them apart.
+    host = environment.get("SLURMD_NODENAME") or socket.gethostname()
+    return Task(job, restart, host, pid, rundir.process_start(pid))
+
+
+def claim(
+    run: RunDir, stage: str, number: int, token: str, task: Task, made_with: Mapping[str, Any] | None = None
+) -> AttemptDir | None:
+    """The attempt that is this process's to do: the planned one, or the next, if an earlier life of the same job began
+    it and was interrupted. None: another job has it, or it has its result. `made_with`: code and environment."""
+    if any(
+        (whole(later.claim) or {}).get("token", token) != token
+        for later in run.attempts(stage)
+        if later.number > number
+    ):
+        say(f"{stage} of {run.path.name} was given to another job since")
+        return None
+    while True:
+        attempt = run.attempt(stage, number)
+        if rundir.create_json(attempt.claim, {"token": token, **vars(task), "time": time.time(), **(made_with or {})}):
+            return attempt
+        if has_result(attempt):  # completed, or failed for good: not this job's to repeat
+            return None
+        holder = whole(attempt.claim)
+        # A torn claim: the node died while it was written. Claims are exclusive, so the next number is safe.
+        earlier = holder["token"] == token and holder["restart"] < task.restart if holder else task.restart > 0
+        if not earlier:
+            say(f"{stage} attempt {number} of {run.path.name} is another job's")
+            return None
+        number += 1
+
+
+def has_result(attempt: AttemptDir) -> bool:
+    return whole(attempt.result) is not None
+
+
+def completed(run: RunDir, stage: str) -> bool:
+    return any((whole(attempt.result) or {}).get("status") == "completed" for attempt in run.attempts(stage))
+
+
+def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, dict[str, Any]]]:
+    """The attempts of this life of a task, with their claims."""
+    for attempt in run.attempts(stage):
+        holder = whole(attempt.claim) or {}
+        if (holder.get("token"), holder.get("restart")) == (token, restart):
+            yield attempt, holder
+
+
+def time_ran_out(run: RunDir, item: Mapping[str, Any], token: str, task: Task, made_with: Mapping[str, Any]) -> None:
+    """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
+    turn would have come. A stage whose needs failed has no turn."""
+    from tiny_transformers.config import NEEDS  # pydantic, which a pack can mostly do without
+
+    missing: set[str] = set()
+    for stage, planned in item["stages"]:
+        if missing & set(NEEDS[stage]):
+            missing.add(stage)
+            continue
+        open_ones = [pair[0] for pair in claimed(run, stage, token, task.restart) if not has_result(pair[0])]
+        message = "stopped before the time limit; it goes on from what it had saved"
+        if not open_ones and (attempt := claim(run, stage, planned, token, task, made_with)):
+            open_ones, message = [attempt], "the pack's time limit came before its turn"
+        for attempt in open_ones:
+            write_result(attempt, failure("timeout", message), tries=1)
+        if not completed(run, stage):
+            missing.add(stage)
+
+
+def failure(cause: str, message: str) -> dict[str, Any]:
+    return {"status": "failed", "cause": cause, "message": message[:2_000], "ended": time.time(), "outcome": None}
+
+
+def write_result(attempt: AttemptDir, value: Mapping[str, Any], tries: int = TRIES) -> bool:
+    """Whether it could be written. If not, it is said: nobody else's work is to end for it."""
+    for left in reversed(range(tries)):
+        try:
+            rundir.write_json(attempt.result, value)
+            return True
+        except OSError as error:
+            said = str(value.get("message") or value["status"])
+            say(f"{attempt.result}: could not be written: {error}. It would say: {said}")
+            if left:
+                time.sleep(PAUSE)
+    return False
+
+
+def say(text: str) -> None:
+    """Print; a log on a full disk is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def whole(path: Any) -> Any | None:
+    """The file's value; None if it is not there or not whole."""
+    try:
+        return rundir.read_json(path)
+    except rundir.TornFile:
+        return None

@@ -1,0 +1,153 @@
+"""What limits, rules and the code's version let through."""
+
+import pytest
+
+from cluster import cost, dispatch, launch, manifest, plan, rundir
+from cluster.errors import BreakerOpen, InputError
+from cluster.ledger import Ledger
+from cluster.rundir import OutputRoot
+from cluster.site import Rule, Site
+from cluster.slurm import Job, Limits
+
+SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus=4)
+
+
+class FakeSlurm:
+    """A queue, and what an account allows; None is silence."""
+
+    def __init__(self, jobs=(), limits=None, silent=False):
+        self.seen = None
+        self._jobs, self._limits, self._silent = jobs, limits, silent
+
+    def queue(self):
+        return None if self._silent else {job.key: job for job in self._jobs}
+
+    def limits(self, account, qos):
+        assert (account, qos) == ("acc", None)
+        return self._limits
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OutputRoot(tmp_path / "output")
+
+
+@pytest.fixture
+def ledger(root):
+    opened = Ledger(root.ledger)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return plan.expand(manifest.cells(manifest.load(manifest_file)))
+
+
+def ask(runs, slurm, site=SITE, **words):
+    todo = [(run, list(run.stages)) for run in runs]
+    return dispatch.request(None, runs, todo, {}, site, cost.Measured(1e12), [], slurm, **words)
+
+
+def packs(arrays):
+    return sum(len(array.packs) for array in arrays)
+
+
+def jobs(*states, account="ACC"):
+    return [Job(str(number), "x", state, account=account) for number, state in enumerate(states)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "site", "now"),
+    [(Limits(max_submit=5), {}, 5 - 2), (None, {"max_submit": 4}, 4 - 2), (Limits(max_submit=9), {"max_submit": 3}, 1),
+     (Limits(max_submit=2), {}, 0), (Limits(), {}, 7), (None, {}, 7)],
+)  # fmt: skip
+def test_no_more_is_submitted_than_the_account_has_room_for(runs, limits, site, now):
+    queue = [*jobs("RUNNING", "PENDING", "COMPLETED"), Job("9", "x", "RUNNING", account="other")]
+    request = ask(runs, FakeSlurm(queue, limits), SITE.model_copy(update=site))
+    assert (packs(request.arrays), packs(request.held)) == (now, 7 - now)
+
+
+def test_packs_submitted_since_the_queue_was_seen_count_too(runs):
+    request = ask(runs, FakeSlurm(jobs("RUNNING"), Limits(max_submit=5)), taken=2)
+    assert packs(request.arrays) == 2
+
+
+def test_without_an_answer_nothing_is_submitted_under_a_limit(runs):
+    with pytest.raises(InputError, match="squeue did not answer"):
+        ask(runs, FakeSlurm(silent=True, limits=Limits(max_submit=5)))
+
+
+def test_an_account_that_runs_one_job_at_a_time_gets_long_packs_within_its_time(runs):
+    site = SITE.model_copy(update={"runs_per_pack": None, "slots": 1})
+    request = ask(runs, FakeSlurm(limits=Limits(max_jobs=1, max_time=600)), site)
+    (array,) = request.arrays
+    assert (len(array.packs), len(array.packs[0].items)) == (1, 7)
+    assert array.resources.minutes <= 600
+
+
+def failed(ledger, run, cause, message="no", token="cafe", number=1, ended=1.0, asked_by="submit"):
+    if token not in ledger.tokens():
+        ledger.record_runs([run], "2026")
+        row = {"token": token, "created": f"2026-{token}", "state": "done", "asked_by": asked_by, "scheduler": "slurm"}
+        ledger.record_submission(row, [])
+    ledger.put_attempt(run.id, "pretrain", number, token=token, status="failed", cause=cause, message=message,
+                       ended=ended)  # fmt: skip
+
+
+def test_a_decision_is_made_once_and_is_a_file_and_a_row(ledger, root, runs):
+    failed(ledger, runs[0], "timeout")
+    first = dispatch.decide(ledger, root, lambda _: SITE, 10.0)
+    assert first.due == {runs[0].id: ["pretrain"]}
+    (decision,) = first.decided
+    assert (decision["action"], decision["changes"]) == ("retry", "1.5 x the time")
+    assert rundir.read_json(root.run(runs[0].id).attempt("pretrain", 1).decision) == decision
+    again = dispatch.decide(ledger, root, lambda _: SITE, 20.0)
+    assert (again.decided, again.due) == ([], first.due), "it stays due until it is submitted"
+    assert list(ledger.decisions().values()) == [decision]
+
+
+def test_what_is_to_wait_is_not_due_yet(ledger, root, runs):
+    site = SITE.model_copy(update={"retry": {"lost": Rule(times=1, wait=5)}})
+    failed(ledger, runs[0], "lost", ended=100.0)
+    assert dispatch.decide(ledger, root, lambda _: site, 110.0).waiting == 1
+    assert dispatch.decide(ledger, root, lambda _: site, 500.0).due == {runs[0].id: ["pretrain"]}
+
+
+def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person_reruns(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    for number, run in enumerate(runs[:5]):
+        dispatch.check_breaker(ledger, SITE)
+        failed(ledger, run, "error", f"no module torch in /x/{number}", ended=float(number))
+    with pytest.raises(BreakerOpen, match="last 5 stage runs failed alike .*no module torch"):
+        dispatch.check_breaker(ledger, SITE)
+    dispatch.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
+    failed(ledger, runs[5], "error", "other", token="dead", asked_by="rerun", ended=9.0)
+    dispatch.check_breaker(ledger, SITE)
+
+
+def completed(ledger, run, stage, code, number=1):
+    ledger.put_attempt(run.id, stage, number, status="completed", code=code)
+
+
+def test_work_of_another_version_of_the_code_is_gone_on_from_only_if_that_is_allowed(ledger, root, runs):
+    launch.record_runs(ledger, root, runs[:1], "2026")
+    run = runs[0]
+    completed(ledger, run, "pretrain", "a1b2")
+    item = plan.item(run, ["add_tokenizer"], {}, cost.Measured(1e12))
+    with pytest.raises(InputError, match="pretrain is of a1b2"):
+        dispatch.refuse_other_code(ledger, root, [item], "c3d4", allowed=False)
+    dispatch.refuse_other_code(ledger, root, [item], "a1b2", allowed=False)
+    dispatch.refuse_other_code(ledger, root, [item], "c3d4", allowed=True)
+    anew = plan.item(run, run.stages, {}, cost.Measured(1e12))
+    dispatch.refuse_other_code(ledger, root, [anew], "c3d4", allowed=False)
+
+
+def test_checkpoints_of_another_version_are_not_gone_on_from(ledger, root, runs):
+    launch.record_runs(ledger, root, runs[:1], "2026")
+    run = runs[0]
+    ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause="timeout", code="a1b2")
+    item = plan.item(run, run.stages, {}, cost.Measured(1e12))
+    assert dispatch.other_code(ledger, root, item, "c3d4") is None, "there is nothing to go on from"
+    (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert dispatch.other_code(ledger, root, item, "c3d4") == "pretrain is of a1b2"

@@ -1,0 +1,139 @@
+"""What a real ledger has measured, and what is made of it."""
+
+import pytest
+
+from cluster import cost, launch, manifest, plan, reconcile, rundir, site, tables
+from cluster.ledger import Ledger
+from cluster.measure import measured
+from cluster.rundir import OutputRoot
+from tiny_transformers.config import RunConfig
+
+SITE = site.Site(name="here", scheduler="slurm", gpus=1, cpus=8, slots=2, runs_per_pack=2)
+GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100"}
+
+
+ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OutputRoot(tmp_path / "output")
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return plan.expand(manifest.cells(manifest.load(manifest_file)))
+
+
+def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp")):
+    """A ledger in which these runs have ended, each of their stages after so many seconds."""
+    ledger = Ledger(root.ledger)
+    work = [plan.item(run, stages, {}, cost.Measured(1e12)) for run in runs]
+    launch.record_runs(ledger, root, runs, "2026-01-01")
+    for number, array in enumerate(plan.arrange(work, {run.id: run for run in runs}, where)):
+        directory = root.submission(f"token{number}")
+        intent = launch.describe(array, where, root, directory.token, ORIGIN)
+        rundir.write_json(directory.submission, intent)
+        rundir.write_json(directory.answer, {"state": "submitted", "job_id": str(number)})
+        reconcile.record_intent(ledger, directory, intent)
+        for index, pack in enumerate(array.packs):
+            for item in pack.items:
+                for place, (stage, attempt) in enumerate(item.stages):
+                    values = {"token": directory.token, "task": index, "status": "completed",
+                              "started": place * seconds, "ended": (place + 1) * seconds}  # fmt: skip
+                    ledger.put_attempt(item.run_id, stage, attempt, **values)
+                    ledger.put_outcome(item.run_id, stage, attempt, {"metrics": metrics if stage == "pretrain" else {}})
+    return ledger
+
+
+def test_pretrainings_speed_is_that_of_its_tokens_and_of_all_runs_that_shared_the_pack(root, runs):
+    found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
+    config = runs[0].config
+    speed = found.speed(config, "pretrain")
+    assert speed.value == pytest.approx(2 * 1e5 * cost.training_flops(config))
+    assert speed.basis == "measured (1)"
+
+
+def test_other_stages_speed_is_that_of_their_seconds(root, runs):
+    found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
+    config = runs[0].config
+    expected = 2 * cost.flops(config, "blimp") / (100 - cost.STAGE_OVERHEAD)
+    assert found.speed(config, "blimp").value == pytest.approx(expected)
+
+
+def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_own_memory(root, runs):
+    found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
+    other = runs[-1].config
+    assert cost.architecture_key(other) not in found.peaks
+    assert found.speed(other, "pretrain").basis == "measured for this stage on other models (2)"
+    assert found.peak(other) is None
+    assert found.peak(runs[0].config) == cost.Figure(900.0, "measured (1)")
+    assert found.speed(other, "superglue").basis == "site profile"
+
+
+def test_another_seed_is_the_same_architecture(root, runs):
+    found = measured([(finish(root, runs[:1], GPU), "measured")], SITE)
+    seeded = RunConfig.model_validate(runs[0].config.model_dump() | {"seed": 99})
+    assert found.peak(seeded).value == 900.0
+
+
+def test_figures_of_another_site_and_peaks_of_another_device_do_not_count(root, runs):
+    ledger = finish(root, runs[:1], GPU)
+    elsewhere = measured([(ledger, "measured")], SITE.model_copy(update={"name": "elsewhere"}))
+    assert (elsewhere.by_stage, elsewhere.by_architecture, elsewhere.peaks) == ({}, {}, {})
+    assert measured([(ledger, "measured")], SITE.model_copy(update={"gpus": 0})).peaks == {}
+
+
+def test_what_failed_is_no_measurement(root, runs):
+    ledger = finish(root, runs[:1], GPU)
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="failed")
+    found = measured([(ledger, "measured")], SITE)
+    assert found.peaks == {}
+    assert "pretrain" not in found.by_stage
+
+
+def test_a_probes_figures_count_where_the_ledger_has_none(root, runs, tmp_path):
+    own = finish(root, runs[:1], GPU)
+    probe = finish(OutputRoot(tmp_path / "probe"), runs[:2], GPU | {"peak_memory_mb": 500.0})
+    found = measured([(own, "measured"), (probe, "probed")], SITE)
+    assert found.peak(runs[0].config) == cost.Figure(900.0, "measured (1)")
+    assert found.peak(runs[1].config) == cost.Figure(500.0, "probed (1)")
+    assert found.speed(runs[-1].config, "pretrain").basis.startswith("measured for this stage")
+
+
+def test_usage_is_of_the_packs_that_have_ended(root, runs):
+    ledger = finish(root, runs[:4], GPU, SITE.model_copy(update={"min_time": 10}))
+    ledger.put_attempt(runs[3].id, "blimp", 1, status="running", ended=None)
+    (row,) = ledger.usage()
+    assert (row["packs"], row["ended"], row["longest"], row["used"]) == (2, 1, 200, 200)
+    assert row["busy"] == 400
+    assert (row["slots"], row["gpus"], row["cpus"], row["memory_per_cpu"], row["minutes"]) == (2, 1, 8, 4000, 20)
+    assert (row["peak"], row["studies"]) == (900, "first,second")
+    assert row["memory"] == max(cost.memory(run.config) for run in runs[:4])
+
+
+def test_a_rebuilt_ledger_has_the_same_plans(root, runs):
+    finish(root, runs[:4], GPU).close()
+    kept = ("slots", "gpus", "cpus", "memory_per_cpu", "minutes", "memory", "seconds")
+    before = [[row[key] for key in kept] for row in Ledger(root.ledger).submissions()]
+    root.ledger.unlink()
+    again = Ledger(root.ledger)
+    reconcile.rebuild(again, root)
+    assert [[row[key] for key in kept] for row in again.submissions()] == before
+    assert None not in before[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({}, "as it was"),
+        ({"longest": 600}, "time x 0.2"),
+        ({"longest": 3600}, "time x 1.5"),
+        ({"longest": 600, "scheduler": "local"}, "as it was"),
+        ({"peak": 300}, "memory x 0.3"),
+        ({"longest": None}, ""),
+    ],
+)
+def test_advice_keeps_the_margins_of_planning(change, advice):
+    row = {"longest": 2400, "minutes": 60, "scheduler": "slurm", "peak": 900, "memory": 1035}
+    assert tables.advice(row | change) == advice

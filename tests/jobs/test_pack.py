@@ -1,0 +1,306 @@
+"""Packs as real processes: started by submitit as on a compute node, with children whose stages are stand-ins."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+
+from cluster import rundir
+from jobs import memory
+from jobs.attempts import STOPPED, Task
+from jobs.pack import Pack, patience, slot_environment, take
+
+REQUEUED = 255  # submitit's sys.exit(-1) after `scontrol requeue`
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start a submission's pack as submitit does in job 77, in its nth life; `scontrol` is a stand-in that notes what
+    it is told in scontrol.txt."""
+    folder = tmp_path / "submitit"
+    folder.mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.txt\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    started = []
+
+    def go(directory, restart=0, executor="slurm", **options):
+        pickled = folder / "77_submitted.pkl"
+        if not restart:
+            delayed = DelayedSubmission(Pack(str(directory.path)))
+            delayed.set_timeout(10, 3)
+            delayed.dump(pickled)
+        names = {"slurm": {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": "0"},
+                 "local": {"SUBMITIT_LOCAL_JOB_ID": "77", "SUBMITIT_LOCAL_GLOBALID": "0"}}[executor]  # fmt: skip
+        environment = os.environ | names | {"SUBMITIT_EXECUTOR": executor}
+        command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
+        with open(folder / "log", "a") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, **options))
+        return started[-1]
+
+    yield go
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def tell(fake_science):
+    """Tell the stand-ins what to do: by run, or `all` of them."""
+
+    def write(**runs):
+        fake_science.write_text(json.dumps({"*" if name == "all" else name: told for name, told in runs.items()}))
+
+    return write
+
+
+def says(run, stage="pretrain", number=1):
+    """The cause of a failure, "completed", or None if there is no result."""
+    result = rundir.read_json(run.attempt(stage, number).result) or {}
+    return result.get("cause") or result.get("status")
+
+
+def has_begun(run, what, number=1):
+    log = run.attempt("pretrain", number).log
+    return lambda: log.exists() and f"told: {what}" in log.read_text()
+
+
+def log_of(tmp_path):
+    return (tmp_path / "submitit" / "log").read_text()
+
+
+def test_a_pack_is_pickled_by_name_and_path_only():
+    assert pickle.loads(pickle.dumps(Pack("/a/b"))).submission == "/a/b"
+
+
+def test_importing_the_pack_loads_neither_submitit_nor_torch():
+    code = "import sys, jobs.pack; print({'submitit', 'torch', 'pydantic'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_at_the_time_limit_a_pack_saves_requeues_and_goes_on_under_the_next_attempt(
+    make_run, submit, start, tell, wait_for, tmp_path
+):
+    first, second = make_run("abc"), make_run("def")
+    tell(all={"pretrain": "train"})
+    directory = submit("abc", "def", requeues=1)
+    job = start(directory)
+    wait_for(has_begun(first, "train"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == REQUEUED, log_of(tmp_path)
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 77\n"
+    assert (first.path / "saved.txt").read_text() == "pretrain\n"
+    assert (says(first), second.attempts("pretrain")) == (None, [])
+    life = rundir.read_json(directory.task(0))
+    assert (life["job"], life["restart"], life["ended_by"]) == ("77", 0, "timeout")
+    tell()
+    assert start(directory, restart=1).wait(40) == 0, log_of(tmp_path)
+    assert (says(first), says(first, number=2), says(second)) == (None, "completed", "completed")
+    assert {says(run, "superglue") for run in (first, second)} == {"completed"}
+    life = rundir.read_json(directory.task(0))
+    assert (life["restart"], "ended_by" in life) == (1, False)
+    assert [(each["restart"], each["ended_by"]) for each in life["earlier"]] == [(0, "timeout")]
+
+
+def test_a_pack_that_may_requeue_no_more_says_timeout_for_all_that_is_left(
+    make_run, submit, start, tell, wait_for, tmp_path
+):
+    first, second, third = (make_run(name) for name in ("one", "two", "three"))
+    tell(all={"pretrain": "train"}, one={"blimp": "hang"})
+    job = start(submit("one", "two", "three", slots=2, requeues=0))
+    wait_for(has_begun(second, "train"))
+    wait_for(lambda: first.attempts("blimp"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 1  # submitit's UncompletedJobError
+    assert not (tmp_path / "scontrol.txt").exists()
+    assert (says(first), says(first, "blimp"), says(first, "superglue")) == ("completed", "completed", "timeout")
+    assert (says(second), says(third)) == ("timeout", "timeout")
+    assert second.attempts("add_tokenizer") == []
+    assert "before its turn" in rundir.read_json(third.attempt("pretrain", 1).result)["message"]
+    assert rundir.read_json(third.attempt("pretrain", 1).claim)["code"]["digest"]
+
+
+def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell, wait_for):
+    tell(all={"pretrain": "deaf"})
+    job = start(submit(site={"signal_delay": 30}))
+    wait_for(has_begun(run, "deaf"))
+    begun = time.monotonic()
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 1
+    assert 9 < time.monotonic() - begun < 14
+    assert says(run) == "timeout"
+    assert not is_there(rundir.read_json(run.attempt("pretrain", 1).claim))
+
+
+def is_there(claim):
+    return rundir.process_start(claim["pid"]) == claim["start"]
+
+
+@pytest.mark.parametrize(("delay", "seconds"), [(120, 100), (30, 10), (0, 10)])
+def test_children_have_the_signals_delay_less_a_reserve(delay, seconds):
+    assert patience({"site": {"signal_delay": delay}}) == seconds
+
+
+@pytest.mark.usefixtures("run")
+def test_a_signal_to_a_child_that_starts_waits_until_it_can_be_answered(submit, start, tell, tmp_path, monkeypatch):
+    tell()
+    monkeypatch.setenv("FAKE_SIGNAL_AT_START", "1")
+    assert start(submit()).wait(40) == 0
+    assert f"ended with {STOPPED}" in log_of(tmp_path)
+
+
+def test_a_local_pack_never_requeues(run, submit, start, tell, wait_for, tmp_path):
+    tell(all={"pretrain": "train"})
+    job = start(submit(requeues=5), executor="local")
+    wait_for(has_begun(run, "train"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 1
+    assert (says(run), (tmp_path / "scontrol.txt").exists()) == ("timeout", False)
+
+
+def test_without_submitit_a_pack_answers_the_signal_itself(run, submit, tell, wait_for):
+    tell(all={"pretrain": "train"})
+    code = "import sys; from jobs.pack import Pack; Pack(sys.argv[1])()"
+    job = subprocess.Popen([sys.executable, "-c", code, str(submit(requeues=5).path)])
+    wait_for(has_begun(run, "train"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 0
+    assert says(run) == "timeout"
+
+
+def test_a_pack_whose_runs_are_done_is_not_requeued_for_nothing(run, submit, start, tell, wait_for, tmp_path):
+    tell(all={"superglue": "hang"})
+    job = start(submit(requeues=1))
+    wait_for(lambda: run.attempts("superglue"))
+    job.send_signal(signal.SIGUSR2)
+    job.wait(30)
+    assert (says(run, "superglue"), (tmp_path / "scontrol.txt").exists()) == ("completed", False)
+
+
+def test_a_pack_cancelled_while_it_saves_says_nothing_and_does_not_requeue(
+    make_run, submit, start, tell, wait_for, tmp_path
+):
+    run, queued = make_run("one"), make_run("two")
+    tell(all={"pretrain": "deaf"})
+    job = start(submit("one", "two", requeues=1))
+    wait_for(has_begun(run, "deaf"))
+    job.send_signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    job.send_signal(signal.SIGTERM)
+    job.wait(30)
+    assert (says(run), queued.attempts("pretrain")) == (None, [])
+    assert not (tmp_path / "scontrol.txt").exists()
+
+
+def test_a_child_killed_with_9_fails_alone_and_the_others_go_on(make_run, submit, start, tell, tmp_path):
+    first, second = make_run("one"), make_run("two")
+    tell(one={"pretrain": "exit"})
+    assert start(submit("one", "two")).wait(40) == 0, log_of(tmp_path)
+    assert (says(first), says(second, "superglue")) == ("error", "completed")
+    assert rundir.read_json(first.attempt("pretrain", 1).result)["message"] == "killed by SIGKILL"
+
+
+def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
+    make_run, submit, start, tell, wait_for, monkeypatch
+):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "460")
+    runs = [make_run(name) for name in ("one", "two")]
+    tell(all={"pretrain": "eat"})
+    job = start(submit("one", "two", slots=2))
+    wait_for(lambda: all(has_begun(run, "eat")() for run in runs))
+    pids = [rundir.read_json(run.attempt("pretrain", 1).claim)["pid"] for run in runs]
+    wait_for(lambda: all(memory.peak_of(pid) > 210 << 20 for pid in pids))
+    os.kill(pids[0], signal.SIGKILL)
+    wait_for(lambda: says(runs[0]))
+    result = rundir.read_json(runs[0].attempt("pretrain", 1).result)
+    assert result["cause"] == "out_of_memory"
+    assert "with the 1 beside it" in result["message"]
+    assert "of 460 MB allowed" in result["message"]
+    tell()
+    assert job.wait(30) == 0
+
+
+def test_every_claim_says_with_what_code_and_where(run, submit, start, tell, tmp_path):
+    tell()
+    assert start(submit()).wait(40) == 0, log_of(tmp_path)
+    claims = [rundir.read_json(run.attempt(stage, 1).claim) for stage in ("pretrain", "superglue")]
+    assert {claim["job"] for claim in claims} == {"77"}
+    assert set(claims[0]["code"]) == {"digest", "commit", "diff"}
+    assert claims[0]["environment"]["torch"]
+    assert claims[0]["code"] == claims[1]["code"]
+
+
+def test_a_disk_with_no_room_for_one_runs_result_stops_no_other(make_run, submit, start, tell, tmp_path):
+    """The first run's folder is a file system of its own, which is nearly full."""
+    first, second = make_run("one"), make_run("two")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(first.path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        make_run("one")
+        (first.path / "filler").write_bytes(bytes(8_000))
+        tell()
+        assert start(submit("one", "two")).wait(60) == 0, log_of(tmp_path)
+        assert says(first, "superglue") is None
+        assert says(second, "superglue") == "completed"
+        assert "No space left on device" in log_of(tmp_path)
+    finally:
+        subprocess.run(["umount", "-l", str(first.path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"state": "submitted", "cancelled": True}, {"state": "void"}, {"state": "refused", "job_id": None}]
+)
+def test_a_submission_that_was_given_up_is_left_alone_once_it_is_known_who_looked(submit, answer):
+    directory = submit()
+    rundir.write_json(directory.answer, answer)
+    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
+    assert rundir.read_json(directory.task(0))["job"] == "7"
+
+
+def test_a_pack_is_one_tasks_only_and_its_next_life_takes_it_over(submit):
+    directory = submit()
+    assert take(directory, 0, Task("7", 0, "n1", 1, "0"))
+    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
+    assert not take(directory, 0, Task("8", 1, "n1", 1, "0"))
+    assert take(directory, 0, Task("7", 1, "n2", 1, "0"))
+    assert take(directory, 0, Task("7", 2, "n3", 1, "0"))
+    life = rundir.read_json(directory.task(0))
+    assert (life["host"], [each["host"] for each in life["earlier"]]) == ("n3", ["n1", "n2"])
+
+
+def test_a_torn_task_file_is_another_tasks_unless_this_one_was_requeued(submit):
+    directory = submit()
+    directory.task(0).write_text("{")
+    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
+    assert take(directory, 0, Task("7", 1, "n1", 1, "0"))
+
+
+def test_a_duplicate_pack_does_no_work_twice(run, submit, start, tell, tmp_path):
+    tell()
+    directory = submit(stages=[["pretrain", 1]])
+    assert [start(directory).wait(40) for _ in range(2)] == [0, 0]
+    assert "is another task's" in log_of(tmp_path)
+    assert (run.path / "done.txt").read_text() == "pretrain\n"
+
+
+def test_slots_share_the_visible_gpus_in_turn(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    devices = [slot_environment(slot, 4, 8, {})["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
+    assert devices == ["2", "3", "2", "3"]
+
+
+def test_clients_of_mps_number_its_gpus_from_0(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    variables = {"CUDA_MPS_PIPE_DIRECTORY": "/p"}
+    devices = [slot_environment(slot, 4, 8, variables)["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
+    assert devices == ["0", "1", "0", "1"]
