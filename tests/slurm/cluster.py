@@ -2,13 +2,16 @@
 
     export SLURM_CONF=$(python tests/slurm/cluster.py up)
     python tests/slurm/cluster.py status
+    python tests/slurm/cluster.py stop slurmctld     # one daemon, as `status` names it; --kill: with SIGKILL
+    python tests/slurm/cluster.py start slurmctld
     python tests/slurm/cluster.py down
 
 Four nodes (four slurmd), fake A100s and MIG slices, accounts with limits: see the configuration files beside this one.
 Needs root on Debian or Ubuntu, whose packages it installs if they are missing; no systemd, only the standard library.
 One folder holds everything: configuration, key, database, logs. `down` kills what was started from it and removes it.
 munge and MariaDB are the cluster's own, on its own socket and loopback ports, so nothing else of the machine is touched
-and clusters in different folders live side by side.
+and clusters in different folders live side by side. A daemon that was stopped starts with the configuration and the
+state that it had; `start` returns when it serves again. To `up`, a cluster with a stopped daemon is half dead.
 
 Exit codes: 0 fine, 1 failed or not up, 2 wrong arguments, 3 such a cluster cannot be built on this machine."""
 
@@ -78,7 +81,8 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What its daemons and clients run with, and what its processes are known by."""
-        return os.environ | {"SLURM_CONF": str(self.conf)}
+        path = os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # Debian's daemons, whoever calls
+        return os.environ | {"SLURM_CONF": str(self.conf), "PATH": path}
 
     def ask(self, *command: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
         """Run a client of this cluster; no answer in time is return code 124."""
@@ -135,8 +139,9 @@ def check_possible(cluster: Cluster) -> None:
 
 def install(cluster: Cluster) -> None:
     """Install the Debian packages whose programs are missing."""
+    path = cluster.environment["PATH"]
     programs = PROGRAMS | (ACCOUNTING_PROGRAMS if cluster.accounting else {})
-    packages = sorted({package for program, package in programs.items() if not shutil.which(program)})
+    packages = sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
     if not packages:
         return
     if not shutil.which("apt-get"):
@@ -219,16 +224,11 @@ def write(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def start_all(cluster: Cluster) -> None:
-    folder = cluster.folder
-    files = {"key-file": "munge.key", "seed-file": "munge.seed", "socket": "munge.socket", "pid-file": "run/munged.pid"}
-    options = [f"--{option}={folder / file}" for option, file in files.items()]
-    munged = start(cluster, "munged", "-F", "--force", *options)  # --force: a folder only root may enter will do
-    credential = ("munge", "-n", "-S", str(folder / "munge.socket"))
-    wait_for("munged to give a credential", munged, lambda: cluster.ask(*credential).returncode == 0)
+    start_daemon(cluster, "munged")
     if cluster.accounting:
         start_accounting(cluster)
-    slurmctld = start(cluster, "slurmctld", "-D")
-    slurmds = [start(cluster, f"slurmd.{node}", "-D", "-N", node) for node in NODES]
+    slurmctld = start(cluster, "slurmctld")
+    slurmds = [start(cluster, f"slurmd.{node}") for node in NODES]
     wait_for("slurmctld to answer", slurmctld, lambda: controller_answers(cluster))
     if cluster.accounting:
         limit_gpus(cluster, slurmctld)
@@ -243,10 +243,8 @@ def start_accounting(cluster: Cluster) -> None:
     made = cluster.ask("mariadb-install-db", options, *wishes, seconds=120)
     if made.returncode:
         raise ClusterError(f"mariadb-install-db failed:\n{last_lines(made.stdout + made.stderr)}")
-    mariadbd = start(cluster, "mariadbd", options)
-    wait_for("MariaDB to open its socket", mariadbd, (cluster.folder / "mariadb.socket").exists)
-    slurmdbd = start(cluster, "slurmdbd", "-D")
-    wait_for("slurmdbd to answer", slurmdbd, lambda: database_answers(cluster))
+    start_daemon(cluster, "mariadbd")
+    start_daemon(cluster, "slurmdbd")
     cluster.sacctmgr("add", "cluster", "delftbox")
     for account, limits in ACCOUNTS.items():
         cluster.sacctmgr("add", "account", account, *limits)
@@ -261,6 +259,54 @@ def limit_gpus(cluster: Cluster, slurmctld: Daemon) -> None:
     cluster.sacctmgr("modify", "qos", "a100small", "set", "MaxTRESPerJob=cpu=2,gres/gpu=1")
     limits = ("scontrol", "show", "assoc_mgr", "flags=qos", "qos=a100small")
     wait_for("slurmctld to know of the limit", slurmctld, lambda: "gres/gpu=1" in cluster.ask(*limits).stdout)
+
+
+# --- single daemons
+
+
+def start_daemon(cluster: Cluster, name: str) -> None:
+    """Start a daemon that does not run, and wait until it serves. Raises ClusterError."""
+    if pid_of(cluster, name):
+        return
+    since = int(time.time())
+    wait_for(f"{name} to answer", start(cluster, name), partial(serves, cluster, name, since))
+
+
+def stop_daemon(cluster: Cluster, name: str, signum: int = signal.SIGTERM, seconds: float = 30) -> None:
+    """End a daemon and wait until it has gone; jobs go on. Raises ClusterError."""
+    deadline = time.monotonic() + seconds
+    if pid := pid_of(cluster, name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+    while pid_of(cluster, name):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{name} still runs {seconds:g} s after signal {signum}.")
+        time.sleep(0.05)
+
+
+def serves(cluster: Cluster, name: str, since: float) -> bool:
+    """Whether a daemon answers; a slurmd that started at the time `since` must have registered after that."""
+    if name == "munged":
+        return cluster.ask("munge", "-n", "-S", str(cluster.folder / "munge.socket")).returncode == 0
+    if name == "mariadbd":
+        return accepts(cluster.folder / "mariadb.socket")
+    if name == "slurmdbd":
+        return database_answers(cluster)
+    if name == "slurmctld":
+        return controller_answers(cluster)
+    node = cluster.ask("scontrol", "-o", "show", "node", name.partition(".")[2]).stdout
+    registered = [word.partition("=")[2] for word in node.split() if word.startswith("SlurmdStartTime=")]
+    return bool(registered) and registered[0] >= time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+
+
+def accepts(path: Path) -> bool:
+    """Whether somebody listens; the socket's file outlives a daemon that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 # --- status
@@ -355,12 +401,12 @@ class Daemon:
     said: Path  # what it wrote to its terminal
 
 
-def start(cluster: Cluster, name: str, *options: str) -> Daemon:
+def start(cluster: Cluster, name: str) -> Daemon:
     """Start a daemon, named by its program and perhaps `.node`, that outlives this command and the shell it is in."""
     said = cluster.folder / f"{name}.out"
-    with said.open("wb") as out:
+    with said.open("ab") as out:
         process = subprocess.Popen(
-            [name.partition(".")[0], *options],
+            [name.partition(".")[0], *options_of(cluster, name)],
             env=cluster.environment,
             cwd=cluster.folder,
             stdin=subprocess.DEVNULL,
@@ -370,6 +416,17 @@ def start(cluster: Cluster, name: str, *options: str) -> Daemon:
         )
     pid_file(cluster, name).write_text(f"{process.pid}\n")  # SLURM's daemons write the same, but later
     return Daemon(name, process, said)
+
+
+def options_of(cluster: Cluster, name: str) -> list[str]:
+    if name == "munged":  # --force: a folder only root may enter will do
+        files = {"key-file": "munge.key", "seed-file": "munge.seed", "socket": "munge.socket",
+                 "pid-file": "run/munged.pid"}  # fmt: skip
+        return ["-F", "--force", *(f"--{option}={cluster.folder / file}" for option, file in files.items())]
+    if name == "mariadbd":
+        return [f"--defaults-file={cluster.folder / 'mariadb.cnf'}"]
+    _, _, node = name.partition(".")
+    return ["-D", "-N", node] if node else ["-D"]
 
 
 def wait_for(what: str, daemon: Daemon, condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -448,15 +505,20 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("command", choices=["up", "down", "status", "stop", "start"])
+    parser.add_argument("daemon", nargs="?", help="to stop or start: slurmctld, slurmdbd, slurmd.cmp001, ...")
+    parser.add_argument("--kill", action="store_true", help="stop with SIGKILL instead of SIGTERM")
     parser.add_argument("--dir", type=Path, help="the cluster's folder (by default in the system's temporary folder)")
     parser.add_argument("--no-accounting", action="store_true", help="without MariaDB, slurmdbd and limits: no sacct")
     arguments = parser.parse_args()
-    os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # Debian's daemons, whoever calls
+    if (arguments.daemon is not None) != (arguments.command in ("stop", "start")):
+        parser.error("stop and start take the name of one daemon, and nothing else does")
     accounting = not arguments.no_accounting
     folder = (arguments.dir or default_folder(accounting)).resolve()
     try:
         with one_at_a_time(folder):
+            if arguments.daemon:
+                return run_daemon(arguments.command, arguments.daemon, folder, arguments.kill)
             return run(arguments.command, Cluster(folder, accounting))
     except ClusterError as error:
         say(str(error))
@@ -480,6 +542,18 @@ def run(command: str, cluster: Cluster) -> int:
     if serves:
         print(found.conf)
     return 0 if serves else 1
+
+
+def run_daemon(command: str, name: str, folder: Path, with_kill: bool) -> int:
+    found = existing(folder)
+    if not found or name not in found.daemons:
+        raise ClusterError(f"{folder}: has {', '.join(found.daemons)}, no {name}." if found else f"{folder}: not up")
+    if command == "start":
+        start_daemon(found, name)
+    else:
+        stop_daemon(found, name, signal.SIGKILL if with_kill else signal.SIGTERM)
+    say(f"{name}: {pid_of(found, name) or 'stopped'}")
+    return 0
 
 
 def default_folder(accounting: bool) -> Path:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm.cluster import start_daemon
+from slurm.faults import Study, cluster_of
 
 CLUSTER = Path(__file__).with_name("cluster.py")
 CANNOT_BUILD = 3  # cluster.py's exit code
@@ -31,6 +33,36 @@ def slurm_without_accounting() -> Iterator[Path]:
         yield conf
 
 
+@pytest.fixture
+def study(slurm: Path, tmp_path: Path) -> Iterator[Study]:
+    """A study of small ones, to do faults to."""
+    with whole_afterwards(slurm, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def study_without_accounting(slurm_without_accounting: Path, tmp_path: Path) -> Iterator[Study]:
+    """The same on the second cluster."""
+    with whole_afterwards(slurm_without_accounting, tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def whole_afterwards(conf: Path, folder: Path) -> Iterator[Study]:
+    """A study whose jobs are gone, and whose cluster is as it was, when the test has ended, however it did."""
+    cluster = cluster_of(conf)
+    if not cluster:
+        pytest.skip("TT_SLURM_CONF names the cluster, and only one of cluster.py may be hurt")
+    made = Study(folder, cluster)
+    try:
+        yield made
+    finally:
+        for name in cluster.daemons:
+            start_daemon(cluster, name)
+        cluster.ask("scontrol", "update", "nodename=cmp[001-002]", "state=resume")
+        made.cancel_everything()
+
+
 @contextlib.contextmanager
 def running_cluster(*options: str) -> Iterator[Path]:
     """A cluster that is up already, else one for the time being."""
@@ -47,8 +79,10 @@ def running_cluster(*options: str) -> Iterator[Path]:
         pytest.skip(f"no SLURM cluster: {made.stderr.strip()}")
     if made.returncode != 0:
         pytest.fail(made.stderr, pytrace=False)
-    yield Path(made.stdout.strip())
-    call("down", *options)
+    try:
+        yield Path(made.stdout.strip())
+    finally:
+        call("down", *options)
 
 
 def answering(conf: Path) -> Path:

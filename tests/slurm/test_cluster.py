@@ -145,8 +145,8 @@ def own_cluster(request, tmp_path_factory) -> Iterator[Path]:
     call(sys.executable, CLUSTER, "down", "--dir", folder)
 
 
-def cluster(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return call(sys.executable, CLUSTER, command, "--no-accounting", "--dir", folder)
+def cluster(command: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return call(sys.executable, CLUSTER, command, *words, "--no-accounting", "--dir", folder)
 
 
 def test_cluster_with_a_dead_daemon_is_begun_afresh(own_cluster):
@@ -157,6 +157,29 @@ def test_cluster_with_a_dead_daemon_is_begun_afresh(own_cluster):
     assert "slurmd.gpu001 is not running" in broken.stderr
     assert "slurmd.gpu001 is not running; beginning afresh" in cluster("up", own_cluster).stderr
     assert cluster("status", own_cluster).returncode == 0
+
+
+def test_single_daemons_stop_and_start_and_jobs_live_on(own_cluster, tmp_path):
+    conf = Path(cluster("up", own_cluster).stdout.strip())
+    job = submit("touch begun; until [ -e go ]; do sleep 0.1; done; touch ended", f"--chdir={tmp_path}", conf=conf)
+    wait_until((tmp_path / "begun").exists)
+    # a slurmctld that is killed forgets its last seconds, perhaps that the job began
+    for name, how in (("slurmctld", []), ("slurmd.cmp001", ["--kill"])):
+        assert cluster("stop", own_cluster, name, *how).returncode == 0
+        assert f"{name} is not running" in cluster("status", own_cluster).stderr
+        assert cluster("start", own_cluster, name).returncode == 0
+        assert cluster("status", own_cluster).returncode == 0
+    assert output("squeue", "-h", "-o", "%A %T", conf=conf) == f"{job} RUNNING"
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "ended").exists)
+
+
+def test_only_daemons_of_the_cluster_stop_and_start(own_cluster):
+    assert cluster("stop", own_cluster, "slurmctld").stderr == f"{own_cluster}: not up\n"
+    cluster("up", own_cluster)
+    unknown = cluster("stop", own_cluster, "slurmdbd")
+    assert (unknown.returncode, "no slurmdbd" in unknown.stderr) == (1, True)
+    assert cluster("stop", own_cluster).returncode == 2
 
 
 def test_down_ends_daemons_and_jobs_and_removes_the_folder(own_cluster, tmp_path):

@@ -1,0 +1,345 @@
+"""Whatever is killed, lost, full or away: every stage run is done once, no attempt is lost, and the ledger is the one
+that the files give.
+
+Each test does one fault to a study on the real cluster, lets it be finished as a user would, and checks all of that.
+`sweep.py` does many more of them at random."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+from slurm.cluster import start_daemon, stop_daemon
+from slurm.faults import (
+    RUNS_OF_A_STUDY,
+    STAGES,
+    Study,
+    assert_exactly_once,
+    fill,
+    finish,
+    impatient,
+    kill_after,
+    settle,
+    small_disk,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
+
+
+def tried_once(study: Study) -> bool:
+    """No stage run needed a second attempt; those of a submission that never was do not count."""
+    tried = Counter((row["run_id"], row["stage"]) for row in study.attempts() if row["status"] != "void")
+    return set(tried.values()) == {1}
+
+
+# -- the command on the login node ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "with its sbatch"])
+def test_submit_and_status_killed_with_9_at_random_points(study, group):
+    draw = random.Random(f"kills {group}")
+    slowly = {"BEFORE": "0.2", "AFTER": "0.2"}  # so that kills fall before, within and after sbatch
+    started = time.monotonic()
+    study.submit("s0", **slowly)
+    duration = time.monotonic() - started
+    os.environ.update(slowly)
+    try:
+        killed = [kill_after(study, draw.uniform(0.2, 1) * duration, study.words(f"s{number}"), group=group)
+                  for number in (1, 2, 3)
+                  if settle(study) is None]  # fmt: skip
+    finally:
+        for name in slowly:
+            del os.environ[name]
+    for _ in range(2):
+        kill_after(study, draw.uniform(0, duration), ["status", "--json"], group=group)
+    assert any(killed)
+    finish(study)
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def test_job_whose_sbatch_reply_was_lost_is_adopted_and_runs_without_a_rerun(study):
+    study.sbatch("reply lost")
+    assert "Socket timed out" in study.submit("s0", code=3).stderr
+    study.sbatch("never arrives")  # nothing more is submitted
+    study.completes()
+    assert "Nothing is missing" in study.submit("s0").stdout
+    assert len(study.tokens) == 1
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def test_submission_that_never_arrived_is_made_again_only_after_its_absence_is_proven(study):
+    study.sbatch("silent")
+    assert "Socket timed out" in study.submit("s0", code=3).stderr
+    study.sbatch("honest")
+    assert "may still arrive" in study.submit("s0", code=3).stderr
+    assert len(study.tokens) == 1
+    settle(study)
+    assert len(study.tokens) == 2
+    study.completes()
+    study.sbatch("never arrives")  # it says itself that it did not reach the controller
+    assert "Unable to contact" in study.submit("s1", code=3).stderr
+    study.sbatch("honest")
+    settle(study)
+    study.completes()
+    assert_exactly_once(study)
+
+
+def test_submits_at_once_make_one_array(study):
+    racers = [study.start(*study.words("s0")) for _ in range(3)]
+    said = [racer.communicate() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0, 0], said
+    assert sorted("Submitted" in out for out, _ in said) == [False, False, True]
+    study.completes()
+    assert len(study.tokens) == 1
+    assert_exactly_once(study)
+
+
+# -- SLURM's daemons --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_controller_commands_say_so_and_change_nothing(study):
+    study.hang("s0")
+    before = study.status()
+    stop_daemon(study.cluster, "slurmctld")
+    away = {"SLURM_CONF": impatient(study)}
+    shown = study.status(code=3, **away)
+    assert (shown["slurm"], shown["counts"], shown["runs"]) == ("unreachable", before["counts"], before["runs"])
+    assert "Nothing was submitted" in study.submit("s1", code=3, **away).stderr
+    study.tell()  # jobs end while nobody answers
+    wait_for(lambda: len(study.claims("superglue")) == RUNS_OF_A_STUDY)
+    study.run("status", **away)
+    assert not {row["cause"] for row in study.attempts()} - {None}
+    assert len(study.tokens) == 1
+    start_daemon(study.cluster, "slurmctld")
+    finish(study)
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def test_controller_that_dies_when_sbatch_asks_it(study):
+    study.sbatch("controller dies")
+    assert "gave no answer" in study.submit("s0", code=3).stderr
+    start_daemon(study.cluster, "slurmctld")
+    study.sbatch("honest")
+    finish(study)
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def test_without_slurmdbd_nothing_is_judged_lost(study):
+    study.hang("s0")
+    stop_daemon(study.cluster, "slurmdbd")
+    assert study.counts() == {"running": 2, "submitted": ALL - 2}
+    study.tell()
+    study.completes()
+    study.submit("s1")
+    study.completes()
+    assert not study.causes()
+    start_daemon(study.cluster, "slurmdbd")
+    assert_exactly_once(study)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_controller_is_restarted_with_jobs_in_flight(study, signum):
+    study.hang("s0")
+    now = time.time()
+    study.cluster.ask("scontrol", "update", f"job={study.claims('pretrain')[0]['job']}", "comment=saved")
+    state = study.cluster.folder / "state" / "job_state"  # what a killed slurmctld still knows afterwards
+    wait_for(lambda: signum == signal.SIGTERM or state.stat().st_mtime > now)
+    stop_daemon(study.cluster, "slurmctld", signum)
+    start_daemon(study.cluster, "slurmctld")
+    assert study.counts() == {"running": 2, "submitted": ALL - 2}
+    study.tell()
+    study.completes()
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def test_node_that_is_set_down_has_its_jobs_done_again(study):
+    study.change_site(cpus=40)  # a node each
+    study.hang("s0")
+    assert sorted(claim["host"] for claim in study.claims("pretrain")) == ["cmp001", "cmp002"]
+    study.cluster.ask("scontrol", "update", "nodename=cmp001", "state=down", "reason=fault")
+    time.sleep(1)
+    study.cluster.ask("scontrol", "update", "nodename=cmp001", "state=resume")
+    wait_for(lambda: sum(claim["restart"] for claim in study.claims("pretrain")) == 1)
+    study.tell()
+    study.completes()
+    assert study.causes() == {"node_fail": 1}
+    assert_exactly_once(study)
+
+
+def test_preempted_jobs_go_on_when_their_nodes_are_free_again(study):
+    study.change_site(cpus=40, partition="preemptible")
+    study.hang("s0")
+    others = ["sbatch", "--account=research-eemcs-st", "--partition=compute-p1", "--cpus-per-task=40", "--array=0-1"]
+    study.cluster.ask(*others, "--output=/dev/null", "--wrap=sleep 2")
+    wait_for(lambda: sum(claim["restart"] for claim in study.claims("pretrain")) == 2)
+    study.tell()
+    study.completes()
+    assert study.causes() == {"preempted": 2}
+    assert_exactly_once(study)
+
+
+def test_task_that_somebody_cancels_is_seen_as_cancelled_and_the_others_go_on(study):
+    study.hang("s0")
+    study.cluster.ask("scancel", study.claims("pretrain")[0]["job"])
+    wait_for(lambda: study.causes() == {"cancelled": 1})
+    study.tell()
+    wait_for(lambda: study.status()["counts"]["completed"] == len(STAGES))
+    finish(study)
+    assert study.causes() == {"cancelled": 1}
+    assert_exactly_once(study)
+
+
+# -- the job's processes ----------------------------------------------------------------------------------------------
+
+
+def test_worker_killed_with_9_fails_alone(study):
+    study.change_site(runs_per_pack=2, slots=2)
+    study.hang("s0")
+    os.kill(study.claims("pretrain")[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: study.causes() == {"error": 1})
+    study.tell()
+    wait_for(lambda: study.status()["counts"]["completed"] == len(STAGES))
+    finish(study)
+    assert_exactly_once(study)
+
+
+def test_pack_killed_with_9_takes_its_workers_along_and_is_done_again(study):
+    study.hang("s0")
+    os.kill(study.tasks()[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: study.causes() == {"error": 1})
+    finish(study)
+    assert study.causes() == {"error": 1}
+    assert_exactly_once(study)
+
+
+# -- disks, files, clocks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_output(study):
+    """The study's output root is a disk of 8 MB."""
+    try:
+        with small_disk(study.output) as disk:
+            yield disk
+            study.cancel_everything()
+    except OSError as error:
+        pytest.skip(f"cannot mount a small disk: {error}")
+
+
+@pytest.mark.parametrize("left", [0, 6, 24, 96], ids=lambda left: f"{left} KiB left")
+def test_disk_of_the_ledger_is_full(study, small_output, left):
+    study.submit("s0")
+    study.completes()
+    ballast = fill(small_output, leave=left * 1024)
+    full = study.run(*study.words("s1", "s2", "s3"))
+    if left == 0:
+        assert full.returncode != 0
+    assert full.returncode == 0 or any(words in full.stderr for words in ("No space left", "disk is full")), full
+    looked = study.run("status", "--json")
+    assert looked.returncode == 0 or any(words in looked.stderr for words in ("No space left", "disk is full")), looked
+    ballast.unlink()
+    finish(study)
+    assert_exactly_once(study, undisturbed=False)
+
+
+def test_disk_of_the_runs_is_full_when_results_are_written(study, small_output):
+    study.hang("s0", stage="blimp")
+    ballast = fill(small_output)
+    study.tell()
+    wait_for(lambda: study.live_jobs() == [])
+    ballast.unlink()
+    counts = study.counts()
+    assert counts["completed"] == 2 * RUNS_OF_A_STUDY  # what was done before
+    assert "running" not in counts
+    finish(study)
+    assert_exactly_once(study, undisturbed=False)
+
+
+def test_result_torn_before_anybody_read_it_is_no_success_and_is_done_again(study):
+    study.hang("s0", stage="superglue")
+    path = sorted(study.output.glob("runs/*/stages/blimp/1/result.json"))[0]
+    os.truncate(path, path.stat().st_size // 2)
+    assert study.status()["counts"]["failed"] == 0  # its job may still write it
+    study.tell()
+    wait_for(lambda: study.status()["counts"]["failed"] == 1)
+    finish(study)
+    assert_exactly_once(study, undisturbed=False)
+
+
+def test_result_torn_after_it_was_read_stays_a_success_and_a_rebuild_names_it(study):
+    study.submit("s0")
+    study.completes()
+    path = sorted(study.output.glob("runs/*/stages/superglue/1/result.json"))[0]
+    os.truncate(path, path.stat().st_size // 2)
+    assert study.counts() == {"completed": ALL}
+    assert "Nothing is missing" in study.submit("s0").stdout
+    assert str(path.relative_to(study.folder)) in study.run("ledger", "rebuild").stdout.replace("\n", "")
+    finish(study)
+    assert_exactly_once(study, undisturbed=False)
+
+
+def test_clocks_an_hour_off_judge_nothing(study):
+    study.change_site(cpus=40, environment={"FAKE_CLOCKS": '{"cmp001": 3600, "cmp002": -3600}'})
+    study.hang("s0")
+    now = time.time()
+    assert sorted(round((claim["time"] - now) / 3600) for claim in study.claims("pretrain")) == [-1, 1]
+    assert study.counts() == {"running": 2, "submitted": ALL - 2}
+    os.kill(study.tasks()[0]["pid"], signal.SIGKILL)
+    wait_for(lambda: study.status()["counts"]["failed"] == 1)
+    finish(study)
+    assert study.causes() == {"error": 1}
+    assert_exactly_once(study)
+
+
+# -- the same without accounting --------------------------------------------------------------------------------------
+
+
+def test_without_accounting_a_lost_reply_makes_no_second_array(study_without_accounting):
+    study = study_without_accounting
+    study.sbatch("reply lost")
+    study.submit("s0", code=3)
+    wait_for(lambda: study.live_jobs() == [] and known_jobs(study) == [])  # done and forgotten before anyone looked
+    study.completes()
+    assert len(study.tokens) == 1
+    study.sbatch("silent")
+    study.submit("s1", code=3)
+    study.sbatch("honest")
+    study.submit("s1", code=3)
+    finish(study)
+    assert tried_once(study)
+    assert_exactly_once(study)
+
+
+def known_jobs(study: Study) -> list[str]:
+    return study.cluster.ask("squeue", "-h", "-t", "all", "-o", "%i").stdout.split()
+
+
+def test_without_accounting_a_job_that_vanished_is_lost_and_done_again(study_without_accounting):
+    study = study_without_accounting
+    study.hang("s0")
+    for task in study.tasks():
+        os.kill(task["pid"], signal.SIGKILL)
+    wait_for(lambda: known_jobs(study) == [])
+    wait_for(lambda: study.status()["counts"]["failed"] == RUNS_OF_A_STUDY)
+    assert study.causes() == {"lost": RUNS_OF_A_STUDY}
+    finish(study)
+    assert_exactly_once(study)
+
+
+def test_without_accounting_a_cancelled_job_is_not_taken_for_running(study_without_accounting):
+    study = study_without_accounting
+    study.hang("s0")
+    study.run("cancel", "--all", "--yes")
+    wait_for(lambda: study.status()["counts"]["failed"] == RUNS_OF_A_STUDY)
+    assert study.causes().keys() <= {"cancelled", "lost"}  # cancelled, if it was looked at in time
+    finish(study)
+    assert_exactly_once(study)

@@ -1,0 +1,83 @@
+"""A pack on a real slurmctld meets its time limit: it saves, requeues itself and goes on under the next attempt."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import submitit
+
+from cluster import rundir
+from cluster.rundir import OutputRoot
+from jobs.pack import Pack
+from tiny_transformers.architecture import GPTNeo
+from tiny_transformers.config import RunConfig
+
+pytestmark = pytest.mark.slurm
+REPOSITORY = Path(__file__).parents[2]
+STAGES = [["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1], ["superglue", 1]]
+
+
+@pytest.fixture
+def task(slurm, fake_science, tmp_path):  # noqa: ARG001 - they are there
+    """A task of two packs of one run each, whose pretraining waits until it is asked to stop: job, runs, intent."""
+    fake_science.write_text('{"*": {"pretrain": "train"}}')
+    runs = [OutputRoot(tmp_path).run(name) for name in ("one", "two")]
+    for run in runs:
+        config = RunConfig(model=GPTNeo()).model_dump(mode="json")
+        rundir.write_json(run.run_json, {"run_id": run.path.name, "config": config})
+    directory = OutputRoot(tmp_path).submission("cafe")
+    intent = {"token": "cafe", "output_root": str(tmp_path), "data_root": str(tmp_path), "cache": str(tmp_path),
+              "slots": 1, "cpus": 1, "site": {"signal_delay": 30}, "requeues": 1,
+              "packs": [[{"run_id": run.path.name, "stages": STAGES}] for run in runs]}  # fmt: skip
+    rundir.write_json(directory.submission, intent)
+    executor = submitit.SlurmExecutor(tmp_path / "slurm_logs", max_num_timeout=3)
+    path = f"{os.environ['PYTHONPATH']}:{REPOSITORY}"
+    setup = [f"export PYTHONPATH={path} FAKE_SCIENCE={fake_science} OMP_NUM_THREADS=1"]
+    executor.update_parameters(partition="compute-p1", account="research-eemcs-st", time=2, mem_per_cpu="200M",
+                               signal_delay_s=30, setup=setup, additional_parameters={"requeue": True})  # fmt: skip
+    jobs = executor.submit_array([Pack(str(directory.path))] * 2)
+    yield jobs[0].job_id.partition("_")[0], runs, directory
+    subprocess.run(["scancel", jobs[0].job_id.partition("_")[0]], check=False)
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.3)
+
+
+def trains(run, number=1):
+    log = run.attempt("pretrain", number).log
+    return log.exists() and "told: train" in log.read_text()
+
+
+def result(run, stage, number):
+    return rundir.read_json(run.attempt(stage, number).result) or {}
+
+
+def test_a_pack_stopped_by_its_signal_goes_on_after_a_requeue(task, fake_science):
+    job, runs, directory = task
+    wait_for(lambda: all(map(trains, runs)), 60)
+    fake_science.write_text('{"two": {"pretrain": "train"}}')
+    wait_for(lambda: result(runs[0], "superglue", 1), 60)  # one went through, the other meets its limit
+    subprocess.run(["scancel", "--signal=USR2", f"{job}_1"], check=True)
+    wait_for(lambda: (runs[1].path / "saved.txt").exists(), 60)
+    fake_science.write_text("{}")
+    wait_for(lambda: result(runs[1], "superglue", 1), 120)
+    assert result(runs[1], "pretrain", 1) == {}
+    assert result(runs[1], "pretrain", 2)["status"] == "completed"
+    life = rundir.read_json(directory.task(1))
+    assert (life["job"], life["restart"], life["earlier"][0]["ended_by"]) == (f"{job}_1", 1, "timeout")
+
+
+def test_the_second_time_the_limit_is_the_end(task):
+    """With the real limit, of which SLURM may tell a minute early; both packs at once."""
+    _, runs, directory = task
+    wait_for(lambda: all(result(run, "pretrain", 2) for run in runs), 420)
+    assert {result(run, "pretrain", 2)["cause"] for run in runs} == {"timeout"}
+    assert [result(run, "pretrain", 1) for run in runs] == [{}, {}]
+    assert {rundir.read_json(directory.task(index))["restart"] for index in (0, 1)} == {1}
+    assert [(run.path / "saved.txt").read_text().split() for run in runs] == [["pretrain"] * 2] * 2
