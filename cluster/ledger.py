@@ -39,6 +39,7 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
+TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
 
 @migrate()
@@ -91,7 +92,9 @@ def m001_first(db: Database) -> None:
 def m002_retry(db: Database) -> None:
     # The status of each of its stages, in their order: kept up to date, so that many runs are counted quickly.
     db.table("run").add_column("statuses", str)
-    db.table("run").create_index(["statuses"])
+    # Both cover what `tally` reads: the rows themselves are long, for they have the settings.
+    db.execute("CREATE INDEX idx_run_statuses ON run (statuses, stages)")
+    db.execute("CREATE INDEX idx_run_id_statuses ON run (id, statuses, stages)")
     # asked_by: submit, rerun, tick
     db.table("submission").add_column("asked_by", str)
     # code: the digest of the science's source; environment: a key of that table
@@ -177,10 +180,13 @@ class Ledger:
     def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """run id -> its studies and stages, without its settings."""
         studies = self._studies()
-        return {
-            row["id"]: (tuple(studies.get(row["id"], ())), tuple(json.loads(row["stages"])))
-            for row in self.db.query("SELECT id, stages FROM run ORDER BY rowid")
-        }
+        parsed: dict[str, tuple[str, ...]] = {}
+        known = {}
+        for run_id, stages in self.db.execute("SELECT id, stages FROM run ORDER BY rowid"):
+            if stages not in parsed:
+                parsed[stages] = tuple(json.loads(stages))
+            known[run_id] = tuple(studies.get(run_id, ())), parsed[stages]
+        return known
 
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
         """In the order in which they were recorded."""
@@ -195,8 +201,8 @@ class Ledger:
 
     def _studies(self) -> dict[str, list[str]]:
         studies: dict[str, list[str]] = {}
-        for row in self.db.query("SELECT study, run_id FROM study_run ORDER BY rowid"):
-            studies.setdefault(row["run_id"], []).append(row["study"])
+        for study, run_id in self.db.execute("SELECT study, run_id FROM study_run ORDER BY rowid"):
+            studies.setdefault(run_id, []).append(study)
         return studies
 
     def tally(self) -> dict[str, dict[str, Counter[str]]]:
@@ -247,15 +253,27 @@ class Ledger:
         """run id -> stage -> what the planner must know; attempt numbers count void ones too."""
         highest = {
             (row["run_id"], row["stage"]): row["number"]
-            for row in self.db.query("SELECT run_id, stage, max(number) AS number FROM attempt GROUP BY run_id, stage")
+            for row in self.db.query(
+                "SELECT run_id, stage, max(number) AS number FROM attempt WHERE number > 1 OR status = 'void' "
+                "GROUP BY run_id, stage"
+            )
         }
-        return {
-            row["id"]: {
-                stage: StageState(status, highest.get((row["id"], stage), 0))
-                for stage, status in zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)
-            }
-            for row in self.db.query("SELECT id, stages, statuses FROM run ORDER BY rowid")
-        }
+        several = {run_id for run_id, _ in highest}
+        alike: dict[tuple[str, str], dict[str, StageState]] = {}  # of runs whose stages were tried once, if at all
+        states = {}
+        for run_id, stages, statuses in self.db.execute("SELECT id, stages, statuses FROM run ORDER BY rowid"):
+            once = alike.get((stages, statuses))
+            if once is None:
+                pairs = zip(json.loads(stages), statuses.split(","), strict=True)
+                once = {stage: StageState(status, int(status in TRIED)) for stage, status in pairs}
+                alike[stages, statuses] = once
+            states[run_id] = once
+            if run_id in several:
+                states[run_id] = {
+                    stage: StageState(state.status, highest.get((run_id, stage), state.attempts))
+                    for stage, state in once.items()
+                }
+        return states
 
     def _write_statuses(self, run_id: str) -> None:
         row = next(iter(self.db.query("SELECT stages, statuses FROM run WHERE id = ?", [run_id])), None)
@@ -425,7 +443,15 @@ class Ledger:
         )
 
     def code_versions(self) -> dict[str, int]:
-        """Digest of the science's source -> completed stage runs that were made with it."""
+        """Digest of the science's source -> completed stage runs that were made with it; empty if all are of one."""
+        # From one version to the next along the index: counting is for the few ledgers that have several.
+        versions = self.db.query(
+            "WITH RECURSIVE version(code) AS (SELECT min(code) FROM attempt UNION ALL "
+            "SELECT (SELECT min(code) FROM attempt WHERE attempt.code > version.code) FROM version "
+            "WHERE version.code IS NOT NULL) SELECT code FROM version WHERE code IS NOT NULL"
+        )
+        if len(list(versions)) < 2:
+            return {}
         rows = self.db.query(
             "SELECT code, count(*) AS runs FROM attempt WHERE code IS NOT NULL AND status = 'completed' GROUP BY code"
         )

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cluster import rundir
+from cluster import manifest, plan, rundir
 from cluster.errors import LedgerBusy
 from cluster.ledger import Ledger, locked
 
@@ -75,3 +75,81 @@ def test_commands_load_no_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return plan.expand(manifest.cells(manifest.load(manifest_file)))
+
+
+def attempts(ledger, run, **statuses):
+    for stage, status in statuses.items():
+        for number, each in enumerate(status.split(), 1):
+            ledger.put_attempt(run.id, stage, number, status=each, token="cafe")
+
+
+def test_the_statuses_kept_with_a_run_are_those_of_its_attempts(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    attempts(ledger, runs[0], pretrain="failed completed", add_tokenizer="completed", blimp="failed", superglue="void")
+    attempts(ledger, runs[1], pretrain="failed failed", add_tokenizer="void")
+    attempts(ledger, runs[2], pretrain="running", add_tokenizer="submitted")
+    states = ledger.states()
+    for run in ledger.overview():
+        shown = {stage: view["status"] for stage, view in run["stages"].items()}
+        assert {stage: state.status for stage, state in states[run["run_id"]].items()} == shown
+    tried = [[state.attempts for state in states[run.id].values()] for run in runs[:4]]
+    assert tried == [[2, 1, 1, 1], [2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_tally_counts_each_study_and_each_run_once_over_all(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    attempts(ledger, runs[0], pretrain="completed")
+    tally = ledger.tally()
+    assert {study: sum(count["pretrain"].values()) for study, count in tally.items()} == {
+        "": 7,
+        "first": 4,
+        "second": 4,
+    }
+    assert (tally[""]["pretrain"], tally["first"]["add_tokenizer"]["eligible"]) == ({"completed": 1, "eligible": 6}, 1)
+    assert ledger.study_sizes() == {"first": 4, "second": 4}
+
+
+def test_what_fails_within_a_transaction_leaves_all_as_it_was(ledger, runs):
+    ledger.record_runs(runs[:1], "2026")
+
+    def fail():
+        with ledger.transaction():
+            attempts(ledger, runs[0], pretrain="completed")
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    assert ledger.states()[runs[0].id]["pretrain"].status == "eligible"
+    attempts(ledger, runs[0], pretrain="running")
+    assert ledger.states()[runs[0].id]["pretrain"].status == "running"
+
+
+def test_a_ledger_of_the_first_version_gains_the_statuses(tmp_path, runs):
+    path = tmp_path / "old.db"
+    new = Ledger(path)
+    new.record_runs(runs, "2026")
+    new.db.execute("UPDATE run SET statuses = NULL")
+    new.close()
+    again = Ledger(path)
+    assert {state.status for states in again.states().values() for state in states.values()} == {"eligible", "waiting"}
+    again.close()
+
+
+def test_several_versions_of_the_code_are_counted_and_one_is_nothing_to_tell(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed", code="a1b2")
+    assert ledger.code_versions() == {}
+    ledger.put_attempt(runs[1].id, "pretrain", 1, status="completed", code="c3d4")
+    ledger.put_attempt(runs[2].id, "pretrain", 1, status="completed", code="c3d4")
+    assert ledger.code_versions() == {"a1b2": 1, "c3d4": 2}

@@ -257,6 +257,18 @@ def test_a_requeued_job_goes_on_under_the_next_number(ledger, root, runs, past, 
     assert statuses(ledger, run_id)[:2] == ["completed", "submitted"]
 
 
+def test_a_stage_that_had_no_turn_because_its_run_was_killed_has_not_failed(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2], runs_per_pack=2)
+    answer(ledger, root)
+    for stage in STAGES[:2]:
+        complete(root, packs[0][0], stage, job="7")
+    killed = {"status": "failed", "cause": "error", "message": "killed by SIGKILL", "ended": 2.0, "outcome": None}
+    rundir.write_json(claim(root, packs[0][0], "blimp", job="7").result, killed)
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "COMPLETED")]))
+    assert statuses(ledger, packs[0][0]) == ["completed", "completed", "failed", "eligible"]
+    assert causes(ledger, packs[0][1])[0] == "lost", "a run of which nothing was begun is not passed over in silence"
+
+
 def test_a_requeue_at_the_time_limit_is_marked_as_such_by_the_pack(ledger, root, runs):
     run_id = requeued(ledger, root, runs)
     task = root.submission("cafe").task(0)

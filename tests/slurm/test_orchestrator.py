@@ -238,3 +238,38 @@ def test_doctor_finds_the_test_site_as_its_profile_says(command, tmp_path):
     refused = command("doctor", "--site", "site.yaml", check=False)
     assert refused.returncode == 2
     assert "the profile's max_array_size is 1001" in refused.stdout
+
+
+@pytest.fixture
+def narrow_account(slurm):  # noqa: ARG001
+    """An account that may have three jobs waiting and running."""
+    account = "education-eemcs-courses-cse3000"
+    limit = ["sacctmgr", "-i", "modify", "user", "root", "where", f"account={account}", "set"]
+    subprocess.run([*limit, "MaxSubmitJobs=3"], check=True, capture_output=True)
+    yield account
+    subprocess.run([*limit, "MaxSubmitJobs=-1"], check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_a_grid_larger_than_the_accounts_limit_is_completed_by_ticks(command, narrow_account, tmp_path):
+    change_site(tmp_path, runs_per_pack=1, cpus=4, account=narrow_account)
+    assert "4 packs wait for room" in command(*SUBMIT, "--yes").stdout
+    assert "`tick` submits what is eligible" in command("status").stdout
+
+    def done():
+        command("tick")
+        return status(command)["counts"]["completed"] == 28
+
+    wait_for(done)
+    packs = [len(rundir.read_json(path)["packs"]) for path in tmp_path.glob("output/submissions/*/submission.json")]
+    assert sum(packs) == 7
+    assert max(packs) <= 3
+    assert "Nothing to do." in command("tick").stdout
+
+
+def test_an_account_that_runs_one_job_at_a_time_gets_one_long_pack(command, stand_ins, tmp_path):
+    change_site(tmp_path, runs_per_pack=None, account="innovation")
+    stand_ins.write_text("{}")
+    shown = command(*SUBMIT, "--yes", "--wait").stdout
+    assert "1 pack with 7 runs" in shown
+    assert status(command)["counts"]["completed"] == 28
