@@ -16,7 +16,7 @@ from cluster.plan import Array, Item, Run
 from cluster.retry import Adjustment
 from cluster.rundir import OutputRoot
 from cluster.site import Site
-from cluster.slurm import Limits, Slurm
+from cluster.slurm import Limits, Slurm, minutes
 
 States = Mapping[str, Mapping[str, plan.StageState]]
 Todo = Sequence[tuple[Run, list[str]]]  # each run with the stages that are to be done
@@ -76,8 +76,27 @@ def limits_of(site: Site, slurm: Slurm) -> Limits:
     if site.scheduler != "slurm":
         return Limits()
     told = slurm.limits(site.account, site.qos) or Limits()
-    said = Limits(site.max_submit, site.max_jobs, site.max_time)
+    said = Limits(site.max_submit, site.max_jobs, _narrower(site.max_time, _partition_time(site, slurm)))
     return Limits(*(_narrower(a, b) for a, b in zip(asdict(said).values(), asdict(told).values(), strict=True)))
+
+
+def _partition_time(site: Site, slurm: Slurm) -> int | None:
+    """Minutes that the site's partition gives a job; None if that is not known.
+
+    Raises InputError if there is no such partition, or if it gives less memory than the site's profile asks for: on
+    some sites SLURM would take more CPUs for it in silence."""
+    found = slurm.partition(site.partition) if site.partition else None
+    if found is None:
+        return None
+    if not found:
+        raise InputError(f"site {site.name}: SLURM has no partition {site.partition}. See `tiny-transformers doctor`.")
+    most = found.get("MaxMemPerCPU", "")
+    if most.isdigit() and 0 < int(most) < site.memory_per_cpu:
+        raise InputError(
+            f"site {site.name}: memory_per_cpu is {site.memory_per_cpu} MB, and partition {site.partition} gives at "
+            f"most {most}. Lower it in the profile. Nothing was submitted."
+        )
+    return minutes(found.get("MaxTime", ""))
 
 
 def narrow(site: Site, limits: Limits) -> Site:

@@ -171,9 +171,7 @@ def ingest(runs: int = 1_000) -> None:
         taken = time.perf_counter() - began
         done = sum(count["completed"] for count in ledger.tally()[""].values())
         assert done == 4 * runs
-        print(
-            f"\n{done:,} result files of 20 scores each were taken in within {taken:.1f} s: {done / taken:,.0f} a second"
-        )
+        print(f"\n{done:,} result files of 20 scores each were taken in in {taken:.1f} s: {done / taken:,.0f} a second")
 
 
 def pack(runs: int = 200, slots: tuple[int, ...] = (1, 4, 16)) -> None:

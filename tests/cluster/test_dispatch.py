@@ -15,9 +15,13 @@ SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus
 class FakeSlurm:
     """A queue, and what an account allows; None is silence."""
 
-    def __init__(self, jobs=(), limits=None, silent=False):
+    def __init__(self, jobs=(), limits=None, silent=False, partition=None):
         self.seen = None
-        self._jobs, self._limits, self._silent = jobs, limits, silent
+        self._jobs, self._limits, self._silent, self._partition = jobs, limits, silent, partition
+
+    def partition(self, name):
+        assert name == "gpu"
+        return self._partition
 
     def queue(self):
         return None if self._silent else {job.key: job for job in self._jobs}
@@ -84,6 +88,26 @@ def test_an_account_that_runs_one_job_at_a_time_gets_long_packs_within_its_time(
     (array,) = request.arrays
     assert (len(array.packs), len(array.packs[0].items)) == (1, 7)
     assert array.resources.minutes <= 600
+
+
+def in_partition(runs, partition, **words):
+    site = SITE.model_copy(update={"partition": "gpu", "max_time": 6000, "min_time": 5000, **words})
+    return ask(runs, FakeSlurm(partition=partition), site).arrays[0].resources.minutes
+
+
+def test_no_more_time_is_asked_for_than_the_partition_gives(runs):
+    assert in_partition(runs, {"MaxTime": "1-00:00:00"}) == 1440
+    assert in_partition(runs, {"MaxTime": "UNLIMITED"}) == 5000
+    assert in_partition(runs, None) == 5000, "no answer is no limit"
+
+
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [({}, "no partition gpu"), ({"MaxMemPerCPU": "3000"}, "memory_per_cpu is 4000 MB, .* gives at most 3000")],
+)
+def test_what_the_partition_would_not_give_is_refused_before_sbatch(runs, partition, message):
+    with pytest.raises(InputError, match=message):
+        in_partition(runs, partition)
 
 
 def failed(ledger, run, cause, message="no", token="cafe", number=1, ended=1.0, asked_by="submit"):
