@@ -17,9 +17,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster import manifest, plan, reconcile, report, session, tables
+from cluster import manifest, plan, reconcile, report, rundir, session, tables
 from cluster import site as sites
-from cluster.console import ask, console, stderr
+from cluster.console import ask, console, count, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
 from cluster.ledger import Ledger, locked
 from cluster.plan import Run
@@ -232,17 +232,23 @@ def cancel(
         raise InputError("cancel: say what: --all or --run RUN.")
     root = _root(output_root, smoke)
     session.need_ledger(root)
-    with session.writing(root, Slurm()) as ledger:
+    with _reading(root) as view:
+        packs = _live_packs(view.ledger, set(_find_runs(view.ledger, run)) if run else None)
+    runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
+    later = root.requests() if everything else []
+    if not packs and not later:
+        console.print("Nothing is running or waiting.")
+        return
+    ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
+    with session.writing(root, Slurm(), unsettled=True) as ledger:
         assert ledger
-        chosen = set(_find_runs(ledger, run)) if run else None
-        packs = _live_packs(ledger, chosen)
-        if not packs:
-            console.print("Nothing is running or waiting.")
-            return
-        runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
-        ask(f"Cancel {len(packs)} pack{'s' if len(packs) > 1 else ''} with {len(runs)} runs?", yes)
+        if everything:  # and nothing new is begun, until a person asks for it
+            rundir.write_json(root.paused, {"time": session.now()})
+            for path in later:
+                path.unlink(missing_ok=True)
+        packs = _live_packs(ledger, set(_find_runs(ledger, run)) if run else None)
         _cancel(ledger, root, list(packs))
-    console.print(f"Cancelled {len(packs)} packs. `status` shows them as cancelled once they have ended.")
+    console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
 
 
 @app.command()
@@ -412,10 +418,15 @@ def _find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[
     return found
 
 
-def _live_packs(ledger: Ledger, runs: set[str] | None) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """(token, index) of packs with something open, and what; only those of these runs, if given."""
+def _live_packs(
+    ledger: Ledger, runs: set[str] | None, token: str | None = None
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(token, index) of packs with something open, and what; only those of these runs or of this submission, if
+    given."""
     packs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for submission in ledger.open_submissions():
+        if token not in (None, submission["token"]):
+            continue
         for attempt in ledger.open_attempts(submission["token"]):
             packs.setdefault((submission["token"], attempt["task"]), []).append(attempt)
     return {
@@ -432,15 +443,23 @@ def _cancel(ledger: Ledger, root: OutputRoot, packs: Sequence[tuple[str, int]]) 
     local = [(token, index) for token, index in packs if rows[token]["scheduler"] == "local"]
     for token, index in local:
         launch.cancel_local(root.submission(token), index)
-    # submitit makes a plain job, without tasks, of an array of one.
-    jobs = [
-        f"{rows[token]['job_id']}_{index}" if ledger.packs(token) > 1 else rows[token]["job_id"]
-        for token, index in packs
-        if rows[token]["scheduler"] == "slurm"
-    ]
+    # An array of which all that is open is cancelled is named by its id alone, as is an array of one.
+    jobs: list[str] = []
+    for token, indices in _by_token(packs).items():
+        row = rows[token]
+        if row["scheduler"] == "slurm" and row["job_id"]:
+            everything = len(indices) == len(_live_packs(ledger, None, token))
+            jobs += [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
     problem = Slurm().cancel(jobs) if jobs else None
     if problem:
         raise SlurmSilent(f"scancel: {problem}. Try again.")
+
+
+def _by_token(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    indices: dict[str, list[int]] = {}
+    for token, index in packs:
+        indices.setdefault(token, []).append(index)
+    return indices
 
 
 def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
@@ -452,10 +471,13 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
     while going_on:
         _watch(where.root, lambda view: report.status_view(view, where.root, per_run=False, failed_only=False))
         try:
-            going_on = submitting.tick(where, None, None, ids)
+            ticked = submitting.tick(where, None, None, ids)
         except BreakerOpen as error:
             stderr.print(Text(str(error), style="red"))
             break
+        going_on = ticked.submitted or ticked.more
+        if ticked.more and not ticked.submitted:
+            time.sleep(30)
     with _reading(where.root) as view:
         console.print(report.score_table(view.ledger))
         overview = view.ledger.overview(ids)

@@ -51,11 +51,8 @@ def request(
     measured: cost.Measured,
     studies: list[str],
     slurm: Slurm,
-    taken: int = 0,
 ) -> Request:
-    """`taken`: packs that were submitted since SLURM was asked for its queue.
-
-    Raises InputError if a run does not fit the site, or if it is not known how much may be submitted."""
+    """Raises InputError if a run does not fit the site, or if it is not known how much may be submitted."""
     limits = limits_of(site, slurm)
     narrowed = narrow(site, limits)
     items = [
@@ -67,7 +64,7 @@ def request(
     now: list[Array] = arrays
     held: list[Array] = []
     if narrowed.max_submit is not None and arrays:
-        now, held = _within(arrays, narrowed.max_submit - _live(slurm, site) - taken)
+        now, held = _within(arrays, narrowed.max_submit - _live(slurm, site))
     return Request(site, runs, items, now, held, limits, measured, studies, states)
 
 
@@ -210,27 +207,16 @@ def check_breaker(ledger: Ledger, site: Site) -> None:
 # -- provenance -------------------------------------------------------------------------------------------------------
 
 
-def refuse_other_code(ledger: Ledger, root: OutputRoot, items: Sequence[Item], digest: str, allowed: bool) -> None:
-    """One run is made by one version of the science. Raises InputError if some of these would not be."""
-    if allowed:
-        return
-    mixed = [item for item in items if other_code(ledger, root, item, digest)]
-    if mixed:
-        first = mixed[0]
-        raise InputError(
-            f"tiny_transformers has changed (it is {digest} now) since {len(mixed)} of these runs began, "
-            f"{first.run_id} for one ({other_code(ledger, root, first, digest)}). Their results would be of both. "
-            "Restore that version, begin them anew with `rerun --stage pretrain`, or say --allow-code-change. Nothing "
-            "was submitted."
-        )
-
-
-def other_code(ledger: Ledger, root: OutputRoot, item: Item, digest: str) -> str | None:
-    """Another version that what this item goes on from was made with, in words; None if there is none."""
-    stages = {stage for stage, _ in item.stages}
-    for stage, attempt in ledger.newest_of(item.run_id).items():
-        kept = attempt["status"] == "completed" and stage not in stages
-        begun = stage in stages and (stage == "pretrain" and root.run(item.run_id).has_checkpoints)
-        if (kept or begun) and attempt["code"] not in (None, digest):
+def other_code(ledger: Ledger, root: OutputRoot, run_id: str, stages: Collection[str], digest: str) -> str | None:
+    """Another version of the code that these stages of the run would go on from, in words: one that a stage they need
+    was completed with, or checkpoints of a pretraining that did not fail by a mistake, which other code may mend.
+    None if there is none. The job has the same rule (jobs/stage.py), on files."""
+    for stage, attempt in ledger.newest_of(run_id).items():
+        if stage not in stages:
+            kept = attempt["status"] == "completed"
+        else:
+            mistake = attempt["cause"] in ("error", "check_failed")
+            kept = stage == "pretrain" and root.run(run_id).has_checkpoints and not mistake
+        if kept and attempt["code"] not in (None, digest):
             return f"{stage} is of {attempt['code']}"
     return None

@@ -26,7 +26,7 @@ from cluster.rundir import OutputRoot
 from cluster.site import Site
 from jobs import pack
 
-SBATCH_TIMEOUT = 300  # seconds; sbatch tries for 120 by itself
+SBATCH_TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
 PICKLE = "pack.pkl"  # one for all tasks of an array
 REQUEUES = 1_000  # submitit's own limit; `Pack.checkpoint` has the site's
 # sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
@@ -136,7 +136,8 @@ def _intend(
         with ledger.transaction():
             reconcile.record_intent(ledger, directory, intent)
     except BaseException:
-        shutil.rmtree(directory.path, ignore_errors=True)
+        if token not in ledger.tokens():
+            shutil.rmtree(directory.path, ignore_errors=True)
         raise
 
 
@@ -144,11 +145,8 @@ def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Ori
     """submission.json: all that an array task must know, and the map from its index to its pack."""
     return {
         "token": token,
-        "created": origin.created,
-        "asked_by": origin.asked_by,
-        "site": site.model_dump(mode="json"),
+        **origin_of(site, origin),
         "output_root": str(root.path.resolve()),
-        "data_root": str(origin.data_root.resolve()) if origin.data_root else None,
         "cache": str(root.cache.resolve()),
         "slots": array.resources.slots,
         "cpus": array.resources.cpus,
@@ -156,10 +154,20 @@ def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Ori
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
         "requeues": site.requeues,
+        "packs": [[_described(item) for item in pack.items] for pack in array.packs],
+    }
+
+
+def origin_of(site: Site, origin: Origin) -> dict[str, Any]:
+    """Where and how something was asked for, as a file keeps it."""
+    return {
+        "created": origin.created,
+        "asked_by": origin.asked_by,
+        "site": site.model_dump(mode="json"),
+        "data_root": str(origin.data_root.resolve()) if origin.data_root else None,
         "code": origin.code,
         "manifest": origin.manifest,
         "allow_code_change": origin.allow_code_change,
-        "packs": [[_described(item) for item in pack.items] for pack in array.packs],
     }
 
 
@@ -273,7 +281,8 @@ def _launch_slurm(task: pack.Pack, array: Array, site: Site, root: OutputRoot, t
     if done.returncode == 0 and job_id.isdigit():
         return job_id
     text = " ".join((done.stderr.strip() or done.stdout.strip() or "no job id").split())
-    if "sbatch: " not in text:  # not its own words: it was killed, or something around it spoke
+    # Accepted, it seems; or not its own words: it was killed, or something around it spoke.
+    if done.returncode == 0 or "sbatch: " not in text:
         raise SlurmSilent(f"exit code {done.returncode}: {text}")
     text = text.rpartition("sbatch: error: ")[2] or text
     raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
@@ -314,12 +323,16 @@ def resource_line(array: Array, site: Site) -> str:
 
 
 def cancel_local(directory: rundir.SubmissionDir, index: int) -> None:
-    """End a local pack and its children, and leave word that it was cancelled."""
+    """End a local pack and its children, and leave word that it was cancelled.
+
+    Raises InputError if it runs on another machine."""
     import os
     import signal
 
     answer = rundir.read_json(directory.answer) or {"state": "submitted", "job_id": None}
-    rundir.write_json(directory.answer, answer | {"cancelled": True})
     process = rundir.read_json(directory.task(index)) or answer.get("process")
+    if process and rundir.is_alive(process) is None:
+        raise InputError(f"process {process['pid']} runs on {process['host']}: cancel it there.")
+    rundir.write_json(directory.answer, answer | {"cancelled": True})
     if process and rundir.is_alive(process):
         os.kill(process["pid"], signal.SIGTERM)

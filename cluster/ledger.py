@@ -329,7 +329,7 @@ class Ledger:
         """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
         return list(
             self.db.query(
-                "SELECT attempt.*, asked_by FROM attempt JOIN submission USING (token) "
+                "SELECT attempt.*, asked_by, minutes FROM attempt JOIN submission USING (token) "
                 "WHERE run_id = ? AND stage = ? AND status != 'void' ORDER BY number",
                 [run_id, stage],
             )
@@ -390,6 +390,16 @@ class Ledger:
         rows = self.db.query("SELECT * FROM attempt WHERE run_id = ? AND status != 'void' ORDER BY number", [run_id])
         return {row["stage"]: row for row in rows}
 
+    def last_tokens(self, run_ids: Iterable[str]) -> dict[str, str]:
+        """Run id -> the submission that it was last in, whatever came of that."""
+        wanted = json.dumps(sorted(set(run_ids)))
+        rows = self.db.query(
+            "SELECT run_id, token, max(created) FROM attempt JOIN submission USING (token) "
+            "WHERE run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id",
+            [wanted],
+        )
+        return {row["run_id"]: row["token"] for row in rows}
+
     def runs_with(self, status: str) -> list[str]:
         """Ids of the runs that have a stage run of this status."""
         rows = self.db.query("SELECT id FROM run WHERE statuses LIKE ? ORDER BY rowid", [f"%{status}%"])
@@ -443,7 +453,8 @@ class Ledger:
         )
 
     def code_versions(self) -> dict[str, int]:
-        """Digest of the science's source -> completed stage runs that were made with it; empty if all are of one."""
+        """Digest of the science's source -> stage runs whose newest attempt was completed with it; empty if all are of
+        one."""
         # From one version to the next along the index: counting is for the few ledgers that have several.
         versions = self.db.query(
             "WITH RECURSIVE version(code) AS (SELECT min(code) FROM attempt UNION ALL "
@@ -453,20 +464,23 @@ class Ledger:
         if len(list(versions)) < 2:
             return {}
         rows = self.db.query(
-            "SELECT code, count(*) AS runs FROM attempt WHERE code IS NOT NULL AND status = 'completed' GROUP BY code"
+            "SELECT code, count(*) AS runs FROM newest_attempt WHERE code IS NOT NULL AND status = 'completed' "
+            "GROUP BY code"
         )
-        return {row["code"]: row["runs"] for row in rows}
+        counted = {row["code"]: row["runs"] for row in rows}
+        return counted if len(counted) > 1 else {}
 
     def changed_data(self) -> dict[str, int]:
         """Data files of which completed stage runs read different versions -> how many versions."""
         rows = self.db.query(
-            "SELECT file, count(DISTINCT sha256) AS versions FROM data_file GROUP BY file HAVING versions > 1"
+            "SELECT file, count(DISTINCT sha256) AS versions FROM data_file JOIN newest_attempt "
+            "USING (run_id, stage, number) WHERE status = 'completed' GROUP BY file HAVING versions > 1"
         )
         return {row["file"]: row["versions"] for row in rows}
 
     def measurements(self, site: str, stage: str, newest: int) -> list[dict[str, Any]]:
         """The newest completed attempts of a stage on a site: run_id, stage, config (JSON), seconds,
-        tokens_per_second, peak_memory_mb, device; slots of its submission and runs of its pack."""
+        tokens_per_second, peak_memory_mb, micro_batch_tokens, device; slots of its submission and runs of its pack."""
         rows = self.db.query(
             "WITH chosen AS (SELECT attempt.*, submission.slots FROM attempt JOIN submission USING (token) "
             "  WHERE attempt.status = 'completed' AND stage = :stage AND site = :site "
@@ -475,12 +489,14 @@ class Ledger:
             "  WHERE token IN (SELECT token FROM chosen) GROUP BY token, task) "
             "SELECT chosen.run_id, chosen.stage, config, ended - started AS seconds, slots, runs, "
             "  CAST(speed.value AS REAL) AS tokens_per_second, CAST(peak.value AS REAL) AS peak_memory_mb, "
-            "  device.value AS device "
+            "  device.value AS device, CAST(micro.value AS INTEGER) AS micro_batch_tokens "
             "FROM chosen JOIN run ON run.id = chosen.run_id JOIN sizes USING (token, task) "
             "LEFT JOIN metric AS speed ON (speed.run_id, speed.stage, speed.number, speed.name) = "
             "  (chosen.run_id, chosen.stage, chosen.number, 'tokens_per_second') "
             "LEFT JOIN metric AS peak ON (peak.run_id, peak.stage, peak.number, peak.name) = "
             "  (chosen.run_id, chosen.stage, chosen.number, 'peak_memory_mb') "
+            "LEFT JOIN metric AS micro ON (micro.run_id, micro.stage, micro.number, micro.name) = "
+            "  (chosen.run_id, chosen.stage, chosen.number, 'micro_batch_tokens') "
             "LEFT JOIN metric AS device ON (device.run_id, device.stage, device.number, device.name) = "
             "  (chosen.run_id, chosen.stage, chosen.number, 'device')",
             {"site": site, "stage": stage, "newest": newest},
@@ -493,7 +509,10 @@ class Ledger:
         return list(
             self.db.query(
                 "WITH packs AS (SELECT token, task, max(ended) - min(started) AS seconds, "
-                "  sum(ended - started) AS busy FROM attempt WHERE status != 'void' GROUP BY token, task "
+                "  sum(ended - started) AS busy FROM attempt WHERE status != 'void' "
+                # what was judged later has the time of that as its end
+                "  AND (status != 'failed' OR cause IN ('error', 'check_failed', 'out_of_memory')) "
+                "  GROUP BY token, task "
                 "  HAVING sum(status IN ('submitted', 'running')) = 0 AND max(ended) > min(started)), "
                 "peaks AS (SELECT token, max(CAST(value AS REAL)) AS peak FROM metric "
                 "  JOIN attempt USING (run_id, stage, number) WHERE name = 'peak_memory_mb' GROUP BY token), "

@@ -68,6 +68,8 @@ class _Attempt:
         self.config: RunConfig = row["config"]
         self.key, self.stage, self.seconds = row["key"], row["stage"], row["seconds"]
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
+        if row["micro_batch_tokens"] not in (None, self.config.train.micro_batch_tokens):
+            self.peak = None  # with a smaller micro-batch, after it had run out of memory
         self.tokens_per_second = row["tokens_per_second"]
         self.together = max(1, min(row["slots"] or 1, row["runs"]))  # runs that shared the pack
 

@@ -24,6 +24,7 @@ from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batc
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
+LEAST_TOKENS = 512  # of a micro-batch: a whole story
 
 
 @dataclass(frozen=True)
@@ -232,11 +233,11 @@ def arrange(
 
     Raises InputError if a run does not fit the site at all."""
     groups: dict[tuple[int, tuple[str, ...]], list[Item]] = {}
-    for item in items:
-        # This machine works through one pack: as carefully as any of its runs needs.
-        least = max(item.adjustment.less_memory for item in items) if site.scheduler == "local" else None
-        key = (item.adjustment.less_memory, item.adjustment.exclude) if least is None else (least, ())
-        groups.setdefault(key, []).append(item)
+    if site.scheduler == "local" and items:  # one pack, as careful as any of its runs needs
+        groups[max(item.adjustment.less_memory for item in items), ()] = list(items)
+    else:
+        for item in items:
+            groups.setdefault((item.adjustment.less_memory, item.adjustment.exclude), []).append(item)
     measured = measured or cost.Measured(site.flops)
     return [array for key, group in groups.items() for array in _arrange_alike(group, runs, site, measured, *key)]
 
@@ -249,7 +250,7 @@ def _arrange_alike(
     less_memory: int,
     exclude: tuple[str, ...],
 ) -> list[Array]:
-    sizing, halvings = _with_less_memory(size(items, runs, site, measured), less_memory)
+    sizing, halvings = _with_less_memory(size(items, runs, site, measured), less_memory, len(items))
     items = [_shrunk(item, runs[item.run_id], halvings) for item in items]
     # The longest first, so that packs of one array end together and the last slot does not wait for a long run.
     ordered = sorted(items, key=lambda item: -item.seconds)
@@ -262,9 +263,9 @@ def _arrange_alike(
     return arrays
 
 
-def _with_less_memory(sizing: Sizing, halvings: int) -> tuple[Sizing, int]:
+def _with_less_memory(sizing: Sizing, halvings: int, runs: int) -> tuple[Sizing, int]:
     """Fewer runs at a time; and how often the micro-batch is to be halved once there is one at a time."""
-    slots = sizing.slots
+    slots = min(sizing.slots, runs) if halvings else sizing.slots
     while halvings and slots > 1:
         slots, halvings = slots // 2, halvings - 1
     if slots < sizing.slots:
@@ -276,7 +277,8 @@ def _shrunk(item: Item, run: Run, halvings: int) -> Item:
     """With a smaller micro-batch, unless that would change the result."""
     if not halvings or not micro_batch_is_free(run.config):
         return item
-    return replace(item, micro_batch_tokens=max(512, run.config.train.micro_batch_tokens // 2**halvings))
+    tokens = run.config.train.micro_batch_tokens
+    return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
 
 
 def size(items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured) -> Sizing:
@@ -349,7 +351,7 @@ def _runs_per_pack(items: Sequence[Item], slots: int, site: Site) -> tuple[int, 
     if share > slots:
         wanted, bound = share, f"{len(items)} runs for the {site.max_jobs} jobs that may run at once"
     in_time = _in_time(items, site)
-    if in_time < wanted:
+    if in_time < min(wanted, len(items)):
         return max(1, in_time), f"what surely ends within {site.max_time / 60:g} h"
     return wanted, bound
 
@@ -364,7 +366,8 @@ def _in_time(items: Sequence[Item], site: Site) -> int:
 def _resources(packs: Sequence[Pack], slots: int, site: Site) -> Resources:
     longest = max(pack.seconds for pack in packs)
     wanted = math.ceil(TIME_MARGIN * longest / 60 / TIME_STEP) * TIME_STEP
-    minutes = min(site.max_time, max(site.min_time, wanted))
+    least = max(item.adjustment.minutes for pack in packs for item in pack.items)
+    minutes = min(site.max_time, max(site.min_time, wanted, least))
     return Resources(slots, site.gpus, site.cpus, site.memory_per_cpu, minutes)
 
 

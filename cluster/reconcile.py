@@ -25,7 +25,7 @@ from tiny_transformers.config import NEEDS, RunConfig
 
 # sbatch tries for two minutes by itself, so a younger submission may still reach the controller.
 PATIENCE = "TINY_TRANSFORMERS_SBATCH_PATIENCE"  # seconds; for sites whose sbatch gives up sooner or later
-SBATCH_PATIENCE = 180.0
+SBATCH_PATIENCE = 200.0
 FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
 
@@ -46,6 +46,7 @@ class Ended:
 
     cause: str
     message: str
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,18 @@ def rebuild(ledger: Ledger, root: OutputRoot) -> list[str]:
     return list(dict.fromkeys(torn))
 
 
+def late_results(ledger: Ledger, root: OutputRoot) -> None:
+    """A job that was judged and then wrote its result after all has done its work: whatever was guessed, the result
+    says so. Asked before anything is done again."""
+    with ledger.transaction():
+        for attempt in ledger.newest_attempts("failed"):
+            key = (attempt["run_id"], attempt["stage"], attempt["number"])
+            result = _whole(root.run(key[0]).attempt(*key[1:]).result, [])
+            if result and result["status"] == "completed":
+                ledger.put_attempt(*key, **_said(result))
+                ledger.put_outcome(*key, result.get("outcome") or {})
+
+
 def _record_run(ledger: Ledger, value: dict[str, Any]) -> None:
     config = RunConfig.model_validate(value["config"])
     run = Run(value["run_id"], value["name"], config, tuple(value["stages"]), tuple(value["studies"]))
@@ -257,7 +270,8 @@ def _read_attempt(opened: Open, attempt: dict[str, Any]) -> None:
     if claim is None and len(torn) == before:  # a verdict may be there without a claim
         verdict = _whole(directory.verdict, torn)
         if verdict:
-            opened.put(attempt, **_said(verdict), job=attempt["job"] or verdict.get("job"))
+            known = {name: attempt[name] or verdict.get(name) for name in ("job", "host")}
+            opened.put(attempt, **_said(verdict), **known)
         return
     claim = claim or {}
     if claim.get("token", attempt["token"]) != attempt["token"]:
@@ -280,7 +294,7 @@ def _read_attempt(opened: Open, attempt: dict[str, Any]) -> None:
 
 
 def _said(told: dict[str, Any]) -> dict[str, Any]:
-    return {key: told.get(key) for key in ("status", "cause", "message", "ended")}
+    return {key: told.get(key) for key in ("status", "cause", "message", "ended")} | {"progress": None}
 
 
 def _provenance(ledger: Ledger, claim: dict[str, Any]) -> dict[str, Any]:
@@ -319,6 +333,9 @@ def _settle_intent(opened: Open, seen: Seen) -> None:
     answer = _whole(opened.directory.answer, []) or {}
     if answer.get("state", "intended") != "intended":  # heard, and then whoever heard it was killed
         _conclude(opened, answer)
+        return
+    if not opened.directory.submission.exists():  # whoever intended it was stopped before it came to sbatch
+        _conclude(opened, {"state": "void", "job_id": None})
         return
     found = _found(opened, seen)
     if found:
@@ -372,7 +389,7 @@ def _needs_history(opened: Open, queue: Mapping[str, Job]) -> bool:
     """Whether accounting has something to say that the queue has not: on jobs that have left it or have ended, and on
     attempts that a requeue has cut short."""
     if opened.row["state"] == "intended":
-        return not _found(opened, Seen(queue, None))
+        return True  # tasks of an array that the queue shows may have left it
     for attempt in opened.open_attempts:
         job = queue.get(opened.key(attempt["task"], queue))
         if job is None or job.state == "FAILED":  # which may be a kill for memory
@@ -398,11 +415,16 @@ def _judge(opened: Open, seen: Seen) -> None:
     if any(isinstance(fate, Ended) for fate in fates.values()):
         _read_files(opened)
     statuses = _statuses(opened)
+    first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
     for attempt in opened.open_attempts:
         if _superseded(opened, attempt):
             _settle(opened, attempt, _interruption(opened, attempt, seen))
         else:
-            _settle_by_pack(opened, attempt, fates.get(attempt["task"]), statuses)
+            fate = fates.get(attempt["task"])
+            if isinstance(fate, Alive) and attempt["run_id"] in first:
+                fate = Alive(fate.job)
+            first.add(attempt["run_id"])
+            _settle_by_pack(opened, attempt, fate, statuses)
     _close_if_done(opened)
 
 
@@ -446,9 +468,10 @@ def _settle(opened: Open, attempt: dict[str, Any], fate: Fate) -> None:
         "message": fate.message + torn,
         "ended": time.time(),
         "job": attempt["job"],
+        "host": attempt["host"] or fate.node,
     }
     rundir.write_json(directory.verdict, verdict)
-    opened.put(attempt, **verdict)
+    opened.put(attempt, **verdict, progress=None)
 
 
 def _interruption(opened: Open, attempt: dict[str, Any], seen: Seen) -> Fate:
@@ -465,7 +488,7 @@ def _interruption(opened: Open, attempt: dict[str, Any], seen: Seen) -> Fate:
     life = lives_seen[restart] if restart < len(lives_seen) else None
     cause = life.cause if life and life.cause in ("node_fail", "timeout") else "preempted"
     why = f" ({life.state} on {life.node})" if life else ""
-    return Ended(cause, f"requeued by SLURM{why}; the next attempt goes on")
+    return Ended(cause, f"requeued by SLURM{why}; the next attempt goes on", life.node if life else None)
 
 
 def _fate(opened: Open, task: int, seen: Seen) -> Fate:
@@ -506,15 +529,18 @@ def _last_sign(opened: Open, task: int) -> float:
 
 def _ended(opened: Open, task: int, key: str, job: Job) -> Ended:
     exit_code = f", exit code {job.exit_code}" if job.exit_code else ""
+    began = task in opened.tasks and len(job.earlier) <= opened.tasks[task].get("restart", 0)
     marked = opened.tasks.get(task, {}).get("ended_by")
-    if marked:  # it was to be requeued, and was not
+    if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
         return Ended(marked, f"out of time, and job {key} could not be requeued: it ended as {job.state}{exit_code}")
     peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
-    if task not in opened.tasks and job.cause in ("error", "lost"):
+    if not began and job.cause in ("error", "lost"):
         where = f"slurm_logs/{opened.row['token']}"
-        return Ended("launch_failed", f"job {key} ended as {job.state}{exit_code} before its pack began; see {where}")
+        message = f"job {key} ended as {job.state}{exit_code} before its pack began; see {where}"
+        return Ended("launch_failed", message, job.node or None)
     on = job.node or "no node"
-    return Ended(job.cause, f"job {key} ended as {job.state}{exit_code}{peak} on {on} without a result")
+    message = f"job {key} ended as {job.state}{exit_code}{peak} on {on} without a result"
+    return Ended(job.cause, message, job.node or None)
 
 
 def _local_fate(opened: Open, task: int) -> Fate:

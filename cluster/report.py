@@ -30,6 +30,7 @@ from tiny_transformers.config import STAGES
 STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
 LOG_LINES = 3
+FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
 LISTED = 20  # running or failed stage runs that are listed before the rest is counted
 
 
@@ -135,7 +136,7 @@ def _running(ledger: Ledger) -> list[RenderableType]:
     attempts = ledger.newest_attempts("running", "submitted")
     running = [attempt for attempt in attempts if attempt["status"] == "running"]
     names = ledger.names(attempt["run_id"] for attempt in running)
-    reasons: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()  # of runs: the first open stage of each says why it waits
     lines = []
     for attempt in attempts:
         progress = json.loads(attempt["progress"]) if attempt["progress"] else {}
@@ -152,7 +153,7 @@ def _running(ledger: Ledger) -> list[RenderableType]:
 
 def _waiting(reason: str, count: int) -> Text:
     """SLURM's reason, and what to do if it never ends by itself."""
-    line = Text(f"{count} stage run{'s' if count > 1 else ''} wait in SLURM's queue: {reason}")
+    line = Text(f"{count:,} run{'s wait' if count > 1 else ' waits'} in SLURM's queue: {reason}")
     if reason in NEVER_STARTS:
         line.append(f": {NEVER_STARTS[reason]}", style="yellow")
     return line
@@ -204,6 +205,9 @@ def _flags(ledger: Ledger) -> list[RenderableType]:
     flagged: dict[str, list[str]] = {}
     for row in rows:
         flagged.setdefault(names[row["run_id"]], []).append(row["name"])
+    if len(flagged) > FLAGGED:
+        counted = Counter(row["name"] for row in rows).most_common()
+        flagged = {f"{len(flagged):,} runs": [f"{check} ({number:,})" for check, number in counted]}
     lines = [Text(f"flagged: {name}: {', '.join(checks)}", style="yellow") for name, checks in flagged.items()]
     versions = ledger.code_versions()
     if len(versions) > 1:

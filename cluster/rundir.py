@@ -16,6 +16,8 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         submission.json                 the intent: an array of packs (login node, before sbatch)
         answer.json                     what sbatch said (login node)
         task-<index>.json               the array task that works through pack <index> (the job)
+      requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
+      paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       cache/                            tokenised stories, builtin data"""
 
 from __future__ import annotations
@@ -223,6 +225,17 @@ class OutputRoot:
     @property
     def cache(self) -> Path:
         return self.path / "cache"
+
+    @property
+    def paused(self) -> Path:
+        return self.path / "paused.json"
+
+    def request(self, name: str) -> Path:
+        return self.path / "requests" / f"{name}.json"
+
+    def requests(self) -> list[Path]:
+        """The oldest first."""
+        return sorted((self.path / "requests").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
 
     @property
     def probe(self) -> OutputRoot:

@@ -30,10 +30,11 @@ def need_ledger(root: OutputRoot) -> None:
 
 
 @contextmanager
-def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False) -> Iterator[Ledger | None]:
+def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bool = False) -> Iterator[Ledger | None]:
     """The ledger, locked and reconciled; None for a dry run where there is none, so that it leaves no trace.
 
-    Raises SlurmSilent, with nothing changed, if SLURM does not answer or has not answered for a submission."""
+    Raises SlurmSilent, with nothing changed, if SLURM does not answer, or has not answered for a submission unless such
+    `unsettled` ones may be."""
     if dry_run and not root.ledger.exists():
         yield None
         return
@@ -43,8 +44,9 @@ def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False) -> Iterator[L
         ledger = Ledger(root.ledger)
         try:
             if _reconcile(ledger, root, slurm) == "unreachable":
-                raise SlurmSilent("SLURM did not answer, so what is under way is not known. Nothing was submitted.")
-            _refuse_unsettled(ledger, root)
+                raise SlurmSilent("SLURM did not answer, so what is under way is not known. Nothing was done.")
+            if not unsettled:
+                _refuse_unsettled(ledger, root)
             yield ledger
         finally:
             ledger.close()

@@ -110,11 +110,15 @@ class Slurm:
         return parse_history(shown.stdout) if shown.returncode == 0 else None
 
     def cancel(self, job_ids: Iterable[str]) -> str | None:
-        """Cancel; the error's text if SLURM did not take it."""
-        shown = _run("scancel", *job_ids)
-        if shown is None:
-            return "scancel gave no answer"
-        return shown.stderr.strip() if shown.returncode else None
+        """Cancel; the error's text if SLURM did not take it. Jobs that have ended are none."""
+        ids = list(job_ids)
+        for start in range(0, len(ids), 200):
+            shown = _run("scancel", "--quiet", *ids[start : start + 200])
+            if shown is None:
+                return "scancel gave no answer"
+            if shown.returncode and "Invalid job id" not in shown.stderr:
+                return shown.stderr.strip()
+        return None
 
     def configuration(self) -> dict[str, str] | None:
         text = _ask("scontrol", "show", "config")

@@ -5,6 +5,8 @@ submitted only if it still is what is missing."""
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,10 +17,10 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster import cost, dispatch, launch, plan, rundir, session, tables
-from cluster.console import ask, console, count
+from cluster import cost, dispatch, launch, plan, reconcile, rundir, session, tables
+from cluster.console import ask, console, count, stderr
 from cluster.dispatch import Request, States, Todo
-from cluster.errors import InputError
+from cluster.errors import InputError, SubmitError, TinyError
 from cluster.ledger import Ledger
 from cluster.memo import PerSettings
 from cluster.plan import Run
@@ -56,7 +58,7 @@ def submit_missing(
         states: States = ledger.states() if ledger else {}
         states = {**states, **numbers_on_disk(where.root, [run for run in runs if run.id not in states])}
         todo = [(run, plan.missing(run, states.get(run.id, {}))) for run in runs]
-        return _request(where, ledger, runs, todo, states, site, studies, slurm)
+        return _request(where, ledger, runs, todo, states, site, studies, slurm, origin)
 
     origin = _origin("submit", data_root, manifest, where.allow_code_change)
     request = _perform(where, build, origin)
@@ -87,106 +89,143 @@ def rerun(
         states = ledger.states()
         todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
         check_data([run for run, chosen in todo if chosen], data)
-        return _request(where, ledger, runs, todo, states, site, _studies(runs), slurm)
+        return _request(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin)
 
-    request = _perform(where, build, _origin("rerun", data, last.get("manifest"), where.allow_code_change))
+    origin = _origin("rerun", data, last.get("manifest"), where.allow_code_change)
+    request = _perform(where, build, origin)
     if not request.items:
         console.print("Nothing to rerun.")
     return runs
 
 
-def tick(where: Where, site: Site | None, data_root: Path | None, only: Collection[str] | None = None) -> bool:
-    """Go on: what failed is tried again as its rule says, and what limits held back is submitted; of these runs only,
-    if they are given. Each run goes where it went before, unless a site is given. Returns whether anything was
-    submitted.
+@dataclass(frozen=True)
+class Ticked:
+    submitted: bool
+    more: bool  # something waits for room, or for its time
 
-    Raises SubmitError, SlurmSilent, BreakerOpen."""
+
+def tick(where: Where, site: Site | None, data_root: Path | None, only: Collection[str] | None = None) -> Ticked:
+    """Go on: what failed is tried again as its rule says, and what limits held back is submitted; of these runs only,
+    if they are given. Each run goes where it went before, or was to go, unless a site is given.
+
+    Raises SubmitError, SlurmSilent, BreakerOpen, InputError, after having gone on with all else."""
     slurm = Slurm()
     with session.writing(where.root, slurm) as ledger:
         assert ledger
+        if paused := rundir.read_json(where.root.paused):
+            console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
+            return Ticked(False, False)
+        reconcile.late_results(ledger, where.root)
         before = _Before(ledger, where.root)
-        if site or before.last:
-            dispatch.check_breaker(ledger, site or before.site(None))
         with ledger.transaction():
             again = dispatch.decide(ledger, where.root, lambda token: site or before.site(token), time.time(), only)
         _say_decided(again)
-        states = ledger.states()
-        eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
-        runs = ledger.runs([*again.due, *eligible])
-        groups: dict[str, list[tuple[Run, list[str]]]] = {}
-        for run in runs:
-            stages = plan.missing(run, states[run.id], again.due.get(run.id, ()))
-            if stages:
-                groups.setdefault("" if site else before.token(run.id), []).append((run, stages))
-        done = [
-            _go_on(where, ledger, todo, states, before, token, site, data_root, slurm) for token, todo in groups.items()
-        ]
+        if again.due or before.requested:
+            dispatch.check_breaker(ledger, site or before.any_site())
+        groups = _to_go_on(ledger, again, before, only, site)
+        done: list[Request] = []
+        problems: list[TinyError] = []
+        for source, todo in groups:
+            try:
+                done.append(_go_on(where, ledger, todo, source, site, data_root, slurm))
+            except (InputError, SubmitError) as problem:  # the others go on
+                problems.append(problem)
+        before.forget_done()
     if not groups and not again.decided and not again.waiting:
         console.print("Nothing to do.")
-    return any(done)
+    for other in problems[:-1]:
+        stderr.print(Text(str(other), style="red"))
+    if problems:
+        raise problems[-1]
+    return Ticked(any(each.arrays for each in done), bool(again.waiting or any(each.held for each in done)))
 
 
 class _Before:
-    """What was submitted before, and how: a run goes on where it was."""
+    """How each run was submitted before, or was to be: a submission or a request, both with site, data_root, manifest,
+    code and allow_code_change."""
 
     def __init__(self, ledger: Ledger, root: OutputRoot) -> None:
         self._root, self._ledger = root, ledger
         self._intents: dict[str, dict[str, Any]] = {}
-        last = last_submission(ledger, root)
-        self.last = last["token"] if last else None
+        self._states = {row["token"]: row["state"] for row in ledger.submissions()}
+        self._requests = [(path, value) for path in root.requests() if (value := rundir.read_json(path))]
+        self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
-    def intent(self, token: str | None) -> dict[str, Any]:
-        token = token or self.last
-        if token is None:
+    def site(self, token: str) -> Site:
+        return Site.model_validate(self._intent(token)["site"])
+
+    def any_site(self) -> Site:
+        last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
+        if last is None:
             raise InputError("Nothing was ever submitted from here. Submit a manifest first.")
+        return Site.model_validate(last["site"])
+
+    def sources(self, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Run id -> how it was or was to be submitted; runs that SLURM refused, or that nobody asked for, have none."""
+        tokens = self._ledger.last_tokens(run_ids)
+        sources = {run_id: value for run_id, value in self.requested.items() if run_id in run_ids}
+        for run_id, token in tokens.items():
+            asked = sources.get(run_id, {}).get("created", "")
+            if self._states[token] != "refused" and self._intent(token)["created"] >= asked:
+                sources[run_id] = self._intent(token)
+        return sources
+
+    def forget_done(self) -> None:
+        """Drop the requests of which nothing is left to be submitted."""
+        left = set(self._ledger.runs_with("eligible"))
+        for path, value in self._requests:
+            if not left & set(value["runs"]):
+                path.unlink(missing_ok=True)
+
+    def _intent(self, token: str) -> dict[str, Any]:
         if token not in self._intents:
             self._intents[token] = read_intent(self._root, token)
         return self._intents[token]
 
-    def site(self, token: str | None) -> Site:
-        return Site.model_validate(self.intent(token)["site"])
 
-    def token(self, run_id: str) -> str:
-        """The submission that this run was last in; of one that was in none, the last of all."""
-        attempts = self._ledger.newest_of(run_id).values()
-        return max(attempts, key=lambda attempt: attempt["number"])["token"] if attempts else self.last or ""
+def _to_go_on(
+    ledger: Ledger, again: dispatch.Again, before: _Before, only: Collection[str] | None, site: Site | None
+) -> list[tuple[dict[str, Any], Todo]]:
+    """What is to be submitted, those together that go the same way."""
+    eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
+    states = ledger.states()
+    wanted = {*again.due, *eligible}
+    sources = before.sources(wanted)
+    groups: dict[str, tuple[dict[str, Any], list[tuple[Run, list[str]]]]] = {}
+    for run in ledger.runs(sorted(wanted & set(sources))):
+        stages = plan.missing(run, states[run.id], again.due.get(run.id, ()))
+        source = sources[run.id]
+        alike = {
+            key: source.get(key) for key in ("data_root", "allow_code_change", "code", *(["site"] if not site else []))
+        }
+        alike["manifest"] = (source.get("manifest") or {}).get("sha256")
+        if stages:
+            groups.setdefault(json.dumps(alike, sort_keys=True), (source, []))[1].append((run, stages))
+    return list(groups.values())
 
 
 def _go_on(
     where: Where,
     ledger: Ledger,
     todo: Todo,
-    states: States,
-    before: _Before,
-    token: str,
+    source: dict[str, Any],
     site: Site | None,
     data_root: Path | None,
     slurm: Slurm,
-) -> bool:
-    """Submit what there is room for of runs that were last in one submission."""
-    intent = before.intent(token or None)
-    data = data_root or (Path(intent["data_root"]) if intent["data_root"] else None)
-    origin = _origin("tick", data, intent.get("manifest"), bool(intent.get("allow_code_change")))
+) -> Request:
+    """Submit what there is room for of runs that go the same way."""
+    data = data_root or (Path(source["data_root"]) if source["data_root"] else None)
+    origin = _origin("tick", data, source.get("manifest"), False)
+    if source.get("allow_code_change") and (source.get("code") or {}).get("digest") == origin.code["digest"]:
+        origin = replace(origin, allow_code_change=True)  # it was allowed for this version, and no later one
+    where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
-    request = _request(where, ledger, runs, todo, states, site or before.site(token or None), _studies(runs), slurm)
-    mixed = {} if origin.allow_code_change else {
-        item.run_id: other
-        for item in request.items
-        if (other := dispatch.other_code(ledger, where.root, item, origin.code["digest"]))
-    }  # fmt: skip
-    if mixed:
-        console.print(
-            f"{count(len(mixed), 'run')} left alone: tiny_transformers has changed since they began "
-            f"({next(iter(mixed.values()))}). `rerun --failed --allow-code-change` goes on all the same.",
-            style="yellow",
-        )
-        todo = [(run, stages) for run, stages in todo if run.id not in mixed]
-        request = _request(where, ledger, runs, todo, states, request.site, _studies(runs), slurm)
-    if request.arrays:
-        _launch(where, ledger, request, origin)
-        slurm.seen = None  # the next group asks anew how much room is left
+    site = site or Site.model_validate(source["site"])
+    request = _request(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
+    _launch(where, ledger, request, origin)
+    slurm.seen = None  # the next group asks anew how much room is left
     _say_held(request)
-    return bool(request.arrays)
+    return request
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -201,22 +240,44 @@ def _request(
     site: Site,
     studies: list[str],
     slurm: Slurm,
+    origin: launch.Origin,
 ) -> Request:
+    todo = _of_one_code(where, ledger, todo, origin)
     return dispatch.request(ledger, runs, todo, states, site, measured(ledger, where.root, site), studies, slurm)
+
+
+def _of_one_code(where: Where, ledger: Ledger | None, todo: Todo, origin: launch.Origin) -> Todo:
+    """Without the runs that another version of the code began; says so."""
+    if ledger is None or where.allow_code_change:
+        return todo
+    digest = origin.code["digest"]
+    mixed = {
+        run.id: other
+        for run, stages in todo
+        if stages and (other := dispatch.other_code(ledger, where.root, run.id, stages, digest))
+    }
+    if mixed:
+        first = next(iter(mixed))
+        console.print(
+            f"{count(len(mixed), 'run')} left alone: tiny_transformers is {digest} now, and was another when they "
+            f"began ({first}: {mixed[first]}). Their results would be of both: restore that version, or say "
+            "--allow-code-change.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return [(run, stages) for run, stages in todo if run.id not in mixed]
 
 
 def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], origin: launch.Origin) -> Request:
     """Show what is to be submitted, ask, and submit it if it still is what is to be submitted."""
     with session.writing(where.root, slurm := Slurm(), where.dry_run) as ledger:
+        if ledger:
+            reconcile.late_results(ledger, where.root)
         request = build(ledger, slurm)
         if not request.items:
             if ledger and not where.dry_run:
                 launch.record_runs(ledger, where.root, request.runs, origin.created)
             return request
-        if ledger:
-            dispatch.refuse_other_code(
-                ledger, where.root, request.items, origin.code["digest"], where.allow_code_change
-            )
         _show(request, where)
         if where.dry_run:
             return request
@@ -236,8 +297,22 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
 
 
 def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    """Submit what there is room for. What is asked for is on disk first, and stays there while part of it is held back
+    or in doubt, so that `tick` goes on with it."""
     launch.record_runs(ledger, where.root, request.runs, origin.created)
-    jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
+    path = where.root.request(secrets.token_hex(6))
+    if origin.asked_by != "tick":
+        rundir.write_json(
+            path, {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
+        )
+        where.root.paused.unlink(missing_ok=True)
+    try:
+        jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
+    except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
+        path.unlink(missing_ok=True)
+        raise
+    if not request.held:
+        path.unlink(missing_ok=True)
     if jobs:
         console.print(f"Submitted {', '.join(jobs)}. `status` shows how it goes.")
 

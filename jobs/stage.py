@@ -117,17 +117,28 @@ def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> st
     is what mends a failure. Claims of older versions name no code."""
     mine = whole(attempt.claim) or {}
     code, stage = _digest(mine), attempt.path.parent.name
-    for earlier in (one for name in RUNNERS for one in run.attempts(name) if one.path != attempt.path):
-        claim, result, name = whole(earlier.claim) or {}, whole(earlier.result) or {}, earlier.path.parent.name
-        if result.get("status") == "completed":
-            kept = name not in again or (claim.get("token") == mine.get("token") and name != stage)
+    for name in RUNNERS:
+        earlier = _newest(run, name, before=attempt if name == stage else None)
+        if earlier is None:
+            continue
+        claim, result = whole(earlier.claim) or {}, whole(earlier.result) or {}
+        if name != stage:
+            kept = name not in again or claim.get("token") == mine.get("token")
         else:
-            kept = name == stage and run.has_checkpoints and result.get("cause") not in ("error", "check_failed")
+            kept = run.has_checkpoints and result.get("cause") not in ("error", "check_failed")
         if code and kept and _digest(claim) not in (None, code):
             return (
                 f"the code is not that of {name} attempt {earlier.number} "
                 f"({_digest(claim)} -> {code}): restore it, or submit with --allow-code-change"
             )
+    return None
+
+
+def _newest(run: RunDir, name: str, before: AttemptDir | None) -> AttemptDir | None:
+    """A stage's newest attempt before this one; of another stage the newest that completed."""
+    for earlier in reversed(run.attempts(name)):
+        if earlier.number < before.number if before else (whole(earlier.result) or {}).get("status") == "completed":
+            return earlier
     return None
 
 

@@ -345,6 +345,7 @@ class Training:
                 "tokens_per_second": counters.tokens / counters.seconds,
                 "seconds": counters.seconds,
                 "peak_memory_mb": peak_memory_mb(),
+                "micro_batch_tokens": self.settings.micro_batch_tokens,
                 "parameters": self.model.num_parameters(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             },

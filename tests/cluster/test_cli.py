@@ -392,3 +392,43 @@ def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
     asking.communicate(timeout=60)
     assert asking.returncode == 2, "it has been done since"
     assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
+
+
+def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(command, tmp_path):
+    """What limits held back is on disk, with its own site; what SLURM refused is the user's to ask for again."""
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    (tmp_path / "far.yaml").write_text("name: far\nscheduler: slurm\n")
+    (tmp_path / "bin").mkdir()
+    scripts = {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1", "srun": "exit 0", "squeue": "exit 0",
+               "sacct": "exit 0", "sacctmgr": "exit 1", "scontrol": "exit 1"}  # fmt: skip
+    for name, script in scripts.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    away = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    refused = command("submit", "experiments.yaml", "--site", "far.yaml", "--yes", check=False, env=away)
+    assert "Invalid account" in refused.stderr
+    assert "Nothing to do." in command("tick", env=away).stdout
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 17\n")
+    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\ncase $* in *assoc*) echo 'a|root||0||||';; esac\n")
+    shown = command("submit", "experiments.yaml", "--site", "far.yaml", "--yes", env=away).stdout
+    assert "wait for room" in shown
+    assert status(command)["counts"]["submitted"] == 0
+    assert "wait for room" in command("tick", env=away).stdout
+    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\nexit 1\n")
+    assert "Submitted 17" in command("tick", env=away).stdout
+    assert not list((tmp_path / "output" / "requests").iterdir())
+    command("cancel", "--all", "--yes", env=away)
+
+
+def test_after_cancel_all_tick_begins_nothing_until_a_person_asks(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] > 0)
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    fake_science.write_text("{}")
+    assert "`cancel --all` was given" in command("tick").stdout
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    assert "Nothing to do." in command("tick").stdout
+    assert not (tmp_path / "output" / "paused.json").exists()

@@ -72,11 +72,6 @@ def test_no_more_is_submitted_than_the_account_has_room_for(runs, limits, site, 
     assert (packs(request.arrays), packs(request.held)) == (now, 7 - now)
 
 
-def test_packs_submitted_since_the_queue_was_seen_count_too(runs):
-    request = ask(runs, FakeSlurm(jobs("RUNNING"), Limits(max_submit=5)), taken=2)
-    assert packs(request.arrays) == 2
-
-
 def test_without_an_answer_nothing_is_submitted_under_a_limit(runs):
     with pytest.raises(InputError, match="squeue did not answer"):
         ask(runs, FakeSlurm(silent=True, limits=Limits(max_submit=5)))
@@ -110,13 +105,13 @@ def test_what_the_partition_would_not_give_is_refused_before_sbatch(runs, partit
         in_partition(runs, partition)
 
 
-def failed(ledger, run, cause, message="no", token="cafe", number=1, ended=1.0, asked_by="submit"):
+def failed(ledger, run, cause, message="no", token="cafe", number=1, task=0, ended=1.0, asked_by="submit"):
     if token not in ledger.tokens():
         ledger.record_runs([run], "2026")
         row = {"token": token, "created": f"2026-{token}", "state": "done", "asked_by": asked_by, "scheduler": "slurm"}
         ledger.record_submission(row, [])
-    ledger.put_attempt(run.id, "pretrain", number, token=token, status="failed", cause=cause, message=message,
-                       ended=ended)  # fmt: skip
+    values = {"token": token, "task": task, "status": "failed", "cause": cause, "message": message, "ended": ended}
+    ledger.put_attempt(run.id, "pretrain", number, **values)
 
 
 def test_a_decision_is_made_once_and_is_a_file_and_a_row(ledger, root, runs):
@@ -142,7 +137,7 @@ def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person
     ledger.record_runs(runs, "2026")
     for number, run in enumerate(runs[:5]):
         dispatch.check_breaker(ledger, SITE)
-        failed(ledger, run, "error", f"no module torch in /x/{number}", ended=float(number))
+        failed(ledger, run, "error", f"no module torch in /x/{number}", task=number, ended=float(number))
     with pytest.raises(BreakerOpen, match="last 5 stage runs failed alike .*no module torch"):
         dispatch.check_breaker(ledger, SITE)
     dispatch.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
@@ -154,24 +149,26 @@ def completed(ledger, run, stage, code, number=1):
     ledger.put_attempt(run.id, stage, number, status="completed", code=code)
 
 
-def test_work_of_another_version_of_the_code_is_gone_on_from_only_if_that_is_allowed(ledger, root, runs):
+def other_code(ledger, root, run, stages, digest="c3d4"):
+    return dispatch.other_code(ledger, root, run.id, stages, digest)
+
+
+def test_work_of_another_version_of_the_code_is_not_gone_on_from_but_may_be_done_again(ledger, root, runs):
     launch.record_runs(ledger, root, runs[:1], "2026")
     run = runs[0]
     completed(ledger, run, "pretrain", "a1b2")
-    item = plan.item(run, ["add_tokenizer"], {}, cost.Measured(1e12))
-    with pytest.raises(InputError, match="pretrain is of a1b2"):
-        dispatch.refuse_other_code(ledger, root, [item], "c3d4", allowed=False)
-    dispatch.refuse_other_code(ledger, root, [item], "a1b2", allowed=False)
-    dispatch.refuse_other_code(ledger, root, [item], "c3d4", allowed=True)
-    anew = plan.item(run, run.stages, {}, cost.Measured(1e12))
-    dispatch.refuse_other_code(ledger, root, [anew], "c3d4", allowed=False)
+    assert other_code(ledger, root, run, ["add_tokenizer"]) == "pretrain is of a1b2"
+    assert other_code(ledger, root, run, ["add_tokenizer"], "a1b2") is None
+    assert other_code(ledger, root, run, run.stages) is None
+    completed(ledger, run, "pretrain", "c3d4", number=2)
+    assert other_code(ledger, root, run, ["add_tokenizer"]) is None, "the newest counts"
 
 
-def test_checkpoints_of_another_version_are_not_gone_on_from(ledger, root, runs):
+@pytest.mark.parametrize(("cause", "told"), [("timeout", "pretrain is of a1b2"), ("error", None)])
+def test_checkpoints_of_another_version_are_gone_on_from_only_to_mend_a_mistake(ledger, root, runs, cause, told):
     launch.record_runs(ledger, root, runs[:1], "2026")
     run = runs[0]
-    ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause="timeout", code="a1b2")
-    item = plan.item(run, run.stages, {}, cost.Measured(1e12))
-    assert dispatch.other_code(ledger, root, item, "c3d4") is None, "there is nothing to go on from"
+    ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause=cause, code="a1b2")
+    assert other_code(ledger, root, run, run.stages) is None, "there is nothing to go on from"
     (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    assert dispatch.other_code(ledger, root, item, "c3d4") == "pretrain is of a1b2"
+    assert other_code(ledger, root, run, run.stages) == told

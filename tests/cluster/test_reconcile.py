@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -121,9 +122,8 @@ def test_a_claim_is_running_and_its_pack_mates_are_submitted(ledger, root, runs)
     reconcile.reconcile(ledger, root, slurm)
     assert statuses(ledger, packs[0][0]) == ["running", "submitted", "submitted", "submitted"]
     assert statuses(ledger, packs[1][0]) == ["submitted"] * 4
-    assert {row["progress"] for row in ledger.newest_attempts("submitted") if row["job"] == "7_1"} == {
-        '{"reason": "Resources"}'
-    }
+    waiting = [row for row in ledger.newest_attempts("submitted") if row["job"] == "7_1"]
+    assert [row["progress"] for row in waiting] == ['{"reason": "Resources"}', None, None, None], "a run waits once"
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,44 @@ def test_a_requeue_at_the_time_limit_is_marked_as_such_by_the_pack(ledger, root,
     assert ledger.attempt(run_id, "pretrain", 1)["cause"] == "timeout"
 
 
+def test_a_cancelled_job_that_had_requeued_itself_is_cancelled(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    task = root.submission("cafe").task(0)
+    rundir.write_json(task, rundir.read_json(task) | {"ended_by": "timeout"})
+    waiting = FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")])
+    reconcile.reconcile(ledger, root, waiting)
+    assert statuses(ledger, pack[0])[0] == "running"
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "CANCELLED")]))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+
+
+@pytest.mark.parametrize(("past", "cause"), [(["FAILED"], "timeout"), (["REQUEUED", "FAILED"], "launch_failed")])
+def test_a_job_that_could_not_be_requeued_ran_out_of_time_and_one_that_was_failed_at_its_launch(
+    ledger, root, runs, past, cause
+):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    task = root.submission("cafe").task(0)
+    rundir.write_json(task, rundir.read_json(task) | {"ended_by": "timeout"})
+    reconcile.reconcile(ledger, root, FakeSlurm([], [lives(*past)]))
+    assert causes(ledger, pack[0])[0] == cause
+
+
+def test_a_late_result_outweighs_what_was_guessed(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconcile.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+    complete(root, pack[0], "pretrain", job="7")
+    reconcile.late_results(ledger, root)
+    assert statuses(ledger, pack[0])[0] == "completed"
+    assert {row["value"] for row in ledger.scores()} == {0.75}
+
+
 def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
     run_id = requeued(ledger, root, runs)
     reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))
@@ -289,7 +327,9 @@ def test_a_pack_that_never_began_has_failed_at_its_launch(ledger, root, runs):
     answer(ledger, root)
     reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "FAILED", exit_code="1:0", node="n1")]))
     assert causes(ledger, pack[0])[0] == "launch_failed"
-    assert "slurm_logs/cafe" in ledger.attempt(pack[0], "pretrain", 1)["message"]
+    attempt = ledger.attempt(pack[0], "pretrain", 1)
+    assert "slurm_logs/cafe" in attempt["message"]
+    assert attempt["host"] == "n1", "which is to be avoided"
 
 
 def test_a_kill_for_memory_is_known_by_accounting(ledger, root, runs):
@@ -354,6 +394,20 @@ def test_a_job_whose_answer_was_lost_is_adopted_from_the_queue(ledger, root, run
     assert (submission["state"], submission["job_id"]) == ("submitted", "9")
     assert rundir.read_json(root.submission("cafe").answer)["job_id"] == "9"
     assert statuses(ledger, packs[0][0]) == ["submitted"] * 4
+
+
+def test_tasks_of_an_adopted_array_that_have_left_the_queue_are_judged_by_accounting(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    slurm = FakeSlurm([Job("9_1", "tt-cafe", "PENDING")], [Job("9_0", "tt-cafe", "OUT_OF_MEMORY", node="n1")])
+    reconcile.reconcile(ledger, root, slurm)
+    assert causes(ledger, packs[0][0])[0] == "out_of_memory"
+
+
+def test_an_intent_without_its_folder_is_void(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    shutil.rmtree(root.submission("cafe").path)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
 
 
 def test_a_job_whose_answer_was_lost_is_adopted_from_accounting(ledger, root, runs):

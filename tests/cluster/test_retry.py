@@ -1,5 +1,7 @@
 """What is done about failures: rules as data, decisions once, adjustments from all that was learnt."""
 
+import itertools
+
 import pytest
 
 from cluster import retry
@@ -9,10 +11,14 @@ from cluster.site import Rule, Site
 SITE = Site(name="test", scheduler="slurm")
 
 
-def attempt(cause=None, asked_by="tick", host="n1", ended=100.0, message="", stage="pretrain"):
+TOKENS = itertools.count()
+
+
+def attempt(cause=None, asked_by="tick", host="n1", ended=100.0, message="", stage="pretrain", token=None, **more):
+    """Of a submission of its own, unless told otherwise."""
     status = "failed" if cause else "completed"
-    return {"status": status, "cause": cause, "asked_by": asked_by, "host": host, "ended": ended,
-            "message": message, "stage": stage}  # fmt: skip
+    return {"status": status, "cause": cause, "asked_by": asked_by, "host": host, "ended": ended, "message": message,
+            "stage": stage, "token": token or str(next(TOKENS)), "task": 0, "minutes": None, **more}  # fmt: skip
 
 
 def failures(*causes):
@@ -52,7 +58,7 @@ def test_a_clock_an_hour_ahead_delays_nothing_for_longer_than_the_rule():
     ("causes", "adjustment", "words"),
     [(["timeout"], Adjustment(time=1.5), "1.5 x the time"),
      (["timeout", "timeout"], Adjustment(time=2.25), "2.25 x the time"),
-     (["out_of_memory", "timeout"], Adjustment(1.5, 1), "1.5 x the time, 1/2 of the memory"),
+     (["out_of_memory", "timeout"], Adjustment(1.5, less_memory=1), "1.5 x the time, 1/2 of the memory"),
      (["node_fail", "node_fail"], Adjustment(exclude=("n1",)), "not on n1"),
      (["preempted"], Adjustment(), "the same again"), ([], Adjustment(), "the same again")],
 )  # fmt: skip
@@ -66,7 +72,8 @@ def test_a_success_ends_what_was_learnt_before_it():
 
 
 def test_stages_that_go_together_satisfy_all_of_them():
-    assert Adjustment(2.0, 0, ("a",)) | Adjustment(1.0, 2, ("b",)) == Adjustment(2.0, 2, ("a", "b"))
+    both = Adjustment(2.0, 30, 0, ("a",)) | Adjustment(1.0, 90, 2, ("b",))
+    assert both == Adjustment(2.0, 90, 2, ("a", "b"))
 
 
 def alike(message, stage="pretrain", cause="error"):
@@ -85,3 +92,20 @@ def test_failures_that_differ_in_numbers_and_paths_only_are_alike():
 def test_what_is_nobodys_mistake_neither_counts_nor_ends_the_row():
     ended = [alike("no"), attempt("preempted"), attempt("cancelled"), alike("no"), attempt("node_fail"), alike("no")]
     assert retry.in_a_row(ended) == 3
+
+
+def test_runs_of_one_pack_that_fail_alike_are_one_failure():
+    pack = [attempt("launch_failed", token="cafe") for _ in range(8)]
+    assert retry.in_a_row(pack) == 1
+    assert retry.in_a_row([*pack, attempt("launch_failed", token="cafe") | {"task": 1}]) == 2
+
+
+def test_a_job_that_requeued_itself_is_one_try():
+    lives = [attempt("timeout", "submit", token="cafe", minutes=60) for _ in range(4)]
+    assert retry.decide(lives, SITE, now=200.0).tries == 1
+    assert retry.adjust(lives, SITE) == Adjustment(time=1.5, minutes=90)
+
+
+def test_the_next_limit_is_one_and_a_half_times_the_last():
+    history = [attempt("timeout", "submit", minutes=60), attempt("timeout", minutes=90)]
+    assert retry.adjust(history, SITE) == Adjustment(time=2.25, minutes=135)
