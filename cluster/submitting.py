@@ -224,7 +224,7 @@ def _go_on(
     request = _request(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     _launch(where, ledger, request, origin)
     slurm.seen = None  # the next group asks anew how much room is left
-    _say_held(request)
+    _say_held(request, "tick")
     return request
 
 
@@ -278,7 +278,7 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
             if ledger and not where.dry_run:
                 launch.record_runs(ledger, where.root, request.runs, origin.created)
             return request
-        _show(request, where)
+        _show(request, where, origin.asked_by)
         if where.dry_run:
             return request
         if where.yes:
@@ -301,11 +301,11 @@ def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origi
     or in doubt, so that `tick` goes on with it."""
     launch.record_runs(ledger, where.root, request.runs, origin.created)
     path = where.root.request(secrets.token_hex(6))
-    if origin.asked_by != "tick":
+    where.root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
+    if origin.asked_by == "submit":
         rundir.write_json(
             path, {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
         )
-        where.root.paused.unlink(missing_ok=True)
     try:
         jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
     except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
@@ -401,7 +401,7 @@ def _studies(runs: Iterable[Run]) -> list[str]:
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
-def _show(request: Request, where: Where) -> None:
+def _show(request: Request, where: Where, asked_by: str) -> None:
     unit = "GPU-hours" if request.site.gpus else "hours"
     if where.dry_run and len(request.items) <= LISTED_RUNS:
         console.print(tables.runs_table(request.runs, request.items, [*request.arrays, *request.held]))
@@ -418,7 +418,7 @@ def _show(request: Request, where: Where) -> None:
             shown.append(array.resources)
             text = launch.script(array, request.site, where.root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
-    _say_held(request)
+    _say_held(request, asked_by)
     basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"
     stages = sum(len(item.stages) for item in request.items)
     hours = plan.gpu_hours([*request.arrays, *request.held])
@@ -432,12 +432,13 @@ def _show(request: Request, where: Where) -> None:
         console.print("A dry run: nothing was submitted.")
 
 
-def _say_held(request: Request) -> None:
+def _say_held(request: Request, asked_by: str) -> None:
     packs = sum(len(array.packs) for array in request.held)
     if packs:
         console.print(
             f"{count(packs, 'pack')} wait for room: the account may have {request.limits.max_submit} jobs waiting and "
-            "running. `tick` submits them, now and then or by cron.",
+            "running. "
+            + ("Do it again then." if asked_by == "rerun" else "`tick` submits them, now and then or by cron."),
             soft_wrap=True,
         )
 
