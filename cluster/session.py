@@ -44,7 +44,9 @@ def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bo
         ledger = Ledger(root.ledger)
         try:
             if _reconcile(ledger, root, slurm) == "unreachable":
-                raise SlurmSilent("SLURM did not answer, so what is under way is not known. Nothing was done.")
+                raise SlurmSilent(
+                    "SLURM did not answer, so what is under way is not known. Nothing was submitted or cancelled."
+                )
             if not unsettled:
                 _refuse_unsettled(ledger, root)
             yield ledger

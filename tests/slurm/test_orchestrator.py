@@ -268,7 +268,7 @@ def test_a_grid_larger_than_the_accounts_limit_is_completed_by_ticks(command, na
 
 
 def test_an_account_that_runs_one_job_at_a_time_gets_one_long_pack(command, stand_ins, tmp_path):
-    change_site(tmp_path, runs_per_pack=None, account="innovation")
+    change_site(tmp_path, runs_per_pack=None, account="innovation", flops=1.0e12)
     stand_ins.write_text("{}")
     shown = command(*SUBMIT, "--yes", "--wait").stdout
     assert "1 pack with 7 runs" in shown
