@@ -148,8 +148,8 @@ def rebuild(ledger: Ledger, root: OutputRoot) -> list[str]:
     torn: list[str] = []
     with ledger.transaction():
         runs = [value for value in (_whole(run.run_json, torn) for run in root.runs()) if value]
-        for value in sorted(runs, key=lambda value: (value["created"], value["order"])):
-            _record_run(ledger, value)
+        for run in sorted(runs, key=lambda run: (run["created"], run["order"])):
+            _record_run(ledger, run)
         _take_in(ledger, root, torn)
         for row in ledger.open_submissions():
             each = Open(ledger, root, row)
@@ -192,11 +192,11 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
     known = set(ledger.known_runs())
     for directory, value in sorted(intents, key=lambda pair: pair[1]["created"] if pair[1] else ""):
         if value:
-            for run_id in {item["run_id"] for pack in value["packs"] for item in pack} - known:
-                described = _whole(root.run(run_id).run_json, torn)
-                if described:
-                    _record_run(ledger, described)
-                    known.add(run_id)
+            new_ids = {item["run_id"] for pack in value["packs"] for item in pack} - known
+            described = [run for run_id in new_ids if (run := _whole(root.run(run_id).run_json, torn))]
+            for run in sorted(described, key=lambda run: (run["created"], run["order"])):
+                _record_run(ledger, run)
+                known.add(run["run_id"])
             packs = [[item for item in pack if item["run_id"] in known] for pack in value["packs"]]
             record_intent(ledger, directory, value | {"packs": packs})
 

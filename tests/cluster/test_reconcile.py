@@ -366,6 +366,14 @@ def test_a_submission_that_the_ledger_never_heard_of_is_taken_in(ledger, root, r
     other.close()
 
 
+def test_runs_that_were_taken_in_have_the_order_of_the_manifest(ledger, root, runs, tmp_path):
+    intend(ledger, root, runs)
+    other = Ledger(tmp_path / "other.db")
+    reconcile.reconcile(other, root, FakeSlurm())
+    assert [run["run_id"] for run in other.overview()] == [run.id for run in runs]
+    other.close()
+
+
 def test_an_answer_that_was_heard_needs_no_search(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
     rundir.write_json(root.submission("cafe").answer, {"state": "submitted", "job_id": "9"})
