@@ -63,6 +63,7 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
                 "parameters": run.parameters,
                 "config": run.config.model_dump(mode="json"),
             },
+            indent=None,
         )
     with ledger.transaction():
         ledger.record_runs(runs, created)
