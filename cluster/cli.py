@@ -235,8 +235,7 @@ def cancel(
     with _reading(root) as view:
         packs = _live_packs(view.ledger, set(_find_runs(view.ledger, run)) if run else None)
     runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
-    later = root.requests() if everything else []
-    if not packs and not later:
+    if not packs and not everything:
         console.print("Nothing is running or waiting.")
         return
     ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
@@ -244,7 +243,7 @@ def cancel(
         assert ledger
         if everything:  # and nothing new is begun, until a person asks for it
             rundir.write_json(root.paused, {"time": session.now()})
-            for path in later:
+            for path in root.requests():
                 path.unlink(missing_ok=True)
         packs = _live_packs(ledger, set(_find_runs(ledger, run)) if run else None)
         _cancel(ledger, root, list(packs))
@@ -440,9 +439,6 @@ def _cancel(ledger: Ledger, root: OutputRoot, packs: Sequence[tuple[str, int]]) 
     from cluster import launch
 
     rows = {row["token"]: row for row in ledger.open_submissions()}
-    local = [(token, index) for token, index in packs if rows[token]["scheduler"] == "local"]
-    for token, index in local:
-        launch.cancel_local(root.submission(token), index)
     # An array of which all that is open is cancelled is named by its id alone, as is an array of one.
     jobs: list[str] = []
     for token, indices in _by_token(packs).items():
@@ -450,9 +446,19 @@ def _cancel(ledger: Ledger, root: OutputRoot, packs: Sequence[tuple[str, int]]) 
         if row["scheduler"] == "slurm" and row["job_id"]:
             everything = len(indices) == len(_live_packs(ledger, None, token))
             jobs += [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
+        elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
+            answer = root.submission(token).answer
+            rundir.write_json(answer, (rundir.read_json(answer) or {"state": "intended"}) | {"cancelled": True})
     problem = Slurm().cancel(jobs) if jobs else None
-    if problem:
-        raise SlurmSilent(f"scancel: {problem}. Try again.")
+    problems: list[TinyError] = [SlurmSilent(f"scancel: {problem}. Try again.")] if problem else []
+    for token, index in packs:
+        if rows[token]["scheduler"] == "local":
+            try:
+                launch.cancel_local(root.submission(token), index)
+            except InputError as elsewhere:
+                problems.append(elsewhere)
+    if problems:
+        raise problems[0]
 
 
 def _by_token(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

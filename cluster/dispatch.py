@@ -17,6 +17,7 @@ from cluster.retry import Adjustment
 from cluster.rundir import OutputRoot
 from cluster.site import Site
 from cluster.slurm import Limits, Slurm, minutes
+from tiny_transformers.config import needed_by
 
 States = Mapping[str, Mapping[str, plan.StageState]]
 Todo = Sequence[tuple[Run, list[str]]]  # each run with the stages that are to be done
@@ -35,6 +36,7 @@ class Request:
     measured: cost.Measured
     studies: list[str]  # in the order in which they are shown
     states: States
+    left_alone: int = 0  # runs that another version of the code began
 
     @property
     def work(self) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
@@ -194,12 +196,12 @@ def check_breaker(ledger: Ledger, site: Site) -> None:
     """Raises BreakerOpen if the attempts that ended last failed alike, one after another."""
     if site.breaker is None:
         return
-    ended = ledger.latest_ends(10 * site.breaker)  # failures that do not count may lie between
+    ended = ledger.latest_ends(2_000)  # a pack may have many, and failures that do not count may lie between
     alike = retry.in_a_row(ended)
     if alike >= site.breaker:
         newest = next(attempt for attempt in ended if attempt["status"] == "failed")
         raise BreakerOpen(
-            f"The last {alike} stage runs failed alike ({newest['stage']}, {newest['cause']}: {newest['message']}). "
+            f"The last {alike} packs failed alike ({newest['stage']}, {newest['cause']}: {newest['message']}). "
             "Nothing is submitted before a person has looked: `status --failed`; then `rerun --failed`, which goes on."
         )
 
@@ -211,12 +213,17 @@ def other_code(ledger: Ledger, root: OutputRoot, run_id: str, stages: Collection
     """Another version of the code that these stages of the run would go on from, in words: one that a stage they need
     was completed with, or checkpoints of a pretraining that did not fail by a mistake, which other code may mend.
     None if there is none. The job has the same rule (jobs/stage.py), on files."""
-    for stage, attempt in ledger.newest_of(run_id).items():
-        if stage not in stages:
-            kept = attempt["status"] == "completed"
-        else:
-            mistake = attempt["cause"] in ("error", "check_failed")
-            kept = stage == "pretrain" and root.run(run_id).has_checkpoints and not mistake
-        if kept and attempt["code"] not in (None, digest):
+    newest = ledger.newest_of(run_id)
+    for stage in needed_by(stages) - set(stages):
+        attempt = newest.get(stage)
+        if attempt and attempt["status"] == "completed" and attempt["code"] not in (None, digest):
             return f"{stage} is of {attempt['code']}"
+    if "pretrain" in stages and root.run(run_id).has_checkpoints:
+        worked = [
+            attempt
+            for attempt in ledger.history(run_id, "pretrain")
+            if attempt["code"] and not (attempt["message"] or "").startswith(rundir.OTHER_CODE)
+        ]
+        if worked and worked[-1]["cause"] not in ("error", "check_failed") and worked[-1]["code"] != digest:
+            return f"pretrain is of {worked[-1]['code']}"
     return None

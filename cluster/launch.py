@@ -330,7 +330,7 @@ def cancel_local(directory: rundir.SubmissionDir, index: int) -> None:
     import os
     import signal
 
-    answer = rundir.read_json(directory.answer) or {"state": "submitted", "job_id": None}
+    answer = rundir.read_json(directory.answer) or {"state": "intended"}
     process = rundir.read_json(directory.task(index)) or answer.get("process")
     if process and rundir.is_alive(process) is None:
         raise InputError(f"process {process['pid']} runs on {process['host']}: cancel it there.")

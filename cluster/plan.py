@@ -184,6 +184,7 @@ def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = (
     completed or goes with them. What is tried again waits until nothing of the run is under way."""
     if again and any(status(states, stage) in ("running", "submitted") for stage in run.stages):
         again = ()
+    again = redo(run, again)
     chosen: list[str] = []
     for stage in run.stages:
         if status(states, stage) not in ("eligible", "waiting", "blocked") and stage not in again:

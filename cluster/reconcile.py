@@ -165,15 +165,24 @@ def rebuild(ledger: Ledger, root: OutputRoot) -> list[str]:
 
 
 def late_results(ledger: Ledger, root: OutputRoot) -> None:
-    """A job that was judged and then wrote its result after all has done its work: whatever was guessed, the result
-    says so. Asked before anything is done again."""
+    """A job that was judged and then wrote its results after all has done its work: whatever was guessed, they say so.
+    Asked before anything is done again."""
     with ledger.transaction():
-        for attempt in ledger.newest_attempts("failed"):
-            key = (attempt["run_id"], attempt["stage"], attempt["number"])
-            result = _whole(root.run(key[0]).attempt(*key[1:]).result, [])
-            if result and result["status"] == "completed":
-                ledger.put_attempt(*key, **_said(result))
-                ledger.put_outcome(*key, result.get("outcome") or {})
+        for failed in ledger.newest_attempts("failed"):
+            for attempt in ledger.attempts_in(failed["token"]):
+                if attempt["run_id"] == failed["run_id"] and attempt["status"] in ("failed", "void"):
+                    _take_late(ledger, root, attempt)
+
+
+def _take_late(ledger: Ledger, root: OutputRoot, attempt: dict[str, Any]) -> None:
+    key = (attempt["run_id"], attempt["stage"], attempt["number"])
+    directory = root.run(key[0]).attempt(*key[1:])
+    result, claim = _whole(directory.result, []), _whole(directory.claim, []) or {}
+    if result and result["status"] == "completed" and claim.get("token") == attempt["token"]:
+        values: dict[str, Any] = {"job": claim.get("job"), "host": claim.get("host"), "started": claim.get("time")}
+        values |= _said(result) | _provenance(ledger, claim)
+        ledger.put_attempt(*key, **values)
+        ledger.put_outcome(*key, result.get("outcome") or {})
 
 
 def _record_run(ledger: Ledger, value: dict[str, Any]) -> None:
@@ -369,6 +378,8 @@ def _may_still_arrive(opened: Open, answer: dict[str, Any]) -> bool:
 
 
 def _answer(opened: Open, answer: dict[str, Any]) -> None:
+    if (_whole(opened.directory.answer, []) or {}).get("cancelled"):
+        answer = answer | {"cancelled": True}
     rundir.write_json(opened.directory.answer, answer)
     _conclude(opened, answer)
 
@@ -533,6 +544,8 @@ def _ended(opened: Open, task: int, key: str, job: Job) -> Ended:
     marked = opened.tasks.get(task, {}).get("ended_by")
     if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
         return Ended(marked, f"out of time, and job {key} could not be requeued: it ended as {job.state}{exit_code}")
+    if job.cause == "lost" and (_whole(opened.directory.answer, []) or {}).get("cancelled"):
+        return Ended("cancelled", f"job {key} was cancelled before it was known")
     peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
     if not began and job.cause in ("error", "lost"):
         where = f"slurm_logs/{opened.row['token']}"

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it
+
 
 class TornFile(Exception):
     """A file that is there but is not whole JSON."""

@@ -20,7 +20,7 @@ from rich.text import Text
 from cluster import cost, dispatch, launch, plan, reconcile, rundir, session, tables
 from cluster.console import ask, console, count, stderr
 from cluster.dispatch import Request, States, Todo
-from cluster.errors import InputError, SubmitError, TinyError
+from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.ledger import Ledger
 from cluster.memo import PerSettings
 from cluster.plan import Run
@@ -120,9 +120,9 @@ def tick(where: Where, site: Site | None, data_root: Path | None, only: Collecti
         with ledger.transaction():
             again = dispatch.decide(ledger, where.root, lambda token: site or before.site(token), time.time(), only)
         _say_decided(again)
-        if again.due or before.requested:
-            dispatch.check_breaker(ledger, site or before.any_site())
         groups = _to_go_on(ledger, again, before, only, site)
+        if groups:
+            dispatch.check_breaker(ledger, site or before.any_site())
         done: list[Request] = []
         problems: list[TinyError] = []
         for source, todo in groups:
@@ -130,6 +130,11 @@ def tick(where: Where, site: Site | None, data_root: Path | None, only: Collecti
                 done.append(_go_on(where, ledger, todo, source, site, data_root, slurm))
             except (InputError, SubmitError) as problem:  # the others go on
                 problems.append(problem)
+            except SlurmSilent as problem:
+                problems.append(problem)
+                break
+            finally:
+                slurm.seen = None  # the next one asks anew how much room is left
         before.forget_done()
     if not groups and not again.decided and not again.waiting:
         console.print("Nothing to do.")
@@ -146,13 +151,13 @@ class _Before:
 
     def __init__(self, ledger: Ledger, root: OutputRoot) -> None:
         self._root, self._ledger = root, ledger
-        self._intents: dict[str, dict[str, Any]] = {}
-        self._states = {row["token"]: row["state"] for row in ledger.submissions()}
+        self._intents: dict[str, dict[str, Any] | None] = {}
         self._requests = [(path, value) for path in root.requests() if (value := rundir.read_json(path))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
     def site(self, token: str) -> Site:
-        return Site.model_validate(self._intent(token)["site"])
+        intent = self._intent(token)
+        return Site.model_validate(intent["site"]) if intent else self.any_site()
 
     def any_site(self) -> Site:
         last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
@@ -160,26 +165,31 @@ class _Before:
             raise InputError("Nothing was ever submitted from here. Submit a manifest first.")
         return Site.model_validate(last["site"])
 
-    def sources(self, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Run id -> how it was or was to be submitted; runs that SLURM refused, or that nobody asked for, have none."""
-        tokens = self._ledger.last_tokens(run_ids)
+    def sources(self, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused has none, nor what nobody
+        asked for."""
+        states = {row["token"]: row["state"] for row in self._ledger.submissions()}
         sources = {run_id: value for run_id, value in self.requested.items() if run_id in run_ids}
-        for run_id, token in tokens.items():
-            asked = sources.get(run_id, {}).get("created", "")
-            if self._states[token] != "refused" and self._intent(token)["created"] >= asked:
-                sources[run_id] = self._intent(token)
+        for run_id, token in self._ledger.last_tokens(run_ids).items():
+            intent = self._intent(token)
+            if intent is None or intent["created"] < sources.get(run_id, {}).get("created", ""):
+                continue
+            if states[token] == "refused":
+                sources.pop(run_id, None)
+            else:
+                sources[run_id] = intent
         return sources
 
     def forget_done(self) -> None:
         """Drop the requests of which nothing is left to be submitted."""
-        left = set(self._ledger.runs_with("eligible"))
+        live = self.sources(set(self._ledger.runs_with("eligible")))
         for path, value in self._requests:
-            if not left & set(value["runs"]):
+            if not any(live.get(run_id) is value for run_id in value["runs"]):
                 path.unlink(missing_ok=True)
 
-    def _intent(self, token: str) -> dict[str, Any]:
+    def _intent(self, token: str) -> dict[str, Any] | None:
         if token not in self._intents:
-            self._intents[token] = read_intent(self._root, token)
+            self._intents[token] = rundir.read_json(self._root.submission(token).submission)
         return self._intents[token]
 
 
@@ -223,7 +233,6 @@ def _go_on(
     site = site or Site.model_validate(source["site"])
     request = _request(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     _launch(where, ledger, request, origin)
-    slurm.seen = None  # the next group asks anew how much room is left
     _say_held(request, "tick")
     return request
 
@@ -242,8 +251,10 @@ def _request(
     slurm: Slurm,
     origin: launch.Origin,
 ) -> Request:
-    todo = _of_one_code(where, ledger, todo, origin)
-    return dispatch.request(ledger, runs, todo, states, site, measured(ledger, where.root, site), studies, slurm)
+    of_one = _of_one_code(where, ledger, todo, origin)
+    rates = measured(ledger, where.root, site)
+    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm)
+    return replace(request, left_alone=len(todo) - len(of_one))
 
 
 def _of_one_code(where: Where, ledger: Ledger | None, todo: Todo, origin: launch.Origin) -> Todo:
@@ -274,9 +285,12 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
         if ledger:
             reconcile.late_results(ledger, where.root)
         request = build(ledger, slurm)
+        if not request.items and request.left_alone:
+            raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")
         if not request.items:
             if ledger and not where.dry_run:
                 launch.record_runs(ledger, where.root, request.runs, origin.created)
+                where.root.paused.unlink(missing_ok=True)
             return request
         _show(request, where, origin.asked_by)
         if where.dry_run:

@@ -25,7 +25,7 @@ from cluster import rundir
 from cluster.rundir import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
 from jobs.attempts import STOPPED, claim, completed, has_result, read_intent, say, this_task, whole, write_result
-from tiny_transformers.config import NEEDS, RunConfig
+from tiny_transformers.config import NEEDS, RunConfig, needed_by
 from tiny_transformers.provenance import source_digest
 from tiny_transformers.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 
@@ -112,12 +112,13 @@ def _explain(error: BaseException) -> str:
 
 
 def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> str | None:
-    """What to say if this attempt would go on from work of other code: from a completed stage that is not done `again`
-    here, or was by this submission, or from the checkpoints of an interrupted attempt. Without those a change of code
-    is what mends a failure. Claims of older versions name no code."""
+    """What to say if this attempt would go on from work of other code: from a completed stage that it needs and that is
+    not done `again` here, or was by this submission; or from the checkpoints of an attempt that did not fail by a
+    mistake, which other code may mend. Claims of older versions name no code. The login node has the same rule, on
+    the ledger (cluster/dispatch.py)."""
     mine = whole(attempt.claim) or {}
     code, stage = _digest(mine), attempt.path.parent.name
-    for name in RUNNERS:
+    for name in (stage, *needed_by([stage])):
         earlier = _newest(run, name, before=attempt if name == stage else None)
         if earlier is None:
             continue
@@ -128,16 +129,22 @@ def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> st
             kept = run.has_checkpoints and result.get("cause") not in ("error", "check_failed")
         if code and kept and _digest(claim) not in (None, code):
             return (
-                f"the code is not that of {name} attempt {earlier.number} "
+                f"{rundir.OTHER_CODE} {name} attempt {earlier.number} "
                 f"({_digest(claim)} -> {code}): restore it, or submit with --allow-code-change"
             )
     return None
 
 
 def _newest(run: RunDir, name: str, before: AttemptDir | None) -> AttemptDir | None:
-    """A stage's newest attempt before this one; of another stage the newest that completed."""
+    """A stage's newest attempt before this one that did some work; of another stage the newest that completed."""
     for earlier in reversed(run.attempts(name)):
-        if earlier.number < before.number if before else (whole(earlier.result) or {}).get("status") == "completed":
+        result = whole(earlier.result) or {}
+        if before is None:
+            if result.get("status") == "completed":
+                return earlier
+            continue
+        refused = (result.get("message") or "").startswith(rundir.OTHER_CODE)
+        if earlier.number < before.number and earlier.claim.exists() and not refused:
             return earlier
     return None
 

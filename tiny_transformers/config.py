@@ -5,6 +5,7 @@ reads this module to plan, a compute node to work, so a size or a file name is s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -19,6 +20,14 @@ NEEDS: dict[str, tuple[str, ...]] = {  # a stage -> the stages that must have co
     "blimp": ("add_tokenizer",),
     "superglue": ("add_tokenizer",),
 }
+
+
+def needed_by(stages: Iterable[str]) -> set[str]:
+    """All that these stages need, directly or not."""
+    needs = {need for stage in stages for need in NEEDS[stage]}
+    return needs | needed_by(needs) if needs else needs
+
+
 Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue"]
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
 

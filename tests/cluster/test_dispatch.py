@@ -138,7 +138,7 @@ def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person
     for number, run in enumerate(runs[:5]):
         dispatch.check_breaker(ledger, SITE)
         failed(ledger, run, "error", f"no module torch in /x/{number}", task=number, ended=float(number))
-    with pytest.raises(BreakerOpen, match="last 5 stage runs failed alike .*no module torch"):
+    with pytest.raises(BreakerOpen, match="last 5 packs failed alike .*no module torch"):
         dispatch.check_breaker(ledger, SITE)
     dispatch.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
     failed(ledger, runs[5], "error", "other", token="dead", asked_by="rerun", ended=9.0)
@@ -168,7 +168,28 @@ def test_work_of_another_version_of_the_code_is_not_gone_on_from_but_may_be_done
 def test_checkpoints_of_another_version_are_gone_on_from_only_to_mend_a_mistake(ledger, root, runs, cause, told):
     launch.record_runs(ledger, root, runs[:1], "2026")
     run = runs[0]
-    ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause=cause, code="a1b2")
+    ledger.record_submission({"token": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
+    ledger.put_attempt(run.id, "pretrain", 1, token="cafe", status="failed", cause=cause, code="a1b2")
     assert other_code(ledger, root, run, run.stages) is None, "there is nothing to go on from"
     (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
     assert other_code(ledger, root, run, run.stages) == told
+
+
+def test_an_attempt_that_was_refused_for_its_code_does_not_make_the_next_one_free(ledger, root, runs):
+    launch.record_runs(ledger, root, runs[:1], "2026")
+    run = runs[0]
+    ledger.record_submission({"token": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
+    (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    first = {"token": "cafe", "status": "failed", "cause": "timeout", "code": "a1b2"}
+    ledger.put_attempt(run.id, "pretrain", 1, **first)
+    refused = {"status": "failed", "cause": "error", "message": f"{rundir.OTHER_CODE} pretrain attempt 1"}
+    ledger.put_attempt(run.id, "pretrain", 2, token="cafe", code="c3d4", **refused)
+    ledger.put_attempt(run.id, "pretrain", 3, token="cafe", status="failed", cause="launch_failed")
+    assert other_code(ledger, root, run, run.stages) == "pretrain is of a1b2"
+
+
+def test_what_only_follows_from_a_stage_does_not_bind_it_to_its_code(ledger, root, runs):
+    launch.record_runs(ledger, root, runs[:1], "2026")
+    completed(ledger, runs[0], "pretrain", "c3d4")
+    completed(ledger, runs[0], "superglue", "a1b2")
+    assert other_code(ledger, root, runs[0], ["blimp"]) is None

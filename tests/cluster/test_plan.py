@@ -371,6 +371,7 @@ def test_this_machine_takes_all_in_one_pack_however_they_differ(runs):
      ("completed failed blocked blocked", ["add_tokenizer"], ["add_tokenizer", "blimp", "superglue"]),
      ("completed completed failed running", ["blimp"], []),
      ("completed completed failed completed", ["blimp"], ["blimp"]),
+     ("failed completed completed completed", ["pretrain"], ["pretrain", "add_tokenizer", "blimp", "superglue"]),
      ("completed completed failed eligible", [], ["superglue"]),
      ("eligible waiting waiting waiting", [], ["pretrain", "add_tokenizer", "blimp", "superglue"])],
 )  # fmt: skip

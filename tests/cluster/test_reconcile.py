@@ -310,10 +310,12 @@ def test_a_late_result_outweighs_what_was_guessed(ledger, root, runs):
     claim(root, pack[0], "pretrain", job="7")
     reconcile.reconcile(ledger, root, FakeSlurm([], []))
     assert causes(ledger, pack[0])[0] == "lost"
-    complete(root, pack[0], "pretrain", job="7")
+    for stage in STAGES:
+        complete(root, pack[0], stage, job="7")
     reconcile.late_results(ledger, root)
-    assert statuses(ledger, pack[0])[0] == "completed"
+    assert statuses(ledger, pack[0]) == ["completed"] * 4, "those that had no turn by then, too"
     assert {row["value"] for row in ledger.scores()} == {0.75}
+    assert ledger.attempt(pack[0], "blimp", 1)["host"] == "n1"
 
 
 def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
@@ -496,6 +498,24 @@ def test_a_process_of_another_machine_is_not_judged(ledger, root, runs):
     claim(root, pack[0], "pretrain")
     reconcile.reconcile(ledger, root, FakeSlurm())
     assert statuses(ledger, pack[0])[0] == "running"
+
+
+def test_a_local_pack_that_was_cancelled_before_it_was_started_is_void(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    launch.cancel_local(root.submission("cafe"), 0)
+    age(root)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
+
+
+def test_a_cancelled_submission_that_arrives_after_all_leaves_as_cancelled(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    rundir.write_json(root.submission("cafe").answer, {"state": "intended", "cancelled": True})
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
+    assert rundir.read_json(root.submission("cafe").answer) == {"state": "submitted", "job_id": "7", "cancelled": True}
+    rundir.write_json(root.submission("cafe").task(0), {"job": "7", "restart": 0, "host": "n1", "pid": 1})
+    reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "COMPLETED")]))
+    assert causes(ledger, pack[0])[0] == "cancelled"
 
 
 # -- rebuilding -------------------------------------------------------------------------------------------------------

@@ -227,6 +227,15 @@ def test_a_completed_stage_of_other_code_stops_the_next_one_unless_it_is_done_ag
 
 
 @pytest.mark.usefixtures("fake_science")
+def test_a_refusal_for_its_code_does_not_make_the_next_attempt_free(run, submit):
+    done_with(run, "pretrain", "a1b2")
+    (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    assert go_on(submit).returncode == 1
+    assert go_on(submit, [["pretrain", 3]]).returncode == 1
+    assert "pretrain attempt 1" in rundir.read_json(run.attempt("pretrain", 3).result)["message"]
+
+
+@pytest.mark.usefixtures("fake_science")
 def test_a_source_that_changed_since_the_pack_began_is_what_the_claim_names(run, submit):
     assert go_on(submit, pack_code="a1b2").returncode == 0
     assert rundir.read_json(run.attempt("pretrain", 2).claim)["code"]["digest"] == CODE
