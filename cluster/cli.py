@@ -238,7 +238,8 @@ def cancel(
     if not packs and not everything:
         console.print("Nothing is running or waiting.")
         return
-    ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
+    if packs:
+        ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
     with session.writing(root, Slurm(), unsettled=True) as ledger:
         assert ledger
         if everything:  # and nothing new is begun, until a person asks for it
@@ -247,7 +248,12 @@ def cancel(
                 path.unlink(missing_ok=True)
         packs = _live_packs(ledger, set(_find_runs(ledger, run)) if run else None)
         _cancel(ledger, root, list(packs))
-    console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
+    if packs:
+        console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
+    else:
+        console.print(
+            "Nothing is running or waiting; `tick` begins nothing either, until the next `submit` or `rerun`."
+        )
 
 
 @app.command()
