@@ -453,10 +453,15 @@ def _statuses(opened: Open) -> dict[tuple[str, str], str]:
 def _settle_by_pack(opened: Open, attempt: dict[str, Any], fate: Fate, statuses: dict[tuple[str, str], str]) -> None:
     needs = [statuses.get((attempt["run_id"], need)) for need in NEEDS[attempt["stage"]]]
     out_of_turn = any(need in ("failed", "void") for need in needs)
-    if isinstance(fate, Ended) and fate.cause == "lost":  # the run's process died in an earlier stage
-        out_of_turn = out_of_turn or any(
-            status == "failed" for (run_id, _), status in statuses.items() if run_id == attempt["run_id"]
-        )
+    died = (
+        isinstance(fate, Ended)
+        and fate.cause == "lost"
+        and any(status == "failed" for (run_id, _), status in statuses.items() if run_id == attempt["run_id"])
+    )  # the run's process, in an earlier stage
+    if attempt["status"] == "submitted" and died and not out_of_turn:
+        directory = opened.root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"])
+        rundir.write_json(directory.verdict, {"status": "void", "message": "its run had ended before its turn"})
+        out_of_turn = True
     if attempt["status"] == "submitted" and out_of_turn:
         opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
         statuses[attempt["run_id"], attempt["stage"]] = "void"

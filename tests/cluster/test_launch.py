@@ -5,6 +5,7 @@ import pytest
 from cluster import cost, launch, manifest, plan, site
 from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.ledger import Ledger
+from cluster.retry import Adjustment
 from cluster.rundir import OutputRoot
 
 RECORDED = Path(__file__).parent / "delftblue.sbatch"
@@ -110,3 +111,36 @@ def test_a_users_prologue_may_extend_ours(root, tmp_path):
     lines = launch.prologue(SLURM.model_copy(update={"prologue": str(template), "modules": ("a b",)}), root)
     assert lines[-1] == "module load 'a b'"
     assert any("HF_HUB_OFFLINE=1" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo Submitted, somehow",
+        "echo 'sbatch: warning: odd' >&2; echo 'job seventeen'",
+        "echo Killed >&2; exit 137",
+        "exit 1",
+    ],
+)
+def test_an_answer_that_is_not_sbatchs_refusal_is_none(ledger, root, runs, tmp_path, sbatch, script):
+    sbatch(script)
+    with pytest.raises(SlurmSilent):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+
+
+def test_where_all_nodes_are_excluded_any_will_do(ledger, root, runs, tmp_path, sbatch):
+    words = "Batch job submission failed: Requested node configuration is not available"
+    sbatch(f"grep -q exclude $2 && {{ echo 'sbatch: error: {words}' >&2; exit 1; }}; echo 41")
+    item = plan.item(runs[0], runs[0].stages, {}, cost.Measured(1e12), Adjustment(exclude=("n1",)))
+    arrays = plan.arrange([item], {runs[0].id: runs[0]}, SLURM)
+    launch.record_runs(ledger, root, runs[:1], "2026-01-01")
+    assert launch.submit(ledger, root, arrays, SLURM, ORIGIN, tmp_path / "logs") == ["41"]
+
+
+def test_an_intent_that_cannot_be_recorded_leaves_no_file(ledger, root, runs, tmp_path, sbatch, monkeypatch):
+    sbatch("echo 41")
+    monkeypatch.setattr(Ledger, "record_submission", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert root.tokens() == set()

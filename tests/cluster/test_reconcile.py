@@ -267,6 +267,11 @@ def test_a_stage_that_had_no_turn_because_its_run_was_killed_has_not_failed(ledg
     reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "COMPLETED")]))
     assert statuses(ledger, packs[0][0]) == ["completed", "completed", "failed", "eligible"]
     assert causes(ledger, packs[0][1])[0] == "lost", "a run of which nothing was begun is not passed over in silence"
+    again = Ledger(root.path / "again.db")
+    reconcile.rebuild(again, root)
+    assert again.open_submissions() == [], "it is known from the files alone"
+    assert statuses(again, packs[0][0]) == statuses(ledger, packs[0][0])
+    again.close()
 
 
 def test_a_requeue_at_the_time_limit_is_marked_as_such_by_the_pack(ledger, root, runs):

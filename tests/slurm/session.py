@@ -197,7 +197,8 @@ def finish(session: Session, seconds: float) -> int:
 
 
 def without_time(text: str) -> dict:
-    return {key: value for key, value in json.loads(text).items() if key != "as_of"}
+    """What a status says of the runs, without when and whether SLURM was asked."""
+    return {key: value for key, value in json.loads(text).items() if key not in ("as_of", "slurm")}
 
 
 if __name__ == "__main__":
