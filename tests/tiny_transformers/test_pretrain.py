@@ -113,7 +113,8 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert outcome.metrics["parameters"] == architecture.num_parameters(job.config.model)
     assert outcome.metrics["tokens"] == curve(job)[-2]["tokens"] > 60 * 16 * 7
     assert set(outcome.metrics) == {
-        "steps", "tokens", "tokens_per_second", "seconds", "peak_memory_mb", "parameters", "device",
+        "steps", "tokens", "tokens_per_second", "seconds", "peak_memory_mb", "micro_batch_tokens",
+        "parameters", "device",
     }  # fmt: skip
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
     assert outcome.data == {file: hashlib.sha256((job.root / file).read_bytes()).hexdigest() for file in files}
