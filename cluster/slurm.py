@@ -69,11 +69,6 @@ class Job:
             return "out_of_memory"  # a cgroup kills with SIGKILL, and not every site's SLURM says why
         return CAUSES.get(self.state, "lost")
 
-    @property
-    def index(self) -> int:
-        """Its place in its array; a job that is no array is pack 0."""
-        return int(self.key.partition("_")[2] or 0)
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -150,13 +145,17 @@ class Slurm:
             return None
         rows = [line.split("|") for line in shown.splitlines()]
         if not account and len(rows) > 1:  # SLURM takes the default account, which is asked for only then
-            default = (_ask("sacctmgr", "-n", "-P", "show", "user", _user(), "format=defaultaccount") or "").strip()
-            rows = [row for row in rows if row[0] == default]
+            default = _ask("sacctmgr", "-n", "-P", "show", "user", _user(), "format=defaultaccount")
+            if default is None:
+                return None
+            rows = [row for row in rows if row[0] == default.strip()]
         found = [_limits(row[3:5], row[5:7], row[7]) for row in rows]
         quality = qos or next((row[2] for row in rows if row[2]), None)
         if quality:
             fields = "maxsubmitjobsperuser,maxsubmitjobsperaccount,maxjobsperuser,maxjobsperaccount,maxwall"
-            text = _ask("sacctmgr", "-n", "-P", "show", "qos", quality, f"format={fields}") or ""
+            text = _ask("sacctmgr", "-n", "-P", "show", "qos", quality, f"format={fields}")
+            if text is None:
+                return None
             found += [_limits(row[:2], row[2:4], row[4]) for row in (line.split("|") for line in text.splitlines())]
         return Limits(
             _least(each.max_submit for each in found),

@@ -112,3 +112,10 @@ esac""",
     assert Slurm().limits("research", None) == slurm.Limits(20, 4, 120)
     client("sacctmgr", "exit 1")
     assert Slurm().limits("research", None) is None
+
+
+@pytest.mark.parametrize("silent", ["*qos*", "*defaultaccount*"])
+def test_limits_of_which_a_part_is_not_known_are_not_known(client, silent):
+    rows = "echo 'innovation|root|gold|11||1||'; echo 'research|root|||||'"
+    client("sacctmgr", f'case "$*" in *assoc*) {rows};; {silent}) exit 1;; *) echo innovation;; esac')
+    assert Slurm().limits(None, None) is None
