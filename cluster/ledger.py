@@ -312,11 +312,6 @@ class Ledger:
     def tokens(self) -> set[str]:
         return {row["token"] for row in self.db.query("SELECT token FROM submission")}
 
-    def packs(self, token: str) -> int:
-        """How many packs a submission has."""
-        (row,) = self.db.query("SELECT count(DISTINCT task) AS packs FROM attempt WHERE token = ?", [token])
-        return int(row["packs"])
-
     def attempts_in(self, token: str) -> list[dict[str, Any]]:
         """Of a submission, in the order of their pack, run and stage."""
         return list(self.db.query("SELECT * FROM attempt WHERE token = ? ORDER BY task, rowid", [token]))

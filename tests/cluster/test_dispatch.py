@@ -2,10 +2,8 @@
 
 import pytest
 
-from cluster import cost, dispatch, launch, manifest, plan, rundir
+from cluster import cost, dispatch, launch, rundir
 from cluster.errors import BreakerOpen, InputError
-from cluster.ledger import Ledger
-from cluster.rundir import OutputRoot
 from cluster.site import Rule, Site
 from cluster.slurm import Job, Limits
 
@@ -29,23 +27,6 @@ class FakeSlurm:
     def limits(self, account, qos):
         assert (account, qos) == ("acc", None)
         return self._limits
-
-
-@pytest.fixture
-def root(tmp_path):
-    return OutputRoot(tmp_path / "output")
-
-
-@pytest.fixture
-def ledger(root):
-    opened = Ledger(root.ledger)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def runs(manifest_file):
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
 
 
 def ask(runs, slurm, site=SITE, **words):

@@ -2,30 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cost, launch, manifest, plan, site
+from cluster import cost, launch, plan, site
 from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.ledger import Ledger
 from cluster.retry import Adjustment
 from cluster.rundir import OutputRoot
 
 RECORDED = Path(__file__).parent / "delftblue.sbatch"
-
-
-@pytest.fixture
-def root(tmp_path):
-    return OutputRoot(tmp_path / "output")
-
-
-@pytest.fixture
-def ledger(root):
-    opened = Ledger(root.ledger)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def runs(manifest_file):
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
 
 
 def arrange(runs, where):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cluster import manifest, plan, rundir
+from cluster import rundir
 from cluster.errors import LedgerBusy
 from cluster.ledger import Ledger, locked
 
@@ -75,18 +75,6 @@ def test_commands_load_no_torch():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    opened = Ledger(tmp_path / "ledger.db")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def runs(manifest_file):
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
 
 
 def attempts(ledger, run, **statuses):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster import cost, launch, manifest, plan, reconcile, rundir, site, tables
+from cluster import cost, launch, plan, reconcile, rundir, site, tables
 from cluster.ledger import Ledger
 from cluster.measure import measured
 from cluster.rundir import OutputRoot
@@ -13,16 +13,6 @@ GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100
 
 
 ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return OutputRoot(tmp_path / "output")
-
-
-@pytest.fixture
-def runs(manifest_file):
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
 
 
 def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp")):

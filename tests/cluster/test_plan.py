@@ -17,11 +17,6 @@ ROOT = Path(__file__).parents[2]
 SITE = site.Site(name="test", scheduler="slurm", cpus=8, memory_per_cpu=4000)
 
 
-@pytest.fixture
-def runs(manifest_file):
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
-
-
 def test_a_run_of_two_studies_is_planned_once(runs):
     assert len(runs) == 7
     assert [run.studies for run in runs if len(run.studies) > 1] == [("first", "second")]

@@ -9,7 +9,6 @@ import pytest
 
 from cluster import cost, launch, manifest, plan, reconcile, rundir, site
 from cluster.ledger import Ledger
-from cluster.rundir import OutputRoot
 from cluster.slurm import Job
 
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
@@ -31,18 +30,6 @@ class FakeSlurm:
         if self.past is None:
             return None
         return {job.key: job for job in self.past if job.name in list(names)}
-
-
-@pytest.fixture
-def root(tmp_path):
-    return OutputRoot(tmp_path / "output")
-
-
-@pytest.fixture
-def ledger(root):
-    with_runs = Ledger(root.ledger)
-    yield with_runs
-    with_runs.close()
 
 
 @pytest.fixture
