@@ -460,9 +460,11 @@ def _settle_by_pack(opened: Open, attempt: dict[str, Any], fate: Fate, statuses:
     )  # the run's process, in an earlier stage
     if attempt["status"] == "submitted" and died and not out_of_turn:
         directory = opened.root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"])
-        rundir.write_json(directory.verdict, {"status": "void", "message": "its run had ended before its turn"})
-        out_of_turn = True
-    if attempt["status"] == "submitted" and out_of_turn:
+        verdict = {"status": "void", "message": "its run had ended before its turn"}
+        rundir.write_json(directory.verdict, verdict)
+        opened.put(attempt, **_said(verdict), job=None)
+        statuses[attempt["run_id"], attempt["stage"]] = "void"
+    elif attempt["status"] == "submitted" and out_of_turn:
         opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
         statuses[attempt["run_id"], attempt["stage"]] = "void"
     elif isinstance(fate, Alive):

@@ -258,6 +258,8 @@ def test_a_stage_that_had_no_turn_because_its_run_was_killed_has_not_failed(ledg
     reconcile.rebuild(again, root)
     assert again.open_submissions() == [], "it is known from the files alone"
     assert statuses(again, packs[0][0]) == statuses(ledger, packs[0][0])
+    key = (packs[0][0], "superglue", 1)
+    assert again.attempt(*key) == ledger.attempt(*key), "to the last word"
     again.close()
 
 
