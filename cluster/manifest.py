@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.errors import InputError, did_you_mean
 from cluster.site import Cause, Rule
 from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, Data, RunConfig, Train
+from tiny_transformers.config import DEFAULT_STAGES, NEEDS, STAGES, Data, RunConfig, Train, misfit
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
@@ -248,7 +248,7 @@ def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
 def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
     study, where = manifest.studies[name], f"studies.{name}"
     seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
-    stages = _stages(study.get("stages") or _default(manifest, "stages", list(STAGES)), where)
+    stages = _stages(study.get("stages") or _default(manifest, "stages", list(DEFAULT_STAGES)), where)
     own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     for combination in _combinations(study, where):
@@ -262,6 +262,8 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
                 config = config.model_copy(update={"seed": seed})
             else:
                 config = _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where)
+                if wrong := misfit(config, stages):
+                    raise InputError(f"{where}: {wrong}. Lower it, or leave the stage out.")
             yield Cell(name, model, config, stages)
 
 

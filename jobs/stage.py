@@ -34,6 +34,8 @@ RUNNERS = {  # stage -> the module whose `run` does it
     "add_tokenizer": "tiny_transformers.tokenizer",
     "blimp": "tiny_transformers.evaluation.blimp",
     "superglue": "tiny_transformers.evaluation.superglue",
+    "lambada": "tiny_transformers.evaluation.lambada",
+    "speed": "tiny_transformers.evaluation.speed",
 }
 HEARTBEAT = 10.0  # seconds
 STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them

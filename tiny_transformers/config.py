@@ -13,12 +13,16 @@ from pydantic import Field, PositiveInt, model_validator
 from tiny_transformers.architecture import Model, Probability, Settings
 
 RECIPE = 2  # raised when the same settings would give another result: it is part of every run id
-STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
+STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "speed")
+DEFAULT_STAGES = STAGES[:4]  # of a study that names none
+ALONE = ("speed",)  # what is measured with nothing else on the device: after all else of a pack, one run at a time
 NEEDS: dict[str, tuple[str, ...]] = {  # a stage -> the stages that must have completed before it
     "pretrain": (),
     "add_tokenizer": ("pretrain",),
     "blimp": ("add_tokenizer",),
     "superglue": ("add_tokenizer",),
+    "lambada": ("add_tokenizer",),
+    "speed": ("pretrain",),
 }
 
 
@@ -28,7 +32,7 @@ def needed_by(stages: Iterable[str]) -> set[str]:
     return needs | needed_by(needs) if needs else needs
 
 
-Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue"]
+Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "speed"]
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
 
 
@@ -57,8 +61,11 @@ class Train(Settings):
 
 
 class Blimp(Settings):
+    data: Literal["filtered", "full"] = "filtered"  # BabyLM 2023's 17 tasks, or BLiMP's 67 paradigms
     start_token: Literal["bos", "eos"] = "bos"  # decoders: the context of the first token; BabyLM 2023 took eos
     leading_space: bool = True  # " " + sentence, as BabyLM 2023
+    normalisation: Literal["none", "tokens", "characters"] = "none"  # what a sentence's log-likelihood is divided by
+    pll: Literal["original", "word_l2r"] = "original"  # encoders: Salazar et al. 2020, or Kauf and Ivanova 2023
 
 
 class Superglue(Settings):
@@ -72,12 +79,33 @@ class Superglue(Settings):
     patience: PositiveInt = 10  # evaluations without an improvement of `threshold`
     threshold: Annotated[float, Field(ge=0)] = 0.001
     max_length: PositiveInt = 128  # tokens
+    seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
+    select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
+
+
+class Lambada(Settings):
+    start_token: Literal["bos", "eos", "none"] = "bos"  # decoders: what stands before the passage; lm-eval: none
+    passages: PositiveInt | None = 1_000  # encoders: so many, evenly spaced, get a pseudo-perplexity; null: all
+
+
+class Speed(Settings):
+    """The inference study."""
+
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8, 64, 512)
+    tokens: PositiveInt = 256  # of an encoded sequence
+    prompt_tokens: PositiveInt = 16  # decoders: what generation begins with
+    new_tokens: PositiveInt = 64  # decoders: generated, greedily
+    warmup: PositiveInt = 3  # passes that are not counted
+    repetitions: PositiveInt = 10  # passes that are
 
 
 class Evaluation(Settings):
     limit: PositiveInt | None = None  # rows used of each file, evenly spaced; null: all
+    precision: Literal["float32", "bfloat16"] = "float32"  # of what is not trained: blimp, lambada, speed
     blimp: Blimp = Blimp()
     superglue: Superglue = Superglue()
+    lambada: Lambada = Lambada()
+    speed: Speed = Speed()
 
 
 class RunConfig(Settings):
@@ -91,16 +119,34 @@ class RunConfig(Settings):
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
     recipe: int = RECIPE
 
+    @property
+    def positions(self) -> int:
+        """Tokens that the model can see at once; RoBERTa counts from its padding position."""
+        return self.model.max_position_embeddings - (self.model.family == "roberta")
+
     @model_validator(mode="after")
     def _story_fits_model(self) -> RunConfig:
-        positions = self.model.max_position_embeddings - (self.model.family == "roberta")
         for name, length in (
             ("data.max_length", self.data.max_length),
             ("evaluation.superglue.max_length", self.evaluation.superglue.max_length),
         ):
-            if length > positions:
-                raise ValueError(f"{name} {length} exceeds the model's {positions} positions")
+            if length > self.positions:
+                raise ValueError(f"{name} {length} exceeds the model's {self.positions} positions")
+        if self.data.source == "builtin" and self.evaluation.blimp.data == "full":
+            raise ValueError("evaluation.blimp.data: the builtin data has no full BLiMP; write filtered")
         return self
+
+
+def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
+    """What of these stages the model cannot do, in words: which it is depends on more than the settings."""
+    speed = config.evaluation.speed
+    longest = {"tokens": speed.tokens}
+    if config.model.family == "gpt_neo":
+        longest["prompt_tokens + new_tokens"] = speed.prompt_tokens + speed.new_tokens
+    for name, length in longest.items():
+        if "speed" in stages and length > config.positions:
+            return f"evaluation.speed.{name} {length} exceeds the model's {config.positions} positions"
+    return None
 
 
 def micro_batch_is_free(config: RunConfig) -> bool:
@@ -127,13 +173,42 @@ BUILTIN_BLIMP_TASKS = (
 )  # fmt: skip
 BUILTIN_SUPPLEMENT_TASKS = ("subject_aux_inversion",)
 BUILTIN_SUPERGLUE_TASKS: tuple[Task, ...] = ("cola", "sst2", "rte")
+# Warstadt et al. 2020, the names of the files of their repository and of the configurations on the hub.
+BLIMP_PARADIGMS = (
+    "adjunct_island", "anaphor_gender_agreement", "anaphor_number_agreement", "animate_subject_passive",
+    "animate_subject_trans", "causative", "complex_NP_island",
+    "coordinate_structure_constraint_complex_left_branch", "coordinate_structure_constraint_object_extraction",
+    "determiner_noun_agreement_1", "determiner_noun_agreement_2", "determiner_noun_agreement_irregular_1",
+    "determiner_noun_agreement_irregular_2", "determiner_noun_agreement_with_adj_2",
+    "determiner_noun_agreement_with_adj_irregular_1", "determiner_noun_agreement_with_adj_irregular_2",
+    "determiner_noun_agreement_with_adjective_1", "distractor_agreement_relational_noun",
+    "distractor_agreement_relative_clause", "drop_argument", "ellipsis_n_bar_1", "ellipsis_n_bar_2",
+    "existential_there_object_raising", "existential_there_quantifiers_1", "existential_there_quantifiers_2",
+    "existential_there_subject_raising", "expletive_it_object_raising", "inchoative", "intransitive",
+    "irregular_past_participle_adjectives", "irregular_past_participle_verbs",
+    "irregular_plural_subject_verb_agreement_1", "irregular_plural_subject_verb_agreement_2",
+    "left_branch_island_echo_question", "left_branch_island_simple_question",
+    "matrix_question_npi_licensor_present", "npi_present_1", "npi_present_2", "only_npi_licensor_present",
+    "only_npi_scope", "passive_1", "passive_2", "principle_A_c_command", "principle_A_case_1", "principle_A_case_2",
+    "principle_A_domain_1", "principle_A_domain_2", "principle_A_domain_3", "principle_A_reconstruction",
+    "regular_plural_subject_verb_agreement_1", "regular_plural_subject_verb_agreement_2",
+    "sentential_negation_npi_licensor_present", "sentential_negation_npi_scope", "sentential_subject_island",
+    "superlative_quantifiers_1", "superlative_quantifiers_2", "tough_vs_raising_1", "tough_vs_raising_2",
+    "transitive", "wh_island", "wh_questions_object_gap", "wh_questions_subject_gap",
+    "wh_questions_subject_gap_long_distance", "wh_vs_that_no_gap", "wh_vs_that_no_gap_long_distance",
+    "wh_vs_that_with_gap", "wh_vs_that_with_gap_long_distance",
+)  # fmt: skip
 
 TRAIN_STORIES = "tinystories/train.jsonl"
 VALIDATION_STORIES = "tinystories/validation.jsonl"
+LAMBADA = "lambada/lambada_test.jsonl"
 
 
-def blimp_files(data: Data) -> dict[str, str]:
-    """Task -> its file below DATA_ROOT; BLiMP's groups first, then BabyLM's supplement."""
+def blimp_files(data: Data, which: Literal["filtered", "full"] = "filtered") -> dict[str, str]:
+    """Task -> its file below DATA_ROOT; BLiMP's groups first, then BabyLM's supplement. Of the full BLiMP a task is a
+    paradigm, and there is no supplement."""
+    if which == "full":
+        return {paradigm: f"blimp/{paradigm}.jsonl" for paradigm in BLIMP_PARADIGMS}
     builtin = data.source == "builtin"
     blimp = BUILTIN_BLIMP_TASKS if builtin else BLIMP_TASKS
     supplement = BUILTIN_SUPPLEMENT_TASKS if builtin else SUPPLEMENT_TASKS
@@ -159,7 +234,9 @@ def required_files(config: RunConfig, stages: tuple[str, ...] = STAGES) -> list[
     files = {
         "pretrain": [TRAIN_STORIES, VALIDATION_STORIES, tokenizer],
         "add_tokenizer": [tokenizer, VALIDATION_STORIES],
-        "blimp": list(blimp_files(config.data).values()),
+        "blimp": list(blimp_files(config.data, config.evaluation.blimp.data).values()),
         "superglue": [file for task in superglue_tasks(config) for file in superglue_files(task).values()],
+        "lambada": [LAMBADA],
+        "speed": [],
     }
     return list(dict.fromkeys(file for stage in stages for file in files[stage]))

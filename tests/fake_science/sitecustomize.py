@@ -1,4 +1,4 @@
-"""Puts stand-ins for the four stages into every Python process that has this folder on its PYTHONPATH, so that the
+"""Puts stand-ins for the stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
 {"run id or *": {"stage": "fail" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | seconds it takes}}.
 Asked to stop, a stage that hangs completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one
@@ -76,6 +76,8 @@ for _stage, _name in {
     "add_tokenizer": "tiny_transformers.tokenizer",
     "blimp": "tiny_transformers.evaluation.blimp",
     "superglue": "tiny_transformers.evaluation.superglue",
+    "lambada": "tiny_transformers.evaluation.lambada",
+    "speed": "tiny_transformers.evaluation.speed",
 }.items():
     _module = types.ModuleType(_name)
     _module.run = _run_of(_stage)

@@ -49,7 +49,7 @@ class Result:
 
 def run(work: Work) -> Outcome:
     """Score every task of the data with the model and the tokenizer of `work.model_dir`."""
-    files = config.blimp_files(work.config.data)
+    files = config.blimp_files(work.config.data, work.config.evaluation.blimp.data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = [read_pairs(work.root / file, task, tokenizer, work.config) for task, file in files.items()]
     fingerprints = {file: data.fingerprint(work.root / file) for file in files.values()}
@@ -74,7 +74,7 @@ def read_pairs(path: Path, task: str, tokenizer: Any, run_config: config.RunConf
     rows = data.sample(read_texts(path, FIELDS), run_config.evaluation.limit)
     different = [row for row in rows if row[FIELDS[0]] != row[FIELDS[1]]]
     sequences = _tokenise([row[field] for row in different for field in FIELDS], tokenizer, run_config)
-    longest = run_config.model.max_position_embeddings - (run_config.model.family == "roberta")
+    longest = run_config.positions
     fitting = [pair for pair in zip(sequences[::2], sequences[1::2], strict=True) if max(map(len, pair)) <= longest]
     pairs = Pairs(
         task, [s for pair in fitting for s in pair], len(rows) - len(different), len(different) - len(fitting)
