@@ -23,9 +23,13 @@ LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_
 VALIDATION_STORIES = {"files": 21_990, "builtin": 300}
 SENTENCE_TOKENS = 11
 TASK_PAIRS = {"files": 63_280 / 17, "builtin": 200}  # pairs of a BLiMP task, on average
+FULL_PAIRS = 1_000  # of a paradigm of the full BLiMP
 TRAIN_ROWS = {"files": 40_000, "builtin": 600}  # of a fine-tuning task, on average
 VALIDATION_ROWS = {"files": 2_500, "builtin": 150}
 ROW_TOKENS = {"files": 60, "builtin": 20}
+PASSAGES = {"files": 5_153, "builtin": 200}  # of LAMBADA
+PASSAGE_TOKENS = {"files": 94, "builtin": 40}
+TARGET_TOKENS = 2.0  # of the last word
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
@@ -113,7 +117,7 @@ def training_flops(config: RunConfig) -> float:
 
 def flops(config: RunConfig, stage: str) -> float:
     """FLOPs of one stage, from the settings and the usual size of the data."""
-    if stage not in ("pretrain", "blimp", "superglue"):
+    if stage == "add_tokenizer":
         return 0.0
     # As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many.
     forward = flops_per_token(config.model, training=True)
@@ -128,16 +132,29 @@ def flops(config: RunConfig, stage: str) -> float:
         validated = min(VALIDATION_STORIES[source], train.eval_stories or VALIDATION_STORIES[source])
         return 3.0 * forward * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
     if stage == "blimp":
-        sentences = 2 * sum(limited(TASK_PAIRS[source]) for _ in blimp_files(config.data))
+        full = evaluation.blimp.data == "full"
+        pairs = FULL_PAIRS if full else TASK_PAIRS[source]
+        sentences = 2 * sum(limited(pairs) for _ in blimp_files(config.data, evaluation.blimp.data))
         masks = SENTENCE_TOKENS if config.model.family == "roberta" else 1  # pseudo-log-likelihood: one at a time
         return 1.0 * forward * sentences * SENTENCE_TOKENS * masks
+    head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model
+    if stage == "lambada":
+        passages, length = limited(PASSAGES[source]), PASSAGE_TOKENS[source]
+        if config.model.family == "gpt_neo":
+            return 1.0 * forward * passages * length
+        whole = min(passages, evaluation.lambada.passages or passages) * length  # masks, one at a time
+        return ((forward - head) * length + head) * (passages * TARGET_TOKENS + whole)
+    if stage == "speed":
+        speed = evaluation.speed
+        passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
+        generated = speed.prompt_tokens + speed.new_tokens if config.model.family == "gpt_neo" else 0
+        return passes * rows * ((forward - head) * speed.tokens + forward * generated)
     settings, tokens = evaluation.superglue, ROW_TOKENS[source]
-    head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model, which is not asked
     train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
     evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
     trained = 3.0 * (forward - head) * train_rows * tokens
     evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
-    return (trained + evaluated) * len(superglue_tasks(config))
+    return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
 
 
 def _estimate(config: RunConfig, stages: tuple[str, ...], measured: Measured) -> float:

@@ -20,11 +20,12 @@ from typing import Any
 from cluster import reconcile, rundir
 from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.ledger import Ledger
-from cluster.plan import Array, Item, Run
+from cluster.plan import Array, Pack, Run
 from cluster.render import render
 from cluster.rundir import OutputRoot
 from cluster.site import Site
 from jobs import pack
+from tiny_transformers.config import ALONE
 
 SBATCH_TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
 PICKLE = "pack.pkl"  # one for all tasks of an array
@@ -155,7 +156,7 @@ def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Ori
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
         "requeues": site.requeues,
-        "packs": [[_described(item) for item in pack.items] for pack in array.packs],
+        "packs": [_described(pack) for pack in array.packs],
     }
 
 
@@ -172,9 +173,18 @@ def origin_of(site: Site, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _described(item: Item) -> dict[str, Any]:
-    smaller = {"micro_batch_tokens": item.micro_batch_tokens} if item.micro_batch_tokens else {}
-    return {"run_id": item.run_id, "stages": item.stages, **smaller}
+def _described(pack: Pack) -> list[dict[str, Any]]:
+    """What the children of a pack are told: of each run what may share the device, then what must be `alone` on it."""
+    together, alone = [], []
+    for item in pack.items:
+        smaller = {"micro_batch_tokens": item.micro_batch_tokens} if item.micro_batch_tokens else {}
+        sharing = [stage for stage in item.stages if stage[0] not in ALONE]
+        if sharing:
+            together.append({"run_id": item.run_id, "stages": sharing, **smaller})
+        if len(sharing) < len(item.stages):
+            rest = [stage for stage in item.stages if stage[0] in ALONE]
+            alone.append({"run_id": item.run_id, "stages": rest, "alone": True})
+    return together + alone
 
 
 def script(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:

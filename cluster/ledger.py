@@ -5,6 +5,7 @@ since SQLite's WAL does not work over a network."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 from cluster import rundir
 from cluster.errors import LedgerBusy
 from cluster.plan import Run, StageState
-from tiny_transformers.config import NEEDS, RunConfig
+from tiny_transformers.config import ALONE, NEEDS, RunConfig
 
 
 @contextmanager
@@ -39,6 +40,7 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
+DISTINCTIVE = 1_000  # rows that scores must be of, in sum, so that equal ones are no accident
 TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
 
@@ -118,6 +120,13 @@ def m003_sizes(db: Database) -> None:
                "memory": int, "seconds": float}  # fmt: skip
     for name, kind in columns.items():
         db.table("submission").add_column(name, kind)
+
+
+@migrate()
+def m004_scores(db: Database) -> None:
+    """A digest of a stage run's scores, to find runs that have the same ones."""
+    db.table("attempt").add_column("scores", str)
+    db.execute("CREATE INDEX idx_attempt_scores ON attempt (scores, status, run_id) WHERE scores IS NOT NULL")
 
 
 class Ledger:
@@ -419,6 +428,10 @@ class Ledger:
         }
         for table, rows in tables.items():
             self.db.table(table).insert_all((key | row for row in rows), replace=True)
+        self._execute(
+            "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)",
+            [_digest(stage, tables["score"]), run_id, stage, number],
+        )
 
     # what others read
 
@@ -446,6 +459,25 @@ class Ledger:
                 "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY rowid"
             )
         )
+
+    def identical_scores(self) -> list[tuple[str, list[str]]]:
+        """Groups of runs whose scores at a stage are the same to the last digit, with the stage: one model trained
+        twice under two names, or scores that do not depend on the model. Runs that differ in their evaluation only
+        may have them."""
+        rows = self.db.query(
+            "SELECT scores, stage, run_id, config FROM attempt JOIN run ON id = run_id WHERE status = 'completed' AND "
+            "scores IN (SELECT scores FROM attempt WHERE scores IS NOT NULL AND status = 'completed' "
+            "GROUP BY scores HAVING count(DISTINCT run_id) > 1) ORDER BY attempt.rowid"
+        )
+        groups: dict[str, tuple[str, dict[str, set[str]]]] = {}
+        for row in rows:
+            trained = json.dumps({**json.loads(row["config"]), "evaluation": None}, sort_keys=True)
+            groups.setdefault(row["scores"], (row["stage"], {}))[1].setdefault(trained, set()).add(row["run_id"])
+        return [
+            (stage, sorted(set[str]().union(*trainings.values())))
+            for stage, trainings in groups.values()
+            if len(trainings) > 1
+        ]
 
     def code_versions(self) -> dict[str, int]:
         """Digest of the science's source -> stage runs whose newest attempt was completed with it; empty if all are of
@@ -534,6 +566,14 @@ _NEWEST = (
     "FROM (SELECT rowid, * FROM attempt"
 )
 _NEWEST_END = ") AS attempt WHERE status != 'void') WHERE place = 1"
+
+
+def _digest(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
+    """Of the scores of a stage; None if they are few enough to be alike by chance, or are times."""
+    if stage in ALONE or sum(score["n"] for score in scores) < DISTINCTIVE:
+        return None
+    told = sorted((score["task"], score["metric"], score["value"], score["n"]) for score in scores)
+    return hashlib.sha256(json.dumps([stage, told]).encode()).hexdigest()[:16]
 
 
 def _stage_runs(stages: Sequence[str], newest: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from cluster import cost
 from cluster.cost import Figure
 from cluster.ledger import Ledger
 from cluster.site import Site
-from tiny_transformers.config import STAGES, RunConfig
+from tiny_transformers.config import ALONE, STAGES, RunConfig
 
 NEWEST = 2_000  # attempts of each stage that are looked at
 
@@ -70,8 +70,11 @@ class _Attempt:
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
         if row["micro_batch_tokens"] not in (None, self.config.train.micro_batch_tokens):
             self.peak = None  # with a smaller micro-batch, after it had run out of memory
+        if self.stage in ALONE:
+            self.peak = None  # it has all the memory there is, and limits nobody's slots
         self.tokens_per_second = row["tokens_per_second"]
-        self.together = max(1, min(row["slots"] or 1, row["runs"]))  # runs that shared the pack
+        # runs that shared the pack
+        self.together = 1 if self.stage in ALONE else max(1, min(row["slots"] or 1, row["runs"]))
 
     def speed(self) -> float | None:
         """FLOP/s of the pack; None where the time says nothing of it."""

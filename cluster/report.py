@@ -51,6 +51,8 @@ COLUMNS = (
     Column("BLiMP", "blimp", "blimp", "accuracy"),
     Column("suppl.", "blimp", "supplement", "accuracy"),
     Column("(Super)GLUE", "superglue", "average", "main"),
+    Column("LAMBADA", "lambada", "last_word", "accuracy"),
+    Column("LAMBADA ppl.", "lambada", "passage", "perplexity", percent=False),
 )
 
 
@@ -209,6 +211,7 @@ def _flags(ledger: Ledger) -> list[RenderableType]:
         counted = Counter(row["name"] for row in rows).most_common()
         flagged = {f"{len(flagged):,} runs": [f"{check} ({number:,})" for check, number in counted]}
     lines = [Text(f"flagged: {name}: {', '.join(checks)}", style="yellow") for name, checks in flagged.items()]
+    lines += [Text(f"flagged: {told}", style="yellow") for told in _identical(ledger)]
     versions = ledger.code_versions()
     if len(versions) > 1:
         told = ", ".join(f"{code} ({count:,})" for code, count in versions.items())
@@ -216,6 +219,16 @@ def _flags(ledger: Ledger) -> list[RenderableType]:
             Text(f"flagged: completed stage runs are of {len(versions)} versions of the code: {told}", style="yellow")
         )
     return list(lines)
+
+
+def _identical(ledger: Ledger) -> list[str]:
+    """Check `identical_scores`: runs that were trained differently and score the same to the last digit."""
+    told = []
+    for stage, run_ids in ledger.identical_scores():
+        names = [f"{name} ({run_id})" for run_id, name in ledger.names(run_ids).items()]
+        more = f" and {len(names) - FLAGGED:,} more" if len(names) > FLAGGED else ""
+        told.append(f"{stage}: identical_scores: {', '.join(names[:FLAGGED])}{more}")
+    return told
 
 
 def _table(title: str) -> Table:
@@ -229,10 +242,12 @@ def score_table(ledger: Ledger) -> Table:
     table = _table("scores (accuracies and averages in %, losses in nats)")
     table.add_column("run")
     table.add_column("parameters", justify="right")
-    for column in COLUMNS:
+    rows = summary(ledger)
+    columns = _with_values(rows)
+    for column in columns:
         table.add_column(column.title, justify="right")
-    for row in summary(ledger):
-        cells = [_cell(row[column.title], column) for column in COLUMNS]
+    for row in rows:
+        cells = [_cell(row[column.title], column) for column in columns]
         table.add_row(Text(row["run"], overflow="fold"), f"{row['parameters']:,}", *cells)
     return table
 
@@ -260,7 +275,7 @@ def write(ledger: Ledger, folder: Path) -> list[Path]:
         for row in ledger.scores()
     ]
     files = {
-        "report.md": _markdown(rows, names.values()),
+        "report.md": _markdown(rows, names.values(), _failed_checks(ledger)),
         "summary.csv": _csv(rows),
         "scores.csv": _csv(long),
     }
@@ -275,6 +290,11 @@ def _cell(value: float | None, column: Column) -> str:
     return f"{100 * value:.1f}" if column.percent else f"{value:.3f}"
 
 
+def _with_values(rows: Sequence[dict[str, Any]]) -> list[Column]:
+    """The columns of a table; one for which no run has a value is left out."""
+    return [column for column in COLUMNS if any(row[column.title] is not None for row in rows)]
+
+
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     if rows:
@@ -284,7 +304,20 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _markdown(rows: Sequence[dict[str, Any]], runs: Iterable[dict[str, Any]]) -> str:
+def _failed_checks(ledger: Ledger) -> list[str]:
+    """A line per failed check, and per group of runs with identical scores."""
+    rows = ledger.failed_checks()
+    names = ledger.names(row["run_id"] for row in rows)
+    told = [
+        f"{names[row['run_id']]} ({row['run_id']}): {row['stage']}: {row['name']}: {row['value']}"
+        + (", so the stage failed" if row["blocking"] else "")
+        for row in rows
+    ]
+    return told + _identical(ledger)
+
+
+def _markdown(rows: Sequence[dict[str, Any]], runs: Iterable[dict[str, Any]], failed_checks: Sequence[str]) -> str:
+    columns = _with_values(rows)
     studies: dict[str, list[dict[str, Any]]] = {}
     scored = {row["run_id"]: row for row in rows}
     for run in runs:
@@ -294,10 +327,11 @@ def _markdown(rows: Sequence[dict[str, Any]], runs: Iterable[dict[str, Any]]) ->
         {
             "study": study,
             "rows": [[scored[run["run_id"]]["run"], run["run_id"], f"{run['parameters']:,}",
-                      *(_cell(scored[run["run_id"]][column.title], column) for column in COLUMNS)]
+                      *(_cell(scored[run["run_id"]][column.title], column) for column in columns)]
                      for run in members if run["run_id"] in scored],
             "missing": [run["name"] for run in members if run["run_id"] not in scored],
         }
         for study, members in studies.items()
     ]  # fmt: skip
-    return render("report.md.j2", columns=[column.title for column in COLUMNS], sections=sections)
+    titles = [column.title for column in columns]
+    return render("report.md.j2", columns=titles, sections=sections, failed_checks=failed_checks)

@@ -88,6 +88,13 @@ def completed(run: RunDir, stage: str) -> bool:
     return any((whole(attempt.result) or {}).get("status") == "completed" for attempt in run.attempts(stage))
 
 
+def has_turn(run: RunDir, stage: str) -> bool:
+    """Whether all that a stage needs is completed: here, by an earlier job, or in another part of the pack."""
+    from tiny_transformers.config import NEEDS  # pydantic, which a pack can mostly do without
+
+    return all(completed(run, need) for need in NEEDS[stage])
+
+
 def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, dict[str, Any]]]:
     """The attempts of this life of a task, with their claims."""
     for attempt in run.attempts(stage):
@@ -99,12 +106,8 @@ def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple
 def time_ran_out(run: RunDir, item: Mapping[str, Any], token: str, task: Task, made_with: Mapping[str, Any]) -> None:
     """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
     turn would have come. A stage whose needs failed has no turn."""
-    from tiny_transformers.config import NEEDS  # pydantic, which a pack can mostly do without
-
-    missing: set[str] = set()
     for stage, planned in item["stages"]:
-        if missing & set(NEEDS[stage]):
-            missing.add(stage)
+        if not has_turn(run, stage):
             continue
         open_ones = [pair[0] for pair in claimed(run, stage, token, task.restart) if not has_result(pair[0])]
         message = "stopped before the time limit; it goes on from what it had saved"
@@ -112,8 +115,6 @@ def time_ran_out(run: RunDir, item: Mapping[str, Any], token: str, task: Task, m
             open_ones, message = [attempt], "the pack's time limit came before its turn"
         for attempt in open_ones:
             write_result(attempt, failure("timeout", message), tries=1)
-        if not completed(run, stage):
-            missing.add(stage)
 
 
 def failure(cause: str, message: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -102,10 +102,11 @@ class PackWork:
         self.directory, self.intent, self.index, self.task = directory, intent, index, task
         self.root = OutputRoot(Path(intent["output_root"]))
         self.items: list[dict[str, Any]] = intent["packs"][index]
-        self.slots = min(intent["slots"], len(self.items))
-        self.waiting = list(range(len(self.items)))  # the runs without a child so far, by number
+        self.together = [number for number, item in enumerate(self.items) if not item.get("alone")]
+        self.slots = min(intent["slots"], len(self.together))
+        self.waiting: list[int] = []  # the runs of this phase without a child so far, by number
         self.running: dict[int, int | None] = {}  # run -> its child's pid; None: ended, and being spoken for
-        self.left = set(self.waiting)  # the runs that may have stages without a result
+        self.left = set(range(len(self.items)))  # the runs that may have stages without a result
         self.lock = threading.RLock()  # for the four above; reentrant, since a signal may interrupt another's handler
         self.stopped_by: int | None = None
         self.out_of_patience = False  # the children that are left were killed
@@ -113,16 +114,13 @@ class PackWork:
         self.watch = memory.Watch()
 
     def run(self) -> None:
-        about = f"{len(self.items)} runs, {self.slots} at a time, as {self.task}"
+        alone = [number for number in range(len(self.items)) if number not in self.together]
+        about = f"{len(self.together)} runs, {self.slots} at a time, then {len(alone)} alone, as {self.task}"
         say(f"pack {self.index} of {self.directory.token}: {about}")
         self._record_provenance()
-        idle: queue.SimpleQueue[int] = queue.SimpleQueue()
         with mps.daemon(bool(self.intent.get("site", {}).get("mps")), self.slots) as variables:
-            for slot in range(self.slots):
-                environment = slot_environment(slot, self.slots, self.intent["cpus"], variables)
-                threading.Thread(target=self._work_slot, args=(slot, environment, idle), daemon=True).start()
-            for _ in range(self.slots):
-                idle.get()
+            self._work_through(self.together, self.slots, variables)
+        self._work_through(alone, 1, {})  # what is measured here is to have the device for itself
         if self.stopped_by != signal.SIGTERM:
             self._settle()
 
@@ -149,6 +147,17 @@ class PackWork:
             return True
         self._settle()
         return False
+
+    def _work_through(self, numbers: Sequence[int], slots: int, shared: Mapping[str, str]) -> None:
+        """These runs, so many at a time."""
+        with self.lock:
+            self.waiting = list(numbers)
+        idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(slots):
+            environment = slot_environment(slot, slots, self.intent["cpus"], shared)
+            threading.Thread(target=self._work_slot, args=(slot, environment, idle), daemon=True).start()
+        for _ in range(slots):
+            idle.get()
 
     def _work_slot(self, slot: int, environment: Mapping[str, str], idle: queue.SimpleQueue[int]) -> None:
         # A child inherits what is blocked, and hears a USR2 that comes while it starts as soon as it can answer it.

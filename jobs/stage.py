@@ -24,8 +24,19 @@ from typing import Any
 from cluster import rundir
 from cluster.rundir import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
-from jobs.attempts import STOPPED, claim, completed, has_result, read_intent, say, this_task, whole, write_result
-from tiny_transformers.config import NEEDS, RunConfig, needed_by
+from jobs.attempts import (
+    STOPPED,
+    claim,
+    completed,
+    has_result,
+    has_turn,
+    read_intent,
+    say,
+    this_task,
+    whole,
+    write_result,
+)
+from tiny_transformers.config import RunConfig, needed_by
 from tiny_transformers.provenance import source_digest
 from tiny_transformers.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 
@@ -56,22 +67,21 @@ def main(submission: str, index: str, number: str) -> int:
     task = this_task()
     if task.job.startswith("local-"):  # on a bare machine the job is the pack's process, whose child this one is
         task = replace(task, job=f"local-{os.getppid()}")
-    missing: set[str] = set()  # the stages that did not complete
+    all_completed = True
     for stage, planned in item["stages"]:
-        if missing & set(NEEDS[stage]):
-            missing.add(stage)
+        if not has_turn(run, stage):
+            all_completed = False
             continue
         if STOP.is_set():
             return STOPPED
         attempt = claim(run, stage, planned, directory.token, task, made_with)
         if attempt is None:
-            if not completed(run, stage):
-                missing.add(stage)
+            all_completed &= completed(run, stage)
         elif not attempt_stage(run, stage, attempt, intent, item):
             if not has_result(attempt) and STOP.is_set():
                 return STOPPED
-            missing.add(stage)
-    return 1 if missing else 0
+            all_completed = False
+    return 0 if all_completed else 1
 
 
 def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: dict[str, Any], item: dict[str, Any]) -> bool:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,19 @@ def test_an_intent_that_cannot_be_recorded_leaves_no_file(ledger, root, runs, tm
     with pytest.raises(OSError, match="disk full"):
         submit(ledger, root, runs, SLURM, tmp_path)
     assert root.tokens() == set()
+
+
+def test_a_pack_tells_apart_what_may_share_the_device_and_what_must_be_alone_on_it(root, runs):
+    first, second, *_ = (replace(run, stages=("pretrain", "blimp", "speed")) for run in runs)
+    work = [
+        plan.item(first, first.stages, {}, cost.Measured(1e12)),
+        plan.item(second, ["speed"], {}, cost.Measured(1e12)),
+    ]
+    (array,) = plan.arrange(work, {run.id: run for run in (first, second)}, SLURM)
+    (pack,) = launch.describe(array, SLURM, root, "cafe", ORIGIN)["packs"]
+    told = [(item["run_id"], [stage for stage, _ in item["stages"]], item.get("alone", False)) for item in pack]
+    assert told == [
+        (first.id, ["pretrain", "blimp"], False),
+        (first.id, ["speed"], True),
+        (second.id, ["speed"], True),
+    ]

@@ -3,10 +3,11 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
-from cluster import rundir
+from cluster import plan, rundir
 from cluster.errors import LedgerBusy
 from cluster.ledger import Ledger, locked
 
@@ -132,6 +133,50 @@ def test_a_ledger_of_the_first_version_gains_the_statuses(tmp_path, runs):
     again = Ledger(path)
     assert {state.status for states in again.states().values() for state in states.values()} == {"eligible", "waiting"}
     again.close()
+
+
+def score(ledger, run, stage="blimp", values=(0.5, 0.75), n=600, status="completed"):
+    ledger.put_attempt(run.id, stage, 1, status=status)
+    rows = [{"task": f"task{i}", "metric": "accuracy", "value": value, "n": n} for i, value in enumerate(values)]
+    ledger.put_outcome(run.id, stage, 1, {"scores": rows})
+
+
+def trained(run, **settings):
+    """Another run, which differs in these settings of `train`."""
+    config = run.config.model_copy(update={"train": run.config.train.model_copy(update=settings)})
+    return replace(run, id=plan.identity(config), config=config)
+
+
+def test_runs_that_score_the_same_to_the_last_digit_are_found(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    score(ledger, runs[0])
+    score(ledger, runs[1], values=(0.5, 0.7500001))
+    assert ledger.identical_scores() == []
+    score(ledger, runs[2])
+    score(ledger, runs[3], status="failed")
+    assert ledger.identical_scores() == [("blimp", sorted([runs[0].id, runs[2].id]))]
+
+
+def test_scores_of_few_rows_and_times_may_be_the_same(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    for run in runs[:2]:
+        score(ledger, run, n=10)
+        score(ledger, run, stage="speed")
+    assert ledger.identical_scores() == []
+
+
+def test_one_training_evaluated_in_two_ways_may_score_the_same(ledger, runs):
+    evaluation = runs[0].config.evaluation.model_copy(update={"limit": 7})
+    config = runs[0].config.model_copy(update={"evaluation": evaluation})
+    other = replace(runs[0], id=plan.identity(config), config=config)
+    reseeded = trained(runs[0], learning_rate=0.1)
+    ledger.record_runs([runs[0], other], "2026")
+    score(ledger, runs[0])
+    score(ledger, other)
+    assert ledger.identical_scores() == []
+    ledger.record_runs([reseeded], "2026")
+    score(ledger, reseeded)
+    assert ledger.identical_scores() == [("blimp", sorted([runs[0].id, other.id, reseeded.id]))]
 
 
 def test_several_versions_of_the_code_are_counted_and_one_is_nothing_to_tell(ledger, runs):

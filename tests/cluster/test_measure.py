@@ -51,6 +51,15 @@ def test_other_stages_speed_is_that_of_their_seconds(root, runs):
     assert found.speed(config, "blimp").value == pytest.approx(expected)
 
 
+def test_what_is_alone_on_the_device_is_not_sped_up_by_its_pack_mates_nor_limits_slots(root, runs):
+    found = measured([(finish(root, runs[:2], GPU, stages=("pretrain", "speed")), "measured")], SITE)
+    config = runs[0].config
+    assert found.speed(config, "speed").value == cost.flops(config, "speed") / (100 - cost.STAGE_OVERHEAD)
+    ledger = finish(root, runs[2:3], GPU, stages=("pretrain", "speed"))
+    ledger.put_outcome(runs[2].id, "speed", 1, {"metrics": {"peak_memory_mb": 5_000.0, "device": "NVIDIA A100"}})
+    assert measured([(ledger, "measured")], SITE).peak(runs[2].config) == cost.Figure(900.0, "measured (1)")
+
+
 def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_own_memory(root, runs):
     found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
     other = runs[-1].config

@@ -229,6 +229,50 @@ def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
     assert job.wait(30) == 0
 
 
+def with_speed(submit, *names, **words):
+    """A pack as the login node describes it: what shares the device first, then what is alone on it."""
+    directory = submit(*names, stages=[["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1]], **words)
+    intent = rundir.read_json(directory.submission)
+    intent["packs"][0] += [{"run_id": name, "stages": [["speed", 1]], "alone": True} for name in names]
+    rundir.write_json(directory.submission, intent)
+    return directory
+
+
+def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time(make_run, submit, start, tell, tmp_path):
+    runs = [make_run(name) for name in ("one", "two", "three")]
+    tell(all={"speed": 0.3}, two={"pretrain": 1})
+    assert start(with_speed(submit, "one", "two", "three", slots=3)).wait(60) == 0, log_of(tmp_path)
+    times = [
+        (rundir.read_json(attempt.claim)["time"], rundir.read_json(attempt.result)["ended"])
+        for attempt in sorted(
+            (run.attempt("speed", 1) for run in runs), key=lambda a: rundir.read_json(a.claim)["time"]
+        )
+    ]
+    assert times[0][0] >= max(rundir.read_json(run.attempt("blimp", 1).result)["ended"] for run in runs)
+    assert all(ended <= begun for (_, ended), (begun, _) in zip(times, times[1:], strict=False))
+
+
+def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, submit, start, tell, tmp_path):
+    runs = [make_run(name) for name in ("one", "two")]
+    tell(one={"pretrain": "fail"})
+    assert start(with_speed(submit, "one", "two", slots=2)).wait(40) == 0, log_of(tmp_path)
+    assert [says(run, "speed") for run in runs] == [None, "completed"]
+    assert runs[0].attempts("speed") == []
+
+
+def test_at_the_time_limit_what_was_to_be_measured_alone_times_out_where_it_could_have_been(
+    make_run, submit, start, tell, wait_for
+):
+    first, second = make_run("one"), make_run("two")
+    tell(two={"pretrain": "train"})
+    job = start(with_speed(submit, "one", "two", slots=2, requeues=0))
+    wait_for(has_begun(second, "train"))
+    wait_for(lambda: says(first, "blimp"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(30) == 1
+    assert (says(first, "speed"), says(second, "speed"), says(second)) == ("timeout", None, "timeout")
+
+
 def test_every_claim_says_with_what_code_and_where(run, submit, start, tell, tmp_path):
     tell()
     assert start(submit()).wait(40) == 0, log_of(tmp_path)
