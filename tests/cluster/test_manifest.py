@@ -102,6 +102,9 @@ smoke: {train: {max_steps: 2}}
         ({"model": "gpt", "stages": ["blimp"]}, "studies.s.stages: blimp needs add_tokenizer. Add it."),
         ({"model": "gpt", "stages": ["pretrian"]}, "studies.s.stages.pretrian: unknown key. Did you mean pretrain?"),
         ({"model": "gpt", "data.max_length": 600}, "data.max_length 600 exceeds the model's 512 positions"),
+        ({"model": "gpt", "stages": ["pretrain", "speed"], "evaluation.speed.new_tokens": 500},
+         "studies.s: evaluation.speed.prompt_tokens + new_tokens 516 exceeds the model's 512 positions"),
+        ({"model": "gpt", "evaluation.blimp.data": "full", "data.source": "builtin"}, "builtin data has no full BLiMP"),
         ({"model": "gpt", "train": {"max_steps": 1}, "train.max_steps": 2}, "studies.s.train.max_steps: is set twice"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "bert"}]}, "studies.s.exclude[0]: matches no cell"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "gpt"}]}, "studies.s.exclude: leaves no cell"),
@@ -322,3 +325,8 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
     for cell in (*studies["sharing"], *studies["kv_groups"], *studies["qk_width"]):
         target = targets[cell.config.model.family]
         assert num_parameters(cell.config.model) == pytest.approx(target, rel=0.001), cell
+
+
+def test_speed_that_no_stage_measures_need_not_fit_the_model(tmp_path):
+    assert cells_of(tmp_path, model="gpt", **{"evaluation.speed.tokens": 4_000})
+    assert cells_of(tmp_path, model="bert", stages=["pretrain", "speed"], **{"evaluation.speed.new_tokens": 4_000})
