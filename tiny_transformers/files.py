@@ -1,4 +1,4 @@
-"""Folders that are whole or absent."""
+"""Files and folders that are whole or absent."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that becomes `path`, in place of an older one, if the block succeeds.
+
+    Of two writers at once the last one wins. A crash leaves `path` as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(fd)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o644)
+        _sync(draft)
+        os.replace(draft, path)
+        _sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _rename_unless_taken(draft: Path, path: Path) -> None:

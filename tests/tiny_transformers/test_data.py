@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tiny_transformers import data
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import VALIDATION_STORIES, Data, RunConfig, required_files
-from tiny_transformers.files import whole_folder
+from tiny_transformers.files import whole_file, whole_folder
 from tiny_transformers.work import TinyTransformersError
 
 BUILTIN = RunConfig(model=GPTNeo(), data=Data(source="builtin"))
@@ -150,3 +150,22 @@ def test_a_folder_is_whole_or_absent(tmp_path):
             (draft / "weights").write_text(text)
     assert (tmp_path / "model" / "weights").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "scores" / "blimp.npz"
+
+    def write_half():
+        with whole_file(path) as draft:
+            draft.write_text("x")
+            raise OSError("disk full")
+
+    with whole_file(path) as draft:
+        draft.write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_text() == "old"
+    with whole_file(path) as draft:
+        draft.write_text("new")
+    assert path.read_text() == "new"
+    assert [*path.parent.iterdir()] == [path]

@@ -1,13 +1,13 @@
 """BLiMP and BabyLM's supplement: how often a model finds the acceptable sentence of a minimal pair the likelier one.
 
-Zero-shot; the whole sentence is scored, not normalised by its length (docs/evaluation.md). How a sequence of tokens
-gets its likelihood is scoring.py's."""
+Zero-shot. Asks the model for every sentence, judges the pairs, keeps their scores; docs/evaluation.md defines the
+figures. Reading the files is minimal_pairs.py's, how a sequence of tokens gets its likelihood scoring.py's."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,142 +15,171 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from tiny_transformers import config, data, device, models
-from tiny_transformers.evaluation import scoring
-from tiny_transformers.evaluation.rows import read_texts
-from tiny_transformers.work import Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.evaluation import bootstrap, pairs, scoring
+from tiny_transformers.evaluation.minimal_pairs import Task, read_task
+from tiny_transformers.work import Interrupted, Outcome, Score, Work
 
-FIELDS = ("sentence_good", "sentence_bad")
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of one task that can be scored, and how many cannot."""
-
-    task: str
-    sequences: list[list[int]]  # good, bad, good, bad, ...
-    equal: int  # left out: the two sentences are the same
-    too_long: int  # left out: a sentence exceeds the model's positions
+KEPT = "scores/blimp.npz"  # in the run's folder; pairs.py reads it
 
 
 @dataclass(frozen=True)
 class Result:
-    pairs: Pairs
-    correct: int
-    ties: int  # counted as wrong
+    """A task, and the scores of its N pairs' sentences."""
+
+    task: Task
+    good: NDArray[np.float64]  # (N,)
+    bad: NDArray[np.float64]  # (N,)
 
     @property
     def n(self) -> int:
-        return len(self.pairs.sequences) // 2
+        return len(self.task.pairs)
 
     @property
-    def accuracy(self) -> float:
-        return self.correct / self.n
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) The good sentence scores strictly higher: a tie is wrong."""
+        return self.good > self.bad
+
+    @property
+    def ties(self) -> int:
+        return int((self.good == self.bad).sum())
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An accuracy over several tasks, with its 95 % bootstrap interval."""
+
+    name: str
+    accuracy: float
+    low: float
+    high: float
+    n: int  # pairs
 
 
 def run(work: Work) -> Outcome:
     """Score every task of the data with the model and the tokenizer of `work.model_dir`."""
     files = config.blimp_files(work.config.data, work.config.evaluation.blimp.data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
-    tasks = [read_pairs(work.root / file, task, tokenizer, work.config) for task, file in files.items()]
-    fingerprints = {file: data.fingerprint(work.root / file) for file in files.values()}
+    tasks = [read_task(work.root / file, name, tokenizer, work.config) for name, file in files.items()]
+    fingerprints = {name: data.fingerprint(work.root / file) for name, file in files.items()}
     model: Any = models.load_lm(work.model_dir)
     model.to(device.pick_device())
     started = time.monotonic()
-    results = judge(tasks, _score(work, model, tokenizer, [s for task in tasks for s in task.sequences]))
+    results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
     seconds = time.monotonic() - started
-    _print(results)
+    pairs.write(work.run_dir / KEPT, _kept(results, fingerprints, work.config))
+    shown = figures(results)
+    _print(results, shown)
     return Outcome(
-        scores=[Score(result.pairs.task, "accuracy", result.accuracy, result.n) for result in results]
-        + averages(results),
+        scores=[score for figure in shown for score in _scores(figure)] + paradigms(results),
         metrics=_metrics(results, seconds),
-        data=fingerprints,
+        data={file: fingerprints[name] for name, file in files.items()},
     )
 
 
-def read_pairs(path: Path, task: str, tokenizer: Any, run_config: config.RunConfig) -> Pairs:
-    """The task's pairs as token ids: `start_token` + sentence for a decoder, `<s>` + sentence + `</s>` for an encoder.
-
-    Raises TinyTransformersError for a file that is empty, lacks a field or has no pair that can be scored."""
-    rows = data.sample(read_texts(path, FIELDS), run_config.evaluation.limit)
-    different = [row for row in rows if row[FIELDS[0]] != row[FIELDS[1]]]
-    sequences = _tokenise([row[field] for row in different for field in FIELDS], tokenizer, run_config)
-    longest = run_config.positions
-    fitting = [pair for pair in zip(sequences[::2], sequences[1::2], strict=True) if max(map(len, pair)) <= longest]
-    pairs = Pairs(
-        task, [s for pair in fitting for s in pair], len(rows) - len(different), len(different) - len(fitting)
-    )
-    if not fitting:
-        raise TinyTransformersError(
-            f"{path}: none of its pairs can be scored ({pairs.equal} have two equal sentences, {pairs.too_long} exceed "
-            f"the model's {longest} tokens); put the file right or raise model.max_position_embeddings"
-        )
-    return pairs
+def judge(tasks: Sequence[Task], log_likelihoods: NDArray[np.float64]) -> list[Result]:
+    """From the log-likelihoods of all tasks' sentences, normalised here as set. (2 x pairs,)"""
+    divisors = [sentence.divisor for task in tasks for sentence in task.sentences]
+    ends = np.cumsum([2 * len(task.pairs) for task in tasks])
+    parts = np.split(log_likelihoods / np.array(divisors), ends[:-1])
+    return [Result(task, good=part[::2], bad=part[1::2]) for task, part in zip(tasks, parts, strict=True)]
 
 
-def judge(tasks: list[Pairs], log_likelihoods: NDArray[np.float64]) -> list[Result]:
-    """A pair is right if its good sentence is strictly the likelier; a tie is wrong."""
-    ends = np.cumsum([len(pairs.sequences) for pairs in tasks])
-    results = []
-    for pairs, values in zip(tasks, np.split(log_likelihoods, ends[:-1]), strict=True):
-        good, bad = values[::2], values[1::2]
-        results.append(Result(pairs, correct=int((good > bad).sum()), ties=int((good == bad).sum())))
-    return results
+def figures(results: Sequence[Result]) -> list[Figure]:
+    """Every phenomenon and supplement task, then the averages: macro averages weigh tasks alike, `micro` pairs."""
+    n = np.array([result.n for result in results])
+    right = np.array([result.right.sum() for result in results])
+    draws = bootstrap.resample(np.stack([right, n - right], 1))[..., 0]  # (DRAWS, tasks)
 
+    def figure(name: str, chosen: Sequence[bool], *, pooled: bool) -> Figure:
+        def accuracy(correct: NDArray[np.int64]) -> Any:  # (..., tasks) -> (...)
+            part = correct[..., chosen]
+            return part.sum(-1) / n[chosen].sum() if pooled else (part / n[chosen]).mean(-1)
 
-def averages(results: list[Result]) -> list[Score]:
-    """Macro averages weigh every task alike, `micro` every pair; `n` is the number of pairs."""
-    supplement = [result for result in results if result.pairs.task in config.SUPPLEMENT_TASKS]
-    blimp = [result for result in results if result.pairs.task not in config.SUPPLEMENT_TASKS]
-    groups = {"average": results, "blimp": blimp, "supplement": supplement}
-    n = sum(result.n for result in results)
+        return Figure(name, float(accuracy(right)), *bootstrap.interval(accuracy(draws)), n=int(n[chosen].sum()))
+
+    phenomena = [result.task.phenomenon for result in results]
+    supplement = [phenomenon in config.SUPPLEMENT_TASKS for phenomenon in phenomena]
+    averages = {"average": [True] * len(results), "blimp": [not part for part in supplement], "supplement": supplement}
     return [
-        Score(name, "accuracy", float(np.mean([result.accuracy for result in group])), sum(r.n for r in group))
-        for name, group in groups.items()
-        if group
-    ] + [Score("micro", "accuracy", sum(result.correct for result in results) / n, n)]
+        *(figure(name, [name == other for other in phenomena], pooled=True) for name in dict.fromkeys(phenomena)),
+        *(figure(name, chosen, pooled=False) for name, chosen in averages.items() if any(chosen)),
+        figure("micro", [True] * len(results), pooled=True),
+    ]
 
 
-def _tokenise(sentences: list[str], tokenizer: Any, run_config: config.RunConfig) -> list[list[int]]:
-    settings = run_config.evaluation.blimp
-    texts = [(" " if settings.leading_space else "") + sentence for sentence in sentences]
-    bare = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    if run_config.model.family == "roberta":
-        return [[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id] for ids in bare]
-    start = tokenizer.bos_token_id if settings.start_token == "bos" else tokenizer.eos_token_id
-    return [[start, *ids] for ids in bare]
+def paradigms(results: Sequence[Result]) -> list[Score]:
+    """BLiMP's 67, or the 62 that the filtered files have: `binding/principle_A_c_command`."""
+    right: dict[str, list[bool]] = {}
+    for result in results:
+        for pair, is_right in zip(result.task.pairs, result.right.tolist(), strict=True):
+            if pair.paradigm is not None:
+                right.setdefault(f"{result.task.phenomenon}/{pair.paradigm}", []).append(is_right)
+    return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def _score(work: Work, model: Any, tokenizer: Any, sequences: list[list[int]]) -> NDArray[np.float64]:
+def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[Task]) -> NDArray[np.float64]:
+    sentences = [sentence for task in tasks for sentence in task.sentences]
+    sequences = [sentence.ids for sentence in sentences]
+
     def on_batch(done: float) -> None:
         if work.should_stop():
             raise Interrupted
         work.progress(done, f"{done:.0%} of {len(sequences):,} sentences")
 
-    if work.config.model.family == "roberta":
-        return scoring.pseudo_log_likelihoods(model, sequences, tokenizer.mask_token_id, on_batch=on_batch)
-    return scoring.decoder_log_likelihoods(model, sequences, on_batch=on_batch)
+    options: dict[str, Any] = {"precision": work.config.evaluation.precision, "on_batch": on_batch}
+    if work.config.model.family != "roberta":
+        return scoring.decoder_log_likelihoods(model, sequences, **options)
+    if work.config.evaluation.blimp.pll == "word_l2r":
+        options["words"] = [sentence.words for sentence in sentences]
+    return scoring.pseudo_log_likelihoods(model, sequences, tokenizer.mask_token_id, **options)
 
 
-def _metrics(results: list[Result], seconds: float) -> dict[str, float | int | str]:
-    pairs = sum(result.n for result in results)
-    equal, too_long = (sum(getattr(result.pairs, name) for result in results) for name in ("equal", "too_long"))
+def _kept(results: Sequence[Result], fingerprints: dict[str, str], run_config: config.RunConfig) -> pairs.Kept:
+    evaluation = run_config.evaluation
+    return pairs.Kept(
+        files=fingerprints,
+        counts=np.array([result.n for result in results], dtype=np.int64),
+        rows=np.array([pair.row for result in results for pair in result.task.pairs], dtype=np.int32),
+        good=np.concatenate([result.good for result in results]),
+        bad=np.concatenate([result.bad for result in results]),
+        settings={
+            "family": run_config.model.family,
+            "precision": evaluation.precision,
+            **evaluation.blimp.model_dump(),
+        },
+    )
+
+
+def _scores(figure: Figure) -> list[Score]:
+    values = {"accuracy": figure.accuracy, "accuracy_low": figure.low, "accuracy_high": figure.high}
+    return [Score(figure.name, metric, value, figure.n) for metric, value in values.items()]
+
+
+def _metrics(results: Sequence[Result], seconds: float) -> dict[str, float | int | str]:
+    counts = {result.task.name: _counts(result) for result in results}
+    total = {name: sum(count[name] for count in counts.values()) for name in _counts(results[0])}
+    n = sum(result.n for result in results)
     return {
-        "pairs": pairs,
+        "pairs": n,
         "seconds": seconds,
-        "pairs_per_second": pairs / seconds,
-        "ties": sum(result.ties for result in results),
-        "skipped": equal + too_long,
-        "skipped_equal": equal,
-        "skipped_too_long": too_long,
+        "pairs_per_second": n / seconds,
+        **total,
+        "skipped": total["skipped_equal"] + total["skipped_too_long"],
         "peak_memory_mb": device.peak_memory_mb(),
+        **{f"{task}.{name}": value for task, count in counts.items() for name, value in count.items() if value},
     }
 
 
-def _print(results: list[Result]) -> None:
-    print(f"{'task':28}{'accuracy':>9}{'pairs':>7}{'ties':>6}{'equal':>7}{'too long':>10}")
-    for result in results:
-        pairs = result.pairs
-        counts = f"{result.n:7}{result.ties:6}{pairs.equal:7}{pairs.too_long:10}"
-        print(f"{pairs.task:28}{result.accuracy:9.4f}{counts}")
-    for score in averages(results):
-        print(f"{score.task:28}{score.value:9.4f}{score.n:7}")
+def _counts(result: Result) -> dict[str, int]:
+    return {"ties": result.ties, "skipped_equal": result.task.equal, "skipped_too_long": result.task.too_long}
+
+
+def _print(results: Sequence[Result], shown: Sequence[Figure]) -> None:
+    """What is shown of a task is its phenomenon; only the full BLiMP has several tasks of one."""
+    width = max(len(figure.name) for figure in shown)
+    print(f"{'task':{width}} accuracy   95 % interval   pairs  ties  equal  too long")
+    for figure in shown:
+        counts = [list(_counts(r).values()) for r in results if r.task.phenomenon == figure.name]
+        cells = [f"{sum(column):{size}}" for column, size in zip(zip(*counts, strict=True), (6, 7, 10), strict=False)]
+        interval = f"{figure.low:.4f}..{figure.high:.4f}"
+        print(f"{figure.name:{width}}{figure.accuracy:9.4f}  {interval}{figure.n:8}{''.join(cells)}")

@@ -1,0 +1,137 @@
+"""Every pair's two scores, kept so that two models can be compared pair by pair.
+
+The file holds what was judged, in its full precision, and by fingerprints which rows of which files that was. Two
+files are compared only if these are the same; the settings may differ, a comparison may be about them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from tiny_transformers.evaluation import bootstrap
+from tiny_transformers.files import whole_file
+from tiny_transformers.work import TinyTransformersError
+
+FORMAT = 1  # of the file
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The N pairs that one model was asked, task by task."""
+
+    files: dict[str, str]  # task -> SHA-256 of its file
+    counts: NDArray[np.int64]  # (tasks,) pairs of each
+    rows: NDArray[np.int32]  # (N,) the pair's row in its file, from 0; blank lines are not counted
+    good: NDArray[np.float64]  # (N,) score of the acceptable sentence: its log-likelihood, normalised as set
+    bad: NDArray[np.float64]  # (N,)
+    settings: dict[str, Any]  # that decide a score
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) A tie is wrong."""
+        return self.good > self.bad
+
+    def of_task(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Values of the N pairs, by task."""
+        return dict(zip(self.files, np.split(values, np.cumsum(self.counts)[:-1]), strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same pairs. `difference` is that of their macro averages over tasks, a - b."""
+
+    n: int
+    both: int  # pairs that both have right
+    only_a: int
+    only_b: int
+    neither: int
+    difference: float
+    low: float  # 95 % interval of the difference: pairs are resampled, both models' answers together
+    high: float
+    p_value: float  # McNemar's exact test: that of the pairs one model alone has right each has half
+    settings: dict[str, tuple[Any, Any]]  # those that differ: (a's, b's)
+
+
+def write(path: Path, kept: Kept) -> None:
+    """Write the file, whole or not at all, in place of an older one."""
+    about = {"format": FORMAT, "files": kept.files, "settings": kept.settings}
+    with whole_file(path) as draft, open(draft, "wb") as file:
+        np.savez_compressed(
+            file, about=json.dumps(about), counts=kept.counts, rows=kept.rows, good=kept.good, bad=kept.bad
+        )
+
+
+def read(path: Path) -> Kept:
+    """Raises TinyTransformersError for a file that is missing or is not one of `write`'s."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            arrays = {name: file[name] for name in ("counts", "rows", "good", "bad")}
+    except FileNotFoundError:
+        raise TinyTransformersError(f"{path}: is missing. The stage blimp writes it; run it again.") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise TinyTransformersError(f"{path}: holds no scores of pairs: {error}. Run the stage blimp again.") from None
+    if about["format"] != FORMAT:
+        raise TinyTransformersError(f"{path}: has format {about['format']}, not {FORMAT}. Run the stage blimp again.")
+    return Kept(files=about["files"], settings=about["settings"], **arrays)
+
+
+def compare(a: Path, b: Path) -> Comparison:
+    """Compare two files of `write`. McNemar 1947, the exact form: a binomial test of the pairs that only one has right.
+
+    Raises TinyTransformersError if they are not of the same rows of the same files."""
+    one, other = read(a), read(b)
+    if differing := _differing_tasks(one, other):
+        raise TinyTransformersError(
+            f"{a} and {b} are of different pairs ({', '.join(differing)}), so they cannot be compared pair by pair. "
+            "Score both on the same data with the same evaluation.limit; if pairs are too long for one of the models, "
+            "it cannot be compared with the other."
+        )
+    right_a, right_b = one.of_task(one.right), other.of_task(other.right)
+    outcomes = [_outcomes(right_a[task], right_b[task]) for task in one.files]
+    counts = np.array([list(outcome.values()) for outcome in outcomes], dtype=np.int64)  # (tasks, 4)
+    total = dict(zip(outcomes[0], counts.sum(0).tolist(), strict=True))
+    low, high = bootstrap.interval(_difference(bootstrap.resample(counts)))
+    discordant = total["only_a"] + total["only_b"]
+    settings = {
+        name: (one.settings.get(name), other.settings.get(name))
+        for name in one.settings | other.settings
+        if one.settings.get(name) != other.settings.get(name)
+    }
+    return Comparison(
+        n=len(one.rows),
+        **total,
+        difference=float(_difference(counts)),
+        low=low,
+        high=high,
+        p_value=float(binomtest(total["only_a"], discordant).pvalue) if discordant else 1.0,
+        settings=settings,
+    )
+
+
+def _outcomes(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, int]:
+    """How many pairs of a task have each outcome."""
+    outcomes = {"both": a & b, "only_a": a & ~b, "only_b": ~a & b, "neither": ~a & ~b}
+    return {name: int(pairs.sum()) for name, pairs in outcomes.items()}
+
+
+def _difference(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean over tasks of the accuracies' difference: (..., tasks, 4) -> (...)."""
+    difference: NDArray[np.float64] = ((counts[..., 1] - counts[..., 2]) / counts.sum(-1)).mean(-1)
+    return difference
+
+
+def _differing_tasks(a: Kept, b: Kept) -> list[str]:
+    rows_a, rows_b = a.of_task(a.rows), b.of_task(b.rows)
+    return [
+        task
+        for task in a.files | b.files
+        if a.files.get(task) != b.files.get(task) or not np.array_equal(rows_a[task], rows_b[task])
+    ]
