@@ -5,7 +5,9 @@ here: layers that share their weights, an order of modules, losses besides the m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.layer import Layer, PerToken
 from tiny_transformers.work import TinyTransformersError
+
+CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
 
 
 @strict
@@ -51,6 +55,18 @@ class VariantConfig(PreTrainedConfig):
     def validate_initialization(self) -> None:
         if self.initialization not in ("family", "study"):
             raise TinyTransformersError(f"initialization: {self.initialization!r} is neither family nor study.")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """With a line of code beside it: `trust_remote_code=True` loads what is saved here in any program that knows
+        only transformers, if this package is installed. Who has imported the package needs neither."""
+        name = type(self).__name__
+        self.auto_map = {"AutoConfig": f"{CODE}.{name}"}  # the models follow: the import registers them
+        super().save_pretrained(save_directory, *args, **kwargs)
+        (Path(save_directory) / f"{CODE}.py").write_text(f"from {type(self).__module__} import {name}  # noqa: F401\n")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: transformers would copy the whole module, absolute imports and all, to where a model is saved."""
 
 
 class SharedLayers(nn.ModuleList):

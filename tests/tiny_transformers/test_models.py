@@ -535,6 +535,47 @@ def test_saved_model_is_the_same_in_a_fresh_process(reloaded, family, variant, h
     assert reloaded[f"{family}-{variant}"][head] <= 1e-6
 
 
+TRUSTING = """
+import json, sys
+import transformers
+from transformers import AutoConfig, AutoModelForSequenceClassification
+root, lm = sys.argv[1:]
+known = "tiny_transformers" in sys.modules
+found = [
+    type(auto.from_pretrained(root, trust_remote_code=True))
+    for auto in (AutoConfig, getattr(transformers, lm), AutoModelForSequenceClassification)
+]
+getattr(transformers, lm).from_pretrained(root, trust_remote_code=True).save_pretrained(f"{root}/again")
+print(json.dumps([known, *(f"{kind.__module__}.{kind.__name__}" for kind in found)]))
+"""
+
+
+@pytest.mark.parametrize(("family", "lm"), [("gpt_neo", "CausalLM"), ("roberta", "MaskedLM")])
+def test_who_has_not_imported_the_package_loads_a_saved_model_by_trusting_its_code(tmp_path, monkeypatch, family, lm):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))  # where transformers copies the code to
+    saved = tmp_path / "model"
+    models.build(small(family, "learnable_gelu"), seed=2).save_pretrained(saved)
+    known, *found = json.loads(in_a_fresh_process(TRUSTING, str(saved), f"AutoModelFor{lm}"))
+    ours = type(models.load_lm(saved))
+    name = ours.__name__.removesuffix(f"For{lm}")
+    assert not known
+    assert found == [
+        f"{ours.__module__}.{name}{suffix}" for suffix in ("Config", f"For{lm}", "ForSequenceClassification")
+    ]
+    assert {path.name for path in (saved / "again").iterdir()} == {path.name for path in saved.iterdir()} - {"again"}
+    assert models.load_lm(saved / "again")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_has_imported_the_package_is_not_asked_to_trust(tmp_path, family):
+    models.build(small(family), seed=2).save_pretrained(tmp_path)
+    code = "import sys, pathlib, tiny_transformers.models as m; m.load_lm(pathlib.Path(sys.argv[1]))"
+    silent = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, stdin=subprocess.DEVNULL, timeout=300
+    )
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, b"", b"")
+
+
 def test_losing_the_learnt_activation_would_be_noticed(tmp_path):
     ours = perturb(models.build(small("gpt_neo", "learnable_gelu"), seed=2))
     ours.save_pretrained(tmp_path)

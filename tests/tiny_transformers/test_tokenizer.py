@@ -117,7 +117,8 @@ def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(wo
     code = (
         "import sys\n"
         "from transformers import AutoTokenizer\n"
-        "print(AutoTokenizer.from_pretrained(sys.argv[1])('Once upon')['input_ids'])"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)\n"  # None: it would ask
+        "print(tokenizer('Once upon')['input_ids'])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(work.model_dir)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1, 7454, 2402, 2]"
