@@ -1,4 +1,4 @@
-"""Make a small story corpus, minimal pairs and classification tasks from a grammar.
+"""Make a small story corpus, minimal pairs, classification tasks and LAMBADA-like passages from a grammar.
 
 A phenomenon is a *square*: two contexts and two fillers, and each context allows one of the fillers only. The allowed
 halves are what stories say; crossed, they are minimal pairs in which every word is as often right as wrong, so that
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ VERSION = hashlib.sha256(Path(__file__).read_bytes() + tokenizers.__version__.en
 TRAIN_STORIES, VALIDATION_STORIES = 6_000, 300
 PAIRS = 200  # of each phenomenon, in its BLiMP file
 TRAIN_ROWS, VALIDATION_ROWS = 600, 150  # of each classification task
+PASSAGES = 200  # whose last word is to be predicted
 VOCAB_SIZE = 2_000  # at most; every word of the grammar is one token long before that
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3; <mask> has the last id
 
@@ -317,6 +319,22 @@ MIDDLE = (anaphor_agreement, argument_structure, determiner_noun_agreement, irre
 
 def draw_story(rng: Random, held_out: set[str]) -> str:
     """Six sentences about one scene, none of them held out, none twice."""
+    scene, sentences = _five_sentences(rng, held_out)
+    return " ".join([*sentences, _ending(rng, scene)])
+
+
+def draw_passage(rng: Random, held_out: set[str]) -> str:
+    """A story whose last sentence is another one and breaks off after a word that was said before: the place, or the
+    things if a sentence named them. As in LAMBADA the word follows from the passage, not from its last sentence."""
+    scene, sentences = _five_sentences(rng, held_out)
+    said, subject = " ".join(sentences), SUBJECT[scene.reflexive]
+    last = f"{subject} {scene.be} {rng.choice(INTRANSITIVE)} in the {scene.place}"
+    if scene.object in re.findall(r"\w+", said) and coin(rng):
+        last = f"{subject} {rng.choice(scene.words['event'])} {an_object(rng)(scene)}"
+    return f"{said} {last}"
+
+
+def _five_sentences(rng: Random, held_out: set[str]) -> tuple[Scene, list[str]]:
     while True:
         scene = draw_scene(rng)
         middle = [npi_licensing, *rng.sample(MIDDLE, 2)]
@@ -326,7 +344,7 @@ def draw_story(rng: Random, held_out: set[str]) -> str:
         sentences = [f"The {scene.heroes} {scene.be} in the {scene.place}.", *(pair.good for pair in said), why]
         if len(set(sentences)) == len(sentences) and held_out.isdisjoint(sentences):
             told = [_pronoun(rng, scene, sentence) for sentence in sentences[1:4]]
-            return " ".join([sentences[0], *told, why, _ending(rng, scene)])
+            return scene, [sentences[0], *told, why]
 
 
 def _pronoun(rng: Random, scene: Scene, sentence: str) -> str:
@@ -427,9 +445,12 @@ def write_builtin(folder: Path) -> None:
     rng = Random("stories")
     train = [draw_story(rng, held_out) for _ in range(TRAIN_STORIES)]
     validation = [draw_story(rng, held_out) for _ in range(VALIDATION_STORIES)]
+    rng = Random("passages")
+    passages = [draw_passage(rng, held_out) for _ in range(PASSAGES)]
 
     _write_rows(folder / config.TRAIN_STORIES, [{"text": story} for story in train])
     _write_rows(folder / config.VALIDATION_STORIES, [{"text": story} for story in validation])
+    _write_rows(folder / config.LAMBADA, [{"text": passage} for passage in passages])
     for task, file in config.blimp_files(config.Data(source="builtin")).items():
         _write_rows(folder / file, _blimp_rows(task, blimp[task]))
     for task, splits in superglue.items():

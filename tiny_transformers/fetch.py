@@ -1,8 +1,9 @@
 """Bring the data to DATA_ROOT, on a machine with internet: compute nodes have none.
 
-Stories come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip file. Each
-file is written under another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply
-run again. Any source may be a local folder or file: the same code reads it."""
+Stories and LAMBADA come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip
+file; the full BLiMP, which no study reads unless it says so, is brought when it is asked for. Each file is written under
+another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run again. Any source
+may be a local folder or file: the same code reads it."""
 
 from __future__ import annotations
 
@@ -15,23 +16,28 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
+    LAMBADA,
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
     RunConfig,
+    blimp_files,
     required_files,
 )
+from tiny_transformers.data import read_rows
 from tiny_transformers.files import whole_folder
 from tiny_transformers.work import TinyTransformersError
 
 STORIES = "roneneldan/TinyStories"
+LAMBADA_TEST = "EleutherAI/lambada_openai"  # OpenAI's copy of the test set, its configuration default: lm-eval's
+FULL_BLIMP = "nyu-mll/blimp"  # a configuration per paradigm
 GPT2 = "openai-community/gpt2"
 FILTER_DATA = "https://github.com/babylm/evaluation-pipeline-2023/raw/main/filter_data.zip"
 VOCABULARY = 10_000
@@ -48,21 +54,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--filter-data", default=FILTER_DATA, help="BabyLM 2023's filter_data: an address, zip or folder"
     )
+    parser.add_argument("--lambada", default=LAMBADA_TEST, help=f"a data set's id, or a folder ({LAMBADA_TEST})")
+    parser.add_argument(
+        "--full-blimp",
+        nargs="?",
+        const=FULL_BLIMP,
+        help=f"also the 67 paradigms of BLiMP: an id, or a folder of <paradigm>.jsonl ({FULL_BLIMP})",
+    )
     options = parser.parse_args(arguments)
     if options.data_root is None:
         parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where to")
     root = Path(options.data_root)
-    problems = []
-    for what, fetch, source in (
+    wanted = required_files(RunConfig(model=GPTNeo()))
+    sources: list[tuple[str, Callable[[Path, str], None], str]] = [
         ("stories", fetch_stories, options.stories),
         ("tokenizer", fetch_tokenizer, options.tokenizer),
         ("evaluation data", fetch_filter_data, options.filter_data),
-    ):
+        ("LAMBADA", fetch_lambada, options.lambada),
+    ]
+    if options.full_blimp is not None:
+        wanted += blimp_files(Data(), "full").values()
+        sources.append(("the full BLiMP", fetch_full_blimp, options.full_blimp))
+    problems = []
+    for what, fetch, source in sources:
         try:
             fetch(root, source)
         except Exception as error:  # noqa: BLE001 - the hub's libraries raise all sorts; the others can still be had
             problems.append(f"{what} from {source}: {type(error).__name__}: {error}")
-    return _report(root, problems)
+    return _report(root, wanted, problems)
 
 
 def fetch_stories(root: Path, source: str) -> None:
@@ -110,6 +129,37 @@ def fetch_filter_data(root: Path, source: str) -> None:
     print(
         f"{root / 'filter-data'}: {sum((root / file).is_file() for file in wanted)} of {len(wanted)} files", flush=True
     )
+
+
+def fetch_lambada(root: Path, source: str) -> None:
+    """LAMBADA's test set as JSON lines with the key `text`."""
+    if _kept(root / LAMBADA):
+        return
+    from datasets import load_dataset
+
+    rows = load_dataset(source, "default", split="test", streaming=True)
+    count = _write_lines(root / LAMBADA, ({"text": row["text"]} for row in rows))
+    print(f"{root / LAMBADA}: {count:,} passages", flush=True)
+
+
+def fetch_full_blimp(root: Path, source: str) -> None:
+    """BLiMP's paradigms, a file each, with all fields that they have."""
+    for paradigm, file in blimp_files(Data(), "full").items():
+        if not _kept(root / file):
+            count = _write_lines(root / file, _paradigm(source, paradigm))
+            print(f"{root / file}: {count:,} pairs", flush=True)
+
+
+def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
+    if Path(source).is_dir():
+        found = sorted(Path(source).rglob(f"{paradigm}.jsonl"))
+        if not found:
+            raise TinyTransformersError(f"it has no {paradigm}.jsonl")
+        return read_rows(found[0], ["sentence_good", "sentence_bad"])
+    from datasets import load_dataset
+
+    rows: Iterable[dict[str, Any]] = load_dataset(source, paradigm, split="train", streaming=True)
+    return rows
 
 
 def cut_gpt2(tokenizer: dict[str, Any], size: int = VOCABULARY) -> dict[str, Any]:
@@ -186,8 +236,8 @@ def _unpacked(source: str) -> Iterator[Path]:
         yield Path(name) / "unpacked"
 
 
-def _report(root: Path, problems: list[str]) -> int:
-    lacking = [file for file in required_files(RunConfig(model=GPTNeo())) if not (root / file).is_file()]
+def _report(root: Path, wanted: list[str], problems: list[str]) -> int:
+    lacking = [file for file in wanted if not (root / file).is_file()]
     for problem in problems:
         print(f"could not be had: {problem}", file=sys.stderr)
     if lacking:

@@ -9,6 +9,7 @@ import torch
 from tiny_transformers import builtin, models, pretrain, tokenizer
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
+    LAMBADA,
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
@@ -74,6 +75,17 @@ def test_labels_are_balanced_and_rows_are_glues(root, task):
         assert abs(sum(row["label"] for row in rows) / len(rows) - 0.5) <= 0.02
         seen += [json.dumps([row[text] for text in texts]) for row in rows]
     assert len(set(seen)) == len(seen), "no row is in both splits"
+
+
+def test_the_last_word_of_a_passage_was_said_before_and_no_passage_begins_a_story(root):
+    passages = [row["text"] for row in read_rows(root / LAMBADA, ["text"])]
+    assert len(set(passages)) == builtin.PASSAGES
+    for passage in passages:
+        *before, last = re.findall(r"\w+|[.?]", passage)
+        assert last in before[: len(before) - before[::-1].index("?" if "?" in before else ".")], passage
+    stories = [row["text"] for row in read_rows(root / TRAIN_STORIES, ["text"])]
+    assert not any(story.startswith(passage) for passage in passages for story in stories)
+    assert len({passage.rsplit(" ", 1)[1] for passage in passages}) > 10
 
 
 def test_an_untrained_model_is_at_chance_and_a_trained_one_is_not(root, tmp_path):

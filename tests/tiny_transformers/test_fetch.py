@@ -7,7 +7,8 @@ from tokenizers import Tokenizer
 
 from tiny_transformers import fetch
 from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import TRAIN_STORIES, RunConfig, required_files
+from tiny_transformers.config import LAMBADA, TRAIN_STORIES, Data, RunConfig, blimp_files, required_files
+from tiny_transformers.data import read_rows
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def sources(tmp_path, shared_data, monkeypatch):
     (tmp_path / "gpt2.json").write_text(json.dumps(like_gpt2(read_tokenizer(shared_data))))
     archive = shutil.make_archive(str(tmp_path / "filter_data"), "zip", shared_data, "filter-data")
     return ["--data-root", str(tmp_path / "data"), "--stories", str(stories), "--tokenizer",
-            str(tmp_path / "gpt2.json"), "--filter-data", archive]  # fmt: skip
+            str(tmp_path / "gpt2.json"), "--lambada", str(shared_data / "lambada"),
+            "--filter-data", archive]  # fmt: skip
 
 
 def read_tokenizer(shared_data):
@@ -56,28 +58,49 @@ def test_the_studys_tokenizer_is_cut_from_gpt2s(shared_data):
         assert ours.encode("A <mask> b", text).ids == theirs.encode("A <mask> b", text).ids
 
 
-def test_everything_is_fetched_from_local_sources_and_kept_the_second_time(sources, tmp_path, capsys):
+def test_everything_is_fetched_from_local_sources_and_kept_the_second_time(sources, shared_data, tmp_path, capsys):
     assert fetch.main(sources) == 0
     root = tmp_path / "data"
     assert all((root / file).is_file() for file in required_files(RunConfig(model=GPTNeo())))
+    assert read_rows(root / LAMBADA, ["text"]) == read_rows(shared_data / LAMBADA, ["text"])
     lines = (root / TRAIN_STORIES).read_text().splitlines()
     assert len(lines) == 20
     assert set(json.loads(lines[0])) == {"text"}
     assert "complete" in capsys.readouterr().out
     before = (root / TRAIN_STORIES).stat().st_mtime_ns
-    nowhere = ["--stories", "no/such", "--tokenizer", "no/such", "--filter-data", "/no/such"]
+    nowhere = ["--stories", "no/such", "--tokenizer", "no/such", "--filter-data", "/no/such", "--lambada", "no/such"]
     assert fetch.main([*sources[:2], *nowhere]) == 0, "nothing is needed any more"
     assert (root / TRAIN_STORIES).stat().st_mtime_ns == before
 
 
 def test_what_cannot_be_had_is_named_and_the_rest_is_there(sources, tmp_path, capsys):
-    sources[sources.index("--stories") + 1] = str(tmp_path / "nowhere")
+    for option in ("--stories", "--lambada"):
+        sources[sources.index(option) + 1] = str(tmp_path / "nowhere")
     assert fetch.main(sources) == 2
     said = capsys.readouterr().err
     assert "stories from" in said
+    assert "LAMBADA from" in said
     assert f"still lacks {TRAIN_STORIES}" in said
+    assert f"{LAMBADA}. Run fetch again" in said
     assert (tmp_path / "data" / "tokenizer" / "10k-tok" / "tokenizer.json").is_file()
     assert not list((tmp_path / "data").rglob(".*")), "no half-written file stays"
+
+
+def test_the_full_blimp_is_fetched_on_request_with_all_fields(sources, tmp_path, capsys):
+    row = {"sentence_good": "A.", "sentence_bad": "B.", "UID": "u", "pair_id": "0"}
+    files = blimp_files(Data(), "full")
+    lacking, *others = files
+    for paradigm in others:
+        path = tmp_path / "blimp" / "data" / f"{paradigm}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row) + "\n")
+    request = [*sources, "--full-blimp", str(tmp_path / "blimp")]
+    assert fetch.main(request) == 2
+    assert f"it has no {lacking}.jsonl" in capsys.readouterr().err
+    shutil.copyfile(path, path.with_name(f"{lacking}.jsonl"))
+    assert fetch.main(request) == 0
+    written = [(tmp_path / "data" / file).read_text() for file in files.values()]
+    assert [json.loads(text) for text in written] == [row] * 67
 
 
 def test_a_broken_archive_leaves_nothing_behind(sources, tmp_path, capsys):
@@ -93,5 +116,8 @@ def test_a_broken_archive_leaves_nothing_behind(sources, tmp_path, capsys):
 
 def test_offline_means_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetch.main(["--data-root", str(tmp_path), "--stories", str(tmp_path), "--tokenizer", str(tmp_path)]) == 2
+    local = [
+        word for option in ("--data-root", "--stories", "--tokenizer", "--lambada") for word in (option, str(tmp_path))
+    ]
+    assert fetch.main(local) == 2
     assert "HF_HUB_OFFLINE=1 forbids downloads" in capsys.readouterr().err
