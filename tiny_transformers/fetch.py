@@ -1,9 +1,9 @@
 """Bring the data to DATA_ROOT, on a machine with internet: compute nodes have none.
 
 Stories and LAMBADA come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip
-file; the full BLiMP, which no study reads unless it says so, is brought when it is asked for. Each file is written under
-another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run again. Any source
-may be a local folder or file: the same code reads it."""
+file; the full BLiMP, which no study reads unless it says so, is brought on request. Each file is written under another
+name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run again. Any source may be
+a local folder or file: the same code reads it."""
 
 from __future__ import annotations
 
