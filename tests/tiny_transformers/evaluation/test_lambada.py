@@ -14,7 +14,7 @@ from tiny_transformers.evaluation import lambada
 from tiny_transformers.models import build, load_lm
 from tiny_transformers.work import CheckFailed, Interrupted, TinyTransformersError
 
-TEXTS = ["The cat saw the dog, and the dog saw the cat", "a  b", 'She said: "yes', "one two\nthree"]
+TEXTS = ["my dog, my dog, my dog, my dog", "a  b", 'She said: "yes', "one two\nthree"]
 
 
 def uniform(family):
@@ -26,13 +26,17 @@ def uniform(family):
     return model
 
 
-def sharp(family):
-    """An untrained model that is far from uniform, so that it has tokens it would choose."""
+def taught(family, tokenizer, text):
+    """A model that has seen one text, with special tokens and without: some last words are what it would say."""
     model = build(family, seed=4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(parameter.shape[0]))
+    both = [torch.tensor([tokenizer(text, add_special_tokens=special)["input_ids"]] * 8) for special in (True, False)]
+    optimizer, generator = torch.optim.Adam(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
+    for ids in both * 40:
+        masked = torch.rand(ids.shape, generator=generator) < 0.4
+        seen = ids.masked_fill(masked, tokenizer.mask_token_id) if family.family == "roberta" else ids
+        model(input_ids=seen, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
     return model
 
 
@@ -75,12 +79,13 @@ def test_the_scores_are_their_definitions(make_work, write_texts, tokenizer, fam
     after = []
     if family.family == "roberta":
         before, after = [1], [2]
-    work = make_work(sharp(family), lambada={"start_token": start_token})
+    work = make_work(taught(family, tokenizer, TEXTS[0]), lambada={"start_token": start_token})
     write_texts(work, TEXTS)
     outcome = lambada.run(work)
     saved = load_lm(work.model_dir)
     each = [by_definition(saved, tokenizer, text, before, after) for text in TEXTS]
     word, greedy, whole, tokens = zip(*each, strict=True)
+    assert 0 < sum(greedy) < len(TEXTS)
     expected = {
         ("last_word", "accuracy"): np.mean(greedy),
         ("last_word", "perplexity"): math.exp(-np.mean(word)),
@@ -118,8 +123,13 @@ def test_of_a_model_without_preference_the_perplexity_is_the_vocabulary(family, 
 def test_a_decoder_without_a_start_token_is_scored_as_lm_eval_does(family, make_work, write_texts, tokenizer):
     from lm_eval.models.huggingface import HFLM
 
-    texts = [*TEXTS, *(f"{a}{b} {c} {b}{a}" for a in "xyz" for b in "pq" for c in ("w", "ww"))]
-    work = make_work(sharp(family), lambada={"start_token": "none"})
+    texts = [
+        *TEXTS,
+        "a cat, a cat",
+        "a dog, a cat",
+        *(f"{a}{b} {c} {b}{a}" for a in "xyz" for b in "pq" for c in ("w", "ww")),
+    ]
+    work = make_work(taught(family, tokenizer, TEXTS[0]), lambada={"start_token": "none"})
     passages, model = _read(work, write_texts, texts), load_lm(work.model_dir)
     result = lambada._score(work, model, tokenizer, passages)
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu", add_bos_token=False)
@@ -127,6 +137,7 @@ def test_a_decoder_without_a_start_token_is_scored_as_lm_eval_does(family, make_
     requests = [(pair, *theirs._encode_pair(*pair)) for pair in pairs]
     expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
     np.testing.assert_allclose(result.last_word, [p for p, _ in expected], atol=1e-4)
+    assert 0 < sum(result.correct) < len(texts)
     assert result.correct.tolist() == [greedy for _, greedy in expected]
 
 
@@ -216,15 +227,14 @@ def test_a_stop_is_heard(family, make_work, write_texts):
         lambada.run(work)
 
 
-def test_bfloat16_is_the_same_but_for_rounding(family, make_work, write_texts):
-    full, half = ({}, {"precision": "bfloat16"})
-    perplexities = []
-    for settings in (full, half):
-        work = make_work(sharp(family), **settings)
+def test_bfloat16_is_the_same_but_for_rounding(family, make_work, write_texts, tokenizer):
+    model, logs = taught(family, tokenizer, TEXTS[0]), []
+    for precision in ("float32", "bfloat16"):
+        work = make_work(model, precision=precision)
         write_texts(work, TEXTS)
-        perplexities.append(values(lambada.run(work))["passage", "perplexity"])
-    assert perplexities[0] != perplexities[1]
-    assert perplexities[0] == pytest.approx(perplexities[1], rel=0.2)
+        logs.append(math.log(values(lambada.run(work))["passage", "perplexity"]))
+    assert logs[0] != logs[1]
+    assert logs[0] == pytest.approx(logs[1], rel=0.02)
 
 
 def test_the_real_file_becomes_passages(shared_data):
