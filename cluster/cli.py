@@ -27,7 +27,7 @@ from cluster.rundir import OutputRoot, TornFile
 from cluster.session import View
 from cluster.site import Site
 from cluster.slurm import Slurm
-from tiny_transformers.config import STAGES
+from tiny_transformers.config import PAIR_SCORES, STAGES
 
 if TYPE_CHECKING:
     from cluster import submitting
@@ -307,6 +307,28 @@ def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> Non
     session.need_ledger(root)
     with _reading(root) as view:
         console.print(tables.usage_table(view.ledger.usage()))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its name.")],
+    b: Annotated[str, typer.Argument(help="The run that it is held against.")],
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Hold two runs against each other on BLiMP, pair by pair."""
+    import subprocess
+
+    root = _root(output_root, smoke)
+    session.need_ledger(root)
+    with _reading(root) as view:
+        ids = [_find_runs(view.ledger, [run], one=True)[0] for run in (a, b)]
+        names = view.ledger.names(ids)
+    for letter, run_id in zip("ab", ids, strict=True):
+        console.print(Text(f"{letter}: {names[run_id]} ({run_id})"))
+    # A process of its own: it loads numpy, which no other command here does.
+    files = [str(root.run(run_id).path / PAIR_SCORES) for run_id in ids]
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.evaluation.pairs", *files]))
 
 
 @ledger_app.command()

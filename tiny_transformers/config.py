@@ -202,6 +202,7 @@ BLIMP_PARADIGMS = (
 TRAIN_STORIES = "tinystories/train.jsonl"
 VALIDATION_STORIES = "tinystories/validation.jsonl"
 LAMBADA = "lambada/lambada_test.jsonl"
+PAIR_SCORES = "scores/blimp.npz"  # in a run's folder: what the stage blimp keeps of every pair
 
 
 def blimp_files(data: Data, which: Literal["filtered", "full"] = "filtered") -> dict[str, str]:

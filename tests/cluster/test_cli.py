@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster import manifest, plan, rundir
+from tiny_transformers.config import PAIR_SCORES
+from tiny_transformers.evaluation import pairs
 
 ROOT = Path(__file__).parents[2]
 
@@ -294,6 +297,20 @@ def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
     text = (folder / "report.md").read_text()
     assert "## second" in text
     assert "| 50.0 |" in text
+
+
+def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    ids = [run["run_id"] for run in status(command)["runs"]][:2]
+    refused = command("compare", *ids, check=False)
+    assert refused.returncode == 2
+    assert f"{ids[0]}/scores/blimp.npz: is missing. The stage blimp writes it" in refused.stderr
+    for run_id, good in zip(ids, (-1.0, -3.0), strict=True):
+        kept = pairs.Kept({"binding": "sha"}, np.array([4]), np.arange(4), np.full(4, good), np.full(4, -2.0), {})
+        pairs.write(tmp_path / "output" / "runs" / run_id / PAIR_SCORES, kept)
+    told = command("compare", *ids).stdout
+    assert told.splitlines()[0].startswith("a: ")
+    assert "4 pairs: both right 0, a alone 4, b alone 0, neither 0" in told
 
 
 def test_logs_prints_the_newest_attempt(command):

@@ -19,8 +19,6 @@ from tiny_transformers.evaluation import bootstrap, pairs, scoring
 from tiny_transformers.evaluation.minimal_pairs import Task, read_task
 from tiny_transformers.work import Interrupted, Outcome, Score, Work
 
-KEPT = "scores/blimp.npz"  # in the run's folder; pairs.py reads it
-
 
 @dataclass(frozen=True)
 class Result:
@@ -66,7 +64,7 @@ def run(work: Work) -> Outcome:
     started = time.monotonic()
     results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
     seconds = time.monotonic() - started
-    pairs.write(work.run_dir / KEPT, _kept(results, fingerprints, work.config))
+    pairs.write(work.run_dir / config.PAIR_SCORES, _kept(results, fingerprints, work.config))
     shown = figures(results)
     _print(results, shown)
     return Outcome(

@@ -1,11 +1,14 @@
 """Every pair's two scores, kept so that two models can be compared pair by pair.
 
 The file holds what was judged, in its full precision, and by fingerprints which rows of which files that was. Two
-files are compared only if these are the same; the settings may differ, a comparison may be about them."""
+files are compared only if these are the same; the settings may differ, a comparison may be about them.
+
+`python -m tiny_transformers.evaluation.pairs A B` compares two files."""
 
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +60,7 @@ class Comparison:
     high: float
     p_value: float  # McNemar's exact test: that of the pairs one model alone has right each has half
     settings: dict[str, tuple[Any, Any]]  # those that differ: (a's, b's)
+    tasks: dict[str, dict[str, int]]  # both, only_a, only_b and neither of each task
 
 
 def write(path: Path, kept: Kept) -> None:
@@ -113,7 +117,31 @@ def compare(a: Path, b: Path) -> Comparison:
         high=high,
         p_value=float(binomtest(total["only_a"], discordant).pvalue) if discordant else 1.0,
         settings=settings,
+        tasks=dict(zip(one.files, outcomes, strict=True)),
     )
+
+
+def describe(found: Comparison) -> str:
+    """A comparison as text: the whole, then task by task."""
+    lines = [
+        f"{found.n:,} pairs: both right {found.both:,}, a alone {found.only_a:,}, b alone {found.only_b:,}, "
+        f"neither {found.neither:,}",
+        f"macro average, a - b: {_points(found.difference)} points, 95 % interval {_points(found.low)} to "
+        f"{_points(found.high)}; McNemar's exact test: p = {found.p_value:.2g}",
+        *(f"settings differ: {name}: a {a}, b {b}" for name, (a, b) in found.settings.items()),
+        "",
+        f"{'task':{max(map(len, found.tasks))}}  pairs   a, %   b, %  a - b  a alone  b alone",
+    ]
+    for task, outcome in found.tasks.items():
+        n = sum(outcome.values())
+        a, b = ((outcome["both"] + outcome[name]) / n for name in ("only_a", "only_b"))
+        cells = f"{n:7}{100 * a:7.2f}{100 * b:7.2f}{_points(a - b):>7}{outcome['only_a']:9}{outcome['only_b']:9}"
+        lines.append(f"{task:{max(map(len, found.tasks))}}{cells}")
+    return "\n".join(lines)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
 
 
 def _outcomes(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, int]:
@@ -135,3 +163,16 @@ def _differing_tasks(a: Kept, b: Kept) -> list[str]:
         for task in a.files | b.files
         if a.files.get(task) != b.files.get(task) or not np.array_equal(rows_a[task], rows_b[task])
     ]
+
+
+def main(a: str, b: str) -> int:
+    try:
+        print(describe(compare(Path(a), Path(b))))
+    except TinyTransformersError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

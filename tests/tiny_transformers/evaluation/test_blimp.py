@@ -197,7 +197,7 @@ def test_every_pairs_two_scores_are_kept(family, tokenizer, make_work, write_pai
     work = make_work(preferring(family, tokenizer, "g"), limit=2)
     write_pairs(work, [pair("g", "b"), pair("x", "y")], npi_licensing=[pair("same", "same"), pair("x", "xg")])
     outcome = blimp.run(work)
-    kept = pairs.read(work.run_dir / blimp.KEPT)
+    kept = pairs.read(work.run_dir / config.PAIR_SCORES)
     assert dict(zip(kept.files, kept.counts.tolist(), strict=True)) == dict.fromkeys(BUILTIN, 2) | {"npi_licensing": 1}
     assert {BUILTIN[task]: fingerprint for task, fingerprint in kept.files.items()} == outcome.data
     assert kept.of_task(kept.rows)["npi_licensing"].tolist() == [1]
@@ -218,7 +218,7 @@ def test_word_l2r_masks_the_rest_of_a_word(family, make_work, tokenizer, write_p
     model = load_lm(work.model_dir)
     expected = scoring.pseudo_log_likelihoods(model, [sequence], mask_id, words=[words])
     assert abs(expected - scoring.pseudo_log_likelihoods(model, [sequence], mask_id)) > 1e-3
-    assert pairs.read(work.run_dir / blimp.KEPT).good[0] == pytest.approx(expected[0], abs=1e-4)
+    assert pairs.read(work.run_dir / config.PAIR_SCORES).good[0] == pytest.approx(expected[0], abs=1e-4)
 
 
 def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, write_pairs):
@@ -230,7 +230,7 @@ def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, 
         work = make_work(opinionated(family), precision=precision)
         write_pairs(work, rows)
         blimp.run(work)
-        kept[precision] = (work.run_dir / blimp.KEPT).rename(work.run_dir / precision)
+        kept[precision] = (work.run_dir / config.PAIR_SCORES).rename(work.run_dir / precision)
     exact, rounded = (pairs.read(path).good for path in kept.values())
     assert 0 < np.abs(rounded - exact).max() < 0.01 * np.abs(exact).max()
     found = pairs.compare(*kept.values())

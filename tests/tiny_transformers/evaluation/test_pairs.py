@@ -87,6 +87,22 @@ def test_equal_models_do_not_differ(compare):
     assert (found.difference, found.low, found.high, found.p_value, found.settings) == (0, 0, 0, 1, {})
 
 
+def test_a_comparison_is_told_as_a_whole_and_task_by_task(tmp_path, capsys):
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    pairs.write(files[0], kept(binding=[1, 1, 1, 0], ellipsis=[1, None]))
+    pairs.write(files[1], replace(kept(binding=[1, 0, 0, 0], ellipsis=[0, 1]), settings={"family": "roberta"}))
+    assert pairs.main(*map(str, files)) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "6 pairs: both right 1, a alone 3, b alone 1, neither 1"
+    assert told[1].startswith("macro average, a - b: +25.00 points, 95 % interval ")
+    assert "settings differ: family: a gpt_neo, b roberta" in told
+    assert [line.split() for line in told[-2:]] == [
+        ["binding", "4", "75.00", "25.00", "+50.00", "2", "0"], ["ellipsis", "2", "50.00", "50.00", "+0.00", "1", "1"]
+    ]  # fmt: skip
+    assert pairs.main(str(files[0]), "nowhere.npz") == 2
+    assert "nowhere.npz: is missing" in capsys.readouterr().err
+
+
 def test_settings_may_differ_and_are_named(compare):
     a = kept(binding=[1, 0])
     b = replace(a, settings={"family": "roberta", "pll": "original", "precision": "bfloat16"})
