@@ -29,6 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tiny_transformers.evaluation.masked import states_at
+from tiny_transformers.evaluation.prefixes import Forest
 from tiny_transformers.work import CheckFailed
 
 Sequences = Sequence[Sequence[int]]
@@ -38,6 +40,7 @@ OnBatch = Callable[[float], None]
 Key = TypeVar("Key", bound=Hashable)
 
 TOKENS_PER_BATCH = {"cpu": 1_024, "cuda": 65_536}  # padded tokens in one forward pass; more is slower on a CPU's caches
+ROW = 128  # tokens in one row of a decoder's batch
 HEAD_ROWS = 1_024  # positions whose logits exist at once: 41 MB in float32 at 10,000 tokens of vocabulary
 
 
@@ -47,6 +50,26 @@ class Scores:
 
     log_likelihoods: NDArray[np.float64]  # (N,)
     greedy: NDArray[np.bool_]  # (N,): at no scored token another one is likelier
+
+    @classmethod
+    def empty(cls, n: int) -> Scores:
+        return cls(np.zeros(n), np.ones(n, dtype=bool))
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> Scores:
+        return Scores(self.log_likelihoods[numbers], self.greedy[numbers])
+
+    def add(self, numbers: NDArray[np.int64], log_probs: NDArray[np.floating], greedy: NDArray[np.bool_]) -> None:
+        """Scored tokens, and of which sequence each is."""
+        np.add.at(self.log_likelihoods, numbers, log_probs)
+        np.logical_and.at(self.greedy, numbers, greedy)
+
+    def checked(self) -> Scores:
+        bad = int((~np.isfinite(self.log_likelihoods)).sum())
+        if bad:
+            raise CheckFailed(
+                f"the model gives {bad} of {len(self.greedy)} sequences a likelihood that is not a number"
+            )
+        return self
 
 
 def decoder_log_likelihoods(model: Any, sequences: Sequences, **options: Any) -> NDArray[np.float64]:
@@ -70,25 +93,29 @@ def score_decoder(
 ) -> Scores:
     """Sum over i >= scored of log p(x_i | x_0, ..., x_(i-1)) of each sequence.
 
-    `model` is a causal language model of transformers. Raises ValueError for a sequence that has nothing to score
-    or more tokens than the model has positions, CheckFailed where the model's answer is not a finite number."""
+    `model` is a GPT-Neo for causal language modelling, stock or ours. Raises ValueError for a sequence that has
+    nothing to score or more tokens than the model has positions, CheckFailed where an answer is not a finite number."""
     _check_lengths(sequences, 2, model.config.max_position_embeddings)
     starts = _starts(sequences, scored, 1)
-    keys, where = _distinct(zip(map(tuple, sequences), starts, strict=True))
-    distinct, first = [key[0] for key in keys], torch.tensor([key[1] for key in keys])
-    totals, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
+    tokens_per_batch = tokens_per_batch or budget(model)
+    # GPT-Neo counts the window of its local attention by places in the row, so a row with branches must fit into it.
+    width = min(ROW, tokens_per_batch, model.config.window_size, model.config.max_position_embeddings)
+    forest = Forest([tuple(sequence) for sequence in sequences], starts, width)
+    scores = Scores.empty(len(sequences))
     with evaluating(model, precision):
-        for rows, done in batches([len(sequence) for sequence in distinct], tokens_per_batch or budget(model)):
-            ids, mask = pad([distinct[row] for row in rows], model)  # (B, T)
-            hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            at = torch.arange(1, ids.shape[1], device=ids.device) >= first[rows].to(ids.device)[:, None]
-            at &= mask[:, 1:].bool()  # (B, T - 1)
-            log_probs, best = _log_probs(model, hidden[:, :-1][at], ids[:, 1:][at])
-            source = rows[at.nonzero()[:, 0].cpu().numpy()]
-            np.add.at(totals, source, log_probs)
-            np.logical_and.at(greedy, source, best)
+        for rows, done in batches(forest.sizes, tokens_per_batch):
+            batch = forest.batch(rows)
+            ids, positions, attends = (
+                torch.from_numpy(x).to(model.device) for x in (batch.ids, batch.positions, batch.attends)
+            )
+            mask = torch.zeros(attends.shape, dtype=model.dtype, device=model.device)
+            mask = mask.masked_fill_(~attends, torch.finfo(mask.dtype).min)[:, None]  # (B, 1, T, T)
+            output = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+            parents, parent = np.unique(batch.parent, return_inverse=True)
+            hidden = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(parents).to(model.device)]  # (N, H)
+            scores.add(batch.sequence, *_log_probs(model, hidden, parent, batch.target))
             on_batch(done)
-    return Scores(_finite(totals)[where], greedy[where])
+    return scores.checked()
 
 
 def score_encoder(
@@ -107,34 +134,29 @@ def score_encoder(
     With `words`, the tokens that follow x_i in its word are masked, too: PLL-word-l2r of Kauf and Ivanova 2023 (arXiv
     2305.10588), which does not let the rest of a word give its beginning away.
 
-    `model` is a masked language model of transformers; the first and the last token of a sequence, `<s>` and `</s>`,
-    are never masked and not scored. One row of a batch is one sequence with one token in question, and the
-    language-model head, the dearest part at a large vocabulary, sees these tokens only. Raises as `score_decoder`."""
+    `model` is a RoBERTa for masked language modelling, stock or ours. The first and the last token of a sequence, `<s>`
+    and `</s>`, are never masked and not scored. Raises as `score_decoder`."""
     _check_lengths(sequences, 3, model.config.max_position_embeddings - model.config.pad_token_id - 1)
     starts = _starts(sequences, scored, 2)
-    own_words = [None] * len(sequences) if words is None else map(tuple, words)
-    keys, where = _distinct(zip(map(tuple, sequences), starts, own_words, strict=True))
-    lengths = np.array([len(sequence) for sequence, _, _ in keys], dtype=np.int64)
+    of_words = [None] * len(sequences) if words is None else map(tuple, words)
+    keys, where = _distinct(zip(map(tuple, sequences), starts, of_words, strict=True))
     masked = [
-        (row, position, _end(position, of_words))
-        for row, (sequence, start, of_words) in enumerate(keys)
+        (number, position, _end(position, words_of_it), len(sequence), sequence[position])
+        for number, (sequence, start, words_of_it) in enumerate(keys)
         for position in range(start, len(sequence) - 1)
     ]
-    source, position, end = np.array(masked, dtype=np.int64).reshape(-1, 3).T
-    totals, greedy = np.zeros(len(keys)), np.ones(len(keys), dtype=bool)
+    source, position, end, length, target = np.array(masked, dtype=np.int64).reshape(-1, 5).T
+    scores = Scores.empty(len(keys))
     with evaluating(model, precision):
-        for rows, done in batches(lengths[source], tokens_per_batch or budget(model)):
-            ids, mask = pad([keys[row][0] for row in source[rows]], model)  # (B, T)
-            at, until = (torch.from_numpy(x[rows]).to(ids.device)[:, None] for x in (position, end))
-            targets = ids.gather(1, at).squeeze(1)
-            column = torch.arange(ids.shape[1], device=ids.device)
-            ids[(column >= at) & (column < until)] = mask_id
-            hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, H)
-            log_probs, best = _log_probs(model, hidden[torch.arange(len(rows)), at.squeeze(1)], targets)
-            np.add.at(totals, source[rows], log_probs)
-            np.logical_and.at(greedy, source[rows], best)
+        for rows, done in batches(length, tokens_per_batch or budget(model)):
+            ids, mask = pad([keys[number][0] for number in source[rows]], model)  # (B, T)
+            at, until = (torch.from_numpy(x[rows]).to(model.device)[:, None] for x in (position, end))  # (B, 1)
+            column = torch.arange(ids.shape[1], device=model.device)
+            ids[(at <= column) & (column < until)] = mask_id
+            hidden = states_at(model, ids, mask.bool(), at.squeeze(1))  # (B, H)
+            scores.add(source[rows], *_log_probs(model, hidden, np.arange(len(rows)), target[rows]))
             on_batch(done)
-    return Scores(_finite(totals)[where], greedy[where])
+    return scores.checked()[where]
 
 
 @contextmanager
@@ -215,20 +237,18 @@ def _distinct(keys: Iterable[Key]) -> tuple[list[Key], NDArray[np.int64]]:
     return list(places), np.array(where, dtype=np.int64)
 
 
-def _log_probs(model: Any, hidden: Tensor, targets: Tensor) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """log p(target) at each position, and whether no other token is likelier: (N, H) and (N,) -> twice (N,)."""
-    log_probs, best = [], []
-    for h, t in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
-        logits = model.lm_head(h)  # (N, V)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        chosen = logits.gather(1, t[:, None]).squeeze(1)
-        log_probs.append(chosen - logits.logsumexp(1))
-        best.append(chosen == logits.amax(1))
-    return torch.cat(log_probs).cpu().numpy(), torch.cat(best).cpu().numpy()
-
-
-def _finite(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    bad = int((~np.isfinite(totals)).sum())
-    if bad:
-        raise CheckFailed(f"the model gives {bad} of {len(totals)} sequences a likelihood that is not a number")
-    return totals
+def _log_probs(
+    model: Any, hidden: Tensor, place: NDArray[np.int64], target: NDArray[np.int64]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """log p(target) at places in hidden, and whether no other token is likelier: (N, H), (S,), (S,) -> twice (S,)."""
+    at, of = torch.from_numpy(place).to(hidden.device), torch.from_numpy(target).to(hidden.device)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    log_probs, greedy = hidden.new_empty(len(at), dtype=wide), hidden.new_empty(len(at), dtype=torch.bool)
+    for first in range(0, len(hidden), HEAD_ROWS):
+        logits = model.lm_head(hidden[first : first + HEAD_ROWS]).to(wide)  # (n, V)
+        inside = ((at >= first) & (at < first + HEAD_ROWS)).nonzero().squeeze(1)
+        row = at[inside] - first
+        chosen, highest = logits[row, of[inside]], logits.amax(1)
+        log_sum = logits.sub_(highest[:, None]).exp_().sum(1).log() + highest  # in place: logits are the most memory
+        log_probs[inside], greedy[inside] = chosen - log_sum[row], chosen == highest[row]
+    return log_probs.cpu().numpy(), greedy.cpu().numpy()

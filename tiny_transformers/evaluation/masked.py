@@ -1,0 +1,82 @@
+"""A RoBERTa's last hidden state at one position of each row: what scoring one masked token needs, and no more.
+
+Equal to Hugging Face's forward pass but for rounding. Rows that differ in a few tokens only, as those of one sentence
+with one mask each, share what a token and its position alone decide; and the last attention has one query a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.roberta.modeling_roberta import RobertaAttention
+
+
+def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
+    """ids: (B, T), real: (B, T) bool, at: (B,) -> (B, H). `model` is a masked RoBERTa, stock or ours, evaluating."""
+    embeddings, blocks = model.base_model.embeddings, list(model.base_model.encoder.layer)
+    attending = [place for place, block in enumerate(blocks) if isinstance(block.attention, RobertaAttention)]
+    first, last = attending[0], attending[-1]
+
+    length = ids.shape[1]
+    kinds, where = torch.unique(ids * length + torch.arange(length, device=ids.device), return_inverse=True)
+    positions = kinds % length + model.config.pad_token_id + 1
+    x = embeddings(input_ids=(kinds // length)[None], position_ids=positions[None])  # (1, U, H)
+    for block in blocks[:first]:
+        x = block(x)
+    mask = None
+    if not real.all():
+        mask = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, torch.finfo(x.dtype).min)
+        mask = mask[:, None, None]  # (B, 1, 1, T)
+    if first == last:
+        x = x[0, where]
+    else:
+        attended = _attend(blocks[first].attention.self, x[0], where, mask)
+        x = blocks[first].feed_forward_chunk(blocks[first].attention.output(attended, x[0, where]))  # (B, T, H)
+        for block in blocks[first + 1 : last]:
+            x = block(x, mask)
+    own = x[torch.arange(len(x), device=x.device), at]  # (B, H)
+    attended = _attend_from(blocks[last].attention.self, own, x, mask)
+    y = blocks[last].feed_forward_chunk(blocks[last].attention.output(attended, own)[:, None])
+    for block in blocks[last + 1 :]:
+        y = block(y)
+    return y[:, 0]
+
+
+def _attend(attention: Any, kinds: Tensor, where: Tensor, mask: Tensor | None) -> Tensor:
+    """Projected once for every kind of token: (U, H), their places (B, T) -> (B, T, heads * V)."""
+    query, key, value = (
+        linear(kinds)[where].unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, T, D)
+        for linear, heads in zip((attention.query, attention.key, attention.value), _heads(attention), strict=True)
+    )
+    output = F.scaled_dot_product_attention(query, key, value, mask, scale=attention.scaling, enable_gqa=True)
+    return output.transpose(1, 2).flatten(2)
+
+
+def _attend_from(attention: Any, own: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """One query a row: own (B, H), its row's states x (B, T, H) -> (B, heads * V).
+
+    q (W_k x_j) = (q W_k) x_j, and the sum over j of a_j (W_v x_j) = W_v (the sum of a_j x_j): what is projected is one
+    vector a row and head instead of every x_j. The keys' bias adds the same to all scores, and the a_j sum to 1."""
+    heads, groups, _ = _heads(attention)
+    query = attention.query(own).unflatten(-1, (groups, heads // groups, -1))  # (B, kv_heads, heads of each, D)
+    into = torch.einsum("bgnd,gdh->bgnh", query, _by_head(attention.key, groups)).flatten(1, 2)  # (B, heads, H)
+    scores = attention.scaling * into @ x.transpose(1, 2)  # (B, heads, T)
+    mixed = (scores if mask is None else scores + mask[:, 0]).softmax(-1) @ x  # (B, heads, H)
+    value = attention.value
+    output = torch.einsum("bgnh,gvh->bgnv", mixed.unflatten(1, (groups, -1)), _by_head(value, groups))
+    if value.bias is not None:
+        output = output + value.bias.unflatten(0, (groups, 1, -1))
+    return output.flatten(1)
+
+
+def _heads(attention: Any) -> tuple[int, int, int]:
+    """How many heads queries, keys and values have."""
+    heads = attention.num_attention_heads
+    groups = attention.key.out_features * heads // attention.query.out_features
+    return heads, groups, groups
+
+
+def _by_head(linear: nn.Linear, heads: int) -> Tensor:
+    return linear.weight.unflatten(0, (heads, -1))  # (heads, D, H)
