@@ -421,6 +421,11 @@ def flops_per_token(model: Architecture, *, training: bool = False) -> int:
     )
 
 
+def feed_forward_flops(model: Architecture) -> int:
+    """Of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
+    return 2 * _feed_forward_weights(model, training=False)
+
+
 def units_per_token(model: Architecture) -> int:
     """Numbers that one feed-forward module keeps of a token for the backward pass, about: what memory is planned by."""
     ffn = model.ffn

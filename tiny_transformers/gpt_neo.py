@@ -64,6 +64,9 @@ class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
         else:
             block.ln_2, block.mlp = nn.Identity(), Zero()
 
+    def feed_forward(self, block: Any) -> nn.Module | None:
+        return None if isinstance(block.mlp, Zero) else block.mlp
+
     def _change_attention(self, attn: Any) -> None:
         if attention.differs(self.config):
             attn.attention = attention.GroupedGPTNeoSelfAttention(self.config, attn.attention)

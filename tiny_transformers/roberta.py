@@ -70,6 +70,12 @@ class TinyRobertaPreTrainedModel(Variant, RobertaPreTrainedModel):
         else:
             block.intermediate, block.output = nn.Identity(), NoOutput()
 
+    def feed_forward(self, block: Any) -> nn.Module | None:
+        output = block.output
+        if isinstance(output, NoOutput):
+            return None
+        return nn.Sequential(block.intermediate, output.dense, output.dropout).train(block.training)
+
     def _change_attention(self, module: Any) -> None:
         if attention.differs(self.config):
             module.self = attention.GroupedRobertaSelfAttention(self.config, module.self)

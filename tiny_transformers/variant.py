@@ -125,6 +125,11 @@ class Variant(PreTrainedModel):
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
         raise NotImplementedError
 
+    def feed_forward(self, block: Any) -> nn.Module | None:
+        """A block's feed-forward module by itself, (B, T, H) -> (B, T, H), without LayerNorm and residual; None if the
+        block has none."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def initialize_weights(self) -> None:
         """The family's rule, N(0, 0.02) and zero biases, after what it does not know of.
