@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cluster import rundir
+from tiny_transformers.config import STAGES
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
@@ -69,14 +70,17 @@ def causes(shown):
     return {stage["cause"] for run in shown["runs"] for stage in run["stages"].values()} - {None}
 
 
-def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, tmp_path):
-    """Real stages, tiny models, builtin data: pretrain to scores."""
+def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, manifest_file, tmp_path):
+    """All real stages, tiny models, builtin data: pretrain to scores."""
+    manifest_file.write_text(manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {list(STAGES)}"))
     settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
                 "--set", "evaluation.limit=12", "--set", "evaluation.superglue.epochs=1",
-                "--set", "data.max_length=128"]  # fmt: skip
+                "--set", "evaluation.lambada.passages=4", "--set", "evaluation.speed.batch_sizes=[1, 2]",
+                "--set", "evaluation.speed.tokens=32", "--set", "evaluation.speed.prompt_tokens=4",
+                "--set", "evaluation.speed.new_tokens=4", "--set", "data.max_length=128"]  # fmt: skip
     done = command(*SUBMIT, "--study", "first", *settings, "--yes", "--wait")
     shown = status(command)
-    assert shown["counts"]["completed"] == 16, done.stdout
+    assert shown["counts"]["completed"] == 4 * len(STAGES), done.stdout
     (job,) = job_ids(tmp_path)
     wait_for(lambda: {row[1] for row in sacct("-j", job, "--format=JobID,State")} == {"COMPLETED"})
     rows = sacct("-j", job, "--format=JobID,NodeList")
@@ -86,8 +90,28 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
     scores = tmp_path / "report"
     command("report", "--to", str(scores))
     assert len((scores / "summary.csv").read_text().splitlines()) == 5
+    assert speeds_come_last(tmp_path)
     for run in shown["runs"]:
         load_in_a_fresh_process(tmp_path / "output" / "runs" / run["run_id"] / "model", run["name"])
+
+
+def speeds_come_last(folder):
+    """Whether what a pack measured alone began when all else of it had ended."""
+    for path in (folder / "output" / "submissions").glob("*/submission.json"):
+        for pack in rundir.read_json(path)["packs"]:
+            attempts = {
+                (item["run_id"], stage): folder / "output" / "runs" / item["run_id"] / "stages" / stage / str(number)
+                for item in pack for stage, number in item["stages"]
+            }  # fmt: skip
+            begun = [
+                rundir.read_json(at / "claim.json")["time"] for (_, stage), at in attempts.items() if stage == "speed"
+            ]
+            ended = [
+                rundir.read_json(at / "result.json")["ended"] for (_, stage), at in attempts.items() if stage != "speed"
+            ]
+            if min(begun) < max(ended):
+                return False
+    return True
 
 
 def load_in_a_fresh_process(folder, name):
