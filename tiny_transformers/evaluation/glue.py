@@ -12,9 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
 
-from tiny_transformers import data
+from tiny_transformers import config, data
 from tiny_transformers.evaluation.rows import read_texts, refuse
+from tiny_transformers.work import TinyTransformersError
+
+SCORED_AS = {"validation": "{task}", "validation_matched": "{task}", "validation_mismatched": "{task}-mm"}
+HELD_OUT, MOST_HELD_OUT = 0.1, 1_000  # of the training rows, for `select_on: train_split`
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Examples:
     second: list[str] | None
     labels: NDArray[np.int64]  # (N,)
 
+    def take(self, rows: NDArray[np.int64]) -> Examples:
+        second = None if self.second is None else [self.second[row] for row in rows]
+        return Examples([self.first[row] for row in rows], second, self.labels[rows])
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -62,6 +71,64 @@ class Encoded:
     @property
     def lengths(self) -> NDArray[np.int64]:
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a task is trained on, what selects its weights, and what is scored."""
+
+    name: str
+    train: Encoded
+    selection: Encoded  # one of `validation`, or rows that `train` lacks
+    validation: dict[str, Encoded]  # name of the score -> rows
+
+    @property
+    def num_labels(self) -> int:
+        return TEMPLATES[self.name].num_labels
+
+
+def read_task(root: Path, task: str, tokenizer: Any, settings: config.Evaluation, seed: int) -> TaskData:
+    """The rows of all files of a task; `seed` chooses those that are held out.
+
+    Raises TinyTransformersError, with file and line, for a row as in `read_examples`, for training rows that all have
+    one label, and where a label is too rare to be held out."""
+    files = {split: root / file for split, file in config.superglue_files(task).items()}
+    path = files.pop("train")
+    train = read_examples(path, task, settings.limit)
+    if not np.ptp(train.labels):
+        what = f"the {len(train.labels)} rows used of it all have the label {train.labels[0]}: nothing can be learnt"
+        raise TinyTransformersError(f"{path}: {what}. Bring the file again, or raise evaluation.limit if it is set.")
+    held_out = None
+    if settings.superglue.select_on == "train_split":
+        train, held_out = hold_out(path, train, seed)
+
+    def encoded(examples: Examples) -> Encoded:
+        return encode(examples, tokenizer, settings.superglue.max_length)
+
+    validation = {
+        SCORED_AS[split].format(task=task): encoded(read_examples(file, task, settings.limit))
+        for split, file in files.items()
+    }
+    selection = encoded(held_out) if held_out else next(iter(validation.values()))
+    return TaskData(task, encoded(train), selection, validation)
+
+
+def hold_out(path: Path, examples: Examples, seed: int) -> tuple[Examples, Examples]:
+    """The rows to train on, and a tenth of them, 1,000 at most, that are not; every label with its share in both.
+
+    Raises TinyTransformersError where a label would be missing in one of them; `path` is where they come from."""
+    labels, counts = np.unique(examples.labels, return_counts=True)
+    size = min(MOST_HELD_OUT, max(len(labels), round(HELD_OUT * len(examples.labels))))
+    rows = np.arange(len(examples.labels))
+    if counts.min() > 1:  # scikit-learn refuses less
+        kept, held = train_test_split(rows, test_size=size, stratify=examples.labels, random_state=seed)
+        if len(np.unique(examples.labels[held])) == len(np.unique(examples.labels[kept])) == len(labels):
+            return examples.take(np.sort(kept)), examples.take(np.sort(held))
+    rarest = counts.argmin()
+    raise TinyTransformersError(
+        f"{path}: {counts[rarest]} of {len(rows)} rows have the label {labels[rarest]}, too few for it to be among the "
+        f"{size} held out by select_on: train_split. Write select_on: validation, or use more rows."
+    )
 
 
 def read_examples(path: Path, task: str, limit: int | None) -> Examples:

@@ -1,0 +1,166 @@
+"""Fine-tune a classifier, and let it answer.
+
+The training is that of Hugging Face's Trainer: fed the same batches it arrives at the same weights. What is left out
+is what changes nothing: padding, by cutting a batch into pieces of similar length, and in the last block all positions
+but the one that the head reads. Knows no file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tiny_transformers import config
+from tiny_transformers.evaluation import scoring
+from tiny_transformers.evaluation.glue import Encoded, TaskData
+from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
+from tiny_transformers.gpt_neo import NoAttention
+from tiny_transformers.layer import PerToken
+from tiny_transformers.work import CheckFailed
+
+MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
+
+Report = Callable[[float, str], None]  # (share done 0..1, what is being done)
+
+
+@dataclass
+class Fit:
+    """How a fine-tuning went."""
+
+    steps: int = 0
+    evaluations: int = 0
+    best_step: int = 0
+    best_value: float = -np.inf  # of the selection metric
+    patience_used: int = 0  # evaluations in a row without an improvement of more than the threshold
+
+
+def fine_tune(model: Any, task: TaskData, settings: config.Superglue, seed: int, report: Report) -> Fit:
+    """Train with AdamW and a linear decay to 0, as Hugging Face's Trainer; leave `model` at its best evaluation.
+
+    Evaluates on `task.selection` every `eval_every` steps and after the last. An evaluation improves if it exceeds the
+    best one by more than `threshold`; `patience` without any in a row end the training. `report` may raise, to stop
+    it. Raises CheckFailed where the training diverged."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    total = -(-len(task.train.labels) // settings.batch_size) * settings.epochs
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    torch.manual_seed(seed)  # dropout's
+    fit, best_weights = Fit(), {}
+    for rows in training_batches(len(task.train.labels), settings, seed):
+        loss = step(model, task.train, rows, optimizer)
+        decay.step()
+        fit.steps += 1
+        tick = partial(report, fit.steps / total, f"step {fit.steps} of at most {total}")
+        tick()
+        if fit.steps % settings.eval_every == 0 or fit.steps == total:
+            value = selection_metric(task.selection.labels, predict(model, task.selection, tick), task.num_labels)
+            print(
+                f"{task.name} step {fit.steps} of at most {total}: loss {loss:.4f}, selection {value:.4f}", flush=True
+            )
+            if note(fit, value, settings.threshold):
+                best_weights = _copy_of(model)
+        if fit.patience_used >= settings.patience:
+            break
+    model.load_state_dict(best_weights)
+    return fit
+
+
+def predict(model: Any, encoded: Encoded, tick: Callable[[], None] = lambda: None) -> Labels:
+    """The likeliest label of each row. (N,) Calls `tick` before each batch.
+
+    Raises CheckFailed where the model's answer is not a number."""
+    predictions = np.zeros(len(encoded.labels), dtype=np.int64)
+    with scoring.evaluating(model):
+        for rows, _ in scoring.batches(encoded.lengths, scoring.budget(model)):
+            tick()
+            logits = _logits(model, encoded, rows)
+            if not torch.isfinite(logits).all():
+                raise CheckFailed("the fine-tuned model's logits are not finite: training has diverged")
+            predictions[rows] = logits.argmax(-1).cpu().numpy()
+    return predictions
+
+
+def training_batches(rows: int, settings: config.Superglue, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of row numbers, shuffled anew each epoch; the last of an epoch may be smaller."""
+    order = np.random.default_rng(seed)
+    for _ in range(settings.epochs):
+        shuffled = order.permutation(rows)
+        for start in range(0, rows, settings.batch_size):
+            yield shuffled[start : start + settings.batch_size]
+
+
+def step(model: Any, train: Encoded, rows: NDArray[np.int64], optimizer: torch.optim.Optimizer) -> Tensor:
+    """One optimizer step on the mean loss of `rows`; returns that loss, a scalar.
+
+    The rows go through the model in pieces of similar length, which leaves the gradient as it is."""
+    model.train()
+    total = torch.zeros((), device=model.device)
+    for piece, _ in scoring.batches(train.lengths[rows], scoring.budget(model)):
+        labels = torch.from_numpy(train.labels[rows[piece]]).to(model.device)
+        loss = F.cross_entropy(_logits(model, train, rows[piece]), labels, reduction="sum") / len(rows)
+        (loss + len(piece) / len(rows) * model.auxiliary_loss()).backward()
+        total += loss.detach()
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
+
+
+def note(fit: Fit, value: float, threshold: float) -> bool:
+    """Count an evaluation as Hugging Face's EarlyStoppingCallback does; True if it is the best so far."""
+    fit.evaluations += 1
+    fit.patience_used = 0 if value > fit.best_value + threshold else fit.patience_used + 1
+    if value <= fit.best_value:
+        return False
+    fit.best_value, fit.best_step = value, fit.steps
+    return True
+
+
+def _logits(model: Any, encoded: Encoded, rows: NDArray[np.int64]) -> Tensor:
+    ids, mask = scoring.pad([encoded.input_ids[row] for row in rows], model)
+    with _last_block_at(model, mask):
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, labels)
+
+
+@contextmanager
+def _last_block_at(model: Any, mask: Tensor) -> Iterator[None]:
+    """Let the last block do what follows its attention at one position of each row, that which the head reads.
+
+    It adds its result to all positions then; the others come out wrong, and nobody reads them. mask: (B, T)"""
+    decoder = model.base_model_prefix == "transformer"
+    position = mask.sum(1) - 1 if decoder else torch.zeros_like(mask[:, 0])  # (B,) the last token, or <s>
+    every = torch.arange(len(mask), device=mask.device)
+
+    def narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+        return tuple(x[every, position].unsqueeze(1) for x in inputs)  # (B, T, H) -> (B, 1, H)
+
+    hooks = [module.register_forward_pre_hook(narrow) for module in _after_attention(model)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _after_attention(model: Any) -> list[nn.Module]:
+    """Where the last block turns to what is done at each position by itself. Nowhere in a model whose sparse modules
+    balance or normalise over all positions, or whose last block is an earlier one, too."""
+    owner, name = model.stack()
+    block = getattr(owner, name)[-1]
+    if model.config.sharing or any(isinstance(module, PerToken) for module in block.modules()):
+        return []
+    if model.base_model_prefix == "transformer":
+        attention = [] if isinstance(block.attn, NoAttention) else [block.attn.attention.out_proj]
+        return [*attention, block.mlp]
+    return [block.attention.output] if hasattr(block.attention, "output") else []
+
+
+def _copy_of(model: Any) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
