@@ -319,22 +319,6 @@ MIDDLE = (anaphor_agreement, argument_structure, determiner_noun_agreement, irre
 
 def draw_story(rng: Random, held_out: set[str]) -> str:
     """Six sentences about one scene, none of them held out, none twice."""
-    scene, sentences = _five_sentences(rng, held_out)
-    return " ".join([*sentences, _ending(rng, scene)])
-
-
-def draw_passage(rng: Random, held_out: set[str]) -> str:
-    """A story whose last sentence is another one and breaks off after a word that was said before: the place, or the
-    things if a sentence named them. As in LAMBADA the word follows from the passage, not from its last sentence."""
-    scene, sentences = _five_sentences(rng, held_out)
-    said, subject = " ".join(sentences), SUBJECT[scene.reflexive]
-    last = f"{subject} {scene.be} {rng.choice(INTRANSITIVE)} in the {scene.place}"
-    if scene.object in re.findall(r"\w+", said) and coin(rng):
-        last = f"{subject} {rng.choice(scene.words['event'])} {an_object(rng)(scene)}"
-    return f"{said} {last}"
-
-
-def _five_sentences(rng: Random, held_out: set[str]) -> tuple[Scene, list[str]]:
     while True:
         scene = draw_scene(rng)
         middle = [npi_licensing, *rng.sample(MIDDLE, 2)]
@@ -344,7 +328,7 @@ def _five_sentences(rng: Random, held_out: set[str]) -> tuple[Scene, list[str]]:
         sentences = [f"The {scene.heroes} {scene.be} in the {scene.place}.", *(pair.good for pair in said), why]
         if len(set(sentences)) == len(sentences) and held_out.isdisjoint(sentences):
             told = [_pronoun(rng, scene, sentence) for sentence in sentences[1:4]]
-            return scene, [sentences[0], *told, why]
+            return " ".join([sentences[0], *told, why, _ending(rng, scene)])
 
 
 def _pronoun(rng: Random, scene: Scene, sentence: str) -> str:
@@ -357,6 +341,18 @@ def _pronoun(rng: Random, scene: Scene, sentence: str) -> str:
 def _ending(rng: Random, scene: Scene) -> str:
     event, action = rng.choice(scene.words["event"]), rng.choice(scene.words["action"])
     return f"{SUBJECT[scene.reflexive]} {event} {an_object(rng)(scene)} and {action}."
+
+
+def draw_passage(rng: Random, held_out: set[str]) -> str:
+    """A story that breaks off, as late as possible, after the last word of a sentence that the earlier ones, two
+    at least, have said."""
+    while True:
+        *earlier, last = re.split(r"(?<=[.?]) ", draw_story(rng, held_out))
+        while len(earlier) > 1:
+            word = last[:-1].rpartition(" ")[2]
+            if word in re.findall(r"\w+", " ".join(earlier)):
+                return " ".join([*earlier, last[:-1]])
+            *earlier, last = earlier
 
 
 # Pairs and classification tasks.

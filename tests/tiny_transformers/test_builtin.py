@@ -21,7 +21,7 @@ from tiny_transformers.config import (
     superglue_files,
 )
 from tiny_transformers.data import read_rows
-from tiny_transformers.evaluation import blimp
+from tiny_transformers.evaluation import blimp, lambada
 from tiny_transformers.work import Work
 
 DATA = Data(source="builtin")
@@ -81,8 +81,8 @@ def test_the_last_word_of_a_passage_was_said_before_and_no_passage_begins_a_stor
     passages = [row["text"] for row in read_rows(root / LAMBADA, ["text"])]
     assert len(set(passages)) == builtin.PASSAGES
     for passage in passages:
-        *before, last = re.findall(r"\w+|[.?]", passage)
-        assert last in before[: len(before) - before[::-1].index("?" if "?" in before else ".")], passage
+        *earlier, last = re.split(r"[.?] ", passage)
+        assert last.split(" ")[-1] in re.findall(r"\w+", " ".join(earlier)), passage
     stories = [row["text"] for row in read_rows(root / TRAIN_STORIES, ["text"])]
     assert not any(story.startswith(passage) for passage in passages for story in stories)
     assert len({passage.rsplit(" ", 1)[1] for passage in passages}) > 10
@@ -101,10 +101,13 @@ def test_an_untrained_model_is_at_chance_and_a_trained_one_is_not(root, tmp_path
     models.build(config.model, 0).save_pretrained(untrained.model_dir)
     trained = Work(config, root, tmp_path / "cache", tmp_path / "trained")
     pretrain.run(trained)
-    averages = []
+    averages, perplexities = [], []
     for work in (untrained, trained):
         tokenizer.run(work)
         scores = {score.task: score.value for score in blimp.run(work).scores}
         averages.append(scores["average"])
+        perplexities += [score.value for score in lambada.run(work).scores if score.task == "passage"]
     assert 0.42 < averages[0] < 0.58
     assert averages[1] > 0.7, averages
+    assert 1_000 < perplexities[0] < 4_000, "about the vocabulary"
+    assert perplexities[1] < 10
