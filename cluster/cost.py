@@ -123,8 +123,8 @@ def flops(config: RunConfig, stage: str) -> float:
     forward = flops_per_token(config.model, training=True)
     source, evaluation = config.data.source, config.evaluation
 
-    def limited(rows: float) -> float:
-        return min(rows, evaluation.limit or rows)
+    def limited(rows: float, limit: int | None = evaluation.limit) -> float:
+        return min(rows, limit or rows)
 
     if stage == "pretrain":
         train = config.train
@@ -150,10 +150,10 @@ def flops(config: RunConfig, stage: str) -> float:
         generated = speed.prompt_tokens + speed.new_tokens if config.model.family == "gpt_neo" else 0
         return passes * rows * ((forward - head) * speed.tokens + forward * generated)
     settings, tokens = evaluation.superglue, ROW_TOKENS[source]
-    train_rows = limited(TRAIN_ROWS[source]) * settings.epochs
+    train_rows = limited(TRAIN_ROWS[source], evaluation.superglue_limit) * settings.epochs
     evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
     trained = 3.0 * (forward - head) * train_rows * tokens
-    evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source]) * tokens
+    evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source], evaluation.superglue_limit) * tokens
     return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
 
 

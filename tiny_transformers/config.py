@@ -80,6 +80,7 @@ class Superglue(Settings):
     threshold: Annotated[float, Field(ge=0)] = 0.001
     max_length: PositiveInt = 128  # tokens
     seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
+    limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
     select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
 
 
@@ -106,6 +107,10 @@ class Evaluation(Settings):
     superglue: Superglue = Superglue()
     lambada: Lambada = Lambada()
     speed: Speed = Speed()
+
+    @property
+    def superglue_limit(self) -> int | None:
+        return self.superglue.limit or self.limit
 
 
 class RunConfig(Settings):

@@ -94,10 +94,12 @@ def read_task(root: Path, task: str, tokenizer: Any, settings: config.Evaluation
     one label, and where a label is too rare to be held out."""
     files = {split: root / file for split, file in config.superglue_files(task).items()}
     path = files.pop("train")
-    train = read_examples(path, task, settings.limit)
+    train = read_examples(path, task, settings.superglue_limit)
     if not np.ptp(train.labels):
         what = f"the {len(train.labels)} rows used of it all have the label {train.labels[0]}: nothing can be learnt"
-        raise TinyTransformersError(f"{path}: {what}. Bring the file again, or raise evaluation.limit if it is set.")
+        raise TinyTransformersError(
+            f"{path}: {what}. Bring the file again, or raise the limit of evaluation.superglue."
+        )
     held_out = None
     if settings.superglue.select_on == "train_split":
         train, held_out = hold_out(path, train, seed)
@@ -106,7 +108,7 @@ def read_task(root: Path, task: str, tokenizer: Any, settings: config.Evaluation
         return encode(examples, tokenizer, settings.superglue.max_length)
 
     validation = {
-        SCORED_AS[split].format(task=task): encoded(read_examples(file, task, settings.limit))
+        SCORED_AS[split].format(task=task): encoded(read_examples(file, task, settings.superglue_limit))
         for split, file in files.items()
     }
     selection = encoded(held_out) if held_out else next(iter(validation.values()))

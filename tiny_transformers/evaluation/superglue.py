@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,11 +23,12 @@ from tiny_transformers import config, data, device, models
 from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, predict
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
 from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, evaluate, majority
+from tiny_transformers.files import whole_file
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
 FORMAT = 1  # raised when the same fine-tuning would be kept otherwise, or have another result
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
-NO_RESULT = ("tasks", "seeds")  # settings that say which fine-tunings there are, and change none
+NO_RESULT = ("tasks", "seeds", "limit")  # settings that say which fine-tunings there are, or are told otherwise
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -
         files = {file: fingerprints[file] for file in config.superglue_files(task.name).values()}
         for index in range(seeds):
             seed = task_seed(work.config.seed, task.name, index)
-            identity = [FORMAT, model, files, settings, work.config.evaluation.limit, work.config.seed, index]
+            identity = [FORMAT, model, files, settings, work.config.evaluation.superglue_limit, work.config.seed, index]
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
             label = task.name if seeds == 1 else f"{task.name}, fine-tuning {index + 1} of {seeds}"
             path = work.run_dir / "superglue" / f"{task.name}-{index}-{key}.json"
@@ -186,13 +185,8 @@ def _keep(one: FineTuning, answers: Answers) -> None:
     """Write the answers whole: a file of them is complete or absent."""
     predictions = {name: labels.tolist() for name, labels in answers.predictions.items()}
     value = {"fit": asdict(answers.fit), "seconds": answers.seconds, "predictions": predictions}
-    one.path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=one.path.parent, prefix=".", delete=False) as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    os.replace(file.name, one.path)
+    with whole_file(one.path) as draft:
+        draft.write_text(json.dumps(value))
 
 
 def _read_kept(one: FineTuning) -> Answers | None:

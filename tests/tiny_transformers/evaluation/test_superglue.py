@@ -614,6 +614,15 @@ def test_an_empty_file_is_an_error(make_work, write_task, family):
         superglue.run(work)
 
 
+def test_fine_tuning_may_have_a_limit_of_its_own(make_work, write_task, family):
+    for own, rows in ((None, 12), (8, 8)):
+        work = make_work(family, limit=12, superglue=settings("sst2", limit=own))
+        write_task(work, "sst2", sentences(30), sentences(30))
+        outcome = superglue.run(work)
+        assert outcome.metrics["sst2.train_rows"] == rows
+        assert {score.n for score in outcome.scores} == {rows}
+
+
 def test_limit_keeps_the_shares_of_the_labels(tmp_path, write_rows):
     path = tmp_path / "sorted.json"
     write_rows(path, [{"sentence": f"s{i}", "label": int(i >= 80)} for i in range(100)])
