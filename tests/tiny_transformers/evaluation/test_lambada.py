@@ -244,5 +244,5 @@ def test_the_real_file_becomes_passages(shared_data):
     lengths = [len(ids) for ids in passages.sequences]
     assert (max(lengths), sum(lengths)) == (251, 484_357 + 5_153)
     targets = [len(ids) - target for ids, target in zip(passages.sequences, passages.targets, strict=True)]
-    assert (min(targets), targets.count(1), max(targets)) == (1, 1_645, 12)
+    assert (min(targets), targets.count(1), max(targets), sum(targets)) == (1, 1_645, 12, 10_236)
     assert real.decode(passages.sequences[0][passages.targets[0] :]) == " signs"
