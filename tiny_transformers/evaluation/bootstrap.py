@@ -1,7 +1,7 @@
-"""Percentile bootstrap over the pairs of minimal-pair tasks (Efron and Tibshirani 1993, chapter 13).
+"""Percentile bootstrap over the items of tasks, minimal pairs or passages (Efron and Tibshirani 1993, chapter 13).
 
-Each draw resamples the pairs of every task with replacement, each task on its own. A pair has one of few outcomes, so
-the counts of a resample are a multinomial draw and no pair need be touched. One seed: the same counts give the same
+Each draw resamples the items of every task with replacement, each task on its own. An item has one of few outcomes, so
+the counts of a resample are a multinomial draw and no item need be touched. One seed: the same counts give the same
 interval."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 def resample(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts of the pairs with each outcome, (tasks, outcomes) -> (DRAWS, tasks, outcomes)."""
+    """Counts of the items with each outcome, (tasks, outcomes) -> (DRAWS, tasks, outcomes)."""
     n = counts.sum(1)
     return np.random.default_rng(SEED).multinomial(n, counts / n[:, None], size=(DRAWS, len(n)))
 

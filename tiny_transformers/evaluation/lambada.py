@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from tiny_transformers import config, data, device, models
-from tiny_transformers.evaluation import scoring
+from tiny_transformers.evaluation import bootstrap, scoring
 from tiny_transformers.evaluation.rows import read_texts, refuse
 from tiny_transformers.work import CheckFailed, Interrupted, Outcome, Score, Work
-
-RESAMPLES = 10_000  # of the passages, for the interval of the accuracy
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,10 @@ def read_passages(path: Path, tokenizer: Any, run_config: config.RunConfig) -> P
 
 def summarise(result: Result) -> list[Score]:
     """The scores of docs/evaluation.md. Raises CheckFailed for a perplexity beyond all numbers."""
-    n, accuracy = len(result.correct), float(result.correct.mean())
-    low, high = _interval(accuracy, n)
+    n, right = len(result.correct), int(result.correct.sum())
+    low, high = bootstrap.interval(bootstrap.resample(np.array([[right, n - right]]))[:, 0, 0] / n)
     return [
-        Score("last_word", "accuracy", accuracy, n),
+        Score("last_word", "accuracy", right / n, n),
         Score("last_word", "accuracy_low", low, n),
         Score("last_word", "accuracy_high", high, n),
         Score("last_word", "perplexity", _perplexity(result.last_word, n), n),
@@ -149,13 +147,6 @@ def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> Result
 def _one_word(ids: list[int], target: int) -> list[int | None]:
     """The last word as one word of PLL-word-l2r, however many the tokenizer would make of it; `</s>` is none of it."""
     return [*[None] * target, *[0] * (len(ids) - target - 1), None]
-
-
-def _interval(accuracy: float, n: int) -> tuple[float, float]:
-    """The middle 95 % of bootstrap resamples; the right answers in one of n passages are Binomial(n, accuracy)."""
-    resampled = np.random.default_rng(0).binomial(n, accuracy, RESAMPLES) / n
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _perplexity(log_likelihoods: NDArray[np.float64], n: int) -> float:
