@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.models.roberta.modeling_roberta import RobertaAttention
 
 
@@ -32,8 +31,7 @@ def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
     if first == last:
         x = x[0, where]
     else:
-        attended = _attend(blocks[first].attention.self, x[0], where, mask)
-        x = blocks[first].feed_forward_chunk(blocks[first].attention.output(attended, x[0, where]))  # (B, T, H)
+        x = blocks[first].feed_forward_chunk(_attend(blocks[first].attention, x[0], where, mask))  # (B, T, H)
         for block in blocks[first + 1 : last]:
             x = block(x, mask)
     own = x[torch.arange(len(x), device=x.device), at]  # (B, H)
@@ -44,14 +42,24 @@ def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
     return y[:, 0]
 
 
-def _attend(attention: Any, kinds: Tensor, where: Tensor, mask: Tensor | None) -> Tensor:
-    """Projected once for every kind of token: (U, H), their places (B, T) -> (B, T, heads * V)."""
-    query, key, value = (
-        linear(kinds)[where].unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, T, D)
-        for linear, heads in zip((attention.query, attention.key, attention.value), _heads(attention), strict=True)
+def _attend(module: Any, kinds: Tensor, where: Tensor, mask: Tensor | None) -> Tensor:
+    """An attention's output, all projections of which see every kind of token once: (U, H), (B, T) -> (B, T, H).
+
+    The sum over heads and j of W_o (a_j W_v x_j) = a_j (W_o W_v x_j): the output's projection comes before the sum."""
+    attention, out = module.self, module.output
+    heads, groups, _ = _heads(attention)
+    query, key = (
+        linear(kinds)[where].unflatten(-1, (n, -1)).transpose(1, 2)  # (B, heads, T, D)
+        for linear, n in ((attention.query, heads), (attention.key, groups))
     )
-    output = F.scaled_dot_product_attention(query, key, value, mask, scale=attention.scaling, enable_gqa=True)
-    return output.transpose(1, 2).flatten(2)
+    scores = attention.scaling * query @ key.repeat_interleave(heads // groups, 1).transpose(2, 3)
+    weights = (scores if mask is None else scores + mask).softmax(-1).permute(0, 2, 3, 1)  # (B, T, T, heads)
+    value = attention.value(kinds).unflatten(-1, (groups, -1)).repeat_interleave(heads // groups, 1)  # (U, heads, V)
+    value = torch.einsum("unv,hnv->unh", value, out.dense.weight.unflatten(1, (heads, -1))).flatten(1)
+    output = weights.flatten(2) @ value[where].unflatten(-1, (heads, -1)).flatten(1, 2)  # (B, T, H)
+    if out.dense.bias is not None:
+        output = output + out.dense.bias
+    return out.LayerNorm(output + kinds[where])
 
 
 def _attend_from(attention: Any, own: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:

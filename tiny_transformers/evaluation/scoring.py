@@ -31,6 +31,7 @@ from torch import Tensor
 
 from tiny_transformers.evaluation.masked import states_at
 from tiny_transformers.evaluation.prefixes import Forest
+from tiny_transformers.layer import PerToken
 from tiny_transformers.work import CheckFailed
 
 Sequences = Sequence[Sequence[int]]
@@ -171,6 +172,9 @@ def evaluating(model: Any, precision: Precision = "float32") -> Iterator[None]:
     """No dropout, no gradients; afterwards the model is in the mode it was in."""
     training = model.training
     model.eval()
+    for module in model.modules():
+        if isinstance(module, PerToken):
+            module.real = None  # of the last training pass; `states_at` calls blocks, so the model does not clear it
     autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     try:
         with torch.inference_mode(), autocast:
