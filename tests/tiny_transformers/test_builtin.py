@@ -104,7 +104,7 @@ def test_an_untrained_model_is_at_chance_and_a_trained_one_is_not(root, tmp_path
     averages, perplexities = [], []
     for work in (untrained, trained):
         tokenizer.run(work)
-        scores = {score.task: score.value for score in blimp.run(work).scores}
+        scores = {score.task: score.value for score in blimp.run(work).scores if score.metric == "accuracy"}
         averages.append(scores["average"])
         perplexities += [score.value for score in lambada.run(work).scores if score.task == "passage"]
     assert 0.42 < averages[0] < 0.58
