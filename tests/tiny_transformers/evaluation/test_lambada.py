@@ -197,11 +197,17 @@ def test_of_a_limited_file_an_encoders_passages_are_evenly_spaced_and_its_last_w
 
 
 def test_the_interval_of_the_accuracy_is_that_of_resampled_passages():
-    low, high = lambada._interval(0.3, 1_000)
+    def interval(right, n):
+        values = np.full(n, -1.0)
+        scores = lambada.summarise(lambada.Result(np.arange(n) < right, values, values, n))
+        found = {score.metric: score.value for score in scores if score.task == "last_word"}
+        assert found["accuracy"] == right / n
+        return found["accuracy_low"], found["accuracy_high"]
+
     spread = 1.96 * math.sqrt(0.3 * 0.7 / 1_000)
-    assert (low, high) == pytest.approx((0.3 - spread, 0.3 + spread), abs=2e-3)
-    assert lambada._interval(0.3, 1_000) == (low, high)
-    assert lambada._interval(0.0, 50) == (0, 0)
+    assert interval(300, 1_000) == pytest.approx((0.3 - spread, 0.3 + spread), abs=2e-3)
+    assert interval(300, 1_000) == interval(300, 1_000)
+    assert interval(0, 50) == (0, 0)
 
 
 def test_a_perplexity_beyond_all_numbers_fails_the_check():
