@@ -214,9 +214,12 @@ encoders = pytest.mark.parametrize("family", ["encoder"], indirect=True)
 
 
 @decoders
-def test_requests_are_understood_as_lm_evals_own_class_does(make: Callable[..., Any]) -> None:
-    ours = make(start_token="none")
-    stock = make(HFLM, add_bos_token=False, batch_size=4, max_length=ours.max_length)
+@pytest.mark.parametrize(("start_token", "add_bos_token"), [("none", False), ("bos", True)])
+def test_requests_are_understood_as_lm_evals_own_class_does(
+    make: Callable[..., Any], start_token: str, add_bos_token: bool
+) -> None:
+    ours = make(start_token=start_token)
+    stock = make(HFLM, add_bos_token=add_bos_token, batch_size=4, max_length=ours.max_length)
     contexts = ["", "a cat", "a cat ", "two  spaces  ", "x" * 200, "é" * 30]
     asked = [(context, end) for context in contexts for end in (" sat", "s", " on a mat. " * 5)]
     for context in filter(None, contexts):  # and what is the likeliest, byte by byte
