@@ -140,17 +140,19 @@ def runs(work: Work) -> dict[str, Run]:
         "HF_DATASETS_OFFLINE": "1",
         "TINY_TRANSFORMERS_DATA": str(work.root),
     }
+    work.cache.mkdir()
     started = {}
     for name, command in commands.items():
         what = ["--tasks", "babylm_blimp", "lambada_local", "--include_path", TASKS, "--device", "cpu"]
         kept = ["--log_samples", "--output_path", work.cache / name]
-        started[name] = subprocess.Popen(
-            [*command, *what, *kept], env=environment, cwd=work.cache.parent, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    for process in started.values():
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output[-3000:]
+        with open(work.cache / f"{name}.txt", "w") as output:
+            started[name] = subprocess.Popen(
+                [*command, *what, *kept], env=environment, cwd=work.cache.parent, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+    ended = {name: process.wait(timeout=500) for name, process in started.items()}
+    for name, status in ended.items():
+        assert status == 0, (work.cache / f"{name}.txt").read_text()[-3000:]
     return {name: read_run(work.cache / name) for name in commands}
 
 
