@@ -115,7 +115,7 @@ def work(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     for file, count in {**dict.fromkeys(FILES.values(), PAIRS), config.LAMBADA: PASSAGES}.items():
         rows = data.sample(data.read_rows(shared_data / file, ()), count)
         if file == FILES["binding"]:
-            rows.append({"sentence_good": "The same.", "sentence_bad": "The same."})
+            rows.append(rows[-1] | {"sentence_good": "The same.", "sentence_bad": "The same."})
         (work.root / file).parent.mkdir(parents=True, exist_ok=True)
         (work.root / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return work
