@@ -45,7 +45,8 @@ def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
 def _attend(module: Any, kinds: Tensor, where: Tensor, mask: Tensor | None) -> Tensor:
     """An attention's output, all projections of which see every kind of token once: (U, H), (B, T) -> (B, T, H).
 
-    The sum over heads and j of W_o (a_j W_v x_j) = a_j (W_o W_v x_j): the output's projection comes before the sum."""
+    The sum over heads and j of W_o (a_j W_v x_j) = a_j (W_o W_v x_j): the output's projection comes before the sum. At
+    14 tokens that is 4 to 13 % of a pass, at 100 nothing, at 250 a loss of 16 %."""
     attention, out = module.self, module.output
     heads, groups, _ = _heads(attention)
     query, key = (

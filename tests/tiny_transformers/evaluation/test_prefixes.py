@@ -53,8 +53,8 @@ def test_a_row_is_no_wider_than_it_may_be_unless_one_sequence_is():
 
 
 def test_tokens_before_the_start_are_not_scored():
-    batch = Forest(SEQUENCES[:2], [3, 2], 100).batch(np.array([0]))
-    assert sorted(zip(batch.sequence, batch.target, strict=True)) == [(0, 7), (1, 6), (1, 8), (1, 9)]
+    batch = Forest([(1, 5, 6, 8, 9), (1, 5, 6, 7)], [2, 3], 100).batch(np.array([0]))
+    assert sorted(zip(batch.sequence, batch.target, strict=True)) == [(0, 6), (0, 8), (0, 9), (1, 7)]
 
 
 def test_no_sequences_make_no_rows():

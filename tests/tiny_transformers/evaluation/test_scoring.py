@@ -110,11 +110,12 @@ def test_padding_does_not_matter(scored):
     np.testing.assert_allclose(together, [score(model, [s])[0] for s in (short, long)], rtol=0, atol=1e-4)
 
 
-def test_few_positions_at_a_time_give_the_same_logits(scored, sequences, monkeypatch):
+@pytest.mark.parametrize("head_rows", [3, 40])
+def test_few_positions_at_a_time_give_the_same_logits(scored, sequences, monkeypatch, head_rows):
     model, score, _ = scored
     values = score(model, sequences)
-    monkeypatch.setattr(scoring, "HEAD_ROWS", 3)
-    np.testing.assert_allclose(score(model, sequences), values, rtol=0, atol=1e-4)
+    monkeypatch.setattr(scoring, "HEAD_ROWS", head_rows)
+    np.testing.assert_allclose(score(model, sequences, tokens_per_batch=100), values, rtol=0, atol=1e-4)
 
 
 def test_the_same_sequence_is_scored_once_and_equal(scored):
@@ -204,7 +205,7 @@ def test_local_attention_sees_its_window_whatever_shares_a_row(window):
 
 
 def test_stock_classes_are_scored_as_defined():
-    sizes = {"vocab_size": 97, "hidden_size": 32, "max_position_embeddings": 30, "pad_token_id": 0}
+    sizes = {"vocab_size": 97, "hidden_size": 32, "max_position_embeddings": 130, "pad_token_id": 90}
     gpt = GPTNeoForCausalLM(
         GPTNeoConfig(**sizes, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=20)
     ).eval()
