@@ -21,7 +21,8 @@ from tiny_transformers.config import RunConfig, blimp_files, superglue_tasks
 STORY_TOKENS = {"files": 224, "builtin": 45}
 LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
 VALIDATION_STORIES = {"files": 21_990, "builtin": 300}
-SENTENCE_TOKENS = 11
+SENTENCE_TOKENS = 12
+DISTINCT_PREFIXES = 0.6  # of BLiMP's tokens; a decoder computes a beginning that sentences share once
 TASK_PAIRS = {"files": 63_280 / 17, "builtin": 200}  # pairs of a BLiMP task, on average
 FULL_PAIRS = 1_000  # of a paradigm of the full BLiMP
 TRAIN_ROWS = {"files": 40_000, "builtin": 600}  # of a fine-tuning task, on average
@@ -135,15 +136,16 @@ def flops(config: RunConfig, stage: str) -> float:
         full = evaluation.blimp.data == "full"
         pairs = FULL_PAIRS if full else TASK_PAIRS[source]
         sentences = 2 * sum(limited(pairs) for _ in blimp_files(config.data, evaluation.blimp.data))
-        masks = SENTENCE_TOKENS if config.model.family == "roberta" else 1  # pseudo-log-likelihood: one at a time
-        return 1.0 * forward * sentences * SENTENCE_TOKENS * masks
-    head = 2 * config.model.vocab_size * config.model.hidden_size  # of the language model
+        if config.model.family == "gpt_neo":
+            return forward * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
+        return _one_mask(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
+    head = _head(config)
     if stage == "lambada":
         passages, length = limited(PASSAGES[source]), PASSAGE_TOKENS[source]
         if config.model.family == "gpt_neo":
             return 1.0 * forward * passages * length
-        whole = min(passages, evaluation.lambada.passages or passages) * length  # masks, one at a time
-        return ((forward - head) * length + head) * (passages * TARGET_TOKENS + whole)
+        whole = min(passages, evaluation.lambada.passages or passages) * length  # masks
+        return _one_mask(config, length) * (passages * TARGET_TOKENS + whole)
     if stage == "speed":
         speed = evaluation.speed
         passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
@@ -155,6 +157,18 @@ def flops(config: RunConfig, stage: str) -> float:
     trained = 3.0 * (forward - head) * train_rows * tokens
     evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source], evaluation.superglue_limit) * tokens
     return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
+
+
+def _head(config: RunConfig) -> float:
+    """FLOPs of the language model's head at one position."""
+    return 2.0 * config.model.vocab_size * config.model.hidden_size
+
+
+def _one_mask(config: RunConfig, length: int) -> float:
+    """FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at that token
+    alone (tiny_transformers/evaluation/masked.py)."""
+    forward, head, layers = flops_per_token(config.model, training=True), _head(config), num_layers(config.model)
+    return (forward - head) * ((layers - 1) * length + 1) / layers + head
 
 
 def _estimate(config: RunConfig, stages: tuple[str, ...], measured: Measured) -> float:
