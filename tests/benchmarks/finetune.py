@@ -8,10 +8,11 @@ of DATA_ROOT, ../shared/data unless given. The models are of the real size, 9.6M
 run's model folder; an untrained one will do for speed, its accuracies say little.
 
 Speed: so many training steps of each task, in turns, the first not counted; rows per second of the steps between, and
-of an epoch over all ten tasks. About 5 minutes on two idle cores.
-Accuracy: a whole fine-tuning with evaluations, early stopping and the best weights by both, for every seed. Trainer
-takes 1 to 2 seconds a step on two idle cores: with the defaults RTE has 140 steps and CoLA 1,280, so about 3 hours a
-model; `--tasks rte` 20 minutes, `--limit 2000 --epochs 3` 25 minutes."""
+of an epoch over these tasks.
+Accuracy: a whole fine-tuning with evaluations, early stopping and the best weights by both, for every seed.
+A step of Trainer is 3 seconds of CPU time, so on two idle cores, by estimate: speed 6 minutes; accuracy with the
+defaults, 140 steps of RTE and 1,280 of CoLA a seed, 4 hours a model; `--tasks rte` 25 minutes,
+`--limit 2000 --epochs 3` 25 minutes."""
 
 from __future__ import annotations
 
