@@ -124,9 +124,11 @@ def m003_sizes(db: Database) -> None:
 
 @migrate()
 def m004_scores(db: Database) -> None:
-    """A digest of a stage run's scores, to find runs that have the same ones."""
+    """A digest of a stage run's scores, to find runs that have the same ones; and the digests that several have, noted
+    as they come, so that nobody looks through all scores for them."""
     db.table("attempt").add_column("scores", str)
-    db.execute("CREATE INDEX idx_attempt_scores ON attempt (scores, status, run_id) WHERE scores IS NOT NULL")
+    db.execute("CREATE INDEX idx_attempt_scores ON attempt (scores, run_id) WHERE scores IS NOT NULL")
+    db.table("identical").create({"scores": str}, pk="scores")
 
 
 class Ledger:
@@ -428,10 +430,15 @@ class Ledger:
         }
         for table, rows in tables.items():
             self.db.table(table).insert_all((key | row for row in rows), replace=True)
+        digest = _digest(stage, tables["score"])
         self._execute(
-            "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)",
-            [_digest(stage, tables["score"]), run_id, stage, number],
+            "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)", [digest, run_id, stage, number]
         )
+        if digest:
+            self._execute(
+                "INSERT OR IGNORE INTO identical SELECT scores FROM attempt WHERE scores = ? AND run_id != ?",
+                [digest, run_id],
+            )
 
     # what others read
 
@@ -465,19 +472,14 @@ class Ledger:
         twice under two names, or scores that do not depend on the model. Runs that differ in their evaluation only
         may have them."""
         rows = self.db.query(
-            "SELECT scores, stage, run_id, config FROM attempt JOIN run ON id = run_id WHERE status = 'completed' AND "
-            "scores IN (SELECT scores FROM attempt WHERE scores IS NOT NULL AND status = 'completed' "
-            "GROUP BY scores HAVING count(DISTINCT run_id) > 1) ORDER BY attempt.rowid"
+            "SELECT scores, stage, run_id, config FROM identical JOIN attempt USING (scores) JOIN run ON id = run_id "
+            "WHERE status = 'completed' ORDER BY attempt.rowid"
         )
-        groups: dict[str, tuple[str, dict[str, set[str]]]] = {}
+        groups: dict[tuple[str, str], dict[str, str]] = {}  # (digest, stage) -> run id -> how it was trained
         for row in rows:
             trained = json.dumps({**json.loads(row["config"]), "evaluation": None}, sort_keys=True)
-            groups.setdefault(row["scores"], (row["stage"], {}))[1].setdefault(trained, set()).add(row["run_id"])
-        return [
-            (stage, sorted(set[str]().union(*trainings.values())))
-            for stage, trainings in groups.values()
-            if len(trainings) > 1
-        ]
+            groups.setdefault((row["scores"], row["stage"]), {})[row["run_id"]] = trained
+        return [(stage, list(runs)) for (_, stage), runs in groups.items() if len(set(runs.values())) > 1]
 
     def code_versions(self) -> dict[str, int]:
         """Digest of the science's source -> stage runs whose newest attempt was completed with it; empty if all are of

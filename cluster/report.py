@@ -225,7 +225,8 @@ def _identical(ledger: Ledger) -> list[str]:
     """Check `identical_scores`: runs that were trained differently and score the same to the last digit."""
     told = []
     for stage, run_ids in ledger.identical_scores():
-        names = [f"{name} ({run_id})" for run_id, name in ledger.names(run_ids).items()]
+        known = ledger.names(run_ids)
+        names = [f"{known[run_id]} ({run_id})" for run_id in run_ids]
         more = f" and {len(names) - FLAGGED:,} more" if len(names) > FLAGGED else ""
         told.append(f"{stage}: identical_scores: {', '.join(names[:FLAGGED])}{more}")
     return told

@@ -154,7 +154,7 @@ def test_runs_that_score_the_same_to_the_last_digit_are_found(ledger, runs):
     assert ledger.identical_scores() == []
     score(ledger, runs[2])
     score(ledger, runs[3], status="failed")
-    assert ledger.identical_scores() == [("blimp", sorted([runs[0].id, runs[2].id]))]
+    assert ledger.identical_scores() == [("blimp", [runs[0].id, runs[2].id])]
 
 
 def test_scores_of_few_rows_and_times_may_be_the_same(ledger, runs):
@@ -176,7 +176,7 @@ def test_one_training_evaluated_in_two_ways_may_score_the_same(ledger, runs):
     assert ledger.identical_scores() == []
     ledger.record_runs([reseeded], "2026")
     score(ledger, reseeded)
-    assert ledger.identical_scores() == [("blimp", sorted([runs[0].id, other.id, reseeded.id]))]
+    assert ledger.identical_scores() == [("blimp", [runs[0].id, other.id, reseeded.id])]
 
 
 def test_several_versions_of_the_code_are_counted_and_one_is_nothing_to_tell(ledger, runs):
