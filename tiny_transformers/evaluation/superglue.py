@@ -24,9 +24,9 @@ from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, pre
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
 from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, evaluate, majority
 from tiny_transformers.files import whole_file
+from tiny_transformers.provenance import source_digest
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
-FORMAT = 1  # raised when the same fine-tuning would be kept otherwise, or have another result
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
 NO_RESULT = ("tasks", "seeds", "limit")  # settings that say which fine-tunings there are, or are told otherwise
 
@@ -113,20 +113,21 @@ def _read_tasks(work: Work) -> list[TaskData]:
 
 
 def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -> list[FineTuning]:
-    """Every fine-tuning of these tasks. Its answers are kept under a name made of all that they depend on but the
-    code."""
+    """Every fine-tuning of these tasks. Its answers are kept under a name made of all that they depend on, the code
+    among it: whoever mends a mistake gets no answer of before."""
     settings = work.config.evaluation.superglue.model_dump(mode="json", exclude=set(NO_RESULT))
     model = {
         path.name: data.fingerprint(path)
         for pattern in ("*.safetensors", "config.json", "tokenizer*.json")
         for path in work.model_dir.glob(pattern)
     }
+    code = source_digest()
     seeds, planned = work.config.evaluation.superglue.seeds, []
     for task in tasks:
         files = {file: fingerprints[file] for file in config.superglue_files(task.name).values()}
         for index in range(seeds):
             seed = task_seed(work.config.seed, task.name, index)
-            identity = [FORMAT, model, files, settings, work.config.evaluation.superglue_limit, work.config.seed, index]
+            identity = [code, model, files, settings, work.config.evaluation.superglue_limit, work.config.seed, index]
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
             label = task.name if seeds == 1 else f"{task.name}, fine-tuning {index + 1} of {seeds}"
             path = work.run_dir / "superglue" / f"{task.name}-{index}-{key}.json"

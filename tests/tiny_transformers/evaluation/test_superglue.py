@@ -344,7 +344,9 @@ def test_finished_fine_tunings_are_kept_when_the_stage_is_stopped(make_work, wri
     assert values[0] == values[1]
 
 
-def test_what_is_kept_counts_only_for_the_same_model_data_settings_and_seed(make_work, write_task, family):
+def test_what_is_kept_counts_only_for_the_same_model_data_settings_seed_and_code(
+    make_work, write_task, family, monkeypatch
+):
     def steps(work):
         return superglue.run(work).metrics["fine_tunings_kept"]
 
@@ -363,6 +365,8 @@ def test_what_is_kept_counts_only_for_the_same_model_data_settings_and_seed(make
     assert steps(changed(build(family, seed=2))) == 0
     assert steps(changed()) == 1
     write_task(work, "sst2", sentences(32), sentences(20, seed=2))
+    assert [steps(work), steps(work)] == [0, 1]
+    monkeypatch.setattr(superglue, "source_digest", lambda: "of other code")
     assert steps(work) == 0
 
 
