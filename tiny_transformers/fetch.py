@@ -32,7 +32,7 @@ from tiny_transformers.config import (
     required_files,
 )
 from tiny_transformers.data import read_rows
-from tiny_transformers.files import whole_folder
+from tiny_transformers.files import whole_file, whole_folder
 from tiny_transformers.work import TinyTransformersError
 
 STORIES = "roneneldan/TinyStories"
@@ -124,7 +124,7 @@ def fetch_filter_data(root: Path, source: str) -> None:
             name = Path(file).relative_to("filter-data")
             found = [path for path in folder.rglob(name.name) if path.parent.name == name.parent.name]
             if found and not _kept(root / file):
-                with _whole_file(root / file) as draft:
+                with whole_file(root / file) as draft:
                     shutil.copyfile(found[0], draft)
     print(
         f"{root / 'filter-data'}: {sum((root / file).is_file() for file in wanted)} of {len(wanted)} files", flush=True
@@ -196,25 +196,13 @@ def _kept(path: Path) -> bool:
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     count = 0
-    with _whole_file(path) as draft, open(draft, "w", encoding="utf-8") as file:
+    with whole_file(path) as draft, open(draft, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
         if not count:
             raise TinyTransformersError("the source has no rows")
     return count
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` that becomes it if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextmanager
