@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=2 python tests/benchmarks/score_decoder.py DATA_ROOT [--limit PAIRS] [--whole]
 
-First in one process, our engine and lm-eval's class for Hugging Face's models on the same sentences, tokenisation
-included, taking turns task by task: the ratio of their seconds. Then, with --whole, whole processes from start to end:
-the stage in float32, lm_eval, the stage in bfloat16. The first PAIRS of each file, or all: neighbours share beginnings,
+In one process, our engine and lm-eval's class for Hugging Face's models on the same sentences, tokenisation included,
+taking turns task by task: the ratio of their seconds. With --whole, whole processes from start to end instead: the
+stage in float32, lm_eval, the stage in bfloat16. The first PAIRS of each file, or all: neighbours share beginnings,
 so few pairs make less of a difference than all. The weights are random: no figure of speed depends on them."""
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tiny_transformers import config, models, tokenizer
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import Evaluation, RunConfig
 from tiny_transformers.evaluation import blimp, scoring
+from tiny_transformers.evaluation.minimal_pairs import FIELDS
 from tiny_transformers.work import Work
 
 GPT = GPTNeo(hidden_size=512, num_layers=2, num_heads=4, intermediate_size=1024)
@@ -74,7 +75,7 @@ def in_one_process(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
     ours([" A cat."])  # warms up
     seconds, difference, flips, worst, pairs = np.zeros(3), 0.0, 0, 0.0, 0
     for task in rows:
-        texts = [" " + row[field] for row in rows[task] for field in blimp.FIELDS]
+        texts = [" " + row[field] for row in rows[task] for field in FIELDS]
         taken, values = timed(lambda texts=texts: ours(texts))
         their_taken, their_values = timed(lambda texts=texts: theirs(texts))
         half_taken, half = timed(lambda texts=texts: ours(texts, "bfloat16"))
@@ -91,7 +92,8 @@ def stage(folder: Path, precision: Any) -> None:
     """In a process of its own: our stage, its accuracies on the last line."""
     run_config = RunConfig(model=GPT, evaluation=Evaluation(precision=precision))
     outcome = blimp.run(Work(config=run_config, root=folder, cache=folder / "cache", run_dir=folder))
-    print(json.dumps({score.task: score.value for score in outcome.scores if score.task in FILES}))
+    accuracies = {score.task: score.value for score in outcome.scores if score.metric == "accuracy"}
+    print(json.dumps({task: accuracies[task] for task in FILES}))
 
 
 def run_stage(folder: Path, precision: str) -> dict[str, float]:
@@ -137,9 +139,10 @@ def main() -> None:
         return stage(options.root, options.stage)
     with tempfile.TemporaryDirectory() as name:
         rows = prepare(Path(name), options.root, options.limit)
-        in_one_process(Path(name), rows)
         if options.whole:
             whole_processes(Path(name))
+        else:
+            in_one_process(Path(name), rows)
     return None
 
 

@@ -19,7 +19,8 @@ import torch
 from tiny_transformers import config, data, models, tokenizer
 from tiny_transformers.architecture import Roberta
 from tiny_transformers.config import RunConfig
-from tiny_transformers.evaluation import blimp, scoring
+from tiny_transformers.evaluation import scoring
+from tiny_transformers.evaluation.minimal_pairs import FIELDS
 
 BERT = Roberta(hidden_size=512, num_hidden_layers=2, num_attention_heads=4, intermediate_size=1024)
 
@@ -43,8 +44,8 @@ def main() -> None:
     scoring.pseudo_log_likelihoods(model, [[1, 5, 6, 2]], tokens.mask_token_id)  # warms up
     seconds, largest, moved, sentences = np.zeros(3), 0.0, 0.0, 0
     for file in config.blimp_files(config.Data()).values():
-        rows = data.sample(data.read_rows(options.root / file, blimp.FIELDS), options.pairs)
-        texts = [" " + row[field] for row in rows for field in blimp.FIELDS]
+        rows = data.sample(data.read_rows(options.root / file, FIELDS), options.pairs)
+        texts = [" " + row[field] for row in rows for field in FIELDS]
         sequences = [
             [tokens.cls_token_id, *ids, tokens.sep_token_id]
             for ids in tokens(texts, add_special_tokens=False)["input_ids"]
