@@ -50,7 +50,7 @@ class Scores:
     """Of N sequences."""
 
     log_likelihoods: NDArray[np.float64]  # (N,)
-    greedy: NDArray[np.bool_]  # (N,): at no scored token another one is likelier
+    greedy: NDArray[np.bool_]  # (N,): every scored token is the likeliest; of equal ones that of the lowest id
 
     @classmethod
     def empty(cls, n: int) -> Scores:
@@ -251,15 +251,18 @@ def _distinct(keys: Iterable[Key]) -> tuple[list[Key], NDArray[np.int64]]:
 def _log_probs(
     model: Any, hidden: Tensor, place: NDArray[np.int64], target: NDArray[np.int64]
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """log p(target) at places in hidden, and whether no other token is likelier: (N, H), (S,), (S,) -> twice (S,)."""
+    """log p(target) at places in hidden, and whether it is the likeliest: (N, H), (S,), (S,) -> twice (S,)."""
     at, of = torch.from_numpy(place).to(hidden.device), torch.from_numpy(target).to(hidden.device)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     log_probs, greedy = hidden.new_empty(len(at), dtype=wide), hidden.new_empty(len(at), dtype=torch.bool)
     for first in range(0, len(hidden), HEAD_ROWS):
         logits = model.lm_head(hidden[first : first + HEAD_ROWS]).to(wide)  # (n, V)
         inside = ((at >= first) & (at < first + HEAD_ROWS)).nonzero().squeeze(1)
-        row = at[inside] - first
-        chosen, highest = logits[row, of[inside]], logits.amax(1)
+        row, goal = at[inside] - first, of[inside]
+        chosen, highest = logits[row, goal], logits.amax(1)
+        likeliest = chosen == highest[row]
+        # Of bfloat16's logits every 25th highest one is shared. An argmax takes 15 times as long as a maximum.
+        likeliest[likeliest.clone()] = logits[row[likeliest]].argmax(1) == goal[likeliest]
         log_sum = logits.sub_(highest[:, None]).exp_().sum(1).log() + highest  # in place: logits are the most memory
-        log_probs[inside], greedy[inside] = chosen - log_sum[row], chosen == highest[row]
+        log_probs[inside], greedy[inside] = chosen - log_sum[row], likeliest
     return log_probs.cpu().numpy(), greedy.cpu().numpy()

@@ -296,6 +296,20 @@ def test_greedy_is_what_the_model_would_have_written(decoder):
     assert scores.greedy.tolist() == [True, False, True, False]
 
 
+def test_of_equally_likely_tokens_one_is_greedy(decoder):
+    """As in bfloat16, where the highest logits are often equal: two right answers at a place are one too many."""
+    tied = copy.deepcopy(decoder)
+    with torch.no_grad():
+        logits = tied(input_ids=torch.tensor([[1, 5]])).logits[0, 1]
+        best = logits.argmax().item()
+        twin = 7 if best != 7 else 8
+        tied.lm_head.weight = torch.nn.Parameter(tied.lm_head.weight.clone())
+        tied.lm_head.weight[twin] = tied.lm_head.weight[best]
+    scores = scoring.score_decoder(tied, [[1, 5, best], [1, 5, twin]], scored=[2, 2])
+    assert scores.log_likelihoods[0] == scores.log_likelihoods[1]
+    assert scores.greedy.tolist() == [best < twin, twin < best]
+
+
 def test_greedy_holds_if_every_masked_token_is_the_likeliest(encoder):
     encoder.eval()
     with torch.no_grad():
