@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tiny_transformers.architecture import Model, Probability, Settings
 
@@ -71,7 +71,7 @@ class Blimp(Settings):
 class Superglue(Settings):
     """Fine-tuning, BabyLM 2023's hyperparameters."""
 
-    tasks: tuple[Task, ...] | None = None  # null: all that the data has
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)] | None = None  # null: all that the data has
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     batch_size: PositiveInt = 64
     epochs: PositiveInt = 10  # at most
@@ -82,6 +82,13 @@ class Superglue(Settings):
     seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
     limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
     select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: tuple[Task, ...] | None) -> tuple[Task, ...] | None:
+        if tasks and len(set(tasks)) < len(tasks):
+            raise ValueError("a task is named twice, and an average would count it twice")
+        return tasks
 
 
 class Lambada(Settings):

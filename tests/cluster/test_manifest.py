@@ -105,6 +105,8 @@ smoke: {train: {max_steps: 2}}
         ({"model": "gpt", "stages": ["pretrain", "speed"], "evaluation.speed.new_tokens": 500},
          "studies.s: evaluation.speed.prompt_tokens + new_tokens 516 exceeds the model's 512 positions"),
         ({"model": "gpt", "evaluation.blimp.data": "full", "data.source": "builtin"}, "builtin data has no full BLiMP"),
+        ({"model": "gpt", "evaluation.superglue.tasks": ["rte", "cola", "rte"]}, "a task is named twice"),
+        ({"model": "gpt", "evaluation.superglue.tasks": []}, "studies.s.evaluation.superglue.tasks: "),
         ({"model": "gpt", "train": {"max_steps": 1}, "train.max_steps": 2}, "studies.s.train.max_steps: is set twice"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "bert"}]}, "studies.s.exclude[0]: matches no cell"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "gpt"}]}, "studies.s.exclude: leaves no cell"),
