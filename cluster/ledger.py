@@ -40,7 +40,7 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
-DISTINCTIVE = 1_000  # rows that scores must be of, in sum, so that equal ones are no accident
+DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no accident
 TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
 
@@ -129,6 +129,17 @@ def m004_scores(db: Database) -> None:
     db.table("attempt").add_column("scores", str)
     db.execute("CREATE INDEX idx_attempt_scores ON attempt (scores, run_id) WHERE scores IS NOT NULL")
     db.table("identical").create({"scores": str}, pk="scores")
+    of_attempts: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in db.query("SELECT * FROM score"):
+        of_attempts.setdefault((row["run_id"], row["stage"], row["number"]), []).append(row)
+    for key, scores in of_attempts.items():
+        db.execute(
+            "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)", [_digest(key[1], scores), *key]
+        )
+    db.execute(
+        "INSERT INTO identical SELECT scores FROM attempt WHERE scores IS NOT NULL "
+        "GROUP BY scores HAVING min(run_id) < max(run_id)"
+    )
 
 
 class Ledger:
@@ -571,8 +582,9 @@ _NEWEST_END = ") AS attempt WHERE status != 'void') WHERE place = 1"
 
 
 def _digest(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
-    """Of the scores of a stage; None if they are few enough to be alike by chance, or are times."""
-    if stage in ALONE or sum(score["n"] for score in scores) < DISTINCTIVE:
+    """Of the scores of a stage; None if their rows are few enough to be alike by chance, or if they are times. A row
+    counts once: an average has the rows of all tasks, and a task has several metrics."""
+    if stage in ALONE or max((score["n"] for score in scores), default=0) < DISTINCTIVE:
         return None
     told = sorted((score["task"], score["metric"], score["value"], score["n"]) for score in scores)
     return hashlib.sha256(json.dumps([stage, told]).encode()).hexdigest()[:16]

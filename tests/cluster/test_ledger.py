@@ -136,8 +136,10 @@ def test_a_ledger_of_the_first_version_gains_the_statuses(tmp_path, runs):
 
 
 def score(ledger, run, stage="blimp", values=(0.5, 0.75), n=600, status="completed"):
+    """Two tasks of n rows each, and their average."""
     ledger.put_attempt(run.id, stage, 1, status=status)
     rows = [{"task": f"task{i}", "metric": "accuracy", "value": value, "n": n} for i, value in enumerate(values)]
+    rows.append({"task": "average", "metric": "accuracy", "value": sum(values) / 2, "n": 2 * n})
     ledger.put_outcome(run.id, stage, 1, {"scores": rows})
 
 
@@ -160,9 +162,27 @@ def test_runs_that_score_the_same_to_the_last_digit_are_found(ledger, runs):
 def test_scores_of_few_rows_and_times_may_be_the_same(ledger, runs):
     ledger.record_runs(runs, "2026")
     for run in runs[:2]:
-        score(ledger, run, n=10)
+        score(ledger, run, n=450)  # 900 rows; the average and every further metric are of the same ones
         score(ledger, run, stage="speed")
     assert ledger.identical_scores() == []
+
+
+def test_a_ledger_from_before_finds_its_scores_alike_too(tmp_path, runs):
+    path = tmp_path / "old.db"
+    new = Ledger(path)
+    new.record_runs(runs, "2026")
+    for run in runs[:2]:
+        score(new, run)
+    new.db.execute("DROP TABLE identical")
+    new.db.execute("DROP INDEX idx_attempt_scores")
+    new.db.execute("DROP VIEW newest_attempt")  # it names every column
+    new.db.execute("ALTER TABLE attempt DROP COLUMN scores")
+    new.db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm004_scores'")
+    new.close()
+    again = Ledger(path)
+    ((stage, alike),) = again.identical_scores()
+    assert (stage, sorted(alike)) == ("blimp", sorted(run.id for run in runs[:2]))
+    again.close()
 
 
 def test_one_training_evaluated_in_two_ways_may_score_the_same(ledger, runs):
