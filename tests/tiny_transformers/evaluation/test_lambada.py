@@ -97,17 +97,9 @@ def test_the_scores_are_their_definitions(make_work, write_texts, tokenizer, fam
 
 
 def test_a_word_is_right_only_if_each_of_its_tokens_is_the_likeliest(family, tokenizer, make_work, write_texts):
-    model = uniform(family)
-    favourites = tokenizer(" g", add_special_tokens=False)["input_ids"]
-    with torch.no_grad():  # the space and g, alike: neither is less likely than any other token
-        if family.family == "roberta":
-            model.lm_head.bias[favourites] = 3
-        else:
-            model.transformer.ln_f.bias[0] = 1
-            model.transformer.wte.weight[favourites, 0] = 3
-    work = make_work(model)
-    write_texts(work, ["b g", "b gg", "b gb", "g bg"])
-    assert values(lambada.run(work))["last_word", "accuracy"] == 0.5
+    work = make_work(taught(family, tokenizer, "b gg"))
+    write_texts(work, ["b gg", "b gb", "b bg", "b bb"])
+    assert values(lambada.run(work))["last_word", "accuracy"] == 0.25
 
 
 def test_of_a_model_without_preference_the_perplexity_is_the_vocabulary(family, make_work, write_texts):
