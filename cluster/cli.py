@@ -324,11 +324,17 @@ def compare(
     with _reading(root) as view:
         ids = [_find_runs(view.ledger, [run], one=True)[0] for run in (a, b)]
         names = view.ledger.names(ids)
+    files = [root.run(run_id).path / PAIR_SCORES for run_id in ids]
+    for run_id, file in zip(ids, files, strict=True):
+        if not file.exists():
+            raise InputError(
+                f"compare: {names[run_id]} ({run_id}) has no scores of pairs ({file}). The stage blimp writes them: "
+                "add it to the study's stages and submit, or see `status` for how it went."
+            )
     for letter, run_id in zip("ab", ids, strict=True):
         console.print(Text(f"{letter}: {names[run_id]} ({run_id})"))
     # A process of its own: it loads numpy, which no other command here does.
-    files = [str(root.run(run_id).path / PAIR_SCORES) for run_id in ids]
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.evaluation.pairs", *files]))
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.evaluation.pairs", *map(str, files)]))
 
 
 @ledger_app.command()

@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.site import Site
 from cluster.slurm import Slurm, minutes
 from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import RunConfig, required_files
+from tiny_transformers.config import RunConfig, lacking_files, required_files
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _data(data_root: Path | None) -> Finding:
     if data_root is None:
         return Finding("unknown", "DATA_ROOT", "not given: --data-root or TINY_TRANSFORMERS_DATA")
     files = required_files(RunConfig(model=GPTNeo()))
-    lacking = [file for file in files if not (data_root / file).is_file()]
+    lacking = lacking_files(data_root, files)
     if lacking:
         found = f"{data_root}: lacks {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
         return Finding("wrong", "DATA_ROOT", f"{found}; run `tiny-transformers fetch`")

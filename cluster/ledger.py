@@ -469,6 +469,15 @@ class Ledger:
             )
         )
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Of the newest attempt of every completed stage run: run_id, stage, number, name, value."""
+        return list(
+            self.db.query(
+                "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
+                "WHERE newest_attempt.status = 'completed' ORDER BY metric.rowid"
+            )
+        )
+
     def failed_checks(self) -> list[dict[str, Any]]:
         """Of the newest attempt of every stage run."""
         return list(

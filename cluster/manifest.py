@@ -225,6 +225,8 @@ def _parse_overrides(texts: Iterable[str]) -> Layer:
     layer: Layer = {}
     for text in texts:
         path, equals, value = text.partition("=")
+        if path in ("stages", "seeds"):
+            raise InputError(f"--set {text}: {path} are the study's: write them there, or under defaults.")
         if not equals or path.partition(".")[0] not in ("model", *SECTIONS) or "." not in path:
             raise InputError(f"--set {text}: write it as a path and a value, such as train.max_steps=20.")
         try:

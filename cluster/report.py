@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ COLUMNS = (
     Column("suppl.", "blimp", "supplement", "accuracy"),
     Column("(Super)GLUE", "superglue", "average", "main"),
     Column("LAMBADA", "lambada", "last_word", "accuracy"),
-    Column("LAMBADA ppl.", "lambada", "passage", "perplexity", percent=False),
+    Column("LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False),
 )
 
 
@@ -176,7 +176,12 @@ def _failures(ledger: Ledger, root: OutputRoot, everything: bool) -> list[Render
         line.append(_decided(decisions.get(key)), style="dim")
         parts.append(line)
         log = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
-        parts += [Text(f"    {text}", style="dim") for text in rundir.tail(log, LOG_LINES)]
+        said = " ".join((attempt["message"] or "").split())
+        parts += [
+            Text(f"    {text}", style="dim")
+            for text in rundir.tail(log, LOG_LINES)
+            if text.strip().removeprefix("TinyTransformersError: ").removeprefix("CheckFailed: ") not in said
+        ]
     causes = Counter(attempt["cause"] for attempt in failed)
     summary = ", ".join(f"{count} {cause}" for cause, count in causes.items())
     more = [Text(f"and {len(failed) - len(shown):,} more: `status --failed`")] if len(shown) < len(failed) else []
@@ -267,18 +272,17 @@ def summary(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def write(ledger: Ledger, folder: Path) -> list[Path]:
-    """report.md, summary.csv (a row per run) and scores.csv (a row per figure, with its count)."""
+    """report.md, summary.csv (a row per run), scores.csv (a row per figure, with its count) and metrics.csv (whatever
+    else the stages measured: counts, spreads over seeds, hardware)."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = summary(ledger)
     names = {run["run_id"]: run for run in ledger.overview()}
-    long = [
-        {"run": names[row["run_id"]]["name"], "studies": " ".join(names[row["run_id"]]["studies"])} | row
-        for row in ledger.scores()
-    ]
+    long = _named(names, ledger.scores())
     files = {
         "report.md": _markdown(rows, names.values(), _failed_checks(ledger)),
         "summary.csv": _csv(rows),
         "scores.csv": _csv(long),
+        "metrics.csv": _csv(_named(names, ledger.metrics())),
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -303,6 +307,13 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
+
+
+def _named(runs: Mapping[str, dict[str, Any]], rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the name and the studies of their run."""
+    return [
+        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"])} | row for row in rows
+    ]
 
 
 def _failed_checks(ledger: Ledger) -> list[str]:

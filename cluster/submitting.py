@@ -27,7 +27,7 @@ from cluster.plan import Run
 from cluster.rundir import OutputRoot
 from cluster.site import Site
 from cluster.slurm import Slurm
-from tiny_transformers.config import required_files
+from tiny_transformers.config import fetch_command, lacking_files, required_files
 from tiny_transformers.provenance import code_version
 
 LISTED_RUNS = 60  # a dry run of more shows the studies only
@@ -374,11 +374,11 @@ def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
         )
     needed = PerSettings(required_files)
     files = {file for run in reading for file in needed.of(run.config, run.stages)}
-    lacking = sorted(file for file in files if not (data_root / file).is_file())
+    lacking = lacking_files(data_root, sorted(files))
     if lacking:
         raise InputError(
             f"{data_root}: lacks {', '.join(lacking[:5])}{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}."
-            f" Put it there, or run `tiny-transformers fetch --data-root {data_root}`. Nothing was submitted."
+            f" Put it there, or run `{fetch_command(lacking, data_root)}`. Nothing was submitted."
         )
 
 

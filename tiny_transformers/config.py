@@ -6,6 +6,7 @@ reads this module to plan, a compute node to work, so a size or a file name is s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -146,6 +147,10 @@ class RunConfig(Settings):
                 raise ValueError(f"{name} {length} exceeds the model's {self.positions} positions")
         if self.data.source == "builtin" and self.evaluation.blimp.data == "full":
             raise ValueError("evaluation.blimp.data: the builtin data has no full BLiMP; write filtered")
+        if self.data.source == "builtin" and set(self.evaluation.superglue.tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS):
+            raise ValueError(
+                f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
+            )
         return self
 
 
@@ -253,3 +258,14 @@ def required_files(config: RunConfig, stages: tuple[str, ...] = STAGES) -> list[
         "speed": [],
     }
     return list(dict.fromkeys(file for stage in stages for file in files[stage]))
+
+
+def lacking_files(root: Path, files: Iterable[str]) -> list[str]:
+    """Those of these that are not below `root`, or are empty, which `fetch` brings again."""
+    return [file for file in files if not (root / file).is_file() or not (root / file).stat().st_size]
+
+
+def fetch_command(lacking: Iterable[str], root: Path | None = None) -> str:
+    """What brings them, as the user would type it."""
+    words = ["tiny-transformers fetch", *(["--data-root", str(root)] if root else [])]
+    return " ".join([*words, *(["--full-blimp"] if any(file.startswith("blimp/") for file in lacking) else [])])

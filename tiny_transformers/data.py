@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tiny_transformers.config import STAGES, RunConfig, required_files
+from tiny_transformers.config import STAGES, RunConfig, fetch_command, lacking_files, required_files
 from tiny_transformers.files import whole_folder
 from tiny_transformers.work import TinyTransformersError
 
@@ -44,10 +44,10 @@ def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages:
         return root
     if data_root is None:
         raise TinyTransformersError("data.source is files, and no data root is given. Give --data-root DIR.")
-    lacking = [file for file in required_files(config, tuple(stages)) if not (data_root / file).is_file()]
+    lacking = lacking_files(data_root, required_files(config, tuple(stages)))
     if lacking:
         raise TinyTransformersError(
-            f"{data_root}: lacks {', '.join(lacking)}. Put it there, or run `tiny-transformers fetch`."
+            f"{data_root}: lacks {', '.join(lacking)}. Put it there, or run `{fetch_command(lacking)}`."
         )
     return data_root
 

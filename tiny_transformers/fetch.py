@@ -29,6 +29,7 @@ from tiny_transformers.config import (
     Data,
     RunConfig,
     blimp_files,
+    lacking_files,
     required_files,
 )
 from tiny_transformers.data import read_rows
@@ -191,7 +192,7 @@ def cut_gpt2(tokenizer: dict[str, Any], size: int = VOCABULARY) -> dict[str, Any
 
 
 def _kept(path: Path) -> bool:
-    return path.is_file()
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -225,7 +226,7 @@ def _unpacked(source: str) -> Iterator[Path]:
 
 
 def _report(root: Path, wanted: list[str], problems: list[str]) -> int:
-    lacking = [file for file in wanted if not (root / file).is_file()]
+    lacking = lacking_files(root, wanted)
     for problem in problems:
         print(f"could not be had: {problem}", file=sys.stderr)
     if lacking:

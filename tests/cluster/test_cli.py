@@ -285,6 +285,9 @@ def test_data_that_is_not_there_is_named_before_anything_is_submitted(command, m
     refused = command(*SUBMIT, "--data-root", "data", "--yes", check=False)
     assert refused.returncode == 2
     assert "data: lacks filter-data/blimp_filtered/anaphor_agreement.json" in refused.stderr
+    assert "`tiny-transformers fetch --data-root data`" in refused.stderr
+    full = command(*SUBMIT, "--data-root", "data", "--set", "evaluation.blimp.data=full", "--yes", check=False)
+    assert "`tiny-transformers fetch --data-root data --full-blimp`" in full.stderr
     assert not (tmp_path / "output" / "submissions").exists()
 
 
@@ -294,6 +297,7 @@ def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
     folder = tmp_path / "output" / "report"
     assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
     assert len((folder / "scores.csv").read_text().splitlines()) == 1 + 4 * 4
+    assert ",pretrain,1,tokens_per_second,10000.0\n" in (folder / "metrics.csv").read_text()
     text = (folder / "report.md").read_text()
     assert "## second" in text
     assert "| 50.0 |" in text
@@ -304,7 +308,8 @@ def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
     ids = [run["run_id"] for run in status(command)["runs"]][:2]
     refused = command("compare", *ids, check=False)
     assert refused.returncode == 2
-    assert f"{ids[0]}/scores/blimp.npz: is missing. The stage blimp writes it" in refused.stderr
+    assert f"({ids[0]}) has no scores of pairs" in refused.stderr
+    assert refused.stdout == ""
     for run_id, good in zip(ids, (-1.0, -3.0), strict=True):
         kept = pairs.Kept({"binding": "sha"}, np.array([4]), np.arange(4), np.full(4, good), np.full(4, -2.0), {})
         pairs.write(tmp_path / "output" / "runs" / run_id / PAIR_SCORES, kept)

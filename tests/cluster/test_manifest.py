@@ -104,6 +104,8 @@ smoke: {train: {max_steps: 2}}
         ({"model": "gpt", "data.max_length": 600}, "data.max_length 600 exceeds the model's 512 positions"),
         ({"model": "gpt", "stages": ["pretrain", "speed"], "evaluation.speed.new_tokens": 500},
          "studies.s: evaluation.speed.prompt_tokens + new_tokens 516 exceeds the model's 512 positions"),
+        ({"model": "gpt", "evaluation.superglue.tasks": ["mnli"], "data.source": "builtin"},
+         "the builtin data has cola, sst2, rte only"),
         ({"model": "gpt", "evaluation.blimp.data": "full", "data.source": "builtin"}, "builtin data has no full BLiMP"),
         ({"model": "gpt", "evaluation.superglue.tasks": ["rte", "cola", "rte"]}, "a task is named twice"),
         ({"model": "gpt", "evaluation.superglue.tasks": []}, "studies.s.evaluation.superglue.tasks: "),
@@ -137,7 +139,9 @@ def test_a_file_that_is_no_manifest_says_why(tmp_path, text, message):
         manifest.load(path)
 
 
-@pytest.mark.parametrize("override", ["train.max_steps", "max_steps=3", "trian.max_steps=3", "train.max_steps=many"])
+@pytest.mark.parametrize(
+    "override", ["train.max_steps", "max_steps=3", "trian.max_steps=3", "train.max_steps=many", "stages=[pretrain]"]
+)
 def test_a_wrong_override_is_refused(manifest_file, override):
     with pytest.raises(InputError, match="--set"):
         manifest.cells(manifest.load(manifest_file), overrides=[override])

@@ -48,6 +48,18 @@ def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, runs, tmp_pa
     assert "BLiMP" not in table
     report.write(ledger, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| LAMBADA | LAMBADA ppl. |" in text
+    assert "| LAMBADA | LAMBADA token ppl. |" in text
     assert "Checks" not in text
     assert "BLiMP" in (tmp_path / "summary.csv").read_text()
+
+
+def test_a_log_that_ends_in_what_the_result_says_is_not_shown_twice(ledger, root, runs):
+    ledger.record_runs(runs[:1], "2026")
+    said = {"status": "failed", "cause": "error", "message": "a.json: line 3: label is 7. Remove the row."}
+    ledger.put_attempt(runs[0].id, "superglue", 1, **said)
+    attempt = root.run(runs[0].id).attempt("superglue", 1)
+    attempt.path.mkdir(parents=True)
+    attempt.log.write_text("reading\nTinyTransformersError: a.json: line 3: label is 7. Remove the row.\n")
+    told = shown(report.status_view(View(ledger, "answered", "12:00"), root, per_run=False, failed_only=True))
+    assert told.count("label is 7") == 1
+    assert "    reading" in told

@@ -46,6 +46,9 @@ def test_a_data_root_that_lacks_files_names_every_one(tmp_path):
         data.resolve_root(config, tmp_path, tmp_path)
     first, last = required_files(config)[0], required_files(config)[-1]
     assert f"{tmp_path}: lacks {first}, {last}. Put it there, or run" in str(raised.value)
+    (tmp_path / first).write_text("")
+    with pytest.raises(TinyTransformersError, match=f"lacks {first}, {last}"):  # an empty one is as good as none
+        data.resolve_root(config, tmp_path, tmp_path)
     assert data.resolve_root(config, tmp_path, tmp_path, ["blimp"]) == tmp_path
     with pytest.raises(TinyTransformersError, match="--data-root"):
         data.resolve_root(config, None, tmp_path)

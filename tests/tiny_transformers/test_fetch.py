@@ -67,6 +67,9 @@ def test_everything_is_fetched_from_local_sources_and_kept_the_second_time(sourc
     assert len(lines) == 20
     assert set(json.loads(lines[0])) == {"text"}
     assert "complete" in capsys.readouterr().out
+    (root / LAMBADA).write_text("")
+    assert fetch.main(sources) == 0
+    assert (root / LAMBADA).stat().st_size > 0, "an empty file is brought again"
     before = (root / TRAIN_STORIES).stat().st_mtime_ns
     nowhere = ["--stories", "no/such", "--tokenizer", "no/such", "--filter-data", "/no/such", "--lambada", "no/such"]
     assert fetch.main([*sources[:2], *nowhere]) == 0, "nothing is needed any more"

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from tiny_transformers import config, data, device, models
 from tiny_transformers.evaluation import bootstrap, pairs, scoring
 from tiny_transformers.evaluation.minimal_pairs import Task, read_task
-from tiny_transformers.work import Interrupted, Outcome, Score, Work
+from tiny_transformers.work import Interrupted, Outcome, Score, TinyTransformersError, Work
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run(work: Work) -> Outcome:
     """Score every task of the data with the model and the tokenizer of `work.model_dir`."""
     files = config.blimp_files(work.config.data, work.config.evaluation.blimp.data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
-    tasks = [read_task(work.root / file, name, tokenizer, work.config) for name, file in files.items()]
+    tasks = _read_tasks(work, files, tokenizer)
     fingerprints = {name: data.fingerprint(work.root / file) for name, file in files.items()}
     model: Any = models.load_lm(work.model_dir)
     model.to(device.pick_device())
@@ -72,6 +72,19 @@ def run(work: Work) -> Outcome:
         metrics=_metrics(results, seconds),
         data={file: fingerprints[name] for name, file in files.items()},
     )
+
+
+def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[Task]:
+    """Raises TinyTransformersError that names every bad file."""
+    tasks, wrong = [], []
+    for name, file in files.items():
+        try:
+            tasks.append(read_task(work.root / file, name, tokenizer, work.config))
+        except TinyTransformersError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise TinyTransformersError("\n".join(wrong))
+    return tasks
 
 
 def judge(tasks: Sequence[Task], log_likelihoods: NDArray[np.float64]) -> list[Result]:

@@ -177,7 +177,7 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 def _measure_all(work: Work, measurements: list[Measurement], outcome: Outcome) -> None:
     """In order. A task whose batch does not fit into memory is not tried with a larger one."""
-    print(f"{'':16}{'passes':>8}{'ms':>12}{'95 % interval':>24}{'tokens/s':>14}{'peak MB':>10}")
+    print(f"{'':16}{'passes':>8}{'ms':>12}{'interval':>24}{'tokens/s':>14}{'peak MB':>10}")
     too_large: set[str] = set()
     for number, measurement in enumerate(measurements):
         if measurement.task not in too_large:

@@ -283,3 +283,15 @@ def test_an_untrained_model_is_near_one_half(family, make_work, write_pairs):
     letters = np.random.default_rng(0).choice(list("acdefhijklmnop"), size=(60, 4))
     write_pairs(work, [pair(f"{a}g{b}", f"{c}b{d}") for a, b, c, d in letters])
     assert 0.2 < accuracies(blimp.run(work))["micro"] < 0.8
+
+
+def test_every_bad_file_is_named(family, make_work, write_pairs):
+    work = make_work(family)
+    write_pairs(work, [pair("A.", "B.")])
+    files = list(blimp_files(work.config.data).values())
+    (work.root / files[0]).write_text("")
+    (work.root / files[2]).write_text("no JSON\n")
+    with pytest.raises(TinyTransformersError) as raised:
+        blimp.run(work)
+    assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == [
+        str(work.root / files[0]), str(work.root / files[2])]  # fmt: skip
