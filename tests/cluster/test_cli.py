@@ -85,7 +85,7 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
     shown = command("submit", str(ROOT / "experiments.yaml"), "--site", "delftblue", "--account", "a",
                     "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
     assert time.monotonic() - started < 20
-    assert re.search(r"activations +132 +22 +132 +528 ", shown)
+    assert re.search(r"activations +132 +22 +132 +530 ", shown)
     assert re.search(r"in all, each once +\d+ +133 ", shown)
     assert "GPU-hours" in shown
     assert shown.count("#SBATCH --array") == 1
