@@ -42,7 +42,8 @@ def _run_of(stage):
         from tiny_transformers.work import Interrupted, Outcome, Score
 
         what = _told(work, stage)
-        print(f"{stage} stand-in, told: {what}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
+        threads = os.environ.get("OMP_NUM_THREADS")
+        print(f"{stage} stand-in, told: {what}; threads: {threads}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
         if what == "fail":
             raise RuntimeError(f"{stage} was told to fail")
         if what == "exit":

@@ -238,7 +238,11 @@ def with_speed(submit, *names, **words):
     return directory
 
 
-def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time(make_run, submit, start, tell, tmp_path):
+def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time_with_all_cpus(
+    make_run, submit, start, tell, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cpus = min(2, len(os.sched_getaffinity(0)))
     runs = [make_run(name) for name in ("one", "two", "three")]
     tell(all={"speed": 0.3}, two={"pretrain": 1})
     assert start(with_speed(submit, "one", "two", "three", slots=3)).wait(60) == 0, log_of(tmp_path)
@@ -250,6 +254,9 @@ def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time(make_run,
     ]
     assert times[0][0] >= max(rundir.read_json(run.attempt("blimp", 1).result)["ended"] for run in runs)
     assert all(ended <= begun for (_, ended), (begun, _) in zip(times, times[1:], strict=False))
+    for run in runs:
+        assert "threads: 1;" in run.attempt("blimp", 1).log.read_text()
+        assert f"threads: {cpus};" in run.attempt("speed", 1).log.read_text()
 
 
 def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, submit, start, tell, tmp_path):
