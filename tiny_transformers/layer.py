@@ -41,7 +41,7 @@ class PerToken(Layer):
         return y
 
     def _real_tokens(self, x: Tensor) -> Tensor:
-        if self.real is None or not self.training:
+        if self.real is None:
             return self.tokens(x.reshape(-1, x.shape[-1])).view_as(x)
         y = x.new_zeros(x.shape)
         y[self.real] = self.tokens(x[self.real]).to(y.dtype)
