@@ -265,7 +265,7 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
             else:
                 config = _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where)
                 if wrong := misfit(config, stages):
-                    raise InputError(f"{where}: {wrong}. Lower it, or leave the stage out.")
+                    raise InputError(f"{where}: {wrong}. Change it, or leave the stage out.")
             yield Cell(name, model, config, stages)
 
 

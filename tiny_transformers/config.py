@@ -147,15 +147,14 @@ class RunConfig(Settings):
                 raise ValueError(f"{name} {length} exceeds the model's {self.positions} positions")
         if self.data.source == "builtin" and self.evaluation.blimp.data == "full":
             raise ValueError("evaluation.blimp.data: the builtin data has no full BLiMP; write filtered")
-        if self.data.source == "builtin" and set(self.evaluation.superglue.tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS):
-            raise ValueError(
-                f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
-            )
         return self
 
 
 def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
-    """What of these stages the model cannot do, in words: which it is depends on more than the settings."""
+    """What of these stages cannot be done with the model or the data, in words; the settings alone do not tell."""
+    tasks = set(config.evaluation.superglue.tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS)
+    if "superglue" in stages and config.data.source == "builtin" and tasks:
+        return f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
     speed = config.evaluation.speed
     longest = {"tokens": speed.tokens}
     if config.model.family == "gpt_neo":
