@@ -89,10 +89,17 @@ def completed(run: RunDir, stage: str) -> bool:
 
 
 def has_turn(run: RunDir, stage: str) -> bool:
-    """Whether all that a stage needs is completed: here, by an earlier job, or in another part of the pack."""
+    """Whether all that a stage needs is completed: here, by an earlier job, or in another part of the pack. What was
+    done again and failed is not, though it had completed before."""
     from tiny_transformers.config import NEEDS  # pydantic, which a pack can mostly do without
 
-    return all(completed(run, need) for need in NEEDS[stage])
+    return all(_newest_completed(run, need) for need in NEEDS[stage])
+
+
+def _newest_completed(run: RunDir, stage: str) -> bool:
+    """Of the attempts that began."""
+    newest = next((attempt for attempt in reversed(run.attempts(stage)) if attempt.claim.exists()), None)
+    return newest is not None and (whole(newest.result) or {}).get("status") == "completed"
 
 
 def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, dict[str, Any]]]:

@@ -267,6 +267,20 @@ def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, sub
     assert runs[0].attempts("speed") == []
 
 
+def test_what_follows_a_stage_that_failed_when_done_again_has_no_turn(make_run, submit, start, tell, tmp_path):
+    run = make_run("one")
+    earlier = run.attempt("pretrain", 1)
+    rundir.create_json(earlier.claim, {"token": "earlier", "restart": 0})
+    rundir.write_json(earlier.result, {"status": "completed"})
+    tell(one={"pretrain": "fail"})
+    directory = submit("one", stages=[["pretrain", 2], ["add_tokenizer", 1]])
+    intent = rundir.read_json(directory.submission)
+    intent["packs"][0].append({"run_id": "one", "stages": [["speed", 1]], "alone": True})
+    rundir.write_json(directory.submission, intent)
+    assert start(directory).wait(40) == 0, log_of(tmp_path)
+    assert (says(run, number=2), run.attempts("add_tokenizer"), run.attempts("speed")) == ("error", [], [])
+
+
 def test_at_the_time_limit_what_was_to_be_measured_alone_times_out_where_it_could_have_been(
     make_run, submit, start, tell, wait_for
 ):
