@@ -414,11 +414,21 @@ def flops_per_token(model: Architecture, *, training: bool = False) -> int:
     The tied output embedding is counted as the product it is. Left out are attention scores, which grow with the
     text, and whatever is done unit by unit. In training a controller's layers are dense and a MoE's gate has noise."""
     attention, feed_forward = _modules(model, unique=False)
-    h = model.hidden_size
-    head = h * model.vocab_size + (h * h if isinstance(model, Roberta) else 0)
-    return 2 * (
-        attention * _attention_weights(model) + feed_forward * _feed_forward_weights(model, training=training) + head
-    )
+    weights = attention * _attention_weights(model) + feed_forward * _feed_forward_weights(model, training=training)
+    return 2 * (weights + _head_weights(model))
+
+
+def training_flops(model: Architecture, *, labelled: float, length: float) -> float:
+    """Of one token, forward and backward, three times the forward pass (Kaplan et al. 2020, section 2.1).
+
+    `labelled`: the share of tokens with a label, where alone the head is applied; `length`: how many keys a token's
+    attention has on average, those that are masked included, as in the model FLOPs utilisation of Chowdhery et al. 2022
+    (arXiv:2204.02311, appendix B)."""
+    assert model.qk_size
+    assert model.v_size
+    attentions, _ = _modules(model, unique=False)
+    scores = 2 * attentions * (model.qk_size + model.v_size) * length
+    return 3.0 * (flops_per_token(model, training=True) - (1 - labelled) * 2 * _head_weights(model) + scores)
 
 
 def feed_forward_flops(model: Architecture) -> int:
@@ -445,6 +455,11 @@ def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
         return model.order.count("s"), model.order.count("f")
     layers = model.sharing.unique_layers if unique and model.sharing else num_layers(model)
     return layers, layers
+
+
+def _head_weights(model: Architecture) -> int:
+    h = model.hidden_size
+    return h * model.vocab_size + (h * h if isinstance(model, Roberta) else 0)
 
 
 def _attention_weights(model: Architecture) -> int:

@@ -1,21 +1,55 @@
-# GPT-Neo's and RoBERTa's self-attention, except: queries and keys, and values, have widths of their own, and several
-# heads may share keys and values.
+# GPT-Neo's and RoBERTa's self-attention, except: queries and keys, and values, have widths of their own, several heads
+# may share keys and values, and GPT-Neo's may be computed by scaled_dot_product_attention, too.
 """Attention of other widths, and grouped queries (Ainslie et al. 2023, arXiv:2305.13245)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch.nn import functional as F
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
+from tiny_transformers.dropout import dropout
 
-def differs(config: Any) -> bool:
-    """Whether a configuration of ours asks for other attention than its family's."""
-    h, heads = config.hidden_size, config.num_attention_heads
-    return (config.qk_size or h, config.v_size or h, config.num_key_value_heads or heads) != (h, h, heads)
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, causal: bool, scale: float, drop: float = 0.0
+) -> Tensor:
+    """softmax(scale query key^T) value, over the keys that are visible to a query; some of the weights dropped.
+
+    query: (B, heads, T, D), key: (B, heads, K, D), value: (B, heads, K, V) -> (B, heads, T, V). `visible` can be
+    broadcast to (B, heads, T, K) and is bool, or is added to the scores. None: all keys, or, if `causal`, as many as
+    queries and each query's own and those before it."""
+    training = torch.is_grad_enabled() and query.requires_grad
+    # Training on a CPU, torch's fused kernel takes three times as long as these few products, most in the backward pass
+    # of bfloat16. They keep (T, K) scores, which are small: stories have at most 512 tokens.
+    if not training or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=drop, is_causal=causal and visible is None, scale=scale
+        )
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if visible is None and causal:
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if visible is not None:
+        scores += _added(visible, scores)
+    return dropout(scores.softmax(-1), drop) @ value
+
+
+def rounded(x: Tensor) -> Tensor:
+    """In the dtype that autocast would give each product of x: once for all of them."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+def _added(visible: Tensor, scores: Tensor) -> Tensor:
+    """What is added to scores: 0, and for what is not visible as good as minus infinity."""
+    if visible.dtype != torch.bool:
+        return visible.to(scores.dtype)
+    added = torch.zeros(visible.shape, dtype=scores.dtype, device=scores.device)
+    return added.masked_fill_(~visible, torch.finfo(scores.dtype).min)
 
 
 def set_bias(linear: nn.Linear, bias: bool | None) -> None:
@@ -41,6 +75,10 @@ class Widths:
             _resized(value, self.hidden, self.kv_heads * self.v),
         )
 
+    def repeated(self, x: Tensor) -> Tensor:
+        """Keys or values for every head: (B, kv_heads, T, D) -> (B, heads, T, D)"""
+        return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
     def out(self, linear: nn.Linear) -> nn.Linear:
         return _resized(linear, self.heads * self.v, self.hidden)
 
@@ -56,7 +94,7 @@ def _heads(x: Tensor, size: int) -> Tensor:
     return x.unflatten(-1, (-1, size)).transpose(1, 2)
 
 
-class GroupedGPTNeoSelfAttention(GPTNeoSelfAttention):
+class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
     """In place of a stock module, whose projections it takes over or replaces. Not scaled, as GPT-Neo's."""
 
     def __init__(self, config: Any, stock: GPTNeoSelfAttention) -> None:
@@ -73,22 +111,38 @@ class GroupedGPTNeoSelfAttention(GPTNeoSelfAttention):
         use_cache: bool = False,  # noqa: ARG002 - the caller's words
         output_attentions: bool = False,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor]:
-        """hidden_states: (B, T, H) -> (B, T, H) and the weights (B, heads, T, keys)."""
-        widths = self.widths
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states: (B, T, H) -> (B, T, H) and, if attention is eager, the weights (B, heads, T, keys)."""
+        widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
         key = _heads(self.k_proj(hidden_states), widths.qk)  # (B, kv_heads, T, D)
         value = _heads(self.v_proj(hidden_states), widths.v)
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_id)
-        groups = widths.heads // widths.kv_heads
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        output, weights = self._attn(query, key, value, attention_mask)  # (B, heads, T, V)
+        key, value = widths.repeated(key), widths.repeated(value)
+        weights = None
+        if self.config._attn_implementation == "eager":
+            output, weights = self._attn(query, key, value, attention_mask)  # (B, heads, T, V)
+        else:
+            drop = self.attn_dropout.p if self.training else 0.0
+            visible = self._visible(attention_mask, query.shape[2], key.shape[2])
+            output = attend(query, key, value, visible, causal=query.shape[2] > 1, scale=1.0, drop=drop)
         output = self.out_proj(output.transpose(1, 2).flatten(2))
         return self.resid_dropout(output), weights
 
+    def _visible(self, mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
+        """The mask, None where each query sees its own key and all before it, narrowed to the window of a local layer.
 
-class GroupedRobertaSelfAttention(RobertaSelfAttention):
+        transformers makes none for as many queries as keys, or a single query; of others it has the keys' past."""
+        if self.attention_type != "local" or keys <= self.config.window_size:
+            return mask
+        window: Tensor = self.bias[0, 0, keys - queries : keys, :keys]  # (queries, keys)
+        if mask is None:
+            return window
+        return mask & window if mask.dtype == torch.bool else mask + _added(window, mask)
+
+
+class TinyRobertaSelfAttention(RobertaSelfAttention):
     """In place of a stock module. Scaled by 1/sqrt of the width of one query, as RoBERTa's."""
 
     def __init__(self, config: Any, stock: RobertaSelfAttention) -> None:
@@ -103,19 +157,17 @@ class GroupedRobertaSelfAttention(RobertaSelfAttention):
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,  # noqa: ARG002 - an encoder has none
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """hidden_states: (B, T, H) -> (B, T, heads * V) and the weights, where the implementation has them."""
-        widths = self.widths
-        groups = widths.heads // widths.kv_heads
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attend(
-            self,
-            _heads(self.query(hidden_states), widths.qk),  # (B, heads, T, D)
-            _heads(self.key(hidden_states), widths.qk).repeat_interleave(groups, dim=1),
-            _heads(self.value(hidden_states), widths.v).repeat_interleave(groups, dim=1),
-            attention_mask,
-            dropout=self.dropout.p if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return output.flatten(2), weights
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states: (B, T, H) -> (B, T, heads * V) and, if attention is eager, the weights."""
+        widths, hidden_states = self.widths, rounded(hidden_states)
+        query = _heads(self.query(hidden_states), widths.qk)  # (B, heads, T, D)
+        key = widths.repeated(_heads(self.key(hidden_states), widths.qk))
+        value = widths.repeated(_heads(self.value(hidden_states), widths.v))
+        drop = self.dropout.p if self.training else 0.0
+        if self.config._attn_implementation == "eager":
+            output, weights = eager_attention_forward(
+                self, query, key, value, attention_mask, dropout=drop, scaling=self.scaling, **kwargs
+            )
+            return output.flatten(2), weights
+        output = attend(query, key, value, attention_mask, causal=False, scale=self.scaling, drop=drop)
+        return output.transpose(1, 2).flatten(2), None

@@ -7,7 +7,7 @@ into micro-batches come last, so they change neither the labels nor their gradie
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,8 +53,15 @@ class Batch:
     labels: torch.Tensor  # (N,)
 
     def to(self, device: torch.device) -> Batch:
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Batch(self.input_ids.to(device), mask, self.positions.to(device), self.labels.to(device))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU reads while the program goes on."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        mask = None if self.attention_mask is None else change(self.attention_mask)
+        return Batch(change(self.input_ids), mask, change(self.positions), change(self.labels))
 
 
 def rng(seed: int, purpose: str, number: int = 0) -> np.random.Generator:
@@ -125,28 +132,36 @@ def num_labels(examples: Sequence[Example]) -> int:
     return sum(int((example.targets != NO_LABEL).sum()) for example in examples)
 
 
-def micro_batches(examples: Sequence[Example], max_tokens: int, *, causal: bool) -> Iterator[Batch]:
-    """Cut into batches of at most `max_tokens` padded tokens, or of one example; the longest first, to fail early."""
+def micro_batches(
+    examples: Sequence[Example], max_tokens: int, *, causal: bool, multiple: int = 1, longest: int = 2**31
+) -> Iterator[Batch]:
+    """Cut into batches of at most `max_tokens` padded tokens, or of one example; the longest first, to fail early.
+
+    Each is padded to its longest example, rounded up to a `multiple` so that there are few shapes, but not beyond
+    `longest`."""
     ordered = sorted(examples, key=lambda example: -len(example.inputs))
     start = 0
     while start < len(ordered):
-        size = max(1, max_tokens // len(ordered[start].inputs))
-        yield _batch(ordered[start : start + size], causal=causal)
+        length = len(ordered[start].inputs)
+        length = max(length, min(longest, -(-length // multiple) * multiple))
+        size = max(1, max_tokens // length)
+        yield _batch(ordered[start : start + size], length, causal=causal)
         start += size
 
 
-def _batch(examples: Sequence[Example], *, causal: bool) -> Batch:
-    shape = len(examples), len(examples[0].inputs)
+def _batch(examples: Sequence[Example], length: int, *, causal: bool) -> Batch:
+    shape = len(examples), length
+    lengths = np.array([len(example.inputs) for example in examples])
+    real = np.arange(length) < lengths[:, None]  # (B, T)
     input_ids, targets = np.full(shape, PAD, dtype=np.int64), np.full(shape, NO_LABEL, dtype=np.int64)
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example.inputs)] = example.inputs
-        targets[row, : len(example.inputs)] = example.targets
+    input_ids[real] = np.concatenate([example.inputs for example in examples])
+    targets[real] = np.concatenate([example.targets for example in examples])
     positions = np.flatnonzero(targets != NO_LABEL)
     # A decoder's token never sees the padding, which is to its right.
-    padded = not causal and len(examples[-1].inputs) < shape[1]
+    padded = not causal and not real.all()
     return Batch(
         input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy((input_ids != PAD).astype(np.int64)) if padded else None,
+        attention_mask=torch.from_numpy(real.astype(np.int64)) if padded else None,
         positions=torch.from_numpy(positions),
         labels=torch.from_numpy(targets.reshape(-1)[positions]),
     )

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tiny_transformers.architecture import Model, Probability, Settings
 
-RECIPE = 2  # raised when the same settings would give another result: it is part of every run id
+RECIPE = 3  # raised when the same settings would give another result: it is part of every run id
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "speed")
 DEFAULT_STAGES = STAGES[:4]  # of a study that names none
 ALONE = ("speed",)  # what is measured with nothing else on the device: after all else of a pack, one run at a time
@@ -50,7 +50,9 @@ class Train(Settings):
 
     max_steps: PositiveInt = 8_280  # one epoch of TinyStories at 256 stories a step
     stories_per_step: PositiveInt = 256
-    micro_batch_tokens: PositiveInt = 8_192  # padded, at once on the device; changes no gradient but of moe and pkm
+    micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    compile: bool | None = None  # torch.compile; null: on a GPU, in trainings that are long enough for it
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_betas: tuple[Probability, Probability] = (0.9, 0.999)
@@ -169,6 +171,15 @@ def micro_batch_is_free(config: RunConfig) -> bool:
     """Whether the size of a micro-batch leaves the result as it is. A mixture of experts balances its load, and a
     product-key memory normalizes its queries, over a micro-batch."""
     return config.model.ffn.kind not in ("moe", "pkm")
+
+
+CPU_TOKENS = 2_048  # what a CPU's caches hold the activations of; more at once is slower (docs/performance.md)
+
+
+def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
+    """Padded tokens of a micro-batch: as set, and on a CPU no more than are fast, unless that changed the result."""
+    tokens = config.train.micro_batch_tokens
+    return tokens if gpu or not micro_batch_is_free(config) else min(tokens, CPU_TOKENS)
 
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).

@@ -25,6 +25,7 @@ from transformers import (
 from tiny_transformers import attention, feed_forward
 from tiny_transformers.activations import stock_name
 from tiny_transformers.feed_forward import Zero
+from tiny_transformers.head import cross_entropy
 from tiny_transformers.variant import Variant, VariantConfig
 
 GELU = "gelu_pytorch_tanh"  # GPT-Neo's gelu_new, equal to rounding, in one kernel instead of eight
@@ -51,6 +52,13 @@ class NoAttention(nn.Module):
 class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
     config_class = TinyGPTNeoConfig
 
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        # transformers refuses GPT-Neo any other attention than eager: asked before our own is in place.
+        asked = config._attn_implementation_internal
+        config._attn_implementation = "eager"
+        super().__init__(config, *args, **kwargs)
+        self.config._attn_implementation = asked or "sdpa"
+
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model, "h"
 
@@ -68,8 +76,7 @@ class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
         return None if isinstance(block.mlp, Zero) else block.mlp
 
     def _change_attention(self, attn: Any) -> None:
-        if attention.differs(self.config):
-            attn.attention = attention.GroupedGPTNeoSelfAttention(self.config, attn.attention)
+        attn.attention = attention.TinyGPTNeoSelfAttention(self.config, attn.attention)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             attention.set_bias(getattr(attn.attention, name), self.config.bias)
 
@@ -87,6 +94,9 @@ class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):
 
 class TinyGPTNeoForCausalLM(TinyGPTNeoPreTrainedModel, GPTNeoForCausalLM):
     divides_by_items = True
+
+    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(hidden, self.lm_head.weight, None, labels)
 
 
 class TinyGPTNeoForSequenceClassification(TinyGPTNeoPreTrainedModel, GPTNeoForSequenceClassification):

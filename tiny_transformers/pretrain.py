@@ -4,54 +4,50 @@ A decoder learns to predict every token, an encoder those that are masked. A ste
 the whole step, however it is cut into micro-batches. A run that was interrupted, at any moment and any number of times,
 ends in the same weights as one that was not: bit for bit on a CPU with the same number of threads.
 
-As in the study: AdamW, linear decay to zero without warm-up, clipping by the norm, float32."""
+As in the study: AdamW, linear decay to zero without warm-up, clipping by the norm. Products are of bfloat16 where the
+hardware has them, in autocast's way, with weights, gradients and optimizer in float32."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from tiny_transformers import architecture, batches, checkpoint, config, models
 from tiny_transformers.batches import Batch, Example, Ids
+from tiny_transformers.curve import Counters, Curve, Log
 from tiny_transformers.data import fingerprint, tokenize_stories
-from tiny_transformers.device import peak_memory_mb, pick_device
+from tiny_transformers.device import (
+    bound_kernel_caches,
+    has_bfloat16,
+    has_tensor_cores,
+    peak_flops,
+    peak_memory_mb,
+    pick_device,
+)
+from tiny_transformers.feed import Feed, Step
 from tiny_transformers.files import whole_folder
 from tiny_transformers.variant import Variant
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
-PRINT_EVERY = 10  # seconds
+COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
+LENGTHS = 16  # texts are padded to multiples of this: fewer shapes, for each of which kernels are made and kept
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
 DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
 RELOADED = 1e-6  # the largest difference of a logit after saving and loading, in units of the largest, or of 1
 RELOAD_STORIES = 8
 LOSS_FLOOR = 0.05  # nats; an encoder below was probably shown what it had to predict
-
-
-@dataclass
-class Counters:
-    """What a training has done so far; saved with every checkpoint."""
-
-    step: int = 0  # optimizer steps
-    tokens: int = 0  # of the stories, without padding
-    seconds: float = 0.0  # of training, without evaluations and checkpoints
-    labels: int = 0
-    eligible: int = 0  # tokens that could have been labels
-    first_loss: float = math.nan
-    first_labels: int = 0
 
 
 def run(work: Work) -> Outcome:
@@ -66,17 +62,19 @@ def run(work: Work) -> Outcome:
     except Interrupted:
         training.write_checkpoint()
         raise
+    finally:
+        training.feed.close()
     training.save()
     return training.outcome()
 
 
-def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The sum of the cross-entropies, in nats, of the batch's labels.
+def token_losses(model: Variant, batch: Batch, body: Any = None) -> Tensor:
+    """The sum of the cross-entropies, in nats, of the batch's labels; `body` is the model's, compiled.
 
     The head, half of all multiplications in a small decoder, is applied only where there is a label."""
-    hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
-    logits = model.lm_head(hidden.flatten(0, 1)[batch.positions])  # (B, T, H) -> (B * T, H) -> (N, H) -> (N, V)
-    return F.cross_entropy(logits, batch.labels, reduction="sum")
+    run = model.base_model if body is None else body
+    hidden = run(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
+    return model.loss_at(hidden.flatten(0, 1)[batch.positions], batch.labels)  # (B, T, H) -> (B T, H) -> (N, H)
 
 
 def evaluation_steps(max_steps: int, evaluations: int) -> list[int]:
@@ -97,8 +95,13 @@ class Training:
         self.evaluation_steps = evaluation_steps(self.settings.max_steps, self.settings.evaluations)
         self._read_data()
         self.device = pick_device()
+        bound_kernel_caches()
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        self.micro_batch_tokens = config.tokens_at_once(self.config, gpu=self.device.type == "cuda")
         self.model = _on(self.device, models.build(self.config.model, self.config.seed))
         self._check_parameters()
+        self.compiled = self._compiles()
+        self.body = torch.compile(self.model.base_model, dynamic=True) if self.compiled else self.model.base_model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,
@@ -109,6 +112,13 @@ class Training:
         )
         self.curve = Curve(work.run_dir / "curve.jsonl", every=math.ceil(self.settings.max_steps / CURVE_POINTS))
         self.log = Log(self.settings.max_steps)
+        self.feed = Feed(self._make_step)
+        self.first_of_sitting = True
+
+    def _compiles(self) -> bool:
+        if self.settings.compile is not None:
+            return self.settings.compile
+        return self.device.type == "cuda" and self.settings.max_steps >= COMPILED_STEPS
 
     def _read_data(self) -> None:
         tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
@@ -142,9 +152,11 @@ class Training:
     # --- checkpoints
 
     def identity(self) -> dict[str, Any]:
-        """What must not change between two sittings of one training. The size of a micro-batch may."""
+        """What must not change between two sittings of one training. The size of a micro-batch may, and precision stays
+        what it was in the first, whatever it is set to."""
         settings = self.config.model_dump(mode="json", include={"model", "data", "train", "seed", "recipe"})
-        del settings["train"]["micro_batch_tokens"]
+        for how in ("micro_batch_tokens", "precision", "compile"):
+            del settings["train"][how]
         return {"settings": settings, "files": self.fingerprints}
 
     def resume(self) -> None:
@@ -156,6 +168,7 @@ class Training:
                     f"{self.checkpoints}: written with other settings or other data. Remove it to begin anew."
                 )
             checkpoint.restore(found, self.model, self.optimizer)
+            self.precision = found.state["precision"]  # of the first sitting, which may have been on other hardware
             self.counters = Counters(**found.state["counters"])
             self.checkpointed = self.counters.step
             print(f"resuming after step {self.counters.step}", flush=True)
@@ -166,7 +179,7 @@ class Training:
         if step == self.checkpointed:
             return
         self.curve.sync()
-        state = {"identity": self.identity(), "counters": asdict(self.counters)}
+        state = {"identity": self.identity(), "precision": self.precision, "counters": asdict(self.counters)}
         checkpoint.write(self.checkpoints, step, self.model, self.optimizer, state)
         self.checkpointed = step
 
@@ -180,42 +193,78 @@ class Training:
                 self.write_checkpoint()
                 self._evaluate_if_due()
 
-    def _step(self) -> None:
-        started, step, seed = time.monotonic(), self.counters.step, self.config.seed
-        drawn = batches.drawn(len(self.stories), self.settings.stories_per_step, seed, step)
+    def _make_step(self, number: int) -> Step:
+        """The batches of an optimizer step; of nothing but the data, the seed and the step's number."""
+        seed = self.config.seed
+        drawn = batches.drawn(len(self.stories), self.settings.stories_per_step, seed, number)
         stories = [self.stories[i] for i in drawn]
-        examples = self._examples(stories, batches.rng(seed, "mask", step), config.TRAIN_STORIES)
-        torch.manual_seed(int(batches.rng(seed, "dropout", step).integers(2**63)))
-        labels = batches.num_labels(examples)
+        examples = self._examples(stories, batches.rng(seed, "mask", number), config.TRAIN_STORIES)
+        made = list(self._micro_batches(examples))
+        tokens = np.concatenate(stories)
+        return Step(
+            [batch.pinned() for batch in made] if self.device.type == "cuda" else made,
+            labels=sum(len(batch.labels) for batch in made),
+            tokens=len(tokens),
+            eligible=int((~self.vocabulary.special[tokens]).sum()),
+        )
+
+    def _micro_batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        return batches.micro_batches(
+            examples,
+            self.micro_batch_tokens,
+            causal=self.causal,
+            multiple=LENGTHS,
+            longest=self.config.positions,
+        )
+
+    def _step(self) -> None:
+        started, number = time.monotonic(), self.counters.step
+        step = self.feed.take(number, last=number + 1 == self.settings.max_steps)
+        waited = time.monotonic() - started
+        torch.manual_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
         before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
         try:
-            loss = self._backward(examples, labels)
+            loss = self._backward(step.batches)
         except Interrupted:  # the step is given up, and what forward passes have tracked with it
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
             raise
-        self._update(loss, learning_rate=self.settings.learning_rate * (1 - step / self.settings.max_steps))
-        self._count(stories, loss, labels, time.monotonic() - started)
+        self._update(loss, learning_rate=self.settings.learning_rate * (1 - number / self.settings.max_steps))
+        self._count(step, loss, time.monotonic() - started, waited)
         self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.settings.max_steps)
         self.log.step(self.counters, loss)
         if self.counters.step == 1:
             self._check_start()
 
-    def _backward(self, examples: Sequence[Example], labels: int) -> float:
+    def _backward(self, made: Sequence[Batch]) -> float:
         """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats."""
         self.model.train()
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        done = 0
-        for batch in batches.micro_batches(examples, self.settings.micro_batch_tokens, causal=self.causal):
-            self._report(self.counters.step + done / labels)
-            losses = token_losses(self.model, batch.to(self.device))
-            # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
-            share = len(batch.labels) / labels
-            (losses / labels + share * self.model.auxiliary_loss()).backward()
-            total += losses.detach()
-            done += len(batch.labels)
+        labels, done = sum(len(batch.labels) for batch in made), 0
+        with self._arithmetic():  # around all micro-batches, so that weights are rounded once
+            for batch in made:
+                self._report(self.counters.step + done / labels)
+                losses = token_losses(self.model, batch.to(self.device), self.body)
+                # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
+                share = len(batch.labels) / labels
+                (losses / labels + share * self.model.auxiliary_loss()).backward()
+                total += losses.detach()
+                done += len(batch.labels)
         return total.item() / labels
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Products in the training's precision, and a failing compiler explained."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                yield
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise TinyTransformersError(
+                f"torch.compile failed: {str(error).strip().splitlines()[0]}. Is there a C++ compiler on this machine? "
+                "Otherwise set train.compile to false."
+            ) from error
 
     def _update(self, loss: float, learning_rate: float) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm).item()
@@ -225,15 +274,20 @@ class Training:
             group["lr"] = learning_rate
         self.optimizer.step()
 
-    def _count(self, stories: Sequence[Ids], loss: float, labels: int, seconds: float) -> None:
+    def _count(self, step: Step, loss: float, seconds: float, waited: float) -> None:
         counters = self.counters
         counters.step += 1
-        counters.tokens += sum(len(story) for story in stories)
+        counters.tokens += step.tokens
         counters.seconds += seconds
-        counters.labels += labels
-        counters.eligible += sum(int((~self.vocabulary.special[story]).sum()) for story in stories)
+        counters.waited += waited
+        if not self.first_of_sitting:
+            counters.steady_tokens += step.tokens
+            counters.steady_seconds += seconds
+        self.first_of_sitting = False
+        counters.labels += step.labels
+        counters.eligible += step.eligible
         if counters.step == 1:
-            counters.first_loss, counters.first_labels = loss, labels
+            counters.first_loss, counters.first_labels = loss, step.labels
 
     def _report(self, step: float, doing: str = "") -> None:
         """Say how far we are, and leave if asked to; parameters and counters are those of the last whole step."""
@@ -256,9 +310,10 @@ class Training:
         """The mean loss, in nats, over the labels of the validation stories."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in batches.micro_batches(self.validation, self.settings.micro_batch_tokens, causal=self.causal):
-            self._report(self.counters.step, ", evaluating")
-            total += token_losses(self.model, batch.to(self.device))
+        with self._arithmetic():
+            for batch in self._micro_batches(self.validation):
+                self._report(self.counters.step, ", evaluating")
+                total += token_losses(self.model, batch.to(self.device), self.body)
         return total.item() / batches.num_labels(self.validation)
 
     # --- checks
@@ -323,6 +378,12 @@ class Training:
     def final_loss(self) -> float:
         return self.curve.evaluations[self.settings.max_steps]
 
+    def flops_per_token(self) -> float:
+        """Of training, on average; see `architecture.training_flops`."""
+        lengths = self.stories.lengths.astype(np.float64)
+        labelled, length = self.counters.labels / self.counters.tokens, (lengths**2).sum() / lengths.sum()
+        return architecture.training_flops(self.config.model, labelled=labelled, length=length)
+
     def save(self) -> None:
         """Save the model if all checks hold, and only then remove the checkpoints."""
         self._check_start()  # again, for a training whose first step was another sitting's
@@ -336,14 +397,19 @@ class Training:
 
     def outcome(self) -> Outcome:
         counters = self.counters
+        peak = peak_flops(self.device, self.precision)
         return Outcome(
             scores=[Score("validation", "loss", self.final_loss, batches.num_labels(self.validation))],
             checks=list(self.checks.values()),
             metrics={
                 "steps": counters.step,
                 "tokens": counters.tokens,
-                "tokens_per_second": counters.tokens / counters.seconds,
+                "tokens_per_second": counters.tokens_per_second,
                 "seconds": counters.seconds,
+                "data_wait": counters.waited / counters.seconds,
+                **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
+                "precision": self.precision,
+                "compiled": int(self.compiled),
                 "peak_memory_mb": peak_memory_mb(),
                 "micro_batch_tokens": self.settings.micro_batch_tokens,
                 "parameters": self.model.num_parameters(),
@@ -353,6 +419,15 @@ class Training:
         )
 
 
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """What `train.precision` comes to on a device. Raises TinyTransformersError for one that the device lacks."""
+    if asked == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if asked == "tf32" and not has_tensor_cores(device):
+        raise TinyTransformersError("train.precision is tf32, which NVIDIA's GPUs from Ampere on have: set float32.")
+    return asked
+
+
 def _on(device: torch.device, model: Any) -> Variant:
     return model.to(device)
 
@@ -360,63 +435,3 @@ def _on(device: torch.device, model: Any) -> Variant:
 @torch.no_grad()
 def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     return model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-
-
-class Curve:
-    """curve.jsonl: {"step", "loss", "learning_rate", "tokens", "seconds"} or {"step", "eval_loss"} in a line.
-
-    `loss` is that of the one step, in nats per label; `tokens` and `seconds` are sums from the beginning."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
-        self.evaluations: dict[int, float] = {}  # step -> loss
-
-    def cut(self, step: int) -> None:
-        """Keep the lines up to `step`, which are those of the checkpoint that training goes on from."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # the last one may be torn
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        records = map(json.loads, kept)
-        self.evaluations = {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.draft")
-        draft.write_text("".join(kept))
-        os.replace(draft, self.path)
-
-    def add(self, counters: Counters, loss: float, learning_rate: float, last: int) -> None:
-        step = counters.step
-        if step in (1, last) or step % self.every == 0:
-            self._append(
-                step=step, loss=loss, learning_rate=learning_rate, tokens=counters.tokens, seconds=counters.seconds
-            )
-
-    def add_evaluation(self, step: int, loss: float) -> None:
-        self.evaluations[step] = loss
-        self._append(step=step, eval_loss=loss)
-
-    def sync(self) -> None:
-        """A checkpoint must not outlive the lines before it."""
-        with self.path.open("a") as file:
-            os.fsync(file.fileno())
-
-    def _append(self, **record: float) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-class Log:
-    """A line on stdout every few seconds."""
-
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
-        self.printed = -math.inf
-
-    def step(self, counters: Counters, loss: float) -> None:
-        now = time.monotonic()
-        if counters.step < self.max_steps and now - self.printed < PRINT_EVERY:
-            return
-        self.printed = now
-        speed = counters.tokens / counters.seconds
-        minutes = (self.max_steps - counters.step) * counters.seconds / counters.step / 60
-        progress = f"step {counters.step} of {self.max_steps}"
-        print(f"{progress}: loss {loss:.4f}, {speed:,.0f} tokens/s, {minutes:.1f} min left", flush=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,6 +25,7 @@ from transformers import (
 
 from tiny_transformers import attention, feed_forward
 from tiny_transformers.activations import stock_name
+from tiny_transformers.head import cross_entropy
 from tiny_transformers.variant import Variant, VariantConfig
 
 GELU = "gelu"  # the exact one, by erf
@@ -77,9 +79,8 @@ class TinyRobertaPreTrainedModel(Variant, RobertaPreTrainedModel):
         return nn.Sequential(block.intermediate, output.dense, output.dropout).train(block.training)
 
     def _change_attention(self, module: Any) -> None:
-        if attention.differs(self.config):
-            module.self = attention.GroupedRobertaSelfAttention(self.config, module.self)
-            module.output.dense = module.self.widths.out(module.output.dense)
+        module.self = attention.TinyRobertaSelfAttention(self.config, module.self)
+        module.output.dense = module.self.widths.out(module.output.dense)
         for linear in (module.self.query, module.self.key, module.self.value, module.output.dense):
             attention.set_bias(linear, self.config.bias)
 
@@ -99,7 +100,10 @@ class TinyRobertaModel(TinyRobertaPreTrainedModel, RobertaModel):
 
 
 class TinyRobertaForMaskedLM(TinyRobertaPreTrainedModel, RobertaForMaskedLM):
-    pass
+    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        head = self.lm_head
+        features = head.layer_norm(F.gelu(head.dense(hidden)))
+        return cross_entropy(features, head.decoder.weight, head.decoder.bias, labels)
 
 
 class TinyRobertaForSequenceClassification(TinyRobertaPreTrainedModel, RobertaForSequenceClassification):

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from tiny_transformers.activations import check_activation
 from tiny_transformers.architecture import blocks_of, layer_map
+from tiny_transformers.dropout import Dropout
 from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.layer import Layer, PerToken
@@ -113,6 +114,10 @@ class Variant(PreTrainedModel):
             self.change(block, modules)
             set_place(block, attentions)
             attentions += "s" in modules
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(module, name, Dropout(child.p))
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
@@ -123,6 +128,10 @@ class Variant(PreTrainedModel):
 
     def change(self, block: Any, modules: str) -> None:
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
+        raise NotImplementedError
+
+    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The summed cross-entropy, in nats, of labels (N,) given the last hidden states (N, H) where they are."""
         raise NotImplementedError
 
     def feed_forward(self, block: Any) -> nn.Module | None:

@@ -19,7 +19,7 @@ from transformers import (
 )
 from variants import FAMILIES, SMALL, STOCK, VARIANTS, perturb, small, tokens
 
-from tiny_transformers import attention, models
+from tiny_transformers import models
 from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE, num_parameters
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
@@ -213,24 +213,6 @@ def test_stock_settings_are_the_classes_of_transformers(family, activation, padd
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("variant", "plain"),
-    [("kv_groups", {"num_key_value_heads": 4}), ("qk", {"qk_size": 32}), ("v", {"v_size": 32}), ("bias", {})],
-)
-def test_attention_of_the_familys_widths_is_the_familys(monkeypatch, family, variant, plain):
-    """Our attention, made to stand in for the stock one at its own sizes, changes nothing."""
-    model = small(family, variant, **plain)
-    if not plain:
-        model = small(family)
-    stock = perturb(models.build(small(family), seed=1))
-    monkeypatch.setattr(attention, "differs", lambda _: True)
-    ours = models.build(model, seed=1)
-    assert any("Grouped" in type(module).__name__ for module in ours.modules())
-    ours.eval().load_state_dict(stock.state_dict())
-    torch.testing.assert_close(ours(tokens()).logits, stock(tokens()).logits, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_grouped_heads_are_full_attention_with_repeated_keys_and_values(family):
     grouped = perturb(models.build(small(family, "kv_groups"), seed=1))
     weights = grouped.state_dict()
@@ -272,7 +254,7 @@ def test_modules_stand_in_the_order_of_the_string(family, order):
     model = models.build(small(family, layers=layers, order=order), seed=1).eval()
     seen = []
     for module in model.modules():
-        kind = {"GPTNeoSelfAttention": "s", "GPTNeoMLP": "f", "RobertaSelfAttention": "s", "RobertaIntermediate": "f"}
+        kind = {"GPTNeoAttention": "s", "GPTNeoMLP": "f", "RobertaAttention": "s", "RobertaIntermediate": "f"}
         letter = kind.get(type(module).__name__)
         if letter:
             module.register_forward_hook(lambda *_, letter=letter: seen.append(letter))
@@ -283,13 +265,13 @@ def test_modules_stand_in_the_order_of_the_string(family, order):
 def test_global_and_local_attention_alternate_whatever_stands_between():
     for order, kinds in (("fsfs", ["global", "local"]), ("ffss", ["global", "local"]), (None, ["global", "local"])):
         model = models.build(small("gpt_neo", order=order), seed=1)
-        attentions = [m for m in model.modules() if type(m).__name__ == "GPTNeoSelfAttention"]
+        attentions = [m for m in model.modules() if type(m).__name__ == "TinyGPTNeoSelfAttention"]
         assert [(m.attention_type, m.layer_id) for m in attentions] == list(zip(kinds, (0, 1), strict=True))
 
 
 def test_robertas_scale_is_that_of_a_query():
     model = models.build(small("roberta", "qk"), seed=1)  # 8 in 4 heads
-    scales = [m.scaling for m in model.modules() if type(m).__name__ == "GroupedRobertaSelfAttention"]
+    scales = [m.scaling for m in model.modules() if type(m).__name__ == "TinyRobertaSelfAttention"]
     assert scales == [2**-0.5] * 2
 
 

@@ -15,7 +15,9 @@ from variants import VARIANTS, small
 from tiny_transformers import architecture, batches, builtin, config, models, pretrain
 from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.config import RunConfig, Train
-from tiny_transformers.pretrain import Counters, Curve, Training, evaluation_steps
+from tiny_transformers.curve import Counters, Curve
+from tiny_transformers.feed import Feed
+from tiny_transformers.pretrain import Training, evaluation_steps
 from tiny_transformers.work import CheckFailed, Interrupted, TinyTransformersError, Work
 
 FAMILIES = ("gpt_neo", "roberta")
@@ -62,7 +64,8 @@ def work(root, tmp_path):
     """A function: settings -> the work of a run folder; the same folder for the same name."""
 
     def make(family="gpt_neo", name="run", model=(), seed=42, **train):
-        settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2} | train
+        settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2}
+        settings |= {"precision": "float32"} | train
         sizes = TINY | dict(model)
         built = GPTNeo(**{"window_size": 4, "dropout": 0.1} | sizes) if family == "gpt_neo" else Roberta(**sizes)
         run_config = RunConfig(
@@ -113,8 +116,8 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert outcome.metrics["parameters"] == architecture.num_parameters(job.config.model)
     assert outcome.metrics["tokens"] == curve(job)[-2]["tokens"] > 60 * 16 * 7
     assert set(outcome.metrics) == {
-        "steps", "tokens", "tokens_per_second", "seconds", "peak_memory_mb", "micro_batch_tokens",
-        "parameters", "device",
+        "steps", "tokens", "tokens_per_second", "seconds", "data_wait", "mfu", "precision", "compiled",
+        "peak_memory_mb", "micro_batch_tokens", "parameters", "device",
     }  # fmt: skip
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
     assert outcome.data == {file: hashlib.sha256((job.root / file).read_bytes()).hexdigest() for file in files}
@@ -249,12 +252,89 @@ def test_gradient_does_not_depend_on_the_micro_batches(work, family):
     gradients, losses = [], []
     for tokens in (1, 60, 10_000):
         training = Training(work(family, model={"dropout": 0}, micro_batch_tokens=tokens))
-        losses.append(training._backward(training.validation, batches.num_labels(training.validation)))
+        losses.append(training._backward(list(training._micro_batches(training.validation))))
         gradients.append([parameter.grad for parameter in training.model.parameters()])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+# --- precision and compiling
+
+
+def test_precision_is_the_hardwares_where_it_is_left_open(monkeypatch):
+    cpu = torch.device("cpu")
+    for has, resolved in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(pretrain, "has_bfloat16", lambda _, has=has: has)
+        assert pretrain.resolve_precision("auto", cpu) == resolved
+        assert pretrain.resolve_precision("float32", cpu) == "float32"
+        assert pretrain.resolve_precision("bfloat16", cpu) == "bfloat16"
+    with pytest.raises(TinyTransformersError, match="set float32"):
+        pretrain.resolve_precision("tf32", cpu)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_is_near_float32_and_weights_stay_float32(work, family):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        job = work(family, name=precision, precision=precision, max_steps=20, learning_rate=5e-3)
+        outcome = pretrain.run(job)
+        assert outcome.metrics["precision"] == precision
+        assert {p.dtype for p in models.load_lm(job.model_dir).parameters()} == {torch.float32}
+        losses[precision] = [record["loss"] for record in curve(job) if "loss" in record]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_a_training_goes_on_in_the_precision_it_began_in(work, monkeypatch):
+    whole = work(name="whole", precision="bfloat16")
+    pretrain.run(whole)
+    cut = work(name="cut", precision="bfloat16")
+    stop_at(cut, 3)
+    with pytest.raises(Interrupted):
+        pretrain.run(cut)
+    monkeypatch.setattr(pretrain, "has_bfloat16", lambda _: False)
+    assert pretrain.run(work(name="cut", precision="auto")).metrics["precision"] == "bfloat16"
+    assert weights(cut) == weights(whole)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_not(work, family):
+    settings = {"compile": True, "precision": "bfloat16", "max_steps": 8}
+    whole, cut = work(family, name="whole", **settings), work(family, name="cut", **settings)
+    assert pretrain.run(whole).metrics["compiled"] == 1
+    stop_at(cut, 5)
+    with pytest.raises(Interrupted):
+        pretrain.run(cut)
+    torch._dynamo.reset()  # as a new process would have to
+    cut.should_stop = lambda: False
+    pretrain.run(cut)
+    assert curve(cut) == curve(whole)
+    eager = work(family, name="eager", **settings | {"compile": False})
+    pretrain.run(eager)
+    losses = [[record.get("loss", 0.0) for record in curve(job)] for job in (whole, eager)]
+    # Dropout's masks are drawn otherwise by compiled code.
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_a_failing_compiler_is_explained(work):
+    def refuse(*_, **__):
+        raise torch._dynamo.exc.TorchDynamoException("no compiler was found")
+
+    training = Training(work(compile=True))
+    training.body = refuse
+    with pytest.raises(TinyTransformersError, match=r"no compiler was found\. .* set train.compile to false"):
+        training._step()
+
+
+def test_the_next_step_is_made_while_this_one_is_used():
+    made = []
+    feed = Feed(lambda number: made.append(number) or number)
+    assert [feed.take(number, last=number == 2) for number in range(3)] == [0, 1, 2]
+    assert feed.take(7, last=True) == 7  # another than was expected
+    feed.close()
+    assert made == [0, 1, 2, 7]
 
 
 # --- stopping and going on

@@ -1,0 +1,94 @@
+"""What a training says while it runs: curve.jsonl, which is kept, and lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PRINT_EVERY = 10  # seconds
+
+
+@dataclass
+class Counters:
+    """What a training has done so far; saved with every checkpoint."""
+
+    step: int = 0  # optimizer steps
+    tokens: int = 0  # of the stories, without padding
+    seconds: float = 0.0  # of training, without evaluations and checkpoints
+    waited: float = 0.0  # of these, for data
+    steady_tokens: int = 0  # without the first step of a sitting, when kernels are compiled and memory is touched first
+    steady_seconds: float = 0.0
+    labels: int = 0
+    eligible: int = 0  # tokens that could have been labels
+    first_loss: float = math.nan
+    first_labels: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        if self.steady_seconds:
+            return self.steady_tokens / self.steady_seconds
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Curve:
+    """curve.jsonl: {"step", "loss", "learning_rate", "tokens", "seconds"} or {"step", "eval_loss"} in a line.
+
+    `loss` is that of the one step, in nats per label; `tokens` and `seconds` are sums from the beginning."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.evaluations: dict[int, float] = {}  # step -> loss
+
+    def cut(self, step: int) -> None:
+        """Keep the lines up to `step`, which are those of the checkpoint that training goes on from."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # the last one may be torn
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        records = map(json.loads, kept)
+        self.evaluations = {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        draft.write_text("".join(kept))
+        os.replace(draft, self.path)
+
+    def add(self, counters: Counters, loss: float, learning_rate: float, last: int) -> None:
+        step = counters.step
+        if step in (1, last) or step % self.every == 0:
+            self._append(
+                step=step, loss=loss, learning_rate=learning_rate, tokens=counters.tokens, seconds=counters.seconds
+            )
+
+    def add_evaluation(self, step: int, loss: float) -> None:
+        self.evaluations[step] = loss
+        self._append(step=step, eval_loss=loss)
+
+    def sync(self) -> None:
+        """A checkpoint must not outlive the lines before it."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
+
+    def _append(self, **record: float) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+class Log:
+    """A line on stdout every few seconds."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self.printed = -math.inf
+
+    def step(self, counters: Counters, loss: float) -> None:
+        now = time.monotonic()
+        if counters.step < self.max_steps and now - self.printed < PRINT_EVERY:
+            return
+        self.printed = now
+        speed = counters.tokens / counters.seconds
+        minutes = (self.max_steps - counters.step) * counters.seconds / counters.step / 60
+        progress = f"step {counters.step} of {self.max_steps}"
+        print(f"{progress}: loss {loss:.4f}, {speed:,.0f} tokens/s, {minutes:.1f} min left", flush=True)
