@@ -1,0 +1,42 @@
+import json
+
+import pytest
+from variants import small
+
+from tiny_transformers import builtin
+from tiny_transformers.config import RunConfig
+from tiny_transformers.pretrain import Training
+from tiny_transformers.work import Work
+
+LENGTH = 64  # tokens a story is cut at, and padded to by Trainer
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def builtin_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("builtin")
+    builtin.write_builtin(root)
+    return root
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", "roberta"])
+@pytest.mark.parametrize("variant", ["gelu", "learnable_geglu", "kan", "cycle2"])
+def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builtin_root, tmp_path, family, variant):
+    pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
+    import padded_trainer
+
+    model = small(family, variant, vocab_size=1_000, max_position_embeddings=LENGTH + 1, dropout=0.0)
+    settings = {"max_steps": STEPS, "stories_per_step": 8, "micro_batch_tokens": 150, "learning_rate": 5e-3}
+    run = RunConfig(
+        model=model,
+        train=settings | padded_trainer.FLOAT32,
+        data={"source": "builtin", "max_length": LENGTH},
+        evaluation={"superglue": {"max_length": LENGTH}},
+    )
+    training = Training(Work(run, root=builtin_root, cache=tmp_path / "cache", run_dir=tmp_path))
+    for _ in range(STEPS):
+        training._step()
+    ours = [json.loads(line)["loss"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    theirs = padded_trainer.losses(training, tmp_path, length=LENGTH, micro_batches=4)
+    assert ours[-1] < 0.7 * ours[0]
+    assert ours == pytest.approx(theirs, rel=1e-5)
