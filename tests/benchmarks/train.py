@@ -19,7 +19,7 @@ the whole process's; `own` leaves out what a process had before it built its mod
 Equality: losses of 30 optimizer steps in float32 without dropout. Learning: validation loss by three seeds.
 
 A step of Trainer is 100 s on two cores with `--full`, 25 s with 4 micro-batches; deep models take twice as long. By
-estimate the table takes 25 minutes, `--full` 100; equality 10 and learning 20, with the two base models each."""
+estimate the table takes 25 minutes, `--full` 100; equality 10 and learning 30, with the two base models each."""
 
 from __future__ import annotations
 
