@@ -469,12 +469,14 @@ class Ledger:
             )
         )
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Of the newest attempt of every completed stage run: run_id, stage, number, name, value."""
+    def metrics(self, *names: str) -> list[dict[str, Any]]:
+        """Of the newest attempt of every completed stage run: run_id, stage, number, name, value; all, or these."""
+        chosen = f"AND name IN ({', '.join('?' * len(names))}) " if names else ""
         return list(
             self.db.query(
                 "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
-                "WHERE newest_attempt.status = 'completed' ORDER BY metric.rowid"
+                f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY metric.rowid",
+                names,
             )
         )
 
@@ -554,7 +556,8 @@ class Ledger:
 
     def usage(self) -> list[dict[str, Any]]:
         """Per submission that was submitted, oldest first: what was planned for it, and of its packs that have ended
-        how many, the longest and all of them together in seconds, their runs' seconds and highest peak in MB."""
+        how many, the longest and all of them together in seconds, their runs' seconds and highest peak in MB; of its
+        pretrainings the mean tokens per second, model FLOPs utilisation and wait for data, and the precisions."""
         return list(
             self.db.query(
                 "WITH packs AS (SELECT token, task, max(ended) - min(started) AS seconds, "
@@ -565,13 +568,19 @@ class Ledger:
                 "  HAVING sum(status IN ('submitted', 'running')) = 0 AND max(ended) > min(started)), "
                 "peaks AS (SELECT token, max(CAST(value AS REAL)) AS peak FROM metric "
                 "  JOIN attempt USING (run_id, stage, number) WHERE name = 'peak_memory_mb' GROUP BY token), "
+                "trained AS (SELECT token, avg(CASE name WHEN 'tokens_per_second' THEN CAST(value AS REAL) END) "
+                "  AS tokens_per_second, avg(CASE name WHEN 'mfu' THEN CAST(value AS REAL) END) AS mfu, "
+                "  avg(CASE name WHEN 'data_wait' THEN CAST(value AS REAL) END) AS data_wait, "
+                "  group_concat(DISTINCT CASE name WHEN 'precision' THEN value END) AS precisions "
+                "  FROM metric JOIN attempt USING (run_id, stage, number) WHERE stage = 'pretrain' GROUP BY token), "
                 "names AS (SELECT token, group_concat(DISTINCT study) AS studies FROM attempt "
                 "  JOIN study_run USING (run_id) GROUP BY token), "
                 "planned AS (SELECT token, count(DISTINCT task) AS packs FROM attempt GROUP BY token) "
-                "SELECT submission.*, planned.packs, studies, peak, count(packs.task) AS ended, "
+                "SELECT submission.*, planned.packs, studies, peak, tokens_per_second, mfu, data_wait, precisions, "
+                "  count(packs.task) AS ended, "
                 "  max(packs.seconds) AS longest, sum(packs.seconds) AS used, sum(busy) AS busy "
                 "FROM submission JOIN planned USING (token) LEFT JOIN packs USING (token) "
-                "LEFT JOIN peaks USING (token) LEFT JOIN names USING (token) "
+                "LEFT JOIN peaks USING (token) LEFT JOIN trained USING (token) LEFT JOIN names USING (token) "
                 "WHERE state NOT IN ('refused', 'void') GROUP BY token ORDER BY created"
             )
         )

@@ -31,6 +31,7 @@ STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible"
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
 LOG_LINES = 3
 FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
+SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
 LISTED = 20  # running or failed stage runs that are listed before the rest is counted
 
 
@@ -86,7 +87,8 @@ def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: boo
     parts: list[RenderableType] = []
     if per_run and not failed_only:
         overview = ledger.overview()
-        parts += [_run_table(study, [run for run in overview if study in run["studies"]]) for study in sizes]
+        speeds = _speeds(ledger)
+        parts += [_run_table(study, [run for run in overview if study in run["studies"]], speeds) for study in sizes]
     elif not failed_only:
         parts += [_study_table(study, size, tally[study]) for study, size in sizes.items()]
     if not failed_only:
@@ -121,17 +123,31 @@ def _study_table(study: str, size: int, counts: dict[str, Counter[str]]) -> Tabl
     return table
 
 
-def _run_table(study: str, runs: Sequence[dict[str, Any]]) -> Table:
+def _run_table(study: str, runs: Sequence[dict[str, Any]], speeds: Mapping[str, Mapping[str, str]]) -> Table:
+    """`speeds`: title -> run id -> how fast its pretraining was."""
     table = _table(study)
     table.add_column("run")
     table.add_column("id", no_wrap=True)
     for stage in STAGES:
         table.add_column(stage)
+    for title in speeds:
+        table.add_column(title, justify="right")
     for run in runs:
         cells = [run["stages"].get(stage, {}).get("status", "") for stage in STAGES]
         styled = [Text(cell, style=COLOURS.get(cell, "")) for cell in cells]
-        table.add_row(Text(run["name"], overflow="fold"), run["run_id"], *styled)
+        fast = [speed.get(run["run_id"], "") for speed in speeds.values()]
+        table.add_row(Text(run["name"], overflow="fold"), run["run_id"], *styled, *fast)
     return table
+
+
+def _speeds(ledger: Ledger) -> dict[str, dict[str, str]]:
+    """Of the completed pretrainings; without what none of them has told."""
+    speeds: dict[str, dict[str, str]] = {title: {} for title, _ in SPEEDS.values()}
+    for row in ledger.metrics(*SPEEDS):
+        if row["stage"] == "pretrain":
+            title, how = SPEEDS[row["name"]]
+            speeds[title][row["run_id"]] = format(float(row["value"]), how)
+    return {title: found for title, found in speeds.items() if found}
 
 
 def _running(ledger: Ledger) -> list[RenderableType]:

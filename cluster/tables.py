@@ -17,6 +17,8 @@ from cluster.site import Site
 from tiny_transformers.architecture import flops_per_token, parameters
 
 WIDE = 140  # columns
+SPEEDS = {"tokens/s": ("tokens_per_second", ",.0f"), "MFU": ("mfu", ".0%"), "data wait": ("data_wait", ".0%"),
+          "precision": ("precisions", "")}  # fmt: skip
 ADVISED_BELOW, ADVISED_ABOVE = 0.7, 1.05  # of what was planned; between, nothing is advised
 
 
@@ -166,16 +168,31 @@ def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> 
 
 
 def usage_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """`Ledger.usage`: each figure as used / planned, of the packs that have ended."""
+    """`Ledger.usage`: each figure as used / planned, of the packs that have ended; and how fast a pretraining was, on
+    average: tokens per second, model FLOPs utilisation, the part of the time that data was waited for, precision."""
     table = _table("used / planned, of the packs that have ended")
     table.add_column("submission", no_wrap=True)
     table.add_column("studies", overflow="fold")
     for title in ("packs", "longest, min", "hours", "memory, MB", "at a time"):
         table.add_column(title, justify="right")
+    speeds = [_speeds(row) for row in rows]
+    shown = [title for title in SPEEDS if any(title in speed for speed in speeds)]
+    for title in shown:
+        table.add_column(title, justify="right")
     table.add_column("advice", overflow="fold")
-    for row in rows:
-        table.add_row(row["token"], (row["studies"] or "").replace(",", " "), *_usage(row), advice(row))
+    for row, speed in zip(rows, speeds, strict=True):
+        studies = (row["studies"] or "").replace(",", " ")
+        table.add_row(row["token"], studies, *_usage(row), *[speed.get(title, "") for title in shown], advice(row))
     return table
+
+
+def _speeds(row: dict[str, Any]) -> dict[str, str]:
+    """What is known of them; attempts of older versions tell their tokens per second only."""
+    known: dict[str, str] = {}
+    for title, (key, how) in SPEEDS.items():
+        if row[key] is not None:
+            known[title] = format(row[key], how) if how else row[key].replace(",", " ")
+    return known
 
 
 def _usage(row: dict[str, Any]) -> list[str]:

@@ -130,7 +130,7 @@ def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
 def test_usage_holds_what_was_used_against_what_was_planned(command):
     command(*SUBMIT, "--study", "first", "--yes", "--wait")
     shown = command("usage").stdout
-    assert re.search(r"first +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +memory x 0.\d", shown)
+    assert re.search(r"first +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +10,000 +memory x 0.\d", shown)
     before = shown
     command("ledger", "rebuild")
     assert command("usage").stdout == before

@@ -1,11 +1,16 @@
 """What a real ledger has measured, and what is made of it."""
 
-import pytest
+import io
+import re
 
-from cluster import cost, launch, plan, reconcile, rundir, site, tables
+import pytest
+from rich.console import Console
+
+from cluster import cost, launch, plan, reconcile, report, rundir, site, tables
 from cluster.ledger import Ledger
 from cluster.measure import measured
 from cluster.rundir import OutputRoot
+from cluster.session import View
 from tiny_transformers.config import RunConfig
 
 SITE = site.Site(name="here", scheduler="slurm", gpus=1, cpus=8, slots=2, runs_per_pack=2)
@@ -15,13 +20,13 @@ GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100
 ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
 
 
-def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp")):
+def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp"), token="token"):
     """A ledger in which these runs have ended, each of their stages after so many seconds."""
     ledger = Ledger(root.ledger)
     work = [plan.item(run, stages, {}, cost.Measured(1e12)) for run in runs]
     launch.record_runs(ledger, root, runs, "2026-01-01")
     for number, array in enumerate(plan.arrange(work, {run.id: run for run in runs}, where)):
-        directory = root.submission(f"token{number}")
+        directory = root.submission(f"{token}{number}")
         intent = launch.describe(array, where, root, directory.token, ORIGIN)
         rundir.write_json(directory.submission, intent)
         rundir.write_json(directory.answer, {"state": "submitted", "job_id": str(number)})
@@ -98,6 +103,39 @@ def test_a_probes_figures_count_where_the_ledger_has_none(root, runs, tmp_path):
     assert found.peak(runs[0].config) == cost.Figure(900.0, "measured (1)")
     assert found.peak(runs[1].config) == cost.Figure(500.0, "probed (1)")
     assert found.speed(runs[-1].config, "pretrain").basis.startswith("measured for this stage")
+
+
+NEW = {"mfu": 0.625, "data_wait": 0.01, "precision": "bfloat16", "compiled": 1}
+
+
+def test_how_fast_a_pretraining_was_is_in_every_view(root, runs, tmp_path):
+    finish(root, runs[:2], GPU | NEW)
+    ledger = finish(root, runs[2:3], GPU, token="old")  # of a version that did not tell
+    told = {row["token"]: row for row in ledger.usage()}
+    assert [told["token0"][key] for key in ("tokens_per_second", "mfu", "data_wait", "precisions")] == [
+        1e5, 0.625, 0.01, "bfloat16"]  # fmt: skip
+    assert (told["old0"]["mfu"], told["old0"]["precisions"]) == (None, None)
+    shown = rendered(tables.usage_table(ledger.usage()))
+    assert re.search(r"token0 .* 100,000 +62% +1% +bfloat16 ", shown)
+    assert re.search(r"old0 .* 100,000 {10,}", shown)
+    view = View(ledger, "now", "none")
+    per_run = rendered(report.status_view(view, root, per_run=True, failed_only=False))
+    assert re.search(rf"{runs[0].id} .* 100,000 +62%", per_run)
+    assert re.search(rf"{runs[2].id} .* 100,000 *\n", per_run)
+    report.write(ledger, tmp_path)
+    assert f"{runs[0].id},pretrain,1,precision,bfloat16" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_views_of_older_attempts_have_no_empty_columns(root, runs):
+    shown = rendered(tables.usage_table(finish(root, runs[:2], GPU).usage()))
+    assert "tokens/s" in shown
+    assert "MFU" not in shown
+
+
+def rendered(what):
+    console = Console(width=200, file=io.StringIO())
+    console.print(what)
+    return console.file.getvalue()
 
 
 def test_usage_is_of_the_packs_that_have_ended(root, runs):
