@@ -17,11 +17,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster import manifest, plan, reconcile, report, rundir, session, tables
+from cluster import cost, manifest, plan, reconcile, report, rundir, session, tables
 from cluster import site as sites
 from cluster.console import ask, console, count, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
 from cluster.ledger import Ledger, locked
+from cluster.manifest import Cell
 from cluster.plan import Run
 from cluster.rundir import OutputRoot, TornFile
 from cluster.session import View
@@ -103,6 +104,12 @@ def probe(
     study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; may be given again.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of each probe.")] = 5,
+    slots: Annotated[
+        str | None, typer.Option("--slots", metavar="1,2,4,8", help="So many runs at a time: what do they gain?")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="With --slots: this model, not the largest; may be given again.")
+    ] = None,
     site: SiteOption = None,
     data_root: DataOption = None,
     account: AccountOption = None,
@@ -115,23 +122,62 @@ def probe(
 ) -> None:
     """Measure memory and speed: a few steps of each distinct architecture, kept apart in OUTPUT_ROOT/probe.
 
-    `submit` and `rerun` plan by what the probes measured where no real run has. Given again, it reads the results."""
+    With --slots: several runs of one model at the same time, and what they reach together. `submit` and `rerun` plan by
+    what the probes measured where no real run has. Given again, it reads the results."""
     from cluster import submitting
 
+    numbers = _numbers(slots)
     document = manifest.load(manifest_path)
     profile = sites.load(site or sites.default_site(), account=account, partition=partition).with_rules(document.retry)
     short = (f"train.max_steps={steps}", "train.evaluations=1", f"train.eval_stories={PROBE_STORIES}")
     overrides = [*(overrides or ()), *short]
     cells = manifest.cells(document, studies=study or (), overrides=overrides)
-    runs, root = plan.expand(plan.probes(cells)), OutputRoot(output_root).probe
+    root = OutputRoot(output_root).probe
     where = submitting.Where(root, log_dir, dry_run, yes)
     source = manifest.source(manifest_path, overrides)
-    submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source)
-    if wait and not dry_run:
-        _wait(where, runs)
+
+    def submit_and_wait(runs: list[Run], profile: Site, wait: bool) -> None:
+        submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source)
+        if wait and not dry_run:
+            _wait(where, runs)
+
+    runs: list[Run] = []
+    if numbers:
+        chosen = _chosen_models(cells, model)
+        for number in numbers:
+            these = plan.expand(plan.probe_together(chosen, number))
+            each = profile.model_copy(update={"slots": number, "runs_per_pack": number})
+            # On this machine a pack begins at once, and would be beside the one before.
+            submit_and_wait(these, each, wait or profile.scheduler == "local")
+            runs += these
+    else:
+        submit_and_wait(runs := plan.expand(plan.probes(cells)), profile, wait)
     if root.ledger.exists():
         with closing(Ledger(root.ledger, read_only=True)) as ledger:
-            console.print(tables.measured_table(runs, profile, submitting.measured(ledger, root, profile)))
+            measured = submitting.measured(ledger, root, profile)
+            shown = tables.together_table(runs, numbers, profile, measured) if numbers else None
+            console.print(shown or tables.measured_table(runs, profile, measured))
+
+
+def _numbers(slots: str | None) -> list[int]:
+    """The numbers of --slots; one alone is always among them, since the others are held against it."""
+    words = [word.strip() for word in slots.split(",")] if slots else []
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise InputError(f"--slots {slots}: must be numbers of runs at a time, such as 1,2,4,8.")
+    return sorted({1, *map(int, words)}) if words else []
+
+
+def _chosen_models(cells: Sequence[Cell], models: Sequence[str] | None) -> list[Cell]:
+    """The first architecture of each of these models; of none, the one with the most FLOPs."""
+    if not models:
+        return [max(cells, key=lambda cell: cost.training_flops(cell.config))]
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.model, cell)
+    for name in models:
+        if name not in first:
+            raise InputError(f"--model {name}: is in no study that was asked for. {did_you_mean(name, first)}")
+    return [first[name] for name in dict.fromkeys(models)]
 
 
 @app.command()

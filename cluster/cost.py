@@ -12,10 +12,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from cluster.memo import PerSettings
-from tiny_transformers.architecture import flops_per_token, num_heads, num_layers, num_parameters, units_per_token
-from tiny_transformers.config import RunConfig, blimp_files, superglue_tasks
+from tiny_transformers.architecture import (
+    flops_per_token,
+    num_heads,
+    num_layers,
+    num_parameters,
+    units_per_token,
+)
+from tiny_transformers.config import RunConfig, blimp_files, micro_batch_is_free, superglue_tasks
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
 STORY_TOKENS = {"files": 224, "builtin": 45}
@@ -38,6 +45,8 @@ CPU_PROCESS_MEMORY = 500  # MB of a process before it has a model, without CUDA:
 CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
+DECISIVE = {"micro_batch_tokens", "precision", "compile"}  # settings of training, where there are such
+CPU_MICRO_BATCH = 2_048  # tokens: pretraining takes no more at once on a CPU, where that changes no result
 
 
 @dataclass(frozen=True)
@@ -52,37 +61,63 @@ class Figure:
 class Measured:
     """What is known of a site: the speed of its packs in FLOP/s, and the peak memory of architectures in MB.
 
-    A peak is what `device.peak_memory_mb` reports: on a GPU what torch allocated there, on a CPU the whole process."""
+    A peak is what `device.peak_memory_mb` reports: on a GPU what torch allocated there, on a CPU the whole process.
+    Of pretraining it may be known how much faster several runs at a time are together than one alone, the gain; the
+    other figures of pretraining are then those of one run alone."""
 
     profile: float  # FLOP/s, of the site's YAML
     by_stage: Mapping[str, Figure] = field(default_factory=dict)
     by_architecture: Mapping[tuple[str, str], Figure] = field(default_factory=dict)  # (architecture key, stage)
     peaks: Mapping[str, Figure] = field(default_factory=dict)  # architecture key -> MB
+    # Architecture key -> pretrainings at a time -> FLOP/s of them all; and the same, in that of one alone.
+    together: Mapping[str, Mapping[int, Figure]] = field(default_factory=dict)
+    gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _seconds: PerSettings[float] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
+    _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
-        object.__setattr__(self, "_seconds", PerSettings(lambda config, stages: _estimate(config, stages, self)))
+        object.__setattr__(self, "_seconds", PerSettings(lambda config, *more: _estimate(self, config, *more)))
         object.__setattr__(self, "_memory", PerSettings(memory))
+        object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
 
-    def speed(self, config: RunConfig, stage: str) -> Figure:
-        """FLOP/s of a whole pack: of this architecture's stage, of the stage with other models, of the profile."""
-        own = self.by_architecture.get((self._keys.of(config), stage)) if self.by_architecture else None
-        return own or self.by_stage.get(stage) or Figure(self.profile, "site profile")
+    def speed(self, config: RunConfig, stage: str, slots: int = 1) -> Figure:
+        """FLOP/s of a whole pack with so many runs at a time: of this architecture's stage, of the stage with other
+        models, of the profile."""
+        key = self._keys.of(config) if self.by_architecture or self.together else ""
+        if stage == "pretrain" and (exact := self.together.get(key, {}).get(slots)):
+            return exact
+        known = self.by_architecture.get((key, stage)) or self.by_stage.get(stage)
+        if known is None:
+            return Figure(self.profile, "site profile")
+        if stage != "pretrain" or slots == 1 or not self.gains:
+            return known
+        return Figure(known.value * self.gain(config, slots), f"{known.basis}, {slots} at a time")
+
+    def curve(self, config: RunConfig) -> Mapping[int, float]:
+        """Pretrainings at a time -> their gain, for each number that was measured here: of this architecture, else of
+        the others."""
+        return self._curves.of(config)
+
+    def gain(self, config: RunConfig, slots: int) -> float:
+        """As measured for so many runs, or for the next fewer; 1 if that was never measured."""
+        curve = self.curve(config)
+        return curve[max(fewer)] if (fewer := [number for number in curve if number <= slots]) else 1.0
 
     def peak(self, config: RunConfig) -> Figure | None:
         """Measured MB; None if this architecture was never measured here."""
         return self.peaks.get(self._keys.of(config)) if self.peaks else None
 
-    def closed_form(self, config: RunConfig) -> int:
+    def closed_form(self, config: RunConfig, gpu: bool) -> int:
         """`memory`, computed once for settings that differ in their seed only."""
-        return self._memory.of(config)
+        return self._memory.of(config, gpu)
 
-    def seconds(self, config: RunConfig, *stages: str) -> float:
-        """Of these stages of a run that has the pack for itself; runs that share a pack share its speed."""
-        return self._seconds.of(config, stages)
+    def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
+        """Of these stages of a run that has the speed of the pack, with so many runs at a time, for itself: runs that
+        share a pack share it, so that what they take together is the sum."""
+        return self._seconds.of(config, stages, slots)
 
 
 def architecture_key(config: RunConfig) -> str:
@@ -92,15 +127,21 @@ def architecture_key(config: RunConfig) -> str:
         "model": config.model.model_dump(mode="json"),
         "source": config.data.source,
         "max_length": config.data.max_length,
-        "micro_batch_tokens": config.train.micro_batch_tokens,
+        "train": config.train.model_dump(mode="json", include=DECISIVE),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def memory(config: RunConfig) -> int:
+def micro_batch(config: RunConfig, gpu: bool) -> int:
+    """Tokens that pretraining takes at once on such a device, unless it is told otherwise."""
+    tokens = config.train.micro_batch_tokens
+    return tokens if gpu or not micro_batch_is_free(config) else min(tokens, CPU_MICRO_BATCH)
+
+
+def memory(config: RunConfig, gpu: bool = True) -> int:
     """MB that training takes at its peak on the device: weights, optimizer, one micro-batch's activations."""
     model = config.model
-    tokens = config.train.micro_batch_tokens
+    tokens = micro_batch(config, gpu)
     # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
     labels = tokens * (config.train.mlm_probability if model.family == "roberta" else 1)
     logits = 3 * labels * model.vocab_size  # logits, log-softmax, their gradient
@@ -171,5 +212,13 @@ def _one_mask(config: RunConfig, length: int) -> float:
     return (forward - head) * ((layers - 1) * length + 1) / layers + head
 
 
-def _estimate(config: RunConfig, stages: tuple[str, ...], measured: Measured) -> float:
-    return sum(STAGE_OVERHEAD + flops(config, stage) / measured.speed(config, stage).value for stage in stages)
+def _estimate(measured: Measured, config: RunConfig, stages: tuple[str, ...], slots: int) -> float:
+    return sum(STAGE_OVERHEAD + flops(config, stage) / measured.speed(config, stage, slots).value for stage in stages)
+
+
+def _curve(measured: Measured, key: str) -> dict[int, float]:
+    own, every = measured.gains.get(key, {}), measured.gains.values()
+    numbers = sorted({number for gains in every for number in gains})
+    return {
+        number: own.get(number) or median(gains[number] for gains in every if number in gains) for number in numbers
+    }

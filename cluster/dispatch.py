@@ -63,6 +63,8 @@ def request(
         if stages
     ]
     arrays = plan.arrange(items, {run.id: run for run in runs}, narrowed, measured)
+    arranged = {item.run_id: item for array in arrays for pack in array.packs for item in pack.items}
+    items = [arranged[item.run_id] for item in items]  # with the time that they take beside others
     now: list[Array] = arrays
     held: list[Array] = []
     if narrowed.max_submit is not None and arrays:

@@ -32,7 +32,9 @@ def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path)
     findings = [Finding("fine", "Python", f"{sys.version.split()[0]}, {sys.executable}"), _writable(output_root)]
     findings.append(_data(data_root))
     if site.scheduler == "local":
-        findings.append(Finding("fine", "this machine", f"{site.cpus} CPUs, {site.gpus} GPUs, {site.slots} at a time"))
+        findings.append(
+            Finding("fine", "this machine", f"{site.cpus} CPUs, {site.gpus} GPUs, {site.local_slots} at a time")
+        )
         return findings
     missing = [name for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol") if shutil.which(name) is None]
     if missing:

@@ -530,26 +530,26 @@ class Ledger:
         return {row["file"]: row["versions"] for row in rows}
 
     def measurements(self, site: str, stage: str, newest: int) -> list[dict[str, Any]]:
-        """The newest completed attempts of a stage on a site: run_id, stage, config (JSON), seconds,
-        tokens_per_second, peak_memory_mb, micro_batch_tokens, device; slots of its submission and runs of its pack."""
+        """The newest completed attempts of a stage on a site: run_id, stage, config (JSON), token and task of its pack,
+        started, ended, seconds, tokens_per_second, trained (seconds of training), peak_memory_mb, micro_batch_tokens,
+        device; slots of its submission and runs of its pack."""
+        metrics = {"tokens_per_second": "REAL", "seconds": "REAL", "peak_memory_mb": "REAL",
+                   "micro_batch_tokens": "INTEGER", "device": "TEXT"}  # fmt: skip
+        names = {"seconds": "trained"}
+        columns = ", ".join(
+            f"(SELECT CAST(value AS {kind}) FROM metric WHERE (run_id, stage, number, name) = "
+            f"(chosen.run_id, chosen.stage, chosen.number, '{name}')) AS {names.get(name, name)}"
+            for name, kind in metrics.items()
+        )
         rows = self.db.query(
             "WITH chosen AS (SELECT attempt.*, submission.slots FROM attempt JOIN submission USING (token) "
             "  WHERE attempt.status = 'completed' AND stage = :stage AND site = :site "
             "  ORDER BY attempt.rowid DESC LIMIT :newest), "
             "sizes AS (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt "
             "  WHERE token IN (SELECT token FROM chosen) GROUP BY token, task) "
-            "SELECT chosen.run_id, chosen.stage, config, ended - started AS seconds, slots, runs, "
-            "  CAST(speed.value AS REAL) AS tokens_per_second, CAST(peak.value AS REAL) AS peak_memory_mb, "
-            "  device.value AS device, CAST(micro.value AS INTEGER) AS micro_batch_tokens "
-            "FROM chosen JOIN run ON run.id = chosen.run_id JOIN sizes USING (token, task) "
-            "LEFT JOIN metric AS speed ON (speed.run_id, speed.stage, speed.number, speed.name) = "
-            "  (chosen.run_id, chosen.stage, chosen.number, 'tokens_per_second') "
-            "LEFT JOIN metric AS peak ON (peak.run_id, peak.stage, peak.number, peak.name) = "
-            "  (chosen.run_id, chosen.stage, chosen.number, 'peak_memory_mb') "
-            "LEFT JOIN metric AS micro ON (micro.run_id, micro.stage, micro.number, micro.name) = "
-            "  (chosen.run_id, chosen.stage, chosen.number, 'micro_batch_tokens') "
-            "LEFT JOIN metric AS device ON (device.run_id, device.stage, device.number, device.name) = "
-            "  (chosen.run_id, chosen.stage, chosen.number, 'device')",
+            "SELECT chosen.run_id, chosen.stage, config, token, task, started, ended, ended - started AS seconds, "
+            f"  slots, runs, {columns} "
+            "FROM chosen JOIN run ON run.id = chosen.run_id JOIN sizes USING (token, task)",
             {"site": site, "stage": stage, "newest": newest},
         )
         return list(rows)

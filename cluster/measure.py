@@ -1,13 +1,18 @@
 """What the ledger has measured on a site -> `cost.Measured`, by which runs are planned.
 
 Only attempts on the site of the same name count, and peaks only of the same kind of device. Speeds are of whole packs:
-a run that shared its pack with others had a part of it. What a probe measured counts where the ledger proper has
-nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
+a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known from those
+that were trained at the same time, and nothing else beside them. What a probe measured counts where the ledger proper
+has nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -18,6 +23,7 @@ from cluster.site import Site
 from tiny_transformers.config import ALONE, STAGES, RunConfig
 
 NEWEST = 2_000  # attempts of each stage that are looked at
+STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
 
 
 def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured:
@@ -25,14 +31,16 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
     by_stage: dict[str, Figure] = {}
     by_architecture: dict[tuple[str, str], Figure] = {}
     peaks: dict[str, Figure] = {}
-    for ledger, word in ledgers:
-        attempts = [_Attempt(row) for row in _parsed(ledger, site)]
+    read = [([_Attempt(row) for row in _parsed(ledger, site)], word) for ledger, word in ledgers]
+    shared = _together(read, site)
+    for attempts, word in read:
         speeds: dict[tuple[str, str], list[float]] = {}
         memory: dict[str, list[float]] = {}
         trained = {each.key for each in attempts if each.stage == "pretrain"}
         for each in attempts:
             if speed := each.speed():
-                speeds.setdefault((each.key, each.stage), []).append(speed)
+                gain = shared.gain(each.config, each.together) if each.stage == "pretrain" else 1.0
+                speeds.setdefault((each.key, each.stage), []).append(speed / gain)
             # Of an architecture whose pretraining was not measured the peak is not known yet.
             if each.peak and each.key in trained and each.on_gpu == bool(site.gpus):
                 memory.setdefault(each.key, []).append(each.peak)
@@ -45,7 +53,62 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
                 by_stage.setdefault(stage, Figure(median(values), basis))
         for architecture, found in memory.items():
             peaks.setdefault(architecture, Figure(max(found), f"{word} ({len(found)})"))
-    return cost.Measured(site.flops, by_stage, by_architecture, peaks)
+    return replace(shared, by_stage=by_stage, by_architecture=by_architecture, peaks=peaks)
+
+
+def _together(read: Iterable[tuple[Sequence[_Attempt], str]], site: Site) -> cost.Measured:
+    """The speeds of pretrainings at the same time, and the gains over one alone. A gain is of one ledger: a probe's few
+    steps are slower than those of a real run."""
+    figures: defaultdict[str, dict[int, Figure]] = defaultdict(dict)
+    gains: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for attempts, word in read:
+        speeds: dict[tuple[str, int], list[float]] = {}
+        for key, number, speed in _at_the_same_time(attempts):
+            speeds.setdefault((key, number), []).append(speed)
+        for (key, number), values in sorted(speeds.items()):
+            basis = f"{word} ({len(values)}), {f'{number} at a time' if number > 1 else 'alone'}"
+            figures[key].setdefault(number, Figure(median(values), basis))
+            several = sum(of == key for of, _ in speeds) > 1
+            if several and (alone := speeds.get((key, 1))):
+                gains[key].setdefault(number, median(values) / median(alone))
+    return cost.Measured(site.flops, together=figures, gains=gains)
+
+
+def _at_the_same_time(attempts: Sequence[_Attempt]) -> Iterable[tuple[str, int, float]]:
+    """(architecture key, runs, their FLOP/s) of the pretrainings that had the same number of others beside them all of
+    the time, and no other stage."""
+    packs: defaultdict[tuple[str, int], list[tuple[_Attempt, tuple[float, float]]]] = defaultdict(list)
+    for each in attempts:
+        if each.span:
+            packs[each.pack].append((each, each.span))
+    for pack in packs.values():
+        training = _Busy(span for each, span in pack if each.stage == "pretrain")
+        anything = _Busy(span for _, span in pack)
+        for each, span in pack:
+            runs = training.mean(span)
+            number = round(runs)
+            alike = abs(runs - number) <= STEADY * number and anything.mean(span) - runs <= STEADY * number
+            if each.rate and alike:
+                yield each.key, number, each.rate * runs
+
+
+class _Busy:
+    """How many of some spans of time, (start, end) in seconds, go on at once."""
+
+    def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
+        spans = list(spans)
+        self._starts, self._ends = sorted(start for start, _ in spans), sorted(end for _, end in spans)
+        self._sums = [[0.0, *accumulate(times)] for times in (self._starts, self._ends)]
+
+    def mean(self, span: tuple[float, float]) -> float:
+        """The mean number of spans during this one."""
+        start, end = span
+        return (self._until(end) - self._until(start)) / (end - start)
+
+    def _until(self, moment: float) -> float:
+        """The seconds that all spans together have gone on by then."""
+        begun, ended = bisect(self._starts, moment), bisect(self._ends, moment)
+        return (begun * moment - self._sums[0][begun]) - (ended * moment - self._sums[1][ended])
 
 
 def _parsed(ledger: Ledger, site: Site) -> list[dict[str, Any]]:
@@ -68,7 +131,8 @@ class _Attempt:
         self.config: RunConfig = row["config"]
         self.key, self.stage, self.seconds = row["key"], row["stage"], row["seconds"]
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
-        if row["micro_batch_tokens"] not in (None, self.config.train.micro_batch_tokens):
+        usual = (None, self.config.train.micro_batch_tokens, cost.micro_batch(self.config, self.on_gpu))
+        if row["micro_batch_tokens"] not in usual:
             self.peak = None  # with a smaller micro-batch, after it had run out of memory
         if self.stage in ALONE:
             self.peak = None  # it has all the memory there is, and limits nobody's slots
@@ -76,9 +140,29 @@ class _Attempt:
         # runs that shared the pack
         self.together = 1 if self.stage in ALONE else max(1, min(row["slots"] or 1, row["runs"]))
 
+        self.pack = row["token"], row["task"]
+        self.span = _span(row)
+
+    @property
+    def rate(self) -> float | None:
+        """FLOP/s of a pretraining by itself."""
+        if self.stage != "pretrain" or not self.tokens_per_second:
+            return None
+        return float(self.tokens_per_second * cost.training_flops(self.config))
+
     def speed(self) -> float | None:
         """FLOP/s of the pack; None where the time says nothing of it."""
-        if self.stage == "pretrain" and self.tokens_per_second:
-            return float(self.tokens_per_second * cost.training_flops(self.config) * self.together)
+        if self.rate:
+            return self.rate * self.together
         work, seconds = cost.flops(self.config, self.stage), (self.seconds or 0) - cost.STAGE_OVERHEAD
         return work * self.together / seconds if work and seconds > 0 else None
+
+
+def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+    """When the device was at work on an attempt: a pretraining's steps are the last thing of any length that it does,
+    after loading, tokenising and compiling. None if that is not known."""
+    start, end = row["started"], row["ended"]
+    if start is None or end is None or end <= start:
+        return None
+    trained = row["trained"] or end - start
+    return max(start, end - trained), end

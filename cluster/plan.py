@@ -25,6 +25,7 @@ from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batc
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
 LEAST_TOKENS = 512  # of a micro-batch: a whole story
+NEARLY = 0.03  # of the best throughput, that fewer runs at a time may lack
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Pack:
 
     @property
     def seconds(self) -> float:
-        # Runs that share a device are taken to share its speed: no gain is promised before it is measured.
+        # Runs that share a device share its speed, which is the measured one of so many, if there is one.
         return sum(item.seconds for item in self.items)
 
 
@@ -99,6 +100,10 @@ class Array:
     resources: Resources
     packs: tuple[Pack, ...]
     sizing: Sizing | None = None
+
+    def at_a_time(self, pack: Pack) -> int:
+        """Runs of this pack that go on at once: it may have fewer than slots."""
+        return min(self.resources.slots, len(pack.items))
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -169,6 +174,16 @@ def probes(cells: Iterable[Cell]) -> list[Cell]:
     for cell in cells:
         first.setdefault(keys.of(cell.config), cell)
     return [replace(cell, stages=("pretrain",)) for cell in first.values()]
+
+
+def probe_together(cells: Iterable[Cell], number: int) -> list[Cell]:
+    """So many runs of each of these cells, of their pretraining only. Their seeds are their own for each number, so
+    that none of them is also a run of another number."""
+    return [
+        replace(cell, config=cell.config.model_copy(update={"seed": 1_000 * number + seed}), stages=("pretrain",))
+        for cell in cells
+        for seed in range(number)
+    ]
 
 
 def _in_order(stages: Iterable[str]) -> tuple[str, ...]:
@@ -252,10 +267,11 @@ def _arrange_alike(
     exclude: tuple[str, ...],
 ) -> list[Array]:
     sizing, halvings = _with_less_memory(size(items, runs, site, measured), less_memory, len(items))
-    items = [_shrunk(item, runs[item.run_id], halvings) for item in items]
+    items = [_shrunk(item, runs[item.run_id], halvings, site) for item in items]
     # The longest first, so that packs of one array end together and the last slot does not wait for a long run.
     ordered = sorted(items, key=lambda item: -item.seconds)
-    packs = [Pack(tuple(ordered[start : start + sizing.size])) for start in range(0, len(ordered), sizing.size)]
+    parts = [ordered[start : start + sizing.size] for start in range(0, len(ordered), sizing.size)]
+    packs = [Pack(_timed(part, runs, measured, min(sizing.slots, len(part)))) for part in parts]
     arrays = []
     for start in range(0, len(packs), site.max_array_size):
         part = tuple(packs[start : start + site.max_array_size])
@@ -274,11 +290,11 @@ def _with_less_memory(sizing: Sizing, halvings: int, runs: int) -> tuple[Sizing,
     return sizing, halvings
 
 
-def _shrunk(item: Item, run: Run, halvings: int) -> Item:
+def _shrunk(item: Item, run: Run, halvings: int, site: Site) -> Item:
     """With a smaller micro-batch, unless that would change the result."""
     if not halvings or not micro_batch_is_free(run.config):
         return item
-    tokens = run.config.train.micro_batch_tokens
+    tokens = cost.micro_batch(run.config, bool(site.gpus))
     return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
 
 
@@ -287,11 +303,32 @@ def size(items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: c
 
     Raises InputError if a run does not fit the site at all."""
     need = _memory([runs[item.run_id] for item in items], site, measured)
-    slots, slots_bound = _slots(need, site)
-    count, count_bound = _runs_per_pack(items, slots, site)
+    slots, slots_bound = _slots(need, site, _gains(items, runs, measured))
+    count, count_bound = _runs_per_pack(_timed(items, runs, measured, slots), slots, site)
     if count < slots:
         slots, slots_bound = count, f"runs in a pack: {count_bound}"
     return Sizing(need.largest, need.memory, need.basis, slots, slots_bound, count, count_bound)
+
+
+def _timed(items: Sequence[Item], runs: Mapping[str, Run], measured: cost.Measured, slots: int) -> tuple[Item, ...]:
+    """With the time that they take at the measured speed of so many runs at a time."""
+    if not measured.together:
+        return tuple(items)
+    timed = []
+    for item in items:
+        config, stages = runs[item.run_id].config, [stage for stage, _ in item.stages]
+        factor = measured.seconds(config, *stages, slots=slots) / measured.seconds(config, *stages)
+        timed.append(replace(item, seconds=item.seconds * factor))
+    return tuple(timed)
+
+
+def _gains(items: Sequence[Item], runs: Mapping[str, Run], measured: cost.Measured) -> dict[int, float]:
+    """Runs at a time -> how much sooner all of these are done than one after another, as measured; {} if it was not."""
+    if not measured.gains:
+        return {}
+    curves = [(measured.curve(runs[item.run_id].config), item.seconds) for item in items]
+    alone = sum(seconds for _, seconds in curves)
+    return {number: alone / sum(seconds / curve[number] for curve, seconds in curves) for number in curves[0][0]}
 
 
 @dataclass(frozen=True)
@@ -309,28 +346,26 @@ def _memory(runs: Sequence[Run], site: Site, measured: cost.Measured) -> _Need:
     if len(peaks) == len(runs):
         peak, run = max(peaks, key=lambda pair: pair[0].value)
         return _Need(run.name, math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}")
-    run = max(runs, key=lambda run: measured.closed_form(run.config))
-    need = measured.closed_form(run.config)
+    run = max(runs, key=lambda run: measured.closed_form(run.config, bool(site.gpus)))
+    need = measured.closed_form(run.config, bool(site.gpus))
     if site.gpus:
         return _Need(run.name, need, "closed form")
     return _Need(run.name, need + cost.CPU_PROCESS_MEMORY, f"closed form, and {cost.CPU_PROCESS_MEMORY} for Python")
 
 
-def _slots(need: _Need, site: Site) -> tuple[int, str]:
-    """The least of all bounds, and which it is; the user's own `slots` is taken as it is."""
+def _slots(need: _Need, site: Site, gains: Mapping[int, float]) -> tuple[int, str]:
+    """As many as were measured to be best together; if that is not known, the least of all bounds, and which it is. The
+    user's own `slots` is taken as it is."""
     if site.slots:
         return site.slots, "the site's `slots`"
     if site.mig:
         return 1, "a MIG slice takes one run"
-    each = need.memory + (cost.CUDA_CONTEXT if site.gpus else 0)
-    host = site.cpus * site.memory_per_cpu
-    bounds = [(site.max_slots, "the site's max_slots"), (max(1, site.cpus // 2), f"2 of {site.cpus} CPUs each")]
-    if site.gpus:
-        usable = int(0.9 * site.gpu_memory)
-        bounds.append((site.gpus * (usable // each), f"GPU memory, {usable:,} MB / {each:,} MB"))
-        bounds.append((host // cost.PROCESS_MEMORY, f"host memory, {host:,} MB / {cost.PROCESS_MEMORY:,} MB"))
-    else:
-        bounds.append((host // each, f"memory, {host:,} MB / {each:,} MB"))
+    bounds = [(site.max_slots, "the site's max_slots"), *_memory_bounds(need, site)]
+    if best := _best(gains, *min([*bounds, (site.cpus, f"{site.cpus} CPUs")], key=lambda pair: pair[0])):
+        return best
+    if site.scheduler == "local":
+        return site.local_slots, "one a GPU" if site.gpus else f"2 of {site.cpus} CPUs each"
+    bounds.insert(1, (max(1, site.cpus // 2), f"2 of {site.cpus} CPUs each"))
     slots, bound = min(bounds, key=lambda pair: pair[0])
     if slots < 1:
         raise InputError(
@@ -338,6 +373,33 @@ def _slots(need: _Need, site: Site) -> tuple[int, str]:
             f"({bound}). Lower train.micro_batch_tokens, or raise the site's memory."
         )
     return slots, bound
+
+
+def _memory_bounds(need: _Need, site: Site) -> list[tuple[int, str]]:
+    host = site.cpus * site.memory_per_cpu
+    if not site.gpus:
+        return [(host // need.memory, f"memory, {host:,} MB / {need.memory:,} MB")]
+    usable, each = int(0.9 * site.gpu_memory), need.memory + cost.CUDA_CONTEXT
+    return [
+        (site.gpus * (usable // each), f"GPU memory, {usable:,} MB / {each:,} MB"),
+        (host // cost.PROCESS_MEMORY, f"host memory, {host:,} MB / {cost.PROCESS_MEMORY:,} MB"),
+    ]
+
+
+def _best(gains: Mapping[int, float], most: int, bound: str) -> tuple[int, str] | None:
+    """Of at most so many runs at a time the number with the best throughput, of nearly equal ones the fewest, and why;
+    None if nothing can be compared."""
+    allowed = {number: gain for number, gain in gains.items() if number <= most}
+    if len(allowed) < 2:
+        return None
+    best = min(number for number, gain in allowed.items() if gain >= (1 - NEARLY) * max(allowed.values()))
+    shown = best if best > 1 else max(allowed, key=lambda number: (number > 1, allowed[number]))
+    words = f"measured: {shown} at a time give {allowed[shown]:.2g} x one"
+    if max(gains.values()) * (1 - NEARLY) > allowed[best]:
+        words += f"; more is not allowed: {bound}"
+    elif best == max(gains) < most:
+        words += "; more were not tried"
+    return best, words
 
 
 def _runs_per_pack(items: Sequence[Item], slots: int, site: Site) -> tuple[int, str]:

@@ -52,7 +52,7 @@ class Site(Settings):
     mps: bool = False  # a pack with several runs on a GPU starts CUDA's MPS for them, as its own user
     cpus: PositiveInt = 1  # per pack
     memory_per_cpu: PositiveInt = 4_000  # MB, as sbatch --mem-per-cpu
-    slots: PositiveInt | None = None  # runs at a time in a pack; null: as many as memory and CPUs allow
+    slots: PositiveInt | None = None  # runs at a time in a pack; null: as measured, or as memory and CPUs allow
     max_slots: PositiveInt = 8
     runs_per_pack: PositiveInt | None = None  # null: as many as slots, or more if max_jobs is few
     flops: Annotated[float, Field(gt=0)] = 1e13  # FLOP/s that training reaches on one pack, until measured
@@ -80,6 +80,12 @@ class Site(Settings):
     def with_rules(self, rules: Mapping[Cause, Rule]) -> Site:
         """With a manifest's own rules in place of the profile's."""
         return self.model_copy(update={"retry": {**self.retry, **rules}}) if rules else self
+
+    @property
+    def local_slots(self) -> int:
+        """Runs at a time on this machine where it was not measured how many are best: one a GPU, or half of the
+        cores."""
+        return self.slots or self.gpus or max(1, self.cpus // 2)
 
     def rule(self, cause: str) -> Rule:
         rules: Mapping[Any, Rule] = {**RETRY, **self.retry}
@@ -119,11 +125,12 @@ def load(name: str, **overrides: Any) -> Site:
 
 
 def _local_machine(site: Site) -> Site:
-    """This machine's GPUs, or half of its cores, at a time."""
-    gpus = len(_gpu_devices())
-    cpus = os.cpu_count() or 1
-    slots = site.slots or gpus or max(1, cpus // 2)
-    return site.model_copy(update={"gpus": gpus, "cpus": cpus, "slots": slots})
+    """With what this machine has; its memory, unless the profile says how much of it."""
+    found = {"gpus": len(_gpu_devices()), "cpus": os.cpu_count() or 1}
+    if "memory_per_cpu" not in site.model_fields_set:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["memory_per_cpu"] = memory // 1_000_000 // found["cpus"]
+    return site.model_copy(update=found)
 
 
 def _gpu_devices() -> list[Path]:

@@ -79,6 +79,11 @@ def _add_study(table: Table, name: str, runs: Sequence[Run], todo: dict[str, Ite
     table.add_row(name, *[f"{n:,}" for n in figures], f"{sum(item.seconds for item in own) / 3600:,.1f}")
 
 
+def _at_a_time(arrays: Iterable[Array]) -> Iterable[tuple[Item, int]]:
+    """Each item, and how many runs of its pack go on at once."""
+    return ((item, array.at_a_time(pack)) for array in arrays for pack in array.packs for item in pack.items)
+
+
 def runs_table(runs: Sequence[Run], items: Sequence[Item], arrays: Sequence[Array]) -> Table:
     """Every run that is to be done, with its pack."""
     by_id = {run.id: run for run in runs}
@@ -115,8 +120,7 @@ def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measure
         if array.sizing is None or (array.resources, array.sizing) in seen:
             continue
         seen.append((array.resources, array.sizing))
-        longest = max((item for pack in array.packs for item in pack.items), key=lambda item: item.seconds)
-        for index, (word, text) in enumerate(_size_lines(array, array.sizing, longest, by_id, site, measured)):
+        for index, (word, text) in enumerate(_size_lines(array, array.sizing, by_id, site, measured)):
             table.add_row(
                 f"array {number} {word}" if index == 0 else f"{'':{len(f'array {number} ')}}{word}", Text(text)
             )
@@ -124,14 +128,16 @@ def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measure
 
 
 def _size_lines(
-    array: Array, sizing: Sizing, longest: Item, runs: dict[str, Run], site: Site, measured: cost.Measured
+    array: Array, sizing: Sizing, runs: dict[str, Run], site: Site, measured: cost.Measured
 ) -> list[tuple[str, str]]:
-    resources, run = array.resources, runs[longest.run_id]
+    resources = array.resources
+    longest, slots = max(_at_a_time([array]), key=lambda pair: pair[0].seconds)
+    config = runs[longest.run_id].config
     stages = []
     for stage, _ in longest.stages:
-        speed = measured.speed(run.config, stage)
-        hours = measured.seconds(run.config, stage) / 3600
-        known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(run.config, stage) else ", fixed"
+        speed = measured.speed(config, stage, slots)
+        hours = measured.seconds(config, stage, slots=slots) / 3600
+        known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(config, stage) else ", fixed"
         stages.append(f"{stage} {hours:.2f} h{known}")
     pack = max(array.packs, key=lambda pack: pack.seconds)
     asked = f"{resources.minutes / 60:.1f} h asked"
@@ -160,7 +166,28 @@ def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> 
     for run in runs:
         peak, speed = measured.peak(run.config), measured.speed(run.config, "pretrain")
         shown = f"{peak.value:,.0f}" if peak else ""
-        table.add_row(Text(run.name), shown, f"{cost.memory(run.config):,}", f"{speed.value:.2e}", speed.basis)
+        table.add_row(
+            Text(run.name), shown, f"{cost.memory(run.config, bool(site.gpus)):,}", f"{speed.value:.2e}", speed.basis
+        )
+    return table
+
+
+def together_table(runs: Sequence[Run], numbers: Sequence[int], site: Site, measured: cost.Measured) -> Table:
+    """Of each of these runs' architectures what so many at a time reach together."""
+    table = _table(f"site {site.name}: pretrainings at a time")
+    table.add_column("model", overflow="fold")
+    for title in ("at a time", "tokens/s together", "FLOP/s together", "x one"):
+        table.add_column(title, justify="right")
+    table.add_column("basis", overflow="fold")
+    for key, run in {cost.architecture_key(run.config): run for run in runs}.items():
+        figures, gains = measured.together.get(key, {}), measured.gains.get(key, {})
+        for number in sorted({*numbers, *figures}):
+            cells = ["", "", "", "not known: they must train at the same time nearly throughout; give more --steps"]
+            if figure := figures.get(number):
+                speed = f"{figure.value / cost.training_flops(run.config):,.0f}"
+                gain = f"{gains[number]:.2f}" if number in gains else ""
+                cells = [speed, f"{figure.value:.2e}", gain, figure.basis]
+            table.add_row(Text(run.name.rpartition("-s")[0]), str(number), *cells)
     return table
 
 

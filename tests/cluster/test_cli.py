@@ -116,6 +116,29 @@ def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command
     assert "Nothing is missing: 5 runs" in command("probe", "experiments.yaml", "--site", "site.yaml").stdout
 
 
+def test_a_probe_of_several_at_a_time_runs_each_number_in_a_pack_of_its_own(command, tmp_path):
+    words = ("probe", "experiments.yaml", "--site", "site.yaml", "--model", "bert", "--yes")
+    shown = command(*words, "--slots", "1,3").stdout
+    assert "site here: pretrainings at a time" in shown
+    assert re.search(r"bert-gelu\S+ +1 +10,000 .* alone", shown)
+    assert re.search(r"bert-gelu\S+ +3 ", shown)
+    intents = [
+        json.loads(path.read_text()) for path in (tmp_path / "output/probe/submissions").glob("*/submission.json")
+    ]
+    assert sorted((intent["slots"], [len(pack) for pack in intent["packs"]]) for intent in intents) == [
+        (1, [1]),
+        (3, [3]),
+    ]
+    assert "Nothing is missing: 3 runs" in command(*words, "--slots", "3").stdout
+    assert "must be numbers" in command(*words, "--slots", "1,x", check=False).stderr
+    assert (
+        "--model gtp: is in no study that was asked for. Did you mean gpt"
+        in command(
+            "probe", "experiments.yaml", "--site", "site.yaml", "--slots", "2", "--model", "gtp", check=False
+        ).stderr
+    )
+
+
 def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
     words = ("submit", "experiments.yaml", "--site", "delftblue-small", "--dry-run", "--set", "train.max_steps=2000000")
     shown = command(*words).stdout

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster import cost, dispatch, launch, rundir
+from cluster import cost, dispatch, launch, plan, rundir
 from cluster.errors import BreakerOpen, InputError
 from cluster.site import Rule, Site
 from cluster.slurm import Job, Limits
@@ -174,3 +174,15 @@ def test_what_only_follows_from_a_stage_does_not_bind_it_to_its_code(ledger, roo
     completed(ledger, runs[0], "pretrain", "c3d4")
     completed(ledger, runs[0], "superglue", "a1b2")
     assert other_code(ledger, root, runs[0], ["blimp"]) is None
+
+
+def test_what_is_asked_for_has_the_time_that_it_takes_beside_others(runs):
+    speeds = {number: cost.Figure(1e12 * gain, "measured") for number, gain in {1: 1, 4: 2}.items()}
+    key = cost.architecture_key(runs[0].config)
+    measured = cost.Measured(1e10, {"pretrain": speeds[1]}, together={key: speeds}, gains={key: {1: 1.0, 4: 2.0}})
+    site = SITE.model_copy(update={"runs_per_pack": 4, "cpus": 8, "memory_per_cpu": 8_000})
+    todo = [(run, list(run.stages)) for run in runs]
+    request = dispatch.request(None, runs, todo, {}, site, measured, [], FakeSlurm())
+    assert request.arrays[0].resources.slots == 4
+    assert [item.run_id for item in request.items] == [run.id for run in runs]
+    assert sum(item.seconds for item in request.items) == pytest.approx(3600 * plan.gpu_hours(request.arrays))

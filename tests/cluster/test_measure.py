@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cluster import cost, launch, plan, reconcile, report, rundir, site, tables
+from cluster import cost, launch, manifest, plan, reconcile, report, rundir, site, tables
 from cluster.ledger import Ledger
 from cluster.measure import measured
 from cluster.rundir import OutputRoot
@@ -103,6 +103,78 @@ def test_a_probes_figures_count_where_the_ledger_has_none(root, runs, tmp_path):
     assert found.peak(runs[0].config) == cost.Figure(900.0, "measured (1)")
     assert found.peak(runs[1].config) == cost.Figure(500.0, "probed (1)")
     assert found.speed(runs[-1].config, "pretrain").basis.startswith("measured for this stage")
+
+
+def probed(root, manifest_file, rates, place=0):
+    """A ledger with packs of so many pretrainings of one architecture, each at so many tokens per second; and a run."""
+    cell = plan.probes(manifest.cells(manifest.load(manifest_file)))[place]
+    for number, rate in rates.items():
+        runs = plan.expand(plan.probe_together([cell], number))
+        where = SITE.model_copy(update={"slots": number, "runs_per_pack": number})
+        metrics = GPU | {"tokens_per_second": rate, "seconds": 60.0}
+        ledger = finish(root, runs, metrics, where, stages=("pretrain",), token=f"{place}-{number}-")
+    return ledger, runs[0]
+
+
+def test_what_several_at_a_time_reach_is_held_against_one(root, manifest_file, runs):
+    ledger, run = probed(root, manifest_file, {1: 1e5, 2: 0.7e5, 4: 0.5e5})
+    found = measured([(ledger, "probed")], SITE)
+    work = cost.training_flops(run.config)
+    assert found.curve(run.config) == pytest.approx({1: 1, 2: 1.4, 4: 2})
+    assert found.speed(run.config, "pretrain", 4) == cost.Figure(pytest.approx(2e5 * work), "probed (4), 4 at a time")
+    assert found.speed(run.config, "pretrain", 1).value == pytest.approx(1e5 * work)
+    assert found.speed(run.config, "pretrain", 3).value == pytest.approx(1.4e5 * work)  # as the next fewer
+    other = runs[-1].config  # never measured: it goes as fast as this one, and gains as much
+    assert found.speed(other, "pretrain", 4).value == pytest.approx(2 * found.speed(other, "pretrain", 1).value)
+    assert found.speed(other, "blimp", 4) == found.speed(other, "blimp", 1)
+
+
+def test_a_model_that_was_not_measured_gains_what_the_others_gain(root, manifest_file, runs):
+    _, own = probed(root, manifest_file, {1: 1e5, 2: 0.7e5})
+    probed(root, manifest_file, {1: 1e5, 2: 0.8e5, 4: 0.5e5}, place=1)
+    ledger, _ = probed(root, manifest_file, {1: 1e5, 2: 0.9e5}, place=2)
+    found = measured([(ledger, "probed")], SITE)
+    unknown = next(run.config for run in runs if cost.architecture_key(run.config) not in found.gains)
+    assert found.curve(unknown) == pytest.approx({1: 1, 2: 1.6, 4: 2})
+    assert found.curve(own.config) == pytest.approx({1: 1, 2: 1.4, 4: 2})
+
+
+def test_pretrainings_that_were_not_trained_at_the_same_time_tell_no_gain(root, manifest_file):
+    ledger, run = probed(root, manifest_file, {1: 1e5, 2: 0.7e5})
+    late = next(row for row in ledger.attempts_in("0-2-0"))
+    ledger.put_attempt(late["run_id"], "pretrain", 1, started=20.0, ended=120.0)
+    found = measured([(ledger, "probed")], SITE)
+    assert found.gains == {}
+    assert set(found.together[cost.architecture_key(run.config)]) == {1}
+    # Now they trained together for nearly all of the 60 seconds that their steps took.
+    ledger.put_attempt(late["run_id"], "pretrain", 1, started=2.0, ended=102.0)
+    (gains,) = measured([(ledger, "probed")], SITE).gains.values()
+    assert gains[2] == pytest.approx(0.7 * (60 + 58) / 60)
+
+
+def test_a_pretraining_beside_an_evaluation_is_not_one_alone(root, runs):
+    ledger = finish(root, runs[:2], GPU)
+    key = cost.architecture_key(runs[0].config)
+    ledger.put_attempt(runs[0].id, "pretrain", 1, started=100.0, ended=200.0)
+    assert key not in measured([(ledger, "measured")], SITE).together
+    ledger.put_attempt(runs[0].id, "pretrain", 1, started=300.0, ended=400.0)
+    assert set(measured([(ledger, "measured")], SITE).together[key]) == {1}
+
+
+def test_a_real_run_counts_before_a_probe_and_is_not_held_against_one(root, manifest_file, tmp_path):
+    probe, run = probed(OutputRoot(tmp_path / "probe"), manifest_file, {1: 1e5, 2: 0.7e5})
+    own, _ = probed(root, manifest_file, {2: 5e5})
+    found = measured([(own, "measured"), (probe, "probed")], SITE)
+    assert found.speed(run.config, "pretrain", 2).basis == "measured (2), 2 at a time"
+    assert found.curve(run.config) == pytest.approx({1: 1, 2: 1.4})
+
+
+def test_on_a_cpu_the_micro_batch_that_was_usual_there_does_not_make_a_peak_a_small_one(root, runs):
+    where = SITE.model_copy(update={"gpus": 0})
+    for tokens, known in ((cost.CPU_MICRO_BATCH, True), (8192, True), (1024, False)):
+        metrics = GPU | {"device": "cpu", "micro_batch_tokens": tokens}
+        found = measured([(finish(root, runs[:1], metrics, where, token="token"), "measured")], where)
+        assert (found.peak(runs[0].config) is not None) == known
 
 
 NEW = {"mfu": 0.625, "data_wait": 0.01, "precision": "bfloat16", "compiled": 1}

@@ -187,6 +187,17 @@ def test_the_closed_form_of_memory_is_near_what_was_measured_and_hardly_below(mo
     assert 0.97 < (cost.memory(config) + cost.CPU_PROCESS_MEMORY) / peak < 1.3
 
 
+def test_on_a_cpu_a_smaller_micro_batch_is_planned_with_unless_that_would_change_the_result():
+    def config(kind, tokens):
+        return RunConfig.model_validate(
+            {"model": {"family": "gpt_neo", "ffn": {"kind": kind}}, "train": {"micro_batch_tokens": tokens}}
+        )
+
+    assert cost.memory(config("dense", 8192), gpu=False) == cost.memory(config("dense", 2048))
+    assert cost.memory(config("dense", 1024), gpu=False) == cost.memory(config("dense", 1024))
+    assert cost.memory(config("moe", 8192), gpu=False) == cost.memory(config("moe", 8192))
+
+
 def sizing(runs, where, measured=None, seconds=60.0):
     work = [Item(run.id, (("pretrain", 1),), seconds) for run in runs]
     return plan.size(work, {run.id: run for run in runs}, where, measured or cost.Measured(where.flops))
@@ -247,6 +258,80 @@ def test_runs_that_need_more_than_the_sites_time_are_said_not_clipped_in_silence
     assert note.startswith("1 run may need up to 2.5 h, more than the site's 1 h: they will be requeued up to 2 times")
     assert "rerun --failed" in plan.too_long(items(1, 6000), where.model_copy(update={"scheduler": "local"}))
     assert "rerun --failed" in plan.too_long(items(1, 6000), where.model_copy(update={"sbatch": {"requeue": False}}))
+
+
+GAINS = {1: 1.0, 2: 1.6, 4: 2.25, 8: 2.3}
+
+
+def gaining(runs, gains):
+    """Measured on a site where all that is known is one model, alone and with others of its kind."""
+    key = cost.architecture_key(runs[0].config)
+    together = {number: Figure(1e12 * gain, f"measured (1), {number} at a time") for number, gain in gains.items()}
+    return cost.Measured(
+        1e10, {"pretrain": Figure(1e12, "others (1)")}, peaks={}, together={key: together}, gains={key: gains}
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "update", "slots", "words"),
+    [
+        (GAINS, {}, 4, "measured: 4 at a time give 2.2 x one"),
+        ({**GAINS, 8: 2.5}, {}, 8, "measured: 8 at a time give 2.5 x one"),
+        ({1: 1.0, 2: 0.9, 4: 0.8}, {}, 1, "measured: 2 at a time give 0.9 x one"),
+        (GAINS, {"max_slots": 3}, 2, "measured: 2 at a time give 1.6 x one; more is not allowed: the site's max_slots"),
+        (GAINS, {"memory_per_cpu": 250}, 2, "measured: 2 at a time give 1.6 x one; more is not allowed: memory"),
+        ({1: 1.0, 2: 1.6}, {}, 2, "measured: 2 at a time give 1.6 x one; more were not tried"),
+        (GAINS, {"cpus": 4}, 4, "measured: 4 at a time"),
+        (GAINS, {"slots": 8}, 8, "the site's `slots`"),
+        (GAINS, {"mig": True}, 1, "a MIG slice takes one run"),
+        ({2: 1.6, 8: 2.3}, {"max_slots": 7}, 4, "2 of 8 CPUs each"),
+        ({}, {}, 4, "2 of 8 CPUs each"),
+    ],
+)
+def test_slots_are_those_that_were_measured_to_be_best_of_what_is_allowed(runs, gains, update, slots, words):
+    where = SITE.model_copy(update={"memory_per_cpu": 8_000, "runs_per_pack": 8} | update)
+    found = sizing(runs, where, gaining(runs, gains))
+    assert found.slots == slots
+    assert found.slots_bound.startswith(words)
+
+
+def test_runs_take_the_time_that_so_many_at_a_time_were_measured_to_take(runs):
+    where = SITE.model_copy(update={"memory_per_cpu": 8_000, "runs_per_pack": 4})
+    by_id = {run.id: run for run in runs}
+
+    def hours(measured, of=4):
+        work = [plan.item(run, ["pretrain"], {}, measured) for run in runs[:of]]
+        return plan.gpu_hours(plan.arrange(work, by_id, where, measured))
+
+    alone = hours(cost.Measured(1e12))
+    fixed = 4 * cost.STAGE_OVERHEAD / 3600
+    assert hours(gaining(runs, GAINS)) - fixed == pytest.approx((alone - fixed) / 2.25)
+    assert hours(gaining(runs, GAINS), of=1) == pytest.approx(hours(cost.Measured(1e12), of=1))
+    one_left = hours(gaining(runs, GAINS), of=5)  # the second pack has nothing beside its run
+    assert one_left > hours(gaining(runs, GAINS)) + 0.9 * alone / 4
+    assert hours(gaining(runs, {1: 1.0, 2: 0.9})) == pytest.approx(alone)
+
+
+def test_more_runs_surely_end_in_time_where_several_at_a_time_gain(runs):
+    where = SITE.model_copy(update={"memory_per_cpu": 8_000, "max_jobs": 1, "max_time": 60})
+    assert sizing(runs[:1] * 7, where, gaining(runs, {1: 1.0, 2: 1.01}), seconds=1_000).size == 2
+    assert sizing(runs[:1] * 7, where, gaining(runs, {1: 1.0, 2: 2.0}), seconds=1_000).size > 2
+
+
+def test_on_this_machine_half_of_the_cores_are_taken_until_it_is_measured_what_is_best(runs):
+    here = site.Site(name="here", scheduler="local", cpus=2, memory_per_cpu=8_000)
+    assert sizing(runs, here).slots == 1
+    assert sizing(runs, here, gaining(runs, {1: 1.0, 2: 1.3})).slots == 2
+    assert sizing(runs, here.model_copy(update={"memory_per_cpu": 1}), gaining(runs, {1: 1.0, 2: 1.3})).slots == 1
+    assert sizing(runs, here.model_copy(update={"gpus": 2})).slots_bound == "one a GPU"
+
+
+def test_probes_of_several_at_a_time_are_runs_of_their_own(manifest_file):
+    (cell, *_) = manifest.cells(manifest.load(manifest_file))
+    runs = [plan.expand(plan.probe_together([cell], number)) for number in (1, 2, 4)]
+    assert [len(each) for each in runs] == [1, 2, 4]
+    assert len({run.id for each in runs for run in each}) == 7
+    assert {cost.architecture_key(run.config) for each in runs for run in each} == {cost.architecture_key(cell.config)}
 
 
 def test_a_probe_is_one_pretraining_of_each_architecture(manifest_file):
@@ -321,13 +406,15 @@ def test_memory_is_saved_by_fewer_runs_at_a_time_and_then_by_smaller_micro_batch
         (array,) = arranged(runs[:4], roomy, *[Adjustment(less_memory=halvings)] * 4)
         slots.append(array.resources.slots)
         tokens.append(array.packs[0].items[0].micro_batch_tokens)
-    assert (slots, tokens) == ([8, 2, 1, 1, 1], [None, None, None, 8192 // 2, 8192 // 4])
+    in_force = cost.CPU_MICRO_BATCH
+    assert (slots, tokens) == ([8, 2, 1, 1, 1], [None, None, None, in_force // 2, in_force // 4])
 
 
-def test_a_run_alone_in_its_pack_has_its_micro_batch_halved_whatever_the_slots(runs):
-    roomy = SITE.model_copy(update={"slots": 8, "runs_per_pack": 8})
+@pytest.mark.parametrize(("gpus", "tokens"), [(1, 8192 // 2), (0, cost.CPU_MICRO_BATCH // 2)])
+def test_a_run_alone_in_its_pack_has_its_micro_batch_halved_whatever_the_slots(runs, gpus, tokens):
+    roomy = SITE.model_copy(update={"slots": 8, "runs_per_pack": 8, "gpus": gpus})
     (array,) = arranged(runs[:1], roomy, Adjustment(less_memory=1))
-    assert array.packs[0].items[0].micro_batch_tokens == 4096
+    assert array.packs[0].items[0].micro_batch_tokens == tokens
 
 
 def test_a_micro_batch_never_grows(manifest_file):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from cluster import site
@@ -25,6 +27,17 @@ def test_the_small_partition_asks_what_one_mig_slice_allows():
 
 def test_options_override_a_profile():
     assert site.load("delftblue", account="research-eemcs-st", partition=None).account == "research-eemcs-st"
+
+
+def test_this_machine_has_its_own_cores_and_memory_unless_the_profile_says_how_much(tmp_path):
+    here = site.load("local")
+    assert (here.slots, here.cpus) == (None, os.cpu_count())
+    assert here.local_slots == (here.gpus or max(1, here.cpus // 2))
+    assert here.memory_per_cpu != site.Site.model_fields["memory_per_cpu"].default
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nscheduler: local\nslots: 3\nmemory_per_cpu: 1234\n")
+    mine = site.load(str(path))
+    assert (mine.slots, mine.local_slots, mine.memory_per_cpu) == (3, 3, 1234)
 
 
 def test_an_unknown_site_names_the_nearest():
