@@ -16,6 +16,7 @@ from statistics import median
 
 from cluster.memo import PerSettings
 from tiny_transformers.architecture import (
+    FAMILIES,
     flops_per_token,
     num_heads,
     num_layers,
@@ -47,6 +48,12 @@ BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
 DECISIVE = {"micro_batch_tokens", "precision", "compile"}  # settings of training, where there are such
 CPU_MICRO_BATCH = 2_048  # tokens: pretraining takes no more at once on a CPU, where that changes no result
+
+# The studies' own way to pretrain: Hugging Face Trainer, float32, one run on one A100, every story padded to max_length
+# and the head at every position. Published for the base models, `GPTNeo()` and `Roberta()`: one epoch of TinyStories in
+# 1:42:26 and 1:45:56 (the activation study, Table 4).
+STUDIES_SECONDS = {"gpt_neo": 6_146.0, "roberta": 6_356.0}
+STUDIES_TOKENS = 2_119_719 * 512  # padded
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,15 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
 def training_flops(config: RunConfig) -> float:
     """Of one token of pretraining, forward and backward."""
     return 3.0 * flops_per_token(config.model, training=True)
+
+
+def studies_seconds(config: RunConfig) -> float:
+    """What the studies' own way would take on one A100 to pretrain this model on as many stories: the published time of
+    the family's base model, scaled by padded tokens and by FLOPs of a token."""
+    family = config.model.family
+    tokens = config.train.max_steps * config.train.stories_per_step * config.data.max_length
+    base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
+    return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
 
 
 def flops(config: RunConfig, stage: str) -> float:

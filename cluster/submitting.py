@@ -417,10 +417,12 @@ def _studies(runs: Iterable[Run]) -> list[str]:
 
 def _show(request: Request, where: Where, asked_by: str) -> None:
     unit = "GPU-hours" if request.site.gpus else "hours"
+    arrays = [*request.arrays, *request.held]
     if where.dry_run and len(request.items) <= LISTED_RUNS:
-        console.print(tables.runs_table(request.runs, request.items, [*request.arrays, *request.held]))
+        console.print(tables.runs_table(request.runs, request.items, arrays))
     if where.dry_run:
         console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
+        console.print(tables.stages_table(arrays, request.runs, unit, request.measured))
     shown: list[plan.Resources] = []
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)
@@ -435,10 +437,10 @@ def _show(request: Request, where: Where, asked_by: str) -> None:
     _say_held(request, asked_by)
     basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"
     stages = sum(len(item.stages) for item in request.items)
-    hours = plan.gpu_hours([*request.arrays, *request.held])
-    console.print(f"{count(stages, 'stage run')}, about {hours:,.1f} {unit} {basis}.")
+    console.print(f"{count(stages, 'stage run')}, about {plan.gpu_hours(arrays):,.1f} {unit} {basis}.")
+    if way := where.dry_run and tables.studies_way(arrays, request.runs, unit, request.measured):
+        console.print(way)
     if where.dry_run:
-        arrays = [*request.arrays, *request.held]
         console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))
     if note := plan.too_long(request.items, request.site):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)

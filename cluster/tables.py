@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,6 +17,7 @@ from cluster.memo import PerSettings
 from cluster.plan import TIME_MARGIN, Array, Item, Run, Sizing, model_name
 from cluster.site import Site
 from tiny_transformers.architecture import flops_per_token, parameters
+from tiny_transformers.config import STAGES, RunConfig
 
 WIDE = 140  # columns
 SPEEDS = {"tokens/s": ("tokens_per_second", ",.0f"), "MFU": ("mfu", ".0%"), "data wait": ("data_wait", ".0%"),
@@ -59,29 +62,86 @@ def models_table(cells: Iterable[Cell], width: int) -> Table:
 
 
 def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str, order: Sequence[str]) -> Table:
-    """Studies in this order: runs, models, what is to do, how long it takes. A run counts in each of its studies."""
+    """Studies in this order: runs, models, what is to do, how long it takes, and what the studies' own way would take
+    for its pretraining. A run counts in each of its studies."""
     todo = {item.run_id: item for item in items}
+    studies_seconds = PerSettings(cost.studies_seconds)
+    own_way = {
+        run.id: studies_seconds.of(run.config)
+        for run in runs
+        if run.id in todo and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
+    }
     table = _table("")
-    for title in ("study", "runs", "models", "runs to do", "stage runs", unit):
+    for title in ("study", "runs", "models", "runs to do", "stage runs", unit, "studies' way"):
         table.add_column(title, justify="left" if title == "study" else "right")
     for study in sorted({study for run in runs for study in run.studies}, key=list(order).index):
-        _add_study(table, study, [run for run in runs if study in run.studies], todo)
+        _add_study(table, study, [run for run in runs if study in run.studies], todo, own_way)
     table.add_section()
-    _add_study(table, "in all, each once", runs, todo)
+    _add_study(table, "in all, each once", runs, todo, own_way)
     return table
 
 
-def _add_study(table: Table, name: str, runs: Sequence[Run], todo: dict[str, Item]) -> None:
+def _add_study(
+    table: Table, name: str, runs: Sequence[Run], todo: Mapping[str, Item], own_way: Mapping[str, float]
+) -> None:
     own = [todo[run.id] for run in runs if run.id in todo]
     texts = PerSettings(lambda config: config.model.model_dump_json())
     models = {texts.of(run.config) for run in runs}
     figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
-    table.add_row(name, *[f"{n:,}" for n in figures], f"{sum(item.seconds for item in own) / 3600:,.1f}")
+    hours = sum(item.seconds for item in own) / 3600, sum(own_way.get(run.id, 0) for run in runs) / 3600
+    table.add_row(name, *[f"{n:,}" for n in figures], *[f"{each:,.1f}" for each in hours])
+
+
+def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:
+    """What is to do, stage by stage: stage runs, how long they take, and by which speeds."""
+    by_id = {run.id: run for run in runs}
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    bases: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
+    kinds = PerSettings(lambda config, stage, slots: _kind(config, stage, slots, measured))
+    for item, slots in _at_a_time(arrays):
+        config = by_id[item.run_id].config
+        for stage, _ in item.stages:
+            counts[stage] += 1
+            seconds[stage] += measured.seconds(config, stage, slots=slots) * item.adjustment.time
+            bases[stage][kinds.of(config, stage, slots)] += 1
+    table = _table("")
+    for title in ("stage", "stage runs", unit, "by the speed"):
+        table.add_column(title, justify="right" if title in ("stage runs", unit) else "left")
+    for stage in (stage for stage in STAGES if counts[stage]):
+        told = [basis if len(bases[stage]) == 1 else f"{basis}: {runs:,}" for basis, runs in bases[stage].items()]
+        table.add_row(stage, f"{counts[stage]:,}", f"{seconds[stage] / 3600:,.1f}", "; ".join(told))
+    return table
 
 
 def _at_a_time(arrays: Iterable[Array]) -> Iterable[tuple[Item, int]]:
     """Each item, and how many runs of its pack go on at once."""
     return ((item, array.at_a_time(pack)) for array in arrays for pack in array.packs for item in pack.items)
+
+
+def _kind(config: RunConfig, stage: str, slots: int, measured: cost.Measured) -> str:
+    """A figure's basis without its numbers."""
+    if not cost.flops(config, stage):
+        return "fixed"
+    return re.sub(r" \(\d+\)", "", measured.speed(config, stage, slots).basis)
+
+
+def studies_way(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> str:
+    """In words, what the studies' own way would take for the pretraining that is to do; empty if there is none."""
+    by_id = {run.id: run.config for run in runs}
+    own_way = PerSettings(cost.studies_seconds)
+    ours = theirs = 0.0
+    for item, slots in _at_a_time(arrays):
+        if any(stage == "pretrain" for stage, _ in item.stages):
+            ours += measured.seconds(by_id[item.run_id], "pretrain", slots=slots) * item.adjustment.time
+            theirs += own_way.of(by_id[item.run_id])
+    if not theirs:
+        return ""
+    return (
+        f"Pretraining is {ours / 3600:,.1f} {unit} of these. The studies' own way (Trainer, float32, padded, one run "
+        f"per GPU; the last column above) would take {theirs / 3600:,.1f} hours on one A100 for it, by its published "
+        "times; for its evaluations none were published."
+    )
 
 
 def runs_table(runs: Sequence[Run], items: Sequence[Item], arrays: Sequence[Array]) -> Table:

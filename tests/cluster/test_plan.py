@@ -1,11 +1,14 @@
 import dataclasses
 import hashlib
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from cluster import cost, manifest, plan, site
+from cluster import cost, manifest, plan, site, tables
 from cluster.cost import Figure
 from cluster.errors import InputError
 from cluster.plan import Item, StageState
@@ -332,6 +335,53 @@ def test_probes_of_several_at_a_time_are_runs_of_their_own(manifest_file):
     assert [len(each) for each in runs] == [1, 2, 4]
     assert len({run.id for each in runs for run in each}) == 7
     assert {cost.architecture_key(run.config) for each in runs for run in each} == {cost.architecture_key(cell.config)}
+
+
+# -- the studies' own way ---------------------------------------------------------------------------------------------
+
+
+def test_the_studies_own_way_takes_the_published_times_and_others_in_proportion():
+    def hours(model, **settings):
+        return cost.studies_seconds(RunConfig.model_validate({"model": model, **settings})) / 3600
+
+    gpt, bert = {"family": "gpt_neo"}, {"family": "roberta"}
+    assert hours(gpt) == pytest.approx(1 + 42 / 60 + 26 / 3600, rel=1e-4)
+    assert hours(bert) == pytest.approx(1 + 45 / 60 + 56 / 3600, rel=1e-4)
+    assert hours(gpt, train={"max_steps": 828}) == pytest.approx(hours(gpt) / 10)
+    assert hours(gpt, data={"max_length": 256}) == pytest.approx(hours(gpt) / 2)
+    # Published for models that FLOPs alone say less of: GEGLU 1:45:35; KAN 3:23:35, whose splines are much besides.
+    assert hours(gpt | {"activation": "geglu"}) == pytest.approx(1.76, rel=0.1)
+    assert 0.5 < hours(gpt | {"ffn": {"kind": "kan"}, "intermediate_size": 256}) / 3.39 < 1
+
+
+def test_a_dry_run_holds_the_studies_own_way_beside_the_rates_in_force(runs):
+    where = SITE.model_copy(update={"gpus": 1, "cpus": 16, "memory_per_cpu": 8_000, "runs_per_pack": 7})
+    measured = gaining(runs, GAINS)
+    work = [plan.item(run, run.stages, {}, measured) for run in runs]
+    arrays = plan.arrange(work, {run.id: run for run in runs}, where, measured)
+    (slots,) = {array.resources.slots for array in arrays}
+    ours = sum(measured.seconds(run.config, "pretrain", slots=slots) for run in runs) / 3600
+    theirs = sum(cost.studies_seconds(run.config) for run in runs) / 3600
+    said = tables.studies_way(arrays, runs, "GPU-hours", measured)
+    assert said.startswith(f"Pretraining is {ours:,.1f} GPU-hours of these.")
+    assert f"would take {theirs:,.1f} hours on one A100" in said
+    later = [plan.item(run, ["blimp"], {}, measured) for run in runs]
+    arrays_later = plan.arrange(later, {run.id: run for run in runs}, where, measured)
+    assert tables.studies_way(arrays_later, runs, "GPU-hours", measured) == ""
+    shown = rendered(tables.stages_table(arrays, runs, "GPU-hours", measured), width=100)
+    assert re.search(r"pretrain +7 +[\d.]+ +others, 4 at a time: 6; measured, 4 at a time: 1", shown)
+    assert re.search(r"add_tokenizer +7 +[\d.]+ +fixed", shown)
+    assert re.search(r"blimp +7 +[\d.]+ +site profile", shown)
+    studies = rendered(tables.studies_table(runs, work, "GPU-hours", ["first", "second"]))
+    assert re.search(rf"in all, +7 +.* {theirs:.1f} *\n", studies)
+
+
+def rendered(table, width=80):
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    return text
 
 
 def test_a_probe_is_one_pretraining_of_each_architecture(manifest_file):
