@@ -1,30 +1,23 @@
-"""Where the data is, and reading it: rows of the evaluation files, stories as token ids.
+"""Where the data is, and reading it: rows of JSON lines, and which bytes they are (SHA-256).
 
-A file is read whole and checked, or refused with its name and line. Tokenised stories are cached once for all runs, in
-a folder named by the content of all that they depend on; two jobs may make it at the same time. No torch."""
+A file is read whole and checked, or refused with its name and line. No torch."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from typing import Any, TextIO, TypeVar
 
 from tiny_transformers.config import STAGES, RunConfig, fetch_command, lacking_files, required_files
-from tiny_transformers.files import whole_folder
+from tiny_transformers.files import whole_file, whole_folder
 from tiny_transformers.work import TinyTransformersError
 
-CACHE_FORMAT = 1  # raised when the same stories would be stored otherwise
-BATCH = 1_000  # stories encoded at once
-LARGEST_VOCABULARY = 2**16  # ids are stored as uint16
+SETTLED = 2  # seconds since a file was written, after which another write would show in its times
 
 T = TypeVar("T")
 
@@ -56,7 +49,7 @@ def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, each of which has these fields; blank lines are passed over.
 
     Raises TinyTransformersError naming the file and the line."""
-    rows = [row for _, row in _numbered_rows(path, fields)]
+    rows = [row for _, row in numbered_rows(path, fields)]
     if not rows:
         raise TinyTransformersError(f"{path}: is empty. Bring it again with `tiny-transformers fetch`.")
     return rows
@@ -78,79 +71,53 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Stories:
-    """Tokenised stories, mapped from disk: story i is ids[offsets[i]:offsets[i + 1]]."""
-
-    ids: NDArray[np.uint16]  # (tokens of all stories,)
-    offsets: NDArray[np.int64]  # (stories + 1,)
-    fingerprint: str  # SHA-256 of the story file
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> NDArray[np.uint16]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """(stories,) tokens of each, <s> and </s> included."""
-        return np.diff(self.offsets)
+def known_fingerprint(path: Path, cache: Path) -> str:
+    """`fingerprint`, computed once for each state of the file and kept in cache/fingerprints."""
+    place, before = os.path.abspath(path), list(state(path))
+    record = cache / "fingerprints" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
+    if record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known["path"] == place and known["state"] == before:
+            return str(known["sha256"])
+    # As git does: what was just written may be written again within one tick of its file system's clock, unseen.
+    settled = time.time() - max(before[2:]) / 1e9 > SETTLED
+    digest = fingerprint(path)
+    if settled and list(state(path)) == before:
+        with whole_file(record) as draft:
+            draft.write_text(json.dumps({"path": place, "state": before, "sha256": digest}), encoding="utf-8")
+    return digest
 
 
-def tokenize_stories(path: Path, tokenizer_file: Path, max_length: int, cache: Path) -> Stories:
-    """The stories of a file of JSON lines (key `text`) as `<s> ... </s>`, each cut to `max_length` tokens, both ends
-    kept. Made once and kept in cache/tokens; a story without text is left out and counted in info.json.
-
-    Raises TinyTransformersError for a file that cannot be read, or a vocabulary of more than 65,536 tokens."""
-    source, tokenizer_hash = fingerprint(path), fingerprint(tokenizer_file)
-    key = hashlib.sha256(f"{CACHE_FORMAT} {source} {tokenizer_hash} {max_length}".encode()).hexdigest()[:16]
-    folder = cache / "tokens" / key
-    if not folder.is_dir():
-        with whole_folder(folder) as draft:
-            _encode_file(path, tokenizer_file, max_length, draft)
-    offsets = np.load(folder / "offsets.npy")
-    ids = np.memmap(folder / "ids.bin", dtype=np.uint16, mode="r", shape=(int(offsets[-1]),))
-    return Stories(ids, offsets, source)
+def state(path: Path) -> tuple[int, ...]:
+    """What changes whenever the file's bytes do: size, inode, and both times (ns), for mtime can be set back."""
+    stat = path.stat()
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _encode_file(path: Path, tokenizer_file: Path, max_length: int, folder: Path) -> None:
-    """Write ids.bin, offsets.npy and info.json; a batch of stories at a time is in memory."""
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    if tokenizer.get_vocab_size() > LARGEST_VOCABULARY:
-        raise TinyTransformersError(
-            f"{tokenizer_file}: has more than {LARGEST_VOCABULARY:,} tokens, the most there is."
-        )
-    tokenizer.enable_truncation(max_length)
-    tokenizer.no_padding()
-    lengths, empty = [0], 0
-    with open(folder / "ids.bin", "wb") as file:
-        stories = (str(row["text"]).strip() for _, row in _numbered_rows(path, ["text"]))
-        while batch := list(islice(stories, BATCH)):
-            texts = [text for text in batch if text]
-            empty += len(batch) - len(texts)
-            for encoding in tokenizer.encode_batch_fast(texts):
-                np.asarray(encoding.ids, dtype=np.uint16).tofile(file)
-                lengths.append(len(encoding.ids))
-    if len(lengths) == 1:
-        raise TinyTransformersError(f"{path}: holds no story. Bring it again with `tiny-transformers fetch`.")
-    np.save(folder / "offsets.npy", np.cumsum(np.asarray(lengths, dtype=np.int64)))
-    info = {"file": path.name, "stories": len(lengths) - 1, "empty": empty, "tokens": sum(lengths)}
-    (folder / "info.json").write_text(json.dumps(info, indent=1))
+def numbered_rows(
+    path: Path, fields: Sequence[str], begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of each line that is not blank; of the lines within bytes [begin, end) alone, counted from
+    the first of them and read at once, if an end is given.
 
-
-def _numbered_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    Raises TinyTransformersError naming the file and the line."""
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with _lines(path, begin, end) as lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _row(line, fields, f"{path}: line {number}")
     except FileNotFoundError:
         raise TinyTransformersError(f"{path}: is missing. Put it there, or run `tiny-transformers fetch`.") from None
     except UnicodeDecodeError as error:
         raise TinyTransformersError(f"{path}: is not UTF-8: {error}. Bring it again.") from None
+
+
+def _lines(path: Path, begin: int, end: int | None) -> TextIO:
+    if end is None:
+        return open(path, encoding="utf-8")
+    with open(path, "rb") as file:
+        file.seek(begin)
+        return io.TextIOWrapper(io.BytesIO(file.read(end - begin)), encoding="utf-8")
 
 
 def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path` if the block succeeds.
+def whole_folder(path: Path, *, replace: bool = False, drafts: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, or in `drafts` of the same file system, that becomes `path` if the block
+    succeeds.
 
     Two writers at once are safe: without `replace` the first one's folder stays and the second's, which holds the
     same, is dropped; with `replace` the last one wins. A crash leaves `path` as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    draft = Path(tempfile.mkdtemp(dir=drafts or path.parent, prefix=f".{path.name}."))
     try:
         yield draft
         draft.chmod(0o755)

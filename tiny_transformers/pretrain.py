@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from tiny_transformers import architecture, batches, checkpoint, config, models
 from tiny_transformers.batches import Batch, Example, Ids
 from tiny_transformers.curve import Counters, Curve, Log
-from tiny_transformers.data import fingerprint, tokenize_stories
+from tiny_transformers.data import fingerprint
 from tiny_transformers.device import (
     bound_kernel_caches,
     has_bfloat16,
@@ -37,6 +37,7 @@ from tiny_transformers.device import (
 )
 from tiny_transformers.feed import Feed, Step
 from tiny_transformers.files import whole_folder
+from tiny_transformers.stories import tokenize_stories
 from tiny_transformers.variant import Variant
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 

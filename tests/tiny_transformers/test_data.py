@@ -1,14 +1,11 @@
 import json
-import subprocess
-import sys
+import os
 
-import numpy as np
 import pytest
-from tokenizers import Tokenizer
 
 from tiny_transformers import data
 from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import VALIDATION_STORIES, Data, RunConfig, required_files
+from tiny_transformers.config import Data, RunConfig, required_files
 from tiny_transformers.files import whole_file, whole_folder
 from tiny_transformers.work import TinyTransformersError
 
@@ -18,11 +15,6 @@ BUILTIN = RunConfig(model=GPTNeo(), data=Data(source="builtin"))
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return data.resolve_root(BUILTIN, None, tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture
-def tokenizer_file(root):
-    return root / "tokenizer" / "10k-tok" / "tokenizer.json"
 
 
 def write(path, *rows):
@@ -86,57 +78,25 @@ def test_a_sample_covers_the_file_evenly_and_in_order():
     assert len(set(data.sample(rows, 99))) == 99
 
 
-def test_stories_are_encoded_with_both_ends_and_cut_to_the_length(root, tokenizer_file, tmp_path):
-    stories = data.tokenize_stories(root / VALIDATION_STORIES, tokenizer_file, 20, tmp_path)
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    rows = data.read_rows(root / VALIDATION_STORIES, ["text"])
-    assert len(stories) == len(rows)
-    assert stories.lengths.max() == 20
-    for index in (0, len(stories) - 1):
-        whole = tokenizer.encode(rows[index]["text"]).ids
-        expected = whole if len(whole) <= 20 else [*whole[:19], 2]
-        assert stories[index].tolist() == expected
-    assert stories.fingerprint == data.fingerprint(root / VALIDATION_STORIES)
-    assert isinstance(stories.ids, np.memmap)
-    with pytest.raises(IndexError):
-        stories[len(stories)]
+def test_a_file_is_hashed_once_for_each_state_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SETTLED", -1)
+    file, cache = write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache"
+    assert data.known_fingerprint(file, cache) == data.fingerprint(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "fingerprint", lambda _: pytest.fail("hashed again"))
+        data.known_fingerprint(file, cache)
+    before = file.stat()
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may be coarse
+        write(file, {"text": "The dog."})
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert data.known_fingerprint(file, cache) == data.fingerprint(file)
+    assert len(list((cache / "fingerprints").iterdir())) == 1
 
 
-def test_the_cache_is_addressed_by_content(tokenizer_file, tmp_path):
-    first = write(tmp_path / "a.jsonl", {"text": "The cat is in the park."})
-    data.tokenize_stories(first, tokenizer_file, 64, tmp_path)
-    data.tokenize_stories(
-        write(tmp_path / "b.jsonl", {"text": "The cat is in the park."}), tokenizer_file, 64, tmp_path
-    )
-    assert len(list((tmp_path / "tokens").iterdir())) == 1
-    data.tokenize_stories(first, tokenizer_file, 32, tmp_path)
-    data.tokenize_stories(write(first, {"text": "The dog is in the park."}), tokenizer_file, 64, tmp_path)
-    assert len(list((tmp_path / "tokens").iterdir())) == 3
-
-
-def test_stories_without_text_are_left_out_and_counted(tokenizer_file, tmp_path):
-    file = write(tmp_path / "a.jsonl", {"text": "The cat."}, {"text": "  "}, {"text": "The dog."})
-    assert len(data.tokenize_stories(file, tokenizer_file, 64, tmp_path)) == 2
-    (info,) = (tmp_path / "tokens").glob("*/info.json")
-    assert json.loads(info.read_text())["empty"] == 1
-    with pytest.raises(TinyTransformersError, match="holds no story"):
-        data.tokenize_stories(write(tmp_path / "b.jsonl", {"text": ""}), tokenizer_file, 64, tmp_path)
-    assert len(list((tmp_path / "tokens").iterdir())) == 1, "nothing half-made stays"
-
-
-def test_jobs_that_want_the_same_cache_at_once_all_get_it(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from tiny_transformers import data\n"
-        "from tiny_transformers.config import *; from tiny_transformers.architecture import GPTNeo\n"
-        "cache = Path(sys.argv[1]); config = RunConfig(model=GPTNeo(), data=Data(source='builtin'))\n"
-        "root = data.resolve_root(config, None, cache)\n"
-        "stories = data.tokenize_stories(root / TRAIN_STORIES, root / 'tokenizer/10k-tok/tokenizer.json', 64, cache)\n"
-        "print(len(stories), int(stories.ids.astype('int64').sum()))"
-    )
-    racers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(3)]
-    assert len({racer.communicate()[0] for racer in racers}) == 1
-    assert all(racer.returncode == 0 for racer in racers)
-    assert not [path for path in tmp_path.rglob(".*") if path.is_dir()], "no draft stays"
+def test_the_hash_of_a_file_just_written_is_not_kept(tmp_path):
+    data.known_fingerprint(write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
