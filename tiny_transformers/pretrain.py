@@ -126,7 +126,13 @@ class Training:
         tokenizer_file = self.work.root / tokenizer
         self.vocabulary = batches.read_vocabulary(tokenizer_file, self.config.model.vocab_size)
         self.stories, validation = (
-            tokenize_stories(self.work.root / file, tokenizer_file, self.config.data.max_length, self.work.cache)
+            tokenize_stories(
+                self.work.root / file,
+                tokenizer_file,
+                self.config.data.max_length,
+                self.work.cache,
+                should_stop=self.work.should_stop,
+            )
             for file in (config.TRAIN_STORIES, config.VALIDATION_STORIES)
         )
         self.fingerprints = {

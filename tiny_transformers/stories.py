@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 
 from tiny_transformers.data import known_fingerprint, numbered_rows, state
 from tiny_transformers.files import whole_file, whole_folder
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.work import Interrupted, TinyTransformersError
 
 CACHE_FORMAT = 1  # raised when the same stories would be stored otherwise
 PART = 4 << 20  # bytes of the story file: a second's work, and what a kill can cost each process
@@ -100,18 +100,24 @@ class Task:
 
 
 def tokenize_stories(
-    path: Path, tokenizer_file: Path, max_length: int, cache: Path, workers: int | None = None
+    path: Path,
+    tokenizer_file: Path,
+    max_length: int,
+    cache: Path,
+    workers: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Stories:
     """The stories of a file of JSON lines (key `text`) as `<s> ... </s>`, each cut to `max_length` tokens, both ends
     kept. Made once and kept in cache/tokens; a story without text is left out and counted in info.json. The bytes do
     not depend on the number of workers (processes; by default `own_cpus`).
 
-    Raises TinyTransformersError for a file that cannot be read, or a vocabulary of more than 65,536 tokens."""
+    Raises TinyTransformersError for a file that cannot be read, or a vocabulary of more than 65,536 tokens; Interrupted
+    if `should_stop` says so, which is asked before each part: what was encoded is kept for the next time."""
     source, tokenizer_hash = known_fingerprint(path, cache), known_fingerprint(tokenizer_file, cache)
     key = hashlib.sha256(f"{CACHE_FORMAT} {source} {tokenizer_hash} {max_length}".encode()).hexdigest()[:16]
     task = Task(path, tokenizer_file, max_length, cache / "tokens" / key, PART)
     if not task.folder.is_dir():
-        _make(task, workers or own_cpus())
+        _make(task, workers or own_cpus(), should_stop)
     _remove(task.drafts)
     offsets = np.load(task.folder / "offsets.npy")
     ids = np.memmap(task.folder / "ids.bin", dtype=np.uint16, mode="r", shape=(int(offsets[-1]),))
@@ -124,16 +130,16 @@ def own_cpus() -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *(int(limit) for limit in limits if limit.isdecimal())]))
 
 
-def _make(task: Task, workers: int) -> None:
+def _make(task: Task, workers: int, should_stop: Callable[[], bool]) -> None:
     task.tokenizer()  # refused before any work
     task.drafts.mkdir(parents=True, exist_ok=True)
     before = state(task.path)
     try:
         workers = min(workers, sum(not file.exists() for _, _, file in task.parts()))
         if workers > 1:
-            _run_workers(task, workers)
+            _run_workers(task, workers, should_stop)
         with _unless_made(task):
-            _encode_parts(task)  # all of it, or what a worker that was killed left
+            _encode_parts(task, should_stop)  # all of it, or what a worker that was killed left
             _join(task, before)
     except TinyTransformersError:
         _remove(task.drafts)
@@ -142,7 +148,7 @@ def _make(task: Task, workers: int) -> None:
         raise
 
 
-def _run_workers(task: Task, count: int) -> None:
+def _run_workers(task: Task, count: int, should_stop: Callable[[], bool]) -> None:
     """Raises TinyTransformersError as soon as one finds bad data. Of a worker that dies otherwise the rest is left."""
     settings = json.dumps([str(task.path), str(task.tokenizer_file), task.max_length, str(task.folder), task.part])
     single = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -151,7 +157,7 @@ def _run_workers(task: Task, count: int) -> None:
     try:
         for _ in range(count):
             workers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, env=os.environ | single))
-        while any(worker.poll() is None for worker in workers):
+        while any(worker.poll() is None for worker in workers) and not should_stop():
             if any(worker.returncode == BAD_DATA for worker in workers):
                 raise TinyTransformersError(f"{task.path}: is not as it should be.")
             time.sleep(POLL)
@@ -161,7 +167,7 @@ def _run_workers(task: Task, count: int) -> None:
             worker.wait()
 
 
-def _encode_parts(task: Task, stop: Callable[[], bool] = lambda: False) -> None:
+def _encode_parts(task: Task, should_stop: Callable[[], bool]) -> None:
     """Encode what is missing, beside any number of others, of this job or of others on other nodes.
 
     A claim, made by exclusive creation, only says: take another part first. When none is left unclaimed, what is still
@@ -170,8 +176,10 @@ def _encode_parts(task: Task, stop: Callable[[], bool] = lambda: False) -> None:
     tokenizer, parts = task.tokenizer(), task.parts()
     for heed in (True, False):
         for begin, end, file in parts:
-            if stop() or task.folder.is_dir():
+            if task.folder.is_dir():
                 return
+            if should_stop():
+                raise Interrupted(f"asked to stop while {task.path.name} was tokenised; what was encoded is kept")
             if not file.exists() and (_claim(file) or not heed):
                 _encode_part(task, tokenizer, begin, end, file)
         random.shuffle(parts)  # so that not all take the same
@@ -251,9 +259,11 @@ def main(arguments: Sequence[str]) -> int:
     parent = os.getppid()
     try:
         with _unless_made(task):
-            _encode_parts(task, stop=lambda: os.getppid() != parent)
+            _encode_parts(task, should_stop=lambda: os.getppid() != parent)
     except TinyTransformersError:
         return BAD_DATA  # who started it says what and where
+    except Interrupted:
+        pass
     return 0
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tiny_transformers import data, stories
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import VALIDATION_STORIES, Data, RunConfig
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.work import Interrupted, TinyTransformersError
 
 FILES = ("ids.bin", "offsets.npy", "info.json")
 TEXTS = ["The cat is in the park.", "A dog — and a café 🙂.", "The cat took this hat. " * 40, "", "The end."]
@@ -173,11 +173,26 @@ def test_workers_killed_with_whoever_started_them_are_gone_on_from(story_file, t
     assert_made(tmp_path, story_file, tokenizer_file, 64)
 
 
-def test_a_worker_stops_when_whoever_started_it_is_gone(story_file, tokenizer_file, tmp_path):
+@pytest.mark.parametrize(("workers", "asked"), [(1, 3), (2, 1)])
+def test_who_is_asked_to_stop_keeps_what_was_encoded(story_file, tokenizer_file, tmp_path, monkeypatch, workers, asked):
+    monkeypatch.setattr(stories, "PART", 1000)
+    answers = iter([False] * (asked - 1))
+    with pytest.raises(Interrupted, match=r"while stories.jsonl was tokenised"):
+        stories.tokenize_stories(
+            story_file, tokenizer_file, 64, tmp_path, workers, should_stop=lambda: next(answers, True)
+        )
+    (drafts,) = (tmp_path / "tokens").iterdir()
+    assert workers > 1 or len(list(drafts.glob("*.npz"))) == 2
+    stories.tokenize_stories(story_file, tokenizer_file, 64, tmp_path, workers)
+    assert_made(tmp_path, story_file, tokenizer_file, 64)
+
+
+def test_a_worker_stops_when_whoever_started_it_is_gone(story_file, tokenizer_file, tmp_path, monkeypatch):
+    parents = iter([1, 1, 1])
+    monkeypatch.setattr(stories.os, "getppid", lambda: next(parents, 2))
     task = stories.Task(story_file, tokenizer_file, 64, tmp_path / "tokens" / "key", 1000)
     task.drafts.mkdir(parents=True)
-    asked = iter([False, False, True])
-    stories._encode_parts(task, stop=lambda: next(asked, True))
+    assert stories.main([json.dumps([str(story_file), str(tokenizer_file), 64, str(task.folder), 1000])]) == 0
     assert len(list(task.drafts.glob("*.npz"))) == 2
 
 
@@ -196,7 +211,7 @@ def test_what_another_has_claimed_is_done_last(story_file, tokenizer_file, tmp_p
     assert not any(stories._claim(file) for file in files[:3])
     done = []
     monkeypatch.setattr(stories, "_encode_part", lambda *all: (done.append(all[-1]), all[-1].touch()))
-    stories._encode_parts(task)
+    stories._encode_parts(task, should_stop=lambda: False)
     assert done[:-3] == files[3:]
     assert sorted(done[-3:]) == sorted(files[:3])
 
