@@ -150,9 +150,9 @@ def _make(task: Task, workers: int, should_stop: Callable[[], bool]) -> None:
 
 def _run_workers(task: Task, count: int, should_stop: Callable[[], bool]) -> None:
     """Raises TinyTransformersError as soon as one finds bad data. Of a worker that dies otherwise the rest is left."""
-    settings = json.dumps([str(task.path), str(task.tokenizer_file), task.max_length, str(task.folder), task.part])
+    work = [str(task.path), str(task.tokenizer_file), task.max_length, str(task.folder), task.part]
     single = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tiny_transformers.stories", settings]
+    command = [sys.executable, "-m", "tiny_transformers.stories", json.dumps([os.getpid(), *work])]
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
@@ -254,9 +254,8 @@ def _remove(drafts: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """A worker: encodes parts until none is missing, or until whoever started it is gone."""
-    path, tokenizer_file, max_length, folder, part = json.loads(arguments[0])
+    parent, path, tokenizer_file, max_length, folder, part = json.loads(arguments[0])
     task = Task(Path(path), Path(tokenizer_file), max_length, Path(folder), part)
-    parent = os.getppid()
     try:
         with _unless_made(task):
             _encode_parts(task, should_stop=lambda: os.getppid() != parent)
