@@ -20,11 +20,11 @@ from tiny_transformers import batches, models
 from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.batches import NO_LABEL, Ids
 from tiny_transformers.config import TRAIN_STORIES, Train
-from tiny_transformers.data import Stories
 from tiny_transformers.models import BOS, PAD
 from tiny_transformers.pretrain import Training
+from tiny_transformers.stories import Stories
 
-FLOAT32: dict[str, Any] = {"precision": "float32"} if "precision" in Train.model_fields else {}  # settings of `Train`
+FLOAT32 = {"precision": "float32"}  # settings of `Train`
 
 
 class InOrder(Trainer):

@@ -42,10 +42,10 @@ from cluster import manifest
 from tiny_transformers import batches, pretrain
 from tiny_transformers.architecture import Model, Roberta, flops_per_token, label
 from tiny_transformers.config import TRAIN_STORIES, RunConfig, Train
-from tiny_transformers.data import Stories, tokenize_stories
 from tiny_transformers.device import cpu_name, peak_memory_mb
 from tiny_transformers.models import quiet
 from tiny_transformers.pretrain import Training
+from tiny_transformers.stories import Stories, tokenize_stories
 from tiny_transformers.work import Work
 
 HERE = Path(__file__).resolve()
@@ -240,7 +240,7 @@ def equal(arguments: argparse.Namespace) -> None:
 
 
 def learning(arguments: argparse.Namespace) -> None:
-    precisions = ("float32", "bfloat16") if padded_trainer.FLOAT32 else ("float32",)
+    precisions = ("float32", "bfloat16")
     print(f"| model | {' | '.join(precisions)} | bfloat16 / float32 - 1 | of each seed |\n|---|---:|---:|---:|---|")
     for name in arguments.models:
         losses = [[validation_loss(name, seed, precision, arguments) for seed in SEEDS] for precision in precisions]
@@ -251,7 +251,7 @@ def learning(arguments: argparse.Namespace) -> None:
 
 
 def validation_loss(name: str, seed: int, precision: str, arguments: argparse.Namespace) -> float:
-    settings: dict[str, Any] = {"precision": precision} if padded_trainer.FLOAT32 else {}
+    settings: dict[str, Any] = {"precision": precision}
     settings |= {"max_steps": arguments.steps_learning, "stories_per_step": arguments.stories, "evaluations": 1}
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         outcome = pretrain.run(work(study_models()[name], arguments, Path(folder), seed, **settings))

@@ -310,7 +310,9 @@ def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_
     torch._dynamo.reset()  # as a new process would have to
     cut.should_stop = lambda: False
     pretrain.run(cut)
-    assert curve(cut) == curve(whole)
+    # Which shapes a process meets first decides what is compiled, and so the last digits.
+    for record, expected in zip(curve(cut), curve(whole), strict=True):
+        assert record == pytest.approx(expected, rel=1e-5)
     eager = work(family, name="eager", **settings | {"compile": False})
     pretrain.run(eager)
     losses = [[record.get("loss", 0.0) for record in curve(job)] for job in (whole, eager)]
