@@ -173,7 +173,7 @@ def micro_batch_is_free(config: RunConfig) -> bool:
     return config.model.ffn.kind not in ("moe", "pkm")
 
 
-CPU_TOKENS = 2_048  # what a CPU's caches hold the activations of; more at once is slower (docs/performance.md)
+CPU_TOKENS = 3_072  # what a CPU's caches hold the activations of; more at once is slower (docs/performance.md)
 
 
 def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:

@@ -45,12 +45,13 @@ class _CrossEntropy(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         total = torch.zeros((), device=features.device)
         for start in range(0, len(labels), step):
-            rows, label = features[start : start + step], labels[start : start + step, None]
+            rows, label = features[start : start + step], labels[start : start + step]
+            at = torch.arange(len(label), device=label.device)
             # (rows, V): probabilities, and then, less 1 at the label, the gradient of the logits
             grad = F.linear(rows, weight, bias).softmax(-1)
-            chosen = grad.gather(1, label).float()
+            chosen = grad[at, label].float()
             total -= chosen.clamp(min=torch.finfo(torch.float32).tiny).log().sum()
-            grad.scatter_(1, label, (chosen - 1).to(grad.dtype))
+            grad[at, label] = (chosen - 1).to(grad.dtype)  # scatter_ would copy all of it
             torch.mm(grad, weight, out=grad_features[start : start + step])
             product = grad.T @ rows
             grad_weight = product.float() if grad_weight is None else grad_weight.add_(product)
