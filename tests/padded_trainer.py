@@ -19,7 +19,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoAttention, GPTNeo
 from tiny_transformers import batches, models
 from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.batches import NO_LABEL, Ids
-from tiny_transformers.config import TRAIN_STORIES, Train
+from tiny_transformers.config import TRAIN_STORIES
 from tiny_transformers.models import BOS, PAD
 from tiny_transformers.pretrain import Training
 from tiny_transformers.stories import Stories

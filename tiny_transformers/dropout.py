@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tiny_transformers import random
+
 BITS = 16
 ONE = 0x3F80  # bfloat16's 1.0, as the bits of an int16
 
@@ -46,7 +48,6 @@ class _Dropout(torch.autograd.Function):
 
 def _kept(x: Tensor, dropped: int) -> Tensor:
     """1 where an element stays, with probability 1 - dropped / 2^16, else 0. Of the shape of x, bfloat16."""
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # four elements each
-    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    bits = random.bits(x.shape, torch.int16)
     # The comparison gives 0 and 1 as integers; times the bits of 1.0 they are floats, without a conversion.
     return bits.ge_(dropped - 2 ** (BITS - 1)).mul_(ONE).view(torch.bfloat16)
