@@ -110,6 +110,10 @@ def probe(
     model: Annotated[
         list[str] | None, typer.Option("--model", help="With --slots: this model, not the largest; may be given again.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="With torch.compile, as long trainings on a GPU; give --steps 100 or more."),
+    ] = False,
     site: SiteOption = None,
     data_root: DataOption = None,
     account: AccountOption = None,
@@ -130,6 +134,8 @@ def probe(
     document = manifest.load(manifest_path)
     profile = sites.load(site or sites.default_site(), account=account, partition=partition).with_rules(document.retry)
     short = (f"train.max_steps={steps}", "train.evaluations=1", f"train.eval_stories={PROBE_STORIES}")
+    if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
+        short = (*short, "train.compile=true")
     overrides = [*(overrides or ()), *short]
     cells = manifest.cells(document, studies=study or (), overrides=overrides)
     root = OutputRoot(output_root).probe

@@ -23,7 +23,7 @@ from tiny_transformers.architecture import (
     num_parameters,
     units_per_token,
 )
-from tiny_transformers.config import RunConfig, blimp_files, micro_batch_is_free, superglue_tasks
+from tiny_transformers.config import HEAD_ROWS, RunConfig, blimp_files, superglue_tasks, tokens_at_once
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
 STORY_TOKENS = {"files": 224, "builtin": 45}
@@ -42,12 +42,11 @@ TARGET_TOKENS = 2.0  # of the last word
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
-CPU_PROCESS_MEMORY = 500  # MB of a process before it has a model, without CUDA: 378 measured, and what it reads
+CPU_PROCESS_MEMORY = 650  # MB of a process without CUDA: 378 measured before it has a model, and its kernels' buffers
 CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
-DECISIVE = {"micro_batch_tokens", "precision", "compile"}  # settings of training, where there are such
-CPU_MICRO_BATCH = 2_048  # tokens: pretraining takes no more at once on a CPU, where that changes no result
+DECISIVE = {"micro_batch_tokens", "precision"}  # settings of training
 
 # The studies' own way to pretrain: Hugging Face Trainer, float32, one run on one A100, every story padded to max_length
 # and the head at every position. Published for the base models, `GPTNeo()` and `Roberta()`: one epoch of TinyStories in
@@ -139,19 +138,13 @@ def architecture_key(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def micro_batch(config: RunConfig, gpu: bool) -> int:
-    """Tokens that pretraining takes at once on such a device, unless it is told otherwise."""
-    tokens = config.train.micro_batch_tokens
-    return tokens if gpu or not micro_batch_is_free(config) else min(tokens, CPU_MICRO_BATCH)
-
-
 def memory(config: RunConfig, gpu: bool = True) -> int:
     """MB that training takes at its peak on the device: weights, optimizer, one micro-batch's activations."""
     model = config.model
-    tokens = micro_batch(config, gpu)
+    tokens = tokens_at_once(config, gpu=gpu)
     # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
     labels = tokens * (config.train.mlm_probability if model.family == "roberta" else 1)
-    logits = 3 * labels * model.vocab_size  # logits, log-softmax, their gradient
+    logits = 2 * min(labels, HEAD_ROWS["cuda" if gpu else "cpu"]) * model.vocab_size  # and their gradient
     # Attention keeps a row of scores per token and head, and with dropout its copies.
     length = min(config.data.max_length, LONGEST_STORY[config.data.source])
     scores = num_heads(model) * length * (4 if model.dropout else 1)

@@ -20,7 +20,7 @@ from cluster import cost
 from cluster.cost import Figure
 from cluster.ledger import Ledger
 from cluster.site import Site
-from tiny_transformers.config import ALONE, STAGES, RunConfig
+from tiny_transformers.config import ALONE, STAGES, RunConfig, tokens_at_once
 
 NEWEST = 2_000  # attempts of each stage that are looked at
 STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
@@ -131,7 +131,7 @@ class _Attempt:
         self.config: RunConfig = row["config"]
         self.key, self.stage, self.seconds = row["key"], row["stage"], row["seconds"]
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
-        usual = (None, self.config.train.micro_batch_tokens, cost.micro_batch(self.config, self.on_gpu))
+        usual = (None, self.config.train.micro_batch_tokens, tokens_at_once(self.config, gpu=self.on_gpu))
         if row["micro_batch_tokens"] not in usual:
             self.peak = None  # with a smaller micro-batch, after it had run out of memory
         if self.stage in ALONE:

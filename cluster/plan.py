@@ -20,7 +20,7 @@ from cluster.memo import PerSettings
 from cluster.retry import Adjustment
 from cluster.site import Site
 from tiny_transformers.architecture import Architecture, label, num_heads, num_layers, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batch_is_free
+from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batch_is_free, tokens_at_once
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
@@ -294,7 +294,7 @@ def _shrunk(item: Item, run: Run, halvings: int, site: Site) -> Item:
     """With a smaller micro-batch, unless that would change the result."""
     if not halvings or not micro_batch_is_free(run.config):
         return item
-    tokens = cost.micro_batch(run.config, bool(site.gpus))
+    tokens = tokens_at_once(run.config, gpu=bool(site.gpus))
     return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
 
 

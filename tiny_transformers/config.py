@@ -173,6 +173,7 @@ def micro_batch_is_free(config: RunConfig) -> bool:
     return config.model.ffn.kind not in ("moe", "pkm")
 
 
+HEAD_ROWS = {"cpu": 1_024, "cuda": 8_192}  # labels whose logits are in memory at once (tiny_transformers/head.py)
 CPU_TOKENS = 3_072  # what a CPU's caches hold the activations of; more at once is slower (docs/performance.md)
 
 

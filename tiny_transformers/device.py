@@ -43,6 +43,7 @@ def has_tensor_cores(device: torch.device) -> bool:
 PEAKS: dict[str, dict[str, float]] = {
     "V100": {"float32": 15.7},
     "A100": {"bfloat16": 312, "tf32": 156, "float32": 19.5},
+    "H100 PCIe": {"bfloat16": 756, "tf32": 378, "float32": 51},
     "H100": {"bfloat16": 989, "tf32": 494, "float32": 67},
     "H200": {"bfloat16": 989, "tf32": 494, "float32": 67},
 }
@@ -54,6 +55,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     Of a CPU it is measured, in a fifth of a second, with as many threads as torch has now."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+        if "MIG" in name:  # a slice of one, of which the name does not tell enough
+            return None
         known = next((peaks.get(precision) for gpu, peaks in PEAKS.items() if gpu in name), None)
         return known and known * 1e12
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32

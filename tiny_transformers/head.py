@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Rows at a time. On a CPU logits should stay in the cache, and the products want some hundreds of rows (measured:
-# 256 to 1,024 cannot be told apart); elsewhere only the memory counts.
-ROWS = {"cpu": 1_024}
-ROWS_ELSEWHERE = 8_192
+from tiny_transformers.config import HEAD_ROWS
 
 
 def cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -39,6 +36,11 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         ctx.dtypes = features.dtype, weight.dtype
         features, weight, bias = _cast(features, weight, bias)
+        with torch.autocast(features.device.type, enabled=False):  # a GPU's would make the softmax float32
+            return _CrossEntropy._forward(ctx, features, weight, bias, labels)
+
+    @staticmethod
+    def _forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         step = _rows(features)
         grad_features = torch.empty_like(features)
         grad_weight: Tensor | None = None  # both in float32: each addition of a piece would be rounded
@@ -69,7 +71,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _cast(*tensors: Tensor | None) -> list[Any]:
-    """As autocast would, which does not look into a Function."""
+    """In the dtype of autocast's products, if it is on."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not torch.is_autocast_enabled(device):
         return list(tensors)
@@ -78,4 +80,6 @@ def _cast(*tensors: Tensor | None) -> list[Any]:
 
 
 def _rows(features: Tensor) -> int:
-    return ROWS.get(features.device.type, ROWS_ELSEWHERE)
+    """At a time. On a CPU the products want some hundreds of rows, and logits should not leave the cache by far (256 to
+    1,024 cannot be told apart); elsewhere only the memory counts."""
+    return HEAD_ROWS["cpu" if features.device.type == "cpu" else "cuda"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 STD = 0.02  # of the families' rule: every weight N(0, 0.02), every bias 0
@@ -32,6 +33,7 @@ class PerToken(Layer):
         self.real: Tensor | None = None  # (B, T) bool; None: all tokens are real
         self.auxiliary_loss: Tensor | None = None
 
+    @torch.compiler.disable  # its shapes are of the data
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, H) -> (B, T, H), zero at padding if `real` says which is."""
         before, self.auxiliary_loss = self.auxiliary_loss, None

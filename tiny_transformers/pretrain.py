@@ -69,12 +69,11 @@ def run(work: Work) -> Outcome:
     return training.outcome()
 
 
-def token_losses(model: Variant, batch: Batch, body: Any = None) -> Tensor:
-    """The sum of the cross-entropies, in nats, of the batch's labels; `body` is the model's, compiled.
+def token_losses(model: Variant, batch: Batch) -> Tensor:
+    """The sum of the cross-entropies, in nats, of the batch's labels.
 
     The head, half of all multiplications in a small decoder, is applied only where there is a label."""
-    run = model.base_model if body is None else body
-    hidden = run(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
+    hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
     return model.loss_at(hidden.flatten(0, 1)[batch.positions], batch.labels)  # (B, T, H) -> (B T, H) -> (N, H)
 
 
@@ -102,7 +101,8 @@ class Training:
         self.model = _on(self.device, models.build(self.config.model, self.config.seed))
         self._check_parameters()
         self.compiled = self._compiles()
-        self.body = torch.compile(self.model.base_model, dynamic=True) if self.compiled else self.model.base_model
+        if self.compiled:
+            self._compile()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,
@@ -117,9 +117,17 @@ class Training:
         self.first_of_sitting = True
 
     def _compiles(self) -> bool:
+        """Unless it is set: dense models on a GPU. What others compute depends on the data, in many small pieces."""
         if self.settings.compile is not None:
             return self.settings.compile
-        return self.device.type == "cuda" and self.settings.max_steps >= COMPILED_STEPS
+        long = self.settings.max_steps >= COMPILED_STEPS
+        return long and self.device.type == "cuda" and self.config.model.ffn.kind == "dense"
+
+    def _compile(self) -> None:
+        """Block by block: while transformers' forward pass is traced, it makes a mask where attention needs none."""
+        owner, name = self.model.stack()
+        for block in getattr(owner, name).children():
+            block.compile(dynamic=True)
 
     def _read_data(self) -> None:
         tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
@@ -175,7 +183,8 @@ class Training:
                     f"{self.checkpoints}: written with other settings or other data. Remove it to begin anew."
                 )
             checkpoint.restore(found, self.model, self.optimizer)
-            self.precision = found.state["precision"]  # of the first sitting, which may have been on other hardware
+            # Of the first sitting, which may have been on other hardware.
+            self.precision = resolve_precision(found.state["precision"], self.device)
             self.counters = Counters(**found.state["counters"])
             self.checkpointed = self.counters.step
             print(f"resuming after step {self.counters.step}", flush=True)
@@ -252,7 +261,7 @@ class Training:
         with self._arithmetic():  # around all micro-batches, so that weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                losses = token_losses(self.model, batch.to(self.device), self.body)
+                losses = token_losses(self.model, batch.to(self.device))
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
                 (losses / labels + share * self.model.auxiliary_loss()).backward()
@@ -320,7 +329,7 @@ class Training:
         with self._arithmetic():
             for batch in self._micro_batches(self.validation):
                 self._report(self.counters.step, ", evaluating")
-                total += token_losses(self.model, batch.to(self.device), self.body)
+                total += token_losses(self.model, batch.to(self.device))
         return total.item() / batches.num_labels(self.validation)
 
     # --- checks

@@ -11,7 +11,7 @@ from cluster.ledger import Ledger
 from cluster.measure import measured
 from cluster.rundir import OutputRoot
 from cluster.session import View
-from tiny_transformers.config import RunConfig
+from tiny_transformers.config import CPU_TOKENS, RunConfig
 
 SITE = site.Site(name="here", scheduler="slurm", gpus=1, cpus=8, slots=2, runs_per_pack=2)
 GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100"}
@@ -171,7 +171,7 @@ def test_a_real_run_counts_before_a_probe_and_is_not_held_against_one(root, mani
 
 def test_on_a_cpu_the_micro_batch_that_was_usual_there_does_not_make_a_peak_a_small_one(root, runs):
     where = SITE.model_copy(update={"gpus": 0})
-    for tokens, known in ((cost.CPU_MICRO_BATCH, True), (8192, True), (1024, False)):
+    for tokens, known in ((CPU_TOKENS, True), (8192, True), (1024, False)):
         metrics = GPU | {"device": "cpu", "micro_batch_tokens": tokens}
         found = measured([(finish(root, runs[:1], metrics, where, token="token"), "measured")], where)
         assert (found.peak(runs[0].config) is not None) == known

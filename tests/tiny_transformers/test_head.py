@@ -20,7 +20,7 @@ def leaves(*shapes, dtype=torch.float32):
 @pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_cross_entropy_and_its_gradients_are_those_of_torch(monkeypatch, rows, with_bias):
-    monkeypatch.setitem(head.ROWS, "cpu", rows)
+    monkeypatch.setitem(head.HEAD_ROWS, "cpu", rows)
     labels = torch.tensor([0, 4, 4, 10, 2, 7, 1])
     inputs = leaves((7, 6), (11, 6), *([(11,)] if with_bias else []))
     bias = inputs[2] if with_bias else None

@@ -94,7 +94,7 @@ def stop_at(work, step):
     """Ask to stop as soon as so much is done, in steps."""
     done = []
     work.progress = lambda fraction, _: done.append(fraction * work.config.train.max_steps)
-    work.should_stop = lambda: done[-1] >= step - 1e-9
+    work.should_stop = lambda: bool(done) and done[-1] >= step - 1e-9
 
 
 def checkpoints(work):
@@ -299,12 +299,11 @@ def test_a_training_goes_on_in_the_precision_it_began_in(work, monkeypatch):
     assert weights(cut) == weights(whole)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_not(work, family):
-    settings = {"compile": True, "precision": "bfloat16", "max_steps": 8}
-    whole, cut = work(family, name="whole", **settings), work(family, name="cut", **settings)
+def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_not(work):
+    settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 2}}
+    whole, cut = work(name="whole", **settings), work(name="cut", **settings)
     assert pretrain.run(whole).metrics["compiled"] == 1
-    stop_at(cut, 5)
+    stop_at(cut, 4)
     with pytest.raises(Interrupted):
         pretrain.run(cut)
     torch._dynamo.reset()  # as a new process would have to
@@ -313,7 +312,7 @@ def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_
     # Which shapes a process meets first decides what is compiled, and so the last digits.
     for record, expected in zip(curve(cut), curve(whole), strict=True):
         assert record == pytest.approx(expected, rel=1e-5)
-    eager = work(family, name="eager", **settings | {"compile": False})
+    eager = work(name="eager", **settings | {"compile": False})
     pretrain.run(eager)
     losses = [[record.get("loss", 0.0) for record in curve(job)] for job in (whole, eager)]
     # Dropout's masks are drawn otherwise by compiled code.
@@ -325,7 +324,7 @@ def test_a_failing_compiler_is_explained(work):
         raise torch._dynamo.exc.TorchDynamoException("no compiler was found")
 
     training = Training(work(compile=True))
-    training.body = refuse
+    training.model.base_model.forward = refuse
     with pytest.raises(TinyTransformersError, match=r"no compiler was found\. .* set train.compile to false"):
         training._step()
 
