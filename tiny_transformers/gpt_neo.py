@@ -26,7 +26,7 @@ from tiny_transformers import attention, feed_forward
 from tiny_transformers.activations import stock_name
 from tiny_transformers.feed_forward import Zero
 from tiny_transformers.head import cross_entropy
-from tiny_transformers.variant import Variant, VariantConfig
+from tiny_transformers.variant import Variant, VariantConfig, known_attention
 
 GELU = "gelu_pytorch_tanh"  # GPT-Neo's gelu_new, equal to rounding, in one kernel instead of eight
 
@@ -54,10 +54,10 @@ class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         # transformers refuses GPT-Neo any other attention than eager: asked before our own is in place.
-        asked = config._attn_implementation_internal
+        asked = known_attention(config._attn_implementation_internal or "sdpa")
         config._attn_implementation = "eager"
         super().__init__(config, *args, **kwargs)
-        self.config._attn_implementation = asked or "sdpa"
+        self.config._attn_implementation = asked
 
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model, "h"

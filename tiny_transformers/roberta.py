@@ -58,6 +58,7 @@ class NoOutput(nn.Module):
 
 class TinyRobertaPreTrainedModel(Variant, RobertaPreTrainedModel):
     config_class = TinyRobertaConfig
+    _supports_flash_attn = _supports_flex_attn = False  # see `known_attention`
 
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model.get_submodule("encoder"), "layer"

@@ -94,6 +94,14 @@ def set_place(block: nn.Module, place: int) -> None:
             module.layer_id = place  # type: ignore[assignment]
 
 
+def known_attention(implementation: str) -> str:
+    """Raises ValueError for what is neither `eager` nor `sdpa`: its masks are of another form, which our attention would
+    take for a matrix of queries and keys."""
+    if implementation not in ("eager", "sdpa"):
+        raise ValueError(f"attn_implementation {implementation!r}: this model has eager and sdpa.")
+    return implementation
+
+
 class Variant(PreTrainedModel):
     """To be named before a model class of Hugging Face among the bases."""
 
@@ -121,6 +129,10 @@ class Variant(PreTrainedModel):
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
+
+    def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:  # type: ignore[override]
+        """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
+        self.config._attn_implementation = known_attention(attn_implementation)
 
     def stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of blocks, and the list's name there."""

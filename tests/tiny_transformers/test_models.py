@@ -305,6 +305,26 @@ def test_padding_does_not_change_logits(family, variant):
     torch.testing.assert_close(logits, model(story).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_is_eager_or_sdpa_and_can_be_changed(family, tmp_path):
+    model = perturb(models.build(small(family, "gelu"), seed=1)).eval()
+    text = tokens(rows=2, length=10)
+    mask = torch.ones_like(text)
+    mask[0, :4] = 0  # on the left, where a decoder sees it
+    fused = model(text, attention_mask=mask, output_attentions=True)
+    model.set_attn_implementation("eager")
+    eager = model(text, attention_mask=mask, output_attentions=True)
+    assert eager.attentions[0].shape == (2, model.config.num_attention_heads, 10, 10)
+    real = mask.bool()
+    torch.testing.assert_close(eager.logits[real], fused.logits[real], rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    for other in ("flash_attention_2", "flex_attention"):
+        with pytest.raises(ValueError, match="eager and sdpa|does not support"):
+            model.set_attn_implementation(other)
+        with pytest.raises(ValueError, match="eager and sdpa|does not support"):
+            type(model).from_pretrained(tmp_path, attn_implementation=other)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoders_generate_with_their_cache_what_they_generate_without(variant):
     # Small weights but not the start's: greedy choices must not hang on rounding.

@@ -1,9 +1,10 @@
 import json
 
 import pytest
-from variants import small
+import torch
+from variants import perturb, small, tokens
 
-from tiny_transformers import builtin
+from tiny_transformers import builtin, models
 from tiny_transformers.config import RunConfig
 from tiny_transformers.pretrain import Training
 from tiny_transformers.work import Work
@@ -17,6 +18,23 @@ def builtin_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("builtin")
     builtin.write_builtin(root)
     return root
+
+
+def test_the_trainers_decoder_has_hugging_faces_attention_and_its_mask():
+    pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
+    import padded_trainer
+
+    theirs, ours = (
+        padded_trainer.build(small("gpt_neo", "gelu"), seed=1).eval(),
+        models.build(small("gpt_neo", "gelu"), 1),
+    )
+    perturb(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    text = tokens(rows=2, length=10)
+    mask = torch.ones_like(text)
+    mask[0, :4] = 0  # on the left, where it is seen
+    found, expected = (model(text, attention_mask=mask).logits[mask.bool()] for model in (theirs, ours.eval()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt_neo", "roberta"])
