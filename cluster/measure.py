@@ -1,6 +1,6 @@
 """What the ledger has measured on a site -> `cost.Measured`, by which runs are planned.
 
-Only attempts on the site of the same name count, and peaks only of the same kind of device. Speeds are of whole packs:
+Only attempts on the site of the same name and the same kind of device, where it is known, count. Speeds are of whole packs:
 a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known from those
 that were trained at the same time, and nothing else beside them. What a probe measured counts where the ledger proper
 has nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
@@ -31,7 +31,10 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
     by_stage: dict[str, Figure] = {}
     by_architecture: dict[tuple[str, str], Figure] = {}
     peaks: dict[str, Figure] = {}
-    read = [([_Attempt(row) for row in _parsed(ledger, site)], word) for ledger, word in ledgers]
+    read = [
+        ([each for row in _parsed(ledger, site) if (each := _Attempt(row)).here(site)], word)
+        for ledger, word in ledgers
+    ]
     shared = _together(read, site)
     for attempts, word in read:
         speeds: dict[tuple[str, str], list[float]] = {}
@@ -42,7 +45,7 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
                 gain = shared.gain(each.config, each.together) if each.stage == "pretrain" else 1.0
                 speeds.setdefault((each.key, each.stage), []).append(speed / gain)
             # Of an architecture whose pretraining was not measured the peak is not known yet.
-            if each.peak and each.key in trained and each.on_gpu == bool(site.gpus):
+            if each.peak and each.key in trained:
                 memory.setdefault(each.key, []).append(each.peak)
         for key, values in speeds.items():
             by_architecture.setdefault(key, Figure(median(values), f"{word} ({len(values)})"))
@@ -140,8 +143,13 @@ class _Attempt:
         # runs that shared the pack
         self.together = 1 if self.stage in ALONE else max(1, min(row["slots"] or 1, row["runs"]))
 
+        self.device = row["device"]
         self.pack = row["token"], row["task"]
         self.span = _span(row)
+
+    def here(self, site: Site) -> bool:
+        """Whether it was on the kind of device that the site has; of most stages only the time is known."""
+        return self.device is None or self.on_gpu == bool(site.gpus)
 
     @property
     def rate(self) -> float | None:

@@ -81,11 +81,13 @@ def test_another_seed_is_the_same_architecture(root, runs):
     assert found.peak(seeded).value == 900.0
 
 
-def test_figures_of_another_site_and_peaks_of_another_device_do_not_count(root, runs):
+def test_figures_of_another_site_and_of_another_kind_of_device_do_not_count(root, runs):
     ledger = finish(root, runs[:1], GPU)
     elsewhere = measured([(ledger, "measured")], SITE.model_copy(update={"name": "elsewhere"}))
     assert (elsewhere.by_stage, elsewhere.by_architecture, elsewhere.peaks) == ({}, {}, {})
-    assert measured([(ledger, "measured")], SITE.model_copy(update={"gpus": 0})).peaks == {}
+    without = measured([(ledger, "measured")], SITE.model_copy(update={"gpus": 0}))
+    assert without.peaks == without.together == {}
+    assert "pretrain" not in without.by_stage
 
 
 def test_what_failed_is_no_measurement(root, runs):
