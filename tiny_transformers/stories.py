@@ -127,7 +127,8 @@ def tokenize_stories(
 def own_cpus() -> int:
     """The CPUs that this process may use. Runs that share a node are each given their share as OMP_NUM_THREADS."""
     limits = [os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS")]
-    return max(1, min([len(os.sched_getaffinity(0)), *(int(limit) for limit in limits if limit.isdecimal())]))
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    return max(1, min([own, *(int(limit) for limit in limits if limit.isdecimal())]))
 
 
 def _make(task: Task, workers: int, should_stop: Callable[[], bool]) -> None:
