@@ -1,9 +1,9 @@
 """What the ledger has measured on a site -> `cost.Measured`, by which runs are planned.
 
-Only attempts on the site of the same name and the same kind of device, where it is known, count. Speeds are of whole packs:
-a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known from those
-that were trained at the same time, and nothing else beside them. What a probe measured counts where the ledger proper
-has nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
+Only attempts on the site of the same name and the same kind of device, where it is known, count. Speeds are of whole
+packs: a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known
+from those that were trained at the same time, and nothing else beside them. What a probe measured counts where the
+ledger proper has nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
 
 from __future__ import annotations
 

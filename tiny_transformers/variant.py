@@ -95,8 +95,8 @@ def set_place(block: nn.Module, place: int) -> None:
 
 
 def known_attention(implementation: str) -> str:
-    """Raises ValueError for what is neither `eager` nor `sdpa`: its masks are of another form, which our attention would
-    take for a matrix of queries and keys."""
+    """Raises ValueError for what is neither `eager` nor `sdpa`: its masks have another form, which our attention
+    would take for a matrix of queries and keys."""
     if implementation not in ("eager", "sdpa"):
         raise ValueError(f"attn_implementation {implementation!r}: this model has eager and sdpa.")
     return implementation
