@@ -133,10 +133,10 @@ def probe(
     numbers = _numbers(slots)
     document = manifest.load(manifest_path)
     profile = sites.load(site or sites.default_site(), account=account, partition=partition).with_rules(document.retry)
-    short = (f"train.max_steps={steps}", "train.evaluations=1", f"train.eval_stories={PROBE_STORIES}")
+    short = [f"train.max_steps={steps}", "train.budget=null", "train.evaluations=1"]
     if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
-        short = (*short, "train.compile=true")
-    overrides = [*(overrides or ()), *short]
+        short.append("train.compile=true")
+    overrides = [*(overrides or ()), *short, f"train.eval_stories={PROBE_STORIES}"]
     cells = manifest.cells(document, studies=study or (), overrides=overrides)
     root = OutputRoot(output_root).probe
     where = submitting.Where(root, log_dir, dry_run, yes)

@@ -159,15 +159,32 @@ def training_flops(config: RunConfig) -> float:
 
 def studies_seconds(config: RunConfig) -> float:
     """What the studies' own way would take on one A100 to pretrain this model on as many stories: the published time of
-    the family's base model, scaled by padded tokens and by FLOPs of a token."""
+    the family's base model, scaled by padded tokens and by FLOPs of a token. A budget of hours takes the same hours."""
     family = config.model.family
-    tokens = config.train.max_steps * config.train.stories_per_step * config.data.max_length
+    if seconds := budgeted_seconds(config):
+        return seconds
+    tokens = _story_tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
     base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
     return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
 
 
+def budgeted_seconds(config: RunConfig) -> float:
+    """That pretraining's steps take whatever the speed is; 0 without a budget of hours."""
+    budget = config.train.budget
+    return 3600 * budget.hours if budget and budget.hours else 0.0
+
+
+def _story_tokens(config: RunConfig) -> float:
+    """That pretraining goes through; 0 with a budget of hours, which leaves that to the speed."""
+    train = config.train
+    if train.max_steps is not None:
+        return train.max_steps * train.stories_per_step * STORY_TOKENS[config.data.source]
+    return float((train.budget and train.budget.tokens) or 0)
+
+
 def flops(config: RunConfig, stage: str) -> float:
-    """FLOPs of one stage, from the settings and the usual size of the data."""
+    """FLOPs of one stage, from the settings and the usual size of the data; without the steps that a budget of hours
+    pays for."""
     if stage == "add_tokenizer":
         return 0.0
     # As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many.
@@ -179,7 +196,7 @@ def flops(config: RunConfig, stage: str) -> float:
 
     if stage == "pretrain":
         train = config.train
-        tokens = train.max_steps * train.stories_per_step * STORY_TOKENS[source]
+        tokens = _story_tokens(config)
         validated = min(VALIDATION_STORIES[source], train.eval_stories or VALIDATION_STORIES[source])
         return 3.0 * forward * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
     if stage == "blimp":
@@ -222,7 +239,9 @@ def _one_mask(config: RunConfig, length: int) -> float:
 
 
 def _estimate(measured: Measured, config: RunConfig, stages: tuple[str, ...], slots: int) -> float:
-    return sum(STAGE_OVERHEAD + flops(config, stage) / measured.speed(config, stage, slots).value for stage in stages)
+    budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
+    computed = (flops(config, stage) / measured.speed(config, stage, slots).value for stage in stages)
+    return len(stages) * STAGE_OVERHEAD + budgeted + sum(computed)
 
 
 def _curve(measured: Measured, key: str) -> dict[int, float]:

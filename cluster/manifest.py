@@ -270,12 +270,15 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
 
 
 def _merge(*layers: Layer) -> Layer:
-    """A later layer wins; one that names another kind of feed-forward module leaves nothing of an earlier one's."""
+    """A later layer wins. One with another kind of feed-forward module leaves nothing of an earlier one's, and one
+    that says how long to train leaves no earlier budget."""
     merged: Layer = {}
     for layer in layers:
         kind, before = layer.get(FEED_FORWARD_KIND), merged.get(FEED_FORWARD_KIND)
         if kind and kind.value != (before.value if before else "dense"):
             merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}
+        if any(path.startswith(("train.max_steps", "train.budget")) for path in layer):
+            merged = {path: value for path, value in merged.items() if not path.startswith("train.budget")}
         merged |= layer
     return merged
 

@@ -154,9 +154,14 @@ def name(model: str, config: RunConfig) -> str:
 
 
 def _unseeded_name(config: RunConfig, model: str) -> str:
-    steps = config.train.max_steps
-    trained = "" if steps == Train().max_steps else f"-{steps}steps"
-    return f"{model_name(model, config.model)}{trained}"
+    return f"{model_name(model, config.model)}{_trained(config.train)}"
+
+
+def _trained(train: Train) -> str:
+    """How long, unless it is as long as usual."""
+    if budget := train.budget:
+        return f"-{budget.hours:g}h" if budget.hours else f"-{(budget.tokens or 0) / 1e6:g}Mtokens"
+    return "" if train.max_steps == Train().max_steps else f"-{train.max_steps}steps"
 
 
 def model_name(model: str, shape: Architecture) -> str:
@@ -244,18 +249,30 @@ def item(
 def arrange(
     items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured | None = None
 ) -> list[Array]:
-    """Items -> packs -> arrays, for this site. An array has one set of resources, so what must run with less memory or
-    off certain nodes has arrays of its own.
+    """Items -> packs -> arrays, for this site. An array has one set of resources, so what must run with less memory,
+    off certain nodes or alone has arrays of its own.
 
     Raises InputError if a run does not fit the site at all."""
-    groups: dict[tuple[int, tuple[str, ...]], list[Item]] = {}
+    groups: dict[tuple[int, tuple[str, ...], bool], list[Item]] = {}
     if site.scheduler == "local" and items:  # one pack, as careful as any of its runs needs
-        groups[max(item.adjustment.less_memory for item in items), ()] = list(items)
+        alone = any(_alone(item, runs) for item in items)
+        groups[max(item.adjustment.less_memory for item in items), (), alone] = list(items)
     else:
         for item in items:
-            groups.setdefault((item.adjustment.less_memory, item.adjustment.exclude), []).append(item)
+            key = item.adjustment.less_memory, item.adjustment.exclude, _alone(item, runs)
+            groups.setdefault(key, []).append(item)
     measured = measured or cost.Measured(site.flops)
-    return [array for key, group in groups.items() for array in _arrange_alike(group, runs, site, measured, *key)]
+    return [
+        array
+        for (less_memory, exclude, _), group in groups.items()
+        for array in _arrange_alike(group, runs, site, measured, less_memory, exclude)
+    ]
+
+
+def _alone(item: Item, runs: Mapping[str, Run]) -> bool:
+    """Whether others on the device would take from the result: what a run learns in some hours depends on the speed."""
+    pretrains = any(stage == "pretrain" for stage, _ in item.stages)
+    return pretrains and cost.budgeted_seconds(runs[item.run_id].config) > 0
 
 
 def _arrange_alike(
@@ -304,6 +321,8 @@ def size(items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: c
     Raises InputError if a run does not fit the site at all."""
     need = _memory([runs[item.run_id] for item in items], site, measured)
     slots, slots_bound = _slots(need, site, _gains(items, runs, measured))
+    if slots > 1 and any(_alone(item, runs) for item in items):
+        slots, slots_bound = 1, "a budget of hours is for a run alone"
     count, count_bound = _runs_per_pack(_timed(items, runs, measured, slots), slots, site)
     if count < slots:
         slots, slots_bound = count, f"runs in a pack: {count_bound}"

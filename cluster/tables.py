@@ -121,6 +121,8 @@ def _at_a_time(arrays: Iterable[Array]) -> Iterable[tuple[Item, int]]:
 
 def _kind(config: RunConfig, stage: str, slots: int, measured: cost.Measured) -> str:
     """A figure's basis without its numbers."""
+    if stage == "pretrain" and cost.budgeted_seconds(config):
+        return "a budget of hours"
     if not cost.flops(config, stage):
         return "fixed"
     return re.sub(r" \(\d+\)", "", measured.speed(config, stage, slots).basis)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -45,10 +45,27 @@ class Data(Settings):
     max_length: PositiveInt = 512  # tokens a story is cut at
 
 
+class Budget(Settings):
+    """What a training may use; exactly one of the two."""
+
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # in steps, not evaluations or checkpoints
+    tokens: PositiveInt | None = None  # of the stories, without padding
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.hours is None) == (self.tokens is None):
+            raise ValueError("a budget is either hours or tokens: set one of them")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,} tokens" if self.hours is None else f"{self.hours:g} hours"
+
+
 class Train(Settings):
     """Hugging Face Trainer's words; one step is one optimizer step."""
 
-    max_steps: PositiveInt = 8_280  # one epoch of TinyStories at 256 stories a step
+    max_steps: PositiveInt | None = 8_280  # one epoch of TinyStories at 256 stories a step; null: there is a budget
+    budget: Budget | None = None  # in place of max_steps, which is then null
     stories_per_step: PositiveInt = 256
     micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
@@ -61,6 +78,28 @@ class Train(Settings):
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # encoders only
     evaluations: PositiveInt = 10  # on validation, evenly spaced; a checkpoint is written with each
     eval_stories: PositiveInt | None = None  # the first so many of the validation stories; null: all
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_wins(cls, settings: Any) -> Any:
+        """Without the steps that do not count then, so that they are not part of a run's id."""
+        if isinstance(settings, dict) and settings.get("budget") is not None:
+            return settings | {"max_steps": None}
+        return settings
+
+    @model_validator(mode="after")
+    def _ends(self) -> Train:
+        if self.max_steps is None and self.budget is None:
+            raise ValueError("max_steps is null and there is no budget: set one of them")
+        return self
+
+    def fraction(self, *, step: float, tokens: int, seconds: float) -> float:
+        """How much of the training is done, 0 to 1, after so many steps, tokens of stories, and seconds in steps."""
+        if self.max_steps is not None:
+            return step / self.max_steps
+        assert self.budget is not None
+        done = tokens / self.budget.tokens if self.budget.tokens else seconds / 3600 / (self.budget.hours or 1)
+        return min(1.0, done)
 
 
 class Blimp(Settings):

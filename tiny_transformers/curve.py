@@ -22,6 +22,7 @@ class Counters:
     waited: float = 0.0  # of these, for data
     steady_tokens: int = 0  # without the first step of a sitting, when kernels are compiled and memory is touched first
     steady_seconds: float = 0.0
+    due: bool = False  # an evaluation, after this step
     labels: int = 0
     eligible: int = 0  # tokens that could have been labels
     first_loss: float = math.nan
@@ -55,9 +56,9 @@ class Curve:
         draft.write_text("".join(kept))
         os.replace(draft, self.path)
 
-    def add(self, counters: Counters, loss: float, learning_rate: float, last: int) -> None:
+    def add(self, counters: Counters, loss: float, learning_rate: float, *, last: bool) -> None:
         step = counters.step
-        if step in (1, last) or step % self.every == 0:
+        if step == 1 or last or step % self.every == 0:
             self._append(
                 step=step, loss=loss, learning_rate=learning_rate, tokens=counters.tokens, seconds=counters.seconds
             )
@@ -79,16 +80,14 @@ class Curve:
 class Log:
     """A line on stdout every few seconds."""
 
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
+    def __init__(self) -> None:
         self.printed = -math.inf
 
-    def step(self, counters: Counters, loss: float) -> None:
+    def step(self, counters: Counters, loss: float, fraction: float, progress: str) -> None:
         now = time.monotonic()
-        if counters.step < self.max_steps and now - self.printed < PRINT_EVERY:
+        if fraction < 1 and now - self.printed < PRINT_EVERY:
             return
         self.printed = now
         speed = counters.tokens / counters.seconds
-        minutes = (self.max_steps - counters.step) * counters.seconds / counters.step / 60
-        progress = f"step {counters.step} of {self.max_steps}"
+        minutes = (1 / fraction - 1) * counters.seconds / 60
         print(f"{progress}: loss {loss:.4f}, {speed:,.0f} tokens/s, {minutes:.1f} min left", flush=True)

@@ -5,7 +5,8 @@ the whole step, however it is cut into micro-batches. A run that was interrupted
 ends in the same weights as one that was not: bit for bit on a CPU with the same number of threads.
 
 As in the study: AdamW, linear decay to zero without warm-up, clipping by the norm. Products are of bfloat16 where the
-hardware has them, in autocast's way, with weights, gradients and optimizer in float32."""
+hardware has them, in autocast's way, with weights, gradients and optimizer in float32. It ends after so many steps, or
+with a budget of tokens or hours: then the decay and the evaluations follow what part of the budget is used."""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ class Training:
         self.counters = Counters()
         self.checkpointed = 0  # the step of the newest checkpoint
         self.checks: dict[str, Check] = {}
-        self.evaluation_steps = evaluation_steps(self.settings.max_steps, self.settings.evaluations)
+        steps = self.settings.max_steps  # None with a budget
+        self.evaluation_steps = evaluation_steps(steps, self.settings.evaluations) if steps else []
         self._read_data()
         self.device = pick_device()
         bound_kernel_caches()
@@ -111,8 +113,8 @@ class Training:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        self.curve = Curve(work.run_dir / "curve.jsonl", every=math.ceil(self.settings.max_steps / CURVE_POINTS))
-        self.log = Log(self.settings.max_steps)
+        self.curve = Curve(work.run_dir / "curve.jsonl", every=math.ceil((steps or 1) / CURVE_POINTS))
+        self.log = Log()
         self.feed = Feed(self._make_step)
         self.first_of_sitting = True
 
@@ -120,7 +122,8 @@ class Training:
         """Unless it is set: dense models on a GPU. What others compute depends on the data, in many small pieces."""
         if self.settings.compile is not None:
             return self.settings.compile
-        long = self.settings.max_steps >= COMPILED_STEPS
+        steps = self.settings.max_steps
+        long = steps is None or steps >= COMPILED_STEPS
         return long and self.device.type == "cuda" and self.config.model.ffn.kind == "dense"
 
     def _compile(self) -> None:
@@ -203,11 +206,26 @@ class Training:
 
     def train(self) -> None:
         self._evaluate_if_due()  # after a stop between a checkpoint and its evaluation
-        while self.counters.step < self.settings.max_steps:
+        while self.fraction() < 1:
             self._step()
-            if self.counters.step in self.evaluation_steps:
+            if self.counters.due:
                 self.write_checkpoint()
                 self._evaluate_if_due()
+
+    def fraction(self) -> float:
+        """Of max_steps or of the budget, that is done: 0 to 1."""
+        return self.settings.fraction(
+            step=self.counters.step, tokens=self.counters.tokens, seconds=self.counters.seconds
+        )
+
+    def _so_far(self, step: int) -> str:
+        if self.settings.budget:
+            return f"step {step}, {100 * self.fraction():.0f} % of {self.settings.budget}"
+        return f"step {step} of {self.settings.max_steps}"
+
+    def _passed(self, before: float, parts: int) -> bool:
+        """Whether the last step took the budget past one of its equal parts."""
+        return int(before * parts) < int(self.fraction() * parts)
 
     def _make_step(self, number: int) -> Step:
         """The batches of an optimizer step; of nothing but the data, the seed and the step's number."""
@@ -234,7 +252,7 @@ class Training:
         )
 
     def _step(self) -> None:
-        started, number = time.monotonic(), self.counters.step
+        started, number, done = time.monotonic(), self.counters.step, self.fraction()
         step = self.feed.take(number, last=number + 1 == self.settings.max_steps)
         waited = time.monotonic() - started
         torch.manual_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
@@ -245,10 +263,15 @@ class Training:
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
             raise
-        self._update(loss, learning_rate=self.settings.learning_rate * (1 - number / self.settings.max_steps))
+        self._update(loss, learning_rate=self.settings.learning_rate * (1 - done))
         self._count(step, loss, time.monotonic() - started, waited)
-        self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.settings.max_steps)
-        self.log.step(self.counters, loss)
+        if self.settings.budget:
+            self.counters.due = self._passed(done, self.settings.evaluations)
+        else:
+            self.counters.due = self.counters.step in self.evaluation_steps
+        if not self.settings.budget or number == 0 or self._passed(done, CURVE_POINTS):
+            self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.fraction() >= 1)
+        self.log.step(self.counters, loss, self.fraction(), self._so_far(self.counters.step))
         if self.counters.step == 1:
             self._check_start()
 
@@ -307,15 +330,16 @@ class Training:
 
     def _report(self, step: float, doing: str = "") -> None:
         """Say how far we are, and leave if asked to; parameters and counters are those of the last whole step."""
-        self.work.progress(step / self.settings.max_steps, f"step {int(step)} of {self.settings.max_steps}{doing}")
+        fraction = self.fraction() if self.settings.max_steps is None else step / self.settings.max_steps
+        self.work.progress(fraction, f"{self._so_far(int(step))}{doing}")
         if self.work.should_stop():
-            raise Interrupted(f"asked to stop after step {self.counters.step} of {self.settings.max_steps}")
+            raise Interrupted(f"asked to stop after {self._so_far(self.counters.step)}")
 
     # --- evaluation
 
     def _evaluate_if_due(self) -> None:
         step = self.counters.step
-        if step in self.evaluation_steps and step not in self.curve.evaluations:
+        if self.counters.due and step not in self.curve.evaluations:
             loss = self._evaluate()
             self._check_finite(loss, f"the validation loss is {loss}")
             self.curve.add_evaluation(step, loss)
@@ -342,7 +366,7 @@ class Training:
     def _check_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise TinyTransformersError(
-                f"after step {self.counters.step} of {self.settings.max_steps} {what}: training has diverged. "
+                f"after {self._so_far(self.counters.step)} {what}: training has diverged. "
                 f"Lower train.learning_rate (it is {self.settings.learning_rate:g})."
             )
 
@@ -392,7 +416,7 @@ class Training:
 
     @property
     def final_loss(self) -> float:
-        return self.curve.evaluations[self.settings.max_steps]
+        return self.curve.evaluations[self.counters.step]  # the last step is evaluated
 
     def flops_per_token(self) -> float:
         """Of training, on average; see `architecture.training_flops`."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cluster import cli, manifest
 from tiny_transformers.architecture import FEED_FORWARD, GPTNeo, Roberta, Sharing
-from tiny_transformers.config import RunConfig
+from tiny_transformers.config import Budget, RunConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -38,10 +38,18 @@ def test_every_setting_is_documented_with_its_default():
         (Roberta, "model."),
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
+        (Budget, "train.budget."),
     ):
         for path, value in defaults(settings, prefix):
             known.setdefault(path, []).append(value)
-    for path in ("model", "model.sharing", "seed", "smoke", "recipe"):  # a section, or not of the manifest
+    for path in (
+        "model",
+        "model.sharing",
+        "train.budget",
+        "seed",
+        "smoke",
+        "recipe",
+    ):  # a section, or not of the manifest
         known.pop(path)
     known |= {"model.family": [""], "model.ffn.kind": ["dense"]}
     assert documented == {path: " / ".join(dict.fromkeys(values)) for path, values in known.items()}

@@ -99,6 +99,10 @@ smoke: {train: {max_steps: 2}}
         ({"model": "gpt", "seeds": []}, "studies.s.seeds: [] must be a list"),
         ({"model": "gpt", "seeds": [-1]}, "studies.s.seeds: -1"),
         ({"model": "gpt", "train": {"max_step": 3}}, "studies.s.train.max_step: unknown key. Did you mean max_steps?"),
+        ({"model": "gpt", "train.budget": {"hours": 1, "tokens": 1}},
+         "studies.s.train.budget: a budget is either hours or tokens: set one of them."),
+        ({"model": "gpt", "train.budget": {"hour": 1}}, "studies.s.train.budget.hour: unknown key. Did you mean hours"),
+        ({"model": "gpt", "train.max_steps": None}, "studies.s.train: max_steps is null and there is no budget"),
         ({"model": "gpt", "stages": ["blimp"]}, "studies.s.stages: blimp needs add_tokenizer. Add it."),
         ({"model": "gpt", "stages": ["pretrian"]}, "studies.s.stages.pretrian: unknown key. Did you mean pretrain?"),
         ({"model": "gpt", "data.max_length": 600}, "data.max_length 600 exceeds the model's 512 positions"),
@@ -137,6 +141,30 @@ def test_a_file_that_is_no_manifest_says_why(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         manifest.load(path)
+
+
+def test_the_last_layer_that_says_how_long_to_train_decides(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+defaults: {train.max_steps: 10}
+models: {gpt: {family: gpt_neo}}
+studies:
+  s: {model: gpt, train.budget: {hours: 5}}
+smoke: {train.max_steps: 2}
+""")
+
+    def length(*overrides, smoke=False):
+        (cell,) = manifest.cells(manifest.load(path), overrides=overrides, smoke=smoke)
+        return cell.config.train.max_steps or str(cell.config.train.budget)
+
+    assert length() == "5 hours"
+    assert length(smoke=True) == length("train.max_steps=2") == 2
+    assert length("train.budget=null") == 10
+    assert length("train.budget.tokens=1000") == length("train.budget.tokens=1000", smoke=True) == "1,000 tokens"
+    path.write_text(path.read_text().replace("train.max_steps: 10", "train.budget: null"))
+    assert (length(), length("train.budget=null")) == ("5 hours", 8_280)
+    path.write_text(path.read_text().replace("train.budget: null", "train.budget.tokens: 10"))
+    assert (length(), length(smoke=True)) == ("5 hours", 2)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +353,8 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
     studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}
     assert len(studies["activations"]) == 6 * 22
     assert len(studies["sparse_ffn"]) == 20
-    assert (len(studies["sharing"]), len(studies["sharing_25k"])) == (32, 12)
+    assert (len(studies["sharing"]), len(studies["sharing_25k"]), len(studies["sharing_5h"])) == (32, 12, 2)
+    assert all(str(cell.config.train.budget) == "5 hours" for cell in studies["sharing_5h"])
     assert {"width", "blocks", "ffn_depth", "heads", "qk_width", "kv_groups", "order", "bias"} <= studies.keys()
     targets = {"gpt_neo": 9_585_664, "roberta": 9_863_952}
     for cell in (*studies["sharing"], *studies["kv_groups"], *studies["qk_width"]):

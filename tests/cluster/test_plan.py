@@ -45,6 +45,8 @@ def test_a_name_shows_the_true_parameter_count():
     assert plan.name("gpt", RunConfig(model=GPTNeo())) == "gpt-gelu-9.59M-2L-4H-512C-1024I-s42"
     longer = RunConfig(model=GPTNeo(), train={"max_steps": 10_000})
     assert plan.name("gpt", longer) == "gpt-gelu-9.59M-2L-4H-512C-1024I-10000steps-s42"
+    for budget, word in (({"hours": 5}, "5h"), ({"hours": 0.5}, "0.5h"), ({"tokens": 475_000_000}, "475Mtokens")):
+        assert plan.name("gpt", RunConfig(model=GPTNeo(), train={"budget": budget})).endswith(f"1024I-{word}-s42")
 
 
 def states(**status):
@@ -334,6 +336,43 @@ def test_probes_of_several_at_a_time_are_runs_of_their_own(manifest_file):
     assert {cost.architecture_key(run.config) for each in runs for run in each} == {cost.architecture_key(cell.config)}
 
 
+# -- a budget ----------------------------------------------------------------------------------------------------------
+
+
+def with_budget(run, number, **budget):
+    train = run.config.train.model_validate({"budget": budget})
+    return dataclasses.replace(run, id=f"budget{number}", config=run.config.model_copy(update={"train": train}))
+
+
+def test_runs_with_a_budget_of_hours_are_alone_and_take_their_hours(runs):
+    where = SITE.model_copy(update={"memory_per_cpu": 8_000, "slots": 4, "runs_per_pack": 4})
+    timed = [with_budget(run, number, hours=5) for number, run in enumerate(runs[:2])]
+    every = [*runs, *timed, with_budget(runs[0], "tokens", tokens=1_000)]
+    by_id, measured = {run.id: run for run in every}, gaining(runs, GAINS)
+    work = [plan.item(run, ["pretrain"], {}, measured) for run in every]
+    shared, alone = plan.arrange(work, by_id, where, measured)
+    assert (shared.resources.slots, alone.resources.slots) == (4, 1)
+    assert alone.sizing.slots_bound == "a budget of hours is for a run alone"
+    assert {item.run_id for pack in alone.packs for item in pack.items} == {run.id for run in timed}
+    evaluated = cost.flops(timed[0].config, "pretrain") / 1e12
+    assert measured.seconds(timed[0].config, "pretrain") == pytest.approx(5 * 3600 + cost.STAGE_OVERHEAD + evaluated)
+    evaluations = [plan.item(run, ["blimp"], {}, measured) for run in timed]
+    (later,) = plan.arrange(evaluations, by_id, where, measured)
+    assert later.resources.slots == 4
+    (local,) = plan.arrange(work, by_id, where.model_copy(update={"scheduler": "local"}), measured)
+    assert local.resources.slots == 1
+
+
+def test_a_budget_of_tokens_costs_as_many_steps_of_the_usual_stories():
+    def config(**train):
+        return RunConfig.model_validate({"model": {"family": "gpt_neo"}, "train": train})
+
+    steps, tokens = config(max_steps=100), config(budget={"tokens": 100 * 256 * cost.STORY_TOKENS["files"]})
+    assert cost.flops(tokens, "pretrain") == pytest.approx(cost.flops(steps, "pretrain"))
+    assert cost.studies_seconds(tokens) == pytest.approx(cost.studies_seconds(steps))
+    assert cost.studies_seconds(config(budget={"hours": 5})) == 5 * 3600
+
+
 # -- the studies' own way ---------------------------------------------------------------------------------------------
 
 
@@ -395,8 +434,8 @@ def test_ids_are_those_of_the_whole_canonical_settings_and_do_not_change():
         text = json.dumps(run.config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         assert run.id == plan.identity(run.config) == hashlib.sha256(text.encode()).hexdigest()[:12]
         assert run.config == RunConfig.model_validate(run.config.model_dump())
-    assert plan.identity(RunConfig(model=GPTNeo())) == "375be5982479"
-    assert plan.identity(RunConfig(model=Roberta(), seed=7)) == "2262018edaba"
+    assert plan.identity(RunConfig(model=GPTNeo())) == "a1a2c59481f0"
+    assert plan.identity(RunConfig(model=Roberta(), seed=7)) == "e1783a2adec0"
 
 
 def test_a_hundred_thousand_runs_are_planned_without_checking_each(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 import hashlib
+import itertools
 import json
 import math
 import re
+import types
 
 import numpy as np
 import pytest
@@ -444,6 +446,107 @@ def test_progress_rises_to_the_end(work):
     assert (fractions[0], fractions[-1]) == (0, 1)
 
 
+# --- a budget
+
+
+def budgeted(work, name="run", evaluations=3, **budget):
+    return work(name=name, budget=budget, evaluations=evaluations, eval_stories=4)
+
+
+def tick(monkeypatch, seconds):
+    """A clock that goes on by so much each time that it is read: a step, of which it is asked three times, takes twice
+    as long. Only the training's own: `monotonic` of all else stays."""
+    now = itertools.count(0, seconds)
+    clock = types.SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr(pretrain, "time", clock)
+
+
+def test_a_budget_of_tokens_ends_with_the_step_that_reaches_it_and_is_the_schedule(work):
+    job = budgeted(work, tokens=1_000)
+    outcome = pretrain.run(job)
+    steps = [record for record in curve(job) if "loss" in record]
+    tokens = [record["tokens"] for record in steps]
+    assert outcome.metrics["steps"] == len(steps) > 5
+    assert tokens[-2] < 1_000 <= tokens[-1] == outcome.metrics["tokens"]
+    assert [record["learning_rate"] for record in steps] == pytest.approx(
+        [5e-4 * (1 - before / 1_000) for before in [0, *tokens[:-1]]]
+    )
+    crossing = [next(i for i, t in enumerate(tokens, 1) if t >= 1_000 * part / 3) for part in (1, 2, 3)]
+    evaluations = [record for record in curve(job) if "eval_loss" in record]
+    assert [record["step"] for record in evaluations] == crossing
+    assert outcome.scores[0].value == evaluations[-1]["eval_loss"]
+
+
+def test_a_budget_smaller_than_a_step_is_one_step_and_one_evaluation(work):
+    job = budgeted(work, tokens=1)
+    assert pretrain.run(job).metrics["steps"] == 1
+    assert [record["step"] for record in curve(job)] == [1, 1]
+
+
+def test_a_budget_of_tokens_that_was_stopped_again_and_again_ends_in_the_same_bits(work):
+    whole, cut = (budgeted(work, name, tokens=1_000) for name in ("whole", "cut"))
+    expected = pretrain.run(whole)
+    for text in ("step 1,", "step 3,", "evaluating", "step 5,"):
+        asked = []
+        cut.progress = lambda _, doing, asked=asked: asked.append(doing)
+        cut.should_stop = lambda asked=asked, text=text: text in asked[-1]
+        with pytest.raises(Interrupted, match=r"asked to stop after step \d, \d+ % of 1,000 tokens"):
+            pretrain.run(cut)
+    cut.should_stop = lambda: False
+    assert pretrain.run(cut).scores == expected.scores
+    assert weights(cut) == weights(whole)
+    assert curve(cut) == curve(whole)
+
+
+def test_a_budget_of_hours_ends_in_time_and_is_the_schedule(work, monkeypatch, capsys):
+    tick(monkeypatch, 0.5 * 3600)
+    job = budgeted(work, hours=6, evaluations=2)
+    outcome = pretrain.run(job)
+    assert (outcome.metrics["steps"], outcome.metrics["seconds"]) == (6, 6 * 3600)
+    rates = [record["learning_rate"] for record in curve(job) if "loss" in record]
+    assert rates == pytest.approx([5e-4 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
+    assert [record["step"] for record in curve(job) if "eval_loss" in record] == [3, 6]
+    assert "step 6, 100 % of 6 hours: loss" in capsys.readouterr().out
+
+
+def test_a_budget_of_hours_goes_on_where_it_was_stopped(work, monkeypatch):
+    tick(monkeypatch, 0.5 * 3600)
+    whole, cut = (budgeted(work, name, hours=6) for name in ("whole", "cut"))
+    pretrain.run(whole)
+    done = []
+    cut.progress = lambda fraction, _: done.append(fraction)
+    cut.should_stop = lambda: done[-1] >= 0.5
+    with pytest.raises(Interrupted):
+        pretrain.run(cut)
+    cut.should_stop = lambda: False
+    assert pretrain.run(cut).metrics["seconds"] == 6 * 3600
+    assert weights(cut) == weights(whole)
+    assert curve(cut) == curve(whole)
+
+
+def test_a_budgets_curve_is_thinned_evenly(work, monkeypatch):
+    monkeypatch.setattr(pretrain, "CURVE_POINTS", 4)
+    tick(monkeypatch, 0.5 * 3600)
+    job = budgeted(work, hours=12)
+    pretrain.run(job)
+    assert [record["step"] for record in curve(job) if "loss" in record] == [1, 3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("budget", [{}, {"hours": 1, "tokens": 1}, {"hours": 0}, {"hours": math.inf}, {"tokens": -1}])
+def test_a_budget_is_either_hours_or_tokens(budget):
+    with pytest.raises(ValueError, match=r"either hours or tokens|greater than 0|finite"):
+        Train(budget=budget)
+
+
+def test_a_budget_takes_the_place_of_max_steps():
+    trains = [Train(max_steps=steps, budget={"hours": 5}) for steps in (8_280, 10, None)]
+    assert {train.model_dump_json() for train in trains} == {Train(budget={"hours": 5}).model_dump_json()}
+    assert trains[0].max_steps is None
+    assert Train(budget=None).max_steps == 8_280
+    with pytest.raises(ValueError, match="max_steps is null and there is no budget"):
+        Train(max_steps=None)
+
+
 # --- what must not pass
 
 
@@ -523,6 +626,6 @@ def test_tokenizer_larger_than_the_model_is_refused(work):
 def test_curve_of_a_long_run_is_thinned_evenly(tmp_path):
     thinned = Curve(tmp_path / "curve.jsonl", every=9)
     for step in range(1, 8_281):
-        thinned.add(Counters(step=step), loss=1.0, learning_rate=1.0, last=8_280)
+        thinned.add(Counters(step=step), loss=1.0, learning_rate=1.0, last=step == 8_280)
     steps = [json.loads(line)["step"] for line in thinned.path.read_text().splitlines()]
     assert steps == [1, *range(9, 8_281, 9)]
