@@ -166,3 +166,13 @@ def test_tokenizer_that_does_not_fit_the_models_is_refused(tmp_path, specials, v
     file = write_tokenizer(tmp_path / "tokenizer.json", specials)
     with pytest.raises(TinyTransformersError, match=message):
         batches.read_vocabulary(file, vocab_size)
+
+
+def test_lengths_are_multiples_so_that_shapes_are_few_but_no_longer_than_a_model_sees():
+    examples = batches.causal([np.arange(4, 4 + length, dtype=np.uint16) for length in (6, 17, 18, 40)])
+    cut = list(batches.micro_batches(examples, 40, causal=True, multiple=16, longest=39))
+    assert [tuple(batch.input_ids.shape) for batch in cut] == [(1, 39), (1, 32), (2, 16)]
+    assert sum(len(batch.labels) for batch in cut) == 5 + 16 + 17 + 39
+    assert (cut[1].input_ids[0, 17:] == 0).all()
+    (encoder,) = batches.micro_batches(examples[:1], 40, causal=False, multiple=16)
+    assert encoder.attention_mask.sum() == 5

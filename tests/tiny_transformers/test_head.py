@@ -117,3 +117,10 @@ def test_attention_drops_weights_not_values():
     mean = value.mean(2, keepdim=True)
     assert (outputs[0] - outputs[1]).abs().max() > 0
     torch.testing.assert_close(outputs[0].mean(2, keepdim=True), mean, rtol=0.1, atol=0.01)
+
+
+def test_a_mask_in_float32_hides_in_bfloat16_without_infinities():
+    added = torch.full((1, 1, 3, 3), torch.finfo(torch.float32).min)  # nothing visible, as left padding's queries
+    inputs = leaves((1, 1, 3, 4), (1, 1, 3, 4), (1, 1, 3, 4), dtype=torch.bfloat16)
+    output = attend(*inputs, added, causal=False, scale=1.0)
+    torch.testing.assert_close(output[0, 0, 0], inputs[2][0, 0].mean(0), rtol=0.05, atol=0.05)
