@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests may use."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ studies:
 smoke:
   train.max_steps: 3
 """
+
+
+@pytest.fixture(autouse=True)
+def random_state() -> None:
+    """Each test begins in the same random state, whichever ran before it; most never load torch."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture

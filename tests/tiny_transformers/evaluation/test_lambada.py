@@ -28,11 +28,11 @@ def uniform(family):
 
 def taught(family, tokenizer, text):
     """A model that has seen one text, with special tokens and without: some last words are what it would say."""
-    model = build(family, seed=4)
+    model = build(family, seed=4).eval()  # without dropout, so that it learns the same whatever was drawn before
     both = [torch.tensor([tokenizer(text, add_special_tokens=special)["input_ids"]] * 8) for special in (True, False)]
     optimizer, generator = torch.optim.Adam(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
     for ids in both * 40:
-        masked = torch.rand(ids.shape, generator=generator) < 0.4
+        masked = torch.rand(ids.shape, generator=generator) < torch.rand(len(ids), 1, generator=generator)
         seen = ids.masked_fill(masked, tokenizer.mask_token_id) if family.family == "roberta" else ids
         model(input_ids=seen, labels=ids).loss.backward()
         optimizer.step()
