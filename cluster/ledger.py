@@ -142,6 +142,24 @@ def m004_scores(db: Database) -> None:
     )
 
 
+@migrate()
+def m005_report(db: Database) -> None:
+    """What a report needs beside the scores: the question of a study and what its runs are held against, and the
+    GPU-hours of each stage run."""
+    # baselines: ids of runs, JSON
+    db.table("study").create({"name": str, "description": str, "baselines": str}, pk="name")
+    # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took. On a machine
+    # without a GPU it is hours.
+    db.create_view(
+        "gpu_hours",
+        "SELECT run_id, stage, count(*) AS attempts, sum(ended - started) AS seconds, "
+        "sum((ended - started) / 3600.0 * max(coalesce(gpus, 1), 1) / max(1, min(coalesce(slots, 1), runs))) "
+        "AS gpu_hours FROM attempt JOIN submission USING (token) "
+        "JOIN (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt GROUP BY token, task) "
+        "USING (token, task) WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
+    )
+
+
 class Ledger:
     """An open ledger. Rows are dictionaries."""
 
@@ -240,6 +258,19 @@ class Ledger:
             for stage, status in zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True):
                 stages.setdefault(stage, Counter())[status] += row["runs"]
         return counted
+
+    def put_study(self, name: str, description: str, baselines: Sequence[str]) -> None:
+        row = {"name": name, "description": description, "baselines": json.dumps(baselines)}
+        self._insert("study", row, "OR REPLACE")
+
+    def studies(self) -> list[dict[str, Any]]:
+        """Those whose question is known: name, description, baselines (ids of runs)."""
+        rows = self.db.query("SELECT * FROM study ORDER BY rowid")
+        return [row | {"baselines": json.loads(row["baselines"])} for row in rows]
+
+    def gpu_hours(self) -> list[dict[str, Any]]:
+        """Of every stage run that was ever tried: run_id, stage, attempts, seconds, gpu_hours."""
+        return list(self.db.query("SELECT * FROM gpu_hours"))
 
     def study_sizes(self) -> dict[str, int]:
         """Study -> number of runs."""

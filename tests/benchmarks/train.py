@@ -6,9 +6,9 @@
 
 The studies' way is Hugging Face's Trainer: float32, every story padded to 512 tokens, micro-batches of 16 stories, 16
 to a step. Both sides have the same weights and the same real stories of DATA_ROOT, ../shared/data unless given; models
-are those of experiments.yaml. Trainer is given our modules, faster than the studies' own, and its defaults of today
-(fused AdamW, scaled-dot-product attention in RoBERTa); our sparse modules skip padding by themselves. So the studies
-were slower than what is measured here. Attention in GPT-Neo is Hugging Face's own.
+are those of experiments.yaml. Trainer has our dense and KAN modules, which are faster than the studies' own, and its
+defaults of today (fused AdamW, scaled-dot-product attention in RoBERTa). Attention in GPT-Neo is Hugging Face's own.
+Sparse modules compute what the studies' did: padding as any token, every expert, every sum of a product key's scores.
 
 Speed and memory: each side is a process of its own; they take turns, step by step, and so does the GEMM rate. A step is
 all of it, data, clipping and AdamW included; the first is not counted. With `--micro-batches N` it has 16 N stories.
@@ -24,6 +24,7 @@ estimate the table takes 25 minutes, `--full` 100; equality 10 and learning 30, 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import math
@@ -43,6 +44,8 @@ from tiny_transformers import batches, pretrain
 from tiny_transformers.architecture import Model, Roberta, flops_per_token, label
 from tiny_transformers.config import TRAIN_STORIES, RunConfig, Train
 from tiny_transformers.device import cpu_name, peak_memory_mb
+from tiny_transformers.ffn.moe import MixtureOfExperts
+from tiny_transformers.ffn.pkm import ProductKeyMemory
 from tiny_transformers.models import quiet
 from tiny_transformers.pretrain import Training
 from tiny_transformers.stories import Stories, tokenize_stories
@@ -52,6 +55,7 @@ HERE = Path(__file__).resolve()
 sys.path.append(str(HERE.parents[1]))  # last: tests/cluster must not hide the package
 import gemm  # noqa: E402, in this folder
 import padded_trainer  # noqa: E402
+import sparse_ffn  # noqa: E402
 
 STUDIES = ("activations", "sparse_ffn", "sharing")
 BASES = ("gpt-gelu", "bert-gelu")
@@ -60,6 +64,10 @@ MODELS = (
     "bert_kan-kan_g3k3", "gpt_256-moe4k2", "bert_256-moe4k2", "gpt_256-pkm56k28", "bert_256-pkm56k28", "gpt_256-cnt64",
     "bert_256-cnt64", "gpt_deep-gelu-cycle_rev6", "bert_deep-gelu-cycle_rev6",
 )  # fmt: skip
+PLAIN = {
+    MixtureOfExperts: sparse_ffn.plain_moe,
+    ProductKeyMemory: sparse_ffn.plain_pkm,
+}  # a controller in training is ours as it is
 SEED = 42
 SEEDS = (42, 1, 2)
 LENGTH = 512  # tokens that the studies padded to
@@ -126,11 +134,20 @@ class TakingTurns(TrainerCallback):
         control.should_training_stop |= not self.turns.begin()
 
 
+def as_the_studies(model: Any) -> Any:
+    """With sparse modules that know nothing of padding, by the studies' formulas; it has the same weights."""
+    model._real_tokens = lambda args, kwargs: None  # noqa: ARG005
+    for module in model.modules():
+        if plain := PLAIN.get(type(module)):
+            module.tokens = functools.partial(plain, module)
+    return model
+
+
 def their_side(model: Model, arguments: argparse.Namespace, turns: Turns, run_dir: Path) -> None:
     steps = arguments.steps + 1
     tokenizer = AutoTokenizer.from_pretrained(arguments.root / "tokenizer" / "10k-tok")
     padded_trainer.trainer(
-        padded_trainer.build(model, SEED),
+        as_the_studies(padded_trainer.build(model, SEED)),
         padded_trainer.PaddedStories(read_stories(arguments), LENGTH, BATCH * arguments.micro_batches, steps, SEED),
         run_dir,
         micro_batches=arguments.micro_batches,

@@ -1,0 +1,214 @@
+"""OUTPUT_ROOTs full of finished runs that nobody trained, through the files that jobs write.
+
+The plan, the submission and the ledger are the real ones; only results, curves and pairs are made up: drawn around an
+effect of each variant, with a spread over seeds. For tests of what is shown, and for their pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster import cost, launch, manifest, plan, reconcile, rundir, session
+from cluster.ledger import Ledger
+from cluster.plan import Run
+from cluster.rundir import OutputRoot
+from cluster.site import Site
+from tiny_transformers.config import PAIR_SCORES
+from tiny_transformers.evaluation import pairs
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
+STUDIES = ("activations", "sparse_ffn", "sharing", "width", "heads")
+PHENOMENA = {
+    "anaphor_agreement": 200,
+    "argument_structure": 600,
+    "binding": 500,
+    "control_raising": 350,
+    "determiner_noun_agreement": 600,
+    "ellipsis": 150,
+    "filler_gap": 450,
+    "irregular_forms": 150,
+    "island_effects": 500,
+    "npi_licensing": 500,
+    "quantifiers": 300,
+    "subject_verb_agreement": 400,
+}  # pairs of each
+SUPPLEMENT = {"hypernym": 86, "qa_congruence_easy": 64, "qa_congruence_tricky": 165, "subject_aux_inversion": 412,
+              "turn_taking": 280}  # fmt: skip
+GLUE = ("cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc")
+CREATED, START = "2026-09-21T12:00:00+02:00", 1_790_000_000.0
+CODE = {"commit": "0" * 40, "digest": "c0de", "diff": None}
+ENVIRONMENT = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.20.0"}, "gpu": "NVIDIA A100"}
+STEPS = 8280
+Effect = Callable[[Run], float]  # of a run's configuration on its accuracies, as a share
+
+
+def no_effect(run: Run) -> float:  # noqa: ARG001
+    return 0.0
+
+
+def planned(studies: Iterable[str] = STUDIES, *, limit: int | None = None, seeds: int | None = None) -> list[Run]:
+    """Runs of experiments.yaml; with `seeds`, each cell with the seeds 0 to seeds - 1."""
+    cells = manifest.cells(manifest.load(EXPERIMENTS), studies=studies)
+    if seeds:
+        kept = {(c.study, c.config.model_copy(update={}).model_dump_json(exclude={"seed"})): c for c in cells}
+        cells = [
+            manifest.Cell(c.study, c.model, c.config.model_copy(update={"seed": seed}), c.stages)
+            for c in kept.values()
+            for seed in range(seeds)
+        ]
+    return plan.expand(cells)[:limit]
+
+
+def make(
+    folder: Path,
+    runs: Iterable[Run],
+    *,
+    effect: Effect = no_effect,
+    spread: float = 0.008,
+    failing: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
+    unfinished: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
+    with_pairs: bool = True,
+) -> OutputRoot:
+    """The OUTPUT_ROOT `folder`. `failing` and `unfinished` name the stage at which a run failed, or is running."""
+    root, chosen = OutputRoot(folder), list(runs)
+    site = Site(name="delftblue", scheduler="slurm", runs_per_pack=8, max_array_size=1000, cpus=16, gpus=1, slots=2)
+    work = [plan.item(run, run.stages, {}, cost.Measured(5e13)) for run in chosen]
+    arrays = plan.arrange(work, {run.id: run for run in chosen}, site)
+    ledger = Ledger(root.ledger)
+    by_id = {run.id: run for run in chosen}
+    launch.record_runs(ledger, root, chosen, CREATED)
+    for number, array in enumerate(arrays):
+        token = f"{number:08x}"
+        directory = root.submission(token)
+        intent = launch.describe(array, site, root, token, launch.Origin("submit", CREATED, None, CODE, None))
+        rundir.write_json(directory.submission, intent)
+        rundir.write_json(directory.answer, {"state": "submitted", "job_id": str(100 + number)})
+        for index, pack in enumerate(array.packs):
+            life = {"token": token, "job": f"{100 + number}_{index}", "host": f"gpu{index % 8:03}", "restart": 0,
+                    "time": START}  # fmt: skip
+            rundir.write_json(directory.task(index), life)
+            for item in pack.items:
+                run = by_id[item.run_id]
+                made_up = MadeUp(run, effect(run), spread, with_pairs)
+                fill(root, made_up, item.stages, life, failed=failing(run), running=unfinished(run))
+    reconcile.rebuild(ledger, root)
+    ledger.remember("as_of", session.now())
+    ledger.close()
+    return root
+
+
+class MadeUp:
+    """The figures of one run: a function of its id and seed, and of the effect."""
+
+    def __init__(self, run: Run, effect: float, spread: float, with_pairs: bool) -> None:
+        self.run, self.with_pairs = run, with_pairs
+        self.random = np.random.default_rng([int(run.id, 16), run.config.seed])
+        self.level = effect + self.random.normal(0, spread)  # of this run: its seed's luck is in it
+
+    def outcome(self, stage: str, root: OutputRoot) -> dict[str, Any]:
+        scores, metrics = getattr(self, stage)(root)
+        rows = [{"task": task, "metric": metric, "value": float(value), "n": n} for task, metric, value, n in scores]
+        checks = [{"name": "parameters", "passed": True, "blocking": True, "value": self.run.parameters}]
+        return {"scores": rows, "checks": checks, "metrics": metrics, "data": {f"{stage}.jsonl": "ab" * 32}}
+
+    def pretrain(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:
+        loss = 1.6 - 2 * self.level
+        steps = sorted({1, *range(100, STEPS, 100), STEPS})
+        lines, tokens = [], 0
+        for step in steps:
+            fall = loss + 7.6 * math.exp(-((step / 40) ** 0.45))
+            tokens = step * 57_000
+            noisy = fall + self.random.normal(0, 0.03)
+            lines.append({"step": step, "loss": noisy, "learning_rate": 5e-4 * (1 - step / STEPS), "tokens": tokens,
+                          "seconds": step * 0.2})  # fmt: skip
+            if step % 900 == 0 or step == STEPS:
+                lines.append({"step": step, "eval_loss": fall})
+        path = root.run(self.run.id).path / "curve.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        seconds = 700 * (1 + self.run.parameters / 2e7) * self.random.uniform(0.95, 1.05)
+        return [("validation", "loss", lines[-1]["eval_loss"], 4_000_000)], {
+            "seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "mfu": 0.31, "data_wait": 0.01,
+            "peak_memory_mb": 3_000.0, "precision": "bfloat16", "device": "NVIDIA A100",
+        }  # fmt: skip
+
+    def add_tokenizer(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        return [], {"seconds": 1.0}
+
+    def blimp(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:
+        files, right = {}, {}
+        for index, (task, n) in enumerate({**PHENOMENA, **SUPPLEMENT}.items()):
+            # Which pairs are hard is alike for all models.
+            hard = np.random.default_rng(index).beta(1.2, 1.0, n)
+            chance = np.clip(0.5 * self.level + 0.58 + 0.35 * (0.5 - hard) + 0.03 * np.sin(index), 0.02, 0.98)
+            right[task], files[task] = self.random.random(n) < chance, f"{index:064x}"
+        if self.with_pairs:
+            every = np.concatenate(list(right.values()))
+            counts = np.array([len(part) for part in right.values()])
+            path = root.run(self.run.id).path / PAIR_SCORES
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pairs.write(path, pairs.Kept(
+                files=files, counts=counts, rows=np.concatenate([np.arange(n) for n in counts]).astype(np.int32),
+                good=np.where(every, -10.0, -12.0), bad=np.full(len(every), -11.0), settings={},
+            ))  # fmt: skip
+        means = {task: (part.mean(), len(part)) for task, part in right.items()}
+        for name, tasks in (("blimp", PHENOMENA), ("supplement", SUPPLEMENT), ("average", right)):
+            means[name] = np.mean([means[task][0] for task in tasks]), sum(means[task][1] for task in tasks)
+        scores = []
+        for task, (mean, n) in means.items():
+            scores += [(task, "accuracy", mean, n), (task, "accuracy_low", mean - 0.01, n),
+                       (task, "accuracy_high", mean + 0.01, n)]  # fmt: skip
+        return scores, {"seconds": 300.0}
+
+    def superglue(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        values = {task: 0.6 + 0.02 * index + 0.6 * self.level for index, task in enumerate(GLUE)}
+        values = {task: value + self.random.normal(0, 0.01) for task, value in values.items()}
+        scores = [(task, "main", value, 1000) for task, value in values.items()]
+        scores += [(task, "accuracy", value, 1000) for task, value in values.items()]
+        return [*scores, ("average", "main", np.mean(list(values.values())), 1000 * len(GLUE))], {"seconds": 900.0}
+
+    def lambada(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        right = np.clip(0.08 + self.level, 0, 1)
+        return [("last_word", "accuracy", right, 5153), ("last_word", "accuracy_low", right - 0.007, 5153),
+                ("last_word", "accuracy_high", right + 0.007, 5153), ("last_word", "perplexity", 4e4, 5153),
+                ("passage", "perplexity", 22 - 60 * self.level, 5153)], {"seconds": 60.0}  # fmt: skip
+
+    def speed(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        rate = 4e5 * self.random.uniform(0.9, 1.1)
+        return [(f"encode_b{batch}", "tokens_per_second", rate * batch**0.3, 100) for batch in (1, 16, 64)], {
+            "seconds": 50.0, "device": "NVIDIA A100",
+        }  # fmt: skip
+
+
+def fill(
+    root: OutputRoot,
+    made_up: MadeUp,
+    stages: Iterable[tuple[str, int]],
+    life: dict[str, Any],
+    *,
+    failed: str | None,
+    running: str | None,
+) -> None:
+    """What a job writes of these stages of a run: all of them, or up to the one that failed or is running."""
+    now = START
+    for stage, number in stages:
+        attempt = root.run(made_up.run.id).attempt(stage, number)
+        rundir.write_json(attempt.claim, life | {"time": now, "code": CODE, "environment": ENVIRONMENT})
+        attempt.log.write_text(f"{stage} of {made_up.run.name}\n{stage} completed\n")
+        if stage == running:
+            attempt.log.write_text(f"{stage} of {made_up.run.name}\n")
+            text = "step 3,312 of 8,280: loss 1.9000, 61,000 tokens/s, 12.0 min left"
+            rundir.write_json(attempt.heartbeat, {"fraction": 0.4, "text": text, "time": now})
+            return
+        now += 1000.0
+        if stage == failed:
+            told = {"status": "failed", "cause": "error", "message": "ValueError: the loss is not a number at step 12"}
+            rundir.write_json(attempt.result, told | {"ended": now, "outcome": None})
+            return
+        outcome = made_up.outcome(stage, root)
+        told = {"status": "completed", "cause": None, "message": None, "ended": now, "outcome": outcome}
+        rundir.write_json(attempt.result, told)
