@@ -3,6 +3,9 @@ import itertools
 import json
 import math
 import re
+import signal
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -301,21 +304,40 @@ def test_a_training_goes_on_in_the_precision_it_began_in(work, monkeypatch):
     assert weights(cut) == weights(whole)
 
 
-def test_a_compiled_bfloat16_run_that_was_stopped_has_the_curve_of_one_that_was_not(work):
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from tiny_transformers import pretrain
+from tiny_transformers.config import RunConfig
+from tiny_transformers.work import Work
+
+def progress(_, text):
+    if text.startswith(f"step {last} of"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config, last, *folders = sys.argv[1:]
+root, cache, run_dir = map(Path, folders)
+outcome = pretrain.run(Work(RunConfig.model_validate_json(config), root, cache, run_dir, progress=progress))
+assert outcome.metrics["compiled"] == 1
+# The same weights, and both sides eager: nothing is left to rounding.
+assert [check.value for check in outcome.checks if check.name == "reload_logits"] == [0.0]
+"""
+
+
+def in_a_process(job, killed_at=None):
+    arguments = [job.config.model_dump_json(), str(killed_at), job.root, job.cache, job.run_dir]
+    return subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], check=False).returncode
+
+
+def test_a_compiled_bfloat16_run_that_was_killed_has_the_curve_of_one_that_was_not(work):
     settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 2}}
-    whole, cut = work(name="whole", **settings), work(name="cut", **settings)
-    outcome = pretrain.run(whole)
-    assert outcome.metrics["compiled"] == 1
-    # The same weights, and both sides eager: nothing is left to rounding.
-    assert [check.value for check in outcome.checks if check.name == "reload_logits"] == [0.0]
-    stop_at(cut, 4)
-    with pytest.raises(Interrupted):
-        pretrain.run(cut)
-    torch._dynamo.reset()  # as a new process would have to
-    cut.should_stop = lambda: False
-    pretrain.run(cut)
+    whole, killed = work(name="whole", **settings), work(name="killed", **settings)
+    assert in_a_process(whole) == 0
+    assert in_a_process(killed, killed_at=5) == -signal.SIGKILL
+    assert checkpoints(killed) == ["step-00000003"]
+    assert in_a_process(killed) == 0
     # Which shapes a process meets first decides what is compiled, and so the last digits.
-    for record, expected in zip(curve(cut), curve(whole), strict=True):
+    for record, expected in zip(curve(killed), curve(whole), strict=True):
         assert record == pytest.approx(expected, rel=1e-5)
     eager = work(name="eager", **settings | {"compile": False})
     pretrain.run(eager)
