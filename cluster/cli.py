@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster import cost, manifest, plan, reconcile, report, rundir, session, tables
+from cluster import cost, manifest, plan, reconcile, report, rundir, session, status, tables
 from cluster import site as sites
 from cluster.console import ask, console, count, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
@@ -248,8 +248,8 @@ def tick(
     submitting.tick(submitting.Where(root, log_dir, yes=True), sites.load(site) if site else None, data_root)
 
 
-@app.command()
-def status(
+@app.command(name="status")
+def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and why.")] = False,
     runs: Annotated[bool, typer.Option("--runs", help="A line per run.")] = False,
@@ -260,13 +260,13 @@ def status(
     """What has been done, what is under way, what failed and why."""
     root = _root(output_root, smoke)
     if watch:
-        _watch(root, lambda view: report.status_view(view, root, per_run=runs, failed_only=failed))
+        _watch(root, lambda view: status.status_view(view, root, per_run=runs, failed_only=failed))
         return
     with _reading(root) as view:
         if as_json:
-            typer.echo(json.dumps(report.status_json(view.ledger.overview(), view.as_of, view.slurm), indent=1))
+            typer.echo(json.dumps(status.status_json(view.ledger.overview(), view.as_of, view.slurm), indent=1))
         else:
-            console.print(report.status_view(view, root, per_run=runs, failed_only=failed))
+            console.print(status.status_view(view, root, per_run=runs, failed_only=failed))
     if view.slurm == "unreachable":
         raise typer.Exit(SlurmSilent.exit_code)
 
@@ -561,7 +561,7 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
     ids = {run.id for run in runs}
     going_on = True
     while going_on:
-        _watch(where.root, lambda view: report.status_view(view, where.root, per_run=False, failed_only=False))
+        _watch(where.root, lambda view: status.status_view(view, where.root, per_run=False, failed_only=False))
         try:
             ticked = submitting.tick(where, None, None, ids)
         except BreakerOpen as error:
@@ -586,7 +586,7 @@ def _watch(root: OutputRoot, show: Callable[[View], Any]) -> None:
         while True:
             with _reading(root) as view:
                 rendered, open_submissions = show(view), view.ledger.open_submissions()
-                counts = report.counts(view.ledger)
+                counts = status.counts(view.ledger)
             line = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
             if live:
                 live.update(rendered, refresh=True)

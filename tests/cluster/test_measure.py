@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from cluster import cost, launch, manifest, plan, reconcile, report, rundir, site, tables
+from cluster import cost, launch, manifest, plan, reconcile, report, rundir, site, status, tables
 from cluster.ledger import Ledger
 from cluster.measure import measured
 from cluster.rundir import OutputRoot
@@ -193,7 +193,7 @@ def test_how_fast_a_pretraining_was_is_in_every_view(root, runs, tmp_path):
     assert re.search(r"token0 .* 100,000 +62% +1% +bfloat16 ", shown)
     assert re.search(r"old0 .* 100,000 {10,}", shown)
     view = View(ledger, "now", "none")
-    per_run = rendered(report.status_view(view, root, per_run=True, failed_only=False))
+    per_run = rendered(status.status_view(view, root, per_run=True, failed_only=False))
     assert re.search(rf"{runs[0].id} .* 100,000 +62%", per_run)
     assert re.search(rf"{runs[2].id} .* 100,000 *\n", per_run)
     report.write(ledger, tmp_path)

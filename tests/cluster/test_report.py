@@ -1,11 +1,10 @@
-"""What status and the report say of scores and of checks that did not hold."""
+"""What the report says of scores and of checks that did not hold."""
 
 import io
 
 from rich.console import Console
 
 from cluster import report
-from cluster.session import View
 
 
 def record(ledger, run, stage, scores=(), checks=()):
@@ -20,16 +19,12 @@ def shown(renderable):
     return console.export_text()
 
 
-def test_failed_checks_and_identical_scores_are_told_in_status_and_report(ledger, root, runs, tmp_path):
+def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, runs, tmp_path):
     ledger.record_runs(runs[:2], "2026")
     one_class = {"name": "rte.majority_class", "passed": False, "blocking": False, "value": 1.0}
     for run in runs[:2]:
         record(ledger, run, "blimp", [("average", "accuracy", 0.512345, 5_000)])
     record(ledger, runs[0], "superglue", [("average", "main", 0.4, 9)], [one_class])
-    view = View(ledger, "answered", "12:00")
-    told = shown(report.status_view(view, root, per_run=False, failed_only=False))
-    assert f"flagged: {runs[0].name}: rte.majority_class" in told
-    assert f"flagged: blimp: identical_scores: {runs[0].name} ({runs[0].id}), {runs[1].name} ({runs[1].id})" in told
     report.write(ledger, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## Checks that did not hold" in text
@@ -51,15 +46,3 @@ def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, runs, tmp_pa
     assert "| LAMBADA | LAMBADA token ppl. |" in text
     assert "Checks" not in text
     assert "BLiMP" in (tmp_path / "summary.csv").read_text()
-
-
-def test_a_log_that_ends_in_what_the_result_says_is_not_shown_twice(ledger, root, runs):
-    ledger.record_runs(runs[:1], "2026")
-    said = {"status": "failed", "cause": "error", "message": "a.json: line 3: label is 7. Remove the row."}
-    ledger.put_attempt(runs[0].id, "superglue", 1, **said)
-    attempt = root.run(runs[0].id).attempt("superglue", 1)
-    attempt.path.mkdir(parents=True)
-    attempt.log.write_text("reading\nTinyTransformersError: a.json: line 3: label is 7. Remove the row.\n")
-    told = shown(report.status_view(View(ledger, "answered", "12:00"), root, per_run=False, failed_only=True))
-    assert told.count("label is 7") == 1
-    assert "    reading" in told
