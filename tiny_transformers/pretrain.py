@@ -187,7 +187,8 @@ class Training:
                 )
             checkpoint.restore(found, self.model, self.optimizer)
             # Of the first sitting, which may have been on other hardware.
-            self.precision = resolve_precision(found.state["precision"], self.device)
+            advice = f"go on on one, or remove {self.checkpoints} to begin anew."
+            self.precision = resolve_precision(found.state["precision"], self.device, advice)
             self.counters = Counters(**found.state["counters"])
             self.checkpointed = self.counters.step
             print(f"resuming after step {self.counters.step}", flush=True)
@@ -460,12 +461,13 @@ class Training:
         )
 
 
-def resolve_precision(asked: str, device: torch.device) -> str:
-    """What `train.precision` comes to on a device. Raises TinyTransformersError for one that the device lacks."""
+def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:
+    """What `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one that the
+    device lacks."""
     if asked == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     if asked == "tf32" and not has_tensor_cores(device):
-        raise TinyTransformersError("train.precision is tf32, which NVIDIA's GPUs from Ampere on have: set float32.")
+        raise TinyTransformersError(f"train.precision is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
     return asked
 
 

@@ -146,7 +146,7 @@ def _make(task: Task, workers: int, should_stop: Callable[[], bool]) -> None:
         _remove(task.drafts)
         for _ in numbered_rows(task.path, ["text"]):  # a part knows only its own lines: this raises with the file's
             pass
-        raise
+        raise  # it was not the data
 
 
 def _run_workers(task: Task, count: int, should_stop: Callable[[], bool]) -> None:
@@ -236,12 +236,13 @@ def _join(task: Task, before: tuple[int, ...]) -> None:
 
 @contextmanager
 def _unless_made(task: Task) -> Iterator[None]:
-    """Another job may finish first and remove the drafts from under this one, which then has nothing left to do."""
+    """Another job may finish first and remove the drafts from under this one, which then has nothing left to do; or
+    find bad data and remove them."""
     try:
         yield
     except FileNotFoundError:
         if not task.folder.is_dir():
-            raise
+            raise TinyTransformersError(f"{task.drafts}: was removed while it was used. Start again.") from None
 
 
 def _remove(drafts: Path) -> None:

@@ -279,6 +279,17 @@ def test_precision_is_the_hardwares_where_it_is_left_open(monkeypatch):
         pretrain.resolve_precision("tf32", cpu)
 
 
+def test_a_run_begun_in_tf32_says_how_to_go_on_where_there_is_none(work, monkeypatch):
+    job = work()
+    stop_at(job, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "resolve_precision", lambda *_: "tf32")
+        with pytest.raises(Interrupted):
+            pretrain.run(job)
+    with pytest.raises(TinyTransformersError, match="tf32, .* go on on one, or remove .*checkpoints to begin anew"):
+        pretrain.run(job)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_is_near_float32_and_weights_stay_float32(work, family):
     losses = {}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,22 @@ def test_a_bad_line_of_any_part_is_named_by_its_number_in_the_file(tokenizer_fil
     file.write_bytes(file.read_bytes().replace(b'{"txt": ""}', b"").replace(b"[]", b""))
     with pytest.raises(TinyTransformersError, match="a.jsonl: is not UTF-8"):
         stories.tokenize_stories(file, tokenizer_file, 64, tmp_path, workers)
+
+
+@pytest.mark.parametrize(("bad", "message"), [("", "line 81: not JSON"), (None, "was removed while it was used")])
+def test_who_loses_the_drafts_to_a_job_that_found_bad_data_names_it_too(
+    tokenizer_file, tmp_path, monkeypatch, bad, message
+):
+    rows = [{"text": "The cat."}] * 80
+    file = write(tmp_path / "a.jsonl", *rows, *(['{"text": '] if bad is not None else []))
+
+    def robbed(task, *_):
+        shutil.rmtree(task.drafts)
+        np.load(task.drafts / "0.npz")
+
+    monkeypatch.setattr(stories, "_encode_parts", robbed)
+    with pytest.raises(TinyTransformersError, match=message):
+        stories.tokenize_stories(file, tokenizer_file, 64, tmp_path, workers=1)
 
 
 def test_a_file_without_a_story_is_refused(tokenizer_file, tmp_path):
