@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cluster.ledger import Ledger
 from cluster.plan import Run
 from cluster.rundir import OutputRoot
 from cluster.site import Site
-from tiny_transformers.config import PAIR_SCORES
+from tiny_transformers.config import NEEDS, PAIR_SCORES
 from tiny_transformers.evaluation import pairs
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
@@ -187,7 +187,7 @@ class MadeUp:
 def fill(
     root: OutputRoot,
     made_up: MadeUp,
-    stages: Iterable[tuple[str, int]],
+    stages: Sequence[tuple[str, int]],
     life: dict[str, Any],
     *,
     failed: str | None,
@@ -208,7 +208,9 @@ def fill(
         if stage == failed:
             told = {"status": "failed", "cause": "error", "message": "ValueError: the loss is not a number at step 12"}
             rundir.write_json(attempt.result, told | {"ended": now, "outcome": None})
-            return
+            if any(stage in NEEDS[later] for later, _ in stages):
+                return
+            continue
         outcome = made_up.outcome(stage, root)
         told = {"status": "completed", "cause": None, "message": None, "ended": now, "outcome": outcome}
         rundir.write_json(attempt.result, told)
