@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster import rundir
 from cluster.errors import LedgerBusy
@@ -510,6 +510,34 @@ class Ledger:
                 names,
             )
         )
+
+    def attempts_of(self, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Every attempt of these runs, a stage's oldest first, each with its submission's site; void ones are left
+        out."""
+        return list(
+            self.db.query(
+                "SELECT attempt.*, site FROM attempt LEFT JOIN submission USING (token) "
+                "WHERE run_id IN (SELECT value FROM json_each(?)) AND status != 'void' ORDER BY number",
+                [json.dumps(sorted(set(run_ids)))],
+            )
+        )
+
+    def outcomes_of(
+        self, table: Literal["score", "check_result", "metric", "data_file"], run_ids: Iterable[str]
+    ) -> list[dict[str, Any]]:
+        """What the newest attempt of every stage run of these runs has told, whatever became of it."""
+        return list(
+            self.db.query(
+                f"SELECT {table}.* FROM {table} JOIN newest_attempt USING (run_id, stage, number) "
+                f"WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY {table}.rowid",
+                [json.dumps(sorted(set(run_ids)))],
+            )
+        )
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """Key -> versions, hardware and commit that attempts ran with."""
+        rows = self.db.query("SELECT * FROM environment ORDER BY rowid")
+        return {row["key"]: json.loads(row["value"]) for row in rows}
 
     def failed_checks(self) -> list[dict[str, Any]]:
         """Of the newest attempt of every stage run."""

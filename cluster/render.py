@@ -1,4 +1,4 @@
-"""Templates -> text. jinja2, strict: an unknown variable is an error, not an empty string."""
+"""Templates -> text. jinja2, strict: an unknown variable is an error, not an empty string; values are escaped in HTML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def render(template: str, **values: Any) -> str:
     if own.is_file():
         loaders.insert(0, jinja2.FileSystemLoader(own.parent))
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(loaders), trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.ChoiceLoader(loaders),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=jinja2.select_autoescape(("html.j2", "html")),
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     try:

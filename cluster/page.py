@@ -1,0 +1,689 @@
+"""A report as one HTML page that opens from a file: styles, scripts and figures are in it, and nothing is fetched.
+
+Every figure links to where it comes from: a mean to its variant's runs, a difference to its comparison, a run's value
+to the run. What is missing says so in its place. The template escapes all text. Statistics and figures are made
+elsewhere and come in as values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import rundir
+from cluster.ledger import Ledger
+from cluster.plan import Run
+from cluster.render import render
+from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant
+from cluster.rundir import OutputRoot
+from tiny_transformers.config import SUPPLEMENT_TASKS
+
+if TYPE_CHECKING:
+    from cluster.published import Published
+    from cluster.statistics import Comparison, Interval
+
+SIGNIFICANT = 0.05  # corrected p below which a difference is marked
+AVERAGES = ("average", "blimp", "supplement", "micro")  # tasks that are means of others
+LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
+CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page; its files are figures/<name>.svg and .pdf beside it."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str  # an <svg> element to stand in the page as it is: trusted
+
+
+@dataclass(frozen=True)
+class Section:
+    """A study and what is told of it."""
+
+    study: Study
+    answers: Sequence[str] = ()
+    intervals: Mapping[tuple[str, str], Interval] = field(default_factory=dict)  # (variant's key, measure's key) ->
+    comparisons: Sequence[Comparison] = ()
+    published: Mapping[tuple[str, str], Published] = field(default_factory=dict)  # likewise
+    known_differences: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+
+
+@dataclass(frozen=True)
+class StageDetails:
+    name: str
+    status: str
+    attempts: Sequence[Mapping[str, Any]] = ()  # oldest first
+    scores: Sequence[Mapping[str, Any]] = ()
+    checks: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    data: str | None = None  # a key of Details.data
+    log: str = ""  # the end of the newest attempt's
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    run: Run
+    stages: Sequence[StageDetails]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Where the figures come from."""
+
+    runs: Sequence[RunDetails]
+    environments: Mapping[str, Mapping[str, Any]]  # only those that its attempts ran in
+    data: Mapping[str, Mapping[str, str]]  # key -> file -> SHA-256: the same files are listed once for all stage runs
+
+
+@dataclass(frozen=True)
+class Page:
+    as_of: str
+    sections: Sequence[Section]
+    details: Details
+    flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
+
+
+def write(folder: Path, page: Page) -> Path:
+    """`folder`/index.html. The drawings' files are the caller's to write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = {run.run_id: run for section in page.sections for run in section.study.runs}
+    text = render(
+        "report.html.j2",
+        page=page,
+        done=sum(not run.missing for run in runs.values()),
+        total=len(runs),
+        versions=_code_versions(page.details),
+        overview=_overview(page.sections),
+        sections=[_shown(section) for section in page.sections],
+        runs=[_shown_run(details, page) for details in page.details.runs],
+        environments={key: _lines(value) for key, value in page.details.environments.items()},
+    )
+    path = folder / "index.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# -- what the runs are made of ----------------------------------------------------------------------------------------
+
+
+def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Details:
+    """Of these runs, in the order in which they were recorded."""
+    chosen = list(run_ids)
+    attempts = _by_stage(ledger.attempts_of(chosen))
+    scores = _by_stage(ledger.outcomes_of("score", chosen))
+    checks = _by_stage(ledger.outcomes_of("check_result", chosen))
+    metrics = _by_stage(ledger.outcomes_of("metric", chosen))
+    statuses = {run["run_id"]: run["stages"] for run in ledger.overview(chosen)}
+    data = _Sets()
+    files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of("data_file", chosen)).items()}
+
+    def stage(run: Run, name: str) -> StageDetails:
+        key = run.id, name
+        return StageDetails(
+            name,
+            statuses[run.id][name]["status"],
+            attempts.get(key, ()),
+            scores.get(key, ()),
+            checks.get(key, ()),
+            {row["name"]: row["value"] for row in metrics.get(key, ())},
+            files.get(key),
+            _log(root, attempts[key][-1]) if key in attempts else "",
+        )
+
+    runs = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in ledger.runs(chosen)]
+    used = {attempt["environment"] for rows in attempts.values() for attempt in rows}
+    return Details(runs, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
+
+
+def _by_stage(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["run_id"], row["stage"]), []).append(row)
+    return grouped
+
+
+class _Sets:
+    """Sets of data files, each once, numbered as they come."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, str]] = {}
+        self._keys: dict[tuple[tuple[str, str], ...], str] = {}
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        files = tuple((row["file"], row["sha256"]) for row in rows)
+        key = self._keys.setdefault(files, str(len(self._keys) + 1))
+        self.found[key] = dict(files)
+        return key
+
+
+def _log(root: OutputRoot, attempt: Mapping[str, Any]) -> str:
+    path = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
+    lines = (CONTROL.sub("", line).rstrip() for line in rundir.tail(path, LOG_LINES))
+    return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
+
+
+def _code_versions(details: Details) -> Counter[str]:
+    """Digest of the science's source -> completed stage runs that are of it."""
+    newest = (stage.attempts[-1] for run in details.runs for stage in run.stages if stage.attempts)
+    return Counter(
+        attempt["code"] for attempt in newest if attempt["code"] and attempt["status"] == "completed"
+    )  # fmt: skip
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    group: str = ""  # columns side by side that are of one thing have it as a common title
+    hint: str = ""
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    sort: float | None = None  # where it stands when rows are sorted by numbers; None: last
+    link: str = ""  # a target on the page
+    small: str = ""  # a second line
+    kind: str = ""  # better, worse, missing, flagged: how it is shown
+    checks: str = ""  # a target that lists checks which did not hold for it
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: Sequence[Cell]  # the first one names it
+    target: str = ""
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    label: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    is_sorted: bool = True  # by a click on a title
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Title and width of each group of columns, and of each column without one."""
+        widths: list[tuple[str, int]] = []
+        for column in self.columns:
+            if column.group and widths and widths[-1][0] == column.group:
+                widths[-1] = column.group, widths[-1][1] + 1
+            else:
+                widths.append((column.group, 1))
+        return widths
+
+
+MISSING = Cell("–", kind="missing")
+
+
+def anchor(*parts: str) -> str:
+    """The name of a target on the page."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in parts)
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """What the template shows of a study."""
+    study = section.study
+    return {
+        "section": section,
+        "target": anchor("study", study.name),
+        "checks_target": anchor("checks", study.name),
+        "missing_target": anchor("missing", study.name),
+        "done": sum(not run.missing for run in study.runs),
+        "total": len(study.runs),
+        "missing": _missing_table(study),
+        "checks": _checks_table(study),
+        "ablations": [_ablation(section, family) for family in study.families],
+        "untested": sorted({comparison.test for comparison in section.comparisons if comparison.p is None}),
+        "tasks": [table for family in study.families for table in _task_tables(study, family)],
+        "published": _published_table(section),
+        "comparisons": _comparisons_table(section) if section.comparisons else None,
+        "families": [
+            (family, [_shown_variant(study, family, variant) for variant in family.variants])
+            for family in study.families
+        ],
+    }
+
+
+def _overview(sections: Sequence[Section]) -> Table:
+    rows = []
+    for section in sections:
+        study, target = section.study, anchor("study", section.study.name)
+        done, failed = sum(not run.missing for run in study.runs), _failed(study.runs)
+        rows.append(
+            Row([
+                Cell(study.name, link=target),
+                Cell(study.description or "not known to the ledger"),
+                Cell(f"{done:,} of {len(study.runs):,}", done, target if done == len(study.runs)
+                     else anchor("missing", study.name)),
+                Cell(f"{failed:,}", failed, anchor("missing", study.name) if failed else target,
+                     kind="flagged" if failed else ""),
+                Cell(f"{len(study.variants):,}", len(study.variants), target),
+            ])
+        )  # fmt: skip
+    columns = [Column("study"), Column("question", is_text=True), Column("runs done"), Column("runs failed"),
+               Column("variants")]  # fmt: skip
+    return Table("Studies", columns, rows)
+
+
+def _failed(runs: Iterable[Result]) -> int:
+    return sum(any(stage["status"] == "failed" for stage in run.stages.values()) for run in runs)
+
+
+def _ablation(section: Section, family: Family) -> Table:
+    compared = {(each.variant.key, each.measure.key): each for each in section.comparisons}
+    measures = _measures(family)
+    tested = {key for variant, key in compared if any(variant == own.key for own in family.variants)}
+    columns = [Column("variant"), Column("seeds", hint="runs with all their stages completed")]
+    for measure in measures:
+        columns.append(Column("mean", _title(measure)))
+        if measure.key in tested:
+            columns.append(Column("difference", _title(measure), "to the baseline"))
+    columns += [Column("count", "parameters"), Column("difference", "parameters", "to the baseline"),
+                Column("training, min", hint="of a run, mean"), Column("GPU-hours", hint="of a run, mean")]  # fmt: skip
+    rows = []
+    for variant in family.variants:
+        target = _variant_target(section.study, variant)
+        done = sum(not run.missing for run in variant.runs)
+        seeds = f"{done}" if done == len(variant.runs) else f"{done} of {len(variant.runs)}"
+        cells = [Cell(variant.label, link=target, small="baseline" if variant.is_baseline else ""),
+                 Cell(seeds, done, target)]  # fmt: skip
+        for measure in measures:
+            cells.append(_mean_cell(section, variant, measure))
+            if measure.key in tested:
+                cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
+        cells += [*_size_cells(variant, family.baseline, target), *_cost_cells(variant, target)]
+        rows.append(Row(cells, is_baseline=variant.is_baseline))
+    return Table(family.title, columns, rows)
+
+
+def _measures(family: Family) -> list[Measure]:
+    """Those with a value, and the main ones that are still to come."""
+    planned = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
+    known = {measure.key for measure in family.measures()}
+    return [each for each in MEASURES if each.key in known or (each.key in MAIN and each.stage in planned)]
+
+
+def _title(measure: Measure) -> str:
+    return f"{measure.title}, %" if measure.percent else measure.title
+
+
+def _variant_target(study: Study, variant: Variant) -> str:
+    return anchor("variant", study.name, variant.key)
+
+
+def _mean_cell(section: Section, variant: Variant, measure: Measure) -> Cell:
+    target, values = _variant_target(section.study, variant), variant.values(measure)
+    if not values:
+        return Cell("–", link=target, small=_lacking(variant.runs, measure.stage), kind="missing")
+    mean, interval = variant.mean(measure), section.intervals.get((variant.key, measure.key))
+    small = _span(measure.show, interval.low, interval.high) if interval else ""
+    if len(values) < len(variant.runs):
+        small = f"{small} {len(values)} of {len(variant.runs)} seeds".strip()
+    flagged = any(check["stage"] == measure.stage for run in variant.runs for check in run.failed_checks)
+    return Cell(measure.show(mean), mean, target, small, checks=anchor("checks", section.study.name) if flagged else "")
+
+
+def _lacking(runs: Iterable[Result], stage: str) -> str:
+    """Why there is no score of a stage."""
+    statuses = Counter(run.stages[stage]["status"] for run in runs if stage in run.stages)
+    told = [f"{statuses[status]} {status}" for status in WORST_FIRST if statuses[status]]
+    return ", ".join(told) if told else "not planned"
+
+
+def _difference_cell(section: Section, variant: Variant, measure: Measure, compared: Comparison | None) -> Cell:
+    if compared is None:
+        return Cell("") if variant.is_baseline else MISSING
+    difference, significant = compared.difference, _is_significant(compared)
+    better = (difference > 0) == measure.higher_is_better
+    return Cell(
+        _signed(measure, difference) + ("*" if significant else ""),
+        difference,
+        _comparison_target(section.study, compared),
+        _span(lambda bound: _signed(measure, bound), compared.low, compared.high),
+        kind=("better" if better else "worse") if significant else "",
+    )
+
+
+def _is_significant(compared: Comparison) -> bool:
+    return compared.p_corrected is not None and compared.p_corrected < SIGNIFICANT
+
+
+def _comparison_target(study: Study, compared: Comparison) -> str:
+    return anchor("comparison", study.name, compared.variant.key, compared.measure.key)
+
+
+def _signed(measure: Measure, difference: float) -> str:
+    text = f"{100 * difference:+.1f}" if measure.percent else f"{difference:+.3f}"
+    return text.replace("-", "−")
+
+
+def _span(show: Any, low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{show(low)}, {show(high)}]"
+
+
+def _size_cells(variant: Variant, baseline: Variant, target: str) -> Iterator[Cell]:
+    yield Cell(f"{variant.parameters:,}", variant.parameters, target)
+    more = variant.parameters / baseline.parameters - 1
+    yield Cell("" if variant.is_baseline else f"{100 * more:+.1f} %".replace("-", "−"), more, target)
+
+
+def _cost_cells(of: Variant | Result, target: str) -> Iterator[Cell]:
+    seconds, hours = of.training_seconds, of.gpu_hours
+    yield Cell(f"{seconds / 60:,.1f}", seconds, target) if seconds is not None else MISSING
+    yield Cell(f"{hours:,.2f}", hours, target) if hours is not None else MISSING
+
+
+def _task_tables(study: Study, family: Family) -> Iterator[Table]:
+    for stage, metric, title in (("superglue", "main", "(Super)GLUE by task"), ("blimp", "accuracy", "BLiMP")):
+        keys = {key: None for variant in family.variants for run in variant.runs for key in run.scores}
+        tasks = [
+            task
+            for at, task, name in keys
+            if (at, name) == (stage, metric) and task not in AVERAGES and "/" not in task  # "/": a part of a task
+        ]
+        if not tasks:
+            continue
+        columns = [Column("variant"), *(Column(task.replace("_", " "), _task_group(stage, task)) for task in tasks)]
+        rows = []
+        for variant in family.variants:
+            measures = [Measure(task, task, stage, task, metric) for task in tasks]
+            means = [_mean_cell(Section(study), variant, measure) for measure in measures]
+            label = Cell(variant.label, link=_variant_target(study, variant))
+            rows.append(Row([label, *means], is_baseline=variant.is_baseline))
+        by = " by phenomenon" if stage == "blimp" else ""
+        yield Table(f"{family.title}: {title}{by}, %", columns, rows)
+
+
+def _task_group(stage: str, task: str) -> str:
+    if stage == "superglue":
+        return ""
+    return "supplement" if task in SUPPLEMENT_TASKS else "BLiMP"
+
+
+def _published_table(section: Section) -> Table | None:
+    rows = []
+    for variant in section.study.variants:
+        for measure in MEASURES:
+            theirs = section.published.get((variant.key, measure.key))
+            if theirs is None:
+                continue
+            ours, target = variant.mean(measure), _variant_target(section.study, variant)
+            span = _span(measure.show, theirs.low, theirs.high)
+            seeds = f"{theirs.n} model{'s' if theirs.n > 1 else ''}" if theirs.n else ""
+            rows.append(Row([
+                Cell(variant.label, link=target, small=variant.family),
+                Cell(measure.title),
+                Cell(measure.show(theirs.value), theirs.value, small=" ".join(filter(None, (span, seeds)))),
+                _mean_cell(section, variant, measure),
+                MISSING if ours is None else Cell(_signed(measure, ours - theirs.value), ours - theirs.value, target),
+                Cell(theirs.source),
+            ]))  # fmt: skip
+    columns = [Column("variant"), Column("measure", is_text=True), Column("published"), Column("here"),
+               Column("difference", hint="here - published"), Column("source", is_text=True)]  # fmt: skip
+    return Table("Beside the published figures", columns, rows) if rows else None
+
+
+def _comparisons_table(section: Section) -> Table:
+    rows = []
+    for each in section.comparisons:
+        target = _variant_target(section.study, each.variant)
+        items = each.items
+        rows.append(Row([
+            Cell(each.variant.label, link=target, small=each.family.title),
+            Cell(each.measure.title),
+            Cell(f"{each.n}", each.n, target),
+            Cell(_signed(each.measure, each.difference), each.difference, target,
+                 _span(lambda bound, measure=each.measure: _signed(measure, bound), each.low, each.high)),
+            _p_cell(each.p),
+            _p_cell(each.p_corrected),
+            MISSING if each.effect_size is None
+            else Cell(f"{each.effect_size:+.2f}".replace("-", "−"), each.effect_size),
+            MISSING if items is None
+            else Cell(_signed(each.measure, items.difference), items.difference, target,
+                      _span(lambda bound, measure=each.measure: _signed(measure, bound), items.low, items.high)),
+            MISSING if items is None else _p_cell(items.p_corrected),
+            Cell(each.test),
+        ], _comparison_target(section.study, each)))  # fmt: skip
+    columns = [
+        Column("variant"), Column("measure", is_text=True), Column("seeds", hint="that both have"),
+        Column("difference", "over seeds", "variant - baseline"), Column("p", "over seeds"),
+        Column("corrected p", "over seeds", "Holm, within the study"),
+        Column("Hedges' g", "over seeds", "effect size"),
+        Column("difference", "over BLiMP's pairs"), Column("corrected p", "over BLiMP's pairs"),
+        Column("test", is_text=True),
+    ]  # fmt: skip
+    return Table("Comparisons with the baseline", columns, rows)
+
+
+def _p_cell(p: float | None) -> Cell:
+    if p is None:
+        return MISSING
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+
+
+# -- a variant's runs, and what is missing ----------------------------------------------------------------------------
+
+
+def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, Any]:
+    base, own = _settings(family.baseline.runs, family.baseline), _settings(variant.runs, variant)
+    changed = [
+        f"{name}: {own.get(name, 'none')} (baseline: {base.get(name, 'none')})"
+        for name in {**base, **own}
+        if own.get(name) != base.get(name) and name != "seed"
+    ]
+    return {
+        "variant": variant,
+        "target": _variant_target(study, variant),
+        "changed": changed,
+        "table": _seeds_table(family, variant),
+    }
+
+
+def _settings(runs: Sequence[Result], variant: Variant) -> dict[str, str]:  # noqa: ARG001
+    return _lines(variant.config.model_dump(mode="json"))
+
+
+def _seeds_table(family: Family, variant: Variant) -> Table:
+    measures = _measures(family)
+    columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column("training, min"),
+               Column("GPU-hours"), Column("stages", is_text=True)]  # fmt: skip
+    rows = []
+    for run in variant.runs:
+        target = anchor("run", run.run_id)
+        cells = [Cell(f"seed {run.seed}", run.seed, target)]
+        for measure in measures:
+            value = run.value(measure)
+            flagged = any(check["stage"] == measure.stage for check in run.failed_checks)
+            cells.append(
+                Cell("–", link=target, small=run.stages.get(measure.stage, {}).get("status", ""), kind="missing")
+                if value is None
+                else Cell(measure.show(value), value, target, checks=target if flagged else "")
+            )
+        rows.append(Row([*cells, *_cost_cells(run, target), Cell(_stages_of(run), link=target)]))
+    return Table(f"Runs of {variant.label}", columns, rows, is_sorted=len(rows) > 1)
+
+
+def _stages_of(run: Result) -> str:
+    if not run.missing:
+        return f"all {len(run.stages)} completed"
+    states = [(name, state["status"], state["cause"]) for name, state in run.stages.items()]
+    return ", ".join(f"{name} {status}" + (f" ({cause})" if cause else "") for name, status, cause in states)
+
+
+def _missing_table(study: Study) -> Table | None:
+    """The runs that are not complete, and what stands in their way."""
+    rows = []
+    for variant in study.variants:
+        for run in variant.runs:
+            if run.missing:
+                target = anchor("run", run.run_id)
+                cells = [Cell(variant.label, link=_variant_target(study, variant), small=variant.family)]
+                rows.append(Row([*cells, Cell(f"{run.seed}", run.seed, target), Cell(_stages_of(run), link=target)]))
+    columns = [Column("variant"), Column("seed"), Column("stages", is_text=True)]
+    return Table("Runs that are not complete", columns, rows) if rows else None
+
+
+def _checks_table(study: Study) -> Table | None:
+    rows = [
+        Row([
+            Cell(variant.label, link=_variant_target(study, variant), small=variant.family),
+            Cell(f"{run.seed}", run.seed, anchor("run", run.run_id)),
+            Cell(check["stage"]),
+            Cell(check["name"], link=anchor("run", run.run_id), kind="flagged"),
+            Cell(_short(check["value"])),
+            Cell("the stage failed" if check["blocking"] else "flagged only"),
+        ])
+        for variant in study.variants for run in variant.runs for check in run.failed_checks
+    ]  # fmt: skip
+    columns = [Column("variant"), Column("seed"), Column("stage", is_text=True), Column("check", is_text=True),
+               Column("value"), Column("consequence", is_text=True)]  # fmt: skip
+    return Table("Checks that did not hold", columns, rows) if rows else None
+
+
+# -- one run ----------------------------------------------------------------------------------------------------------
+
+
+def _shown_run(details: RunDetails, page: Page) -> dict[str, Any]:
+    run = details.run
+    shown = {section.study.name for section in page.sections}
+    config = run.config.model_dump(mode="json")
+    unusual = run.config.model_dump(mode="json", exclude_defaults=True)
+    status = [stage.status for stage in details.stages if stage.status != "completed"]
+    return {
+        "run": run,
+        "target": anchor("run", run.id),
+        "status": min(status, key=WORST_FIRST.index) if status else "completed",
+        "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
+        "unusual": _lines({"model": {"family": run.config.model.family}}) | _lines(unusual) | _sizes(config),
+        "settings": _lines(config),
+        "attempts": _attempts_table(details),
+        "scores": _scores_table(details),
+        "checks": _run_checks_table(details),
+        "metrics": [(stage.name, _metrics(stage)) for stage in details.stages if stage.metrics],
+        "data": [(stage.name, stage.data) for stage in details.stages if stage.data],
+        "logs": [(stage.name, stage.attempts[-1]["number"], stage.log) for stage in details.stages if stage.log],
+    }
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a model is known by, be it a default or not."""
+    names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
+    model = config["model"]
+    return _lines({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
+
+
+def _lines(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
+    lines: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            lines |= _lines(value, f"{prefix}{key}.")
+        else:
+            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return lines
+
+
+def _attempts_table(details: RunDetails) -> Table:
+    columns = [Column("stage"), *(Column(title, is_text=True) for title in
+               ("attempt", "status", "job", "host", "site", "started (UTC)", "took", "code", "environment"))]  # fmt: skip
+    rows = []
+    for stage in details.stages:
+        if not stage.attempts:
+            rows.append(Row([Cell(stage.name), Cell(""), Cell(stage.status), *[Cell("")] * 7]))
+        rows += [Row([Cell(stage.name), *_attempt_cells(attempt)]) for attempt in stage.attempts]
+    return Table("Stages and their attempts", columns, rows, is_sorted=False)
+
+
+def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[Cell]:
+    failed = attempt["status"] == "failed"
+    why = ": ".join(filter(None, (attempt["cause"], attempt["message"]))) if failed else ""
+    yield Cell(f"{attempt['number']}")
+    yield Cell(attempt["status"], small=why, kind="flagged" if failed else "")
+    for name in ("job", "host", "site"):
+        yield Cell(attempt[name] or "")
+    began, ended = attempt["started"], attempt["ended"]
+    yield Cell(f"{datetime.fromtimestamp(began, timezone.utc):%Y-%m-%d %H:%M}" if began else "")
+    yield Cell(_duration(ended - began) if began and ended else "")
+    yield Cell(attempt["code"] or "")
+    key = attempt["environment"]
+    yield Cell(key, link=anchor("environment", key)) if key else Cell("")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def _scores_table(details: RunDetails) -> Table | None:
+    rows = []
+    for stage in details.stages:
+        tasks: dict[str, dict[str, Any]] = {}
+        for score in stage.scores:
+            tasks.setdefault(score["task"], {})[score["metric"]] = score
+        for task, metrics in tasks.items():
+            n = max(score["n"] for score in metrics.values())
+            values = {metric: score["value"] for metric, score in metrics.items()}
+            rows.append(Row([Cell(stage.name), Cell(task), Cell(_scores(values)), Cell(f"{n:,}", n)]))
+    columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
+               Column("of", hint="rows, pairs or tokens")]  # fmt: skip
+    return Table("Scores, as the ledger has them", columns, rows, is_sorted=False) if rows else None
+
+
+def _scores(values: Mapping[str, float]) -> str:
+    """A task's metrics, each with its interval and with what one answer for all rows gets."""
+    told = []
+    for metric, value in values.items():
+        if metric.startswith("majority_") or metric.endswith(("_low", "_high")):
+            continue
+        text = f"{metric} {_short(value)}"
+        if f"{metric}_low" in values and f"{metric}_high" in values:
+            text += f" [{_short(values[f'{metric}_low'])}, {_short(values[f'{metric}_high'])}]"
+        if f"majority_{metric}" in values:
+            text += f" (one answer for all: {_short(values[f'majority_{metric}'])})"
+        told.append(text)
+    return ", ".join(told)
+
+
+def _run_checks_table(details: RunDetails) -> Table | None:
+    rows = [
+        Row([
+            Cell(stage.name), Cell(check["name"]), Cell(_short(check["value"])),
+            Cell("held") if check["passed"]
+            else Cell("did not hold" + (": the stage failed" if check["blocking"] else ""), kind="flagged"),
+        ])
+        for stage in details.stages for check in stage.checks
+    ]  # fmt: skip
+    columns = [Column("stage"), *(Column(title, is_text=True) for title in ("check", "value", "result"))]
+    return Table("Checks", columns, rows, is_sorted=False) if rows else None
+
+
+def _metrics(stage: StageDetails) -> str:
+    """Of the whole stage; a task's own (`rte.steps`) are in metrics.csv."""
+    return ", ".join(f"{name} {_short(value)}" for name, value in stage.metrics.items() if "." not in name)
+
+
+def _short(value: Any) -> str:
+    """A number of any size, or a text as it is."""
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value)
+    if number == int(number) if abs(number) < 1e15 else False:
+        return f"{number:,.0f}"
+    return f"{number:,.4f}" if abs(number) < 10 else f"{number:,.1f}"
