@@ -10,27 +10,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import rundir
-from cluster.ledger import Ledger
-from cluster.plan import Run
+from cluster.details import Details, RunDetails, StageDetails, code_versions
 from cluster.render import render
-from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant
-from cluster.rundir import OutputRoot
+from cluster.results import BY_KEY, MAIN, MEASURES, Family, Measure, Result, Study, Variant
 from tiny_transformers.config import SUPPLEMENT_TASKS
 
 if TYPE_CHECKING:
     from cluster.published import Published
-    from cluster.statistics import Comparison, Interval
+    from cluster.statistics import Comparison, Interval, Items
 
 SIGNIFICANT = 0.05  # corrected p below which a difference is marked
 AVERAGES = ("average", "blimp", "supplement", "micro")  # tasks that are means of others
-LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
-CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
 
 
@@ -58,33 +53,6 @@ class Section:
 
 
 @dataclass(frozen=True)
-class StageDetails:
-    name: str
-    status: str
-    attempts: Sequence[Mapping[str, Any]] = ()  # oldest first
-    scores: Sequence[Mapping[str, Any]] = ()
-    checks: Sequence[Mapping[str, Any]] = ()
-    metrics: Mapping[str, str] = field(default_factory=dict)
-    data: str | None = None  # a key of Details.data
-    log: str = ""  # the end of the newest attempt's
-
-
-@dataclass(frozen=True)
-class RunDetails:
-    run: Run
-    stages: Sequence[StageDetails]
-
-
-@dataclass(frozen=True)
-class Details:
-    """Where the figures come from."""
-
-    runs: Sequence[RunDetails]
-    environments: Mapping[str, Mapping[str, Any]]  # only those that its attempts ran in
-    data: Mapping[str, Mapping[str, str]]  # key -> file -> SHA-256: the same files are listed once for all stage runs
-
-
-@dataclass(frozen=True)
 class Page:
     as_of: str
     sections: Sequence[Section]
@@ -101,7 +69,7 @@ def write(folder: Path, page: Page) -> Path:
         page=page,
         done=sum(not run.missing for run in runs.values()),
         total=len(runs),
-        versions=_code_versions(page.details),
+        versions=code_versions(page.details),
         overview=_overview(page.sections),
         sections=[_shown(section) for section in page.sections],
         runs=[_shown_run(details, page) for details in page.details.runs],
@@ -110,73 +78,6 @@ def write(folder: Path, page: Page) -> Path:
     path = folder / "index.html"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-# -- what the runs are made of ----------------------------------------------------------------------------------------
-
-
-def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Details:
-    """Of these runs, in the order in which they were recorded."""
-    chosen = list(run_ids)
-    attempts = _by_stage(ledger.attempts_of(chosen))
-    scores = _by_stage(ledger.outcomes_of("score", chosen))
-    checks = _by_stage(ledger.outcomes_of("check_result", chosen))
-    metrics = _by_stage(ledger.outcomes_of("metric", chosen))
-    statuses = {run["run_id"]: run["stages"] for run in ledger.overview(chosen)}
-    data = _Sets()
-    files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of("data_file", chosen)).items()}
-
-    def stage(run: Run, name: str) -> StageDetails:
-        key = run.id, name
-        return StageDetails(
-            name,
-            statuses[run.id][name]["status"],
-            attempts.get(key, ()),
-            scores.get(key, ()),
-            checks.get(key, ()),
-            {row["name"]: row["value"] for row in metrics.get(key, ())},
-            files.get(key),
-            _log(root, attempts[key][-1]) if key in attempts else "",
-        )
-
-    runs = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in ledger.runs(chosen)]
-    used = {attempt["environment"] for rows in attempts.values() for attempt in rows}
-    return Details(runs, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
-
-
-def _by_stage(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault((row["run_id"], row["stage"]), []).append(row)
-    return grouped
-
-
-class _Sets:
-    """Sets of data files, each once, numbered as they come."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, dict[str, str]] = {}
-        self._keys: dict[tuple[tuple[str, str], ...], str] = {}
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        files = tuple((row["file"], row["sha256"]) for row in rows)
-        key = self._keys.setdefault(files, str(len(self._keys) + 1))
-        self.found[key] = dict(files)
-        return key
-
-
-def _log(root: OutputRoot, attempt: Mapping[str, Any]) -> str:
-    path = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
-    lines = (CONTROL.sub("", line).rstrip() for line in rundir.tail(path, LOG_LINES))
-    return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
-
-
-def _code_versions(details: Details) -> Counter[str]:
-    """Digest of the science's source -> completed stage runs that are of it."""
-    newest = (stage.attempts[-1] for run in details.runs for stage in run.stages if stage.attempts)
-    return Counter(
-        attempt["code"] for attempt in newest if attempt["code"] and attempt["status"] == "completed"
-    )  # fmt: skip
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -325,6 +226,11 @@ def _variant_target(study: Study, variant: Variant) -> str:
     return anchor("variant", study.name, variant.key)
 
 
+def _name_cell(study: Study, family: Family, variant: Variant) -> Cell:
+    """Where the families are in one table."""
+    return Cell(variant.label, link=_variant_target(study, variant), small=family.title)
+
+
 def _mean_cell(section: Section, variant: Variant, measure: Measure) -> Cell:
     target, values = _variant_target(section.study, variant), variant.values(measure)
     if not values:
@@ -347,19 +253,16 @@ def _lacking(runs: Iterable[Result], stage: str) -> str:
 def _difference_cell(section: Section, variant: Variant, measure: Measure, compared: Comparison | None) -> Cell:
     if compared is None:
         return Cell("") if variant.is_baseline else MISSING
-    difference, significant = compared.difference, _is_significant(compared)
-    better = (difference > 0) == measure.higher_is_better
-    return Cell(
-        _signed(measure, difference) + ("*" if significant else ""),
-        difference,
-        _comparison_target(section.study, compared),
-        _span(lambda bound: _signed(measure, bound), compared.low, compared.high),
-        kind=("better" if better else "worse") if significant else "",
-    )
+    cell = _change(measure, compared, _comparison_target(section.study, compared))
+    if compared.p_corrected is None or compared.p_corrected >= SIGNIFICANT:
+        return cell
+    better = (compared.difference > 0) == measure.higher_is_better
+    return replace(cell, text=f"{cell.text}*", kind="better" if better else "worse")
 
 
-def _is_significant(compared: Comparison) -> bool:
-    return compared.p_corrected is not None and compared.p_corrected < SIGNIFICANT
+def _change(measure: Measure, found: Comparison | Items, target: str) -> Cell:
+    span = _span(lambda bound: _signed(measure, bound), found.low, found.high)
+    return Cell(_signed(measure, found.difference), found.difference, target, span)
 
 
 def _comparison_target(study: Study, compared: Comparison) -> str:
@@ -367,8 +270,8 @@ def _comparison_target(study: Study, compared: Comparison) -> str:
 
 
 def _signed(measure: Measure, difference: float) -> str:
-    text = f"{100 * difference:+.1f}" if measure.percent else f"{difference:+.3f}"
-    return text.replace("-", "−")
+    shown, digits = (100 * difference, 1) if measure.percent else (difference, 3)
+    return f"{round(shown, digits) + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no negative zero
 
 
 def _span(show: Any, low: float | None, high: float | None) -> str:
@@ -415,23 +318,21 @@ def _task_group(stage: str, task: str) -> str:
 
 
 def _published_table(section: Section) -> Table | None:
+    known = {variant.key: (family, variant) for family in section.study.families for variant in family.variants}
     rows = []
-    for variant in section.study.variants:
-        for measure in MEASURES:
-            theirs = section.published.get((variant.key, measure.key))
-            if theirs is None:
-                continue
-            ours, target = variant.mean(measure), _variant_target(section.study, variant)
-            span = _span(measure.show, theirs.low, theirs.high)
-            seeds = f"{theirs.n} model{'s' if theirs.n > 1 else ''}" if theirs.n else ""
-            rows.append(Row([
-                Cell(variant.label, link=target, small=variant.family),
-                Cell(measure.title),
-                Cell(measure.show(theirs.value), theirs.value, small=" ".join(filter(None, (span, seeds)))),
-                _mean_cell(section, variant, measure),
-                MISSING if ours is None else Cell(_signed(measure, ours - theirs.value), ours - theirs.value, target),
-                Cell(theirs.source),
-            ]))  # fmt: skip
+    for (key, name), theirs in section.published.items():
+        (family, variant), measure = known[key], BY_KEY[name]
+        ours, target = variant.mean(measure), _variant_target(section.study, variant)
+        span = _span(measure.show, theirs.low, theirs.high)
+        models = f"{theirs.n} model{'s' if theirs.n > 1 else ''}" if theirs.n else ""
+        rows.append(Row([
+            _name_cell(section.study, family, variant),
+            Cell(measure.title),
+            Cell(measure.show(theirs.value), theirs.value, small=" ".join(filter(None, (span, models)))),
+            _mean_cell(section, variant, measure),
+            MISSING if ours is None else Cell(_signed(measure, ours - theirs.value), ours - theirs.value, target),
+            Cell(theirs.source),
+        ]))  # fmt: skip
     columns = [Column("variant"), Column("measure", is_text=True), Column("published"), Column("here"),
                Column("difference", hint="here - published"), Column("source", is_text=True)]  # fmt: skip
     return Table("Beside the published figures", columns, rows) if rows else None
@@ -443,25 +344,22 @@ def _comparisons_table(section: Section) -> Table:
         target = _variant_target(section.study, each.variant)
         items = each.items
         rows.append(Row([
-            Cell(each.variant.label, link=target, small=each.family.title),
+            _name_cell(section.study, each.family, each.variant),
             Cell(each.measure.title),
             Cell(f"{each.n}", each.n, target),
-            Cell(_signed(each.measure, each.difference), each.difference, target,
-                 _span(lambda bound, measure=each.measure: _signed(measure, bound), each.low, each.high)),
+            _change(each.measure, each, target),
             _p_cell(each.p),
             _p_cell(each.p_corrected),
             MISSING if each.effect_size is None
             else Cell(f"{each.effect_size:+.2f}".replace("-", "−"), each.effect_size),
-            MISSING if items is None
-            else Cell(_signed(each.measure, items.difference), items.difference, target,
-                      _span(lambda bound, measure=each.measure: _signed(measure, bound), items.low, items.high)),
+            MISSING if items is None else _change(each.measure, items, target),
             MISSING if items is None else _p_cell(items.p_corrected),
             Cell(each.test),
         ], _comparison_target(section.study, each)))  # fmt: skip
     columns = [
         Column("variant"), Column("measure", is_text=True), Column("seeds", hint="that both have"),
         Column("difference", "over seeds", "variant - baseline"), Column("p", "over seeds"),
-        Column("corrected p", "over seeds", "Holm, within the study"),
+        Column("corrected p", "over seeds", "Holm's correction"),
         Column("Hedges' g", "over seeds", "effect size"),
         Column("difference", "over BLiMP's pairs"), Column("corrected p", "over BLiMP's pairs"),
         Column("test", is_text=True),
@@ -479,7 +377,7 @@ def _p_cell(p: float | None) -> Cell:
 
 
 def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, Any]:
-    base, own = _settings(family.baseline.runs, family.baseline), _settings(variant.runs, variant)
+    base, own = (_lines(each.config.model_dump(mode="json")) for each in (family.baseline, variant))
     changed = [
         f"{name}: {own.get(name, 'none')} (baseline: {base.get(name, 'none')})"
         for name in {**base, **own}
@@ -493,8 +391,8 @@ def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, 
     }
 
 
-def _settings(runs: Sequence[Result], variant: Variant) -> dict[str, str]:  # noqa: ARG001
-    return _lines(variant.config.model_dump(mode="json"))
+def _seed_cell(run: Result) -> Cell:
+    return Cell(f"seed\N{NO-BREAK SPACE}{run.seed}", run.seed, anchor("run", run.run_id))
 
 
 def _seeds_table(family: Family, variant: Variant) -> Table:
@@ -504,7 +402,7 @@ def _seeds_table(family: Family, variant: Variant) -> Table:
     rows = []
     for run in variant.runs:
         target = anchor("run", run.run_id)
-        cells = [Cell(f"seed {run.seed}", run.seed, target)]
+        cells = [_seed_cell(run)]
         for measure in measures:
             value = run.value(measure)
             flagged = any(check["stage"] == measure.stage for check in run.failed_checks)
@@ -526,13 +424,15 @@ def _stages_of(run: Result) -> str:
 
 def _missing_table(study: Study) -> Table | None:
     """The runs that are not complete, and what stands in their way."""
-    rows = []
-    for variant in study.variants:
-        for run in variant.runs:
-            if run.missing:
-                target = anchor("run", run.run_id)
-                cells = [Cell(variant.label, link=_variant_target(study, variant), small=variant.family)]
-                rows.append(Row([*cells, Cell(f"{run.seed}", run.seed, target), Cell(_stages_of(run), link=target)]))
+    rows = [
+        Row([
+            _name_cell(study, family, variant),
+            _seed_cell(run),
+            Cell(_stages_of(run), link=anchor("run", run.run_id)),
+        ])
+        for family in study.families for variant in family.variants for run in variant.runs
+        if run.missing
+    ]  # fmt: skip
     columns = [Column("variant"), Column("seed"), Column("stages", is_text=True)]
     return Table("Runs that are not complete", columns, rows) if rows else None
 
@@ -540,14 +440,15 @@ def _missing_table(study: Study) -> Table | None:
 def _checks_table(study: Study) -> Table | None:
     rows = [
         Row([
-            Cell(variant.label, link=_variant_target(study, variant), small=variant.family),
-            Cell(f"{run.seed}", run.seed, anchor("run", run.run_id)),
+            _name_cell(study, family, variant),
+            _seed_cell(run),
             Cell(check["stage"]),
             Cell(check["name"], link=anchor("run", run.run_id), kind="flagged"),
             Cell(_short(check["value"])),
             Cell("the stage failed" if check["blocking"] else "flagged only"),
         ])
-        for variant in study.variants for run in variant.runs for check in run.failed_checks
+        for family in study.families for variant in family.variants for run in variant.runs
+        for check in run.failed_checks
     ]  # fmt: skip
     columns = [Column("variant"), Column("seed"), Column("stage", is_text=True), Column("check", is_text=True),
                Column("value"), Column("consequence", is_text=True)]  # fmt: skip
@@ -572,6 +473,7 @@ def _shown_run(details: RunDetails, page: Page) -> dict[str, Any]:
         "settings": _lines(config),
         "attempts": _attempts_table(details),
         "scores": _scores_table(details),
+        "parts": _parts(details),
         "checks": _run_checks_table(details),
         "metrics": [(stage.name, _metrics(stage)) for stage in details.stages if stage.metrics],
         "data": [(stage.name, stage.data) for stage in details.stages if stage.data],
@@ -598,8 +500,8 @@ def _lines(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _attempts_table(details: RunDetails) -> Table:
-    columns = [Column("stage"), *(Column(title, is_text=True) for title in
-               ("attempt", "status", "job", "host", "site", "started (UTC)", "took", "code", "environment"))]  # fmt: skip
+    titles = ("attempt", "status", "job", "host", "site", "started (UTC)", "took", "code", "environment")
+    columns = [Column("stage"), *(Column(title, is_text=True) for title in titles)]
     rows = []
     for stage in details.stages:
         if not stage.attempts:
@@ -634,7 +536,7 @@ def _scores_table(details: RunDetails) -> Table | None:
     rows = []
     for stage in details.stages:
         tasks: dict[str, dict[str, Any]] = {}
-        for score in stage.scores:
+        for score in _whole(stage):
             tasks.setdefault(score["task"], {})[score["metric"]] = score
         for task, metrics in tasks.items():
             n = max(score["n"] for score in metrics.values())
@@ -643,6 +545,20 @@ def _scores_table(details: RunDetails) -> Table | None:
     columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
                Column("of", hint="rows, pairs or tokens")]  # fmt: skip
     return Table("Scores, as the ledger has them", columns, rows, is_sorted=False) if rows else None
+
+
+def _whole(stage: StageDetails) -> Iterator[Mapping[str, Any]]:
+    """Scores of tasks; those of a task's parts are `task/part`: BLiMP's 67 paradigms."""
+    return (score for score in stage.scores if "/" not in score["task"])
+
+
+def _parts(details: RunDetails) -> list[tuple[str, str, str, str]]:
+    return [
+        (stage.name, score["task"], f"{score['metric']} {_short(score['value'])}", f"{score['n']:,}")
+        for stage in details.stages
+        for score in stage.scores
+        if "/" in score["task"]
+    ]
 
 
 def _scores(values: Mapping[str, float]) -> str:
@@ -684,6 +600,6 @@ def _short(value: Any) -> str:
         number = float(value)
     except ValueError:
         return str(value)
-    if number == int(number) if abs(number) < 1e15 else False:
+    if number.is_integer():
         return f"{number:,.0f}"
-    return f"{number:,.4f}" if abs(number) < 10 else f"{number:,.1f}"
+    return f"{number:.4g}" if abs(number) < 1_000 else f"{number:,.1f}"

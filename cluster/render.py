@@ -1,4 +1,4 @@
-"""Templates -> text. jinja2, strict: an unknown variable is an error, not an empty string; values are escaped in HTML."""
+"""Templates -> text. jinja2, strict: an unknown variable is an error, not an empty string. HTML's are escaped."""
 
 from __future__ import annotations
 
