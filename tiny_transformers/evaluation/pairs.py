@@ -103,7 +103,6 @@ def compare(a: Path, b: Path) -> Comparison:
     counts = np.array([list(outcome.values()) for outcome in outcomes], dtype=np.int64)  # (tasks, 4)
     total = dict(zip(outcomes[0], counts.sum(0).tolist(), strict=True))
     low, high = bootstrap.interval(_difference(bootstrap.resample(counts)))
-    discordant = total["only_a"] + total["only_b"]
     settings = {
         name: (one.settings.get(name), other.settings.get(name))
         for name in one.settings | other.settings
@@ -115,10 +114,22 @@ def compare(a: Path, b: Path) -> Comparison:
         difference=float(_difference(counts)),
         low=low,
         high=high,
-        p_value=float(binomtest(total["only_a"], discordant).pvalue) if discordant else 1.0,
+        p_value=mcnemar(total["only_a"], total["only_b"]),
         settings=settings,
         tasks=dict(zip(one.files, outcomes, strict=True)),
     )
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The p-value of McNemar's exact test: of pairs that one model alone has right, each has half."""
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def same_pairs(a: Kept, b: Kept) -> bool:
+    """Whether the scores of both are of the same pairs in the same order, and none is lacking."""
+    whole = all(len(kept.rows) == len(kept.good) == len(kept.bad) == kept.counts.sum() for kept in (a, b))
+    alike = np.array_equal(a.counts, b.counts) and np.array_equal(a.rows, b.rows)
+    return whole and alike and [*a.files.items()] == [*b.files.items()]
 
 
 def describe(found: Comparison) -> str:
