@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.details import Details, RunDetails, StageDetails, code_versions
 from cluster.render import render
-from cluster.results import BY_KEY, MAIN, MEASURES, Family, Measure, Result, Study, Variant
+from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant
 from tiny_transformers.config import SUPPLEMENT_TASKS
 
 if TYPE_CHECKING:
@@ -320,22 +321,30 @@ def _task_group(stage: str, task: str) -> str:
 def _published_table(section: Section) -> Table | None:
     known = {variant.key: (family, variant) for family in section.study.families for variant in family.variants}
     rows = []
-    for (key, name), theirs in section.published.items():
-        (family, variant), measure = known[key], BY_KEY[name]
-        ours, target = variant.mean(measure), _variant_target(section.study, variant)
+    for (key, _), theirs in section.published.items():
+        (family, variant), measure = known[key], theirs.measure
+        target, ours = _variant_target(section.study, variant), theirs.ours(variant)
         span = _span(measure.show, theirs.low, theirs.high)
-        models = f"{theirs.n} model{'s' if theirs.n > 1 else ''}" if theirs.n else ""
-        rows.append(Row([
+        cells = [
             _name_cell(section.study, family, variant),
-            Cell(measure.title),
-            Cell(measure.show(theirs.value), theirs.value, small=" ".join(filter(None, (span, models)))),
-            _mean_cell(section, variant, measure),
-            MISSING if ours is None else Cell(_signed(measure, ours - theirs.value), ours - theirs.value, target),
-            Cell(theirs.source),
-        ]))  # fmt: skip
+            Cell(_title(measure)),
+            Cell(measure.show(theirs.value), theirs.value, small=f"{span} {_seeds(theirs.n)}".strip()),
+        ]
+        if ours:
+            mean, found = statistics.fmean(ours), section.intervals.get((key, measure.key))
+            span = _span(measure.show, found.low, found.high) if found else ""
+            cells.append(Cell(measure.show(mean), mean, target, f"{span} {_seeds(len(ours))}".strip()))
+            cells.append(Cell(_signed(measure, mean - theirs.value), mean - theirs.value, target))
+        else:
+            cells += [Cell("–", link=target, small=_lacking(variant.runs, measure.stage), kind="missing"), MISSING]
+        rows.append(Row([*cells, Cell(theirs.source)]))
     columns = [Column("variant"), Column("measure", is_text=True), Column("published"), Column("here"),
                Column("difference", hint="here - published"), Column("source", is_text=True)]  # fmt: skip
     return Table("Beside the published figures", columns, rows) if rows else None
+
+
+def _seeds(n: int | None) -> str:
+    return "" if n is None else f"{n} seed{'s' if n > 1 else ''}"
 
 
 def _comparisons_table(section: Section) -> Table:

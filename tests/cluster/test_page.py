@@ -65,7 +65,11 @@ def section(study: Study) -> Section:
         for variant in study.variants
         for measure in study.measures()
     }
-    theirs = SimpleNamespace(measure=None, value=0.614, low=0.60, high=0.63, n=6, source="thesis, table 3")
+    blimp = results.BY_KEY["blimp"]
+    theirs = SimpleNamespace(
+        measure=blimp, value=0.614, low=0.60, high=0.63, n=6, source="thesis, table 3",
+        ours=lambda variant: list(variant.values(blimp).values()),
+    )  # fmt: skip
     return Section(
         study,
         answers=["GPT-Neo: no variant is better than gelu on BLiMP; 2 seeds are too few to tell."],
