@@ -37,6 +37,7 @@ class Request:
     studies: list[str]  # in the order in which they are shown
     states: States
     left_alone: int = 0  # runs that another version of the code began
+    about: Sequence[plan.Study] = ()  # what is to be recorded of studies
 
     @property
     def work(self) -> list[tuple[str, tuple[tuple[str, int], ...]]]:

@@ -13,14 +13,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import reconcile, rundir
 from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.ledger import Ledger
-from cluster.plan import Array, Pack, Run
+from cluster.plan import Array, Pack, Run, Study
 from cluster.render import render
 from cluster.rundir import OutputRoot
 from cluster.site import Site
@@ -68,6 +68,16 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
         )
     with ledger.transaction():
         ledger.record_runs(runs, created)
+
+
+def record_studies(ledger: Ledger, root: OutputRoot, studies: Sequence[Study]) -> None:
+    """Write each study's file, then its row, where they do not say so already."""
+    known = {row["name"]: row for row in ledger.studies()}
+    for study in studies:
+        value = {**asdict(study), "baselines": list(study.baselines)}
+        if value != known.get(study.name) or not root.study(study.name).exists():
+            rundir.write_json(root.study(study.name), value)
+            ledger.put_study(**value)
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class Ledger:
 
     def studies(self) -> list[dict[str, Any]]:
         """Those whose question is known: name, description, baselines (ids of runs)."""
-        rows = self.db.query("SELECT * FROM study ORDER BY rowid")
+        rows = self.db.query("SELECT * FROM study ORDER BY name")
         return [row | {"baselines": json.loads(row["baselines"])} for row in rows]
 
     def gpu_hours(self) -> list[dict[str, Any]]:

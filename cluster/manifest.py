@@ -3,7 +3,8 @@
 A manifest is layers of dotted paths: defaults, a model, a study, a cell of its grid, --smoke, --set. A later layer
 overrides an earlier one. Each value remembers where it was written, so that an error can say it. Grids follow
 GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. `match_params` solves one size of a
-cell for the parameter count of a named model. Knows nothing of runs or SLURM."""
+cell for the parameter count of a named model. `baseline` says what the other cells of a study are held against. Knows
+nothing of runs or SLURM."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ MATCHING = ("match_params", "match_by")
 FEED_FORWARD_KIND = "model.ffn.kind"
 SIZES = ("intermediate_size", "hidden_size")  # that `match_by` may name
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
-STUDY_KEYS = ("description", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
+STUDY_KEYS = ("description", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
 HEADS = ("model.num_heads", "model.num_attention_heads")
 TOLERANCE = 0.01  # of the parameters that are to be matched
 LARGEST_SIZE = 2**20
@@ -58,6 +59,7 @@ class Cell:
     model: str  # its name in the manifest
     config: RunConfig
     stages: tuple[str, ...]
+    baseline: bool = False  # the other cells of its study and family are held against it
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,10 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         entries = study.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
             raise InputError(f"{where}.{key}: must be a list of mappings, like a cell of the grid.")
+    if not all(isinstance(entry, dict) and entry for entry in _entries(study)):
+        raise InputError(f"{where}.baseline: must be a mapping, like a cell of the grid, or a list of them.")
+    if not isinstance(study.get("description", ""), str):
+        raise InputError(f"{where}.description: {study['description']!r} is not text. Put it in quotes.")
     return study
 
 
@@ -253,20 +259,70 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     stages = _stages(study.get("stages") or _default(manifest, "stages", list(DEFAULT_STAGES)), where)
     own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
-    for combination in _combinations(study, where):
+    combinations = _combinations(study, where)
+    chosen = _chosen(study, _flatten(own, where), combinations, where)
+    variants: list[tuple[str, list[RunConfig]]] = []
+    for combination in combinations:
         layer = _flatten(own, where) | combination
         model, model_layer = _base_model(manifest, layer, where)
         merged = _match(manifest, _merge(base, model_layer, layer, top), model, model_layer, top, where)
-        config: RunConfig | None = None
-        for seed in seeds:
-            # Checked once, and copied with the other seeds: the cells of a combination share their sections.
-            if config is not None and type(seed) is int and 0 <= seed < SEEDS:
-                config = config.model_copy(update={"seed": seed})
-            else:
-                config = _check(merged | {"seed": Value(seed, f"{where}.seeds")}, where)
-                if wrong := misfit(config, stages):
-                    raise InputError(f"{where}: {wrong}. Change it, or leave the stage out.")
-            yield Cell(name, model, config, stages)
+        variants.append((model, _seeded(merged, seeds, stages, where)))
+    baselines = _baselines(variants, chosen)
+    for index, (model, configs) in enumerate(variants):
+        for config in configs:
+            yield Cell(name, model, config, stages, index in baselines)
+
+
+def _seeded(layer: Layer, seeds: Iterable[int], stages: tuple[str, ...], where: str) -> list[RunConfig]:
+    """A combination's settings with each seed: checked once, and copied with the other seeds, so that they share their
+    sections."""
+    configs: list[RunConfig] = []
+    for seed in seeds:
+        if configs and type(seed) is int and 0 <= seed < SEEDS:
+            configs.append(configs[0].model_copy(update={"seed": seed}))
+            continue
+        configs.append(_check(layer | {"seed": Value(seed, f"{where}.seeds")}, where))
+        if wrong := misfit(configs[-1], stages):
+            raise InputError(f"{where}: {wrong}. Change it, or leave the stage out.")
+    return configs
+
+
+def _entries(study: Mapping[str, Any]) -> list[Any]:
+    """Of the study's `baseline`."""
+    entries = study.get("baseline", [])
+    return entries if isinstance(entries, list) else [entries]
+
+
+def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], where: str) -> dict[int, str]:
+    """The combinations that the study's `baseline` matches, by what is written in the study and its grid -> by which
+    entry."""
+    chosen: dict[int, str] = {}
+    for number, entry in enumerate(_entries(study)):
+        place = f"{where}.baseline[{number}]" if isinstance(study["baseline"], list) else f"{where}.baseline"
+        wanted = {path: value.value for path, value in _point(entry, place).items()}
+        found = [
+            index
+            for index, combination in enumerate(combinations)
+            if wanted.items() <= {path: value.value for path, value in (own | combination).items()}.items()
+        ]
+        if not found:
+            raise InputError(f"{place}: matches no cell of the study. Give values that its grid or an include has.")
+        chosen |= dict.fromkeys(found, place)
+    return chosen
+
+
+def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int, str]) -> set[int]:
+    """Of each family the variant that was chosen, or else the first one; combinations may make the same variant."""
+    first: dict[str, int] = {}
+    for index in (*chosen, *range(len(variants))):
+        config = variants[index][1][0]
+        before = first.setdefault(config.model.family, index)
+        if index in chosen and config != variants[before][1][0]:
+            raise InputError(
+                f"{chosen[index]}: matches several variants of {config.model.family}, and one is the baseline. Give "
+                "more of its values."
+            )
+    return {*chosen, *first.values()}
 
 
 def _merge(*layers: Layer) -> Layer:

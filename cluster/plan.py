@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster import cost
 from cluster.errors import InputError
-from cluster.manifest import Cell
+from cluster.manifest import Cell, Manifest
 from cluster.memo import PerSettings
 from cluster.retry import Adjustment
 from cluster.site import Site
@@ -39,6 +39,15 @@ class Run:
     @property
     def parameters(self) -> int:
         return num_parameters(self.config.model)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study asks, and the runs that its others are held against."""
+
+    name: str
+    description: str
+    baselines: tuple[str, ...]  # ids of runs
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,19 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
             studies = tuple(dict.fromkeys((*known.studies, cell.study)))
             runs[run_id] = replace(known, stages=_in_order((*known.stages, *cell.stages)), studies=studies)
     return list(runs.values())
+
+
+def studies(manifest: Manifest, cells: Iterable[Cell]) -> list[Study]:
+    """The studies that these cells are of."""
+    identities = PerSettings(_around_the_seed)
+    baselines: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        of_study = baselines.setdefault(cell.study, {})
+        if cell.baseline:
+            of_study[_seeded_identity(identities.of(cell.config), cell.config.seed)] = None
+    return [
+        Study(name, str(manifest.studies[name].get("description", "")), tuple(ids)) for name, ids in baselines.items()
+    ]
 
 
 def identity(config: RunConfig) -> str:

@@ -192,8 +192,12 @@ def _record_run(ledger: Ledger, value: dict[str, Any]) -> None:
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:
-    """Submissions that are on disk and not in the ledger: whoever wrote them was killed before it came to that."""
+    """What is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
     torn = [] if torn is None else torn
+    known_studies = {row["name"]: row for row in ledger.studies()}
+    for study in filter(None, (_whole(path, torn) for path in root.studies())):
+        if known_studies.get(study["name"]) != study:
+            ledger.put_study(study["name"], study["description"], study["baselines"])
     new = [root.submission(token) for token in sorted(root.tokens() - ledger.tokens())]
     intents = [(directory, _whole(directory.submission, torn)) for directory in new]
     if not intents:

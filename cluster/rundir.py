@@ -17,6 +17,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         answer.json                     what sbatch said (login node)
         task-<index>.json               the array task that works through pack <index> (the job)
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
+      studies/<study>.json              its question and its baselines, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       cache/                            tokenised stories, builtin data"""
 
@@ -30,6 +31,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it
 
@@ -238,6 +240,12 @@ class OutputRoot:
     def requests(self) -> list[Path]:
         """The oldest first."""
         return sorted((self.path / "requests").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+
+    def study(self, name: str) -> Path:
+        return self.path / "studies" / f"{quote(name, safe=' ')}.json"
+
+    def studies(self) -> list[Path]:
+        return sorted(self.path.glob("studies/*.json"))
 
     @property
     def probe(self) -> OutputRoot:

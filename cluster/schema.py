@@ -41,14 +41,16 @@ def json_schema() -> dict[str, Any]:
     cell = {"type": "object", "properties": settings, "additionalProperties": False}
     axes = {path: {"type": "array", "items": value, "minItems": 1} for path, value in settings.items()}
     free = {"type": "array", "items": cell, "minItems": 1}
+    entry = {"type": "object"}  # settings, or axes of any name
     study = {
         "type": "object",
         "additionalProperties": False,
         "properties": sections | settings | {
             "description": {"type": "string"},
+            "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
             "grid": {"type": "object", "properties": axes, "additionalProperties": free, "minProperties": 1},
             "include": {"type": "array", "items": cell},
-            "exclude": {"type": "array", "items": {"type": "object"}},
+            "exclude": {"type": "array", "items": entry},
             "seeds": seeds,
             "stages": stages,
         },

@@ -45,9 +45,15 @@ class Where:
 
 
 def submit_missing(
-    where: Where, runs: list[Run], site: Site, studies: list[str], data_root: Path | None, manifest: dict[str, Any]
+    where: Where,
+    runs: list[Run],
+    site: Site,
+    studies: list[str],
+    data_root: Path | None,
+    manifest: dict[str, Any],
+    about: Sequence[plan.Study] = (),
 ) -> None:
-    """Whatever of these runs was never tried; says so if there is nothing.
+    """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     check_data(runs, data_root)
@@ -58,7 +64,7 @@ def submit_missing(
         states: States = ledger.states() if ledger else {}
         states = {**states, **numbers_on_disk(where.root, [run for run in runs if run.id not in states])}
         todo = [(run, plan.missing(run, states.get(run.id, {}))) for run in runs]
-        return _request(where, ledger, runs, todo, states, site, studies, slurm, origin)
+        return replace(_request(where, ledger, runs, todo, states, site, studies, slurm, origin), about=about)
 
     origin = _origin("submit", data_root, manifest, where.allow_code_change)
     request = _perform(where, build, origin)
@@ -289,7 +295,7 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
             raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")
         if not request.items:
             if ledger and not where.dry_run:
-                launch.record_runs(ledger, where.root, request.runs, origin.created)
+                _record(where, ledger, request, origin)
                 where.root.paused.unlink(missing_ok=True)
             return request
         _show(request, where, origin.asked_by)
@@ -310,10 +316,15 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
     return again
 
 
+def _record(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    launch.record_runs(ledger, where.root, request.runs, origin.created)
+    launch.record_studies(ledger, where.root, request.about)
+
+
 def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
     """Submit what there is room for. What is asked for is on disk first, and stays there while part of it is held back
     or in doubt, so that `tick` goes on with it."""
-    launch.record_runs(ledger, where.root, request.runs, origin.created)
+    _record(where, ledger, request, origin)
     path = where.root.request(secrets.token_hex(6))
     where.root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
     if origin.asked_by == "submit":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def planned(studies: Iterable[str] = STUDIES, *, limit: int | None = None, seeds
     return plan.expand(cells)[:limit]
 
 
+def studies_of(runs: Iterable[Run]) -> list[plan.Study]:
+    """Their studies, as experiments.yaml tells of them; with the baselines among these runs, whatever their seeds."""
+    document = manifest.load(EXPERIMENTS)
+    cells, present = manifest.cells(document), {run.id: run for run in runs}
+    seeds = {run.config.seed for run in present.values()}
+    seeded = [
+        replace(cell, config=cell.config.model_copy(update={"seed": seed})) for cell in cells for seed in sorted(seeds)
+    ]
+    names = {study for run in present.values() for study in run.studies}
+    told = [study for study in plan.studies(document, seeded) if study.name in names]
+    return [replace(study, baselines=tuple(b for b in study.baselines if b in present)) for study in told]
+
+
 def make(
     folder: Path,
     runs: Iterable[Run],
@@ -82,6 +96,7 @@ def make(
     ledger = Ledger(root.ledger)
     by_id = {run.id: run for run in chosen}
     launch.record_runs(ledger, root, chosen, CREATED)
+    launch.record_studies(ledger, root, studies_of(chosen))
     for number, array in enumerate(arrays):
         token = f"{number:08x}"
         directory = root.submission(token)

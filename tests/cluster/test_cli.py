@@ -104,6 +104,22 @@ def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_submit_records_what_the_chosen_studies_ask_even_if_nothing_is_missing(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    (path,) = (tmp_path / "output/studies").iterdir()
+    told = json.loads(path.read_text())
+    names = {run["run_id"]: run["name"] for run in status(command)["runs"]}
+    assert (told["name"], told["description"]) == ("first", "")
+    assert [names[run_id].split("-")[:2] for run_id in told["baselines"]] == [["gpt", "gelu"], ["bert", "gelu"]]
+    manifest = tmp_path / "experiments.yaml"
+    manifest.write_text(manifest.read_text().replace("first:\n", "first:\n    baseline: {model.activation: relu}\n"))
+    command(*SUBMIT, "--study", "first", "--dry-run")
+    assert json.loads(path.read_text()) == told
+    assert "Nothing is missing: 4 runs" in command(*SUBMIT, "--study", "first").stdout
+    told = json.loads(path.read_text())
+    assert [names[run_id].split("-")[:2] for run_id in told["baselines"]] == [["gpt", "relu"], ["bert", "relu"]]
+
+
 def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command, tmp_path):
     probed = command("probe", "experiments.yaml", "--site", "site.yaml", "--yes", "--wait").stdout
     assert "site here: 5 architectures" in probed

@@ -5,7 +5,7 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster import manifest
+from cluster import manifest, plan
 from cluster.errors import InputError
 from cluster.schema import json_schema
 from tiny_transformers.architecture import num_parameters
@@ -117,6 +117,13 @@ smoke: {train: {max_steps: 2}}
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "bert"}]}, "studies.s.exclude[0]: matches no cell"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "gpt"}]}, "studies.s.exclude: leaves no cell"),
         ({}, "studies.s.model: is missing. Name one of models: gpt, bert."),
+        ({"grid": {"model": ["gpt", "bert"]}, "baseline": {"model.activation": "gelu"}},
+         "studies.s.baseline: matches no cell of the study. Give values that its grid or an include has."),
+        ({"grid": {"model": ["gpt"], "model.hidden_size": [32, 64]}, "baseline": [{"model": "gpt"}]},
+         "studies.s.baseline[0]: matches several variants of gpt_neo, and one is the baseline. Give more"),
+        ({"model": "gpt", "baseline": "gpt"}, "studies.s.baseline: must be a mapping, like a cell of the grid"),
+        ({"model": "gpt", "baseline": {"modle": "gpt"}}, "studies.s.baseline.modle: unknown key. Did you mean model?"),
+        ({"model": "gpt", "description": 7}, "studies.s.description: 7 is not text. Put it in quotes."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place_its_value_and_the_nearest_known_word(tmp_path, study, message):
@@ -365,3 +372,47 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
 def test_speed_that_no_stage_measures_need_not_fit_the_model(tmp_path):
     assert cells_of(tmp_path, model="gpt", **{"evaluation.speed.tokens": 4_000})
     assert cells_of(tmp_path, model="bert", stages=["pretrain", "speed"], **{"evaluation.speed.new_tokens": 4_000})
+
+
+def baselines(cells):
+    return [shape for cell, shape in zip(cells, shapes(cells), strict=True) if cell.baseline]
+
+
+GRID = {"grid": {"model": ["gpt", "bert"], "model.activation": ["relu", "gelu"]}, "seeds": [1, 2]}
+
+
+def test_a_baseline_is_one_variant_of_each_family_with_all_seeds(tmp_path):
+    cells = cells_of(tmp_path, **GRID, baseline={"model.activation": "gelu"})
+    assert baselines(cells) == [(model, 32, "gelu", seed) for model in ("gpt", "bert") for seed in (1, 2)]
+
+
+def test_a_family_that_no_baseline_matches_has_its_first_cell_as_one(tmp_path):
+    assert {shape[:3] for shape in baselines(cells_of(tmp_path, **GRID))} == {("gpt", 32, "relu"), ("bert", 32, "relu")}
+    cells = cells_of(tmp_path, **GRID, baseline=[{"model": "bert", "model.activation": "gelu"}])
+    assert {shape[:3] for shape in baselines(cells)} == {("gpt", 32, "relu"), ("bert", 32, "gelu")}
+
+
+def test_a_baseline_may_be_an_include_and_what_several_combinations_make(tmp_path):
+    grid = {"grid": {"model": ["gpt"], "model.hidden_size": [64]}, "include": [{"model": "bert", "model.bias": False}]}
+    assert len(baselines(cells_of(tmp_path, **grid, baseline={"model": "bert", "model.bias": False}))) == 2
+    twice = {"model": "gpt", "grid": {"model.hidden_size": [16, 32], "match_params": [True, False]}}
+    cells = cells_of(tmp_path, **twice, baseline={"model.hidden_size": 32})  # matched to itself it is the same
+    assert {shape[1] for shape in baselines(cells)} == {32}
+
+
+def test_a_baseline_changes_no_run(tmp_path):
+    with_one = cells_of(tmp_path, **GRID, baseline={"model.activation": "gelu"})
+    assert [plan.identity(cell.config) for cell in with_one] == [
+        plan.identity(cell.config) for cell in cells_of(tmp_path, **GRID)
+    ]
+
+
+def test_every_shipped_study_has_a_question_and_one_baseline_of_each_family():
+    document = manifest.load(ROOT / "experiments.yaml")
+    cells = manifest.cells(document)
+    runs = {run.id: run for run in plan.expand(cells)}
+    for study in plan.studies(document, cells):
+        assert study.description.endswith(("?", ".")), study
+        models = [runs[run_id].config.model for run_id in study.baselines]
+        assert {model.family for model in models} == {"gpt_neo", "roberta"}, study
+        assert len({model.model_dump_json() for model in models}) == 2, study

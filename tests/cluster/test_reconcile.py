@@ -370,6 +370,14 @@ def test_runs_that_were_taken_in_have_the_order_of_the_manifest(ledger, root, ru
     other.close()
 
 
+def test_a_study_that_is_on_disk_only_is_taken_in(ledger, root):
+    ledger.put_study("first", "Which?", [])
+    told = {"name": "first", "description": "Which one?", "baselines": ["0123456789ab"]}
+    rundir.write_json(root.study("first"), told)
+    reconcile.reconcile(ledger, root, FakeSlurm())
+    assert ledger.studies() == [told]
+
+
 def test_an_answer_that_was_heard_needs_no_search(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
     rundir.write_json(root.submission("cafe").answer, {"state": "submitted", "job_id": "9"})
@@ -522,13 +530,15 @@ def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
         complete(root, packs[0][0], stage)
     complete(root, packs[0][1], "pretrain")
     claim(root, packs[0][1], "add_tokenizer")
+    launch.record_studies(ledger, root, [plan.Study("z/1", "Why?", (runs[0].id,)), plan.Study("first", "", ())])
     slurm = FakeSlurm([Job("7_0", "tt-cafe", "TIMEOUT"), Job("7_1", "tt-cafe", "CANCELLED")])
     reconcile.reconcile(ledger, root, slurm)
     again = Ledger(tmp_path / "again.db")
     assert reconcile.rebuild(again, root) == []
     assert json.dumps(again.overview()) == json.dumps(ledger.overview())
     assert again.scores() == ledger.scores()
-    tables = ("run", "study_run", "submission", "score", "metric", "data_file", "check_result")
+    assert [study["name"] for study in again.studies()] == ["first", "z/1"]
+    tables = ("run", "study_run", "study", "submission", "score", "metric", "data_file", "check_result")
     for table in tables:
         query = f"SELECT * FROM {table} ORDER BY 1, 2"
         assert list(again.db.query(query)) == list(ledger.db.query(query)), table
