@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import DatabaseError
 from typing import TYPE_CHECKING, Annotated, Any
@@ -261,11 +261,11 @@ def status_command(
     """What has been done, what is under way, what failed and why."""
     root = _root(output_root, smoke)
     if watch:
-        _watch(root, lambda view: status.status_view(view, root, per_run=runs, failed_only=failed))
+        _watch(root)
         return
     with _reading(root) as view:
         if as_json:
-            typer.echo(json.dumps(status.status_json(view.ledger.overview(), view.as_of, view.slurm), indent=1))
+            typer.echo(json.dumps(status.status_json(view, root), indent=1))
         else:
             console.print(status.status_view(view, root, per_run=runs, failed_only=failed))
     if view.slurm == "unreachable":
@@ -562,7 +562,7 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
     ids = {run.id for run in runs}
     going_on = True
     while going_on:
-        _watch(where.root, lambda view: status.status_view(view, where.root, per_run=False, failed_only=False))
+        _watch(where.root)
         try:
             ticked = submitting.tick(where, None, None, ids)
         except BreakerOpen as error:
@@ -578,29 +578,19 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
         raise typer.Exit(1)
 
 
-def _watch(root: OutputRoot, show: Callable[[View], Any]) -> None:
-    """Show the view again and again until nothing is open; in place on a terminal, a line per change elsewhere."""
-    from rich.live import Live
+def _watch(root: OutputRoot) -> None:
+    """Raises typer.Exit if the person left before all had ended."""
+    from cluster import watch
 
-    pause, last = 1.0, ""
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
-            with _reading(root) as view:
-                rendered, open_submissions = show(view), view.ledger.open_submissions()
-                counts = status.counts(view.ledger)
-            line = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
-            if live:
-                live.update(rendered, refresh=True)
-            elif line != last:
-                console.print(f"{view.as_of} {line}")
-            last = line
-            if not open_submissions:
-                break
-            time.sleep(pause)
-            # A person at the start wants to see it begin; later SLURM is asked twice a minute.
-            pause = min(30.0, pause * 1.3) if any(row["scheduler"] == "slurm" for row in open_submissions) else 2.0
-    if not live:
-        console.print(rendered)
+    def cancel_packs(packs: Sequence[tuple[str, int]]) -> None:
+        with session.writing(root, Slurm(), unsettled=True) as ledger:
+            assert ledger
+            live = _live_packs(ledger, None)
+            _cancel(ledger, root, [pack for pack in packs if pack in live])
+
+    session.need_ledger(root)
+    if not watch.until_done(console, root, cancel_packs):
+        raise typer.Exit
 
 
 # -- entry points -----------------------------------------------------------------------------------------------------

@@ -40,6 +40,13 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
+# Of a submission, as the view gpu_hours has it; what is running is counted until :now.
+_SPENT = (
+    "SELECT coalesce(sum((coalesce(ended, :now) - started) / 3600.0 * max(coalesce(gpus, 1), 1) "
+    "/ max(1, min(coalesce(slots, 1), runs))), 0) FROM attempt JOIN (SELECT task, count(DISTINCT run_id) AS runs "
+    "FROM attempt WHERE token = submission.token GROUP BY task) USING (task) "
+    "WHERE token = submission.token AND status != 'void' AND coalesce(ended, :now) > started"
+)
 DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no accident
 TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
@@ -160,6 +167,16 @@ def m005_report(db: Database) -> None:
     )
 
 
+@migrate()
+def m006_status(db: Database) -> None:
+    """What status needs at any number of finished runs: runs found by their name, and the GPU-hours of a submission
+    summed once, when it has ended."""
+    db.execute("CREATE INDEX idx_run_name ON run (name)")
+    # gpu_hours that its attempts took; null while something of it is open
+    db.table("submission").add_column("spent", float)
+    db.execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE state = 'done'", {"now": 0.0})
+
+
 class Ledger:
     """An open ledger. Rows are dictionaries."""
 
@@ -249,15 +266,25 @@ class Ledger:
         """Study -> stage -> how many stage runs have which status; "" is every run once. Quick at any number of runs:
         the statuses are kept with the run."""
         counted: dict[str, dict[str, Counter[str]]] = {}
+        for study, statuses, runs in self.kinds():
+            stages = counted.setdefault(study, {})
+            for stage, status in statuses.items():
+                stages.setdefault(stage, Counter())[status] += runs
+        return counted
+
+    def kinds(self) -> Iterator[tuple[str, dict[str, str], int]]:
+        """Study, stage -> status, and how many of its runs are so; study "" is every run once. In the order in which
+        the studies were submitted."""
         kinds = "SELECT study, stages, statuses, count(*) AS runs FROM run LEFT JOIN study_run ON run_id = id"
         for row in (
             *self.db.query(f"{kinds} WHERE study IS NOT NULL GROUP BY 1, 2, 3 ORDER BY min(study_run.rowid)"),
             *self.db.query("SELECT '' AS study, stages, statuses, count(*) AS runs FROM run GROUP BY 2, 3"),
         ):
-            stages = counted.setdefault(row["study"], {})
-            for stage, status in zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True):
-                stages.setdefault(stage, Counter())[status] += row["runs"]
-        return counted
+            yield (
+                row["study"],
+                dict(zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)),
+                row["runs"],
+            )
 
     def put_study(self, name: str, description: str, baselines: Sequence[str]) -> None:
         row = {"name": name, "description": description, "baselines": json.dumps(baselines)}
@@ -281,6 +308,37 @@ class Ledger:
         wanted = json.dumps(sorted(set(run_ids)))
         rows = self.db.query("SELECT id, name FROM run WHERE id IN (SELECT value FROM json_each(?))", [wanted])
         return {row["id"]: row["name"] for row in rows}
+
+    def ambiguous(self, names: Iterable[str]) -> set[str]:
+        """Those that several runs have: they differ in what is not in a name."""
+        wanted = json.dumps(sorted(set(names)))
+        rows = self.db.query(
+            "SELECT value AS name FROM json_each(?) WHERE (SELECT count(*) FROM (SELECT 1 FROM run WHERE name = value "
+            "LIMIT 2)) > 1",
+            [wanted],
+        )
+        return {row["name"] for row in rows}
+
+    def beginning_with(self, word: str, most: int = 200) -> list[tuple[str, str]]:
+        """(id, name) of runs whose id or name begins so."""
+        end = word + "\U0010ffff"
+        return [
+            (row["id"], row["name"])
+            for key in ("name", "id")
+            for row in self.db.query(
+                f"SELECT id, name FROM run WHERE {key} >= ? AND {key} < ? ORDER BY {key} LIMIT ?", [word, end, most]
+            )
+        ]
+
+    def studies_of(self, run_ids: Iterable[str]) -> dict[str, set[str]]:
+        wanted, found = json.dumps(sorted(set(run_ids))), dict[str, set[str]]()
+        for study in self.study_sizes():  # each by its index
+            rows = self.db.query(
+                "SELECT run_id FROM json_each(?) JOIN study_run ON run_id = value WHERE study = ?", [wanted, study]
+            )
+            for row in rows:
+                found.setdefault(row["run_id"], set()).add(study)
+        return found
 
     def overview(self, ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Per run: run_id, name, parameters, studies, and per stage its status, cause, attempts, job; of all runs, or
@@ -354,10 +412,35 @@ class Ledger:
 
     def update_submission(self, token: str, **values: Any) -> None:
         self.db.table("submission").update(token, values)
+        if values.get("state") == "done":
+            self._execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE token = :token", {"now": 0.0, "token": token})
 
     def open_submissions(self) -> list[dict[str, Any]]:
         """Those of which something may still happen."""
         return list(self.db.query("SELECT * FROM submission WHERE state IN ('intended', 'submitted') ORDER BY created"))
+
+    def hours(self, now: float) -> list[dict[str, Any]]:
+        """Per submission that was submitted: token, state, scheduler, gpus, slots, seconds (planned, of all its packs;
+        may be None) and spent (GPU-hours until now; hours where it has no GPU)."""
+        rows = self.db.query(
+            "SELECT token, state, scheduler, gpus, slots, seconds, "
+            f"CASE WHEN state = 'done' AND spent IS NOT NULL THEN spent ELSE ({_SPENT}) END AS spent "
+            "FROM submission WHERE state IN ('submitted', 'done') ORDER BY created",
+            {"now": now},
+        )
+        return list(rows)
+
+    def open_packs(self) -> list[dict[str, Any]]:
+        """Of the submissions of which something may still happen: token, task, runs, and how many of its attempts are
+        open, running, completed; started, ended (the last that did); job, host."""
+        rows = self.db.query(
+            "SELECT token, task, count(DISTINCT run_id) AS runs, sum(status IN ('submitted', 'running')) AS open, "
+            "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
+            "min(started) AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
+            "WHERE status != 'void' AND token IN "
+            "(SELECT token FROM submission WHERE state IN ('intended', 'submitted')) GROUP BY token, task"
+        )
+        return list(rows)
 
     def submissions(self) -> list[dict[str, Any]]:
         return list(self.db.query("SELECT * FROM submission ORDER BY created"))
@@ -453,7 +536,7 @@ class Ledger:
         rows = self.db.query("SELECT id FROM run WHERE statuses LIKE ? ORDER BY rowid", [f"%{status}%"])
         return [row["id"] for row in rows]
 
-    def _execute(self, statement: str, values: Sequence[Any]) -> None:
+    def _execute(self, statement: str, values: Sequence[Any] | dict[str, Any]) -> None:
         with self.transaction():
             self.db.execute(statement, values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,15 +55,16 @@ def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bo
 
 
 @contextmanager
-def reading(root: OutputRoot, slurm: Slurm) -> Iterator[tuple[View, str | None]]:
-    """The ledger, reconciled if nobody else is at it; with a warning if somebody is."""
+def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[View, str | None]]:
+    """The ledger, reconciled if nobody else is at it; with a warning if somebody is. Without `slurm` only the files
+    are read, and what SLURM said last stands."""
     if not root.ledger.exists():
         need_ledger(root)
     warning = None
     try:
         with locked(root.lock, wait=5):
             ledger = Ledger(root.ledger)
-            answer: str = _reconcile(ledger, root, slurm)
+            answer: str = _reconcile(ledger, root, slurm) if slurm else _read_files(ledger, root)
     except LedgerBusy as busy:
         warning = f"{busy} What follows is its last state."
         ledger = Ledger(root.ledger, read_only=True)
@@ -85,6 +86,24 @@ def _reconcile(ledger: Ledger, root: OutputRoot, slurm: Slurm) -> reconcile.Answ
         if answer != "unreachable":
             ledger.remember("as_of", now())
     return answer
+
+
+class _Unasked:
+    """In SLURM's place: no answer, which changes nothing."""
+
+    def queue(self) -> None:
+        return None
+
+    def history(self, names: Iterable[str], days: int) -> None:  # noqa: ARG002
+        return None
+
+
+def _read_files(ledger: Ledger, root: OutputRoot) -> str:
+    if reconcile.reconcile(ledger, root, _Unasked()) == "none":
+        with ledger.transaction():
+            ledger.remember("slurm", "none")
+            ledger.remember("as_of", now())
+    return ledger.recall("slurm") or "none"
 
 
 def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:

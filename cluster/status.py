@@ -1,100 +1,743 @@
-"""The status of every stage run, for a person at a terminal and for programs.
+"""The status of every stage run: read from the ledger as plain values, and shown as lines of a given width.
 
-Reads of the ledger only what is open or failed, and counts, so that finished runs cost nothing."""
+Reads only what is open or failed, and counts, so that finished runs cost nothing. A figure that is not known is left
+out or said to be unknown; runs are told apart by their ids, which stand beside a name that several have."""
 
 from __future__ import annotations
 
+import heapq
 import json
+import re
+import shlex
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from cluster import rundir
+from cluster.console import count
 from cluster.ledger import Ledger
 from cluster.rundir import OutputRoot
 from cluster.session import View
-from cluster.slurm import NEVER_STARTS
+from cluster.slurm import in_words, never_starts
 from tiny_transformers.config import STAGES
 
 STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
+SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
+WIDE = 110  # columns from which a run has one line
+BROAD = 72  # columns from which a bar is not a short one
+BAR = 24  # columns
+MESSAGE = 400  # characters of a failure's message that are shown before `--failed` is asked for
 LOG_LINES = 3
 FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
-SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
-LISTED = 20  # running or failed stage runs that are listed before the rest is counted
+LISTED = 20  # running packs, or groups of failures, that are listed before the rest is counted
+NAMED = 3  # runs of a group of failures that are named
+SILENT = 300.0  # seconds without a heartbeat, which comes every 10
+LITTLE = 0.02  # of a stage: from so little no time is reckoned
 
 
-def status_json(overview: Sequence[dict[str, Any]], as_of: str, slurm: str) -> dict[str, Any]:
-    counts = Counter(view["status"] for run in overview for view in run["stages"].values())
+# -- what is known ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A study, or all of them: how far its runs are, and each of its stages."""
+
+    study: str
+    runs: dict[str, int]  # completed, running, failed, submitted, eligible -> how many runs
+    stages: dict[str, dict[str, int]]  # stage -> status -> how many stage runs
+
+    @property
+    def total(self) -> int:
+        return sum(self.runs.values())
+
+
+@dataclass(frozen=True)
+class Working:
+    """A stage run that is running."""
+
+    run_id: str
+    name: str  # with its id, where several runs have this name
+    stage: str
+    number: int  # of the attempt
+    fraction: float
+    text: str
+    loss: float | None
+    tokens_per_second: float | None
+    seconds_left: float | None  # of this stage
+    silent: float  # seconds since its last heartbeat
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack that has begun."""
+
+    token: str
+    task: int
+    job: str
+    node: str
+    slots: int
+    runs: int
+    waiting: int  # runs whose turn in it has not come
+    working: tuple[Working, ...]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Packs that have not begun, and why; `reason` is SLURM's, or empty."""
+
+    reason: str
+    runs: int
+    packs: tuple[tuple[str, int], ...]  # token, task
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stage runs that failed in the same way."""
+
+    stage: str
+    cause: str
+    message: str  # of the first of them
+    attempts: tuple[tuple[str, str, int, str], ...]  # run id, name, number, job
+    decided: str  # what the retry rules say
+    again: bool  # whether they try it again
+    command: str  # that mends it
+
+
+@dataclass(frozen=True)
+class Hours:
+    used: float
+    planned: float | None  # None: not known of every submission
+    unit: str
+
+
+@dataclass(frozen=True)
+class Status:
+    studies: tuple[Progress, ...]
+    total: Progress
+    packs: tuple[Pack, ...]
+    queue: tuple[Waiting, ...]
+    failures: tuple[Failure, ...]
+    hours: Hours | None
+    seconds_left: float | None  # of what is submitted; None: nothing is, or unknown
+    why: str  # what the estimate rests on, or why there is none; empty: nothing is submitted
+    flags: tuple[str, ...]
+    as_of: str
+    slurm: str
+    options: str  # that commands need to speak of this ledger
+
+    @property
+    def eligible(self) -> int:
+        return sum(counts.get("eligible", 0) for counts in self.total.stages.values())
+
+
+def read(view: View, root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
+    """`study`: only what is of this one, but for the hours and the estimate."""
+    ledger, now, options = view.ledger, now or time.time(), options_of(root)
+    progress = _progress(ledger)
+    total = progress.pop("")
+    attempts = ledger.newest_attempts("running", "submitted", "failed")
+    if study:
+        members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
+        attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
+        progress = {study: progress[study]}
+    names = labels(ledger, (attempt["run_id"] for attempt in attempts))
+    submissions = {row["token"]: row for row in ledger.hours(now)}
+    open_packs = {(row["token"], row["task"]): row for row in ledger.open_packs()}
+    running = [attempt for attempt in attempts if attempt["status"] in ("running", "submitted")]
+    failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
+    packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
+    left, why = _estimate(submissions, open_packs, packs, queue, now)
+    return Status(
+        studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
+        failures=_failures(ledger, failed, names, options), hours=_hours(submissions.values()),
+        seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm, options=options,
+    )  # fmt: skip
+
+
+def labels(ledger: Ledger, run_ids: Iterable[str]) -> dict[str, str]:
+    """Run id -> its name, with the id where several runs have that name."""
+    names = ledger.names(run_ids)
+    several = ledger.ambiguous(names.values())
+    return {run_id: f"{name} ({run_id})" if name in several else name for run_id, name in names.items()}
+
+
+def _progress(ledger: Ledger) -> dict[str, Progress]:
+    """By study; "" is every run once."""
+    found = {"": Progress("", {}, {})}
+    for study, statuses, runs in ledger.kinds():
+        progress = found.setdefault(study, Progress(study, {}, {}))
+        of_run = _of_run(statuses.values())
+        progress.runs[of_run] = progress.runs.get(of_run, 0) + runs
+        for stage, status in statuses.items():
+            counts = progress.stages.setdefault(stage, {})
+            counts[status] = counts.get(status, 0) + runs
+    return found
+
+
+def _of_run(statuses: Iterable[str]) -> str:
+    """One word for a run whose stages are so."""
+    known = set(statuses)
+    for status in ("running", "failed", "submitted"):
+        if status in known:
+            return status
+    return "completed" if known == {"completed"} else "eligible"
+
+
+def _packs(
+    attempts: Sequence[dict[str, Any]],
+    names: Mapping[str, str],
+    submissions: Mapping[str, dict[str, Any]],
+    open_packs: Mapping[tuple[str, int], dict[str, Any]],
+    now: float,
+) -> tuple[Pack, ...]:
+    members: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for attempt in attempts:
+        members.setdefault((attempt["token"], attempt["task"]), []).append(attempt)
+    packs = []
+    for key, own in members.items():
+        if key not in open_packs or not open_packs[key]["started"]:
+            continue
+        working = tuple(_working(attempt, names, now) for attempt in own if attempt["status"] == "running")
+        busy = {each.run_id for each in working}
+        pack, slots = open_packs[key], submissions.get(key[0], {}).get("slots") or 1
+        waiting = len({attempt["run_id"] for attempt in own} - busy)
+        packs.append(
+            Pack(*key, pack["job"] or "", pack["host"] or "", min(slots, pack["runs"]), pack["runs"], waiting, working)
+        )
+    return tuple(packs)
+
+
+def _working(attempt: dict[str, Any], names: Mapping[str, str], now: float) -> Working:
+    beat = json.loads(attempt["progress"]) if attempt["progress"] else {}
+    fraction, said = beat.get("fraction", 0.0), beat.get("time", now)
+    silent, left = max(0.0, now - said), beat.get("seconds_left")
+    if left is None and attempt["started"] and fraction >= LITTLE:  # not a training, or of an older version
+        left = (said - attempt["started"]) * (1 / fraction - 1)
+    return Working(
+        attempt["run_id"], names[attempt["run_id"]], attempt["stage"], attempt["number"], fraction,
+        beat.get("text", ""), beat.get("loss"), beat.get("tokens_per_second"),
+        None if left is None or silent > SILENT else max(0.0, left - silent), silent,
+    )  # fmt: skip
+
+
+def _queue(
+    attempts: Sequence[dict[str, Any]], open_packs: Mapping[tuple[str, int], dict[str, Any]]
+) -> tuple[Waiting, ...]:
+    """By reason, most runs first."""
+    reasons: dict[tuple[str, int], str] = {}
+    jobs: dict[tuple[str, int], str] = {}
+    for attempt in attempts:
+        key = (attempt["token"], attempt["task"])
+        if attempt["status"] == "submitted" and not (open_packs.get(key) or {"started": 1})["started"]:
+            said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
+            reasons[key] = reasons.get(key) or said
+            jobs[key] = attempt["job"] or ""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for key, reason in reasons.items():
+        groups.setdefault(reason, []).append(key)
+    waiting = [
+        Waiting(reason, sum(open_packs[key]["runs"] for key in keys), tuple(keys), tuple(jobs[key] for key in keys))
+        for reason, keys in groups.items()
+    ]
+    return tuple(sorted(waiting, key=lambda each: -each.runs))
+
+
+def _hours(submissions: Iterable[dict[str, Any]]) -> Hours | None:
+    rows = list(submissions)
+    if not rows:
+        return None
+    planned = [row["seconds"] and row["seconds"] / 3600 * max(row["gpus"] or 1, 1) for row in rows]
+    known = None if None in planned else sum(planned)
+    return Hours(sum(row["spent"] for row in rows), known, "GPU-hours" if any(row["gpus"] for row in rows) else "hours")
+
+
+def _estimate(
+    submissions: Mapping[str, dict[str, Any]],
+    open_packs: Mapping[tuple[str, int], dict[str, Any]],
+    packs: Sequence[Pack],
+    queue: Sequence[Waiting],
+    now: float,
+) -> tuple[float | None, str]:
+    """Seconds until all that is submitted has ended, and what that rests on: each pack takes what was planned, times
+    what the ended ones took of theirs; as many go on at a time as now."""
+    still = {key: row for key, row in open_packs.items() if row["open"]}
+    if not still:
+        return None, ""
+    stuck = next((each for each in queue if never_starts(each.reason)), None)
+    if stuck:
+        return None, f"{count(len(stuck.packs), 'pack')} will not start by itself"
+    sizes = Counter(token for token, _ in open_packs)
+    if any(not (submissions.get(token) or {}).get("seconds") for token, _ in still):
+        return None, "how long it takes was not planned"
+    planned = {key: submissions[key[0]]["seconds"] / sizes[key[0]] for key in open_packs if key[0] in submissions}
+    ended = [key for key, row in open_packs.items() if row["completed"] == row["attempts"]]
+    took = sum(open_packs[key]["ended"] - open_packs[key]["started"] for key in ended)
+    pace = took / sum(planned[key] for key in ended) if ended else 1.0
+    stages_left = {
+        (pack.token, pack.task): max((each.seconds_left or 0.0 for each in pack.working), default=0.0) for pack in packs
+    }
+    lefts = [
+        max(pace * planned[key] - (now - row["started"]), stages_left.get(key, 0.0))
+        for key, row in still.items()
+        if row["started"]
+    ]
+    waiting = [pace * planned[key] for key, row in still.items() if not row["started"]]
+    if not lefts:
+        return None, "nothing has begun, and when it does is SLURM's to say"
+    heapq.heapify(lefts)
+    for seconds in sorted(waiting, reverse=True):
+        heapq.heapreplace(lefts, lefts[0] + seconds)
+    basis = (
+        f"packs take {pace:.1f} x what was planned, as the {len(ended):,} that have ended" if ended else "as planned"
+    )
+    return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+def _failures(
+    ledger: Ledger, failed: Sequence[dict[str, Any]], names: Mapping[str, str], options: str
+) -> tuple[Failure, ...]:
+    """Largest group first."""
+    if not failed:
+        return ()
+    decisions = ledger.decisions()
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for attempt in failed:
+        decided = _decided(decisions.get((attempt["run_id"], attempt["stage"], attempt["number"])))
+        key = (attempt["stage"], attempt["cause"] or "", _alike(attempt["message"] or ""), decided)
+        groups.setdefault(key, []).append(attempt)
+    found = []
+    for (stage, cause, _, decided), group in groups.items():
+        again = decided.startswith("to be tried again")
+        command = f"tiny-transformers tick{options}" if again else _rerun(stage, group, failed) + options
+        told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
+        found.append(Failure(stage, cause, group[0]["message"] or "", told, decided, again, command))
+    return tuple(sorted(found, key=lambda each: -len(each.attempts)))
+
+
+def _alike(message: str) -> str:
+    """Messages of one cause differ in the numbers of jobs, nodes, runs and steps."""
+    return re.sub(r"\b[0-9a-f]{8,}\b|\d[\d.,]*", "#", message)
+
+
+def _rerun(stage: str, group: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> str:
+    """The command that does these again, and as few others as can be."""
+    if len(group) == len(failed):
+        return "rerun --failed"
+    command = f"rerun --failed --stage {stage}"
+    if len(group) <= NAMED and any(row["stage"] == stage and row not in group for row in failed):
+        return command + "".join(f" --run {row['run_id']}" for row in group)
+    return command
+
+
+def _decided(decision: dict[str, Any] | None) -> str:
+    if decision is None:
+        return ""
+    if decision["action"] == "stop":
+        return f"not tried again by itself: {decision['tries']} x {decision['cause']}"
+    return f"to be tried again: {decision['changes']}"
+
+
+def _flags(ledger: Ledger) -> list[str]:
+    """Checks that did not hold but do not make a score wrong by themselves, and code that changed between runs."""
+    rows = [row for row in ledger.failed_checks() if not row["blocking"]]
+    flagged: dict[str, list[str]] = {}
+    for row in rows:
+        flagged.setdefault(row["run_id"], []).append(row["name"])
+    if len(flagged) > FLAGGED:
+        counted = Counter(row["name"] for row in rows).most_common()
+        told = [f"{len(flagged):,} runs: {', '.join(f'{check} ({number:,})' for check, number in counted)}"]
+    else:
+        names = labels(ledger, flagged)
+        told = [f"{names[run_id]}: {', '.join(checks)}" for run_id, checks in flagged.items()]
+    told += identical_scores(ledger)
+    versions = ledger.code_versions()
+    if len(versions) > 1:
+        of_each = ", ".join(f"{code} ({number:,})" for code, number in versions.items())
+        told.append(f"completed stage runs are of {len(versions)} versions of the code: {of_each}")
+    return told
+
+
+def identical_scores(ledger: Ledger) -> list[str]:
+    """Check `identical_scores`: runs that were trained differently and score the same to the last digit."""
+    told = []
+    for stage, run_ids in ledger.identical_scores():
+        known = ledger.names(run_ids)
+        names = [f"{known[run_id]} ({run_id})" for run_id in run_ids]
+        more = f" and {len(names) - FLAGGED:,} more" if len(names) > FLAGGED else ""
+        told.append(f"{stage}: identical_scores: {', '.join(names[:FLAGGED])}{more}")
+    return told
+
+
+# -- for programs -----------------------------------------------------------------------------------------------------
+
+
+def status_json(view: View, root: OutputRoot) -> dict[str, Any]:
+    overview, status = view.ledger.overview(), read(view, root)
+    told = asdict(status)
     return {
-        "as_of": as_of,
-        "slurm": slurm,
-        "counts": {status: counts[status] for status in STATUSES},
+        "as_of": view.as_of,
+        "slurm": view.slurm,
+        "counts": counts(view.ledger),
         "runs": [{key: run[key] for key in ("run_id", "name", "studies", "stages")} for run in overview],
+        "estimate": {"seconds_left": status.seconds_left, "why": status.why},
+        **{key: told[key] for key in ("studies", "packs", "queue", "failures", "hours", "flags")},
     }
 
 
 def counts(ledger: Ledger) -> dict[str, int]:
     """Status -> stage runs, every run once."""
     found: Counter[str] = Counter()
-    for count in ledger.tally().get("", {}).values():
-        found += count
+    for of_stage in ledger.tally().get("", {}).values():
+        found += of_stage
     return {status: found[status] for status in STATUSES}
 
 
-def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: bool) -> RenderableType:
-    """What a person sees. Reads of the ledger only what is open or failed, and counts, unless it shows every run."""
-    ledger = view.ledger
-    tally, sizes = ledger.tally(), ledger.study_sizes()
-    if not sizes:
+# -- for a person -----------------------------------------------------------------------------------------------------
+
+Show = Literal["all", "running", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a line is of, so that a key can act on it: a stage run, or packs that wait."""
+
+    title: str
+    log: tuple[str, str, int] | None = None  # run id, stage, attempt
+    packs: tuple[tuple[str, int], ...] = ()  # to cancel
+
+
+@dataclass(frozen=True)
+class Line:
+    text: Text
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A status as rich prints it, as wide as the console."""
+
+    status: Status
+    root: OutputRoot
+    show: Show = "all"
+    everything: bool = False  # every failure and every line of a pack
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in lines(self.status, self.root, console, options.max_width, self.show, self.everything):
+            yield line.text
+
+
+def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: bool) -> Any:
+    """What a person sees."""
+    from rich.console import Group
+
+    status = read(view, root)
+    if not status.total.total:
         return Text(f"No runs yet in {root.path}. Start with: submit experiments.yaml --dry-run")
-    parts: list[RenderableType] = []
-    if per_run and not failed_only:
-        overview = ledger.overview()
-        speeds = _speeds(ledger)
-        parts += [_run_table(study, [run for run in overview if study in run["studies"]], speeds) for study in sizes]
-    elif not failed_only:
-        parts += [_study_table(study, size, tally[study]) for study, size in sizes.items()]
-    if not failed_only:
-        parts += _running(ledger)
-    parts += _failures(ledger, root, everything=failed_only)
-    if failed_only and not parts:
-        parts.append(Text("No stage run has failed."))
-    parts += _flags(ledger)
-    if sum(tally[""][stage]["eligible"] for stage in tally[""]):
-        parts.append(Text("`tick` submits what is eligible; `submit` does, too."))
-    parts.append(Text(_as_of(view), style="dim"))
-    return Group(*parts)
+    shown = Shown(status, root, "failed" if failed_only else "all", everything=failed_only)
+    if not per_run or failed_only:
+        return shown
+    overview, speeds = view.ledger.overview(), _speeds(view.ledger)
+    tables = [
+        _run_table(each.study, [run for run in overview if each.study in run["studies"]], speeds)
+        for each in status.studies
+    ]
+    return Group(*tables, shown)
 
 
-def _as_of(view: View) -> str:
-    if view.slurm == "unreachable":
-        return f"SLURM did not answer; as of {view.as_of}"
-    if view.slurm == "partial":
-        return f"sacct did not answer, so why some jobs ended is not known yet; as of {view.as_of}"
-    return f"as of {view.as_of}"
+def lines(
+    status: Status, root: OutputRoot, console: Console, width: int, show: Show = "all", everything: bool = False
+) -> list[Line]:
+    """All that is shown, none of it wider than `width`; `everything`: only failures, and all of them."""
+    plain = not console.encoding.lower().startswith("utf")
+    found: list[Line] = []
+    if not everything:
+        found += _all_progress_lines(status, width, plain)
+    if show != "failed":
+        found += _pack_lines(status, width, plain) + _queue_lines(status)
+    if show != "running":
+        found += _failure_lines(status, root, everything)
+        if not status.failures and show == "failed":
+            found.append(Line(Text("No stage run has failed.")))
+    if status.flags:
+        found += [Line(Text()), *(Line(Text(f"flagged: {told}", style="yellow")) for told in status.flags)]
+    found += [Line(Text()), *(Line(text) for text in _foot(status))]
+    return [Line(text, line.entry) for line in found for text in _within(line.text, console, width)]
 
 
-def _study_table(study: str, size: int, counts: dict[str, Counter[str]]) -> Table:
-    table = _table(f"{study}: {size:,} run{'s' if size != 1 else ''}")
-    table.add_column("stage")
-    shown = [status for status in STATUSES if any(count[status] for count in counts.values())]
-    for status in shown:
-        table.add_column(status, justify="right", style=COLOURS.get(status, ""))
-    for stage in STAGES:
-        if stage in counts:
-            table.add_row(stage, *(f"{counts[stage][status]:,}" if counts[stage][status] else "·" for status in shown))
-    return table
+def _within(text: Text, console: Console, width: int) -> list[Text]:
+    """Wrapped, with what is wrapped indented."""
+    if text.cell_len <= width:
+        return [text]
+    indent = len(text.plain) - len(text.plain.lstrip())
+    first, *rest = text[indent:].wrap(console, max(10, width - indent - 2), overflow="fold")
+    return [Text(" " * indent) + first, *(Text(" " * (indent + 2)) + part for part in rest)]
+
+
+def _all_progress_lines(status: Status, width: int, plain: bool) -> list[Line]:
+    title = min(max(len(each.study) for each in status.studies), 24)
+    found = [line for each in status.studies for line in _progress_lines(each, title, width, plain)]
+    if len(status.studies) > 1:  # a run may be in several
+        found.append(_progress_line(replace(status.total, study="all"), title, width, plain))
+    return [Line(text) for text in found]
+
+
+def _progress_lines(progress: Progress, title: int, width: int, plain: bool) -> Iterator[Text]:
+    """`title`: columns of a study's name."""
+    yield _progress_line(progress, title, width, plain)
+    if progress.runs.get("completed") != progress.total:
+        parts = [_stage_part(stage, progress.stages[stage]) for stage in STAGES if stage in progress.stages]
+        for text in _wrapped(parts, width - title - 2):
+            yield Text(" " * (title + 2)) + text
+
+
+def _progress_line(progress: Progress, title: int, width: int, plain: bool) -> Text:
+    line = Text().append(f"{progress.study:<{title}}  ", "bold")
+    line.append_text(_bar(progress, BAR if width >= BROAD else BAR // 2, plain))
+    line.append(f"  {progress.runs.get('completed', 0):,}/{count(progress.total, 'run')}")
+    for status in ("running", "failed", "submitted", "eligible"):
+        if progress.runs.get(status):
+            line.append(f"  {progress.runs[status]:,} {status}", COLOURS.get(status, ""))
+    return line
+
+
+def _wrapped(parts: Sequence[Text], width: int) -> Iterator[Text]:
+    line = Text()
+    for part in parts:
+        if line and len(line) + 3 + len(part) > width:
+            yield line
+            line = Text()
+        line = line + Text("   ") + part if line else part
+    if line:
+        yield line
+
+
+def _stage_part(stage: str, counts: Mapping[str, int]) -> Text:
+    done, total = counts.get("completed", 0), sum(counts.values())
+    text = Text().append(f"{stage} ", "dim").append(f"{done:,}/{total:,}", "green" if done == total else "")
+    told = [(f"{counts[status]:,} {status}", COLOURS[status]) for status in ("running", "failed") if counts.get(status)]
+    for index, (words, colour) in enumerate(told):
+        text.append(", " if index else " (").append(words, colour)
+    return text.append(")") if told else text
+
+
+def _bar(progress: Progress, width: int, plain: bool) -> Text:
+    """Completed, failed and running runs are different marks, so that it reads without colour."""
+    marks = (
+        {"completed": "#", "failed": "x", "running": ">"}
+        if plain
+        else {"completed": "█", "failed": "×", "running": "▒"}
+    )
+    bar, before, cells = Text(), 0, 0
+    for status, mark in marks.items():
+        before += progress.runs.get(status, 0)
+        until = before * width // max(progress.total, 1)
+        if progress.runs.get(status) and status != "completed" and until == cells:
+            until = min(width, cells + 1)  # one that failed is seen among thousands
+        bar.append(mark * (until - cells), COLOURS[status])
+        cells = max(cells, until)
+    return bar.append(("." if plain else "·") * (width - cells), "dim")
+
+
+def _title(text: str, style: str = "bold") -> Line:
+    return Line(Text().append(text, style))
+
+
+def _pack_lines(status: Status, width: int, plain: bool) -> list[Line]:
+    if not status.packs:
+        return []
+    nodes = len({pack.node for pack in status.packs})
+    found = [Line(Text()), _title(f"Running: {count(len(status.packs), 'pack')} on {count(nodes, 'node')}")]
+    longest = max((len(each.name) for pack in status.packs for each in pack.working), default=0)
+    for pack in status.packs[:LISTED]:
+        head = Text().append(pack.node or "this machine", "cyan").append(f"  job {pack.job}  ")
+        head.append(f"{len(pack.working)} of {count(pack.slots, 'slot')} busy")
+        if pack.waiting:
+            head.append(f", {count(pack.waiting, 'run')} to come")
+        mine = ((pack.token, pack.task),)
+        found.append(Line(head, Entry(f"job {pack.job}", packs=mine)))
+        for each in pack.working:
+            entry = Entry(f"{each.name} {each.stage}", (each.run_id, each.stage, each.number), mine)
+            found += [Line(text, entry) for text in _working_lines(each, longest, width, plain)]
+    if len(status.packs) > LISTED:
+        found.append(Line(Text(f"and {len(status.packs) - LISTED:,} more packs; `status --runs` shows all runs")))
+    return found
+
+
+def _working_lines(each: Working, longest: int, width: int, plain: bool) -> list[Text]:
+    """A run's name, and how it goes: in one line where there is room."""
+    done = Text(f"{each.stage:<9} {each.fraction:>4.0%}  ")
+    if each.silent > SILENT:
+        done.append(f"no sign for {duration(each.silent)}, ", "yellow")
+    done.append(_figures(each))
+    name = f"  {each.name}"
+    if width >= WIDE and 2 + longest + 2 + len(done) <= width:
+        return [Text(f"{name:<{longest + 4}}") + done]
+    cut = "..." if plain else "…"
+    room = width - 4
+    text = done if len(done) <= room else done[: room - len(cut)] + Text(cut)
+    return [Text(name, overflow="fold"), Text("    ") + text]
+
+
+def _figures(each: Working) -> str:
+    """The words last: of few columns they are cut."""
+    told = []
+    if each.seconds_left is not None:
+        told.append(f"{duration(each.seconds_left)} left")
+    if each.loss is not None:
+        told.append(f"loss {each.loss:.3f}")
+    if each.tokens_per_second:
+        told.append(f"{each.tokens_per_second:,.0f} tokens/s")
+    return ", ".join(filter(None, [*told, each.text]))
+
+
+def _queue_lines(status: Status) -> list[Line]:
+    if not status.queue:
+        return []
+    runs, packs = sum(each.runs for each in status.queue), sum(len(each.packs) for each in status.queue)
+    found = [Line(Text()), _title(f"Waiting: {count(packs, 'pack')} with {count(runs, 'run')}")]
+    for each in status.queue:
+        line = Text().append(f"{count(len(each.packs), 'pack')}, {count(each.runs, 'run')}", "blue")
+        line.append(f" ({_jobs(each.jobs)})" if any(each.jobs) else "", "dim").append(": ")
+        line.append(in_words(each.reason) or "not begun yet", "yellow" if never_starts(each.reason) else "")
+        line.append(f" ({each.reason})" if each.reason else "", "dim")
+        found.append(Line(line, Entry(f"{count(len(each.packs), 'waiting pack')}", packs=each.packs)))
+    return found
+
+
+def _jobs(jobs: Sequence[str]) -> str:
+    arrays: dict[str, list[str]] = {}
+    for job in jobs:
+        array, _, task = job.partition("_")
+        arrays.setdefault(array, []).append(task)
+    told = [array + (f"_[{ranges(map(int, tasks))}]" if all(tasks) else "") for array, tasks in arrays.items() if array]
+    return f"job{'s' if len(jobs) > 1 else ''} {', '.join(told[:3])}{', ...' if len(told) > 3 else ''}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """1-3,5"""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def _failure_lines(status: Status, root: OutputRoot, everything: bool) -> list[Line]:
+    if not status.failures:
+        return []
+    causes: Counter[str] = Counter()
+    for failure in status.failures:
+        causes[failure.cause] += len(failure.attempts)
+    summary = ", ".join(f"{number:,} {cause}" for cause, number in causes.items())
+    found = [Line(Text()), _title(f"Failed: {summary}", "bold red")]
+    for failure in status.failures if everything else status.failures[:LISTED]:
+        found += _failure(failure, root, status.options, everything)
+    if not everything and len(status.failures) > LISTED:
+        found.append(Line(Text(f"and {len(status.failures) - LISTED:,} more causes: `status --failed`")))
+    return found
+
+
+def _failure(failure: Failure, root: OutputRoot, options: str, everything: bool) -> list[Line]:
+    run_id, name, number, _ = failure.attempts[0]
+    message = failure.message
+    if len(message) > MESSAGE and not everything:
+        message = message[:MESSAGE] + " ..."
+    head = (
+        Text()
+        .append(f"{count(len(failure.attempts), 'run')}: {failure.stage} {failure.cause}: ", "red")
+        .append(message)
+    )
+    head.append(f" [{failure.decided}]" if failure.decided else "", "dim")
+    found = [Line(head, Entry(f"{name} {failure.stage}", (run_id, failure.stage, number)))]
+    for each_id, each, attempt, job in failure.attempts if everything else failure.attempts[:NAMED]:
+        line = Text(f"  {each}").append("" if each_id in each else f" ({each_id})", "dim")
+        line.append(f" attempt {attempt}, {job or 'no job'}", "dim")
+        found.append(Line(line, Entry(f"{each} {failure.stage}", (each_id, failure.stage, attempt))))
+    more = len(failure.attempts) - NAMED
+    if more > 0 and not everything:
+        found.append(Line(Text(f"  and {more:,} more: `status --failed{options}`")))
+    found += [Line(Text().append(f"    {text}", "dim")) for text in _log_end(failure, root)]
+    if failure.cause in ("error", "check_failed") and not failure.again:
+        see = f"tiny-transformers logs {run_id} {failure.stage}{options}"
+        found.append(Line(Text("  see ").append(see, "bold").append("; once mended:")))
+    return [*found, Line(Text("  -> ").append(failure.command, "bold"))]
+
+
+def _log_end(failure: Failure, root: OutputRoot) -> list[str]:
+    """The last lines of the first one's log, without what the message says."""
+    run_id, _, number, _ = failure.attempts[0]
+    tail = rundir.tail(root.run(run_id).attempt(failure.stage, number).log, LOG_LINES)
+    said = " ".join(failure.message.split())
+    names = ("TinyTransformersError: ", "CheckFailed: ")
+    return [text for text in tail if text.strip().removeprefix(names[0]).removeprefix(names[1]) not in said]
+
+
+def _foot(status: Status) -> Iterator[Text]:
+    if status.hours:
+        planned = "" if status.hours.planned is None else f" of {status.hours.planned:,.2f} planned"
+        yield Text(f"{status.hours.used:,.2f}{planned} {status.hours.unit} used")
+    if status.seconds_left is not None:
+        when = clock(time.time() + status.seconds_left)
+        yield Text(f"Done in about {duration(status.seconds_left)} ({when}): {status.why}")
+    elif status.why:
+        yield Text(f"When it is done is unknown: {status.why}")
+    if status.eligible:
+        tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
+        yield Text(f"{count(status.eligible, 'stage run')} eligible. {tick}")
+    yield Text(as_of(status.slurm, status.as_of), style="yellow" if status.slurm == "unreachable" else "dim")
+
+
+def as_of(slurm: str, when: str) -> str:
+    shown = clock(datetime.fromisoformat(when).timestamp()) if when[:1].isdigit() and "T" in when else when
+    if slurm == "unreachable":
+        return f"SLURM did not answer; as of {shown}"
+    if slurm == "partial":
+        return f"sacct did not answer, so why some jobs ended is not known yet; as of {shown}"
+    return f"as of {shown}"
+
+
+def clock(seconds: float) -> str:
+    """14:02, with the day if it is not today's."""
+    when, today = datetime.fromtimestamp(seconds).astimezone(), datetime.now().astimezone()
+    return f"{when:%H:%M}" if when.date() == today.date() else f"{when:%a %Y-%m-%d %H:%M}"
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"
+
+
+def options_of(root: OutputRoot) -> str:
+    """What a command must be told to speak of this ledger."""
+    smoke = root.path.name == "smoke"
+    base = root.path.parent if smoke else root.path
+    where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
+    return (" --smoke" if smoke else "") + where
 
 
 def _run_table(study: str, runs: Sequence[dict[str, Any]], speeds: Mapping[str, Mapping[str, str]]) -> Table:
     """`speeds`: title -> run id -> how fast its pretraining was."""
-    table = _table(study)
+    table = Table(title=study, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
     table.add_column("id", no_wrap=True)
     for stage in STAGES:
@@ -117,110 +760,3 @@ def _speeds(ledger: Ledger) -> dict[str, dict[str, str]]:
             title, how = SPEEDS[row["name"]]
             speeds[title][row["run_id"]] = format(float(row["value"]), how)
     return {title: found for title, found in speeds.items() if found}
-
-
-def _running(ledger: Ledger) -> list[RenderableType]:
-    attempts = ledger.newest_attempts("running", "submitted")
-    running = [attempt for attempt in attempts if attempt["status"] == "running"]
-    names = ledger.names(attempt["run_id"] for attempt in running)
-    reasons: Counter[str] = Counter()  # of runs: the first open stage of each says why it waits
-    lines = []
-    for attempt in attempts:
-        progress = json.loads(attempt["progress"]) if attempt["progress"] else {}
-        if progress.get("reason"):
-            reasons[progress["reason"]] += 1
-        elif attempt["status"] == "running":
-            line = Text(f"{names[attempt['run_id']]} {attempt['stage']}", style="cyan")
-            where = f" on {attempt['host']}, job {attempt['job']}: " if attempt["host"] else ": "
-            line.append(f"{where}{progress.get('fraction', 0):.0%} {progress.get('text', '')}", style="default")
-            lines.append(line)
-    parts: list[RenderableType] = [Text("Running", style="bold"), *_at_most(lines, "`status --runs` shows all")]
-    return (parts if lines else []) + [_waiting(reason, count) for reason, count in reasons.items()]
-
-
-def _waiting(reason: str, count: int) -> Text:
-    """SLURM's reason, and what to do if it never ends by itself."""
-    line = Text(f"{count:,} run{'s wait' if count > 1 else ' waits'} in SLURM's queue: {reason}")
-    if reason in NEVER_STARTS:
-        line.append(f": {NEVER_STARTS[reason]}", style="yellow")
-    return line
-
-
-def _failures(ledger: Ledger, root: OutputRoot, everything: bool) -> list[RenderableType]:
-    failed = ledger.newest_attempts("failed")
-    if not failed:
-        return []
-    names, decisions = ledger.names(attempt["run_id"] for attempt in failed), ledger.decisions()
-    shown = failed if everything else failed[:LISTED]
-    parts: list[RenderableType] = []
-    for attempt in shown:
-        key = (attempt["run_id"], attempt["stage"], attempt["number"])
-        line = Text(f"{names[attempt['run_id']]} {attempt['stage']}", style="red")
-        line.append(f" ({attempt['run_id']}, attempt {attempt['number']}, {attempt['job'] or 'no job'})", style="dim")
-        line.append(f" {attempt['cause']}: ", style="bold red").append(attempt["message"] or "", style="default")
-        line.append(_decided(decisions.get(key)), style="dim")
-        parts.append(line)
-        log = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
-        said = " ".join((attempt["message"] or "").split())
-        parts += [
-            Text(f"    {text}", style="dim")
-            for text in rundir.tail(log, LOG_LINES)
-            if text.strip().removeprefix("TinyTransformersError: ").removeprefix("CheckFailed: ") not in said
-        ]
-    causes = Counter(attempt["cause"] for attempt in failed)
-    summary = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-    more = [Text(f"and {len(failed) - len(shown):,} more: `status --failed`")] if len(shown) < len(failed) else []
-    advice = (
-        "`logs RUN STAGE` shows a whole log; `tick` tries again what the retry rules say, `rerun --failed` all of "
-        "these, and what follows."
-    )
-    return [Text(f"Failed: {summary}", style="bold red"), *parts, *more, Text(advice)]
-
-
-def _decided(decision: dict[str, Any] | None) -> str:
-    if decision is None:
-        return ""
-    if decision["action"] == "stop":
-        return f" [not tried again by itself: {decision['tries']} x {decision['cause']}]"
-    return f" [to be tried again: {decision['changes']}]"
-
-
-def _at_most(lines: Sequence[Text], advice: str) -> list[Text]:
-    more = len(lines) - LISTED
-    return [*lines[:LISTED], Text(f"and {more:,} more; {advice}")] if more > 0 else list(lines)
-
-
-def _flags(ledger: Ledger) -> list[RenderableType]:
-    """Checks that did not hold but do not make a score wrong by themselves, and code that changed between runs."""
-    rows = [row for row in ledger.failed_checks() if not row["blocking"]]
-    names = ledger.names(row["run_id"] for row in rows)
-    flagged: dict[str, list[str]] = {}
-    for row in rows:
-        flagged.setdefault(names[row["run_id"]], []).append(row["name"])
-    if len(flagged) > FLAGGED:
-        counted = Counter(row["name"] for row in rows).most_common()
-        flagged = {f"{len(flagged):,} runs": [f"{check} ({number:,})" for check, number in counted]}
-    lines = [Text(f"flagged: {name}: {', '.join(checks)}", style="yellow") for name, checks in flagged.items()]
-    lines += [Text(f"flagged: {told}", style="yellow") for told in identical_scores(ledger)]
-    versions = ledger.code_versions()
-    if len(versions) > 1:
-        told = ", ".join(f"{code} ({count:,})" for code, count in versions.items())
-        lines.append(
-            Text(f"flagged: completed stage runs are of {len(versions)} versions of the code: {told}", style="yellow")
-        )
-    return list(lines)
-
-
-def identical_scores(ledger: Ledger) -> list[str]:
-    """Check `identical_scores`: runs that were trained differently and score the same to the last digit."""
-    told = []
-    for stage, run_ids in ledger.identical_scores():
-        known = ledger.names(run_ids)
-        names = [f"{known[run_id]} ({run_id})" for run_id in run_ids]
-        more = f" and {len(names) - FLAGGED:,} more" if len(names) > FLAGGED else ""
-        told.append(f"{stage}: identical_scores: {', '.join(names[:FLAGGED])}{more}")
-    return told
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)

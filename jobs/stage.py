@@ -201,6 +201,7 @@ def _run(run: RunDir, stage: str, intent: dict[str, Any], item: dict[str, Any], 
         cache=cache,
         run_dir=run.path,
         progress=heartbeat.progress,
+        figures=heartbeat.figures,
         should_stop=STOP.is_set,
     )
     return importlib.import_module(RUNNERS[stage]).run(work)
@@ -232,12 +233,16 @@ class Heartbeat:
     def __init__(self, attempt: AttemptDir) -> None:
         self._attempt = attempt
         self._state: dict[str, Any] = {"fraction": 0.0, "text": "starting"}
+        self._figures: dict[str, float] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
     def progress(self, fraction: float, text: str) -> None:
         self._state = {"fraction": round(fraction, 4), "text": text}
+
+    def figures(self, figures: Mapping[str, float]) -> None:
+        self._figures = dict(figures)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -246,7 +251,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while True:
             try:
-                rundir.write_json(self._attempt.heartbeat, {"time": time.time(), **self._state})
+                rundir.write_json(self._attempt.heartbeat, {"time": time.time(), **self._state, **self._figures})
             except OSError as error:  # a full disk; the stage itself will find out
                 say(f"heartbeat: {error}")
             if self._stopped.wait(HEARTBEAT):

@@ -28,6 +28,10 @@ class Counters:
     first_loss: float = math.nan
     first_labels: int = 0
 
+    def seconds_left(self, fraction: float) -> float:
+        """With this share done, and the rest as fast."""
+        return (1 / fraction - 1) * self.seconds
+
     @property
     def tokens_per_second(self) -> float:
         if self.steady_seconds:
@@ -89,5 +93,5 @@ class Log:
             return
         self.printed = now
         speed = counters.tokens / counters.seconds
-        minutes = (1 / fraction - 1) * counters.seconds / 60
+        minutes = counters.seconds_left(fraction) / 60
         print(f"{progress}: loss {loss:.4f}, {speed:,.0f} tokens/s, {minutes:.1f} min left", flush=True)

@@ -273,6 +273,8 @@ class Training:
         if not self.settings.budget or number == 0 or self._passed(done, CURVE_POINTS):
             self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.fraction() >= 1)
         self.log.step(self.counters, loss, self.fraction(), self._so_far(self.counters.step))
+        self.work.figures({"loss": loss, "tokens_per_second": self.counters.tokens_per_second,
+                           "seconds_left": self.counters.seconds_left(self.fraction())})  # fmt: skip
         if self.counters.step == 1:
             self._check_start()
 

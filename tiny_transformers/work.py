@@ -6,7 +6,7 @@ decides where files go and who hears of progress."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Work:
     cache: Path  # shared by all runs: tokenised stories
     run_dir: Path  # the stage's own files: model/, checkpoints/, curve.jsonl
     progress: Callable[[float, str], None] = lambda _, __: None  # told the fraction done, 0 to 1, and a text
+    figures: Callable[[Mapping[str, float]], None] = lambda _: None  # told loss, tokens_per_second, seconds_left
     should_stop: Callable[[], bool] = lambda: False  # asked often; True: save and raise Interrupted
 
     @property
