@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster import cost, manifest, plan, reconcile, report, rundir, session, status, tables
+from cluster import completion, cost, manifest, plan, reconcile, report, rundir, session, status, tables
 from cluster import site as sites
 from cluster.console import ask, console, count, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
@@ -68,7 +68,10 @@ PROBE_STORIES = 8  # of the validation stories, in a probe
 @app.command()
 def submit(
     manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; may be given again.")] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs; part of their identity.")
     ] = None,
@@ -102,7 +105,10 @@ def submit(
 @app.command()
 def probe(
     manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; may be given again.")] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of each probe.")] = 5,
     slots: Annotated[
@@ -190,8 +196,13 @@ def _chosen_models(cells: Sequence[Cell], models: Sequence[str] | None) -> list[
 @app.command()
 def rerun(
     failed: Annotated[bool, typer.Option("--failed", help="Stage runs that failed.")] = False,
-    stage: Annotated[list[str] | None, typer.Option("--stage", help="Stage runs of this stage.")] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help="Stage runs of this run: id or name.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", help="Stage runs of this stage.", autocompletion=completion.stages)
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Stage runs of this run: id or name.", autocompletion=completion.runs),
+    ] = None,
     smoke: SmokeOption = False,
     site: SiteOption = None,
     data_root: DataOption = None,
@@ -275,7 +286,10 @@ def status_command(
 @app.command()
 def cancel(
     everything: Annotated[bool, typer.Option("--all", help="All that is running or waiting.")] = False,
-    run: Annotated[list[str] | None, typer.Option("--run", help="The packs of this run: id or name.")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="The packs of this run: id or name.", autocompletion=completion.runs),
+    ] = None,
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
     yes: YesOption = False,
@@ -311,8 +325,10 @@ def cancel(
 
 @app.command()
 def logs(
-    run: Annotated[str, typer.Argument(help="Its id, the beginning of it, or its name.")],
-    stage: Annotated[str | None, typer.Argument(help="Only this stage.")] = None,
+    run: Annotated[
+        str, typer.Argument(help="Its id, the beginning of it, or its name.", autocompletion=completion.runs)
+    ],
+    stage: Annotated[str | None, typer.Argument(help="Only this stage.", autocompletion=completion.stages)] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Only this attempt; else the newest.")] = None,
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
@@ -364,8 +380,10 @@ def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> Non
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its name.")],
-    b: Annotated[str, typer.Argument(help="The run that it is held against.")],
+    a: Annotated[
+        str, typer.Argument(help="A run: its id, the beginning of it, or its name.", autocompletion=completion.runs)
+    ],
+    b: Annotated[str, typer.Argument(help="The run that it is held against.", autocompletion=completion.runs)],
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
 ) -> None:
@@ -386,8 +404,12 @@ def compare(
             )
     for letter, run_id in zip("ab", ids, strict=True):
         console.print(Text(f"{letter}: {names[run_id]} ({run_id})"))
-    # A process of its own: it loads numpy, which no other command here does.
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.evaluation.pairs", *map(str, files)]))
+    # A process of its own: it loads numpy, which no other command here does. Its text is printed here, since this
+    # process knows what to do when nobody reads on.
+    pairs = [sys.executable, "-m", "tiny_transformers.evaluation.pairs", *map(str, files)]
+    done = subprocess.run(pairs, stdout=subprocess.PIPE, text=True, check=False)
+    typer.echo(done.stdout, nl=False)
+    raise typer.Exit(done.returncode)
 
 
 @ledger_app.command()
@@ -414,7 +436,10 @@ def rebuild(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> N
 @app.command()
 def models(
     manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[list[str] | None, typer.Option("--study", help="Only this study; may be given again.")] = None,
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
 ) -> None:

@@ -413,7 +413,9 @@ class Ledger:
     def update_submission(self, token: str, **values: Any) -> None:
         self.db.table("submission").update(token, values)
         if values.get("state") == "done":
-            self._execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE token = :token", {"now": 0.0, "token": token})
+            self._execute(
+                f"UPDATE submission SET spent = ({_SPENT}) WHERE token = :token", {"now": 0.0, "token": token}
+            )
 
     def open_submissions(self) -> list[dict[str, Any]]:
         """Those of which something may still happen."""

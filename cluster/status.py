@@ -135,6 +135,7 @@ class Status:
     as_of: str
     slurm: str
     options: str  # that commands need to speak of this ledger
+    now: float
 
     @property
     def eligible(self) -> int:
@@ -161,7 +162,8 @@ def read(view: View, root: OutputRoot, study: str | None = None, now: float | No
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
         failures=_failures(ledger, failed, names, options), hours=_hours(submissions.values()),
-        seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm, options=options,
+        seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm,
+        options=options, now=now,
     )  # fmt: skip
 
 
@@ -693,28 +695,29 @@ def _foot(status: Status) -> Iterator[Text]:
         planned = "" if status.hours.planned is None else f" of {status.hours.planned:,.2f} planned"
         yield Text(f"{status.hours.used:,.2f}{planned} {status.hours.unit} used")
     if status.seconds_left is not None:
-        when = clock(time.time() + status.seconds_left)
+        when = clock(status.now + status.seconds_left, status.now)
         yield Text(f"Done in about {duration(status.seconds_left)} ({when}): {status.why}")
     elif status.why:
         yield Text(f"When it is done is unknown: {status.why}")
     if status.eligible:
         tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
         yield Text(f"{count(status.eligible, 'stage run')} eligible. {tick}")
-    yield Text(as_of(status.slurm, status.as_of), style="yellow" if status.slurm == "unreachable" else "dim")
+    yield Text(_as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
 
 
-def as_of(slurm: str, when: str) -> str:
-    shown = clock(datetime.fromisoformat(when).timestamp()) if when[:1].isdigit() and "T" in when else when
-    if slurm == "unreachable":
-        return f"SLURM did not answer; as of {shown}"
-    if slurm == "partial":
-        return f"sacct did not answer, so why some jobs ended is not known yet; as of {shown}"
-    return f"as of {shown}"
+def _as_of(status: Status) -> str:
+    known = "T" in status.as_of
+    when = clock(datetime.fromisoformat(status.as_of).timestamp(), status.now) if known else status.as_of
+    if status.slurm == "unreachable":
+        return f"SLURM did not answer; as of {when}"
+    if status.slurm == "partial":
+        return f"sacct did not answer, so why some jobs ended is not known yet; as of {when}"
+    return f"as of {when}"
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float, now: float) -> str:
     """14:02, with the day if it is not today's."""
-    when, today = datetime.fromtimestamp(seconds).astimezone(), datetime.now().astimezone()
+    when, today = (datetime.fromtimestamp(each).astimezone() for each in (seconds, now))
     return f"{when:%H:%M}" if when.date() == today.date() else f"{when:%a %Y-%m-%d %H:%M}"
 
 

@@ -216,8 +216,9 @@ def fill(
         attempt.log.write_text(f"{stage} of {made_up.run.name}\n{stage} completed\n")
         if stage == running:
             attempt.log.write_text(f"{stage} of {made_up.run.name}\n")
-            text = "step 3,312 of 8,280: loss 1.9000, 61,000 tokens/s, 12.0 min left"
-            rundir.write_json(attempt.heartbeat, {"fraction": 0.4, "text": text, "time": now})
+            beat = {"fraction": 0.4, "text": "step 3312 of 8280", "time": now, "loss": 1.9, "tokens_per_second": 61_000,
+                    "seconds_left": 720.0}  # fmt: skip
+            rundir.write_json(attempt.heartbeat, beat)
             return
         now += 1000.0
         if stage == failed:
