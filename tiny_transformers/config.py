@@ -269,6 +269,8 @@ BLIMP_PARADIGMS = (
 TRAIN_STORIES = "tinystories/train.jsonl"
 VALIDATION_STORIES = "tinystories/validation.jsonl"
 LAMBADA = "lambada/lambada_test.jsonl"
+CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/curve.py
+FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/functions.py
 PAIR_SCORES = "scores/blimp.npz"  # in a run's folder: what the stage blimp keeps of every pair
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tiny_transformers import architecture, batches, checkpoint, config, models
+from tiny_transformers import architecture, batches, checkpoint, config, functions, models
 from tiny_transformers.batches import Batch, Example, Ids
 from tiny_transformers.curve import Counters, Curve, Log
 from tiny_transformers.data import fingerprint
@@ -113,7 +113,7 @@ class Training:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        self.curve = Curve(work.run_dir / "curve.jsonl", every=math.ceil((steps or 1) / CURVE_POINTS))
+        self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
         self.log = Log()
         self.feed = Feed(self._make_step)
         self.first_of_sitting = True
@@ -436,6 +436,7 @@ class Training:
         with whole_folder(self.work.model_dir, replace=True) as draft, models.quiet():
             self.model.save_pretrained(draft)
             self._check_reload(draft)
+        functions.write(self.work.run_dir / config.FUNCTIONS, self.model)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         print(f"saved {self.work.model_dir}", flush=True)
 
