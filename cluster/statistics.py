@@ -275,14 +275,15 @@ def over_items(differences: NDArray[np.int8], seeds: int) -> Items:
     """`differences`: of each pair, in how many seeds the variant alone has it right less those where the baseline has.
 
     If the models are alike, the sign of each is as good as the other. One seed: McNemar's exact test; more: the same
-    with a normal distribution, and the continuity correction of one step."""
+    with a normal distribution, corrected by half a step between the sums that can be."""
     counts = np.bincount(differences + seeds, minlength=2 * seeds + 1)
     values = np.arange(-seeds, seeds + 1)
     total, spread = int(counts @ values), math.sqrt(counts @ values**2)
     if seeds == 1:
         p = mcnemar(int(counts[2]), int(counts[0]))
     else:
-        p = float(2 * stats.norm.sf(max(abs(total) - 1, 0) / spread)) if spread else 1.0
+        half_step = int(np.gcd.reduce(values[counts > 0]))
+        p = float(2 * stats.norm.sf(max(abs(total) - half_step, 0) / spread)) if spread else 1.0
     n = len(differences)
     low, high = bootstrap.interval(bootstrap.resample(counts[None])[:, 0] @ values / (n * seeds))
     return Items(n, seeds, total / (n * seeds), low, high, min(p, 1.0), math.nan)

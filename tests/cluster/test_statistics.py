@@ -156,6 +156,8 @@ def test_several_seeds_pairs_keep_mcnemars_level():
     alone, thrice = statistics.over_items(one, seeds=1), statistics.over_items(one * np.int8(3), seeds=3)
     assert thrice.difference == alone.difference
     assert thrice.p == pytest.approx(alone.p, rel=0.1)
+    few = statistics.over_items(np.array([2] * 6 + [0] * 90, dtype=np.int8), seeds=2)
+    assert few.p == pytest.approx(2 * stats.norm.sf((6 - 1) / sqrt(6)))  # Edwards' correction; exact are 2 / 2^6
     assert (thrice.low, thrice.high) == pytest.approx((alone.low, alone.high), abs=0.002)
 
 
@@ -322,6 +324,7 @@ def test_pairs_that_are_absent_torn_or_others_are_not_compared():
         replace(kept(right), counts=np.array([7])),
     ):
         assert compare(of, (whole | {"a-1": other}).get)[0].items is None
+    assert compare(of, dict.fromkeys(whole, replace(kept(right), counts=np.array([7]))).get)[0].items is None
 
 
 # -- by simulation ----------------------------------------------------------------------------------------------------
