@@ -47,6 +47,21 @@ _SPENT = (
     "FROM attempt WHERE token = submission.token GROUP BY task) USING (task) "
     "WHERE token = submission.token AND status != 'void' AND coalesce(ended, :now) > started"
 )
+# The table `kind`, filled, and the triggers that keep it.
+_ADD = "ON CONFLICT DO UPDATE SET runs = runs + 1;"
+_MEMBER = "SELECT study FROM study_run WHERE run_id = NEW.id UNION ALL SELECT ''"
+_KINDS = (
+    "INSERT INTO kind SELECT study, stages, coalesce(statuses, ''), count(*) FROM study_run JOIN run ON id = run_id "
+    "GROUP BY 1, 2, 3 ORDER BY min(study_run.rowid)",
+    "INSERT INTO kind SELECT '', stages, coalesce(statuses, ''), count(*) FROM run GROUP BY 2, 3",
+    "CREATE TRIGGER kind_of_run AFTER INSERT ON run BEGIN "
+    f"INSERT INTO kind VALUES ('', NEW.stages, coalesce(NEW.statuses, ''), 1) {_ADD} END",
+    "CREATE TRIGGER kind_of_study AFTER INSERT ON study_run BEGIN INSERT INTO kind "
+    f"SELECT NEW.study, stages, coalesce(statuses, ''), 1 FROM run WHERE id = NEW.run_id {_ADD} END",
+    "CREATE TRIGGER kind_changed AFTER UPDATE OF stages, statuses ON run BEGIN UPDATE kind SET runs = runs - 1 "
+    f"WHERE study IN ({_MEMBER}) AND stages = OLD.stages AND statuses = coalesce(OLD.statuses, ''); "
+    f"INSERT INTO kind SELECT study, NEW.stages, coalesce(NEW.statuses, ''), 1 FROM ({_MEMBER}) WHERE true {_ADD} END",
+)
 DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no accident
 TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
@@ -169,12 +184,19 @@ def m005_report(db: Database) -> None:
 
 @migrate()
 def m006_status(db: Database) -> None:
-    """What status needs at any number of finished runs: runs found by their name, and the GPU-hours of a submission
-    summed once, when it has ended."""
+    """What status needs at any number of finished runs: runs found by their name and counted by their statuses, and
+    the GPU-hours of a submission summed once, when it has ended."""
     db.execute("CREATE INDEX idx_run_name ON run (name)")
     # gpu_hours that its attempts took; null while something of it is open
     db.table("submission").add_column("spent", float)
     db.execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE state = 'done'", {"now": 0.0})
+    # How many runs of a study have these stages with these statuses; study "" is every run once. Kept by triggers.
+    db.execute(
+        "CREATE TABLE kind (study TEXT, stages TEXT, statuses TEXT, runs INTEGER, UNIQUE (study, stages, statuses))"
+    )
+    db.execute("CREATE INDEX idx_study_run_run ON study_run (run_id)")
+    for statement in _KINDS:
+        db.execute(statement)
 
 
 class Ledger:
@@ -275,16 +297,14 @@ class Ledger:
     def kinds(self) -> Iterator[tuple[str, dict[str, str], int]]:
         """Study, stage -> status, and how many of its runs are so; study "" is every run once. In the order in which
         the studies were submitted."""
-        kinds = "SELECT study, stages, statuses, count(*) AS runs FROM run LEFT JOIN study_run ON run_id = id"
-        for row in (
-            *self.db.query(f"{kinds} WHERE study IS NOT NULL GROUP BY 1, 2, 3 ORDER BY min(study_run.rowid)"),
-            *self.db.query("SELECT '' AS study, stages, statuses, count(*) AS runs FROM run GROUP BY 2, 3"),
-        ):
-            yield (
-                row["study"],
-                dict(zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)),
-                row["runs"],
-            )
+        order: dict[str, list[Any]] = {}
+        for row in self.db.query("SELECT * FROM kind ORDER BY rowid"):
+            order.setdefault(row["study"], []).append(row)
+        for study, rows in order.items():
+            for row in rows:
+                if row["runs"]:
+                    pairs = zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)
+                    yield study, dict(pairs), row["runs"]
 
     def put_study(self, name: str, description: str, baselines: Sequence[str]) -> None:
         row = {"name": name, "description": description, "baselines": json.dumps(baselines)}
@@ -301,7 +321,9 @@ class Ledger:
 
     def study_sizes(self) -> dict[str, int]:
         """Study -> number of runs."""
-        rows = self.db.query("SELECT study, count(*) AS runs FROM study_run GROUP BY study ORDER BY min(rowid)")
+        rows = self.db.query(
+            "SELECT study, sum(runs) AS runs FROM kind WHERE study != '' GROUP BY study ORDER BY min(rowid)"
+        )
         return {row["study"]: row["runs"] for row in rows}
 
     def names(self, run_ids: Iterable[str]) -> dict[str, str]:
@@ -478,7 +500,8 @@ class Ledger:
         """The newest attempt of every stage run whose newest attempt has one of these statuses."""
         # The statuses kept with the runs lead to the few that matter among very many that are completed.
         wanted = " OR ".join(f"statuses LIKE '%{status}%'" for status in statuses)
-        which = f"WHERE run_id IN (SELECT id FROM run WHERE {wanted})"
+        few = f"SELECT statuses FROM kind WHERE study = '' AND runs AND ({wanted})"
+        which = f"WHERE run_id IN (SELECT id FROM run WHERE statuses IN ({few}))"
         rows = self.db.query(f"{_NEWEST} {which} {_NEWEST_END} ORDER BY place_in_table")
         return [row for row in rows if row["status"] in statuses]
 
@@ -629,7 +652,7 @@ class Ledger:
         return list(
             self.db.query(
                 "SELECT * FROM check_result WHERE NOT passed AND number = (SELECT max(number) FROM attempt WHERE "
-                "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY rowid"
+                "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY +rowid"
             )
         )
 
@@ -638,8 +661,8 @@ class Ledger:
         twice under two names, or scores that do not depend on the model. Runs that differ in their evaluation only
         may have them."""
         rows = self.db.query(
-            "SELECT scores, stage, run_id, config FROM identical JOIN attempt USING (scores) JOIN run ON id = run_id "
-            "WHERE status = 'completed' ORDER BY attempt.rowid"
+            "SELECT scores, stage, run_id, config FROM identical CROSS JOIN attempt USING (scores) "
+            "JOIN run ON id = run_id WHERE status = 'completed' ORDER BY attempt.rowid"
         )
         groups: dict[tuple[str, str], dict[str, str]] = {}  # (digest, stage) -> run id -> how it was trained
         for row in rows:

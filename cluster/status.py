@@ -34,8 +34,8 @@ STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible"
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
 SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
 WIDE = 110  # columns from which a run has one line
-BROAD = 72  # columns from which a bar is not a short one
-BAR = 24  # columns
+BAR, SHORT_BAR = 24, 6  # columns; the short one below BROAD
+BROAD = 76
 MESSAGE = 400  # characters of a failure's message that are shown before `--failed` is asked for
 LOG_LINES = 3
 FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
@@ -244,7 +244,7 @@ def _queue(
         if attempt["status"] == "submitted" and not (open_packs.get(key) or {"started": 1})["started"]:
             said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
             reasons[key] = reasons.get(key) or said
-            jobs[key] = attempt["job"] or ""
+            jobs[key] = jobs.get(key) or attempt["job"] or ""
     groups: dict[str, list[tuple[str, int]]] = {}
     for key, reason in reasons.items():
         groups.setdefault(reason, []).append(key)
@@ -300,9 +300,7 @@ def _estimate(
     heapq.heapify(lefts)
     for seconds in sorted(waiting, reverse=True):
         heapq.heapreplace(lefts, lefts[0] + seconds)
-    basis = (
-        f"packs take {pace:.1f} x what was planned, as the {len(ended):,} that have ended" if ended else "as planned"
-    )
+    basis = f"packs take {pace:.1f} x what was planned, by {len(ended):,} that ended" if ended else "as planned"
     return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
 
 
@@ -508,7 +506,7 @@ def _progress_lines(progress: Progress, title: int, width: int, plain: bool) -> 
 
 def _progress_line(progress: Progress, title: int, width: int, plain: bool) -> Text:
     line = Text().append(f"{progress.study:<{title}}  ", "bold")
-    line.append_text(_bar(progress, BAR if width >= BROAD else BAR // 2, plain))
+    line.append_text(_bar(progress, BAR if width >= BROAD else SHORT_BAR, plain))
     line.append(f"  {progress.runs.get('completed', 0):,}/{count(progress.total, 'run')}")
     for status in ("running", "failed", "submitted", "eligible"):
         if progress.runs.get(status):

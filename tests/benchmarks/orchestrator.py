@@ -125,6 +125,7 @@ def finished_ledger(folder: Path, runs: int) -> None:
             values = ", ".join("new" if name == key else name for name in names)
             ledger.db.execute(f"INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM {table}, {ids} "
                               f"WHERE {key} = ?", [runs - 1, run.id])  # fmt: skip
+        ledger.update_submission("cafe", state="done")
     ledger.close()
 
 

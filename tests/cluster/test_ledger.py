@@ -206,3 +206,21 @@ def test_several_versions_of_the_code_are_counted_and_one_is_nothing_to_tell(led
     ledger.put_attempt(runs[1].id, "pretrain", 1, status="completed", code="c3d4")
     ledger.put_attempt(runs[2].id, "pretrain", 1, status="completed", code="c3d4")
     assert ledger.code_versions() == {"a1b2": 1, "c3d4": 2}
+
+
+def test_runs_counted_as_they_change_are_those_that_are_there(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed")
+    ledger.put_attempt(runs[1].id, "pretrain", 1, status="failed")
+    ledger.put_attempt(runs[1].id, "pretrain", 2, status="running")
+    ledger.record_runs([replace(runs[2], stages=(*runs[2].stages, "speed"), studies=("first", "third"))], "2026")
+    counted = {}
+    for study, statuses, number in ledger.kinds():
+        counted[study, tuple(statuses.items())] = number
+    there = {}
+    for run in ledger.overview():
+        statuses = tuple((stage, view["status"]) for stage, view in run["stages"].items())
+        for study in ("", *run["studies"]):
+            there[study, statuses] = there.get((study, statuses), 0) + 1
+    assert counted == there
+    assert ledger.study_sizes() == {"first": 4, "second": 4, "third": 1}
