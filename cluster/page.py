@@ -114,7 +114,7 @@ class Table:
     label: str
     columns: Sequence[Column]
     rows: Sequence[Row]
-    is_sorted: bool = True  # by a click on a title
+    is_plain: bool = False  # words in a fixed order; others sort by a click on a title
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -194,7 +194,7 @@ def _ablation(section: Section, family: Family) -> Table:
         columns.append(Column("mean", _title(measure)))
         if measure.key in tested:
             columns.append(Column("difference", _title(measure), "to the baseline"))
-    columns += [Column("count", "parameters"), Column("difference", "parameters", "to the baseline"),
+    columns += [Column("parameters", hint="and the difference to the baseline"),
                 Column("training, min", hint="of a run, mean"), Column("GPU-hours", hint="of a run, mean")]  # fmt: skip
     rows = []
     for variant in family.variants:
@@ -207,7 +207,7 @@ def _ablation(section: Section, family: Family) -> Table:
             cells.append(_mean_cell(section, variant, measure))
             if measure.key in tested:
                 cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
-        cells += [*_size_cells(variant, family.baseline, target), *_cost_cells(variant, target)]
+        cells += [_size_cell(variant, family.baseline, target), *_cost_cells(variant, target)]
         rows.append(Row(cells, is_baseline=variant.is_baseline))
     return Table(family.title, columns, rows)
 
@@ -239,7 +239,7 @@ def _mean_cell(section: Section, variant: Variant, measure: Measure) -> Cell:
     mean, interval = variant.mean(measure), section.intervals.get((variant.key, measure.key))
     small = _span(measure.show, interval.low, interval.high) if interval else ""
     if len(values) < len(variant.runs):
-        small = f"{small} {len(values)} of {len(variant.runs)} seeds".strip()
+        small = f"{small}\n{len(values)} of {len(variant.runs)} seeds".strip()
     flagged = any(check["stage"] == measure.stage for run in variant.runs for check in run.failed_checks)
     return Cell(measure.show(mean), mean, target, small, checks=anchor("checks", section.study.name) if flagged else "")
 
@@ -279,10 +279,10 @@ def _span(show: Any, low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"[{show(low)}, {show(high)}]"
 
 
-def _size_cells(variant: Variant, baseline: Variant, target: str) -> Iterator[Cell]:
-    yield Cell(f"{variant.parameters:,}", variant.parameters, target)
-    more = variant.parameters / baseline.parameters - 1
-    yield Cell("" if variant.is_baseline else f"{100 * more:+.1f} %".replace("-", "−"), more, target)
+def _size_cell(variant: Variant, baseline: Variant, target: str) -> Cell:
+    more = f"{100 * (variant.parameters / baseline.parameters - 1):+.1f} %".replace("-", "−")
+    small = "" if variant.parameters == baseline.parameters else more
+    return Cell(f"{variant.parameters:,}", variant.parameters, target, small)
 
 
 def _cost_cells(of: Variant | Result, target: str) -> Iterator[Cell]:
@@ -421,14 +421,16 @@ def _seeds_table(family: Family, variant: Variant) -> Table:
                 else Cell(measure.show(value), value, target, checks=target if flagged else "")
             )
         rows.append(Row([*cells, *_cost_cells(run, target), Cell(_stages_of(run), link=target)]))
-    return Table(f"Runs of {variant.label}", columns, rows, is_sorted=len(rows) > 1)
+    return Table(f"Runs of {variant.label}", columns, rows)
 
 
 def _stages_of(run: Result) -> str:
     if not run.missing:
         return f"all {len(run.stages)} completed"
-    states = [(name, state["status"], state["cause"]) for name, state in run.stages.items()]
-    return ", ".join(f"{name} {status}" + (f" ({cause})" if cause else "") for name, status, cause in states)
+    left = [(stage, run.stages[stage]) for stage in run.missing]
+    return ", ".join(
+        f"{stage} {state['status']}" + (f" ({state['cause']})" if state["cause"] else "") for stage, state in left
+    )
 
 
 def _missing_table(study: Study) -> Table | None:
@@ -516,7 +518,7 @@ def _attempts_table(details: RunDetails) -> Table:
         if not stage.attempts:
             rows.append(Row([Cell(stage.name), Cell(""), Cell(stage.status), *[Cell("")] * 7]))
         rows += [Row([Cell(stage.name), *_attempt_cells(attempt)]) for attempt in stage.attempts]
-    return Table("Stages and their attempts", columns, rows, is_sorted=False)
+    return Table("Stages and their attempts", columns, rows, is_plain=True)
 
 
 def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[Cell]:
@@ -553,7 +555,7 @@ def _scores_table(details: RunDetails) -> Table | None:
             rows.append(Row([Cell(stage.name), Cell(task), Cell(_scores(values)), Cell(f"{n:,}", n)]))
     columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
                Column("of", hint="rows, pairs or tokens")]  # fmt: skip
-    return Table("Scores, as the ledger has them", columns, rows, is_sorted=False) if rows else None
+    return Table("Scores, as the ledger has them", columns, rows, is_plain=True) if rows else None
 
 
 def _whole(stage: StageDetails) -> Iterator[Mapping[str, Any]]:
@@ -595,7 +597,7 @@ def _run_checks_table(details: RunDetails) -> Table | None:
         for stage in details.stages for check in stage.checks
     ]  # fmt: skip
     columns = [Column("stage"), *(Column(title, is_text=True) for title in ("check", "value", "result"))]
-    return Table("Checks", columns, rows, is_sorted=False) if rows else None
+    return Table("Checks", columns, rows, is_plain=True) if rows else None
 
 
 def _metrics(stage: StageDetails) -> str:

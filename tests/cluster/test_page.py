@@ -183,7 +183,7 @@ def test_every_link_on_the_page_leads_somewhere_and_targets_are_unique(visit, re
     assert all((report.path.parent / file).is_file() for file in files)
 
 
-COLUMN = "(body, column) => Array.from(body.rows, row => row.cells[column].firstChild.textContent)"
+COLUMN = "(body, column) => Array.from(body.rows, row => row.cells[column].firstChild?.data ?? row.cells[column].innerText.split('\\n')[0])"
 
 
 def test_tables_sort_numbers_as_numbers_with_what_is_missing_last(visit):
@@ -201,14 +201,20 @@ def test_tables_sort_numbers_as_numbers_with_what_is_missing_last(visit):
     assert table.locator("tbody").evaluate(COLUMN, 2) == [*reversed(values), missing]
 
 
-def test_numbers_with_commas_sort_by_their_size(visit):
+def test_numbers_with_commas_or_a_sign_sort_by_their_size(visit):
     table = visit().tab.locator("#study-activations [aria-label=GPT-Neo]")
-    count = table.locator("th:has-text('count')")
+    count = table.locator("th:has-text('parameters')")
     count.locator("button").click()
     shown = table.locator("tbody").evaluate(COLUMN, int(count.get_attribute("data-column")))
     sizes = [int(text.replace(",", "")) for text in shown]
     assert sizes == sorted(sizes)
     assert sizes[0] < 10_000_000 < sizes[-1]
+    table.locator("th[data-column='3'] button").click()
+    *differences, of_baseline = table.locator("tbody").evaluate(COLUMN, 3)
+    assert of_baseline == ""
+    numbers = [float(text.replace("−", "-").rstrip("*")) for text in differences]
+    assert numbers == sorted(numbers)
+    assert numbers[1] < 0 < numbers[-2]
 
 
 def test_a_figure_leads_to_its_variants_runs_and_from_there_to_a_run(visit):
