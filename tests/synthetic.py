@@ -19,7 +19,7 @@ from cluster.ledger import Ledger
 from cluster.plan import Run
 from cluster.rundir import OutputRoot
 from cluster.site import Site
-from tiny_transformers.config import NEEDS, PAIR_SCORES
+from tiny_transformers.config import FUNCTIONS, NEEDS, PAIR_SCORES
 from tiny_transformers.evaluation import pairs
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
@@ -45,6 +45,14 @@ CREATED, START = "2026-09-21T12:00:00+02:00", 1_790_000_000.0
 CODE = {"commit": "0" * 40, "digest": "c0de", "diff": None}
 ENVIRONMENT = {"python": "3.11.2", "packages": {"torch": "2.13.0", "transformers": "5.20.0"}, "gpu": "NVIDIA A100"}
 STEPS = 8280
+X = np.linspace(-4, 4, 65)
+LEARNABLE: dict[str, Callable[[Any], Any]] = {  # of each unit's parameter
+    "swish": lambda alpha: X / (1 + np.exp(-alpha * X)),
+    "swish_thesis": lambda alpha: alpha * X**2 / (1 + np.exp(-alpha * X)),
+    "prelu": lambda alpha: np.where(X > 0, X, alpha * X),
+    "learnable_gelu": lambda alpha: alpha * _gelu(X),
+    "learnable_geglu": lambda alpha: alpha * _gelu(X),
+}
 Effect = Callable[[Run], float]  # of a run's configuration on its accuracies, as a share
 
 
@@ -117,6 +125,10 @@ def make(
     return root
 
 
+def _gelu(x: Any) -> Any:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 class MadeUp:
     """The figures of one run: a function of its id and seed, and of the effect."""
 
@@ -145,11 +157,31 @@ class MadeUp:
                 lines.append({"step": step, "eval_loss": fall})
         path = root.run(self.run.id).path / "curve.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        layers = [layer for number in range(2) for layer in self.functions(number)]
+        if layers:
+            (path.parent / FUNCTIONS).write_text(json.dumps({"x": X.tolist(), "layers": layers}))
         seconds = 700 * (1 + self.run.parameters / 2e7) * self.random.uniform(0.95, 1.05)
         return [("validation", "loss", lines[-1]["eval_loss"], 4_000_000)], {
             "seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds, "mfu": 0.31, "data_wait": 0.01,
             "peak_memory_mb": 3_000.0, "precision": "bfloat16", "device": "NVIDIA A100",
         }  # fmt: skip
+
+    def functions(self, number: int) -> list[dict[str, Any]]:
+        """What a layer of functions.json says; see tiny_transformers/functions.py."""
+        model, layers = self.run.config.model, []
+        if model.ffn.kind == "kan":
+            edges = 0.4 * np.cumsum(np.cumsum(self.random.normal(0, 0.1, (200, len(X))), axis=1), axis=1) / 3
+            edges = edges - edges[:, [32]] + self.random.normal(0, 0.05, (200, 1)) * np.maximum(X, 0)
+            strong = np.argsort(-np.linalg.norm(edges, axis=1))[:8]
+            curves = {f"input {edge % 20} to output {edge // 20}": edges[edge] for edge in strong}
+            for module in ("mlp.c_fc", "mlp.c_proj") if model.family == "gpt_neo" else ("intermediate.dense",):
+                layers.append(_layer(number, module, edges, curves, None))
+        elif model.activation in LEARNABLE:
+            function, start = LEARNABLE[model.activation], 0.25 if model.activation == "prelu" else 1.0
+            alphas = start + self.random.normal(0.15 + 0.1 * number, 0.02) + self.random.normal(0, 0.15, (200, 1))
+            module = "mlp.act" if model.family == "gpt_neo" else "intermediate.intermediate_act_fn"
+            layers.append(_layer(number, module, function(alphas), {}, function(start)))
+        return layers
 
     def add_tokenizer(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
         return [], {"seconds": 1.0}
@@ -197,6 +229,15 @@ class MadeUp:
         return [(f"encode_b{batch}", "tokens_per_second", rate * batch**0.3, 100) for batch in (1, 16, 64)], {
             "seconds": 50.0, "device": "NVIDIA A100",
         }  # fmt: skip
+
+
+def _layer(number: int, module: str, every: Any, curves: dict[str, Any], initial: Any | None) -> dict[str, Any]:
+    bands = {
+        name: np.quantile(every, share, axis=0) for name, share in (("5 %", 0.05), ("median", 0.5), ("95 %", 0.95))
+    }
+    shown = [{"name": name, "y": np.round(y, 4).tolist()} for name, y in (bands | curves).items()]
+    start = None if initial is None else np.round(initial, 4).tolist()
+    return {"layer": number, "module": module, "curves": shown, "initial": start}
 
 
 def fill(
