@@ -34,9 +34,9 @@ STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible"
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
 SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
 WIDE = 110  # columns from which a run has one line
-BAR, SHORT_BAR = 24, 6  # columns; the short one below BROAD
-BROAD = 76
+BAR, SHORT_BAR = 24, 6  # columns; the short one where there is no room
 MESSAGE = 400  # characters of a failure's message that are shown before `--failed` is asked for
+ALL = "all"  # what is written before the line of all studies
 LOG_LINES = 3
 FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
 LISTED = 20  # running packs, or groups of failures, that are listed before the rest is counted
@@ -465,7 +465,7 @@ def lines(
     plain = not console.encoding.lower().startswith("utf")
     found: list[Line] = []
     if not everything:
-        found += _all_progress_lines(status, width, plain)
+        found += _progress_lines(status, width, plain)
     if show != "failed":
         found += _pack_lines(status, width, plain) + _queue_lines(status)
     if show != "running":
@@ -487,26 +487,25 @@ def _within(text: Text, console: Console, width: int) -> list[Text]:
     return [Text(" " * indent) + first, *(Text(" " * (indent + 2)) + part for part in rest)]
 
 
-def _all_progress_lines(status: Status, width: int, plain: bool) -> list[Line]:
-    title = min(max(len(each.study) for each in status.studies), 24)
-    found = [line for each in status.studies for line in _progress_lines(each, title, width, plain)]
-    if len(status.studies) > 1:  # a run may be in several
-        found.append(_progress_line(replace(status.total, study="all"), title, width, plain))
-    return [Line(text) for text in found]
+def _progress_lines(status: Status, width: int, plain: bool) -> list[Line]:
+    shown = [*status.studies]
+    if len(shown) > 1:  # a run may be in several
+        shown.append(replace(status.total, study=ALL))
+    title = min(max(len(each.study) for each in shown), 24)
+    longest = max(_progress_line(each, title, BAR, plain).cell_len for each in shown)
+    bar = max(SHORT_BAR, BAR - max(0, longest - width))
+    found = []
+    for each in shown:
+        found.append(Line(_progress_line(each, title, bar, plain)))
+        if each.study != ALL and each.runs.get("completed") != each.total:
+            parts = [_stage_part(stage, each.stages[stage]) for stage in STAGES if stage in each.stages]
+            found += [Line(Text(" " * (title + 2)) + text) for text in _wrapped(parts, width - title - 2)]
+    return found
 
 
-def _progress_lines(progress: Progress, title: int, width: int, plain: bool) -> Iterator[Text]:
-    """`title`: columns of a study's name."""
-    yield _progress_line(progress, title, width, plain)
-    if progress.runs.get("completed") != progress.total:
-        parts = [_stage_part(stage, progress.stages[stage]) for stage in STAGES if stage in progress.stages]
-        for text in _wrapped(parts, width - title - 2):
-            yield Text(" " * (title + 2)) + text
-
-
-def _progress_line(progress: Progress, title: int, width: int, plain: bool) -> Text:
+def _progress_line(progress: Progress, title: int, bar: int, plain: bool) -> Text:
     line = Text().append(f"{progress.study:<{title}}  ", "bold")
-    line.append_text(_bar(progress, BAR if width >= BROAD else SHORT_BAR, plain))
+    line.append_text(_bar(progress, bar, plain))
     line.append(f"  {progress.runs.get('completed', 0):,}/{count(progress.total, 'run')}")
     for status in ("running", "failed", "submitted", "eligible"):
         if progress.runs.get(status):

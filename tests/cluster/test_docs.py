@@ -73,7 +73,8 @@ def test_every_command_is_in_the_readme_and_every_one_there_exists():
 
 def test_every_option_in_the_readmes_table_exists():
     group = typer.main.get_command(cli.app)
-    known = {option for command in group.commands.values() for each in command.params for option in each.opts}
+    commands = [group, *group.commands.values()]
+    known = {option for command in commands for each in command.params for option in each.opts}
     assert set(re.findall(r"`?(--[a-z][\w-]*)", README)) <= known
 
 

@@ -119,3 +119,34 @@ def test_limits_of_which_a_part_is_not_known_are_not_known(client, silent):
     rows = "echo 'innovation|root|gold|11||1||'; echo 'research|root|||||'"
     client("sacctmgr", f'case "$*" in *assoc*) {rows};; {silent}) exit 1;; *) echo innovation;; esac')
     assert Slurm().limits(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Priority", "others with a higher priority come first"),
+        ("QOSMaxJobsPerUserLimit", "the QOS runs as many jobs as it may"),
+        ("AssocGrpGRES", "your account has as many GPUs as it may"),
+        ("AssocGrpGRESMinutes", "your account has no compute time left"),
+        ("QOSMaxGRESPerUser", "the QOS has as many GPUs"),
+        ("JobArrayTaskLimit", "the array's own limit"),
+        ("ReqNodeNotAvail, UnavailableNodes:gpu003", "a node that it needs is down"),
+        ("Dependency", "another job must end first"),
+        ("BeginTime", "it was put off"),
+        ("MaxJobsPerAccount", "your account runs as many jobs as it may"),
+        ("QOSMaxWallDurationPerJobLimit", "more than one job may have"),
+        ("DependencyNeverSatisfied", "what it depends on has failed"),
+        ("PartitionTimeLimit", "more time than the partition"),
+        ("SomethingNew", "SomethingNew"),
+    ],
+)
+def test_reasons_to_wait_are_told_in_plain_words(reason, words):
+    assert words in slurm.in_words(reason)
+
+
+def test_only_what_will_never_begin_is_said_to_need_a_person():
+    never = ("JobHeldUser", "PartitionTimeLimit", "QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit")
+    assert all(map(slurm.never_starts, never))
+    assert not any(
+        map(slurm.never_starts, ("Priority", "QOSMaxJobsPerUserLimit", "AssocGrpGRES", "DependencyOther", ""))
+    )

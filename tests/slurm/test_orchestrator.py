@@ -191,6 +191,21 @@ def test_scancel_from_outside_is_seen_as_cancelled(command, stand_ins, tmp_path)
     assert causes(status(command)) == {"cancelled"}
 
 
+def test_why_packs_wait_is_told_in_plain_words(command, stand_ins, tmp_path):
+    change_site(tmp_path, runs_per_pack=1, cpus=40)  # a node each, of two
+    stand_ins.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    (job,) = job_ids(tmp_path)
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    subprocess.run(["scontrol", "uhold", f"{job}_3"], check=True)
+    wait_for(lambda: "JobHeldUser" in command("status").stdout)
+    told = command("status").stdout
+    assert "Running: 2 packs on 2 nodes" in told
+    assert f"1 pack, 1 run (job {job}_[3]): held by you: `scontrol release` or `cancel` it (JobHeldUser)" in told
+    assert f"1 pack, 1 run (job {job}_[2]): next in line, until a node is free (Resources)" in told
+    assert "When it is done is unknown: 1 pack will not start by itself" in told
+
+
 def test_a_single_pack_which_is_no_array_is_cancelled_too(command, stand_ins, tmp_path):
     change_site(tmp_path, runs_per_pack=8)
     stand_ins.write_text('{"*": {"pretrain": "hang"}}')
