@@ -167,19 +167,59 @@ def m004_scores(db: Database) -> None:
 @migrate()
 def m005_report(db: Database) -> None:
     """What a report needs beside the scores: the question of a study and what its runs are held against, and the
-    GPU-hours of each stage run."""
+    GPU-hours of each stage run. And views for whoever opens the ledger with other tools; docs/ledger.md has them all.
+    """
     # baselines: ids of runs, JSON
     db.table("study").create({"name": str, "description": str, "baselines": str}, pk="name")
-    # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took. On a machine
-    # without a GPU it is hours.
+    # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
+    # alone on it has all. On a machine without a GPU it is hours.
     db.create_view(
         "gpu_hours",
+        # LEFT JOIN keeps their order, in which 400,000 attempts take 3 s.
+        "WITH packs AS (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt GROUP BY token, task) "
         "SELECT run_id, stage, count(*) AS attempts, sum(ended - started) AS seconds, "
-        "sum((ended - started) / 3600.0 * max(coalesce(gpus, 1), 1) / max(1, min(coalesce(slots, 1), runs))) "
-        "AS gpu_hours FROM attempt JOIN submission USING (token) "
-        "JOIN (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt GROUP BY token, task) "
-        "USING (token, task) WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
+        "sum((ended - started) / 3600.0 * max(coalesce(gpus, 1), 1) "
+        "/ CASE stage WHEN 'speed' THEN 1 ELSE max(1, min(coalesce(slots, 1), runs)) END) AS gpu_hours "
+        "FROM attempt LEFT JOIN packs USING (token, task) LEFT JOIN submission USING (token) "
+        "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
     )
+    # A column for each figure of cluster/results.py's MEASURES.
+    figures = {
+        "loss": ("pretrain", "validation", "loss"),
+        "blimp_all": ("blimp", "average", "accuracy"),
+        "blimp": ("blimp", "blimp", "accuracy"),
+        "supplement": ("blimp", "supplement", "accuracy"),
+        "superglue": ("superglue", "average", "main"),
+        "lambada": ("lambada", "last_word", "accuracy"),
+        "lambada_ppl": ("lambada", "passage", "perplexity"),
+    }
+    columns = ", ".join(
+        f"(SELECT value FROM score WHERE (run_id, stage, task, metric) = (run.id, '{stage}', '{task}', '{metric}') "
+        f"AND number = (SELECT number FROM completed WHERE (run_id, stage) = (run.id, '{stage}'))) AS {column}"
+        for column, (stage, task, metric) in figures.items()
+    )
+    newer = (
+        "SELECT 1 FROM attempt AS newer WHERE (newer.run_id, newer.stage) = (attempt.run_id, attempt.stage) "
+        "AND newer.number > attempt.number AND newer.status != 'void'"
+    )
+    db.create_view(
+        "scores_wide",
+        "WITH completed AS (SELECT run_id, stage, number FROM attempt WHERE status = 'completed' "
+        f"AND NOT EXISTS ({newer})) SELECT id AS run_id, name, "
+        "(SELECT group_concat(study, ' ') FROM study_run WHERE run_id = run.id) AS studies, "
+        "json_extract(config, '$.seed') AS seed, json_extract(config, '$.model.family') AS family, parameters, "
+        f"{columns} FROM run",
+    )
+    # `log` lies below OUTPUT_ROOT.
+    db.create_view(
+        "failures",
+        "SELECT run_id, run.name, stage, attempt.number, attempt.cause, message, job, host, ended, "
+        "'runs/' || run_id || '/stages/' || stage || '/' || attempt.number || '/log.txt' AS log, "
+        "action AS decided, tries, changes, due FROM attempt JOIN run ON run.id = run_id "
+        "LEFT JOIN decision USING (run_id, stage, number) "
+        f"WHERE status = 'failed' AND NOT EXISTS ({newer})",
+    )
+    db.execute("CREATE INDEX idx_study_run ON study_run (run_id)")
 
 
 @migrate()

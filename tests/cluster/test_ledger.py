@@ -4,12 +4,16 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
-from cluster import plan, rundir
+from cluster import plan, results, rundir
 from cluster.errors import LedgerBusy
 from cluster.ledger import Ledger, locked
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_ledger_migrates_once_and_reopens(tmp_path):
@@ -224,3 +228,83 @@ def test_runs_counted_as_they_change_are_those_that_are_there(ledger, runs):
             there[study, statuses] = there.get((study, statuses), 0) + 1
     assert counted == there
     assert ledger.study_sizes() == {"first": 4, "second": 4, "third": 1}
+
+
+METADATA = yaml.safe_load((ROOT / "cluster/datasette.yaml").read_text())["databases"]["ledger"]
+
+
+def test_every_column_of_every_table_and_view_is_described(ledger):
+    described = {name: set(table["columns"]) for name, table in METADATA["tables"].items()}
+    names = [*ledger.db.table_names(), *ledger.db.view_names()]
+    columns = {
+        name: {column[1] for column in ledger.db.execute(f"PRAGMA table_info({name})")}
+        for name in names
+        if not name.startswith("_") and name != "sqlite_sequence"
+    }
+    assert described == columns
+
+
+def test_the_document_of_the_ledger_says_what_its_metadata_say():
+    sections = []
+    for name, table in METADATA["tables"].items():
+        rows = [f"| `{column}` | {text} |" for column, text in table["columns"].items()]
+        sections.append("\n".join([f"## {name}", "", table["description"], "", "| column | |", "|---|---|", *rows]))
+    document = ROOT / "docs/ledger.md"
+    before = document.read_text().partition("\n## ")[0].rstrip()
+    expected = "\n\n".join([before, *sections]) + "\n"
+    if "\n## " not in document.read_text():
+        document.write_text(expected)
+    assert document.read_text() == expected, "if the change is meant, remove the sections and run this test again"
+
+
+def test_the_wide_view_has_every_main_figure_of_the_newest_completed_attempt(ledger, runs):
+    ledger.record_runs(runs[:2], "2026")
+    columns = [column[1] for column in ledger.db.execute("PRAGMA table_info(scores_wide)")]
+    assert columns[6:] == [measure.key for measure in results.MEASURES]
+    for number, value in ((1, 0.25), (2, 0.75)):
+        ledger.put_attempt(runs[0].id, "blimp", number, status="completed")
+        rows = [
+            {"task": measure.task, "metric": measure.metric, "value": value, "n": 8}
+            for measure in results.MEASURES
+            if measure.stage == "blimp"
+        ]
+        ledger.put_outcome(runs[0].id, "blimp", number, {"scores": rows})
+    first, second = ledger.db.query("SELECT * FROM scores_wide ORDER BY run_id = ? DESC", [runs[0].id])
+    assert (first["blimp"], first["blimp_all"], first["supplement"], first["loss"]) == (0.75, 0.75, 0.75, None)
+    assert (first["seed"], first["family"], first["studies"]) == (42, "gpt_neo", "first")
+    assert second["blimp"] is None
+    ledger.put_attempt(runs[0].id, "blimp", 3, status="failed")
+    assert next(ledger.db.query("SELECT * FROM scores_wide WHERE run_id = ?", [runs[0].id]))["blimp"] is None
+
+
+def test_failures_are_the_newest_attempts_with_what_was_decided(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    attempts(ledger, runs[0], pretrain="failed completed")
+    attempts(ledger, runs[1], pretrain="failed failed void")
+    ledger.put_decision({"run_id": runs[1].id, "stage": "pretrain", "number": 2, "action": "stop", "cause": "error",
+                         "tries": 2, "changes": "", "due": 0.0, "time": 0.0})  # fmt: skip
+    (failure,) = ledger.db.query("SELECT * FROM failures")
+    assert (failure["run_id"], failure["number"], failure["decided"]) == (runs[1].id, 2, "stop")
+    assert failure["log"] == f"runs/{runs[1].id}/stages/pretrain/2/log.txt"
+
+
+def test_runs_share_the_hours_of_their_packs_gpu_and_what_is_alone_has_all(ledger, runs):
+    ledger.record_runs(runs[:3], "2026")
+    ended = {"status": "completed", "started": 0.0, "ended": 3600.0}
+    together = [{"run_id": run.id, "stage": "pretrain", "number": 1, "task": 0, **ended} for run in runs[:3]]
+    alone = {"run_id": runs[0].id, "stage": "speed", "number": 1, "task": 0, **ended}
+    row = {"token": "cafe", "created": "2026", "gpus": 1, "slots": 2, "state": "done"}
+    ledger.record_submission(row, [*together, alone])
+    hours = {(row["run_id"], row["stage"]): row["gpu_hours"] for row in ledger.gpu_hours()}
+    assert hours == {**{(run.id, "pretrain"): 0.5 for run in runs[:3]}, (runs[0].id, "speed"): 1.0}
+
+
+def test_every_canned_query_answers(ledger, runs):
+    ledger.record_runs(runs, "2026")
+    ledger.put_study("first", "Which?", [runs[0].id])
+    attempts(ledger, runs[1], pretrain="failed")
+    for name, query in METADATA["queries"].items():
+        values = {"study": "first"} if ":study" in query["sql"] else {}
+        rows = list(ledger.db.query(query["sql"], values))
+        assert rows or name == "hours_of_each_study", name
+        assert name != "against_the_baseline" or sum(row["baseline"] for row in rows) == 1
