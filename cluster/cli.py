@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster import completion, cost, manifest, plan, reconcile, report, rundir, session, status, tables
+from cluster import completion, cost, manifest, plan, reconcile, rundir, scores, session, status, tables
 from cluster import site as sites
 from cluster.console import ask, console, count, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
@@ -358,15 +358,15 @@ def report_command(
     output_root: OutputOption = OUTPUT,
     to: Annotated[Path | None, typer.Option("--to", help="Folder; default OUTPUT_ROOT/report.")] = None,
 ) -> None:
-    """Write the scores of every run as Markdown and CSV, and show them."""
+    """Write what the runs have found as a page, tables and figures, and show the scores."""
+    from cluster import report
+
     root = _root(output_root, smoke)
     session.need_ledger(root)
     with _reading(root) as view:
-        written = report.write(view.ledger, to or root.path / "report")
-        for file, versions in view.ledger.changed_data().items():
-            stderr.print(f"flagged: {file}: {versions} versions of it were read", style="yellow")
-        console.print(report.score_table(view.ledger))
-    console.print("\n".join(str(path) for path in written), soft_wrap=True)
+        written = report.write(view, root, to or root.path / "report")
+        console.print(scores.score_table(view.ledger, console.width))
+    console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
 
 
 @app.command()
@@ -597,7 +597,7 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
         if ticked.more and not ticked.submitted:
             time.sleep(30)
     with _reading(where.root) as view:
-        console.print(report.score_table(view.ledger))
+        console.print(scores.score_table(view.ledger, console.width))
         overview = view.ledger.overview(ids)
     if any(stage["status"] == "failed" for run in overview for stage in run["stages"].values()):
         raise typer.Exit(1)

@@ -1,56 +1,33 @@
 """A report as one HTML page that opens from a file: styles, scripts and figures are in it, and nothing is fetched.
 
-Every figure links to where it comes from: a mean to its variant's runs, a difference to its comparison, a run's value
-to the run. What is missing says so in its place. The template escapes all text. Statistics and figures are made
-elsewhere and come in as values."""
+The template escapes all text. The tables are study_tables.py's and run_tables.py's, figures come in as values."""
 
 from __future__ import annotations
 
-import json
-import re
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from cluster.details import Details, RunDetails, StageDetails, code_versions
+from cluster.details import Details, code_versions
 from cluster.render import render
-from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant
-from tiny_transformers.config import SUPPLEMENT_TASKS
-
-if TYPE_CHECKING:
-    from cluster.published import Published
-    from cluster.statistics import Comparison, Interval, Items
-
-SIGNIFICANT = 0.05  # corrected p below which a difference is marked
-AVERAGES = ("average", "blimp", "supplement", "micro")  # tasks that are means of others
-WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure for the page; its files are figures/<name>.svg and .pdf beside it."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str  # an <svg> element to stand in the page as it is: trusted
-
-
-@dataclass(frozen=True)
-class Section:
-    """A study and what is told of it."""
-
-    study: Study
-    answers: Sequence[str] = ()
-    intervals: Mapping[tuple[str, str], Interval] = field(default_factory=dict)  # (variant's key, measure's key) ->
-    comparisons: Sequence[Comparison] = ()
-    published: Mapping[tuple[str, str], Published] = field(default_factory=dict)  # likewise
-    known_differences: Sequence[str] = ()
-    drawings: Sequence[Drawing] = ()
+from cluster.results import Family, Result, Study, Variant
+from cluster.run_tables import flat, shown_run
+from cluster.study_tables import (
+    Cell,
+    Column,
+    Row,
+    Section,
+    Table,
+    ablation,
+    anchor,
+    checks_table,
+    comparisons_table,
+    missing_table,
+    published_table,
+    seeds_table,
+    task_tables,
+    variant_target,
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +38,11 @@ class Page:
     flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
 
 
-def write(folder: Path, page: Page) -> Path:
-    """`folder`/index.html. The drawings' files are the caller's to write."""
-    folder.mkdir(parents=True, exist_ok=True)
+def text(page: Page) -> str:
+    """index.html. The drawings' files are the caller's to write."""
     runs = {run.run_id: run for section in page.sections for run in section.study.runs}
-    text = render(
+    studies = {section.study.name for section in page.sections}
+    return render(
         "report.html.j2",
         page=page,
         done=sum(not run.missing for run in runs.values()),
@@ -73,67 +50,9 @@ def write(folder: Path, page: Page) -> Path:
         versions=code_versions(page.details),
         overview=_overview(page.sections),
         sections=[_shown(section) for section in page.sections],
-        runs=[_shown_run(details, page) for details in page.details.runs],
-        environments={key: _lines(value) for key, value in page.details.environments.items()},
+        runs=[shown_run(details, studies) for details in page.details.runs],
+        environments={key: flat(value) for key, value in page.details.environments.items()},
     )
-    path = folder / "index.html"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-# -- tables -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Column:
-    title: str
-    group: str = ""  # columns side by side that are of one thing have it as a common title
-    hint: str = ""
-    is_text: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    sort: float | None = None  # where it stands when rows are sorted by numbers; None: last
-    link: str = ""  # a target on the page
-    small: str = ""  # a second line
-    kind: str = ""  # better, worse, missing, flagged: how it is shown
-    checks: str = ""  # a target that lists checks which did not hold for it
-
-
-@dataclass(frozen=True)
-class Row:
-    cells: Sequence[Cell]  # the first one names it
-    target: str = ""
-    is_baseline: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    label: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
-    is_plain: bool = False  # words in a fixed order; others sort by a click on a title
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Title and width of each group of columns, and of each column without one."""
-        widths: list[tuple[str, int]] = []
-        for column in self.columns:
-            if column.group and widths and widths[-1][0] == column.group:
-                widths[-1] = column.group, widths[-1][1] + 1
-            else:
-                widths.append((column.group, 1))
-        return widths
-
-
-MISSING = Cell("–", kind="missing")
-
-
-def anchor(*parts: str) -> str:
-    """The name of a target on the page."""
-    return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in parts)
 
 
 def _shown(section: Section) -> dict[str, Any]:
@@ -146,13 +65,13 @@ def _shown(section: Section) -> dict[str, Any]:
         "missing_target": anchor("missing", study.name),
         "done": sum(not run.missing for run in study.runs),
         "total": len(study.runs),
-        "missing": _missing_table(study),
-        "checks": _checks_table(study),
-        "ablations": [_ablation(section, family) for family in study.families],
+        "missing": missing_table(study),
+        "checks": checks_table(study),
+        "ablations": [ablation(section, family) for family in study.families],
         "untested": sorted({comparison.test for comparison in section.comparisons if comparison.p is None}),
-        "tasks": [table for family in study.families for table in _task_tables(study, family)],
-        "published": _published_table(section),
-        "comparisons": _comparisons_table(section) if section.comparisons else None,
+        "tasks": [table for family in study.families for _, table in task_tables(study, family)],
+        "published": published_table(section),
+        "comparisons": comparisons_table(section) if section.comparisons else None,
         "families": [
             (family, [_shown_variant(study, family, variant) for variant in family.variants])
             for family in study.families
@@ -185,208 +104,8 @@ def _failed(runs: Iterable[Result]) -> int:
     return sum(any(stage["status"] == "failed" for stage in run.stages.values()) for run in runs)
 
 
-def _ablation(section: Section, family: Family) -> Table:
-    compared = {(each.variant.key, each.measure.key): each for each in section.comparisons}
-    measures = _measures(family)
-    tested = {key for variant, key in compared if any(variant == own.key for own in family.variants)}
-    columns = [Column("variant"), Column("seeds", hint="runs with all their stages completed")]
-    for measure in measures:
-        columns.append(Column("mean", _title(measure)))
-        if measure.key in tested:
-            columns.append(Column("difference", _title(measure), "to the baseline"))
-    columns += [Column("parameters", hint="and the difference to the baseline"),
-                Column("training, min", hint="of a run, mean"), Column("GPU-hours", hint="of a run, mean")]  # fmt: skip
-    rows = []
-    for variant in family.variants:
-        target = _variant_target(section.study, variant)
-        done = sum(not run.missing for run in variant.runs)
-        seeds = f"{done}" if done == len(variant.runs) else f"{done} of {len(variant.runs)}"
-        cells = [Cell(variant.label, link=target, small="baseline" if variant.is_baseline else ""),
-                 Cell(seeds, done, target)]  # fmt: skip
-        for measure in measures:
-            cells.append(_mean_cell(section, variant, measure))
-            if measure.key in tested:
-                cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
-        cells += [_size_cell(variant, family.baseline, target), *_cost_cells(variant, target)]
-        rows.append(Row(cells, is_baseline=variant.is_baseline))
-    return Table(family.title, columns, rows)
-
-
-def _measures(family: Family) -> list[Measure]:
-    """Those with a value, and the main ones that are still to come."""
-    planned = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
-    known = {measure.key for measure in family.measures()}
-    return [each for each in MEASURES if each.key in known or (each.key in MAIN and each.stage in planned)]
-
-
-def _title(measure: Measure) -> str:
-    return f"{measure.title}, %" if measure.percent else measure.title
-
-
-def _variant_target(study: Study, variant: Variant) -> str:
-    return anchor("variant", study.name, variant.key)
-
-
-def _name_cell(study: Study, family: Family, variant: Variant) -> Cell:
-    """Where the families are in one table."""
-    return Cell(variant.label, link=_variant_target(study, variant), small=family.title)
-
-
-def _mean_cell(section: Section, variant: Variant, measure: Measure) -> Cell:
-    target, values = _variant_target(section.study, variant), variant.values(measure)
-    if not values:
-        return Cell("–", link=target, small=_lacking(variant.runs, measure.stage), kind="missing")
-    mean, interval = variant.mean(measure), section.intervals.get((variant.key, measure.key))
-    small = _span(measure.show, interval.low, interval.high) if interval else ""
-    if len(values) < len(variant.runs):
-        small = f"{small}\n{len(values)} of {len(variant.runs)} seeds".strip()
-    flagged = any(check["stage"] == measure.stage for run in variant.runs for check in run.failed_checks)
-    return Cell(measure.show(mean), mean, target, small, checks=anchor("checks", section.study.name) if flagged else "")
-
-
-def _lacking(runs: Iterable[Result], stage: str) -> str:
-    """Why there is no score of a stage."""
-    statuses = Counter(run.stages[stage]["status"] for run in runs if stage in run.stages)
-    told = [f"{statuses[status]} {status}" for status in WORST_FIRST if statuses[status]]
-    return ", ".join(told) if told else "not planned"
-
-
-def _difference_cell(section: Section, variant: Variant, measure: Measure, compared: Comparison | None) -> Cell:
-    if compared is None:
-        return Cell("") if variant.is_baseline else MISSING
-    cell = _change(measure, compared, _comparison_target(section.study, compared))
-    if compared.p_corrected is None or compared.p_corrected >= SIGNIFICANT:
-        return cell
-    better = (compared.difference > 0) == measure.higher_is_better
-    return replace(cell, text=f"{cell.text}*", kind="better" if better else "worse")
-
-
-def _change(measure: Measure, found: Comparison | Items, target: str) -> Cell:
-    span = _span(lambda bound: _signed(measure, bound), found.low, found.high)
-    return Cell(_signed(measure, found.difference), found.difference, target, span)
-
-
-def _comparison_target(study: Study, compared: Comparison) -> str:
-    return anchor("comparison", study.name, compared.variant.key, compared.measure.key)
-
-
-def _signed(measure: Measure, difference: float) -> str:
-    shown, digits = (100 * difference, 1) if measure.percent else (difference, 3)
-    return f"{round(shown, digits) + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no negative zero
-
-
-def _span(show: Any, low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{show(low)}, {show(high)}]"
-
-
-def _size_cell(variant: Variant, baseline: Variant, target: str) -> Cell:
-    more = f"{100 * (variant.parameters / baseline.parameters - 1):+.1f} %".replace("-", "−")
-    small = "" if variant.parameters == baseline.parameters else more
-    return Cell(f"{variant.parameters:,}", variant.parameters, target, small)
-
-
-def _cost_cells(of: Variant | Result, target: str) -> Iterator[Cell]:
-    seconds, hours = of.training_seconds, of.gpu_hours
-    yield Cell(f"{seconds / 60:,.1f}", seconds, target) if seconds is not None else MISSING
-    yield Cell(f"{hours:,.2f}", hours, target) if hours is not None else MISSING
-
-
-def _task_tables(study: Study, family: Family) -> Iterator[Table]:
-    for stage, metric, title in (("superglue", "main", "(Super)GLUE by task"), ("blimp", "accuracy", "BLiMP")):
-        keys = {key: None for variant in family.variants for run in variant.runs for key in run.scores}
-        tasks = [
-            task
-            for at, task, name in keys
-            if (at, name) == (stage, metric) and task not in AVERAGES and "/" not in task  # "/": a part of a task
-        ]
-        if not tasks:
-            continue
-        columns = [Column("variant"), *(Column(task.replace("_", " "), _task_group(stage, task)) for task in tasks)]
-        rows = []
-        for variant in family.variants:
-            measures = [Measure(task, task, stage, task, metric) for task in tasks]
-            means = [_mean_cell(Section(study), variant, measure) for measure in measures]
-            label = Cell(variant.label, link=_variant_target(study, variant))
-            rows.append(Row([label, *means], is_baseline=variant.is_baseline))
-        by = " by phenomenon" if stage == "blimp" else ""
-        yield Table(f"{family.title}: {title}{by}, %", columns, rows)
-
-
-def _task_group(stage: str, task: str) -> str:
-    if stage == "superglue":
-        return ""
-    return "supplement" if task in SUPPLEMENT_TASKS else "BLiMP"
-
-
-def _published_table(section: Section) -> Table | None:
-    known = {variant.key: (family, variant) for family in section.study.families for variant in family.variants}
-    rows = []
-    for (key, _), theirs in section.published.items():
-        (family, variant), measure = known[key], theirs.measure
-        target, ours = _variant_target(section.study, variant), theirs.ours(variant)
-        span = _span(measure.show, theirs.low, theirs.high)
-        cells = [
-            _name_cell(section.study, family, variant),
-            Cell(_title(measure)),
-            Cell(measure.show(theirs.value), theirs.value, small=f"{span} {_seeds(theirs.n)}".strip()),
-        ]
-        if ours:
-            mean, found = statistics.fmean(ours), section.intervals.get((key, measure.key))
-            span = _span(measure.show, found.low, found.high) if found else ""
-            cells.append(Cell(measure.show(mean), mean, target, f"{span} {_seeds(len(ours))}".strip()))
-            cells.append(Cell(_signed(measure, mean - theirs.value), mean - theirs.value, target))
-        else:
-            cells += [Cell("–", link=target, small=_lacking(variant.runs, measure.stage), kind="missing"), MISSING]
-        rows.append(Row([*cells, Cell(theirs.source)]))
-    columns = [Column("variant"), Column("measure", is_text=True), Column("published"), Column("here"),
-               Column("difference", hint="here - published"), Column("source", is_text=True)]  # fmt: skip
-    return Table("Beside the published figures", columns, rows) if rows else None
-
-
-def _seeds(n: int | None) -> str:
-    return "" if n is None else f"{n} seed{'s' if n > 1 else ''}"
-
-
-def _comparisons_table(section: Section) -> Table:
-    rows = []
-    for each in section.comparisons:
-        target = _variant_target(section.study, each.variant)
-        items = each.items
-        rows.append(Row([
-            _name_cell(section.study, each.family, each.variant),
-            Cell(each.measure.title),
-            Cell(f"{each.n}", each.n, target),
-            _change(each.measure, each, target),
-            _p_cell(each.p),
-            _p_cell(each.p_corrected),
-            MISSING if each.effect_size is None
-            else Cell(f"{each.effect_size:+.2f}".replace("-", "−"), each.effect_size),
-            MISSING if items is None else _change(each.measure, items, target),
-            MISSING if items is None else _p_cell(items.p_corrected),
-            Cell(each.test),
-        ], _comparison_target(section.study, each)))  # fmt: skip
-    columns = [
-        Column("variant"), Column("measure", is_text=True), Column("seeds", hint="that both have"),
-        Column("difference", "over seeds", "variant - baseline"), Column("p", "over seeds"),
-        Column("corrected p", "over seeds", "Holm's correction"),
-        Column("Hedges' g", "over seeds", "effect size"),
-        Column("difference", "over BLiMP's pairs"), Column("corrected p", "over BLiMP's pairs"),
-        Column("test", is_text=True),
-    ]  # fmt: skip
-    return Table("Comparisons with the baseline", columns, rows)
-
-
-def _p_cell(p: float | None) -> Cell:
-    if p is None:
-        return MISSING
-    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
-
-
-# -- a variant's runs, and what is missing ----------------------------------------------------------------------------
-
-
 def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, Any]:
-    base, own = (_lines(each.config.model_dump(mode="json")) for each in (family.baseline, variant))
+    base, own = (flat(each.config.model_dump(mode="json")) for each in (family.baseline, variant))
     changed = [
         f"{name}: {own.get(name, 'none')} (baseline: {base.get(name, 'none')})"
         for name in {**base, **own}
@@ -394,223 +113,7 @@ def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, 
     ]
     return {
         "variant": variant,
-        "target": _variant_target(study, variant),
+        "target": variant_target(study, variant),
         "changed": changed,
-        "table": _seeds_table(family, variant),
+        "table": seeds_table(family, variant),
     }
-
-
-def _seed_cell(run: Result) -> Cell:
-    return Cell(f"seed\N{NO-BREAK SPACE}{run.seed}", run.seed, anchor("run", run.run_id))
-
-
-def _seeds_table(family: Family, variant: Variant) -> Table:
-    measures = _measures(family)
-    columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column("training, min"),
-               Column("GPU-hours"), Column("stages", is_text=True)]  # fmt: skip
-    rows = []
-    for run in variant.runs:
-        target = anchor("run", run.run_id)
-        cells = [_seed_cell(run)]
-        for measure in measures:
-            value = run.value(measure)
-            flagged = any(check["stage"] == measure.stage for check in run.failed_checks)
-            cells.append(
-                Cell("–", link=target, small=run.stages.get(measure.stage, {}).get("status", ""), kind="missing")
-                if value is None
-                else Cell(measure.show(value), value, target, checks=target if flagged else "")
-            )
-        rows.append(Row([*cells, *_cost_cells(run, target), Cell(_stages_of(run), link=target)]))
-    return Table(f"Runs of {variant.label}", columns, rows)
-
-
-def _stages_of(run: Result) -> str:
-    if not run.missing:
-        return f"all {len(run.stages)} completed"
-    left = [(stage, run.stages[stage]) for stage in run.missing]
-    return ", ".join(
-        f"{stage} {state['status']}" + (f" ({state['cause']})" if state["cause"] else "") for stage, state in left
-    )
-
-
-def _missing_table(study: Study) -> Table | None:
-    """The runs that are not complete, and what stands in their way."""
-    rows = [
-        Row([
-            _name_cell(study, family, variant),
-            _seed_cell(run),
-            Cell(_stages_of(run), link=anchor("run", run.run_id)),
-        ])
-        for family in study.families for variant in family.variants for run in variant.runs
-        if run.missing
-    ]  # fmt: skip
-    columns = [Column("variant"), Column("seed"), Column("stages", is_text=True)]
-    return Table("Runs that are not complete", columns, rows) if rows else None
-
-
-def _checks_table(study: Study) -> Table | None:
-    rows = [
-        Row([
-            _name_cell(study, family, variant),
-            _seed_cell(run),
-            Cell(check["stage"]),
-            Cell(check["name"], link=anchor("run", run.run_id), kind="flagged"),
-            Cell(_short(check["value"])),
-            Cell("the stage failed" if check["blocking"] else "flagged only"),
-        ])
-        for family in study.families for variant in family.variants for run in variant.runs
-        for check in run.failed_checks
-    ]  # fmt: skip
-    columns = [Column("variant"), Column("seed"), Column("stage", is_text=True), Column("check", is_text=True),
-               Column("value"), Column("consequence", is_text=True)]  # fmt: skip
-    return Table("Checks that did not hold", columns, rows) if rows else None
-
-
-# -- one run ----------------------------------------------------------------------------------------------------------
-
-
-def _shown_run(details: RunDetails, page: Page) -> dict[str, Any]:
-    run = details.run
-    shown = {section.study.name for section in page.sections}
-    config = run.config.model_dump(mode="json")
-    unusual = run.config.model_dump(mode="json", exclude_defaults=True)
-    status = [stage.status for stage in details.stages if stage.status != "completed"]
-    return {
-        "run": run,
-        "target": anchor("run", run.id),
-        "status": min(status, key=WORST_FIRST.index) if status else "completed",
-        "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
-        "unusual": _lines({"model": {"family": run.config.model.family}}) | _lines(unusual) | _sizes(config),
-        "settings": _lines(config),
-        "attempts": _attempts_table(details),
-        "scores": _scores_table(details),
-        "parts": _parts(details),
-        "checks": _run_checks_table(details),
-        "metrics": [(stage.name, _metrics(stage)) for stage in details.stages if stage.metrics],
-        "data": [(stage.name, stage.data) for stage in details.stages if stage.data],
-        "logs": [(stage.name, stage.attempts[-1]["number"], stage.log) for stage in details.stages if stage.log],
-    }
-
-
-def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a model is known by, be it a default or not."""
-    names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
-    model = config["model"]
-    return _lines({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
-
-
-def _lines(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
-    lines: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            lines |= _lines(value, f"{prefix}{key}.")
-        else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return lines
-
-
-def _attempts_table(details: RunDetails) -> Table:
-    titles = ("attempt", "status", "job", "host", "site", "started (UTC)", "took", "code", "environment")
-    columns = [Column("stage"), *(Column(title, is_text=True) for title in titles)]
-    rows = []
-    for stage in details.stages:
-        if not stage.attempts:
-            rows.append(Row([Cell(stage.name), Cell(""), Cell(stage.status), *[Cell("")] * 7]))
-        rows += [Row([Cell(stage.name), *_attempt_cells(attempt)]) for attempt in stage.attempts]
-    return Table("Stages and their attempts", columns, rows, is_plain=True)
-
-
-def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[Cell]:
-    failed = attempt["status"] == "failed"
-    why = ": ".join(filter(None, (attempt["cause"], attempt["message"]))) if failed else ""
-    yield Cell(f"{attempt['number']}")
-    yield Cell(attempt["status"], small=why, kind="flagged" if failed else "")
-    for name in ("job", "host", "site"):
-        yield Cell(attempt[name] or "")
-    began, ended = attempt["started"], attempt["ended"]
-    yield Cell(f"{datetime.fromtimestamp(began, timezone.utc):%Y-%m-%d %H:%M}" if began else "")
-    yield Cell(_duration(ended - began) if began and ended else "")
-    yield Cell(attempt["code"] or "")
-    key = attempt["environment"]
-    yield Cell(key, link=anchor("environment", key)) if key else Cell("")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
-
-
-def _scores_table(details: RunDetails) -> Table | None:
-    rows = []
-    for stage in details.stages:
-        tasks: dict[str, dict[str, Any]] = {}
-        for score in _whole(stage):
-            tasks.setdefault(score["task"], {})[score["metric"]] = score
-        for task, metrics in tasks.items():
-            n = max(score["n"] for score in metrics.values())
-            values = {metric: score["value"] for metric, score in metrics.items()}
-            rows.append(Row([Cell(stage.name), Cell(task), Cell(_scores(values)), Cell(f"{n:,}", n)]))
-    columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
-               Column("of", hint="rows, pairs or tokens")]  # fmt: skip
-    return Table("Scores, as the ledger has them", columns, rows, is_plain=True) if rows else None
-
-
-def _whole(stage: StageDetails) -> Iterator[Mapping[str, Any]]:
-    """Scores of tasks; those of a task's parts are `task/part`: BLiMP's 67 paradigms."""
-    return (score for score in stage.scores if "/" not in score["task"])
-
-
-def _parts(details: RunDetails) -> list[tuple[str, str, str, str]]:
-    return [
-        (stage.name, score["task"], f"{score['metric']} {_short(score['value'])}", f"{score['n']:,}")
-        for stage in details.stages
-        for score in stage.scores
-        if "/" in score["task"]
-    ]
-
-
-def _scores(values: Mapping[str, float]) -> str:
-    """A task's metrics, each with its interval and with what one answer for all rows gets."""
-    told = []
-    for metric, value in values.items():
-        if metric.startswith("majority_") or metric.endswith(("_low", "_high")):
-            continue
-        text = f"{metric} {_short(value)}"
-        if f"{metric}_low" in values and f"{metric}_high" in values:
-            text += f" [{_short(values[f'{metric}_low'])}, {_short(values[f'{metric}_high'])}]"
-        if f"majority_{metric}" in values:
-            text += f" (one answer for all: {_short(values[f'majority_{metric}'])})"
-        told.append(text)
-    return ", ".join(told)
-
-
-def _run_checks_table(details: RunDetails) -> Table | None:
-    rows = [
-        Row([
-            Cell(stage.name), Cell(check["name"]), Cell(_short(check["value"])),
-            Cell("held") if check["passed"]
-            else Cell("did not hold" + (": the stage failed" if check["blocking"] else ""), kind="flagged"),
-        ])
-        for stage in details.stages for check in stage.checks
-    ]  # fmt: skip
-    columns = [Column("stage"), *(Column(title, is_text=True) for title in ("check", "value", "result"))]
-    return Table("Checks", columns, rows, is_plain=True) if rows else None
-
-
-def _metrics(stage: StageDetails) -> str:
-    """Of the whole stage; a task's own (`rte.steps`) are in metrics.csv."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in stage.metrics.items() if "." not in name)
-
-
-def _short(value: Any) -> str:
-    """A number of any size, or a text as it is."""
-    try:
-        number = float(value)
-    except ValueError:
-        return str(value)
-    if number.is_integer():
-        return f"{number:,.0f}"
-    return f"{number:.4g}" if abs(number) < 1_000 else f"{number:,.1f}"

@@ -1,152 +1,154 @@
-"""The ledger's scores as tables: of every run, with what did not hold.
+"""The ledger -> a folder that needs no server: the page, Markdown, CSV and LaTeX tables, figures as SVG and PDF.
 
-Every figure comes from an evaluator's result file through the ledger, with its count; a run without a score has an
-empty cell, never a guess."""
+Loads numpy, scipy and matplotlib, as no other command does: only `report` imports it."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from cluster.ledger import Ledger
+from cluster import details, figures, forms, page, published, results, scores, statistics, study_tables
+from cluster.figures import Figure
+from cluster.page import Page
 from cluster.render import render
+from cluster.results import MEASURES, Study
+from cluster.rundir import OutputRoot
+from cluster.session import View
 from cluster.status import identical_scores
+from cluster.study_tables import Drawing, Section, Table
+from tiny_transformers.config import PAIR_SCORES
+from tiny_transformers.evaluation import pairs
+from tiny_transformers.files import whole_file
+from tiny_transformers.work import TinyTransformersError
+
+WRITTEN = ".written.json"  # what the last report wrote, so that this one removes what it has no more
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the score table."""
-
-    title: str
-    stage: str
-    task: str
-    metric: str
-    percent: bool = True
-
-
-COLUMNS = (
-    Column("val. loss", "pretrain", "validation", "loss", percent=False),
-    Column("BLiMP+suppl.", "blimp", "average", "accuracy"),
-    Column("BLiMP", "blimp", "blimp", "accuracy"),
-    Column("suppl.", "blimp", "supplement", "accuracy"),
-    Column("(Super)GLUE", "superglue", "average", "main"),
-    Column("LAMBADA", "lambada", "last_word", "accuracy"),
-    Column("LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False),
-)
+def write(view: View, root: OutputRoot, folder: Path) -> list[Path]:
+    """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
+    one does not is removed, other files are left alone."""
+    ledger, files, sections = view.ledger, dict[str, str | bytes](), []
+    for study in results.read(ledger):
+        drawn = figures.draw(study, root)
+        sections.append(section(study, root, drawn))
+        for figure in drawn:
+            files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
+        files |= _table_files(sections[-1])
+    flags = [*scores.failed_checks(ledger), *identical_scores(ledger), *_changed_data(view)]
+    made_of = details.run_details(ledger, root, [run["run_id"] for run in ledger.overview()])
+    files["index.html"] = page.text(Page(view.as_of, sections, made_of, flags))
+    files["report.md"] = render("report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags)
+    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
+    return _replace(folder, files)
 
 
-def score_table(ledger: Ledger) -> Table:
-    table = _table("scores (accuracies and averages in %, losses in nats)")
-    table.add_column("run")
-    table.add_column("parameters", justify="right")
-    rows = summary(ledger)
-    columns = _with_values(rows)
-    for column in columns:
-        table.add_column(column.title, justify="right")
-    for row in rows:
-        cells = [_cell(row[column.title], column) for column in columns]
-        table.add_row(Text(row["run"], overflow="fold"), f"{row['parameters']:,}", *cells)
-    return table
+def section(study: Study, root: OutputRoot, drawn: Sequence[Figure]) -> Section:
+    """All that is to be said of a study."""
+
+    def pairs_of(run_id: str) -> pairs.Kept | None:
+        try:
+            return pairs.read(root.run(run_id).path / PAIR_SCORES)
+        except TinyTransformersError:  # missing or torn: nothing can be said pair by pair
+            return None
+
+    comparisons = statistics.compare(study, pairs_of)
+    return Section(
+        study,
+        answers=statistics.answer(study, comparisons),
+        intervals={
+            (variant.key, measure.key): interval
+            for variant in study.variants
+            for measure in MEASURES
+            if (interval := statistics.interval(variant.values(measure).values()))
+        },
+        comparisons=comparisons,
+        published=published.published(study),
+        known_differences=published.known_differences(study),
+        drawings=[Drawing(each.name, each.title, each.caption, figures.inline_svg(each.svg)) for each in drawn],
+    )
 
 
-def summary(ledger: Ledger) -> list[dict[str, Any]]:
-    """A row per run that has a score: run, run_id, studies, parameters, and the value of every column or None."""
-    values = {(row["run_id"], row["stage"], row["task"], row["metric"]): row["value"] for row in ledger.scores()}
-    scored = {run_id for run_id, *_ in values}
-    return [
-        {"run": run["name"], "run_id": run["run_id"], "studies": " ".join(run["studies"]),
-         "parameters": run["parameters"]}
-        | {column.title: values.get((run["run_id"], column.stage, column.task, column.metric)) for column in COLUMNS}
-        for run in ledger.overview()
-        if run["run_id"] in scored
-    ]  # fmt: skip
+def _changed_data(view: View) -> list[str]:
+    return [f"{file}: {versions} versions of it were read" for file, versions in view.ledger.changed_data().items()]
 
 
-def write(ledger: Ledger, folder: Path) -> list[Path]:
-    """report.md, summary.csv (a row per run), scores.csv (a row per figure, with its count) and metrics.csv (whatever
-    else the stages measured: counts, spreads over seeds, hardware)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = summary(ledger)
-    names = {run["run_id"]: run for run in ledger.overview()}
-    long = _named(names, ledger.scores())
-    files = {
-        "report.md": _markdown(rows, names.values(), _failed_checks(ledger)),
-        "summary.csv": _csv(rows),
-        "scores.csv": _csv(long),
-        "metrics.csv": _csv(_named(names, ledger.metrics())),
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def _tables(of: Section) -> Iterator[tuple[str, Table]]:
+    """Those that go into a text, with the stems of their files."""
+    for family in of.study.families:
+        stem = f"{of.study.name}-{family.name}"
+        yield stem, study_tables.ablation(of, family)
+        for stage, table in study_tables.task_tables(of.study, family):
+            yield f"{stem}-{stage}", table
+    if theirs := study_tables.published_table(of):
+        yield f"{of.study.name}-published", theirs
+
+
+def _table_files(of: Section) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {}
+    for stem, table in _tables(of):
+        files[f"tables/{stem}.tex"] = forms.latex(table, stem)
+        files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
+    return files
+
+
+def _in_markdown(of: Section) -> dict[str, Any]:
+    tables = [(table.label, forms.markdown(table)) for _, table in _tables(of)]
+    missing = study_tables.missing_table(of.study)
+    return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
+
+
+def _rows(view: View, sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
+    """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
+    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
+    runs = {run["run_id"]: run for run in view.ledger.overview()}
+    return {
+        "summary.csv": scores.summary(view.ledger),
+        "comparisons.csv": [row for each in sections for row in _comparisons(each)],
+        "scores.csv": scores.named(runs, view.ledger.scores()),
+        "metrics.csv": scores.named(runs, view.ledger.metrics()),
     }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in files]
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def _cell(value: float | None, column: Column) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" if column.percent else f"{value:.3f}"
-
-
-def _with_values(rows: Sequence[dict[str, Any]]) -> list[Column]:
-    """The columns of a table; one for which no run has a value is left out."""
-    return [column for column in COLUMNS if any(row[column.title] is not None for row in rows)]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
-
-
-def _named(runs: Mapping[str, dict[str, Any]], rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the name and the studies of their run."""
-    return [
-        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"])} | row for row in rows
-    ]
-
-
-def _failed_checks(ledger: Ledger) -> list[str]:
-    """A line per failed check, and per group of runs with identical scores."""
-    rows = ledger.failed_checks()
-    names = ledger.names(row["run_id"] for row in rows)
-    told = [
-        f"{names[row['run_id']]} ({row['run_id']}): {row['stage']}: {row['name']}: {row['value']}"
-        + (", so the stage failed" if row["blocking"] else "")
-        for row in rows
-    ]
-    return told + identical_scores(ledger)
-
-
-def _markdown(rows: Sequence[dict[str, Any]], runs: Iterable[dict[str, Any]], failed_checks: Sequence[str]) -> str:
-    columns = _with_values(rows)
-    studies: dict[str, list[dict[str, Any]]] = {}
-    scored = {row["run_id"]: row for row in rows}
-    for run in runs:
-        for study in run["studies"]:
-            studies.setdefault(study, []).append(run)
-    sections = [
-        {
-            "study": study,
-            "rows": [[scored[run["run_id"]]["run"], run["run_id"], f"{run['parameters']:,}",
-                      *(_cell(scored[run["run_id"]][column.title], column) for column in columns)]
-                     for run in members if run["run_id"] in scored],
-            "missing": [run["name"] for run in members if run["run_id"] not in scored],
+def _comparisons(of: Section) -> Iterator[dict[str, Any]]:
+    for each in of.comparisons:
+        items = each.items
+        yield {
+            "study": of.study.name,
+            "family": each.family.name,
+            "variant": each.variant.label,
+            "baseline": each.family.baseline.label,
+            "measure": each.measure.title,
+            "seeds": each.n,
+            "difference": each.difference,
+            "low": each.low,
+            "high": each.high,
+            "effect_size": each.effect_size,
+            "p": each.p,
+            "p_corrected": each.p_corrected,
+            "test": each.test,
+            "pairs": items and items.n,
+            "pairs_difference": items and items.difference,
+            "pairs_low": items and items.low,
+            "pairs_high": items and items.high,
+            "pairs_p": items and items.p,
+            "pairs_p_corrected": items and items.p_corrected,
         }
-        for study, members in studies.items()
-    ]  # fmt: skip
-    titles = [column.title for column in columns]
-    return render("report.md.j2", columns=titles, sections=sections, failed_checks=failed_checks)
+
+
+def _replace(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write each file whole, then remove what only the report before wrote. The page comes first."""
+    for name, content in files.items():
+        with whole_file(folder / name) as draft:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    record = folder / WRITTEN
+    before = json.loads(record.read_text()) if record.exists() else []
+    for name in set(before) - files.keys():
+        (folder / name).unlink(missing_ok=True)
+    with whole_file(record) as draft:
+        draft.write_text(json.dumps(sorted(files)))
+    return sorted((folder / name for name in files), key=lambda path: (path.name != "index.html", str(path)))

@@ -343,7 +343,8 @@ def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
     assert ",pretrain,1,tokens_per_second,10000.0\n" in (folder / "metrics.csv").read_text()
     text = (folder / "report.md").read_text()
     assert "## second" in text
-    assert "| 50.0 |" in text
+    assert "| 50.0 " in text
+    assert (folder / "index.html").exists()
 
 
 def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):

@@ -196,7 +196,7 @@ def test_how_fast_a_pretraining_was_is_in_every_view(root, runs, tmp_path):
     per_run = rendered(status.status_view(view, root, per_run=True, failed_only=False))
     assert re.search(rf"{runs[0].id} .* 100,000 +62%", per_run)
     assert re.search(rf"{runs[2].id} .* 100,000 *\n", per_run)
-    report.write(ledger, tmp_path)
+    report.write(view, root, tmp_path)
     assert f"{runs[0].id},pretrain,1,precision,bfloat16" in (tmp_path / "metrics.csv").read_text()
 
 

@@ -1,10 +1,18 @@
-"""What the report says of scores and of checks that did not hold."""
+"""The report's folder, whole; and what it says of scores, of checks that did not hold and of what is missing."""
 
+import csv
 import io
+import re
+from itertools import pairwise
 
+import pytest
+import synthetic
 from rich.console import Console
 
-from cluster import report
+from cluster import report, scores
+from cluster.ledger import Ledger
+from cluster.results import BY_KEY
+from cluster.session import View
 
 
 def record(ledger, run, stage, scores=(), checks=()):
@@ -13,36 +21,150 @@ def record(ledger, run, stage, scores=(), checks=()):
     ledger.put_outcome(run.id, stage, 1, {"scores": rows, "checks": checks})
 
 
-def shown(renderable):
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(renderable, width=200):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(renderable)
     return console.export_text()
 
 
-def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, runs, tmp_path):
+def write(ledger, root, folder):
+    return report.write(View(ledger, "2026-11-22T12:00:00", "none"), root, folder)
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three seeds of the activations of both families, of which GEGLU is better; one run failed. OUTPUT_ROOT, the
+    files of its report."""
+    runs = [run for run in synthetic.planned(["activations", "heads"]) if run.config.seed in (1, 2, 42)]
+    failed = next(run for run in runs if "gpt-relu" in run.name)
+    root = synthetic.make(
+        tmp_path_factory.mktemp("output"), runs, effect=lambda run: 0.1 * ("-geglu" in run.name),
+        failing=lambda run: "superglue" if run is failed else None,
+    )  # fmt: skip
+    ledger = Ledger(root.ledger, read_only=True)
+    yield root, ledger, write(ledger, root, root.path / "report")
+    ledger.close()
+
+
+def test_the_folder_has_the_page_tables_and_figures(whole):
+    root, _, written = whole
+    names = {str(path.relative_to(root.path / "report")) for path in written}
+    assert written[0].name == "index.html"
+    assert {"report.md", "summary.csv", "scores.csv", "metrics.csv", "comparisons.csv"} <= names
+    for stem in ("activations-gpt_neo", "activations-roberta-blimp", "activations-published", "heads-gpt_neo"):
+        assert {f"tables/{stem}.tex", f"tables/{stem}.csv"} <= names
+    drawn = {name for name in names if name.startswith("figures/")}
+    assert {name.removesuffix(".svg") for name in drawn if name.endswith(".svg")} == {
+        name.removesuffix(".pdf") for name in drawn if name.endswith(".pdf")
+    }
+    assert "figures/activations-curves.svg" in drawn
+    text = (root.path / "report/report.md").read_text()
+    for link in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert link in drawn
+    page = written[0].read_text()
+    for link in re.findall(r'href="(figures/[^"]+)"', page):
+        assert link in drawn
+
+
+def test_all_forms_say_the_same_mean(whole):
+    root, ledger, _ = whole
+    folder = root.path / "report"
+    (row,) = [row for row in table(folder / "tables/activations-gpt_neo.csv") if row["variant"] == "geglu"]
+    values = [
+        float(row["value"])
+        for row in table(folder / "scores.csv")
+        if re.match("gpt-geglu", row["run"]) and (row["task"], row["metric"]) == ("blimp", "accuracy")
+    ]
+    mean = sum(values) / 3
+    assert float(row["BLiMP, %: mean"]) == pytest.approx(mean)
+    for file in ("report.md", "index.html", "tables/activations-gpt_neo.tex"):
+        assert BY_KEY["blimp"].show(mean) in (folder / file).read_text()
+    (compared,) = [
+        row
+        for row in table(folder / "comparisons.csv")
+        if (row["study"], row["family"], row["variant"], row["measure"]) == ("activations", "gpt_neo", "geglu", "BLiMP")
+    ]
+    assert float(compared["difference"]) == pytest.approx(float(row["BLiMP, %: difference"]))
+    assert compared["seeds"] == "3"
+    assert compared["p"] == "", "three seeds are too few"
+    assert float(compared["pairs_p_corrected"]) < 0.05, "but these models differ on these pairs"
+
+
+def test_each_study_has_its_question_its_answer_and_what_is_missing(whole):
+    root, ledger, _ = whole
+    text = (root.path / "report/report.md").read_text()
+    for study in ledger.studies():
+        section = text.partition(f"## {study['name']}\n")[2].partition("\n## ")[0]
+        assert study["description"] in section
+        assert re.search(r"^- GPT-Neo: ", section, re.M)
+        assert re.search(r"^- RoBERTa: ", section, re.M)
+    missing = text.partition("### activations: runs that are not complete")[2].partition("\n#")[0]
+    assert re.search(r"\| relu .*superglue failed \(error\)", missing)
+    assert "### heads: runs that are not complete" not in text
+
+
+def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(whole, tmp_path):
+    root, ledger, _ = whole
+    first = {path.relative_to(tmp_path): path.read_bytes() for path in write(ledger, root, tmp_path)}
+    (tmp_path / "figures/mine.svg").write_text("mine")
+    (tmp_path / report.WRITTEN).write_text('["figures/gone.svg", "report.md"]')
+    (tmp_path / "figures/gone.svg").write_text("of the report before")
+    second = {path.relative_to(tmp_path): path.read_bytes() for path in write(ledger, root, tmp_path)}
+    assert first == second, "the same ledger is the same report"
+    assert (tmp_path / "figures/mine.svg").exists()
+    assert not (tmp_path / "figures/gone.svg").exists()
+    assert not list(tmp_path.rglob(".*.??????*")), "no draft stays"
+
+
+def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, root, runs, tmp_path):
     ledger.record_runs(runs[:2], "2026")
     one_class = {"name": "rte.majority_class", "passed": False, "blocking": False, "value": 1.0}
     for run in runs[:2]:
         record(ledger, run, "blimp", [("average", "accuracy", 0.512345, 5_000)])
     record(ledger, runs[0], "superglue", [("average", "main", 0.4, 9)], [one_class])
-    report.write(ledger, tmp_path / "report")
+    write(ledger, root, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## Checks that did not hold" in text
     assert f"- {runs[0].name} ({runs[0].id}): superglue: rte.majority_class: 1.0\n" in text
     assert "- blimp: identical_scores: " in text
 
 
-def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, runs, tmp_path):
+def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, root, runs, tmp_path):
     ledger.record_runs(runs[:1], "2026")
     record(
         ledger, runs[0], "lambada", [("last_word", "accuracy", 0.0834, 5_153), ("passage", "perplexity", 22.13, 5_153)]
     )
-    table = shown(report.score_table(ledger))
-    assert "8.3" in table
-    assert "22.130" in table
-    assert "BLiMP" not in table
-    report.write(ledger, tmp_path)
+    of_scores = shown(scores.score_table(ledger, 200))
+    assert "8.3" in of_scores
+    assert "22.130" in of_scores
+    assert "BLiMP" not in of_scores
+    write(ledger, root, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "| LAMBADA | LAMBADA token ppl. |" in text
-    assert "Checks" not in text
+    assert "LAMBADA, %: mean | LAMBADA token ppl.: mean" in text
+    assert "## Checks" not in text
     assert "BLiMP" in (tmp_path / "summary.csv").read_text()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_table_of_scores_is_cut_at_no_width(whole, width):
+    _, ledger, _ = whole
+    lines = shown(scores.score_table(ledger, width), width).splitlines()
+    assert max(map(len, lines)) <= width
+    row = next(line for line in lines if "9,585,664" in line)
+    assert "…" not in row
+    assert len(re.findall(r"\d+\.\d+\b", row)) >= 3
+
+
+def test_runs_with_one_name_are_told_apart_by_their_ids(ledger, runs):
+    ledger.record_runs(runs[:2], "2026")
+    ledger.db.execute("UPDATE run SET name = 'same'")
+    for run, value in zip(runs[:2], (0.5, 0.6), strict=True):
+        record(ledger, run, "blimp", [("blimp", "accuracy", value, 9)])
+    text = shown(scores.score_table(ledger, 200))
+    assert all(f"same ({run.id})" in text for run in runs[:2])
+    assert all(a != b for a, b in pairwise(text.splitlines()))
