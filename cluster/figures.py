@@ -52,7 +52,7 @@ COLOURED = 12  # variants of a family that have a line of their own colour; of m
 BEST = 5  # so many
 ROWS = 40  # of variants that fit a page
 TASK_COLUMNS = 20  # of a heat map; more tasks are its rows
-CELL = 0.34  # inches that a figure needs in a heat map
+SLANT = math.radians(55)  # of the columns' names in a heat map
 FEW = 4  # variants whose bands can be told apart where they lie over each other
 PANELS = 6  # side by side
 SMOOTHED = 15  # points of a training curve
@@ -64,9 +64,10 @@ RC: Any = {
     "font.family": [FAMILY, "DejaVu Sans"], "font.size": SIZE, "axes.titlesize": HEADING,
     "axes.titlelocation": "left", "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
     "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
-    "axes.axisbelow": True, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5, "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.5, "text.parse_math": False,
-    "svg.fonttype": "none", "pdf.fonttype": 42,
+    "axes.axisbelow": True, "figure.facecolor": "none", "axes.facecolor": "none",
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "none",
+    "pdf.fonttype": 42,
 }  # fmt: skip
 UNITS = {"loss": "nats"}  # of measures that are no percentages
 ABOUT_SVG: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -182,8 +183,18 @@ def _make_font() -> None:
     font_manager.fontManager.addfont(file)
 
 
-def _wrapped(label: str) -> str:
-    return textwrap.fill(label, LABEL) or label
+def _wrapped(label: str, width: int = LABEL) -> str:
+    """In lines of at most `width` characters; but words of up to LABEL stay whole."""
+    return textwrap.fill(textwrap.fill(label, LABEL), width, break_long_words=False) or label
+
+
+def _rows(labels: Sequence[str]) -> Any:
+    """Where the rows of these labels begin and end, in inches from the first. -> (rows + 1,)"""
+    return np.cumsum([0.0, *(LINE * (label.count("\n") + 1.2) for label in labels)])
+
+
+def _middles(edges: Any) -> Any:
+    return (edges[1:] + edges[:-1]) / 2
 
 
 def _width(text: str) -> float:
@@ -462,7 +473,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Look]]) -> No
         sample = [right + 0.12 * length, right + 0.32 * length]
         axes.plot(sample, [place, place], transform=across, color=look.colour, ls=look.dash, lw=look.width,
                   marker=look.marker, ms=3, mew=0, markevery=[1], clip_on=False)  # fmt: skip
-        axes.text(right + 0.37 * length, place, text, transform=across, va="center_baseline", linespacing=1.1)
+        axes.text(right + 0.37 * length, place, text, transform=across, va="center", linespacing=1.1)
     axes.set_xlim(0, right)
 
 
@@ -492,22 +503,21 @@ def forest(study: Study) -> Iterator[Sheet]:
 
 def _forest(study: Study, families: Sequence[Family], measures: Sequence[Measure]) -> Sheet:
     labels = {v.key: _wrapped(v.label) for family in families for v in family.variants}
-    row = LINE * max(1.15, max(label.count("\n") + 1 for label in labels.values()))
     left, gap = 0.1 + max(map(_width, labels.values())), 0.15
     width = (WIDE - left - 0.12 - gap * (len(measures) - 1)) / len(measures)
-    heights = [row * len(family.variants) for family in families]
+    rows = [_rows([labels[v.key] for v in family.variants]) for family in families]
     name, title = f"scores{_suffix(families, study)}", f"Scores over seeds, against the baseline{_of(families, study)}"
-    sheet = Sheet(name, title, WIDE, sum(heights) + 0.5 * len(families) + 0.3)
+    sheet = Sheet(name, title, WIDE, sum(edges[-1] for edges in rows) + 0.5 * len(families) + 0.3)
     top = 0.0
-    for family, height in zip(families, heights, strict=True):
+    for family, edges in zip(families, rows, strict=True):
         sheet.text(0.02, top + 0.16, family.title, size=HEADING)
         for column, measure in enumerate(measures):
-            axes = sheet.axes(left + column * (width + gap), top + 0.22, width, height)
-            _forest_of(axes, family, measure)
-            axes.set_yticks(range(len(family.variants)), [labels[v.key] for v in family.variants] if not column else [])
+            axes = sheet.axes(left + column * (width + gap), top + 0.22, width, edges[-1])
+            _forest_of(axes, family, measure, edges)
+            axes.set_yticks(_middles(edges), [labels[v.key] for v in family.variants] if not column else [])
             if family is families[-1]:
                 axes.set_xlabel(_unit(measure))
-        top += height + 0.5
+        top += edges[-1] + 0.5
     variants = [v for family in families for v in family.variants]
     has = lambda run: any(run.value(measure) is not None for measure in measures)  # noqa: E731
     sheet.caption = (
@@ -517,13 +527,13 @@ def _forest(study: Study, families: Sequence[Family], measures: Sequence[Measure
     return sheet
 
 
-def _forest_of(axes: Axes, family: Family, measure: Measure) -> None:
+def _forest_of(axes: Axes, family: Family, measure: Measure, edges: Any) -> None:
     base = _interval(family.baseline, measure)
     if base:
         axes.axvline(base.mean, color=INK, lw=0.7)
         if base.low is not None and base.high is not None:
             axes.axvspan(base.low, base.high, color=INK, alpha=0.1, lw=0)
-    for place, variant in enumerate(family.variants):
+    for place, variant in zip(_middles(edges), family.variants, strict=True):
         values, found = _values(variant, measure), _interval(variant, measure)
         if not found:
             continue
@@ -533,7 +543,7 @@ def _forest_of(axes: Axes, family: Family, measure: Measure) -> None:
         if found.low is not None and found.high is not None:
             axes.plot([found.low, found.high], [place, place], color=colour, lw=1.3, solid_capstyle="butt")
         axes.plot(found.mean, place, "D" if variant.is_baseline else "o", color=colour, ms=4.5, mew=0)
-    axes.set_ylim(len(family.variants) - 0.5, -0.5)
+    axes.set_ylim(edges[-1], 0)
     axes.margins(x=0.08)
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="y")
@@ -622,7 +632,7 @@ def _cost_sheet(study: Study, cost: Cost, measure: Measure, points: Sequence[Poi
     few = f" {unnamed} points too close to others are not named; none of them is on the front." if unnamed else ""
     sheet.caption = (
         f"{measure.title} against {cost.title}, means over seeds. The dashed line is the Pareto front: no model "
-        f"is better in both. Dark points are the baselines.{few}"
+        f"is better in both. Baselines are in the colour of the text.{few}"
         + _lacking([v for v in study.variants if v not in [point.variant for point in points]])
     )
     return sheet
@@ -675,7 +685,7 @@ def _name_points(sheet: Sheet, axes: Axes, points: Sequence[Point], front: Seque
         if math.dist(edge, (x, y)) > 0.15:
             ends = axes.transData.inverted().transform(np.array([(x, y), edge]) * dpi)
             axes.plot(ends[:, 0], ends[:, 1], color=GREY, lw=0.4)
-        sheet.drawing.text(spot[0] / sheet.width, (spot[1] + spot[3]) / 2 / sheet.height, text, va="center_baseline",
+        sheet.drawing.text(spot[0] / sheet.width, (spot[1] + spot[3]) / 2 / sheet.height, text, va="center",
                            linespacing=1.1)  # fmt: skip
     return unnamed
 
@@ -758,12 +768,17 @@ def _task(variant: Variant, table: Table, task: str) -> float | None:
 def _heat_map(table: Table, family: Family, variants: Sequence[Variant], tasks: Sequence[str]) -> Sheet:
     values = np.array([[_task(v, table, task) for task in tasks] for v in variants], dtype=float)
     differences = values - values[0]
-    labels = [_wrapped(f"{v.label} (baseline, %)" if v.is_baseline else v.label) for v in variants]
+    labels = [f"{v.label} (baseline, %)" if v.is_baseline else v.label for v in variants]
     names = [task.replace("_", " ") for task in tasks]
+    own = np.zeros(values.shape, dtype=bool)
+    own[0] = True
     if len(tasks) > TASK_COLUMNS:
-        sheet = _cells(table, family, values.T, differences.T, names, labels, baseline=(slice(None), slice(0, 1)))
+        cells = Cells(values.T, differences.T, own.T, names, [_wrapped(label) for label in labels])
     else:
-        sheet = _cells(table, family, values, differences, labels, names, baseline=(slice(0, 1), slice(None)))
+        cells = Cells(values, differences, own, [_wrapped(label) for label in labels], names)
+        if not cells.fits(1):  # with more room for the columns
+            cells = Cells(values, differences, own, [_wrapped(label, LABEL // 2) for label in labels], names)
+    sheet = cells.sheet(f"{table.key}-{family.name}", f"{table.title}, {family.title}")
     sheet.caption = (
         f"{family.title}: difference to the baseline in percentage points, blue better and red worse, means over "
         "seeds; of the baseline its own score in %. An empty cell has no score."
@@ -771,42 +786,76 @@ def _heat_map(table: Table, family: Family, variants: Sequence[Variant], tasks: 
     return sheet
 
 
-def _cells(table: Table, family: Family, values: Any, differences: Any, rows: Sequence[str], columns: Sequence[str],
-           baseline: tuple[slice, slice]) -> Sheet:  # fmt: skip
-    left, top = 0.12 + max(map(_width, rows)), 0.15 + max(map(_width, columns)) * math.sin(math.radians(55)) + 0.1
-    row = LINE * max(1.2, max(text.count("\n") + 1 for text in rows))
-    overhang = max(0.1, _width(columns[-1]) * math.cos(math.radians(55)) - 0.1)  # of the last name, which is slanted
-    width = min(0.5 * len(columns), WIDE - left - overhang)
-    sheet = Sheet(f"{table.key}-{family.name}", f"{table.title}, {family.title}",
-                  WIDE if left + width + overhang > NARROW else NARROW, top + row * len(rows) + 0.42)  # fmt: skip
-    axes = sheet.axes(left, top, width, row * len(rows))
-    own = np.zeros(values.shape, dtype=bool)
-    own[baseline] = True
-    finite = np.abs(differences[~own & np.isfinite(differences)])
-    most = max(1.0, float(finite.max())) if finite.size else 1.0
-    norm, colours = TwoSlopeNorm(0, -most, most), matplotlib.colormaps["RdBu"]
-    shown = np.ma.masked_where(own | ~np.isfinite(differences), differences)
-    axes.pcolormesh(shown, cmap=colours, norm=norm, edgecolors="none")
-    if width / len(columns) >= CELL * 0.95:
-        for (y, x), value in np.ndenumerate(differences):
-            if own[y, x] and np.isfinite(values[y, x]):
-                axes.text(x + 0.5, y + 0.5, f"{values[y, x]:.1f}", ha="center", va="center_baseline")
-            elif np.isfinite(value) and not own[y, x]:
-                dark = abs(value) > 0.62 * most
-                axes.text(x + 0.5, y + 0.5, _signed(value), ha="center", va="center_baseline",
-                          color="#ffffff" if dark else "#111111")  # fmt: skip
-    axes.set_ylim(len(rows), 0)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=55, ha="left", rotation_mode="anchor")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    _key(sheet, left, top + row * len(rows) + 0.12, colours, most)
-    return sheet
+@dataclass(frozen=True)
+class Cells:
+    """A heat map to be drawn. All are (rows, columns)."""
+
+    values: Any  # %
+    differences: Any  # to the baseline, in points; not a number where there is none
+    own: Any  # whether a cell is the baseline's
+    rows: Sequence[str]
+    columns: Sequence[str]
+
+    @property
+    def left(self) -> float:
+        return 0.12 + max(map(_width, self.rows))
+
+    @property
+    def overhang(self) -> float:
+        """Of the last column's name, which is slanted."""
+        return max(0.1, _width(self.columns[-1]) * math.cos(SLANT) - 0.1)
+
+    @property
+    def width(self) -> float:
+        return min(0.5 * len(self.columns), WIDE - self.left - self.overhang)
+
+    @property
+    def most(self) -> float:
+        """The largest difference, or 1."""
+        return max(1.0, float(np.nanmax(np.abs(self.differences), initial=0.0)))
+
+    def text(self, where: tuple[int, int], digits: int) -> str:
+        value = self.values[where] if self.own[where] else self.differences[where]
+        if not np.isfinite(value):
+            return ""
+        return f"{value:.{digits}f}" if self.own[where] else _signed(value, digits if abs(value) < 9.95 else 0)
+
+    def fits(self, digits: int) -> bool:
+        widest = max(_width(self.text(where, digits)) for where in np.ndindex(self.values.shape))
+        return widest + 0.03 < self.width / len(self.columns)
+
+    def sheet(self, name: str, title: str) -> Sheet:
+        top, edges = 0.25 + max(map(_width, self.columns)) * math.sin(SLANT), _rows(self.rows)
+        needed = self.left + self.width + self.overhang
+        sheet = Sheet(name, title, WIDE if needed > NARROW else NARROW, top + edges[-1] + 0.42)
+        axes = sheet.axes(self.left, top, self.width, edges[-1])
+        shown = np.ma.masked_where(self.own | ~np.isfinite(self.differences), self.differences)
+        across = np.arange(len(self.columns) + 1.0)
+        axes.pcolormesh(across, edges, shown, cmap="RdBu", norm=TwoSlopeNorm(0, -self.most, self.most))
+        self.write(axes, _middles(edges))
+        axes.set_ylim(edges[-1], 0)
+        axes.set_yticks(_middles(edges), self.rows)
+        axes.xaxis.tick_top()
+        axes.set_xticks(_middles(across), self.columns, rotation=math.degrees(SLANT), ha="left", rotation_mode="anchor")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        _key(sheet, self.left, top + edges[-1] + 0.12, self.most)
+        return sheet
+
+    def write(self, axes: Axes, places: Any) -> None:
+        """The figures, with as many digits as there is room for."""
+        digits = next((digits for digits in (1, 0) if self.fits(digits)), None)
+        for y, x in np.ndindex(self.values.shape) if digits is not None else ():
+            dark = not self.own[y, x] and abs(self.differences[y, x]) > 0.62 * self.most
+            colour = INK if self.own[y, x] else "#ffffff" if dark else "#111111"
+            axes.text(
+                x + 0.5, places[y], self.text((y, x), digits or 0), color=colour, ha="center", va="center_baseline"
+            )
 
 
-def _key(sheet: Sheet, left: float, top: float, colours: Any, most: float) -> None:
+def _key(sheet: Sheet, left: float, top: float, most: float) -> None:
     """Nine patches, since a smooth bar would be a picture or hundreds of paths."""
+    colours = matplotlib.colormaps["RdBu"]
     axes = sheet.axes(left, top, 1.62, 0.1)
     for number in range(9):
         axes.axvspan(number, number + 1, color=to_hex(colours(number / 8)), lw=0)

@@ -106,6 +106,7 @@ def test_the_inline_svg_takes_the_pages_colour_and_room(drawn):
         assert root.get("width") is None
         assert "currentColor" in inline
         assert figures.INK not in inline
+        assert not re.search(r"<(path|rect)[^>]*fill: #ffffff", inline)
         assert "<style" not in inline  # it would hold for the whole page
         assert texts(inline) == texts(figure.svg)
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)", inline)]
