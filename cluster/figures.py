@@ -197,6 +197,7 @@ def _middles(edges: Any) -> Any:
     return (edges[1:] + edges[:-1]) / 2
 
 
+@functools.cache
 def _width(text: str) -> float:
     """Inches of its longest line."""
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
