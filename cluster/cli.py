@@ -357,16 +357,52 @@ def report_command(
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
     to: Annotated[Path | None, typer.Option("--to", help="Folder; default OUTPUT_ROOT/report.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE.tar.gz", help="Instead: all results as one archive.")
+    ] = None,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="With --export: models and checkpoints, too.")
+    ] = False,
 ) -> None:
     """Write what the runs have found as a page, tables and figures, and show the scores."""
     from cluster import report
 
     root = _root(output_root, smoke)
     session.need_ledger(root)
+    if with_models and not export:
+        raise InputError("--with-models: is for --export FILE.tar.gz.")
+    if export:
+        _export(root, export, with_models)
+        return
     with _reading(root) as view:
         written = report.write(view, root, to or root.path / "report")
         console.print(scores.score_table(view.ledger, console.width))
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
+
+
+def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
+    from cluster import archive
+
+    with _reading(root):  # brings the ledger up to date
+        pass
+    size = archive.export(root, path, session.now(), with_models=with_models)
+    console.print(f"{path}: {size / 1e6:,.1f} MB", soft_wrap=True)
+
+
+@app.command(name="import")
+def import_command(
+    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.")],
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""
+    from cluster import archive
+
+    root = OutputRoot(output_root.resolve())
+    under_way = archive.unpack(path, root, session.now())
+    with closing(Ledger(root.ledger)) as ledger:
+        console.print(f"{root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
+    if under_way:
+        console.print(f"{count(under_way, 'stage run')} were under way when it was made, and are to be done here.")
 
 
 @app.command()

@@ -562,6 +562,11 @@ class Ledger:
     def put_environment(self, key: str, value: str) -> None:
         self._execute("INSERT OR IGNORE INTO environment (key, value) VALUES (?, ?)", [key, value])
 
+    def environments(self) -> dict[str, Any]:
+        """Key, as attempts name it -> libraries, drivers, hardware."""
+        rows = self.db.query("SELECT key, value FROM environment ORDER BY key")
+        return {row["key"]: json.loads(row["value"]) for row in rows}
+
     def put_decision(self, row: dict[str, Any]) -> None:
         self._insert("decision", row, "OR REPLACE")
 

@@ -19,6 +19,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
       studies/<study>.json              its question and its baselines, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
+      imported.json                     it was unpacked from an archive, perhaps without models (login node)
       cache/                            tokenised stories, builtin data"""
 
 from __future__ import annotations
@@ -233,6 +234,10 @@ class OutputRoot:
     @property
     def paused(self) -> Path:
         return self.path / "paused.json"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.json"
 
     def request(self, name: str) -> Path:
         return self.path / "requests" / f"{name}.json"

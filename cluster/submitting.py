@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster import cost, dispatch, launch, plan, reconcile, rundir, session, tables
+from cluster import archive, cost, dispatch, launch, plan, reconcile, rundir, session, tables
 from cluster.console import ask, console, count, stderr
 from cluster.dispatch import Request, States, Todo
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
@@ -257,10 +257,29 @@ def _request(
     slurm: Slurm,
     origin: launch.Origin,
 ) -> Request:
-    of_one = _of_one_code(where, ledger, todo, origin)
+    of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
     rates = measured(ledger, where.root, site)
     request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm)
     return replace(request, left_alone=len(todo) - len(of_one))
+
+
+def _with_model(where: Where, todo: Todo) -> Todo:
+    """Without the runs that were imported without the model that these stages need; says so."""
+    if not where.root.imported.exists():
+        return todo
+    lacking = [
+        run for run, stages in todo if stages and "pretrain" not in stages and archive.without_model(where.root, run.id)
+    ]
+    if lacking:
+        console.print(
+            f"{count(len(lacking), 'run')} left alone: trained elsewhere, and the archive that they came from has no "
+            f"models, which their missing stages need ({lacking[0].name}). Import one made by `report --export FILE "
+            f"--with-models`, or train again: `rerun --stage pretrain --run {lacking[0].id}`.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    ids = {run.id for run in lacking}
+    return [(run, stages) for run, stages in todo if run.id not in ids]
 
 
 def _of_one_code(where: Where, ledger: Ledger | None, todo: Todo, origin: launch.Origin) -> Todo:
