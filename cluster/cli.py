@@ -365,8 +365,6 @@ def report_command(
     ] = False,
 ) -> None:
     """Write what the runs have found as a page, tables and figures, and show the scores."""
-    from cluster import report
-
     root = _root(output_root, smoke)
     session.need_ledger(root)
     if with_models and not export:
@@ -374,6 +372,8 @@ def report_command(
     if export:
         _export(root, export, with_models)
         return
+    from cluster import report  # loads numpy, scipy and matplotlib
+
     with _reading(root) as view:
         written = report.write(view, root, to or root.path / "report")
         console.print(scores.score_table(view.ledger, console.width))

@@ -687,11 +687,6 @@ class Ledger:
             )
         )
 
-    def environments(self) -> dict[str, dict[str, Any]]:
-        """Key -> versions, hardware and commit that attempts ran with."""
-        rows = self.db.query("SELECT * FROM environment ORDER BY rowid")
-        return {row["key"]: json.loads(row["value"]) for row in rows}
-
     def failed_checks(self) -> list[dict[str, Any]]:
         """Of the newest attempt of every stage run."""
         return list(
