@@ -60,7 +60,7 @@ def wait_for(condition, seconds=30):
 def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(command, tmp_path):
     command(*SUBMIT, "--yes", "--wait")
     shown = status(command)
-    assert set(shown) == {"as_of", "slurm", "counts", "runs"}
+    assert {"as_of", "slurm", "counts", "runs"} <= set(shown)
     assert (shown["slurm"], shown["counts"]["completed"], len(shown["runs"])) == ("none", 28, 7)
     assert set(shown["runs"][0]["stages"]["blimp"]) == {"status", "cause", "attempts", "job"}
     again = command(*SUBMIT, "--yes", "--wait")
