@@ -28,6 +28,7 @@ from tiny_transformers.files import whole_file
 
 SUMS, LEDGER, ENVIRONMENTS, MANIFESTS = "SHA256SUMS", "ledger.db", "environments.json", "manifests"
 PARTS = ("runs", "submissions", "studies", "notifications")  # of an OUTPUT_ROOT
+FILES = ("README.md", LEDGER, ENVIRONMENTS, SUMS)
 HEAVY = ("model", "checkpoints")  # of a run
 CHUNK = 1 << 20  # bytes
 README = """\
@@ -182,15 +183,17 @@ def unpack(path: Path, root: OutputRoot, now: str) -> int:
 
 
 def _extract(path: Path, tar: tarfile.TarFile, folder: Path) -> dict[str, str]:
-    """Name -> SHA-256 of every file. Raises InputError for whatever is no plain file below the archive's one folder."""
+    """Name -> SHA-256 of every file. Raises InputError for whatever is not a plain file of the kinds that `export`
+    writes: nothing comes in that would be run, as notify.json would."""
     sums: dict[str, str] = {}
     tops: set[str] = set()
     for member in tar:
         parts = PurePosixPath(member.name).parts
         name = "/".join(parts[1:])
         tops |= set(parts[:1])
-        plain = member.isreg() and len(parts) > 1 and not member.name.startswith("/") and ".." not in parts
-        if not plain or "\\" in name or name in sums or len(tops) > 1:
+        plain = member.isreg() and not member.name.startswith("/") and ".." not in parts
+        known = name in FILES or (len(parts) > 2 and parts[1] in (*PARTS, MANIFESTS))
+        if not (plain and known) or name in sums or len(tops) > 1:
             raise InputError(f"{path}: {member.name!r} is no file of such an archive. Nothing was unpacked.")
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,9 @@ def submit(
     from cluster import submitting
 
     document = manifest.load(manifest_path)
-    profile = sites.load(site or sites.default_site(), account=account, partition=partition).with_rules(document.retry)
+    profile = sites.load(site or sites.default_site(), account=account, partition=partition).with_rules(
+        document.retry, document.notify
+    )
     cells = manifest.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
     runs, root = plan.expand(cells), _root(output_root, smoke)
     where = submitting.Where(root, log_dir, dry_run, yes, allow_code_change)

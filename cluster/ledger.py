@@ -562,6 +562,16 @@ class Ledger:
     def put_environment(self, key: str, value: str) -> None:
         self._execute("INSERT OR IGNORE INTO environment (key, value) VALUES (?, ?)", [key, value])
 
+    def failures_by_study(self) -> list[dict[str, Any]]:
+        """Of every study the stage runs whose newest attempt failed, the first to fail first: study, name, stage,
+        cause, message, decided."""
+        return list(
+            self.db.query(
+                "SELECT study, name, stage, cause, message, decided FROM failures JOIN study_run USING (run_id) "
+                "ORDER BY ended"
+            )
+        )
+
     def environments(self) -> dict[str, Any]:
         """Key, as attempts name it -> libraries, drivers, hardware."""
         rows = self.db.query("SELECT key, value FROM environment ORDER BY key")

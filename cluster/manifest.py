@@ -13,13 +13,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
-from cluster.site import Cause, Rule
+from cluster.site import Cause, Notify, Rule
 from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
 from tiny_transformers.config import DEFAULT_STAGES, NEEDS, STAGES, Data, RunConfig, Train, misfit
 
@@ -38,7 +38,7 @@ FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
 }  # fmt: skip
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
-TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry")
+TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Value:
     origin: str  # where the user wrote it: studies.width.grid.model.hidden_size
 
 
+T = TypeVar("T")
 Layer = dict[str, Value]  # dotted path -> value
 _MODEL: TypeAdapter[Any] = TypeAdapter(Model)
 
@@ -70,6 +71,7 @@ class Manifest:
     studies: dict[str, Mapping[str, Any]]
     smoke: Layer
     retry: dict[Cause, Rule]  # in place of the site's
+    notify: Notify | None = None  # in place of the site's
 
 
 def load(path: Path) -> Manifest:
@@ -155,6 +157,7 @@ def _outline(path: str, document: Any) -> Manifest:
         },
         smoke=_flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
         retry=_rules(_mapping(top.get("retry") or {}, "retry")),
+        notify=_notify(_mapping(top["notify"], "notify")) if top.get("notify") else None,
     )
 
 
@@ -185,12 +188,22 @@ def _rules(rules: Mapping[str, Any]) -> dict[Cause, Rule]:
         _known(cause, get_args(Cause), "retry")
         for key in _mapping(rule, f"retry.{cause}"):
             _known(key, Rule.model_fields, f"retry.{cause}")
+    return _valid(TypeAdapter(dict[Cause, Rule]), rules, "retry")
+
+
+def _notify(settings: Mapping[str, Any]) -> Notify:
+    for key in settings:
+        _known(key, Notify.model_fields, "notify")
+    return _valid(TypeAdapter(Notify), settings, "notify")
+
+
+def _valid(adapter: TypeAdapter[T], value: Any, where: str) -> T:
     try:
-        return TypeAdapter(dict[Cause, Rule]).validate_python(rules)
+        return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"retry.{where}: {first['input']!r}: {first['msg']}") from None
+        path = ".".join([where, *map(str, first["loc"])])
+        raise InputError(f"{path}: {first['input']!r}: {first['msg']}") from None
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

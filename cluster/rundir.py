@@ -19,6 +19,8 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
       studies/<study>.json              its question and its baselines, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
+      notify.json                       the command that is to be told of events, as last submitted (login node)
+      notifications/<event>.<try>.json  what was told, and what came of it (login node)
       imported.json                     it was unpacked from an archive, perhaps without models (login node)
       cache/                            tokenised stories, builtin data"""
 
@@ -238,6 +240,13 @@ class OutputRoot:
     @property
     def imported(self) -> Path:
         return self.path / "imported.json"
+
+    @property
+    def notify(self) -> Path:
+        return self.path / "notify.json"
+
+    def notification(self, name: str) -> Path:
+        return self.path / "notifications" / f"{name}.json"
 
     def request(self, name: str) -> Path:
         return self.path / "requests" / f"{name}.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from cluster.manifest import SECTIONS, SIZES
-from cluster.site import Cause, Rule
+from cluster.site import Cause, Notify, Rule
 from tiny_transformers.architecture import FAMILIES
 from tiny_transformers.config import STAGES, RunConfig
 
@@ -67,6 +67,7 @@ def json_schema() -> dict[str, Any]:
             "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
             "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
             "smoke": sets,
+            "notify": Notify.model_json_schema(),
             "retry": {"type": "object", "properties": _rules(), "additionalProperties": False},
         },
         "$defs": definitions,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from cluster import reconcile, rundir
+from cluster import notify, reconcile, rundir
 from cluster.errors import InputError, LedgerBusy, SlurmSilent
 from cluster.ledger import Ledger, locked
 from cluster.rundir import OutputRoot
@@ -40,18 +40,22 @@ def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bo
         return
     if not root.ledger.exists() and root.runs():
         need_ledger(root)
-    with locked(root.lock):
-        ledger = Ledger(root.ledger)
-        try:
-            if _reconcile(ledger, root, slurm) == "unreachable":
-                raise SlurmSilent(
-                    "SLURM did not answer, so what is under way is not known. Nothing was submitted or cancelled."
-                )
-            if not unsettled:
-                _refuse_unsettled(ledger, root)
-            yield ledger
-        finally:
-            ledger.close()
+    try:
+        with locked(root.lock):
+            ledger = Ledger(root.ledger)
+            try:
+                if _reconcile(ledger, root, slurm) == "unreachable":
+                    raise SlurmSilent(
+                        "SLURM did not answer, so what is under way is not known. Nothing was submitted or cancelled."
+                    )
+                if not unsettled:
+                    _refuse_unsettled(ledger, root)
+                yield ledger
+            finally:
+                ledger.close()
+    finally:
+        if not dry_run:
+            notify.tell(root)  # with the ledger unlocked
 
 
 @contextmanager
@@ -71,6 +75,7 @@ def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[View, str |
         answer = ledger.recall("slurm") or "none"
     try:
         yield View(ledger, ledger.recall("as_of") or "never", answer), warning
+        notify.tell(root)
     finally:
         ledger.close()
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
@@ -42,6 +42,17 @@ RETRY: dict[Cause, Rule] = {
 }
 
 
+Event = Literal["study_finished", "first_failure", "slurm_unreachable"]
+
+
+class Notify(Settings):
+    """Whom to tell of what (cluster/notify.py)."""
+
+    command: Annotated[str, Field(min_length=1)]  # for the shell; the message is its input, TT_EVENT etc. are set
+    events: tuple[Event, ...] = get_args(Event)
+    unreachable_after: PositiveInt = 60  # minutes that SLURM does not answer
+
+
 class Site(Settings):
     name: str
     scheduler: Literal["slurm", "local"]
@@ -70,6 +81,7 @@ class Site(Settings):
     requeues: NonNegativeInt = 3  # times that a pack goes on after its time limit, as the same job
     retry: dict[Cause, Rule] = {}  # a cause's rule in place of the built-in one (docs/orchestration.md)
     breaker: PositiveInt | None = 5  # stop submitting after so many failures of one kind in a row; null: never
+    notify: Notify | None = None
     sbatch: dict[str, Any] = {}  # further #SBATCH options, such as {constraint: a100}
     # the job's prologue
     prologue: str = "slurm.sh.j2"  # a template of templates/, or a path
@@ -77,9 +89,9 @@ class Site(Settings):
     environment: dict[str, str] = {}
     python: str | None = None  # the interpreter of the jobs; null: the one that submits
 
-    def with_rules(self, rules: Mapping[Cause, Rule]) -> Site:
+    def with_rules(self, rules: Mapping[Cause, Rule], notify: Notify | None = None) -> Site:
         """With a manifest's own rules in place of the profile's."""
-        return self.model_copy(update={"retry": {**self.retry, **rules}}) if rules else self
+        return self.model_copy(update={"retry": {**self.retry, **rules}, "notify": notify or self.notify})
 
     @property
     def local_slots(self) -> int:

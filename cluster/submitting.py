@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster import archive, cost, dispatch, launch, plan, reconcile, rundir, session, tables
+from cluster import archive, cost, dispatch, launch, notify, plan, reconcile, rundir, session, tables
 from cluster.console import ask, console, count, stderr
 from cluster.dispatch import Request, States, Todo
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
@@ -337,7 +337,9 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
 
 def _record(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
     launch.record_runs(ledger, where.root, request.runs, origin.created)
-    launch.record_studies(ledger, where.root, request.about)
+    if request.about:
+        launch.record_studies(ledger, where.root, request.about)
+        notify.configure(ledger, where.root, request.site)
 
 
 def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origin) -> None:

@@ -106,6 +106,7 @@ def altered(source, target, change):
         (lambda name, data: (name.replace("a/studies", "a/../.."), data), "is no file of such an archive"),
         (lambda name, data: (name.replace("a/studies", "/tmp/studies"), data), "is no file of such an archive"),
         (lambda name, data: (name.replace("a/studies", "b/studies"), data), "is no file of such an archive"),
+        (lambda name, data: (name.replace("a/README.md", "a/notify.json"), data), "is no file of such an archive"),
     ],
 )
 def test_a_changed_archive_is_refused_whole(finished, tmp_path, change, message):
