@@ -104,6 +104,7 @@ def altered(source, target, change):
         (lambda name, data: None if name.endswith("ledger.db") else (name, data), "ledger.db is not what SHA256SUMS"),
         (lambda name, data: None if name.endswith("SUMS") else (name, data), "has no SHA256SUMS: it is cut short"),
         (lambda name, data: (name.replace("a/studies", "a/../.."), data), "is no file of such an archive"),
+        (lambda name, data: (name.replace("a/studies", "a/studies/../../.."), data), "is no file of such an archive"),
         (lambda name, data: (name.replace("a/studies", "/tmp/studies"), data), "is no file of such an archive"),
         (lambda name, data: (name.replace("a/studies", "b/studies"), data), "is no file of such an archive"),
         (lambda name, data: (name.replace("a/README.md", "a/notify.json"), data), "is no file of such an archive"),
