@@ -48,7 +48,7 @@ _SPENT = (
     "WHERE token = submission.token AND status != 'void' AND coalesce(ended, :now) > started"
 )
 # The table `kind`, filled, and the triggers that keep it.
-_ADD = "ON CONFLICT DO UPDATE SET runs = runs + 1;"
+_ADD = "ON CONFLICT (study, stages, statuses) DO UPDATE SET runs = runs + 1;"  # before 3.35 SQLite wants the columns
 _MEMBER = "SELECT study FROM study_run WHERE run_id = NEW.id UNION ALL SELECT ''"
 _KINDS = (
     "INSERT INTO kind SELECT study, stages, coalesce(statuses, ''), count(*) FROM study_run JOIN run ON id = run_id "

@@ -446,7 +446,7 @@ def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: boo
 
     status = read(view, root)
     if not status.total.total:
-        return Text(f"No runs yet in {root.path}. Start with: submit experiments.yaml --dry-run")
+        return _no_runs(root)
     shown = Shown(status, root, "failed" if failed_only else "all", everything=failed_only)
     if not per_run or failed_only:
         return shown
@@ -462,8 +462,10 @@ def lines(
     status: Status, root: OutputRoot, console: Console, width: int, show: Show = "all", everything: bool = False
 ) -> list[Line]:
     """All that is shown, none of it wider than `width`; `everything`: only failures, and all of them."""
-    plain = not console.encoding.lower().startswith("utf")
+    plain = is_plain(console)
     found: list[Line] = []
+    if not status.total.total:
+        return [Line(text) for text in _within(_no_runs(root), console, width)]
     if not everything:
         found += _progress_lines(status, width, plain)
     if show != "failed":
@@ -476,6 +478,15 @@ def lines(
         found += [Line(Text()), *(Line(Text(f"flagged: {told}", style="yellow")) for told in status.flags)]
     found += [Line(Text()), *(Line(text) for text in _foot(status))]
     return [Line(text, line.entry) for line in found for text in _within(line.text, console, width)]
+
+
+def is_plain(console: Console) -> bool:
+    """Whether it shows ASCII only."""
+    return not console.encoding.lower().startswith("utf")
+
+
+def _no_runs(root: OutputRoot) -> Text:
+    return Text(f"No runs yet in {root.path}. Start with: submit experiments.yaml --dry-run")
 
 
 def _within(text: Text, console: Console, width: int) -> list[Text]:

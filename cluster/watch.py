@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -38,8 +39,12 @@ SHOWS: tuple[Show, ...] = ("all", "running", "failed")
 HELP = "q quit  f filter  s study  up/down choose  enter log  c cancel"
 LOG_HELP = "q back  up/down scroll"
 KEYS = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"\x1b[5~": "page up",
-        b"\x1b[6~": "page down", b"\x1b[H": "home", b"\x1b[F": "end", b"k": "up", b"j": "down", b"\r": "enter",
-        b"\n": "enter", b"l": "enter", b"\x1b": "q", b" ": "page down", b"g": "home", b"G": "end"}  # fmt: skip
+        b"\x1b[6~": "page down", b"\x1b[H": "home", b"\x1b[F": "end", b"\x1bOH": "home", b"\x1bOF": "end",
+        b"\x1b[1~": "home", b"\x1b[4~": "end", b"\x1b[7~": "home", b"\x1b[8~": "end", b"k": "up",
+        b"j": "down", b"\r": "enter", b"\n": "enter", b"l": "enter",
+        b"\x1b": "q", b" ": "page down", b"g": "home", b"G": "end"}  # fmt: skip
+SEQUENCE = re.compile(rb"\x1b(\[[0-?]*[ -/]*[@-~]|O[ -~]|[^[O])")  # what a terminal sends for a key that is no letter
+ESCAPED = 0.05  # seconds in which the rest of a sequence comes, or else it was Escape itself
 
 Cancel = Callable[[Sequence[tuple[str, int]]], None]  # packs, as (token, task); raises TinyError
 
@@ -184,13 +189,21 @@ class Screen:
                 if looking.problem:
                     raise looking.problem
                 assert looking.seen
-                self.seen = looking.seen
-                if not self.seen.open:
+                self._take(looking.seen)
+                if not looking.seen.open:
                     return True
             if sys.stdin in ready:
                 for key in _pressed():
                     if not self._press(key, looking):
                         return False
+
+    def _take(self, seen: Seen) -> None:
+        """What was chosen stays chosen, wherever it stands now."""
+        before = self._entry()
+        self.seen = seen
+        entries = _entries(self._lines())
+        if before in entries:
+            self.chosen = entries.index(before)
 
     # keys
 
@@ -307,7 +320,7 @@ class Screen:
 
     def _foot(self, width: int) -> Text:
         if self.question:
-            text = f"Cancel {_cancelled(self.question)}? y/n"
+            text = _question(self.question, width, "..." if status.is_plain(self.console) else "…")
         elif self.log:
             text = LOG_HELP
         else:
@@ -324,11 +337,14 @@ def _entries(lines: Sequence[Line]) -> list[Entry]:
     return list(dict.fromkeys(line.entry for line in lines if line.entry))
 
 
-def _cancelled(entry: Entry) -> str:
-    """A pack is one job, so all of it is cancelled."""
-    if len(entry.packs) > 1 or entry.log is None:
-        return entry.title
-    return f"the pack of {entry.title}, with its other runs"
+def _question(entry: Entry, width: int, cut: str) -> str:
+    """A pack is one job, so all of it is cancelled. Of few columns the title is cut, and never what is asked."""
+    one_run = len(entry.packs) == 1 and entry.log is not None
+    text = f"Cancel {'the pack of ' if one_run else ''}{entry.title}"
+    asked = ", with its other runs? y/n" if one_run else "? y/n"
+    if len(text) + len(asked) > width:
+        text = text[: max(0, width - len(asked) - len(cut))] + cut
+    return text + asked
 
 
 def _printable(text: str) -> str:
@@ -344,8 +360,15 @@ def _pressed() -> Iterator[str]:
     if not sent:  # the terminal has gone
         yield "q"
     while sent:
-        size = max((len(code) for code in KEYS if sent.startswith(code)), default=1)
-        yield KEYS.get(sent[:size], sent[:size].decode("latin-1"))
+        sequence = SEQUENCE.match(sent)
+        while sent[:1] == b"\x1b" and not sequence and select.select([sys.stdin], [], [], ESCAPED)[0]:
+            more = os.read(sys.stdin.fileno(), 1024)
+            if not more:
+                break
+            sent += more
+            sequence = SEQUENCE.match(sent)
+        size = sequence.end() if sequence else 1
+        yield KEYS.get(sent[:size], "" if sequence else sent[:size].decode("latin-1"))  # an unknown key does nothing
         sent = sent[size:]
 
 

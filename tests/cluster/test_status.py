@@ -20,7 +20,7 @@ import pytest
 import synthetic
 from rich.console import Console
 
-from cluster import session, status
+from cluster import session, status, watch
 from cluster.rundir import OutputRoot
 from cluster.session import View
 
@@ -309,6 +309,50 @@ def test_keys_filter_open_a_log_and_cancel(terminal):
     assert terminal.ended() == 0
     # Once for the screen, and once so that nothing but what is known is cancelled.
     assert terminal.calls.read_text().count("squeue") == 2
+
+
+def test_keys_that_mean_nothing_do_nothing_and_a_key_may_come_in_pieces(terminal):
+    terminal.wait_for("Running: ")
+    terminal.press("\x1b[C\x1b[3~\x1b[1~\x1b[4~\x1bOQ\x1b[1;5Df")  # right, delete, home, end, F2, Ctrl-left
+    terminal.wait_for("[running]")
+    terminal.press("\x1b")
+    time.sleep(0.01)
+    terminal.press("[Bf")
+    terminal.wait_for("[failed]")
+    terminal.press("\x1b")  # Escape itself
+    assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_what_is_asked_before_a_cancellation_is_never_cut(width):
+    entry = status.Entry("gpt-" + "x" * 100 + " pretrain", ("r", "pretrain", 1), (("t", 0),))
+    asked = watch._question(entry, width, "…")
+    assert len(asked) <= width
+    assert asked.startswith("Cancel the pa")
+    assert asked.endswith(", with its other runs? y/n")
+    assert watch._question(status.Entry("2 waiting packs", None, (("t", 0), ("t", 1))), 80, "…").endswith("packs? y/n")
+
+
+def test_what_is_chosen_stays_chosen_when_something_above_it_ends(study, root):
+    view = View(study, "never", "none")
+    console = Console(width=100, height=30, file=io.StringIO(), force_terminal=True)
+    screen = watch.Screen(console, watch.Reader(root), print)
+    before = status.read(view, root, now=START + 4200)
+    screen.seen = watch.Seen(before, {}, True)
+    entries = watch._entries(screen._lines())
+    screen.chosen = len(entries) - 1
+    screen._take(watch.Seen(replace(before, packs=()), {}, True))
+    assert screen._entry() == entries[-1]
+    assert screen.chosen < len(entries) - 1
+
+
+def test_without_runs_watching_says_so_and_ends(ledger, tmp_path):
+    ledger.close()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "cluster.cli", "status", "--watch"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No runs yet in" in done.stdout
 
 
 def test_a_new_size_is_drawn_at_once(terminal):
