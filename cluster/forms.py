@@ -66,8 +66,8 @@ def escape_latex(words: str) -> str:
 
 
 def text(cell: Cell) -> str:
-    """Both lines of a cell, and a mark where a check did not hold."""
-    return " ".join(filter(None, (cell.text + ("†" if cell.checks else ""), cell.small)))
+    """All lines of a cell as one, and a mark where a check did not hold."""
+    return " ".join(f"{cell.text}{'†' if cell.checks else ''} {cell.small}".split())
 
 
 def rows(table: Table) -> list[dict[str, Any]]:

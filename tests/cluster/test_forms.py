@@ -29,6 +29,14 @@ def test_markdown_keeps_what_would_break_a_table():
     ]
 
 
+def test_a_cell_of_several_lines_is_one_line():
+    cell = Cell("57.8", small="[56.9, 58.7]\n5 of 6 seeds")
+    assert forms.text(cell) == "57.8 [56.9, 58.7] 5 of 6 seeds"
+    table = Table("t", [Column("variant"), Column("mean")], [Row([Cell("a"), cell])])
+    assert len(forms.markdown(table).splitlines()) == 3
+    assert "a & 57.8 [56.9, 58.7] 5 of 6 seeds" in forms.latex(table, "t")
+
+
 def test_csv_has_numbers_in_full_precision():
     first, second = csv.DictReader(io.StringIO(forms.as_csv(forms.rows(TABLE))))
     assert first == {"variant": "a|b_{1}", "BLiMP, %: mean": "0.5781", "BLiMP, %: difference": "-0.0123",
