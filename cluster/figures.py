@@ -739,7 +739,7 @@ class Table:
 
 
 TABLES = (
-    Table("blimp", "BLiMP by phenomenon", "blimp", "accuracy", ("blimp", "supplement", "average")),
+    Table("blimp", "BLiMP by phenomenon", "blimp", "accuracy", ("blimp", "supplement", "average", "micro")),
     Table("superglue", "(Super)GLUE by task", "superglue", "main", ("average",)),
 )
 
@@ -754,9 +754,9 @@ def heat_maps(study: Study) -> Iterator[Sheet]:
 
 
 def _tasks(table: Table, family: Family) -> list[str]:
-    """In the order in which they were scored."""
+    """In the order in which they were scored; without their parts, which are `task/part`."""
     found = {task: None for run in _runs(family) for stage, task, metric in run.scores
-             if (stage, metric) == (table.stage, table.metric) and task not in table.leave_out}  # fmt: skip
+             if (stage, metric) == (table.stage, table.metric) and task not in table.leave_out and "/" not in task}  # fmt: skip
     return [*found]
 
 

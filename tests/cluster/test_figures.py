@@ -329,6 +329,18 @@ def test_cells_are_differences_to_the_baseline_in_points(studies, drawn):
     assert "average" not in texts(only(drawn["activations"], "-superglue-gpt_neo").svg)
 
 
+def test_heat_maps_have_tasks_and_neither_averages_nor_parts(studies):
+    def full(variants):
+        for task in ("micro", "binding/principle_A_case_1"):
+            variants = tuple(scored(v, ("blimp", task, "accuracy"), 0.5) for v in variants)
+        return variants
+
+    family = with_variants(studies["heads"], full).families[0]
+    tasks = figures._tasks(figures.TABLES[0], family)
+    assert "binding" in tasks
+    assert not [task for task in tasks if task == "micro" or "/" in task]
+
+
 def test_many_tasks_are_the_rows(studies):
     def full(variants):
         for i in range(60):
