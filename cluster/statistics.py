@@ -256,11 +256,13 @@ class _Right:
         return self.known[run_id]
 
     def compare(self, variant: Variant, baseline: Variant) -> Items | None:
-        """Of the seeds for which both have kept their pairs; None if there is none, or the pairs are not the same."""
-        others = {run.seed: self.of(run.run_id) for run in baseline.runs}
-        both = [
-            (ours, theirs) for run in variant.runs if (ours := self.of(run.run_id)) and (theirs := others.get(run.seed))
-        ]
+        """Of the seeds for which both have a score and kept their pairs; None if there is none, or the pairs are not
+        the same. Pairs without a score are of an attempt that failed, or of one before."""
+        one, other = (
+            {run.seed: self.of(run.run_id) for run in each.runs if run.value(BY_KEY["blimp"]) is not None}
+            for each in (variant, baseline)
+        )
+        both = [(ours, theirs) for seed, ours in one.items() if ours and (theirs := other.get(seed))]
         if not both:
             return None
         first = both[0][0][0]

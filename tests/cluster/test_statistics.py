@@ -327,6 +327,13 @@ def test_pairs_that_are_absent_torn_or_others_are_not_compared():
     assert compare(of, dict.fromkeys(whole, replace(kept(right), counts=np.array([7]))).get)[0].items is None
 
 
+def test_pairs_of_a_run_without_a_score_are_not_compared():
+    right = np.arange(20) < 10
+    files = {f"{label}-{seed}": kept(right) for label in ("gelu", "a") for seed in (0, 1)}
+    of = study(variant("gelu", {BLIMP: [0.5, 0.6]}), variant("a", {BLIMP: [0.6], LOSS: [1.5, 1.6]}))
+    assert compare(of, files.get)[0].items.seeds == 1, "its second seed failed after it had kept its pairs"
+
+
 # -- by simulation ----------------------------------------------------------------------------------------------------
 
 
