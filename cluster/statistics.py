@@ -233,7 +233,7 @@ def hedges_g(ours: Floats, theirs: Floats) -> float | None:
     """Hedges 1981: the difference of the means in pooled standard deviations, corrected for small samples."""
     freedom = len(ours) + len(theirs) - 2
     pooled = math.sqrt((np.var(ours) * len(ours) + np.var(theirs) * len(theirs)) / freedom) if freedom else 0.0
-    if not pooled:
+    if pooled <= 1e-9 * max(np.abs(ours).max(), np.abs(theirs).max()):  # rounding: equal values have no spread
         return None
     gamma = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
     return float((ours.mean() - theirs.mean()) / pooled * math.exp(gamma) / math.sqrt(freedom / 2))

@@ -139,6 +139,8 @@ def test_hedges_g_of_a_small_example():
     assert statistics.hedges_g(np.array([3.0, 4, 5]), np.array([1.0, 2, 3])) == pytest.approx(2 * 0.79788, abs=1e-4)
     assert statistics.hedges_g(np.array([3.0]), np.array([1.0])) is None
     assert statistics.hedges_g(np.array([3.0, 3]), np.array([1.0, 1])) is None
+    assert statistics.hedges_g(np.full(6, 0.1), np.full(6, 0.3)) is None, "their means are not quite 0.1 and 0.3"
+    assert statistics.hedges_g(np.zeros(3), np.zeros(3)) is None
 
 
 def test_one_seeds_pairs_are_mcnemars():
