@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def read(path: Path) -> Kept:
             arrays = {name: file[name] for name in ("counts", "rows", "good", "bad")}
     except FileNotFoundError:
         raise TinyTransformersError(f"{path}: is missing. The stage blimp writes it; run it again.") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise TinyTransformersError(f"{path}: holds no scores of pairs: {error}. Run the stage blimp again.") from None
     if about["format"] != FORMAT:
         raise TinyTransformersError(f"{path}: has format {about['format']}, not {FORMAT}. Run the stage blimp again.")

@@ -145,6 +145,18 @@ def test_a_file_that_is_not_one_is_refused_by_name(tmp_path, content):
         pairs.read(path)
 
 
+def test_a_file_with_any_damaged_byte_is_refused_or_read(tmp_path):
+    path = tmp_path / "blimp.npz"
+    pairs.write(path, kept(binding=[1, 0, 1]))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            pairs.read(path)
+        except TinyTransformersError:
+            continue
+
+
 def test_a_bootstrap_resamples_each_task_on_its_own():
     draws = bootstrap.resample(np.array([[30, 10], [5, 15], [7, 0]]))
     assert draws.shape == (bootstrap.DRAWS, 3, 2)
