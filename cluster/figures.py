@@ -756,8 +756,8 @@ def heat_maps(study: Study) -> Iterator[Sheet]:
 def _tasks(table: Table, family: Family) -> list[str]:
     """In the order in which they were scored; without their parts, which are `task/part`."""
     found = {task: None for run in _runs(family) for stage, task, metric in run.scores
-             if (stage, metric) == (table.stage, table.metric) and task not in table.leave_out and "/" not in task}  # fmt: skip
-    return [*found]
+             if (stage, metric) == (table.stage, table.metric)}  # fmt: skip
+    return [task for task in found if task not in table.leave_out and "/" not in task]
 
 
 def _task(variant: Variant, table: Table, task: str) -> float | None:
