@@ -355,6 +355,11 @@ def _seeds(n: int) -> str:
     return f"{n} seed{'s' if n > 1 else ''}"
 
 
+def _seeds_of(found: Sequence[Comparison]) -> str:
+    low, high = min(each.n for each in found), max(each.n for each in found)
+    return _seeds(high) if low == high else f"{low} to {high} seeds"
+
+
 def _of_models(items: Items) -> str:
     """What the pairs say, and of what they say it."""
     sign = 1 if items.difference >= 0 else -1
@@ -420,12 +425,13 @@ def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -
     too_few = [each for each in ranked if each.p is None]
     told = [each.sentence for each in ranked if each.significant]
     if len(unsure) > 1:
-        told.append(f"No difference to {baseline} can be told {where} for {_listed(unsure)}, {_seeds(unsure[0].n)}")
+        told.append(f"No difference to {baseline} can be told {where} for {_listed(unsure)}, {_seeds_of(unsure)}")
     else:
         told += [each.sentence for each in unsure]
-    if too_few:
-        told.append(f"No difference to {baseline} can be told {where} ({too_few[0].test}): {_listed(too_few)}")
-        told += _differing_models(too_few)
+    for test in dict.fromkeys(each.test for each in too_few):  # it says how many seeds they have
+        alike = [each for each in too_few if each.test == test]
+        told.append(f"No difference to {baseline} can be told {where} ({test}): {_listed(alike)}")
+    told += _differing_models(too_few)
     return ". ".join(told) + "."
 
 

@@ -336,6 +336,15 @@ def test_pairs_of_a_run_without_a_score_are_not_compared():
     assert compare(of, files.get)[0].items.seeds == 1, "its second seed failed after it had kept its pairs"
 
 
+def test_a_sentence_over_several_variants_tells_the_seeds_of_each():
+    scores = [0.57, 0.58, 0.56, 0.59, 0.55, 0.575]
+    told = sentences(on_blimp(scores, scores[::-1], scores[:5][::-1]))
+    assert "5 to 6 seeds" in told
+    told = sentences(on_blimp(scores, scores[:1], scores[:2]))
+    assert "(1 seed: at least 5 are needed for a p-value with 2 comparisons): a" in told
+    assert "(2 seeds: at least 5 are needed for a p-value with 2 comparisons): b" in told
+
+
 # -- by simulation ----------------------------------------------------------------------------------------------------
 
 
