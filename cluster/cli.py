@@ -98,7 +98,7 @@ def submit(
     runs, root = plan.expand(cells), _root(output_root, smoke)
     where = submitting.Where(root, log_dir, dry_run, yes, allow_code_change)
     source = manifest.source(manifest_path, overrides or ())
-    about = plan.studies(document, cells)
+    about = plan.studies(document, cells, overrides or ())
     submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about)
     if wait and not dry_run:
         _wait(where, runs)

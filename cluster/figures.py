@@ -134,7 +134,7 @@ def inline_svg(svg: str) -> str:
 
 
 def _printed(sheet: Sheet, study: Study) -> Figure:
-    name = re.sub(r"[^\w-]+", "_", f"{study.name}-{sheet.name}")
+    name = f"{study.stem}-{sheet.name}"
     with matplotlib.rc_context({"svg.hashsalt": name}):
         svg, pdf = io.StringIO(), io.BytesIO()
         backend_svg.FigureCanvasSVG(sheet.drawing).print_svg(svg, metadata=ABOUT_SVG)

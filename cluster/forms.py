@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ def latex(table: Table, label: str, notes: Sequence[str] = ()) -> str:
     lines = [
         r"\centering",
         rf"\caption{{{escape_latex(caption)}.}}",
-        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', label)}}}",
+        rf"\label{{tab:{label.replace('~', ':')}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",

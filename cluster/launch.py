@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,16 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
 
 
 def record_studies(ledger: Ledger, root: OutputRoot, studies: Sequence[Study]) -> None:
-    """Write each study's file, then its row, where they do not say so already."""
+    """Write each study's file, then its row, where they do not say so already. A grid takes the place of the one with
+    the same --set: what was submitted with others stays beside it, with a baseline of its own."""
     known = {row["name"]: row for row in ledger.studies()}
     for study in studies:
-        value = {**asdict(study), "baselines": list(study.baselines)}
-        if value != known.get(study.name) or not root.study(study.name).exists():
-            rundir.write_json(root.study(study.name), value)
+        row = known.get(study.name, {"grids": []})
+        others = [grid for grid in row["grids"] if grid["overrides"] != list(study.overrides)]
+        grids = sorted([*others, study.grid], key=lambda grid: grid["overrides"])
+        value: dict[str, Any] = {"name": study.name, "description": study.description, "grids": grids}
+        if value != {key: row.get(key) for key in value} or not root.study(study.name).exists():
+            rundir.write_json(root.study(study.name), value, indent=None)
             ledger.put_study(**value)
 
 

@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -169,8 +169,8 @@ def m005_report(db: Database) -> None:
     """What a report needs beside the scores: the question of a study and what its runs are held against, and the
     GPU-hours of each stage run. And views for whoever opens the ledger with other tools; docs/ledger.md has them all.
     """
-    # baselines: ids of runs, JSON
-    db.table("study").create({"name": str, "description": str, "baselines": str}, pk="name")
+    # JSON. baselines: ids of runs, of all grids; grids: overrides (--set), stages, runs, baselines of each
+    db.table("study").create({"name": str, "description": str, "baselines": str, "grids": str}, pk="name")
     # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
     # alone on it has all. On a machine without a GPU it is hours.
     db.create_view(
@@ -346,14 +346,17 @@ class Ledger:
                     pairs = zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)
                     yield study, dict(pairs), row["runs"]
 
-    def put_study(self, name: str, description: str, baselines: Sequence[str]) -> None:
-        row = {"name": name, "description": description, "baselines": json.dumps(baselines)}
+    def put_study(self, name: str, description: str, grids: Sequence[Mapping[str, Any]]) -> None:
+        baselines = [run_id for grid in grids for run_id in grid["baselines"]]
+        row = {"name": name, "description": description, "baselines": json.dumps(baselines), "grids": json.dumps(grids)}
         self._insert("study", row, "OR REPLACE")
 
     def studies(self) -> list[dict[str, Any]]:
-        """Those whose question is known: name, description, baselines (ids of runs)."""
+        """Those whose question is known: name, description, grids (overrides, stages, runs, baselines of each)."""
         rows = self.db.query("SELECT * FROM study ORDER BY name")
-        return [row | {"baselines": json.loads(row["baselines"])} for row in rows]
+        return [
+            {"name": row["name"], "description": row["description"], "grids": json.loads(row["grids"])} for row in rows
+        ]
 
     def gpu_hours(self) -> list[dict[str, Any]]:
         """Of every stage run that was ever tried: run_id, stage, attempts, seconds, gpu_hours."""

@@ -43,11 +43,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study asks, and the runs that its others are held against."""
+    """What a study asks, and one grid of it: with these --set."""
 
     name: str
     description: str
-    baselines: tuple[str, ...]  # ids of runs
+    baselines: tuple[str, ...]  # ids of the runs that the others are held against
+    runs: tuple[str, ...] = ()  # ids of all
+    stages: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """As a file keeps it."""
+        return {key: list(getattr(self, key)) for key in ("overrides", "stages", "runs", "baselines")}
 
 
 @dataclass(frozen=True)
@@ -135,16 +143,26 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
     return list(runs.values())
 
 
-def studies(manifest: Manifest, cells: Iterable[Cell]) -> list[Study]:
-    """The studies that these cells are of."""
+def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] = ()) -> list[Study]:
+    """The studies that these cells are of; `overrides`: the --set texts that they were made with."""
     identities = PerSettings(_around_the_seed)
-    baselines: dict[str, dict[str, None]] = {}
+    runs: dict[str, dict[str, bool]] = {}  # study -> run id -> whether it is a baseline
+    stages: dict[str, tuple[str, ...]] = {}
     for cell in cells:
-        of_study = baselines.setdefault(cell.study, {})
-        if cell.baseline:
-            of_study[_seeded_identity(identities.of(cell.config), cell.config.seed)] = None
+        run_id = _seeded_identity(identities.of(cell.config), cell.config.seed)
+        of_study = runs.setdefault(cell.study, {})
+        of_study[run_id] = of_study.get(run_id, False) or cell.baseline  # cells may come to one run
+        stages[cell.study] = cell.stages
     return [
-        Study(name, str(manifest.studies[name].get("description", "")), tuple(ids)) for name, ids in baselines.items()
+        Study(
+            name,
+            str(manifest.studies[name].get("description", "")),
+            tuple(run_id for run_id, is_baseline in of_study.items() if is_baseline),
+            tuple(of_study),
+            stages[name],
+            tuple(sorted(overrides)),
+        )
+        for name, of_study in runs.items()
     ]
 
 

@@ -197,7 +197,7 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
     known_studies = {row["name"]: row for row in ledger.studies()}
     for study in filter(None, (_whole(path, torn) for path in root.studies())):
         if known_studies.get(study["name"]) != study:
-            ledger.put_study(study["name"], study["description"], study["baselines"])
+            ledger.put_study(**study)
     new = [root.submission(token) for token in sorted(root.tokens() - ledger.tokens())]
     intents = [(directory, _whole(directory.submission, torn)) for directory in new]
     if not intents:

@@ -80,12 +80,12 @@ def _changed_data(view: View) -> list[str]:
 def _tables(of: Section) -> Iterator[tuple[str, Table]]:
     """Those that go into a text, with the stems of their files."""
     for family in of.study.families:
-        stem = f"{of.study.name}-{family.name}"
+        stem = f"{of.study.stem}-{family.name}"
         yield stem, study_tables.ablation(of, family)
         for stage, table in study_tables.task_tables(of.study, family):
             yield f"{stem}-{stage}", table
     if theirs := study_tables.published_table(of):
-        yield f"{of.study.name}-published", theirs
+        yield f"{of.study.stem}-published", theirs
 
 
 def _table_files(of: Section) -> dict[str, str | bytes]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from cluster.ledger import Ledger
 from tiny_transformers.architecture import label, num_heads, num_layers
@@ -68,7 +69,7 @@ class Result:
     scores: Mapping[tuple[str, str, str], tuple[float, int]]  # (stage, task, metric) -> value, rows it is of
     metrics: Mapping[tuple[str, str], str]  # (stage, name) -> whatever else the stage measured
     failed_checks: tuple[Mapping[str, Any], ...]  # stage, name, value, blocking
-    gpu_hours: float | None  # of all its attempts; on a machine without GPUs, hours
+    hours: Mapping[str, float]  # stage -> GPU-hours of all its attempts; on a machine without GPUs, hours
 
     def value(self, measure: Measure) -> float | None:
         found = self.scores.get(measure.where)
@@ -84,6 +85,20 @@ class Result:
     @property
     def training_seconds(self) -> float | None:
         return self.number("pretrain", "seconds")
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of its stages, all attempts included; on a machine without GPUs, hours."""
+        known = [self.hours[stage] for stage in self.stages if stage in self.hours]
+        return sum(known) if known else None
+
+    def with_stages(self, stages: Sequence[str]) -> Result:
+        """As a study sees it that has these stages only."""
+        return replace(
+            self,
+            stages={stage: state for stage, state in self.stages.items() if stage in stages},
+            failed_checks=tuple(check for check in self.failed_checks if check["stage"] in stages),
+        )
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -153,6 +168,10 @@ class Study:
     families: tuple[Family, ...]
 
     @property
+    def stem(self) -> str:
+        return stem(self.name)
+
+    @property
     def variants(self) -> list[Variant]:
         return [variant for family in self.families for variant in family.variants]
 
@@ -165,8 +184,14 @@ class Study:
         return [measure for measure in MEASURES if measure.key in known]
 
 
+def stem(name: str) -> str:
+    """A name of the user's as a part of file names and links: letters, digits and _.-~ only, another for each name."""
+    return quote(name, safe="").replace("~", "%7E").replace("%", "~")
+
+
 def read(ledger: Ledger) -> list[Study]:
-    """Every study of the ledger, in the order in which they were submitted."""
+    """Every study of the ledger, in the order in which they were submitted; a grid with other --set is one of its own,
+    and so is what the manifest no longer has."""
     about = {row["name"]: row for row in ledger.studies()}
     configs = {run.id: run.config for run in ledger.runs()}
     parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
@@ -174,10 +199,27 @@ def read(ledger: Ledger) -> list[Study]:
     studies = []
     for name in ledger.study_sizes():
         of_study = [result for result in results if name in result.studies]
-        row = about.get(name, {"description": "", "baselines": []})
-        families = _families(of_study, configs, parameters, set(row["baselines"]))
-        studies.append(Study(name, row["description"], families))
+        row = about.get(name, {"description": "", "grids": []})
+        for title, grid in _grids(name, row["grids"], of_study):
+            chosen = [run.with_stages(grid["stages"]) for run in of_study if run.run_id in set(grid["runs"])]
+            if chosen:
+                families = _families(chosen, configs, parameters, set(grid["baselines"]))
+                studies.append(Study(title, row["description"], families))
     return studies
+
+
+def _grids(
+    name: str, grids: Sequence[Mapping[str, Any]], results: Sequence[Result]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each with a title; the runs that are in none, as if they were one."""
+    for grid in grids:
+        yield " ".join([name, *grid["overrides"]]), grid
+    listed = {run_id for grid in grids for run_id in grid["runs"]}
+    left = [result.run_id for result in results if result.run_id not in listed]
+    stages = dict.fromkeys(stage for result in results for stage in result.stages)
+    if left:
+        title = f"{name}, no longer in the manifest" if grids else name
+        yield title, {"runs": left, "baselines": (), "stages": tuple(stages)}
 
 
 def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
@@ -191,9 +233,9 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
     checks: dict[str, list[Mapping[str, Any]]] = {}
     for row in ledger.failed_checks():
         checks.setdefault(row["run_id"], []).append(row)
-    hours: dict[str, float] = {}
+    hours: dict[str, dict[str, float]] = {}
     for row in ledger.gpu_hours():
-        hours[row["run_id"]] = hours.get(row["run_id"], 0.0) + row["gpu_hours"]
+        hours.setdefault(row["run_id"], {})[row["stage"]] = row["gpu_hours"]
     return [
         Result(
             run_id=(run_id := run["run_id"]),
@@ -204,7 +246,7 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
             scores=scores.get(run_id, {}),
             metrics=metrics.get(run_id, {}),
             failed_checks=tuple(checks.get(run_id, ())),
-            gpu_hours=hours.get(run_id),
+            hours=hours.get(run_id, {}),
         )
         for run in ledger.overview()
     ]

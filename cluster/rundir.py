@@ -17,7 +17,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         answer.json                     what sbatch said (login node)
         task-<index>.json               the array task that works through pack <index> (the job)
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
-      studies/<study>.json              its question and its baselines, as last submitted (login node)
+      studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
       notifications/<event>.<try>.json  what was told, and what came of it (login node)

@@ -5,14 +5,13 @@ in its place. Statistics are made elsewhere and come in as values."""
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant
+from cluster.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant, stem
 from tiny_transformers.config import SUPPLEMENT_TASKS
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ MISSING = Cell("–", kind="missing")
 
 def anchor(*parts: str) -> str:
     """The name of a target on the page."""
-    return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "_", part) for part in parts)
+    return "-".join(map(stem, parts))
 
 
 def ablation(section: Section, family: Family) -> Table:

@@ -83,7 +83,14 @@ def studies_of(runs: Iterable[Run]) -> list[plan.Study]:
     ]
     names = {study for run in present.values() for study in run.studies}
     told = [study for study in plan.studies(document, seeded) if study.name in names]
-    return [replace(study, baselines=tuple(b for b in study.baselines if b in present)) for study in told]
+    return [
+        replace(
+            study,
+            baselines=tuple(run_id for run_id in study.baselines if run_id in present),
+            runs=tuple(run.id for run in present.values() if study.name in run.studies),
+        )
+        for study in told
+    ]
 
 
 def make(

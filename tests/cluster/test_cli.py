@@ -110,14 +110,32 @@ def test_submit_records_what_the_chosen_studies_ask_even_if_nothing_is_missing(c
     told = json.loads(path.read_text())
     names = {run["run_id"]: run["name"] for run in status(command)["runs"]}
     assert (told["name"], told["description"]) == ("first", "")
-    assert [names[run_id].split("-")[:2] for run_id in told["baselines"]] == [["gpt", "gelu"], ["bert", "gelu"]]
+    assert [names[run_id].split("-")[:2] for run_id in told["grids"][0]["baselines"]] == [
+        ["gpt", "gelu"],
+        ["bert", "gelu"],
+    ]
     manifest = tmp_path / "experiments.yaml"
     manifest.write_text(manifest.read_text().replace("first:\n", "first:\n    baseline: {model.activation: relu}\n"))
     command(*SUBMIT, "--study", "first", "--dry-run")
     assert json.loads(path.read_text()) == told
     assert "Nothing is missing: 4 runs" in command(*SUBMIT, "--study", "first").stdout
     told = json.loads(path.read_text())
-    assert [names[run_id].split("-")[:2] for run_id in told["baselines"]] == [["gpt", "relu"], ["bert", "relu"]]
+    assert [names[run_id].split("-")[:2] for run_id in told["grids"][0]["baselines"]] == [
+        ["gpt", "relu"],
+        ["bert", "relu"],
+    ]
+
+
+def test_a_pilot_with_other_settings_leaves_a_study_its_grid_and_baseline(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    (path,) = (tmp_path / "output/studies").iterdir()
+    (whole,) = json.loads(path.read_text())["grids"]
+    command(*SUBMIT, "--study", "first", "--yes", "--wait", "--set", "train.max_steps=5")
+    grids = json.loads(path.read_text())["grids"]
+    assert grids[0] == whole
+    assert grids[1]["overrides"] == ["train.max_steps=5"]
+    assert not set(grids[1]["runs"]) & set(whole["runs"])
+    assert set(grids[1]["baselines"]) < set(grids[1]["runs"])
 
 
 def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command, tmp_path):

@@ -301,7 +301,7 @@ def test_runs_share_the_hours_of_their_packs_gpu_and_what_is_alone_has_all(ledge
 
 def test_every_canned_query_answers(ledger, runs):
     ledger.record_runs(runs, "2026")
-    ledger.put_study("first", "Which?", [runs[0].id])
+    ledger.put_study("first", "Which?", [{"baselines": [runs[0].id]}])
     attempts(ledger, runs[1], pretrain="failed")
     for name, query in METADATA["queries"].items():
         values = {"study": "first"} if ":study" in query["sql"] else {}

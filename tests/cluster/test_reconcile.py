@@ -372,7 +372,8 @@ def test_runs_that_were_taken_in_have_the_order_of_the_manifest(ledger, root, ru
 
 def test_a_study_that_is_on_disk_only_is_taken_in(ledger, root):
     ledger.put_study("first", "Which?", [])
-    told = {"name": "first", "description": "Which one?", "baselines": ["0123456789ab"]}
+    grid = {"overrides": [], "stages": ["pretrain"], "runs": ["0123456789ab"], "baselines": ["0123456789ab"]}
+    told = {"name": "first", "description": "Which one?", "grids": [grid]}
     rundir.write_json(root.study("first"), told)
     reconcile.reconcile(ledger, root, FakeSlurm())
     assert ledger.studies() == [told]

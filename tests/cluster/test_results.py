@@ -8,6 +8,11 @@ from cluster.ledger import Ledger
 from cluster.results import BY_KEY
 
 
+def grid_of(runs, *baselines, overrides=()):
+    return {"overrides": list(overrides), "stages": list(runs[0].stages), "runs": [run.id for run in runs],
+            "baselines": list(baselines)}  # fmt: skip
+
+
 def read(root):
     ledger = Ledger(root.ledger, read_only=True)
     try:
@@ -68,9 +73,9 @@ def test_variants_that_differ_in_settings_which_no_name_tells_are_labelled_by_th
     ]  # fmt: skip
     study = read(synthetic.make(tmp_path, plan.expand(cells), with_pairs=False))["quickstart"]
     labels = [variant.label for variant in study.families[0].variants]
-    assert labels == [
-        "gelu train.learning_rate=0.001", "gelu train.learning_rate=0.0005",
-        "learnable_gelu train.learning_rate=0.001", "learnable_gelu train.learning_rate=0.0005",
+    assert sorted(labels) == [
+        "gelu train.learning_rate=0.0005", "gelu train.learning_rate=0.001",
+        "learnable_gelu train.learning_rate=0.0005", "learnable_gelu train.learning_rate=0.001",
     ]  # fmt: skip
 
 
@@ -78,14 +83,14 @@ def test_the_baseline_is_the_first_variant_unless_the_study_names_another(tmp_pa
     runs = synthetic.planned(["quickstart"])
     root = synthetic.make(tmp_path, runs, with_pairs=False)
     ledger = Ledger(root.ledger)
-    ledger.put_study("quickstart", "Why?", [])
+    ledger.put_study("quickstart", "Why?", [grid_of(runs)])
     ledger.close()
     study = read(root)["quickstart"]
     assert study.description == "Why?"
     assert [family.baseline.label for family in study.families] == ["gelu", "gelu"]
     learnable = next(run for run in runs if "gpt-learnable_gelu" in run.name)
     ledger = Ledger(root.ledger)
-    ledger.put_study("quickstart", "Why?", [learnable.id])
+    ledger.put_study("quickstart", "Why?", [grid_of(runs, learnable.id)])
     ledger.close()
     study = read(root)["quickstart"]
     assert [family.baseline.label for family in study.families] == ["learnable_gelu", "gelu"]
@@ -109,3 +114,39 @@ def test_figures_are_those_of_the_ledger_and_none_is_made_up(tmp_path):
     assert first.training_seconds > 0
     # Stages of 1,000 s each, two runs at a time.
     assert first.gpu_hours == pytest.approx(4 * 1000 / 3600 / 2)
+
+
+def test_a_grid_with_other_settings_is_held_against_its_own_baseline(tmp_path):
+    runs = synthetic.planned(["quickstart", "heads"])
+    root = synthetic.make(tmp_path, runs, with_pairs=False)
+    own = [run for run in runs if run.studies == ("quickstart",)]
+    pilot, dropped = own[:1], own[1:]
+    shared = [run for run in runs if run.studies == ("quickstart", "heads")]
+    ledger = Ledger(root.ledger)
+    grids = [grid_of(shared, shared[0].id), grid_of(pilot, pilot[0].id, overrides=["train.max_steps=500"])]
+    ledger.put_study("quickstart", "Why?", grids)
+    ledger.close()
+    studies = read(root)
+    assert [run.run_id for run in studies["quickstart"].runs] == [run.id for run in shared]
+    (variant,) = studies["quickstart train.max_steps=500"].variants
+    assert (variant.is_baseline, variant.runs[0].run_id) == (True, pilot[0].id)
+    left = studies["quickstart, no longer in the manifest"]
+    assert [run.run_id for run in left.runs] == [run.id for run in dropped]
+
+
+def test_a_study_sees_its_own_stages_of_a_run_that_it_shares(tmp_path):
+    runs = synthetic.planned(["heads", "qk_width"])
+    shared = next(run for run in runs if len(run.studies) == 2)
+    failing = lambda run: "speed" if run is shared else None  # noqa: E731
+    studies = read(synthetic.make(tmp_path, runs, failing=failing, with_pairs=False))
+    seen = {name: next(run for run in study.runs if run.run_id == shared.id) for name, study in studies.items()}
+    assert seen["heads"].missing == ()
+    assert seen["qk_width"].missing == ("speed",)
+    assert seen["qk_width"].gpu_hours > seen["heads"].gpu_hours
+
+
+@pytest.mark.parametrize("names", [("a b", "a_b"), ("../../x", ".._.._x"), ("研究", "学习"), ("a~20b", "a b")])
+def test_no_two_studies_have_one_stem_and_none_leads_elsewhere(names):
+    stems = [results.stem(name) for name in names]
+    assert len(set(stems)) == 2
+    assert not any("/" in stem for stem in stems)
