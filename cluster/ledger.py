@@ -40,12 +40,20 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
-# Of a submission, as the view gpu_hours has it; what is running is counted until :now.
+# A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be alone
+# on it has all. On a machine without a GPU it is hours.
+_SHARE = (
+    "/ 3600.0 * max(coalesce(gpus, 1), 1) "
+    "/ CASE stage WHEN 'speed' THEN 1 ELSE max(1, min(coalesce(slots, 1), runs)) END"
+)
+# Of a submission, as the view gpu_hours has it; what is running is counted until its last heartbeat, so that nothing is
+# while nobody looks.
+_LAST = "coalesce(ended, json_extract(progress, '$.time'))"
 _SPENT = (
-    "SELECT coalesce(sum((coalesce(ended, :now) - started) / 3600.0 * max(coalesce(gpus, 1), 1) "
-    "/ max(1, min(coalesce(slots, 1), runs))), 0) FROM attempt JOIN (SELECT task, count(DISTINCT run_id) AS runs "
+    f"SELECT coalesce(sum(({_LAST} - started) {_SHARE}), 0) "
+    "FROM attempt JOIN (SELECT task, count(DISTINCT run_id) AS runs "
     "FROM attempt WHERE token = submission.token GROUP BY task) USING (task) "
-    "WHERE token = submission.token AND status != 'void' AND coalesce(ended, :now) > started"
+    f"WHERE token = submission.token AND status != 'void' AND {_LAST} > started"
 )
 # The table `kind`, filled, and the triggers that keep it.
 _ADD = "ON CONFLICT (study, stages, statuses) DO UPDATE SET runs = runs + 1;"  # before 3.35 SQLite wants the columns
@@ -171,15 +179,12 @@ def m005_report(db: Database) -> None:
     """
     # JSON. baselines: ids of runs, of all grids; grids: overrides (--set), stages, runs, baselines of each
     db.table("study").create({"name": str, "description": str, "baselines": str, "grids": str}, pk="name")
-    # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
-    # alone on it has all. On a machine without a GPU it is hours.
     db.create_view(
         "gpu_hours",
         # LEFT JOIN keeps their order, in which 400,000 attempts take 3 s.
         "WITH packs AS (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt GROUP BY token, task) "
         "SELECT run_id, stage, count(*) AS attempts, sum(ended - started) AS seconds, "
-        "sum((ended - started) / 3600.0 * max(coalesce(gpus, 1), 1) "
-        "/ CASE stage WHEN 'speed' THEN 1 ELSE max(1, min(coalesce(slots, 1), runs)) END) AS gpu_hours "
+        f"sum((ended - started) {_SHARE}) AS gpu_hours "
         "FROM attempt LEFT JOIN packs USING (token, task) LEFT JOIN submission USING (token) "
         "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
     )
@@ -229,7 +234,7 @@ def m006_status(db: Database) -> None:
     db.execute("CREATE INDEX idx_run_name ON run (name)")
     # gpu_hours that its attempts took; null while something of it is open
     db.table("submission").add_column("spent", float)
-    db.execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE state = 'done'", {"now": 0.0})
+    db.execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE state = 'done'")
     # How many runs of a study have these stages with these statuses; study "" is every run once. Kept by triggers.
     db.execute(
         "CREATE TABLE kind (study TEXT, stages TEXT, statuses TEXT, runs INTEGER, UNIQUE (study, stages, statuses))"
@@ -478,22 +483,23 @@ class Ledger:
     def update_submission(self, token: str, **values: Any) -> None:
         self.db.table("submission").update(token, values)
         if values.get("state") == "done":
-            self._execute(
-                f"UPDATE submission SET spent = ({_SPENT}) WHERE token = :token", {"now": 0.0, "token": token}
-            )
+            self.sum_hours(token)
+
+    def sum_hours(self, token: str) -> None:
+        """Of a submission that is done: anew, since an attempt of it has changed."""
+        self._execute(f"UPDATE submission SET spent = ({_SPENT}) WHERE token = ? AND state = 'done'", [token])
 
     def open_submissions(self) -> list[dict[str, Any]]:
         """Those of which something may still happen."""
         return list(self.db.query("SELECT * FROM submission WHERE state IN ('intended', 'submitted') ORDER BY created"))
 
-    def hours(self, now: float) -> list[dict[str, Any]]:
+    def hours(self) -> list[dict[str, Any]]:
         """Per submission that was submitted: token, state, scheduler, gpus, slots, seconds (planned, of all its packs;
-        may be None) and spent (GPU-hours until now; hours where it has no GPU)."""
+        may be None) and spent (GPU-hours so far; hours where it has no GPU)."""
         rows = self.db.query(
             "SELECT token, state, scheduler, gpus, slots, seconds, "
             f"CASE WHEN state = 'done' AND spent IS NOT NULL THEN spent ELSE ({_SPENT}) END AS spent "
-            "FROM submission WHERE state IN ('submitted', 'done') ORDER BY created",
-            {"now": now},
+            "FROM submission WHERE state IN ('submitted', 'done') ORDER BY created"
         )
         return list(rows)
 
@@ -782,7 +788,7 @@ class Ledger:
             self.db.query(
                 "WITH packs AS (SELECT token, task, max(ended) - min(started) AS seconds, "
                 "  sum(ended - started) AS busy FROM attempt WHERE status != 'void' "
-                # what was judged later has the time of that as its end
+                # what was judged has its last sign of life as its end, which need not be its pack's
                 "  AND (status != 'failed' OR cause IN ('error', 'check_failed', 'out_of_memory')) "
                 "  GROUP BY token, task "
                 "  HAVING sum(status IN ('submitted', 'running')) = 0 AND max(ended) > min(started)), "

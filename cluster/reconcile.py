@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from cluster import rundir
 from cluster.ledger import Ledger
 from cluster.plan import Run
-from cluster.rundir import OutputRoot, SubmissionDir, TornFile
+from cluster.rundir import AttemptDir, OutputRoot, SubmissionDir, TornFile
 from cluster.slurm import Job
 from tiny_transformers.config import NEEDS, RunConfig
 
@@ -183,6 +183,7 @@ def _take_late(ledger: Ledger, root: OutputRoot, attempt: dict[str, Any]) -> Non
         values |= _said(result) | _provenance(ledger, claim)
         ledger.put_attempt(*key, **values)
         ledger.put_outcome(*key, result.get("outcome") or {})
+        ledger.sum_hours(attempt["token"])
 
 
 def _record_run(ledger: Ledger, value: dict[str, Any]) -> None:
@@ -488,12 +489,20 @@ def _settle(opened: Open, attempt: dict[str, Any], fate: Fate) -> None:
         "status": "failed",
         "cause": fate.cause,
         "message": fate.message + torn,
-        "ended": time.time(),
+        "ended": _last_life(directory, attempt),
         "job": attempt["job"],
         "host": attempt["host"] or fate.node,
     }
     rundir.write_json(directory.verdict, verdict)
     opened.put(attempt, **verdict, progress=None)
+
+
+def _last_life(directory: AttemptDir, attempt: dict[str, Any]) -> float:
+    """When it was last known to be at work: long before now, where nobody has looked since. Now, if it never began."""
+    if attempt["started"] is None:
+        return time.time()
+    beat = _whole(directory.heartbeat, []) or {}
+    return float(max(attempt["started"], beat.get("time", 0.0)))
 
 
 def _interruption(opened: Open, attempt: dict[str, Any], seen: Seen) -> Fate:

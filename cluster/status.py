@@ -153,7 +153,7 @@ def read(view: View, root: OutputRoot, study: str | None = None, now: float | No
         attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
         progress = {study: progress[study]}
     names = labels(ledger, (attempt["run_id"] for attempt in attempts))
-    submissions = {row["token"]: row for row in ledger.hours(now)}
+    submissions = {row["token"]: row for row in ledger.hours()}
     open_packs = {(row["token"], row["task"]): row for row in ledger.open_packs()}
     running = [attempt for attempt in attempts if attempt["status"] in ("running", "submitted")]
     failed = [attempt for attempt in attempts if attempt["status"] == "failed"]

@@ -297,6 +297,9 @@ def test_runs_share_the_hours_of_their_packs_gpu_and_what_is_alone_has_all(ledge
     ledger.record_submission(row, [*together, alone])
     hours = {(row["run_id"], row["stage"]): row["gpu_hours"] for row in ledger.gpu_hours()}
     assert hours == {**{(run.id, "pretrain"): 0.5 for run in runs[:3]}, (runs[0].id, "speed"): 1.0}
+    assert [row["spent"] for row in ledger.hours()] == [2.5]
+    ledger.sum_hours("cafe")
+    assert [row["spent"] for row in ledger.hours()] == [2.5]
 
 
 def test_every_canned_query_answers(ledger, runs):

@@ -312,6 +312,36 @@ def test_a_late_result_outweighs_what_was_guessed(ledger, root, runs):
     assert ledger.attempt(pack[0], "blimp", 1)["host"] == "n1"
 
 
+def test_what_died_while_nobody_looked_counts_until_its_last_sign_of_life(ledger, root, runs, tmp_path):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    beaten, silent = (claim(root, pack[0], "pretrain", job=f"7_{task}") for task, pack in enumerate(packs))
+    rundir.write_json(beaten.heartbeat, {"time": 1801.0})
+    os.utime(beaten.heartbeat, (1801.0, 1801.0))
+    reconcile.reconcile(ledger, root, FakeSlurm(None))
+    assert [row["spent"] for row in ledger.hours()] == [0.5], "running, and last heard of after half an hour"
+    lost = [Job(f"7_{task}", "tt-cafe", "NODE_FAIL", node="n1") for task in range(2)]
+    reconcile.reconcile(ledger, root, FakeSlurm([], lost))
+    assert [rundir.read_json(attempt.verdict)["ended"] for attempt in (beaten, silent)] == [1801.0, 1.0]
+    again = Ledger(tmp_path / "again.db")
+    reconcile.rebuild(again, root)
+    assert again.hours() == ledger.hours()
+    assert [row["spent"] for row in ledger.hours()] == [0.5]
+    assert sum(row["gpu_hours"] for row in ledger.gpu_hours()) == 0.5
+    again.close()
+
+
+def test_a_late_result_counts_with_its_hours(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    attempt = claim(root, pack[0], "pretrain", job="7")
+    reconcile.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "NODE_FAIL")]))
+    assert [row["spent"] for row in ledger.hours()] == [0.0]
+    rundir.write_json(attempt.result, {"status": "completed", "cause": None, "message": None, "ended": 3601.0})
+    reconcile.late_results(ledger, root)
+    assert [row["spent"] for row in ledger.hours()] == [1.0]
+
+
 def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
     run_id = requeued(ledger, root, runs)
     reconcile.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))

@@ -169,8 +169,8 @@ def test_identical_scores_are_told(ledger, root, runs):
 
 def test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run(study, root, runs):
     read = status.read(View(study, "now", "none"), root, now=START + 4200)
-    # Of two failures 0.1 hours each; 1.1 of the pack that has ended; 300 s of one of two slots.
-    assert read.hours.used == pytest.approx(0.2 + 1.1 + 300 / 3600 / 2)
+    # Of two failures 0.1 hours each; 1.1 of the pack that has ended; 290 s of one of two slots, by its heartbeat.
+    assert read.hours.used == pytest.approx(0.2 + 1.1 + 290 / 3600 / 2)
     assert (read.hours.planned, read.hours.unit) == (pytest.approx(2 + 4), "GPU-hours")
     # A pack takes 1.1 hours, as the first did; the running one is 300 s old, and the other two come after it.
     assert read.seconds_left == pytest.approx(3 * 3960 - 300)
