@@ -40,8 +40,8 @@ with _without("pandas", "numpy"):
     from sqlite_utils import Database, Migrations
 
 migrate = Migrations("tiny-transformers")
-# A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be alone
-# on it has all. On a machine without a GPU it is hours.
+# A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
+# alone on it has all. On a machine without a GPU it is hours.
 _SHARE = (
     "/ 3600.0 * max(coalesce(gpus, 1), 1) "
     "/ CASE stage WHEN 'speed' THEN 1 ELSE max(1, min(coalesce(slots, 1), runs)) END"

@@ -272,7 +272,8 @@ def _estimate(
     now: float,
 ) -> tuple[float | None, str]:
     """Seconds until all that is submitted has ended, and what that rests on: each pack takes what was planned, times
-    what the ended ones took of theirs; as many go on at a time as now."""
+    what the ended ones took of theirs, or, once it has taken that, what the share of its stage runs that is done
+    suggests; as many go on at a time as now."""
     still = {key: row for key, row in open_packs.items() if row["open"]}
     if not still:
         return None, ""
@@ -286,14 +287,17 @@ def _estimate(
     ended = [key for key, row in open_packs.items() if row["completed"] == row["attempts"]]
     took = sum(open_packs[key]["ended"] - open_packs[key]["started"] for key in ended)
     pace = took / sum(planned[key] for key in ended) if ended else 1.0
-    stages_left = {
-        (pack.token, pack.task): max((each.seconds_left or 0.0 for each in pack.working), default=0.0) for pack in packs
-    }
-    lefts = [
-        max(pace * planned[key] - (now - row["started"]), stages_left.get(key, 0.0))
-        for key, row in still.items()
-        if row["started"]
-    ]
+    working = {(pack.token, pack.task): pack.working for pack in packs}
+    lefts, longer = [], 0  # of these, packs that have taken more than their time
+    for key, row in still.items():
+        if row["started"]:
+            over = now - row["started"] >= pace * planned[key]
+            of_stages = max((each.seconds_left or 0.0 for each in working.get(key, ())), default=0.0)
+            left = _beyond(row, working.get(key, ()), now) if over else pace * planned[key] - (now - row["started"])
+            if left is None:
+                return None, "a pack takes longer than planned, and nothing of it is done"
+            lefts.append(max(left, of_stages))
+            longer += over
     waiting = [pace * planned[key] for key, row in still.items() if not row["started"]]
     if not lefts:
         return None, "nothing has begun, and when it does is SLURM's to say"
@@ -301,7 +305,18 @@ def _estimate(
     for seconds in sorted(waiting, reverse=True):
         heapq.heapreplace(lefts, lefts[0] + seconds)
     basis = f"packs take {pace:.1f} x what was planned, by {len(ended):,} that ended" if ended else "as planned"
+    if longer:
+        basis += f"; {count(longer, 'pack')} longer than that, reckoned from what of it is done"
     return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
+
+
+def _beyond(row: Mapping[str, Any], working: Sequence[Working], now: float) -> float | None:
+    """Seconds that are left of a pack that has taken all of its time: none but its stages', if all that is open is at
+    work and says when it ends; else by the share of its stage runs that is done. None: none of it is."""
+    if len(working) == row["open"] and all(each.seconds_left is not None for each in working):
+        return 0.0
+    done = row["attempts"] - row["open"] + sum(each.fraction for each in working)
+    return float((now - row["started"]) * (row["attempts"] / done - 1)) if done else None
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

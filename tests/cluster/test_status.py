@@ -184,6 +184,29 @@ def test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run(stud
     assert waiting.seconds_left is None
 
 
+def test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_done(ledger, root, runs):
+    def left(now):
+        read = status.read(View(ledger, "now", "none"), root, now=START + now)
+        return read.seconds_left and round(read.seconds_left), read.why
+
+    ledger.record_runs(runs[:2], "2026")
+    submit(ledger, "cafe", [runs[:2]], seconds=3600.0)
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="running", started=START, job="7")
+    assert left(3000) == (600, "as planned")
+    assert left(4000) == (None, "a pack takes longer than planned, and nothing of it is done")
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed", ended=START + 3900)
+    beat = {"fraction": 0.5, "text": "", "time": START + 4200, "seconds_left": 180.0}
+    ledger.put_attempt(runs[0].id, "add_tokenizer", 1, status="running", started=START + 3900,
+                       progress=json.dumps(beat))  # fmt: skip
+    why = "as planned; 1 pack longer than that, reckoned from what of it is done"
+    assert left(4200) == (round(4200 * (8 / 1.5 - 1)), why)
+    for run in runs[:2]:
+        for stage in STAGES:
+            if (run, stage) != (runs[0], "add_tokenizer"):
+                ledger.put_attempt(run.id, stage, 1, status="completed", started=START, ended=START + 4000)
+    assert left(4200) == (180, why)
+
+
 def test_heartbeats_without_figures_are_shown_in_their_own_words(study, root, runs):
     old = {"fraction": 0.5, "text": "step 3 of 6", "time": START + 4200}
     study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(old))
