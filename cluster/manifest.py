@@ -319,6 +319,10 @@ def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], whe
             if wanted.items() <= {path: value.value for path, value in (own | combination).items()}.items()
         ]
         if not found:
+            known = sorted({path for combination in combinations for path in own | combination})
+            unknown = next((path for path in wanted if path not in known), None)
+            if unknown:
+                raise InputError(f"{place}.{unknown}: no cell of the study sets it. {did_you_mean(unknown, known)}")
             raise InputError(f"{place}: matches no cell of the study. Give values that its grid or an include has.")
         chosen |= dict.fromkeys(found, place)
     return chosen
@@ -331,6 +335,11 @@ def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int,
         config = variants[index][1][0]
         before = first.setdefault(config.model.family, index)
         if index in chosen and config != variants[before][1][0]:
+            if chosen[index] != chosen[before]:
+                raise InputError(
+                    f"{chosen[before]} and {chosen[index]}: match two variants of {config.model.family}, and one is "
+                    "the baseline."
+                )
             raise InputError(
                 f"{chosen[index]}: matches several variants of {config.model.family}, and one is the baseline. Give "
                 "more of its values."
