@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import typer
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from cluster.errors import InputError
 
+# What a terminal obeys and does not show: titles, colours and cursor moves, other control characters.
+CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -20,6 +23,11 @@ def ask(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise InputError(f"{question} There is nobody to ask: say --yes.")
     typer.confirm(question, abort=True)
+
+
+def clean(text: str) -> str:
+    """Of what was written by others: without what a terminal obeys."""
+    return CONTROL.sub("", text)
 
 
 def count(number: int, what: str) -> str:

@@ -3,20 +3,18 @@ environment and the end of the log. What many runs share, environments and data 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import rundir
+from cluster.console import clean
 from cluster.ledger import Ledger
 from cluster.plan import Run
 from cluster.rundir import OutputRoot
 
 LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
-# What a terminal obeys and does not show: titles, colours and cursor moves, other control characters.
-CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class _Sets:
 
 def _log(root: OutputRoot, attempt: Mapping[str, Any]) -> str:
     path = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
-    lines = (CONTROL.sub("", line).rstrip() for line in rundir.tail(path, LOG_LINES))
+    lines = (clean(line).rstrip() for line in rundir.tail(path, LOG_LINES))
     return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
 
 

@@ -5,6 +5,7 @@
     +-- SubmitError   2  SLURM answered, and refused
     +-- SlurmSilent   3  SLURM gave no answer, and nothing was changed
     +-- LedgerBusy    2  another command holds the ledger
+    +-- OldLedger    2  it was made by an older version, and may not be changed now
     +-- BreakerOpen   2  the same failure again and again: a person must look
 
 These print as one message without a traceback. Anything else is a bug and keeps its traceback."""
@@ -32,6 +33,10 @@ class SlurmSilent(TinyError):
 
 
 class LedgerBusy(TinyError):
+    pass
+
+
+class OldLedger(TinyError):
     pass
 
 

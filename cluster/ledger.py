@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import rundir
-from cluster.errors import LedgerBusy
+from cluster.errors import LedgerBusy, OldLedger
 from cluster.plan import Run, StageState
 from tiny_transformers.config import ALONE, NEEDS, RunConfig
 
@@ -68,7 +68,11 @@ _KINDS = (
     f"SELECT NEW.study, stages, coalesce(statuses, ''), 1 FROM run WHERE id = NEW.run_id {_ADD} END",
     "CREATE TRIGGER kind_changed AFTER UPDATE OF stages, statuses ON run BEGIN UPDATE kind SET runs = runs - 1 "
     f"WHERE study IN ({_MEMBER}) AND stages = OLD.stages AND statuses = coalesce(OLD.statuses, ''); "
-    f"INSERT INTO kind SELECT study, NEW.stages, coalesce(NEW.statuses, ''), 1 FROM ({_MEMBER}) WHERE true {_ADD} END",
+    f"INSERT INTO kind SELECT study, NEW.stages, coalesce(NEW.statuses, ''), 1 FROM ({_MEMBER}) WHERE true {_ADD} "
+    # The first row of a study stays, for the order of studies.
+    f"DELETE FROM kind WHERE study IN ({_MEMBER}) AND stages = OLD.stages AND statuses = coalesce(OLD.statuses, '') "
+    "AND runs = 0 AND EXISTS (SELECT 1 FROM kind AS older WHERE older.study = kind.study "
+    "AND older.rowid < kind.rowid); END",
 )
 DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no accident
 TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
@@ -239,17 +243,21 @@ def m006_status(db: Database) -> None:
     db.execute(
         "CREATE TABLE kind (study TEXT, stages TEXT, statuses TEXT, runs INTEGER, UNIQUE (study, stages, statuses))"
     )
-    db.execute("CREATE INDEX idx_study_run_run ON study_run (run_id)")
     for statement in _KINDS:
         db.execute(statement)
 
 
 class Ledger:
-    """An open ledger. Rows are dictionaries."""
+    """An open ledger. Rows are dictionaries. To read only, it raises OldLedger for one that it would have to change."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if read_only:
             connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+            if migrate.pending(Database(connection)):
+                connection.close()
+                raise OldLedger(
+                    f"{path}: was made by an older version. The next command that holds it brings it up to date."
+                )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=30)

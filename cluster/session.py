@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cluster import notify, reconcile, rundir
-from cluster.errors import InputError, LedgerBusy, SlurmSilent
+from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
 from cluster.ledger import Ledger, locked
 from cluster.rundir import OutputRoot
 from cluster.slurm import Slurm
+
+WAIT = 5.0  # seconds for the lock, before the ledger is read as it is
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,15 @@ def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[View, str |
         need_ledger(root)
     warning = None
     try:
-        with locked(root.lock, wait=5):
+        with locked(root.lock, wait=WAIT):
             ledger = Ledger(root.ledger)
             answer: str = _reconcile(ledger, root, slurm) if slurm else _read_files(ledger, root)
     except LedgerBusy as busy:
         warning = f"{busy} What follows is its last state."
-        ledger = Ledger(root.ledger, read_only=True)
+        try:
+            ledger = Ledger(root.ledger, read_only=True)
+        except OldLedger as old:
+            raise OldLedger(f"{busy} {old}") from None
         answer = ledger.recall("slurm") or "none"
     try:
         yield View(ledger, ledger.recall("as_of") or "never", answer), warning

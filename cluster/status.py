@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster import rundir
-from cluster.console import count
+from cluster.console import clean, count
 from cluster.ledger import Ledger
 from cluster.rundir import OutputRoot
 from cluster.session import View
@@ -339,7 +339,7 @@ def _failures(
         again = decided.startswith("to be tried again")
         command = f"tiny-transformers tick{options}" if again else _rerun(stage, group, failed) + options
         told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
-        found.append(Failure(stage, cause, group[0]["message"] or "", told, decided, again, command))
+        found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
 
 
@@ -506,7 +506,7 @@ def _no_runs(root: OutputRoot) -> Text:
 
 def _within(text: Text, console: Console, width: int) -> list[Text]:
     """Wrapped, with what is wrapped indented."""
-    if text.cell_len <= width:
+    if text.cell_len <= width and "\n" not in text.plain:
         return [text]
     indent = len(text.plain) - len(text.plain.lstrip())
     first, *rest = text[indent:].wrap(console, max(10, width - indent - 2), overflow="fold")
@@ -707,7 +707,7 @@ def _failure(failure: Failure, root: OutputRoot, options: str, everything: bool)
 def _log_end(failure: Failure, root: OutputRoot) -> list[str]:
     """The last lines of the first one's log, without what the message says."""
     run_id, _, number, _ = failure.attempts[0]
-    tail = rundir.tail(root.run(run_id).attempt(failure.stage, number).log, LOG_LINES)
+    tail = map(clean, rundir.tail(root.run(run_id).attempt(failure.stage, number).log, LOG_LINES))
     said = " ".join(failure.message.split())
     names = ("TinyTransformersError: ", "CheckFailed: ")
     return [text for text in tail if text.strip().removeprefix(names[0]).removeprefix(names[1]) not in said]

@@ -26,7 +26,7 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from cluster import rundir, session, status
-from cluster.console import stderr
+from cluster.console import clean, stderr
 from cluster.errors import TinyError
 from cluster.rundir import OutputRoot
 from cluster.slurm import Slurm
@@ -348,7 +348,7 @@ def _question(entry: Entry, width: int, cut: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text.expandtabs(4))
+    return "".join(character if character.isprintable() else " " for character in clean(text).expandtabs(4))
 
 
 # -- the terminal -----------------------------------------------------------------------------------------------------

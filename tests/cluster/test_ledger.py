@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import plan, results, rundir
-from cluster.errors import LedgerBusy
+from cluster import plan, results, rundir, session
+from cluster.errors import LedgerBusy, OldLedger
 from cluster.ledger import Ledger, locked
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,18 @@ def test_a_reader_cannot_write(tmp_path):
     with pytest.raises(Exception, match="readonly"):
         reader.remember("a", "b")
     reader.close()
+
+
+def test_a_locked_ledger_of_an_older_version_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "WAIT", 0.1)
+    root = rundir.OutputRoot(tmp_path)
+    old = Ledger(root.ledger)
+    old.db.execute("DROP TABLE kind")
+    old.db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm006_status'")
+    old.close()
+    told = "another command holds .* made by an older version"
+    with locked(root.lock), pytest.raises(OldLedger, match=told), session.reading(root, None):
+        pass
 
 
 def test_the_lock_keeps_a_second_holder_out(tmp_path):
@@ -228,6 +240,12 @@ def test_runs_counted_as_they_change_are_those_that_are_there(ledger, runs):
             there[study, statuses] = there.get((study, statuses), 0) + 1
     assert counted == there
     assert ledger.study_sizes() == {"first": 4, "second": 4, "third": 1}
+    for run in runs:
+        for status in ("running", "failed", "completed"):
+            ledger.put_attempt(run.id, "pretrain", 3, status=status)
+    assert list(ledger.study_sizes()) == ["first", "second", "third"]
+    empty = ledger.db.execute("SELECT count(*) FROM kind WHERE runs = 0 GROUP BY study").fetchall()
+    assert all(number == 1 for (number,) in empty), "at most the first of each study"
 
 
 METADATA = yaml.safe_load((ROOT / "cluster/datasette.yaml").read_text())["databases"]["ledger"]

@@ -145,6 +145,22 @@ def test_a_log_that_ends_in_what_the_message_says_is_not_shown_twice(study, root
     assert "    reading a.json" in told
 
 
+def test_what_a_terminal_would_obey_is_not_shown_and_a_message_of_several_lines_is_whole(study, root, runs):
+    evil = "\x1b]0;title\x07\x1b[31mone\x1b[0m\r\ntwo\n\tthree\x9b2J\x08"
+    for run in runs[5:7]:
+        study.put_attempt(run.id, "pretrain", 1, message=evil)
+    root.run(runs[5].id).attempt("pretrain", 1).log.write_text("\x1b[2Jthe end\x1b]0;title\x07 of it\n")
+    told = shown(study, root, force_terminal=True, no_color=True)
+    assert not re.search(r"\x1b(?!\[[0-9;]*m)|[\x00-\x09\x0b-\x1a\x7f-\x9f]", told)
+    plain = shown(study, root, show="failed", everything=True)
+    assert "error: one\n  two\n" in plain
+    assert "    the end of it\n" in plain
+    (failure,) = status.read(View(study, "now", "none"), root, now=START + 4200).failures
+    lines = status.lines(status.read(View(study, "now", "none"), root), root, Console(width=80), 80)
+    assert all("\n" not in line.text.plain for line in lines), "each is one row of the screen"
+    assert failure.message.startswith("one\ntwo")
+
+
 def test_runs_of_one_name_are_told_apart_by_their_ids(ledger, root, runs):
     twins = [replace(run, name="gpt-twin-s42") for run in runs[:2]]
     ledger.record_runs([*twins, runs[2]], "2026")
