@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.study_tables import Cell, Table
+from cluster.study_tables import MISSING, Cell, Table
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "†": r"\textdagger{}", "≤": r"$\le$",
 }  # fmt: skip
+NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")  # as a cell shows it
+TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what Markdown would take for one
 
 
 def markdown(table: Table) -> str:
@@ -23,7 +28,12 @@ def markdown(table: Table) -> str:
 
 
 def _in_markdown(words: str) -> str:
-    return words.replace("|", "\\|").replace("*", "\\*") if words.strip("-:") else words
+    return prose(words).replace("|", "\\|").replace("*", "\\*") if words.strip("-:") else words
+
+
+def prose(words: str) -> str:
+    """In a line of Markdown: without tags, which it would not show, and line breaks, which could begin a block."""
+    return TAG.sub(r"\\<", " ".join(words.split()))
 
 
 def latex(table: Table, label: str, notes: Sequence[str] = ()) -> str:
@@ -70,13 +80,30 @@ def text(cell: Cell) -> str:
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
-    """For CSV: of a cell with a number, the number in its full precision."""
-    titles = [": ".join(filter(None, (column.group, column.title))) for column in table.columns]
-    return [
-        {title: text(cell) if cell.sort is None or index == 0 else cell.sort
-         for index, (title, cell) in enumerate(zip(titles, row.cells, strict=True))}
-        for row in table.rows
-    ]  # fmt: skip
+    """For CSV: a number as it is shown, in the unit of its title. What else a cell says is in a column of its own."""
+    split = [[_number_and_note(cell) for cell in row.cells] for row in table.rows]
+    columns: dict[str, tuple[int, int]] = {}  # title -> which column, and which of the two parts
+    for index, column in enumerate(table.columns):
+        title = _unused(": ".join(filter(None, (column.group, column.title))), columns)
+        columns[title] = index, 0
+        if any(cells[index][1] for cells in split):
+            columns[_unused(f"{title}: note", columns)] = index, 1
+    return [{title: cells[index][part] for title, (index, part) in columns.items()} for cells in split]
+
+
+def _number_and_note(cell: Cell) -> tuple[str, str]:
+    """`−1.2*` and `[−1.9, −0.5]` -> `-1.2`, `* [-1.9, -0.5]`. What is no number is its words, or empty if missing."""
+    found = NUMBER.match(cell.text) if cell.sort is not None else None
+    shown = found[0] if found else "" if cell.text == MISSING.text else cell.text
+    rest = cell.text[len(shown) :] if found else ""
+    note = " ".join(f"{rest}{'†' if cell.checks else ''} {cell.small}".split())
+    return shown.replace(",", "").replace("−", "-").lstrip("+") if found else shown, note.replace("−", "-")
+
+
+def _unused(title: str, taken: Mapping[str, Any]) -> str:
+    """No column may hide another of the same title."""
+    numbered = (title if number == 1 else f"{title} ({number})" for number in itertools.count(1))
+    return next(each for each in numbered if each not in taken)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

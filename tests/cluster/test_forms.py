@@ -37,21 +37,51 @@ def test_a_cell_of_several_lines_is_one_line():
     assert "a & 57.8 [56.9, 58.7] 5 of 6 seeds" in forms.latex(table, "t")
 
 
-def test_csv_has_numbers_in_full_precision():
+def test_csv_has_numbers_as_shown_and_what_else_a_cell_says_beside_them():
     first, second = csv.DictReader(io.StringIO(forms.as_csv(forms.rows(TABLE))))
-    assert first == {"variant": "a|b_{1}", "BLiMP, %: mean": "0.5781", "BLiMP, %: difference": "-0.0123",
-                     "source": "#1"}  # fmt: skip
-    assert second["BLiMP, %: mean"] == "– 1 failed"
+    assert first == {"variant": "a|b_{1}", "BLiMP, %: mean": "57.8", "BLiMP, %: mean: note": "[56.9, 58.7]",
+                     "BLiMP, %: difference": "-1.2", "BLiMP, %: difference: note": "*", "source": "#1",
+                     "source: note": ""}  # fmt: skip
+    assert (second["BLiMP, %: mean"], second["BLiMP, %: mean: note"]) == ("", "1 failed")
+    assert (second["source"], second["source: note"]) == ("x", "†")
+
+
+@pytest.mark.parametrize(
+    ("cell", "number", "note"),
+    [
+        (Cell("9,585,664", 9585664, small="−1.0 %"), "9585664", "-1.0 %"),
+        (Cell("4 of 6", 4), "4", "of 6"),
+        (Cell("57.8", 0.578, small="[56.9, 58.7]\n5 of 6 seeds", checks="c"), "57.8", "† [56.9, 58.7] 5 of 6 seeds"),
+        (Cell("+0.5*", 0.005), "0.5", "*"),
+        (Cell("< 0.001", 0.0), "< 0.001", ""),
+    ],
+)
+def test_the_number_of_a_cell_is_plain(cell, number, note):
+    (row,) = forms.rows(Table("t", [Column("a")], [Row([cell])]))
+    assert (row["a"], row.get("a: note", "")) == (number, note)
+
+
+def test_no_column_hides_another_of_its_title():
+    columns = [Column("a"), Column("b"), Column("b"), Column("b: note")]
+    (row,) = forms.rows(Table("t", columns, [Row([Cell("x"), Cell("1", 1, small="n"), Cell("2", 2), Cell("3", 3)])]))
+    assert row == {"a": "x", "b": "1", "b: note": "n", "b (2)": "2", "b: note (2)": "3"}
+
+
+def test_markdown_has_no_tags_and_no_line_breaks_of_others():
+    assert forms.prose("a <b>c</b>\n# d, p < 0.001") == "a \\<b>c\\</b> # d, p < 0.001"
+    table = Table("t", [Column("variant")], [Row([Cell("<script>")])])
+    assert forms.markdown(table).splitlines()[-1] == "| \\<script> |"
 
 
 def test_latex_has_booktabs_groups_and_no_bare_special_characters():
     text = forms.latex(TABLE, "s-x", ["One % note."])
     assert r"\multicolumn{2}{c}{BLiMP, \%} &  \\" in text
     assert r"\cmidrule(lr){2-3}" in text
-    assert r"a|b\_\{1\} & 57.8 [56.9, 58.7] & $-$1.2* & \#1 \\" in text
-    assert r"\textasciitilde{}\textasciicircum{}\textbackslash{}\$ & -- 1 failed &  & x† \\" in text
+    assert r"a\textbar{}b\_\{1\} & 57.8 [56.9, 58.7] & $-$1.2* & \#1 \\" in text
+    assert r"\textasciitilde{}\textasciicircum{}\textbackslash{}\$ & -- 1 failed &  & x\textdagger{} \\" in text
     assert r"\caption{50 \% of A \& B\_c. One \% note.}" in text
     assert r"\label{tab:s-x}" in text
+    assert forms.escape_latex('<a> "b" ≤') == r"\textless{}a\textgreater{} ''b'' $\le$"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex here")

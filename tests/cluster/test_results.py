@@ -69,7 +69,7 @@ def test_variants_that_differ_in_settings_which_no_name_tells_are_labelled_by_th
             cell.stages,
         )
         for cell in manifest.cells(manifest.load(synthetic.EXPERIMENTS), studies=["quickstart"])
-        for rate in (1e-3, 5e-4)
+        for rate in (1e-3, 5e-4)  # the study's baseline is the second
     ]  # fmt: skip
     study = read(synthetic.make(tmp_path, plan.expand(cells), with_pairs=False))["quickstart"]
     labels = [variant.label for variant in study.families[0].variants]
