@@ -273,8 +273,10 @@ def status_command(
 ) -> None:
     """What has been done, what is under way, what failed and why."""
     root = _root(output_root, smoke)
+    if watch and as_json:
+        raise InputError("status: --json is of one moment; give it without --watch.")
     if watch:
-        _watch(root)
+        _watch(root, failed_only=failed, per_run=runs)
         return
     with _reading(root) as view:
         if as_json:
@@ -641,18 +643,21 @@ def _wait(where: submitting.Where, runs: Sequence[Run]) -> None:
         raise typer.Exit(1)
 
 
-def _watch(root: OutputRoot) -> None:
+def _watch(root: OutputRoot, **shown: bool) -> None:
     """Raises typer.Exit if the person left before all had ended."""
     from cluster import watch
 
-    def cancel_packs(packs: Sequence[tuple[str, int]]) -> None:
+    def cancel_packs(entry: status.Entry) -> int:
         with session.writing(root, Slurm(), unsettled=True) as ledger:
             assert ledger
-            live = _live_packs(ledger, None)
-            _cancel(ledger, root, [pack for pack in packs if pack in live])
+            begun = {(pack["token"], pack["task"]) for pack in ledger.open_packs() if pack["started"]}
+            left = _live_packs(ledger, None).keys() - (begun if entry.waiting else ())
+            chosen = [pack for pack in entry.packs if pack in left]
+            _cancel(ledger, root, chosen)
+            return len(chosen)
 
     session.need_ledger(root)
-    if not watch.until_done(console, root, cancel_packs):
+    if not watch.until_done(console, root, cancel_packs, **shown):
         raise typer.Exit
 
 

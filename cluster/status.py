@@ -12,7 +12,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -433,6 +433,8 @@ class Entry:
     title: str
     log: tuple[str, str, int] | None = None  # run id, stage, attempt
     packs: tuple[tuple[str, int], ...] = ()  # to cancel
+    waiting: bool = False  # whether only those of the packs are meant that have not begun
+    others: int = field(default=0, compare=False)  # runs that would be cancelled with it
 
 
 @dataclass(frozen=True)
@@ -463,14 +465,16 @@ def status_view(view: View, root: OutputRoot, *, per_run: bool, failed_only: boo
     if not status.total.total:
         return _no_runs(root)
     shown = Shown(status, root, "failed" if failed_only else "all", everything=failed_only)
-    if not per_run or failed_only:
-        return shown
+    return Group(*run_tables(view, status), shown) if per_run and not failed_only else shown
+
+
+def run_tables(view: View, status: Status) -> list[Table]:
+    """A line per run, study by study."""
     overview, speeds = view.ledger.overview(), _speeds(view.ledger)
-    tables = [
+    return [
         _run_table(each.study, [run for run in overview if each.study in run["studies"]], speeds)
         for each in status.studies
     ]
-    return Group(*tables, shown)
 
 
 def lines(
@@ -593,9 +597,10 @@ def _pack_lines(status: Status, width: int, plain: bool) -> list[Line]:
         if pack.waiting:
             head.append(f", {count(pack.waiting, 'run')} to come")
         mine = ((pack.token, pack.task),)
+        others = len({each.run_id for each in pack.working}) + pack.waiting - 1
         found.append(Line(head, Entry(f"job {pack.job}", packs=mine)))
         for each in pack.working:
-            entry = Entry(f"{each.name} {each.stage}", (each.run_id, each.stage, each.number), mine)
+            entry = Entry(f"{each.name} {each.stage}", (each.run_id, each.stage, each.number), mine, others=others)
             found += [Line(text, entry) for text in _working_lines(each, longest, width, plain)]
     if len(status.packs) > LISTED:
         found.append(Line(Text(f"and {len(status.packs) - LISTED:,} more packs; `status --runs` shows all runs")))
@@ -639,7 +644,7 @@ def _queue_lines(status: Status) -> list[Line]:
         line.append(f" ({_jobs(each.jobs)})" if any(each.jobs) else "", "dim").append(": ")
         line.append(in_words(each.reason) or "not begun yet", "yellow" if never_starts(each.reason) else "")
         line.append(f" ({each.reason})" if each.reason else "", "dim")
-        found.append(Line(line, Entry(f"{count(len(each.packs), 'waiting pack')}", packs=each.packs)))
+        found.append(Line(line, Entry(f"{count(len(each.packs), 'waiting pack')}", packs=each.packs, waiting=True)))
     return found
 
 
@@ -725,10 +730,10 @@ def _foot(status: Status) -> Iterator[Text]:
     if status.eligible:
         tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
         yield Text(f"{count(status.eligible, 'stage run')} eligible. {tick}")
-    yield Text(_as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
+    yield Text(as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
 
 
-def _as_of(status: Status) -> str:
+def as_of(status: Status) -> str:
     known = "T" in status.as_of
     when = clock(datetime.fromisoformat(status.as_of).timestamp(), status.now) if known else status.as_of
     if status.slurm == "unreachable":

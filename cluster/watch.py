@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.segment import Segment, Segments
+from rich.table import Table
 from rich.text import Text
 
 from cluster import rundir, session, status
@@ -46,7 +47,7 @@ KEYS = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", 
 SEQUENCE = re.compile(rb"\x1b(\[[0-?]*[ -/]*[@-~]|O[ -~]|[^[O])")  # what a terminal sends for a key that is no letter
 ESCAPED = 0.05  # seconds in which the rest of a sequence comes, or else it was Escape itself
 
-Cancel = Callable[[Sequence[tuple[str, int]]], None]  # packs, as (token, task); raises TinyError
+Cancel = Callable[[Entry], int]  # how many of its packs were; raises TinyError
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -59,26 +60,29 @@ class Seen:
     status: Status
     counts: dict[str, int]
     open: bool  # whether something may still happen
+    warning: str | None = None  # why it may be out of date
+    tables: Sequence[Table] = ()  # of the runs, if they are asked for
 
 
 class Reader:
     """Looks, as often as it may. `look` is of one thread at a time."""
 
-    def __init__(self, root: OutputRoot) -> None:
-        self.root = root
+    def __init__(self, root: OutputRoot, per_run: bool = False) -> None:
+        self.root, self.per_run = root, per_run
         self.study: str | None = None  # only this one
         self.studies: list[str] = []
         self._asked = -ASKING
 
-    def look(self) -> Seen:
+    def look(self, may_ask: bool = True) -> Seen:
         now = time.monotonic()
-        ask = now - self._asked >= ASKING
+        ask = may_ask and now - self._asked >= ASKING
         if ask:
             self._asked = now
-        with session.reading(self.root, Slurm() if ask else None) as (view, _):
+        with session.reading(self.root, Slurm() if ask else None) as (view, warning):
             self.studies = list(view.ledger.study_sizes())
             found = status.read(view, self.root, self.study)
-            return Seen(found, status.counts(view.ledger), bool(view.ledger.open_submissions()))
+            tables = status.run_tables(view, found) if self.per_run else ()
+            return Seen(found, status.counts(view.ledger), bool(view.ledger.open_submissions()), warning, tables)
 
 
 class Looking(threading.Thread):
@@ -122,41 +126,45 @@ class Looking(threading.Thread):
 # -- watching ---------------------------------------------------------------------------------------------------------
 
 
-def until_done(console: Console, root: OutputRoot, cancel: Cancel) -> bool:
+def until_done(
+    console: Console, root: OutputRoot, cancel: Cancel, *, failed_only: bool = False, per_run: bool = False
+) -> bool:
     """Show the status until nothing is open; False if the person left before."""
-    reader = Reader(root)
-    if not (console.is_terminal and sys.stdin.isatty()):
-        _lines_until_done(console, reader)
-        return True
-    seen = reader.look()
+    reader = Reader(root, per_run and not failed_only)
+    show: Show = "failed" if failed_only else "all"
     done = True
-    if seen.open:
-        seen, done = Screen(console, reader, cancel).run(seen)
-    console.print(status.Shown(seen.status, root))
+    if console.is_terminal and not console.is_dumb_terminal and sys.stdin.isatty():
+        seen = reader.look(may_ask=False)  # SLURM may take its time, and the screen need not wait for it
+        if seen.open:
+            seen, done = Screen(console, reader, cancel, show).run(seen)
+    else:
+        seen = _lines_until_done(console, reader)
+    for table in seen.tables:
+        console.print(table)
+    console.print(status.Shown(seen.status, root, show, everything=failed_only))
     return done
 
 
-def _lines_until_done(console: Console, reader: Reader) -> None:
-    """A line per change, and at the end the whole."""
-    last = ""
+def _lines_until_done(console: Console, reader: Reader) -> Seen:
+    """A line per change, of the figures or of whether they are up to date."""
+    last = None
     while True:
         seen = reader.look()
         line = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
-        if line != last:
-            console.print(f"{session.now()} {line}")
-        last = line
+        if last != (line, seen.status.slurm, bool(seen.warning)):
+            told = filter(None, (line, seen.warning, status.as_of(seen.status)))
+            console.print(Text(f"{session.now()} {'; '.join(told)}"), soft_wrap=True)
+        last = line, seen.status.slurm, bool(seen.warning)
         if not seen.open:
-            console.print(status.Shown(seen.status, reader.root))
-            return
+            return seen
         time.sleep(FILES)
 
 
 class Screen:
     """The whole terminal: the status above, what the keys do in its last line."""
 
-    def __init__(self, console: Console, reader: Reader, cancel: Cancel) -> None:
-        self.console, self.reader, self.cancel = console, reader, cancel
-        self.show: Show = "all"
+    def __init__(self, console: Console, reader: Reader, cancel: Cancel, show: Show = "all") -> None:
+        self.console, self.reader, self.cancel, self.show = console, reader, cancel, show
         self.chosen = 0  # of the entries
         self.top = 0  # first line that is shown
         self.log: tuple[str, str, int] | None = None  # the one that is open
@@ -164,6 +172,7 @@ class Screen:
         self.question: Entry | None = None  # of a cancellation that is to be confirmed
         self.said = ""
         self.seen: Seen | None = None
+        self._laid_out: tuple[Seen | None, int, list[Line]] = None, 0, []
 
     def run(self, seen: Seen) -> tuple[Seen, bool]:
         """What was seen last, and whether all had ended."""
@@ -226,10 +235,10 @@ class Screen:
             self._move(key)
         elif key == "enter" and (entry := self._entry()):
             self.log, self.from_end = entry.log, 0
-            self.said = "" if entry.log else "what waits has no log yet"
+            self.said = "" if entry.log else "there is no log of this yet"
         elif key == "c" and (entry := self._entry()):
             self.question = entry if entry.packs else None
-            self.said = "" if entry.packs else "it has ended: there is nothing to cancel"
+            self.said = "" if entry.packs else "there is nothing to cancel here"
         return True
 
     def _answer(self, key: str, looking: Looking) -> None:
@@ -238,8 +247,7 @@ class Screen:
             self.said = "not cancelled"
             return
         try:
-            self.cancel(entry.packs)
-            self.said = f"cancelled {entry.title}; it is shown as that when it has ended"
+            self.said = _cancelled(entry, self.cancel(entry))
         except TinyError as error:
             self.said = str(error)
         looking.at_once()
@@ -269,7 +277,24 @@ class Screen:
 
     def _lines(self) -> list[Line]:
         assert self.seen
-        return status.lines(self.seen.status, self.reader.root, self.console, self.console.width, self.show)
+        width = self.console.width
+        warning = Text(self.seen.warning or "", style="yellow").wrap(self.console, width) if self.seen.warning else ()
+        shown = status.lines(self.seen.status, self.reader.root, self.console, width, self.show)
+        return [*map(Line, warning), *shown, *(self._table_lines(width) if self.show == "all" else ())]
+
+    def _table_lines(self, width: int) -> list[Line]:
+        """Laid out once for each look and width. Each can be chosen, so that all can be reached."""
+        assert self.seen
+        if self._laid_out[:2] != (self.seen, width):
+            options = self.console.options.update(width=width)
+            rows = [
+                Text.assemble(*((part.text, part.style or "") for part in row))
+                for table in self.seen.tables
+                for row in self.console.render_lines(table, options, pad=False)
+            ]
+            lines = [Line(row, Entry(row.plain) if row.plain.strip() else None) for row in rows]
+            self._laid_out = self.seen, width, lines
+        return self._laid_out[2]
 
     def _entry(self) -> Entry | None:
         entries = _entries(self._lines())
@@ -341,10 +366,19 @@ def _question(entry: Entry, width: int, cut: str) -> str:
     """A pack is one job, so all of it is cancelled. Of few columns the title is cut, and never what is asked."""
     one_run = len(entry.packs) == 1 and entry.log is not None
     text = f"Cancel {'the pack of ' if one_run else ''}{entry.title}"
-    asked = ", with its other runs? y/n" if one_run else "? y/n"
+    with_it = ", with its other run" if entry.others == 1 else ", with its other runs"
+    asked = f"{with_it if one_run and entry.others else ''}? y/n"
     if len(text) + len(asked) > width:
         text = text[: max(0, width - len(asked) - len(cut))] + cut
     return text + asked
+
+
+def _cancelled(entry: Entry, number: int) -> str:
+    if not number:
+        return "nothing of it was left to cancel" + (": what waited has begun or ended" if entry.waiting else "")
+    if number < len(entry.packs):
+        return f"cancelled {number:,} of {entry.title}; the others have begun or ended"
+    return f"cancelled {entry.title}; it is shown as that when it has ended"
 
 
 def _printable(text: str) -> str:

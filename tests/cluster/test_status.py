@@ -1,5 +1,6 @@
 """What status says, at several widths, and while it is watched."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -20,7 +21,7 @@ import pytest
 import synthetic
 from rich.console import Console
 
-from cluster import session, status, watch
+from cluster import cli, session, status, watch
 from cluster.rundir import OutputRoot
 from cluster.session import View
 
@@ -246,11 +247,11 @@ def test_the_estimate_and_the_rest_are_there_for_programs(study, root):
 class Terminal:
     """`status --watch` in a terminal of its own, with stand-ins for SLURM's clients."""
 
-    def __init__(self, folder, root, columns=100):
+    def __init__(self, folder, root, columns=100, client="cat queue.txt", **variables):
         self.calls = folder / "calls.txt"
         self.calls.touch()
         self.folder, self.root = folder, root
-        self.client("squeue", "cat queue.txt")
+        self.client("squeue", client)
         self.client("scancel", "true")
         self.client("sacct", "exit 1")
         main, self.side = pty.openpty()
@@ -259,6 +260,7 @@ class Terminal:
         self.before = termios.tcgetattr(self.side)
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color",
                                     "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        environment |= variables
         environment.pop("COLUMNS", None)
         command = [sys.executable, "-m", "cluster.cli", "status", "--watch", "--output-root", str(root.path)]
         self.process = subprocess.Popen(command, stdin=self.side, stdout=self.side, stderr=self.side, cwd=folder,
@@ -365,10 +367,11 @@ def test_keys_that_mean_nothing_do_nothing_and_a_key_may_come_in_pieces(terminal
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_what_is_asked_before_a_cancellation_is_never_cut(width):
     entry = status.Entry("gpt-" + "x" * 100 + " pretrain", ("r", "pretrain", 1), (("t", 0),))
-    asked = watch._question(entry, width, "…")
+    asked = watch._question(replace(entry, others=2), width, "…")
     assert len(asked) <= width
     assert asked.startswith("Cancel the pa")
     assert asked.endswith(", with its other runs? y/n")
+    assert watch._question(entry, 200, "…").endswith("pretrain? y/n"), "it is alone in its pack"
     assert watch._question(status.Entry("2 waiting packs", None, (("t", 0), ("t", 1))), 80, "…").endswith("packs? y/n")
 
 
@@ -383,6 +386,86 @@ def test_what_is_chosen_stays_chosen_when_something_above_it_ends(study, root):
     screen._take(watch.Seen(replace(before, packs=()), {}, True))
     assert screen._entry() == entries[-1]
     assert screen.chosen < len(entries) - 1
+
+
+def test_what_was_cancelled_is_said(study, root):
+    (waiting,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.waiting}
+    assert len(waiting.packs) == 2
+    told = [watch._cancelled(waiting, number) for number in (2, 1, 0)]
+    assert told[0].startswith("cancelled 2 waiting packs; it is shown")
+    assert told[1:] == ["cancelled 1 of 2 waiting packs; the others have begun or ended",
+                        "nothing of it was left to cancel: what waited has begun or ended"]  # fmt: skip
+    (running,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.log and line.entry.packs}
+    assert running.others == 1, "that of the pack whose turn has not come"
+
+
+def lines_of(study, root):
+    read = status.read(View(study, "never", "none"), root, now=START + 4200)
+    return status.lines(read, root, Console(width=100), 100)
+
+
+def test_of_packs_that_wait_those_that_have_begun_are_not_cancelled(study, root, runs, monkeypatch):
+    (waiting,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.waiting}
+    study.put_attempt(runs[3].id, "pretrain", 1, status="running", started=START)  # after it was shown
+
+    @contextlib.contextmanager
+    def writing(*_, **__):
+        yield study
+
+    cancelled, numbers = [], []
+
+    def until_done(console, root, cancel, **shown):  # noqa: ARG001
+        numbers.extend([cancel(waiting), cancel(replace(waiting, waiting=False))])
+        return True
+
+    monkeypatch.setattr(session, "writing", writing)
+    monkeypatch.setattr(watch, "until_done", until_done)
+    monkeypatch.setattr(cli, "_cancel", lambda *given: cancelled.append(given[-1]))
+    cli._watch(root)
+    assert (cancelled, numbers) == ([[("cafe", 3)], [("cafe", 2), ("cafe", 3)]], [1, 2])
+
+
+def test_a_warning_and_the_runs_are_on_the_screen_and_can_be_reached(study, root):
+    console = Console(width=100, height=20, file=io.StringIO(), force_terminal=True)
+    view = View(study, "never", "none")
+    read = status.read(view, root, now=START + 4200)
+    screen = watch.Screen(console, watch.Reader(root, True), print)
+    screen.seen = watch.Seen(read, {}, True, "another command holds the ledger", status.run_tables(view, read))
+    shown = screen._lines()
+    assert shown[0].text.plain == "another command holds the ledger"
+    screen._press("end", None)
+    last = next(line.text.plain for line in reversed(shown) if line.entry)
+    assert last in [text.plain for text in screen._status_lines(19)]
+    assert all(line.text.cell_len <= 100 for line in shown)
+
+
+def test_a_dumb_terminal_gets_lines_that_say_when_slurm_is_silent(tmp_path, terminal):
+    terminal.process.kill()
+    terminal.process.wait()
+    dumb = Terminal(tmp_path, terminal.root, client="exit 1", TERM="dumb")
+    deadline = time.monotonic() + 30
+    while "1 running" not in dumb.text:
+        assert time.monotonic() < deadline, dumb.text
+        dumb.take()
+    assert "; SLURM did not answer; as of" in dumb.text
+    assert "\x1b[?1049h" not in dumb.text
+    dumb.process.kill()
+    dumb.process.wait()
+
+
+def test_the_screen_does_not_wait_for_slurm(tmp_path, terminal):
+    terminal.process.kill()
+    terminal.process.wait()
+    slow = Terminal(tmp_path, terminal.root, client="sleep 20")
+    slow.wait_for("Running: ", seconds=15)
+    slow.process.kill()
+    slow.process.wait()
+
+
+def test_json_is_of_one_moment(root, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["status", "--watch", "--json", "--output-root", str(root.path)])
+    assert "give it without --watch" in capsys.readouterr().err
 
 
 def test_without_runs_watching_says_so_and_ends(ledger, tmp_path):
