@@ -537,7 +537,8 @@ def doctor(
 
 
 def _root(output_root: Path, smoke: bool) -> OutputRoot:
-    return OutputRoot(output_root / "smoke" if smoke else output_root)
+    root = OutputRoot(output_root)
+    return root.smoke if smoke else root
 
 
 @contextmanager

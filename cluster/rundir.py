@@ -29,6 +29,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -220,6 +221,19 @@ class SubmissionDir:
 @dataclass(frozen=True)
 class OutputRoot:
     path: Path
+
+    @property
+    def smoke(self) -> OutputRoot:
+        """Smoke runs are kept apart, and never count."""
+        return OutputRoot(self.path / "smoke")
+
+    @property
+    def options(self) -> str:
+        """What a command must be told to speak of it: " --smoke --output-root elsewhere", or nothing."""
+        smoke = self.path.name == "smoke"
+        base = self.path.parent if smoke else self.path
+        where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
+        return (" --smoke" if smoke else "") + where
 
     @property
     def ledger(self) -> Path:

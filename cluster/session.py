@@ -27,8 +27,10 @@ class View:
 
 def need_ledger(root: OutputRoot) -> None:
     if not root.ledger.exists():
-        has_runs = "`tiny-transformers ledger rebuild` makes it from the files." if root.runs() else "Submit first."
-        raise InputError(f"{root.ledger}: there is no ledger. {has_runs}")
+        advice = "`tiny-transformers ledger rebuild` makes it from the files." if root.runs() else "Submit first."
+        if root.smoke.ledger.exists():
+            advice += " Smoke runs are kept apart: say --smoke."
+        raise InputError(f"{root.ledger}: there is no ledger. {advice}")
 
 
 @contextmanager

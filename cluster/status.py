@@ -8,13 +8,11 @@ from __future__ import annotations
 import heapq
 import json
 import re
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
@@ -144,7 +142,7 @@ class Status:
 
 def read(view: View, root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
     """`study`: only what is of this one, but for the hours and the estimate."""
-    ledger, now, options = view.ledger, now or time.time(), options_of(root)
+    ledger, now, options = view.ledger, now or time.time(), root.options
     progress = _progress(ledger)
     total = progress.pop("")
     attempts = ledger.newest_attempts("running", "submitted", "failed")
@@ -756,14 +754,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"
-
-
-def options_of(root: OutputRoot) -> str:
-    """What a command must be told to speak of this ledger."""
-    smoke = root.path.name == "smoke"
-    base = root.path.parent if smoke else root.path
-    where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
-    return (" --smoke" if smoke else "") + where
 
 
 def _run_table(study: str, runs: Sequence[dict[str, Any]], speeds: Mapping[str, Mapping[str, str]]) -> Table:

@@ -360,7 +360,7 @@ def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origi
     if not request.held:
         path.unlink(missing_ok=True)
     if jobs:
-        console.print(f"Submitted {', '.join(jobs)}. `status` shows how it goes.")
+        console.print(f"Submitted {', '.join(jobs)}. `status{where.root.options}` shows how it goes.")
 
 
 def _origin(

@@ -328,7 +328,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_without_a_traceback(command):
 
 
 def test_smoke_runs_are_kept_apart(command, tmp_path):
-    command(*SUBMIT, "--smoke", "--study", "first", "--yes", "--wait")
+    told = command(*SUBMIT, "--smoke", "--study", "first", "--yes", "--wait").stdout
+    assert "`status --smoke` shows how it goes" in told
+    assert "say --smoke" in command("report", check=False).stderr
     assert status(command, "--smoke")["counts"]["completed"] == 16
     assert command("status", check=False).returncode == 2
     assert not (tmp_path / "output" / "ledger.db").exists()
