@@ -13,8 +13,8 @@ from functools import cache
 from importlib import resources
 
 from cluster.results import BY_KEY, Measure, Study, Variant
-from tiny_transformers.architecture import Architecture, label, num_heads, num_layers
-from tiny_transformers.config import RunConfig, Train
+from tiny_transformers.architecture import KAN, Architecture, Controller, Settings, label, num_heads, num_layers
+from tiny_transformers.config import SUPERGLUE_TASKS, Data, Evaluation, RunConfig, Train, superglue_tasks
 
 # The first that has a figure counts.
 TABLES = ("activations", "sparse_ffn", "sharing", "training_times", "activations_thesis")
@@ -31,6 +31,10 @@ TRAINING = (  # what of a training is as theirs
     "stories_per_step", "learning_rate", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm",
     "mlm_probability",
 )  # fmt: skip
+TOLD = {  # settings of a feed-forward module that the label tells, or the units in all
+    "dense": ("depth",), "kan": ("grid_size", "spline_order"), "moe": ("num_experts", "top_k", "expert_size"),
+    "controller": ("num_blocks", "size"), "pkm": ("top_k", "num_subkeys", "study_values"),
+}  # fmt: skip
 SIZES = ("vocab_size", "max_position_embeddings", "window_size", "dropout")  # that a label does not tell
 CONFIGURATION = ("family", "label", "layers", "hidden_size", "heads", "intermediate_size", "max_steps")  # columns
 Configuration = tuple[str, ...]  # a value of each
@@ -61,6 +65,7 @@ def published(study: Study) -> dict[tuple[str, str], Published]:
         for variant in study.variants
         if _trained_alike(variant.config)
         for figure in known.get(_configuration(variant.config), {}).values()
+        if _scored_alike(variant.config, figure.measure)
     }
 
 
@@ -121,12 +126,45 @@ def _label(model: Architecture) -> str:
 
 
 def _trained_alike(config: RunConfig) -> bool:
-    """On the same data, in the same way, and scored on all of it."""
+    """On the same data, in the same way."""
     model, stock = config.model, type(config.model).model_fields
     return (
-        config.data.source == "files"
+        config.data == Data()
         and all(getattr(config.train, name) == getattr(Train(), name) for name in TRAINING)
         and all(getattr(model, name) == stock[name].default for name in SIZES if name in stock)
-        and config.evaluation.limit is None
-        and config.evaluation.blimp.data == "filtered"
+        and model.ffn == _stock_feed_forward(model)
     )
+
+
+def _stock_feed_forward(model: Architecture) -> Settings:
+    """As the model's, with what its label and sizes do not tell as it is by default."""
+    ffn = model.ffn
+    told = {name: getattr(ffn, name) for name in TOLD[ffn.kind]}
+    stock = type(ffn)(**told)
+    if isinstance(stock, KAN):  # null is by family
+        layers = "both" if model.family == "gpt_neo" else "intermediate"
+        return stock.model_copy(update={"layers": layers})
+    if isinstance(stock, Controller):
+        return stock.model_copy(update={"rank": max(1, model.hidden_size // stock.num_blocks)})
+    return stock
+
+
+def _scored_alike(config: RunConfig, measure: Measure) -> bool:
+    """On all of the data, with the settings of the originals: the default ones, and either start token in BLiMP."""
+    evaluation, stock = config.evaluation, Evaluation()
+    if measure.key == "training_hours":
+        return True
+    if measure.stage == "pretrain":
+        return config.train.eval_stories is None
+    if measure.stage == "superglue":
+        whole = set(superglue_tasks(config)) == set(SUPERGLUE_TASKS)
+        return (
+            whole
+            and evaluation.superglue_limit is None
+            and evaluation.superglue.model_copy(update={"tasks": None}) == stock.superglue
+        )
+    if evaluation.limit is not None or evaluation.precision != stock.precision:
+        return False
+    if measure.stage == "blimp":
+        return evaluation.blimp.model_copy(update={"start_token": stock.blimp.start_token}) == stock.blimp
+    return evaluation.lambada == stock.lambada

@@ -8,6 +8,7 @@ import synthetic
 from cluster import manifest, published
 from cluster.results import FAMILIES, Family, Result, Study, Variant
 from tiny_transformers.architecture import label
+from tiny_transformers.config import RunConfig
 
 TABLES = [file.name.removesuffix(".csv") for file in resources.files("cluster").joinpath("reference").iterdir()]
 
@@ -83,7 +84,6 @@ def test_sharing_is_found_by_size_strategy_and_steps():
         "train.max_steps=100",
         "train.stories_per_step=64",
         "data.source=builtin",
-        "evaluation.limit=100",
         "model.vocab_size=5000",
         "model.dropout=0.2",
         "model.intermediate_size=2048",
@@ -98,6 +98,54 @@ def test_another_configuration_has_no_published_figures(change):
 @pytest.mark.parametrize("change", ["train.precision=float32", "train.evaluations=3"])
 def test_what_does_not_make_another_training_is_still_theirs(change):
     assert len(published.published(study("quickstart", change))) == len(published.published(study("quickstart"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        ("evaluation.limit=100", {"blimp_all", "superglue"}),
+        ("evaluation.superglue.epochs=1", {"superglue"}),
+        ("evaluation.superglue.tasks=[rte]", {"superglue"}),
+        ("evaluation.superglue.limit=100", {"superglue"}),
+        ("evaluation.blimp.leading_space=false", {"blimp_all"}),
+        ("evaluation.blimp.data=full", {"blimp_all"}),
+        ("evaluation.blimp.start_token=eos", set()),
+    ],
+)
+def test_another_evaluation_has_no_published_figures_of_what_it_scores(change, lacking):
+    found = {measure for *_, measure in figures(study("quickstart", change))}
+    assert found == {"blimp_all", "superglue", "training_hours"} - lacking
+
+
+@pytest.mark.parametrize(
+    ("family", "model"),
+    [
+        ("gpt_neo", {"ffn": {"kind": "moe", "top_k": 1}, "other": {"balance_loss": 0.0}}),
+        ("gpt_neo", {"ffn": {"kind": "controller", "num_blocks": 16}, "other": {"temperature": 1.0}}),
+        ("gpt_neo", {"ffn": {"kind": "controller", "num_blocks": 16, "size": 3968}, "other": {"rank": 3}}),
+        ("roberta", {"ffn": {"kind": "pkm", "top_k": 42, "num_subkeys": 56}, "other": {"num_heads": 2}}),
+        ("roberta", {"ffn": {"kind": "pkm", "top_k": 42, "num_subkeys": 56}, "other": {"query_size": 512}}),
+        ("gpt_neo", {"ffn": {"kind": "kan"}, "other": {"regularization": 1.0}}),
+        ("roberta", {"ffn": {"kind": "kan"}, "other": {"layers": "both"}}),
+    ],
+)
+def test_settings_of_a_feed_forward_module_that_no_label_tells_make_another_variant(family, model):
+    def known(ffn):
+        sizes = {"hidden_size": 256, "intermediate_size": 4096}
+        if ffn["kind"] == "kan":
+            sizes = {"hidden_size": 512, "intermediate_size": 256 if family == "gpt_neo" else 384}
+        steps = 8280 if ffn["kind"] == "kan" else 16560
+        settings = {"model": {"family": family, "ffn": ffn} | sizes, "train": {"max_steps": steps}}
+        config = RunConfig.model_validate(settings)
+        one = Variant("a", label(config.model), family, config, 1, True, ())
+        return published.published(Study("s", "", (Family(family, (one,)),)))
+
+    assert known(model["ffn"])
+    assert not known(model["ffn"] | model["other"])
+
+
+def test_hours_of_another_machine_are_said_to_be_so():
+    assert "may share a GPU" in " ".join(published.known_differences(study("quickstart")))
 
 
 def test_the_originals_own_code_is_theirs_too():
