@@ -356,7 +356,10 @@ class Band:
 
 
 def learning_curves(study: Study, root: OutputRoot) -> Iterator[Sheet]:
-    read = {run.run_id: _curves(root.run(run.run_id).path / CURVE) for run in study.runs}
+    read = {
+        run.run_id: _curves(root.run(run.run_id).path / CURVE) if _is_pretrained(run) else ({}, {})
+        for run in study.runs
+    }
     families = [family for family in study.families if any(any(read[run.run_id]) for run in _runs(family))]
     if not families:
         return
@@ -372,15 +375,22 @@ def learning_curves(study: Study, root: OutputRoot) -> Iterator[Sheet]:
         _learning_curves_of(axes, family, read, looks)
         top += height + 0.6
     validated = any(validation for _, validation in read.values())
+    left_out = sum(not _is_pretrained(run) for run in study.runs)
     sheet.caption = " ".join([
         f"{'Validation loss' if validated else 'Training loss, smoothed,'} against optimizer steps.",
         f"Lines are means over seeds ({_seeds(study.variants, lambda run: any(read[run.run_id]))}), bands their range;",
         "thin lines the training loss, smoothed." if validated else "there was no evaluation yet.",
         "The steep fall at the start is cut off. The baseline is the thick line.",
+        *([f"Left out are {left_out} runs whose pretraining is not completed."] if left_out else []),
         *([f"In colour are the best {BEST} of each family by {_first_title(study)}; the others are grey."]
           if any(look.is_grey for look in looks.values()) else []),
     ]) + _lacking([v for v in study.variants if not any(any(read[run.run_id]) for run in v.runs)])  # fmt: skip
     yield sheet
+
+
+def _is_pretrained(run: Result) -> bool:
+    """Else its curve ends early, or where it broke, and would bend the mean of its seeds."""
+    return run.stages.get("pretrain", {}).get("status") == "completed"
 
 
 def _runs(family: Family) -> list[Result]:
@@ -870,6 +880,9 @@ def _key(sheet: Sheet, left: float, top: float, most: float) -> None:
 # -- weight sharing ---------------------------------------------------------------------------------------------------
 
 STRATEGIES = ("seq", "cycle", "cycle_rev")
+OF_LAYOUT = (  # what a layout decides
+    "sharing", "num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "qk_size", "v_size",
+)  # fmt: skip
 
 
 def sharing(study: Study) -> Iterator[Sheet]:
@@ -895,8 +908,9 @@ def sharing(study: Study) -> Iterator[Sheet]:
     sheet.drawing.legend(handles, names, loc="lower center", ncols=5, frameon=False, bbox_to_anchor=(0.5, 0.0))
     sheet.caption = (
         "Groups are layouts: layers that are applied, layers with weights of their own, hidden size. Large markers are "
-        "means over seeds, small dots the seeds; the line is the model that shares nothing, the band its 95 % interval "
-        "where it has at least 3 seeds."
+        "means over seeds, small dots the seeds; the line is the plain model, which shares nothing and is otherwise as "
+        "the baseline, the band its 95 % interval where it has at least 3 seeds. Models that differ from the baseline "
+        "in more than layout and strategy are left out."
     )
     yield sheet
 
@@ -909,12 +923,25 @@ def _layout(variant: Variant) -> tuple[int, int, int]:
 
 
 def _layouts(family: Family) -> list[tuple[int, int, int]]:
-    return sorted({_layout(variant) for variant in family.variants if variant.config.model.sharing})
+    return sorted({_layout(variant) for variant in _comparable(family) if variant.config.model.sharing})
+
+
+def _comparable(family: Family) -> list[Variant]:
+    """Those like the baseline but for layout and strategy, and of the ones that share nothing the first."""
+    alike = [variant for variant in family.variants if _but_for_sharing(variant) == _but_for_sharing(family.baseline)]
+    plain = [variant for variant in alike if not variant.config.model.sharing]
+    return [*plain[:1], *(variant for variant in alike if variant.config.model.sharing)]
+
+
+def _but_for_sharing(variant: Variant) -> Any:
+    config = variant.config.model_dump(exclude={"seed"})
+    config["model"] = {key: value for key, value in config["model"].items() if key not in OF_LAYOUT}
+    return config
 
 
 def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> None:
-    layouts = _layouts(family)
-    for variant in family.variants:
+    layouts, variants = _layouts(family), _comparable(family)
+    for variant in variants:
         shared, found = variant.config.model.sharing, _interval(variant, measure)
         if not shared and found:
             axes.axhline(found.mean, color=INK, lw=1.2, label="nothing shared")
@@ -923,7 +950,7 @@ def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> Non
     for number, strategy in enumerate(STRATEGIES):
         look: dict[str, Any] = {"marker": MARKERS[number], "color": OKABE_ITO[number], "ls": "", "mew": 0, "ms": 5}
         axes.plot([], [], label=strategy.replace("_", ", last pass ").replace("rev", "reversed"), **look)
-        for variant in family.variants:
+        for variant in variants:
             if variant.config.model.sharing and variant.config.model.sharing.strategy == strategy:
                 place = layouts.index(_layout(variant)) + 0.22 * (number - 1)
                 values = _values(variant, measure)
@@ -961,6 +988,7 @@ QUANTILES = ("5 %", "median", "95 %")
 
 def learned_functions(study: Study, root: OutputRoot) -> Iterator[Sheet]:
     every = [learned for variant in study.variants for learned in _learned(variant, root)]
+    every = [learned for learned in every if learned.x == every[0].x]
     for name, title, edges in (("functions", "Activations as learned", False), ("edges", "KAN edges as learned", True)):
         found = [learned for learned in every if (learned.initial is None) == edges]
         if not found:
@@ -976,17 +1004,30 @@ def learned_functions(study: Study, root: OutputRoot) -> Iterator[Sheet]:
 
 
 def _learned(variant: Variant, root: OutputRoot) -> Iterator[Learned]:
+    """Of the runs whose file is whole."""
     for run in variant.runs:
         try:
             told = rundir.read_json(root.run(run.run_id).path / FUNCTIONS)
-        except rundir.TornFile:
+            found = [_read_layer(variant, run.seed, told["x"], layer) for layer in told["layers"]] if told else []
+        except (rundir.TornFile, OSError, KeyError, TypeError, ValueError):
             continue
-        if not told:
-            continue
-        for layer in told["layers"]:
-            curves = {curve["name"]: curve["y"] for curve in layer["curves"]}
-            place = layer["layer"], layer["module"]
-            yield Learned(variant, run.seed, place, told["x"], curves, layer["initial"])
+        yield from found
+
+
+def _read_layer(variant: Variant, seed: int, x: Any, layer: Any) -> Learned:
+    """Raises KeyError, TypeError or ValueError where it is not as tiny_transformers/functions.py writes it."""
+    curves = {str(curve["name"]): _numbers(curve["y"], len(x)) for curve in layer["curves"]}
+    if missing := set(QUANTILES) - curves.keys():
+        raise ValueError(f"no curve {missing}")
+    initial = None if layer["initial"] is None else _numbers(layer["initial"], len(x))
+    return Learned(variant, seed, (int(layer["layer"]), str(layer["module"])), _numbers(x, len(x)), curves, initial)
+
+
+def _numbers(values: Any, count: int) -> list[float]:
+    numbers = [float(value) for value in values]
+    if len(numbers) != count or count < 2 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"not {count} numbers")
+    return numbers
 
 
 def _columns(families: Sequence[Family], found: Sequence[Learned]) -> list[tuple[Family, Place]]:

@@ -394,6 +394,59 @@ def test_a_torn_functions_file_is_passed_over(studies, tmp_path):
     assert list(figures.learned_functions(studies["activations"], OutputRoot(tmp_path))) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"x": [0, 1]}', "[]", "[1]", '{"x": [0, 1], "layers": [{"layer": 0}]}', '{"x": 3, "layers": [{}]}',
+        '{"x": [0, 1], "layers": [{"layer": 0, "module": "m", "curves": [{"name": "median", "y": [1]}], "initial": 0}]}',
+        '{"x": [0, 1], "layers": [{"layer": 0, "module": "m", "initial": null, "curves": []}]}',
+    ],
+)  # fmt: skip
+def test_a_malformed_functions_file_is_passed_over(studies, tmp_path, text):
+    run = studies["activations"].runs[0]
+    target = OutputRoot(tmp_path).run(run.run_id).path / "functions.json"
+    target.parent.mkdir(parents=True)
+    target.write_text(text)
+    assert list(figures.learned_functions(studies["activations"], OutputRoot(tmp_path))) == []
+
+
+def with_status(study, run, status):
+    def change(variants):
+        return tuple(
+            dataclasses.replace(v, runs=tuple(
+                dataclasses.replace(r, stages={**r.stages, "pretrain": {"status": status}}) if r is run else r
+                for r in v.runs
+            ))
+            for v in variants
+        )  # fmt: skip
+
+    return with_variants(study, change)
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_curves_are_of_completed_pretrainings(studies, tmp_path, status):
+    root, study = OutputRoot(tmp_path), studies["heads"]
+    curve_of(root, study.runs[0], [json.dumps({"step": step, "loss": 9 / step}) + "\n" for step in range(1, 60)])
+    assert list(figures.learning_curves(with_status(study, study.runs[0], status), root)) == []
+    curve_of(root, study.runs[1], [json.dumps({"step": step, "loss": 8 / step}) + "\n" for step in range(1, 60)])
+    (sheet,) = figures.learning_curves(with_status(study, study.runs[0], status), root)
+    assert "Left out are 1 runs" in sheet.caption
+
+
+def test_sharing_has_one_line_and_the_models_that_are_like_the_baseline(studies):
+    family = studies["sharing"].families[0]
+    shared = next(v for v in family.variants if v.config.model.sharing)
+
+    def faster(v):
+        train = v.config.train.model_copy(update={"learning_rate": 0.1})
+        return dataclasses.replace(v, config=v.config.model_copy(update={"train": train}), is_baseline=False)
+
+    more = dataclasses.replace(family, variants=(*family.variants, faster(family.baseline), faster(shared)))
+    assert figures._comparable(more) == figures._comparable(family)
+    assert [v for v in figures._comparable(more) if not v.config.model.sharing] == [family.baseline]
+    assert len(figures._comparable(family)) == len(family.variants)
+
+
 def test_sharing_is_by_layout_and_strategy(studies, drawn):
     shown = texts(only(drawn["sharing"], "-sharing").svg)
     assert {"seq", "cycle", "cycle, last pass reversed", "nothing shared", "24L"} <= set(shown)
