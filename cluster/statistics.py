@@ -21,6 +21,7 @@ from tiny_transformers.evaluation.pairs import Kept, mcnemar, same_pairs
 
 ALPHA = 0.05
 LEAST_SEEDS = 3  # for an interval
+NOTHING = 1e-9  # a difference of means below it is rounding
 PERMUTATIONS = 20_000  # at most: more are sampled, with one fixed seed
 BATCH = 1_000  # of them at once, so that memory stays small
 NAMES = {
@@ -305,16 +306,19 @@ def _corrected_items(found: Sequence[Items | None], study: Study) -> list[Items 
 def _sentence(found: Comparison) -> str:
     """A comparison in plain words. What cannot be told is never called equal."""
     ours, theirs = name(found.variant, found.family), name(found.family.baseline, found.family)
-    where, by = _where(found.measure), f"{_amount(found.measure, found.difference)}{_range(found)}"
-    side = "better" if found.advantage > 0 else "worse"
+    where, by = _where(found.measure), f"{_amount(found)}{_range(found)}"
+    side = f"is {by} {'better' if found.advantage > 0 else 'worse'}"
     if found.p_corrected is None:
-        told = f"{ours} is {by} {side} than {theirs} {where}, but {found.test}"
+        how = f"has the same mean as {theirs}" if _is_zero(found) else f"{side} than {theirs}"
+        told = f"{_at_start(found)} {how} {where}, but {found.test}"
         told += f"; {_of_models(found.items)}" if found.items else ""
     elif found.significant:
         verb = "beats" if found.advantage > 0 else "is worse than"
-        told = f"{ours} {verb} {theirs} {where} by {by}, {_p(found.p_corrected)} after correction, {_seeds(found.n)}"
+        told = f"{_at_start(found)} {verb} {theirs} {where} by {by}"
+        told += f", {_p(found.p_corrected)} after correction, {_seeds(found.n)}"
     else:
-        told = f"No difference between {ours} and {theirs} can be told {where}: {ours} is {by} {side}"
+        how = f"they have the same mean{_range(found)}" if _is_zero(found) else f"{ours} {side}"
+        told = f"No difference between {ours} and {theirs} can be told {where}: {how}"
         told += f", {_p(found.p_corrected)} after correction, {_seeds(found.n)}"
     return f"{told}{_parameters(found)}"
 
@@ -334,8 +338,36 @@ def _unit(measure: Measure) -> str:
     return " points" if measure.percent else " nats" if measure.key == "loss" else ""
 
 
-def _amount(measure: Measure, value: float) -> str:
-    return f"{measure.show(abs(value))}{_unit(measure)}"
+def _at_start(found: Comparison) -> str:
+    """The variant as a sentence begins with it. A label stays as it is written."""
+    called = name(found.variant, found.family)
+    return called if called == found.variant.label else f"{called[0].upper()}{called[1:]}"
+
+
+def _is_zero(found: Comparison) -> bool:
+    return abs(found.difference) < NOTHING
+
+
+def _digits(found: Comparison) -> int:
+    """As many as the measure has, or more until the difference is not shown as zero."""
+    value, digits = found.difference * (100 if found.measure.percent else 1), 1 if found.measure.percent else 3
+    while not _is_zero(found) and not round(value, digits):
+        digits += 1
+    return digits
+
+
+def _shown(found: Comparison, value: float) -> str:
+    digits = _digits(found)
+    return _rounded(100 * value if found.measure.percent else value, digits)
+
+
+def _rounded(value: float, digits: int) -> str:
+    """Without a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _amount(found: Comparison) -> str:
+    return f"{_shown(found, abs(found.difference))}{_unit(found.measure)}"
 
 
 def _range(found: Comparison) -> str:
@@ -343,7 +375,7 @@ def _range(found: Comparison) -> str:
     if found.low is None or found.high is None:
         return ""
     ends = (found.low, found.high) if found.difference >= 0 else (-found.high, -found.low)
-    low, high = (found.measure.show(end) for end in ends)
+    low, high = (_shown(found, end) for end in ends)
     return f" [{low}, {high}]"
 
 
@@ -365,7 +397,8 @@ def _of_models(items: Items) -> str:
     sign = 1 if items.difference >= 0 else -1
     low, high = sorted((100 * sign * items.low, 100 * sign * items.high))
     told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.1f} points "
-    told += f"{'more' if sign > 0 else 'fewer'} right [{low:.1f}, {high:.1f}], {_p(items.p_corrected)} after correction"
+    told += f"{'more' if sign > 0 else 'fewer'} right [{_rounded(low, 1)}, {_rounded(high, 1)}]"
+    told += f", {_p(items.p_corrected)} after correction"
     return f"{told}; {_only_models(items)}"
 
 

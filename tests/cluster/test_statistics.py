@@ -222,9 +222,30 @@ def test_of_losses_the_lower_one_is_better():
 
 def test_what_cannot_be_told_is_not_called_equal():
     (found,) = compare(on_blimp(LOW, LOW[::-1]))
-    assert found.sentence.startswith("No difference between a and GELU can be told on BLiMP: a is 0.0 points [-")
+    assert found.sentence.startswith(
+        "No difference between a and GELU can be told on BLiMP: they have the same mean [-"
+    )
     assert not found.significant
     assert "equal" not in found.sentence
+
+
+def test_no_difference_is_neither_better_nor_worse_and_no_zero_is_negative():
+    (found,) = compare(on_blimp([0.5] * 6, [0.5] * 6))
+    assert "they have the same mean [0.0, 0.0], p = 1.00" in found.sentence
+    (found,) = compare(on_blimp([0.5], [0.5]))
+    assert found.sentence.startswith("a has the same mean as GELU on BLiMP, but 1 seed: ")
+    (found,) = compare(on_blimp([0.5, 0.6, 0.7], [0.5001, 0.6002, 0.70029]))
+    assert "-0.0" not in found.sentence.replace("-0.00", "")
+
+
+def test_a_difference_is_never_shown_as_zero():
+    (found,) = compare(on_blimp(LOW, [value + 0.0002 + 1e-6 * seed for seed, value in enumerate(LOW)]))
+    assert "a beats GELU on BLiMP by 0.02 points [0.02, 0.02]" in found.sentence
+
+
+def test_a_sentence_begins_with_a_capital_letter():
+    (found,) = compare(study(variant("gelu", {BLIMP: HIGH}), variant("none", {BLIMP: LOW})))
+    assert found.sentence.startswith("No activation is worse than GELU")
 
 
 def test_too_few_seeds_have_no_p_value_but_the_number_that_is_needed():
