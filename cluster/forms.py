@@ -36,10 +36,11 @@ def prose(words: str) -> str:
     return TAG.sub(r"\\<", " ".join(words.split()))
 
 
-def latex(table: Table, label: str, notes: Sequence[str] = ()) -> str:
+def latex(table: Table, label: str, notes: Sequence[str] = (), study: str = "") -> str:
     r"""For \input; what it needs stands in its first line."""
     columns = "".join("l" if index == 0 or column.is_text else "r" for index, column in enumerate(table.columns))
-    caption = ". ".join([table.label, *(note.rstrip(".") for note in notes)])
+    caption = ", ".join(filter(None, (study, table.label)))
+    caption += f". {'; '.join(note.rstrip('.') for note in notes)}" if notes else ""
     lines = [
         r"\centering",
         rf"\caption{{{escape_latex(caption)}.}}",

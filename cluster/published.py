@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 
 from cluster.results import BY_KEY, Measure, Study, Variant
-from tiny_transformers.architecture import KAN, Architecture, Controller, Settings, label, num_heads, num_layers
+from tiny_transformers.architecture import KAN, Architecture, Controller, GPTNeo, Settings, label, num_heads, num_layers
 from tiny_transformers.config import SUPERGLUE_TASKS, Data, Evaluation, RunConfig, Train, superglue_tasks
 
 # The first that has a figure counts.
@@ -142,7 +142,7 @@ def _stock_feed_forward(model: Architecture) -> Settings:
     told = {name: getattr(ffn, name) for name in TOLD[ffn.kind]}
     stock = type(ffn)(**told)
     if isinstance(stock, KAN):  # null is by family
-        layers = "both" if model.family == "gpt_neo" else "intermediate"
+        layers = "both" if isinstance(model, GPTNeo) else "intermediate"
         return stock.model_copy(update={"layers": layers})
     if isinstance(stock, Controller):
         return stock.model_copy(update={"rank": max(1, model.hidden_size // stock.num_blocks)})

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import details, figures, forms, page, published, results, scores, statistics, study_tables
+from cluster import details, figures, forms, page, published, results, rundir, scores, statistics, study_tables
+from cluster.errors import InputError
 from cluster.figures import Figure
 from cluster.page import Page
 from cluster.render import render
@@ -39,7 +40,9 @@ def write(view: View, root: OutputRoot, folder: Path) -> list[Path]:
     flags = [*scores.failed_checks(ledger), *identical_scores(ledger), *_changed_data(view)]
     made_of = details.run_details(ledger, root, [run["run_id"] for run in ledger.overview()])
     files["index.html"] = page.text(Page(view.as_of, sections, made_of, flags))
-    files["report.md"] = render("report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags)
+    files["report.md"] = render(
+        "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
+    )
     files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
     return _replace(folder, files)
 
@@ -91,9 +94,21 @@ def _tables(of: Section) -> Iterator[tuple[str, Table]]:
 def _table_files(of: Section) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {}
     for stem, table in _tables(of):
-        files[f"tables/{stem}.tex"] = forms.latex(table, stem)
+        files[f"tables/{stem}.tex"] = forms.latex(table, stem, _notes(table), of.study.name)
         files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
     return files
+
+
+def _notes(table: Table) -> list[str]:
+    """What the marks in its cells are, of those that it has."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    told = {
+        "Means over seeds": True,
+        "in brackets 95 % intervals": any("[" in cell.small for cell in cells),
+        "*: corrected p ≤ 0.05 against the baseline (Holm)": any(cell.text.endswith("*") for cell in cells),
+        "†: of a run a check did not hold": any(cell.checks for cell in cells),
+    }
+    return [note for note, is_there in told.items() if is_there]
 
 
 def _in_markdown(of: Section) -> dict[str, Any]:
@@ -141,14 +156,33 @@ def _comparisons(of: Section) -> Iterator[dict[str, Any]]:
 
 
 def _replace(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Write each file whole, then remove what only the report before wrote. The page comes first."""
+    """Write each file whole, then remove what only the report before wrote. The page comes first.
+
+    Raises InputError, with nothing written, if a file would lie outside of the folder."""
+    for name in files:
+        if not _is_within(folder, name):
+            raise InputError(f"report: {name} would lie outside of {folder}, so nothing was written: rename its study")
     for name, content in files.items():
         with whole_file(folder / name) as draft:
             draft.write_bytes(content.encode() if isinstance(content, str) else content)
     record = folder / WRITTEN
-    before = json.loads(record.read_text()) if record.exists() else []
-    for name in set(before) - files.keys():
-        (folder / name).unlink(missing_ok=True)
+    for name in _written_before(record) - files.keys():
+        if _is_within(folder, name) and (folder / name).is_file():
+            (folder / name).unlink()
     with whole_file(record) as draft:
         draft.write_text(json.dumps(sorted(files)))
     return sorted((folder / name for name in files), key=lambda path: (path.name != "index.html", str(path)))
+
+
+def _written_before(record: Path) -> set[str]:
+    """Empty if there is no record, or it is none of ours."""
+    try:
+        before = rundir.read_json(record)
+    except (rundir.TornFile, OSError):
+        return set()
+    return {name for name in before if isinstance(name, str)} if isinstance(before, list) else set()
+
+
+def _is_within(folder: Path, name: str) -> bool:
+    """Whether the file lies in the folder, whatever links are on the way to it."""
+    return "\0" not in name and (folder / name).parent.resolve().is_relative_to(folder.resolve())

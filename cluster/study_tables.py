@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cluster.published import Published
     from cluster.statistics import Comparison, Interval, Items
 
-SIGNIFICANT = 0.05  # corrected p below which a difference is marked
 AVERAGES = ("average", "blimp", "supplement", "micro")  # tasks that are means of others
 WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
 
@@ -108,7 +107,8 @@ def ablation(section: Section, family: Family) -> Table:
         if measure.key in tested:
             columns.append(Column("difference", _title(measure), "to the baseline"))
     columns += [Column("parameters", hint="and the difference to the baseline"),
-                Column("training, min", hint="of a run, mean"), Column("GPU-hours", hint="of a run, mean")]  # fmt: skip
+                Column("training, min", hint="of a complete run, mean"),
+                Column(_hours_title(family), hint="of a complete run, mean")]  # fmt: skip
     rows = []
     for variant in family.variants:
         target = variant_target(section.study, variant)
@@ -120,7 +120,7 @@ def ablation(section: Section, family: Family) -> Table:
             cells.append(_mean_cell(section, variant, measure))
             if measure.key in tested:
                 cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
-        cells += [_size_cell(variant, family.baseline, target), *_cost_cells(variant, target)]
+        cells += [_size_cell(variant, family.baseline, target), *_cost_cells(variant.runs, target)]
         rows.append(Row(cells, is_baseline=variant.is_baseline))
     return Table(family.title, columns, rows)
 
@@ -168,10 +168,11 @@ def _difference_cell(section: Section, variant: Variant, measure: Measure, compa
     if compared is None:
         return Cell("") if variant.is_baseline else MISSING
     cell = _change(measure, compared, _comparison_target(section.study, compared))
-    if compared.p_corrected is None or compared.p_corrected >= SIGNIFICANT:
+    if compared.n < len(variant.values(measure)):
+        cell = replace(cell, small=f"{cell.small}\n{_seeds(compared.n)} of both".strip())
+    if not compared.significant:
         return cell
-    better = (compared.difference > 0) == measure.higher_is_better
-    return replace(cell, text=f"{cell.text}*", kind="better" if better else "worse")
+    return replace(cell, text=f"{cell.text}*", kind="better" if compared.advantage > 0 else "worse")
 
 
 def _change(measure: Measure, found: Comparison | Items, target: str) -> Cell:
@@ -198,10 +199,31 @@ def _size_cell(variant: Variant, baseline: Variant, target: str) -> Cell:
     return Cell(f"{variant.parameters:,}", variant.parameters, target, small)
 
 
-def _cost_cells(of: Variant | Result, target: str) -> Iterator[Cell]:
-    seconds, hours = of.training_seconds, of.gpu_hours
-    yield Cell(f"{seconds / 60:,.1f}", seconds, target) if seconds is not None else MISSING
-    yield Cell(f"{hours:,.2f}", hours, target) if hours is not None else MISSING
+def _hours_title(family: Family) -> str:
+    """Where no run had a GPU, an hour is none of a GPU."""
+    devices = {run.metrics.get(("pretrain", "device")) for variant in family.variants for run in variant.runs}
+    return "hours" if devices - {None} == {"cpu"} else "GPU-hours"
+
+
+def _cost_cells(runs: Sequence[Result], target: str) -> Iterator[Cell]:
+    """Means over the runs that are complete: what another took says nothing of a whole one."""
+    done = [run for run in runs if not run.missing]
+    yield _cost_cell([run.training_seconds for run in done], len(runs), 60, 1, target)
+    yield _cost_cell([run.gpu_hours for run in done], len(runs), 1, 2, target)
+
+
+def _run_cost_cells(run: Result, target: str) -> Iterator[Cell]:
+    yield _cost_cell([run.training_seconds], 1, 60, 1, target)
+    yield _cost_cell([run.gpu_hours], 1, 1, 2, target)
+
+
+def _cost_cell(values: Iterable[float | None], runs: int, unit: float, digits: int, target: str) -> Cell:
+    known = [value for value in values if value is not None]
+    if not known:
+        return MISSING
+    mean = statistics.fmean(known)
+    small = f"{len(known)} of {runs} runs" if len(known) < runs else ""
+    return Cell(f"{mean / unit:,.{digits}f}", mean, target, small)
 
 
 def task_tables(study: Study, family: Family) -> Iterator[tuple[str, Table]]:
@@ -303,7 +325,7 @@ def _seed_cell(run: Result) -> Cell:
 def seeds_table(family: Family, variant: Variant) -> Table:
     measures = _measures(family)
     columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column("training, min"),
-               Column("GPU-hours"), Column("stages", is_text=True)]  # fmt: skip
+               Column(_hours_title(family)), Column("stages", is_text=True)]  # fmt: skip
     rows = []
     for run in variant.runs:
         target = anchor("run", run.run_id)
@@ -316,7 +338,7 @@ def seeds_table(family: Family, variant: Variant) -> Table:
                 if value is None
                 else Cell(measure.show(value), value, target, checks=target if flagged else "")
             )
-        rows.append(Row([*cells, *_cost_cells(run, target), Cell(_stages_of(run), link=target)]))
+        rows.append(Row([*cells, *_run_cost_cells(run, target), Cell(_stages_of(run), link=target)]))
     return Table(f"Runs of {variant.label}", columns, rows)
 
 

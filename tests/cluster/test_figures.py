@@ -398,7 +398,7 @@ def test_a_torn_functions_file_is_passed_over(studies, tmp_path):
     "text",
     [
         '{"x": [0, 1]}', "[]", "[1]", '{"x": [0, 1], "layers": [{"layer": 0}]}', '{"x": 3, "layers": [{}]}',
-        '{"x": [0, 1], "layers": [{"layer": 0, "module": "m", "curves": [{"name": "median", "y": [1]}], "initial": 0}]}',
+        '{"x": [0, 1], "layers": [{"layer": 0, "module": "", "curves": [{"name": "median", "y": [1]}], "initial": 0}]}',
         '{"x": [0, 1], "layers": [{"layer": 0, "module": "m", "initial": null, "curves": []}]}',
     ],
 )  # fmt: skip

@@ -3,16 +3,20 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import synthetic
 from rich.console import Console
 
-from cluster import report, scores
+from cluster import forms, report, results, scores, statistics, study_tables
+from cluster.errors import InputError
 from cluster.ledger import Ledger
-from cluster.results import BY_KEY
+from cluster.results import BY_KEY, Family, Result, Variant
 from cluster.session import View
+from cluster.study_tables import Section
+from tiny_transformers.config import RunConfig
 
 
 def record(ledger, run, stage, scores=(), checks=()):
@@ -81,7 +85,7 @@ def test_all_forms_say_the_same_mean(whole):
         if re.match("gpt-geglu", row["run"]) and (row["task"], row["metric"]) == ("blimp", "accuracy")
     ]
     mean = sum(values) / 3
-    assert float(row["BLiMP, %: mean"]) == pytest.approx(mean)
+    assert row["BLiMP, %: mean"] == BY_KEY["blimp"].show(mean)
     for file in ("report.md", "index.html", "tables/activations-gpt_neo.tex"):
         assert BY_KEY["blimp"].show(mean) in (folder / file).read_text()
     (compared,) = [
@@ -89,7 +93,7 @@ def test_all_forms_say_the_same_mean(whole):
         for row in table(folder / "comparisons.csv")
         if (row["study"], row["family"], row["variant"], row["measure"]) == ("activations", "gpt_neo", "geglu", "BLiMP")
     ]
-    assert float(compared["difference"]) == pytest.approx(float(row["BLiMP, %: difference"]))
+    assert 100 * float(compared["difference"]) == pytest.approx(float(row["BLiMP, %: difference"]), abs=0.0501)
     assert compared["seeds"] == "3"
     assert compared["p"] == "", "three seeds are too few"
     assert float(compared["pairs_p_corrected"]) < 0.05, "but these models differ on these pairs"
@@ -119,6 +123,61 @@ def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(whole, tm
     assert (tmp_path / "figures/mine.svg").exists()
     assert not (tmp_path / "figures/gone.svg").exists()
     assert not list(tmp_path.rglob(".*.??????*")), "no draft stays"
+
+
+@pytest.mark.parametrize("record", ["[", '{"a": 1}', "[1, null]", '["../mine.txt", "/etc/none", "figures"]', "3"])
+def test_a_damaged_record_of_the_report_before_is_none_and_removes_nothing_outside(tmp_path, record):
+    folder, mine = tmp_path / "report", tmp_path / "mine.txt"
+    (folder / "figures").mkdir(parents=True)
+    mine.write_text("mine")
+    (folder / report.WRITTEN).write_text(record)
+    assert report._replace(folder, {"a.csv": "1"}) == [folder / "a.csv"]
+    assert mine.exists()
+    assert (folder / report.WRITTEN).read_text() == '["a.csv"]'
+
+
+def test_nothing_is_written_outside_of_the_folder(tmp_path):
+    with pytest.raises(InputError, match="would lie outside"):
+        report._replace(tmp_path / "report", {"a.csv": "1", "tables/../../b.csv": "2"})
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_the_caption_in_latex_says_study_and_marks(whole):
+    root, _, _ = whole
+    text = (root.path / "report/tables/activations-gpt_neo.tex").read_text()
+    assert r"\caption{activations, GPT-Neo. Means over seeds; in brackets 95 \% intervals.}" in text
+    assert "2 of 3 seeds" in text, "of a variant that lacks a run"
+    assert "2 seeds of both" not in text, "as many as in the mean"
+    (row,) = [row for row in table(root.path / "report/tables/activations-gpt_neo.csv") if row["variant"] == "relu"]
+    assert row["GPU-hours: note"] == "2 of 3 runs"
+
+
+def _costs(*runs):
+    return [cell.text for cell in study_tables._cost_cells(runs, "")]
+
+
+def test_costs_are_means_of_complete_runs():
+    done, failed = {"pretrain": {"status": "completed"}}, {"pretrain": {"status": "failed"}}
+    one = Result("a", "a", 1, (), done, {}, {("pretrain", "seconds"): "600", ("pretrain", "device"): "cpu"}, (), 2.0)
+    other = replace(one, stages=failed, gpu_hours=0.1)
+    assert _costs(one, other) == ["10.0", "2.00"]
+    assert [cell.small for cell in study_tables._cost_cells([one, other], "")] == ["1 of 2 runs"] * 2
+    assert _costs(other) == ["–", "–"]
+    config = RunConfig.model_validate({"model": {"family": "gpt_neo"}})
+    family = Family("gpt_neo", (Variant("a", "a", "gpt_neo", config, 1, True, (one, other)),))
+    assert study_tables._hours_title(family) == "hours"
+
+
+def test_a_difference_over_fewer_seeds_than_the_mean_says_so(whole):
+    root, ledger, _ = whole
+    study = results.read(ledger)[0]
+    family = study.families[0]
+    base = replace(family.baseline, runs=family.baseline.runs[:2])
+    family = replace(family, variants=(base, *family.variants[1:]))
+    fewer = replace(study, families=(family,))
+    section = Section(fewer, comparisons=statistics.compare(fewer, lambda _: None))
+    text = forms.latex(study_tables.ablation(section, family), "x")
+    assert "2 seeds of both" in text
 
 
 def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, root, runs, tmp_path):
