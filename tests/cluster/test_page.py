@@ -17,6 +17,7 @@ from cluster.ledger import Ledger
 from cluster.page import Page
 from cluster.results import MAIN, Study
 from cluster.rundir import OutputRoot
+from cluster.statistics import Comparison, Items
 from cluster.study_tables import Drawing, Section
 
 HOSTILE = "<script>fail('run')</script>"
@@ -48,12 +49,12 @@ def comparisons(study: Study) -> Iterator[Any]:
                     continue
                 told = interval([ours[seed] - base[seed] for seed in both])
                 p = None if told.low is None else (0.004, 0.2, 0.9)[number % 3]
-                yield SimpleNamespace(
+                yield Comparison(
                     measure=measure, family=family, variant=variant, n=len(both), difference=told.mean,
                     low=told.low, high=told.high, p=p, p_corrected=p and min(1, 2 * p),
                     test="sign-flip permutation over seeds" if p else "2 seeds: at least 5 are needed for p < 0.05",
                     effect_size=0.4 if p else None,
-                    items=SimpleNamespace(n=5000, difference=told.mean, low=-0.01, high=0.02, p=0.03, p_corrected=0.06)
+                    items=Items(n=5000, seeds=1, difference=told.mean, low=-0.01, high=0.02, p=0.03, p_corrected=0.06)
                     if measure.key == "blimp" else None,
                     sentence=f"{variant.label} is {100 * told.mean:+.1f} from {family.baseline.label} on "
                     f"{measure.title}, {len(both)} seeds.",
