@@ -1,48 +1,62 @@
 """An OUTPUT_ROOT as one file to keep or to hand on, and back: ledger, result files, manifests, environments.
 
-An archive is written whole or not at all, as a stream. The login node's files are read under the ledger's lock, so that
-they are of one moment; a job's files are whole or absent, or only grow. It is unpacked only where nothing is, and only
-if every file has its SHA-256."""
+An archive is written whole or not at all, as a stream. Under the ledger's lock the ledger is copied and the files are
+listed; they are read after it, since compressing takes minutes. What grows is cut where it was then; other files are
+replaced whole. It is unpacked only where nothing is, and only if every file has its SHA-256."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pydantic import BaseModel
+
 from cluster import reconcile, rundir
+from cluster.console import count
 from cluster.errors import InputError
 from cluster.ledger import Ledger, locked
 from cluster.rundir import OutputRoot
 from tiny_transformers.files import whole_file
 
-SUMS, LEDGER, ENVIRONMENTS, MANIFESTS = "SHA256SUMS", "ledger.db", "environments.json", "manifests"
+ABOUT, SUMS, LEDGER = "archive.json", "SHA256SUMS", "ledger.db"
+ENVIRONMENTS, MANIFESTS = "environments.json", "manifests"
 PARTS = ("runs", "submissions", "studies", "notifications")  # of an OUTPUT_ROOT
-FILES = ("README.md", LEDGER, ENVIRONMENTS, SUMS)
+FILES = (ABOUT, "README.md", LEDGER, ENVIRONMENTS, SUMS)
 HEAVY = ("model", "checkpoints")  # of a run
+GROWING = (".txt", ".jsonl")  # all other files are replaced whole
+NO_FILE_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 CHUNK = 1 << 20  # bytes
 README = """\
 # {name}
 
-A study's results, written {created} by `tiny-transformers report --export`: {runs} runs, {models} models.
+A study's results, written {created} by `tiny-transformers report --export`: {runs}, {models}.
 
     sha256sum -c SHA256SUMS                                     # nothing is lost or changed
     tiny-transformers import {name}.tar.gz --output-root DIR    # unpacks it there
-    tiny-transformers report --output-root DIR                  # tables and figures
-    submit DIR/manifests/....yaml --output-root DIR             # does what is missing
+    tiny-transformers report{smoke} --output-root DIR                  # tables and figures
 
+What is missing is done by the commands that were given before, with your --site and --data-root:
+
+{commands}
+
+archive.json        how each manifest was submitted, and whether these are smoke runs
 ledger.db           everything, for SQLite; docs/ledger.md of the project describes it
-manifests/          each manifest that was submitted, by its SHA-256
+manifests/          each manifest that was submitted, by its SHA-256, once for each --set
 environments.json   libraries, drivers and hardware that the runs were made with
 runs/               a folder a run: settings, claims, results, logs, curves, scores of pairs{heavy}
 submissions/        what was submitted, where and how
@@ -50,34 +64,91 @@ studies/            questions and baselines
 """
 
 
-def export(root: OutputRoot, path: Path, created: str, *, with_models: bool = False) -> int:
-    """Write the archive `path`; returns its bytes. Raises InputError, LedgerBusy."""
-    if not path.name.endswith(".tar.gz"):
-        raise InputError(f"--export {path}: must end in .tar.gz.")
-    with whole_file(path.absolute()) as draft:
-        name = path.name.removesuffix(".tar.gz")
+class About(BaseModel):
+    """archive.json."""
+
+    created: str
+    smoke: bool
+    manifests: dict[str, list[str]]  # file -> the options that it was submitted with
+
+    def commands(self, folder: str) -> list[str]:
+        """What does what is missing, once the archive is unpacked to `folder`."""
+        place, smoke = (f"{folder}/smoke", ["--smoke"]) if self.smoke else (folder, [])
+        return [
+            shlex.join(["submit", f"{place}/{MANIFESTS}/{file}", *smoke, *options, "--output-root", folder])
+            for file, options in self.manifests.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Exported:
+    size: int  # bytes
+    models: str
+    gone: tuple[str, ...]  # checkpoints that were removed before they were read
+
+
+def export(root: OutputRoot, path: Path, created: str, *, with_models: bool = False) -> Exported:
+    """Write the archive `path`. Raises InputError, LedgerBusy, OSError for what cannot be read."""
+    _check_target(root, path)
+    with whole_file(path.absolute()) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as folder:
+        copy = Path(folder) / LEDGER
+        with locked(root.lock):
+            _back_up(root.ledger, copy)
+            found = [_Found.at(file, root.path) for file in _files(root, with_models)]
+            manifests = _manifests(root)
+        with closing(Ledger(copy, read_only=True)) as ledger:
+            _check_complete(root, ledger, found)
+            models = _say_models(ledger, found) if with_models else "without their models"
+            smoke = any(run.config.smoke for run in ledger.runs(list(ledger.known_runs())[:1]))
+            about = About(created=created, smoke=smoke, manifests={name: said for name, (_, said) in manifests.items()})
+            name = path.name.removesuffix(".tar.gz")
+            text = README.format(
+                name=name, created=created, runs=count(len(ledger.known_runs()), "run"), models=models,
+                commands="\n".join(f"    {line}" for line in about.commands("DIR")) or "    (none was)",
+                smoke=" --smoke" if smoke else "", heavy=", models and checkpoints" if with_models else "",
+            )  # fmt: skip
+            environments = json.dumps(ledger.environments(), indent=1)
         with tarfile.open(draft, "w:gz", compresslevel=6) as tar:
             writer = _Writer(tar, name)
-            with locked(root.lock), tempfile.TemporaryDirectory(dir=draft.parent) as folder:
-                copy = Path(folder) / LEDGER
-                _back_up(root.ledger, copy)
-                with closing(Ledger(copy, read_only=True)) as ledger:
-                    environments, runs = ledger.environments(), len(ledger.known_runs())
-                text = README.format(
-                    name=name, created=created, runs=runs, models="with their" if with_models else "without their",
-                    heavy=", models and checkpoints" if with_models else "",
-                )  # fmt: skip
-                writer.text("README.md", text)
-                writer.file(LEDGER, copy)
-                writer.text(ENVIRONMENTS, json.dumps(environments, indent=1))
-                for file, manifest in _manifests(root).items():
-                    writer.text(f"{MANIFESTS}/{file}", manifest)
-                for found in _files(root):
-                    writer.file(found.relative_to(root.path).as_posix(), found)
-            for found in _heavy_files(root) if with_models else ():
-                writer.file(found.relative_to(root.path).as_posix(), found)
+            writer.text(ABOUT, about.model_dump_json(indent=1))
+            writer.text("README.md", text)
+            writer.file(_Found(copy, LEDGER, None))
+            writer.text(ENVIRONMENTS, environments)
+            for file, (manifest, _) in manifests.items():
+                writer.text(f"{MANIFESTS}/{file}", manifest)
+            gone = [key for key, group in groupby(found, _Found.unit) if not writer.unit(list(group))]
             writer.sums()
-    return path.stat().st_size
+    return Exported(path.stat().st_size, models, tuple(gone))
+
+
+def _check_target(root: OutputRoot, path: Path) -> None:
+    if not path.name.endswith(".tar.gz"):
+        raise InputError(f"--export {path}: must end in .tar.gz.")
+    for part in PARTS:
+        if path.resolve().is_relative_to((root.path / part).resolve()):
+            raise InputError(f"--export {path}: is in a folder that is exported. Name one outside of {root.path}.")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file as it was seen under the lock."""
+
+    path: Path
+    name: str  # in the archive
+    size: int | None  # of one that grows: what comes later is left out
+
+    @classmethod
+    def at(cls, path: Path, root: Path) -> _Found:
+        return cls(path, path.relative_to(root).as_posix(), path.stat().st_size if path.suffix in GROWING else None)
+
+    def unit(self) -> str:
+        """What is only of use as a whole: a checkpoint, else the file."""
+        parts = self.name.split("/")
+        return "/".join(parts[:4] if self.is_checkpoint else parts)
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.name.split("/")[2:3] == ["checkpoints"]
 
 
 class _Writer:
@@ -90,15 +161,26 @@ class _Writer:
     def text(self, name: str, text: str) -> None:
         self._add(name, io.BytesIO(text.encode()), len(text.encode()), 0.0)
 
-    def file(self, name: str, path: Path) -> None:
-        try:
-            with open(path, "rb") as file:
-                found = os.fstat(file.fileno())
-                self._add(name, file, found.st_size, found.st_mtime)  # what is added meanwhile is left out
-        except FileNotFoundError:
-            raise InputError(
-                f"{path}: was removed while it was read; nothing was written. Do it again, best when nothing runs."
-            ) from None
+    def file(self, found: _Found) -> None:
+        self.unit([found])
+
+    def unit(self, unit: list[_Found]) -> bool:
+        """Add these files, all or none: False if it is a checkpoint that its job has removed since it was listed."""
+        with ExitStack() as stack:
+            try:
+                files = [stack.enter_context(open(found.path, "rb")) for found in unit]
+            except FileNotFoundError as error:
+                if unit[0].is_checkpoint:
+                    return False
+                raise InputError(
+                    f"{error.filename}: was removed while it was read; nothing was written. Do it again, best when "
+                    "nothing runs."
+                ) from None
+            for found, file in zip(unit, files, strict=True):
+                now = os.fstat(file.fileno())
+                size = now.st_size if found.size is None else min(found.size, now.st_size)
+                self._add(found.name, file, size, now.st_mtime)
+        return True
 
     def sums(self) -> None:
         self.text(SUMS, "".join(self._sums))
@@ -131,38 +213,96 @@ def _back_up(path: Path, copy: Path) -> None:
         source.backup(target)
 
 
-def _manifests(root: OutputRoot) -> dict[str, str]:
-    """File name -> text, of every manifest that was submitted."""
-    manifests = {}
+def _manifests(root: OutputRoot) -> dict[str, tuple[str, list[str]]]:
+    """File name -> text and options, of every manifest and --set that was submitted, with all the studies asked for."""
+    texts: dict[str, str] = {}
+    said: dict[str, list[str]] = {}
+    studies: dict[str, list[str] | None] = {}
     for token in sorted(root.tokens()):
-        intent = _whole(root.submission(token).submission) or {}
-        if source := intent.get("manifest"):
-            manifests[f"{source['sha256'][:12]}-{Path(source['name']).name}"] = source["text"]
-    return manifests
+        source = (_whole(root.submission(token).submission) or {}).get("manifest")
+        if not source:
+            continue
+        sets: list[str] = source.get("overrides") or []
+        apart = f"-set-{hashlib.sha256(json.dumps(sets).encode()).hexdigest()[:6]}" if sets else ""
+        name = f"{source['sha256'][:12]}{apart}-{Path(source['name']).name}"
+        texts[name], said[name] = source["text"], [word for each in sets for word in ("--set", each)]
+        before, these = studies.get(name, []), source.get("studies") or None  # none: all of the file
+        studies[name] = None if before is None or these is None else list(dict.fromkeys((*before, *these)))
+    return {
+        name: (text, [*(word for study in studies[name] or () for word in ("--study", study)), *said[name]])
+        for name, text in texts.items()
+    }
 
 
-def _files(root: OutputRoot) -> Iterator[Path]:
-    """All but what is heavy and what is being written: drafts begin with a dot."""
+def _files(root: OutputRoot, with_models: bool) -> Iterator[Path]:
+    """All but what is heavy, unless it is asked for, and what is being written: drafts begin with a dot. Links are
+    followed, since a run may have been moved to another disk. Raises OSError."""
     for part in PARTS:
-        for folder, folders, files in os.walk(root.path / part):
+        if not (root.path / part).is_dir():
+            continue
+        for folder, folders, files in os.walk(root.path / part, followlinks=True, onerror=_unless_checkpoint):
             is_run = Path(folder).parent == root.path / "runs"
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and not (is_run and name in HEAVY))
+            omitted = HEAVY if is_run and not with_models else ()
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in omitted)
             yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _heavy_files(root: OutputRoot) -> Iterator[Path]:
-    for run in root.runs():
-        for part in HEAVY:
-            for folder, folders, files in os.walk(run.path / part):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+def _unless_checkpoint(error: OSError) -> None:
+    if not (isinstance(error, FileNotFoundError) and "checkpoints" in Path(error.filename).parts):
+        raise error
 
 
-def unpack(path: Path, root: OutputRoot, now: str) -> int:
-    """Make the OUTPUT_ROOT `root` of an archive, whole or not at all; returns how many attempts were under way when it
-    was written: their stage runs are to be done here. Raises InputError."""
-    if root.path.exists() and (not root.path.is_dir() or any(root.path.iterdir())):
-        raise InputError(f"--output-root {root.path}: is not empty. Name a folder that is empty or not there.")
+def _check_complete(root: OutputRoot, ledger: Ledger, found: Iterable[_Found]) -> None:
+    names = {file.name for file in found}
+    for run_id in ledger.known_runs():
+        if f"runs/{run_id}/run.json" not in names:
+            raise InputError(
+                f"{root.run(run_id).run_json}: is not there, and the ledger knows the run {run_id}. Nothing was "
+                "written. Bring its folder back, or let `tiny-transformers ledger rebuild` forget it."
+            )
+
+
+def _say_models(ledger: Ledger, found: Iterable[_Found]) -> str:
+    there = {file.name.split("/")[1] for file in found if file.name.split("/")[2:3] == ["model"]}
+    stages = {run["run_id"]: run["stages"] for run in ledger.overview()}
+    trained = {run for run, each in stages.items() if each.get("pretrain", {}).get("status") == "completed"}
+    lacking = sorted(trained - there)
+    return f"with the models of {len(trained & there)} of {len(trained)} trained" + (
+        f" ({len(lacking)} had none: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
+    )
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    root: OutputRoot
+    under_way: int  # attempts that were, when it was written: their stage runs are to be done here
+    commands: list[str]  # that do what is missing
+
+
+def unpack(path: Path, folder: Path, now: str) -> Unpacked:
+    """Make the OUTPUT_ROOT `folder`, or `folder`/smoke, of an archive, whole or not at all. Raises InputError."""
+    try:
+        about = _about(path)
+        root = OutputRoot(folder / "smoke" if about.smoke else folder)
+        if root.path.exists() and (not root.path.is_dir() or any(root.path.iterdir())):
+            raise InputError(f"--output-root {root.path}: is not empty. Name a folder that is empty or not there.")
+        return Unpacked(root, _unpack(path, root, now), about.commands(str(folder)))
+    except (tarfile.TarError, EOFError, zlib.error, sqlite3.DatabaseError, ValueError) as error:
+        raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
+
+
+def _about(path: Path) -> About:
+    """The first file."""
+    with tarfile.open(path, "r|gz") as tar:
+        first = tar.next()
+        if first is None or not first.isreg() or PurePosixPath(first.name).name != ABOUT:
+            raise InputError(f"{path}: is no archive of `tiny-transformers report --export`. Nothing was unpacked.")
+        source = tar.extractfile(first)
+        assert source
+        return About.model_validate_json(source.read())
+
+
+def _unpack(path: Path, root: OutputRoot, now: str) -> int:
     root.path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=root.path.parent, prefix=f".{root.path.name}."))
     try:
@@ -171,12 +311,11 @@ def unpack(path: Path, root: OutputRoot, now: str) -> int:
         if not (draft / LEDGER).is_file():
             raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
         under_way = _settle(OutputRoot(draft))
-        rundir.write_json(OutputRoot(draft).imported, {"archive": path.name, "time": now})
+        about = {"archive": path.name, "time": now, "tokens": sorted(OutputRoot(draft).tokens())}
+        rundir.write_json(OutputRoot(draft).imported, about)
         draft.chmod(0o755)
         os.sync()
         os.rename(draft, root.path)
-    except (tarfile.TarError, EOFError, zlib.error, sqlite3.DatabaseError) as error:
-        raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return under_way
@@ -196,13 +335,20 @@ def _extract(path: Path, tar: tarfile.TarFile, folder: Path) -> dict[str, str]:
         if not (plain and known) or name in sums or len(tops) > 1:
             raise InputError(f"{path}: {member.name!r} is no file of such an archive. Nothing was unpacked.")
         target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         source = tar.extractfile(member)
         assert source
         hashed = _Hashed(source)
-        with open(target, "xb") as file:
-            while data := hashed.read(CHUNK):
-                file.write(data)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "xb") as file:
+                while data := hashed.read(CHUNK):
+                    file.write(data)
+        except OSError as error:
+            if error.errno not in NO_FILE_NAME:
+                raise
+            raise InputError(
+                f"{path}: {member.name[:200]!r} cannot be a file here ({error.strerror}). Nothing was unpacked."
+            ) from None
         os.utime(target, (member.mtime, member.mtime))
         sums[name] = hashed.digest()
     return sums

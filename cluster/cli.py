@@ -97,7 +97,7 @@ def submit(
     cells = manifest.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
     runs, root = plan.expand(cells), _root(output_root, smoke)
     where = submitting.Where(root, log_dir, dry_run, yes, allow_code_change)
-    source = manifest.source(manifest_path, overrides or ())
+    source = manifest.source(manifest_path, overrides or (), study or ())
     about = plan.studies(document, cells, overrides or ())
     submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about)
     if wait and not dry_run:
@@ -234,6 +234,8 @@ def rerun(
     def site_of(before: dict[str, Any] | None) -> Site:
         if site:
             return sites.load(site, account=account, partition=partition)
+        if before is None:
+            raise submitting.nothing_submitted(root)
         return _same_site(before, account=account, partition=partition)
 
     where = submitting.Where(root, log_dir, dry_run, yes, allow_code_change)
@@ -389,8 +391,11 @@ def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
 
     with _reading(root):  # brings the ledger up to date
         pass
-    size = archive.export(root, path, session.now(), with_models=with_models)
-    console.print(f"{path}: {size / 1e6:,.1f} MB", soft_wrap=True)
+    made = archive.export(root, path, session.now(), with_models=with_models)
+    console.print(f"{path}: {made.size / 1e6:,.1f} MB, {made.models}", soft_wrap=True)
+    if made.gone:
+        left = f"{count(len(made.gone), 'checkpoint')} left out, since removed while the archive was written: "
+        console.print(Text(left + ", ".join(made.gone), style="yellow"), soft_wrap=True)
 
 
 @app.command(name="import")
@@ -401,12 +406,15 @@ def import_command(
     """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""
     from cluster import archive
 
-    root = OutputRoot(output_root.resolve())
-    under_way = archive.unpack(path, root, session.now())
-    with closing(Ledger(root.ledger)) as ledger:
-        console.print(f"{root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
-    if under_way:
-        console.print(f"{count(under_way, 'stage run')} were under way when it was made, and are to be done here.")
+    made = archive.unpack(path, output_root.resolve(), session.now())
+    with closing(Ledger(made.root.ledger)) as ledger:
+        console.print(f"{made.root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
+    if made.under_way:
+        console.print(f"{count(made.under_way, 'stage run')} were under way when it was made, and are to be done here.")
+    if made.commands:
+        console.print("What is missing is done, with your --site and --data-root, by")
+    for line in made.commands:
+        console.print(Text(f"    {line}"), soft_wrap=True)
 
 
 @app.command()
@@ -549,9 +557,7 @@ def _reading(root: OutputRoot) -> Iterator[View]:
         yield view
 
 
-def _same_site(before: dict[str, Any] | None, **overrides: Any) -> Site:
-    if before is None:
-        raise InputError("Nothing was ever submitted from here. Submit a manifest first.")
+def _same_site(before: dict[str, Any], **overrides: Any) -> Site:
     return Site.model_validate(before["site"] | {key: value for key, value in overrides.items() if value is not None})
 
 

@@ -92,11 +92,13 @@ def load(path: Path) -> Manifest:
         raise InputError(f"{path}: {error}") from None
 
 
-def source(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
-    """What a submission came from, to be kept with it: name, SHA-256 and text of the file, and the --set texts."""
+def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) -> dict[str, Any]:
+    """What a submission came from, to be kept with it: name, SHA-256 and text of the file, the --set texts, and the
+    studies that were asked for (none: all)."""
     text = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"name": path.name, "sha256": digest, "overrides": list(overrides), "text": text}
+    given = {"overrides": list(overrides), "studies": list(studies)}
+    return {"name": path.name, "sha256": digest, **given, "text": text}
 
 
 def cells(

@@ -21,7 +21,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
       notifications/<event>.<try>.json  what was told, and what came of it (login node)
-      imported.json                     it was unpacked from an archive, perhaps without models (login node)
+      imported.json                     it was unpacked from an archive, and which submissions came with it (login node)
       cache/                            tokenised stories, builtin data"""
 
 from __future__ import annotations
@@ -254,6 +254,10 @@ class OutputRoot:
     @property
     def imported(self) -> Path:
         return self.path / "imported.json"
+
+    def came_along(self) -> set[str]:
+        """Tokens of submissions that were made elsewhere, and came with an archive."""
+        return set((read_json(self.imported) or {}).get("tokens", ()))
 
     @property
     def notify(self) -> Path:

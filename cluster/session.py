@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from cluster import notify, reconcile, rundir
 from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
@@ -85,6 +86,20 @@ def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[View, str |
         notify.tell(root)
     finally:
         ledger.close()
+
+
+def made_here(ledger: Ledger, root: OutputRoot) -> list[dict[str, Any]]:
+    """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
+    those that came with an archive, whose site, account and folders are somebody else's."""
+    elsewhere = root.came_along()
+    return [
+        row for row in ledger.submissions() if row["state"] not in ("refused", "void") and row["token"] not in elsewhere
+    ]
+
+
+def only_imported(ledger: Ledger, root: OutputRoot) -> bool:
+    """Whether it was unpacked from an archive, and nothing has been submitted here yet."""
+    return root.imported.exists() and not root.requests() and not made_here(ledger, root)
 
 
 def now() -> str:

@@ -20,7 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cluster import rundir
+from cluster import rundir, session
 from cluster.console import clean, count
 from cluster.ledger import Ledger
 from cluster.rundir import OutputRoot
@@ -134,6 +134,7 @@ class Status:
     slurm: str
     options: str  # that commands need to speak of this ledger
     now: float
+    only_imported: bool = False  # whether `tick` must be told the site
 
     @property
     def eligible(self) -> int:
@@ -143,6 +144,7 @@ class Status:
 def read(view: View, root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
     """`study`: only what is of this one, but for the hours and the estimate."""
     ledger, now, options = view.ledger, now or time.time(), root.options
+    imported = session.only_imported(ledger, root)
     progress = _progress(ledger)
     total = progress.pop("")
     attempts = ledger.newest_attempts("running", "submitted", "failed")
@@ -159,9 +161,9 @@ def read(view: View, root: OutputRoot, study: str | None = None, now: float | No
     left, why = _estimate(submissions, open_packs, packs, queue, now)
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
-        failures=_failures(ledger, failed, names, options), hours=_hours(submissions.values()),
+        failures=_failures(ledger, failed, names, options, imported), hours=_hours(submissions.values()),
         seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm,
-        options=options, now=now,
+        options=options, now=now, only_imported=imported,
     )  # fmt: skip
 
 
@@ -321,7 +323,7 @@ def _beyond(row: Mapping[str, Any], working: Sequence[Working], now: float) -> f
 
 
 def _failures(
-    ledger: Ledger, failed: Sequence[dict[str, Any]], names: Mapping[str, str], options: str
+    ledger: Ledger, failed: Sequence[dict[str, Any]], names: Mapping[str, str], options: str, imported: bool
 ) -> tuple[Failure, ...]:
     """Largest group first."""
     if not failed:
@@ -335,7 +337,9 @@ def _failures(
     found = []
     for (stage, cause, _, decided), group in groups.items():
         again = decided.startswith("to be tried again")
-        command = f"tiny-transformers tick{options}" if again else _rerun(stage, group, failed) + options
+        ticks = again and not imported
+        command = f"tiny-transformers tick{options}" if ticks else _rerun(stage, group, failed) + options
+        command += " --site SITE" if imported else ""
         told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
         found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
@@ -727,6 +731,8 @@ def _foot(status: Status) -> Iterator[Text]:
         yield Text(f"When it is done is unknown: {status.why}")
     if status.eligible:
         tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
+        if status.only_imported:
+            tick = "`submit` does them, with a site of yours and a manifest that came with the archive."
         yield Text(f"{count(status.eligible, 'stage run')} eligible. {tick}")
     yield Text(as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
 

@@ -81,7 +81,7 @@ def rerun(
     data_root: Path | None,
 ) -> list[Run]:
     """Stage runs again, and what follows from them; returns the runs. Where and on which data: as the last
-    submission, unless given. Raises as `submit_missing`, but for BreakerOpen: a person has asked."""
+    submission made here, unless given. Raises as `submit_missing`, but for BreakerOpen: a person has asked."""
     last: dict[str, Any] = {}
     with session.writing(where.root, Slurm()) as ledger:
         assert ledger
@@ -121,8 +121,10 @@ def tick(where: Where, site: Site | None, data_root: Path | None, only: Collecti
         if paused := rundir.read_json(where.root.paused):
             console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
             return Ticked(False, False)
+        if site is None and only is None and session.only_imported(ledger, where.root):
+            raise nothing_submitted(where.root)
         reconcile.late_results(ledger, where.root)
-        before = _Before(ledger, where.root)
+        before = _Before(ledger, where.root, site)
         with ledger.transaction():
             again = dispatch.decide(ledger, where.root, lambda token: site or before.site(token), time.time(), only)
         _say_decided(again)
@@ -155,8 +157,9 @@ class _Before:
     """How each run was submitted before, or was to be: a submission or a request, both with site, data_root, manifest,
     code and allow_code_change."""
 
-    def __init__(self, ledger: Ledger, root: OutputRoot) -> None:
-        self._root, self._ledger = root, ledger
+    def __init__(self, ledger: Ledger, root: OutputRoot, site: Site | None) -> None:
+        self._root, self._ledger, self._site = root, ledger, site
+        self._elsewhere = root.came_along()
         self._intents: dict[str, dict[str, Any] | None] = {}
         self._requests = [(path, value) for path in root.requests() if (value := rundir.read_json(path))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
@@ -168,7 +171,7 @@ class _Before:
     def any_site(self) -> Site:
         last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
         if last is None:
-            raise InputError("Nothing was ever submitted from here. Submit a manifest first.")
+            raise nothing_submitted(self._root)
         return Site.model_validate(last["site"])
 
     def sources(self, run_ids: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -195,8 +198,27 @@ class _Before:
 
     def _intent(self, token: str) -> dict[str, Any] | None:
         if token not in self._intents:
-            self._intents[token] = rundir.read_json(self._root.submission(token).submission)
+            intent = rundir.read_json(self._root.submission(token).submission)
+            self._intents[token] = self._from_here(intent) if intent and token in self._elsewhere else intent
         return self._intents[token]
+
+    def _from_here(self, intent: dict[str, Any]) -> dict[str, Any]:
+        """What came with an archive goes where the last submission from here went, or to the site that is given."""
+        last = last_submission(self._ledger, self._root)
+        if last is None and self._site is None:
+            raise nothing_submitted(self._root)
+        home = last or {"site": self._site and self._site.model_dump(mode="json"), "data_root": None}
+        return intent | {"site": home["site"], "data_root": home["data_root"]}
+
+
+def nothing_submitted(root: OutputRoot) -> InputError:
+    if not root.imported.exists():
+        return InputError("Nothing was ever submitted from here. Submit a manifest first.")
+    return InputError(
+        f"{root.path}: came from an archive, and nothing was submitted here yet: the site, the account and the data of "
+        f"its submissions are not yours. Give --site, and --data-root if the data is files; or submit one of "
+        f"{root.path}/manifests. Nothing was submitted."
+    )
 
 
 def _to_go_on(
@@ -236,6 +258,7 @@ def _go_on(
         origin = replace(origin, allow_code_change=True)  # it was allowed for this version, and no later one
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
+    check_data(runs, data)
     site = site or Site.model_validate(source["site"])
     request = _request(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     _launch(where, ledger, request, origin)
@@ -428,7 +451,7 @@ def _chosen(run: Run, states: Any, stages: Sequence[str] | None, failed: bool) -
 
 
 def last_submission(ledger: Ledger, root: OutputRoot) -> dict[str, Any] | None:
-    rows = [row for row in ledger.submissions() if row["state"] not in ("refused", "void")]
+    rows = session.made_here(ledger, root)
     return read_intent(root, rows[-1]["token"]) if rows else None
 
 

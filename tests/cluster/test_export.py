@@ -45,7 +45,7 @@ def names(path):
 def test_an_archive_unpacks_to_the_same_ledger_and_so_does_a_rebuild(finished, tmp_path):
     archive.export(finished, tmp_path / "a.tar.gz", NOW)
     there = OutputRoot(tmp_path / "there")
-    assert archive.unpack(tmp_path / "a.tar.gz", there, NOW) == 0
+    assert archive.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 0
     assert rows(there.ledger) == rows(finished.ledger)
     again = Ledger(tmp_path / "again.db")
     assert reconcile.rebuild(again, there) == []
@@ -86,15 +86,22 @@ def test_an_export_that_fails_leaves_nothing(finished, tmp_path):
     assert not finished.lock.exists()
 
 
+ABOUT = b'{"created": "2026", "smoke": false, "manifests": {}}'
+
+
+def add(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
 def altered(source, target, change):
     """The archive with what `change` makes of each member: (name, bytes) or None to drop it."""
     with tarfile.open(source) as old, tarfile.open(target, "w:gz") as new:
         for member in old:
             made = change(member.name, old.extractfile(member).read())
             if made:
-                info = tarfile.TarInfo(made[0])
-                info.size = len(made[1])
-                new.addfile(info, io.BytesIO(made[1]))
+                add(new, *made)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_a_changed_archive_is_refused_whole(finished, tmp_path, change, message)
     altered(tmp_path / "a.tar.gz", tmp_path / "b.tar.gz", change)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(InputError, match=message):
-        archive.unpack(tmp_path / "b.tar.gz", OutputRoot(tmp_path / "there"), NOW)
+        archive.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -125,23 +132,24 @@ def test_a_link_a_cut_archive_and_what_is_no_archive_are_refused(finished, tmp_p
     whole = (tmp_path / "a.tar.gz").read_bytes()
     for text in (whole[: len(whole) // 2], whole[:-500], b"no archive", b""):
         (tmp_path / "b.tar.gz").write_bytes(text)
-        with pytest.raises(InputError, match=r"b.tar.gz: (is damaged or no archive|has no SHA256SUMS)"):
-            archive.unpack(tmp_path / "b.tar.gz", there, NOW)
+        with pytest.raises(InputError, match=r"b.tar.gz: (is damaged or no archive|has no SHA256SUMS|is no archive)"):
+            archive.unpack(tmp_path / "b.tar.gz", there.path, NOW)
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
+        add(tar, "b/archive.json", ABOUT)
         link = tarfile.TarInfo("b/ledger.db")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     with pytest.raises(InputError, match="is no file of such an archive"):
-        archive.unpack(tmp_path / "b.tar.gz", there, NOW)
+        archive.unpack(tmp_path / "b.tar.gz", there.path, NOW)
     assert not there.path.exists()
 
 
 def test_an_archive_is_unpacked_only_where_nothing_is(finished, tmp_path):
     archive.export(finished, tmp_path / "a.tar.gz", NOW)
     (tmp_path / "empty").mkdir()
-    archive.unpack(tmp_path / "a.tar.gz", OutputRoot(tmp_path / "empty"), NOW)
+    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "empty", NOW)
     with pytest.raises(InputError, match="is not empty. Name a folder that is empty or not there"):
-        archive.unpack(tmp_path / "a.tar.gz", finished, NOW)
+        archive.unpack(tmp_path / "a.tar.gz", finished.path, NOW)
 
 
 def command(tmp_path, *words):
@@ -177,7 +185,7 @@ def test_what_was_under_way_is_to_be_done_where_it_is_unpacked_and_says_so_if_th
     root = synthetic.make(tmp_path / "output", chosen, unfinished=lambda run: at[run.id])
     there = OutputRoot(tmp_path / "there")
     archive.export(root, tmp_path / "a.tar.gz", NOW)
-    assert archive.unpack(tmp_path / "a.tar.gz", there, NOW) == 2 + 4  # blimp and superglue; all
+    assert archive.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 2 + 4  # blimp and superglue; all
     ledger = Ledger(there.ledger)
     assert ledger.open_submissions() == []
     stages = {run["run_id"]: [view["status"] for view in run["stages"].values()] for run in ledger.overview()}
