@@ -37,9 +37,10 @@ def write(view: View, root: OutputRoot, folder: Path) -> list[Path]:
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
         files |= _table_files(sections[-1])
-    flags = [*scores.failed_checks(ledger), *identical_scores(ledger), *_changed_data(view)]
+    notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view)]
+    flags = [*notes, *scores.failed_checks(ledger)]  # on the page each study has its own
     made_of = details.run_details(ledger, root, [run["run_id"] for run in ledger.overview()])
-    files["index.html"] = page.text(Page(view.as_of, sections, made_of, flags))
+    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
@@ -71,6 +72,19 @@ def section(study: Study, root: OutputRoot, drawn: Sequence[Figure]) -> Section:
         known_differences=published.known_differences(study),
         drawings=[Drawing(each.name, each.title, each.caption, figures.inline_svg(each.svg)) for each in drawn],
     )
+
+
+def _trials(sections: Sequence[Section]) -> list[str]:
+    """What keeps figures from being results."""
+    configs = [variant.config for each in sections for variant in each.study.variants]
+    notes = {
+        "Smoke runs: a trial of the machinery, whose scores say nothing": any(config.smoke for config in configs),
+        "Built-in data, made by a grammar: its scores stand beside no others": any(
+            config.data.source == "builtin" for config in configs
+        ),
+        "Scored on a part of the data only (evaluation.limit)": any(config.evaluation.limit for config in configs),
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def _changed_data(view: View) -> list[str]:

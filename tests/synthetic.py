@@ -102,6 +102,7 @@ def make(
     failing: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     unfinished: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     with_pairs: bool = True,
+    studies: Sequence[plan.Study] | None = None,
 ) -> OutputRoot:
     """The OUTPUT_ROOT `folder`. `failing` and `unfinished` name the stage at which a run failed, or is running."""
     root, chosen = OutputRoot(folder), list(runs)
@@ -111,7 +112,7 @@ def make(
     ledger = Ledger(root.ledger)
     by_id = {run.id: run for run in chosen}
     launch.record_runs(ledger, root, chosen, CREATED)
-    launch.record_studies(ledger, root, studies_of(chosen))
+    launch.record_studies(ledger, root, studies_of(chosen) if studies is None else studies)
     for number, array in enumerate(arrays):
         token = f"{number:08x}"
         directory = root.submission(token)

@@ -10,7 +10,7 @@ import pytest
 import synthetic
 from rich.console import Console
 
-from cluster import forms, report, results, scores, statistics, study_tables
+from cluster import forms, manifest, plan, report, results, scores, statistics, study_tables
 from cluster.errors import InputError
 from cluster.ledger import Ledger
 from cluster.results import BY_KEY, Family, Result, Variant
@@ -158,8 +158,18 @@ def _costs(*runs):
 
 def test_costs_are_means_of_complete_runs():
     done, failed = {"pretrain": {"status": "completed"}}, {"pretrain": {"status": "failed"}}
-    one = Result("a", "a", 1, (), done, {}, {("pretrain", "seconds"): "600", ("pretrain", "device"): "cpu"}, (), 2.0)
-    other = replace(one, stages=failed, gpu_hours=0.1)
+    one = Result(
+        "a",
+        "a",
+        1,
+        (),
+        done,
+        {},
+        {("pretrain", "seconds"): "600", ("pretrain", "device"): "cpu"},
+        (),
+        {"pretrain": 2.0},
+    )
+    other = replace(one, stages=failed, hours={"pretrain": 0.1})
     assert _costs(one, other) == ["10.0", "2.00"]
     assert [cell.small for cell in study_tables._cost_cells([one, other], "")] == ["1 of 2 runs"] * 2
     assert _costs(other) == ["–", "–"]
@@ -188,9 +198,20 @@ def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, root,
     record(ledger, runs[0], "superglue", [("average", "main", 0.4, 9)], [one_class])
     write(ledger, root, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "## Checks that did not hold" in text
+    assert "## Flags, and checks that did not hold" in text
     assert f"- {runs[0].name} ({runs[0].id}): superglue: rte.majority_class: 1.0\n" in text
     assert "- blimp: identical_scores: " in text
+
+
+def test_what_is_no_result_is_said_to_be_none(tmp_path, manifest_file):
+    cells = manifest.cells(manifest.load(manifest_file), overrides=["evaluation.limit=5"], smoke=True)
+    root = synthetic.make(tmp_path / "output", plan.expand(cells), with_pairs=False, studies=())
+    ledger = Ledger(root.ledger, read_only=True)
+    page = write(ledger, root, tmp_path / "report")[0].read_text()
+    ledger.close()
+    for words in ("Smoke runs: ", "Built-in data, ", "Scored on a part of the data"):
+        assert words in page
+        assert f"- {words}" in (tmp_path / "report/report.md").read_text()
 
 
 def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, root, runs, tmp_path):
@@ -205,7 +226,7 @@ def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, root, runs, 
     write(ledger, root, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "LAMBADA, %: mean | LAMBADA token ppl.: mean" in text
-    assert "## Checks" not in text
+    assert "- blimp: " not in text
     assert "BLiMP" in (tmp_path / "summary.csv").read_text()
 
 

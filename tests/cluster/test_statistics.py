@@ -35,7 +35,7 @@ def variant(label, scores, *, parameters=9_585_664, missing=()):
             scores={m.where: (values[seed], 1) for m, values in scores.items() if values[seed : seed + 1]},
             metrics={},
             failed_checks=(),
-            gpu_hours=None,
+            hours={},
         )
         for seed in range(n)
     ]
