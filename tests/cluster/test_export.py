@@ -3,16 +3,19 @@
 import io
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 
 import pytest
 import synthetic
 
-from cluster import archive, manifest, plan, reconcile
+from cluster import archive, manifest, plan, reconcile, rundir, session, submitting
 from cluster.errors import InputError
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, locked
 from cluster.rundir import OutputRoot
 
 NOW = "2026-11-22T12:00:00+00:00"
@@ -198,3 +201,159 @@ def test_what_was_under_way_is_to_be_done_where_it_is_unpacked_and_says_so_if_th
     assert "1 run left alone: trained elsewhere" in said
     assert f"rerun --stage pretrain --run {chosen[0].id}" in said
     assert "9 runs to do" in said
+
+
+SITE = "name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {path}}}\n"
+
+
+def submitted(tmp_path, *words):
+    (tmp_path / "site.yaml").write_text(SITE.format(path=os.environ["PYTHONPATH"]))
+    code, said = command(tmp_path, "submit", *words, "--site", "site.yaml", "--yes", "--wait")
+    assert code == 0, said
+
+
+def test_each_set_is_a_manifest_of_its_own_with_the_command_that_was_given(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+    for rate in ("0.001", "0.002"):
+        submitted(tmp_path, manifest_file.name, "--study", "first", "--set", f"train.learning_rate={rate}")
+    assert command(tmp_path, "report", "--export", "a.tar.gz")[0] == 0
+    said = command(tmp_path, "import", "a.tar.gz", "--output-root", "there")[1]
+    given = [shlex.split(line) for line in said.splitlines() if line.startswith("    submit")]
+    assert len({words[1] for words in given}) == 2
+    readme = subprocess.run(["tar", "xzfO", "a.tar.gz", "a/README.md"], cwd=tmp_path, capture_output=True, text=True)
+    for words in given:
+        assert shlex.join(words).replace(str(tmp_path / "there"), "DIR") in readme.stdout
+        again = command(tmp_path, *words, "--site", "site.yaml", "--dry-run")[1]
+        assert "Nothing is missing: 4 runs, 16 stage runs, 16 completed." in again
+
+
+def test_smoke_runs_stay_smoke_runs(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+    submitted(tmp_path, manifest_file.name, "--study", "first", "--smoke")
+    assert command(tmp_path, "report", "--smoke", "--export", "a.tar.gz")[0] == 0
+    said = command(tmp_path, "import", "a.tar.gz", "--output-root", "there")[1]
+    assert f"{tmp_path}/there/smoke: 4 runs" in said
+    (words,) = (shlex.split(line) for line in said.splitlines() if line.startswith("    submit"))
+    assert "Nothing is missing: 4 runs" in command(tmp_path, *words, "--site", "site.yaml", "--dry-run")[1]
+    told = command(tmp_path, "status", "--smoke", "--json", "--output-root", "there")[1]
+    assert json.loads(told)["counts"]["completed"] == 16
+
+
+def test_a_run_on_another_disk_is_exported_and_one_without_files_is_named(finished, tmp_path):
+    run = finished.runs()[0].path
+    run.rename(tmp_path / "disk")
+    with pytest.raises(InputError, match=f"{run.name}/run.json: is not there"):
+        archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    run.symlink_to(tmp_path / "disk")
+    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    assert f"runs/{run.name}/curve.jsonl" in names(tmp_path / "a.tar.gz")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(finished, tmp_path, monkeypatch):
+    shut, scan = str(finished.runs()[0].path / "scores"), os.scandir
+
+    def scandir(path="."):
+        if str(path) == shut:
+            raise PermissionError(13, "Permission denied", shut)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="scores"):
+        archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    assert not (tmp_path / "a.tar.gz").exists()
+
+
+def test_an_archive_says_how_many_models_it_has(finished, tmp_path):
+    lacking = finished.runs()[0].path
+    shutil.rmtree(lacking / "model")
+    made = archive.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
+    assert made.models == f"with the models of 2 of 3 trained (1 had none: {lacking.name})"
+    subprocess.run(["tar", "xzf", "a.tar.gz"], cwd=tmp_path, check=True)
+    assert made.models in (tmp_path / "a/README.md").read_text()
+
+
+def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(finished, tmp_path, monkeypatch):
+    run = finished.runs()[-1].path
+    for part in ("step-1", "step-2"):
+        (run / "checkpoints" / part).mkdir(parents=True)
+        (run / "checkpoints" / part / "weights").write_text(part)
+    log = next(run.glob("stages/pretrain/1/log.txt"))
+    before, meanwhile = log.read_bytes(), []
+
+    class Writer(archive._Writer):
+        def __init__(self, *words):
+            super().__init__(*words)
+            with locked(finished.lock, wait=0):  # free: nobody waits for the compression
+                meanwhile.append(True)
+            log.write_bytes(before + b"and more\n")
+            shutil.rmtree(run / "checkpoints/step-1")
+            (run / "run.json").write_text((run / "run.json").read_text() + "\n" * 100)
+
+    monkeypatch.setattr(archive, "_Writer", Writer)
+    made = archive.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
+    assert meanwhile
+    assert made.gone == (f"runs/{run.name}/checkpoints/step-1",)
+    assert archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW).under_way == 0
+    there = tmp_path / "there/runs" / run.name
+    assert (there / "stages/pretrain/1/log.txt").read_bytes() == before
+    assert (there / "run.json").read_bytes() == (run / "run.json").read_bytes()
+    assert [path.name for path in (there / "checkpoints").iterdir()] == ["step-2"]
+
+
+def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):
+    planned = synthetic.planned(("heads",), limit=2)
+    root = synthetic.make(tmp_path / "output", planned, unfinished=lambda run: "pretrain")  # noqa: ARG005
+    archive.export(root, tmp_path / "a.tar.gz", NOW)
+    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
+    there = ("--output-root", "there")
+    submissions = sorted((tmp_path / "there/submissions").iterdir())
+    for words in (("tick",), ("rerun", "--stage", "pretrain", "--yes")):
+        code, said = command(tmp_path, *words, *there)
+        assert (code, "nothing was submitted here yet" in said, "Give --site" in said) == (2, True, True), said
+        code, said = command(tmp_path, *words, "--site", "local", *there)  # the data, too
+        assert (code, "--data-root DIR" in said) == (2, True), said
+    assert sorted((tmp_path / "there/submissions").iterdir()) == submissions
+    said = command(tmp_path, "status", *there)[1]
+    assert "eligible" in said
+    assert "tick" not in said
+
+
+def test_what_came_with_an_archive_goes_where_this_ones_submissions_go(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+    root = OutputRoot(tmp_path / "output")
+    submitted(tmp_path, manifest_file.name, "--study", "first")
+    archive.export(root, tmp_path / "a.tar.gz", NOW)
+    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
+    there = OutputRoot(tmp_path / "there")
+    with closing(Ledger(there.ledger)) as ledger:
+        assert session.only_imported(ledger, there)
+        assert submitting.last_submission(ledger, there) is None
+    submitted(tmp_path, manifest_file.name, "--study", "second", "--output-root", "there")
+    with closing(Ledger(there.ledger)) as ledger:
+        assert not session.only_imported(ledger, there)
+        before = submitting._Before(ledger, there, None)
+        (token, *_) = there.came_along()
+        theirs = there.submission(token).submission
+        rundir.write_json(theirs, rundir.read_json(theirs) | {"data_root": "/theirs"})
+        assert before._intent(token)["data_root"] is None
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("b/SHA256SUMS", b"\xff\xfe")],
+        [("b/runs/a", b""), ("b/runs/a/b", b"")],
+        [("b/runs/a/b", b""), ("b/runs/a", b"")],
+        [("b/runs/" + "x" * 300, b"")],
+    ],
+)
+def test_names_and_sums_that_cannot_be_are_refused(tmp_path, members):
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
+        for name, data in [("b/archive.json", ABOUT), *members]:
+            add(tar, name, data)
+    with pytest.raises(InputError, match="Nothing was unpacked"):
+        archive.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar.gz"]
+
+
+def test_no_archive_is_written_into_what_it_exports(finished):
+    for part in ("runs", "submissions", "studies/deeper"):
+        with pytest.raises(InputError, match="is in a folder that is exported"):
+            archive.export(finished, finished.path / part / "a.tar.gz", NOW)
