@@ -121,8 +121,6 @@ def tick(where: Where, site: Site | None, data_root: Path | None, only: Collecti
         if paused := rundir.read_json(where.root.paused):
             console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
             return Ticked(False, False)
-        if site is None and only is None and session.only_imported(ledger, where.root):
-            raise nothing_submitted(where.root)
         reconcile.late_results(ledger, where.root)
         before = _Before(ledger, where.root, site)
         with ledger.transaction():
