@@ -5,6 +5,7 @@ figure is of a run, whose id stands beside it; what is not there is None, never 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import statistics
@@ -17,6 +18,7 @@ from cluster.ledger import Ledger
 from tiny_transformers.architecture import label, num_heads, num_layers
 from tiny_transformers.config import RunConfig
 
+LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
 FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa"}
 
 
@@ -186,7 +188,8 @@ class Study:
 
 def stem(name: str) -> str:
     """A name of the user's as a part of file names and links: letters, digits and _.-~ only, another for each name."""
-    return quote(name, safe="").replace("~", "%7E").replace("%", "~")
+    told = quote(name, safe="").replace("~", "%7E").replace("%", "~")
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def read(ledger: Ledger) -> list[Study]:

@@ -145,8 +145,11 @@ def test_a_study_sees_its_own_stages_of_a_run_that_it_shares(tmp_path):
     assert seen["qk_width"].gpu_hours > seen["heads"].gpu_hours
 
 
-@pytest.mark.parametrize("names", [("a b", "a_b"), ("../../x", ".._.._x"), ("研究", "学习"), ("a~20b", "a b")])
+@pytest.mark.parametrize(
+    "names", [("a b", "a_b"), ("../../x", ".._.._x"), ("研究", "学习"), ("a~20b", "a b"), ("x" * 300, "x" * 299)]
+)
 def test_no_two_studies_have_one_stem_and_none_leads_elsewhere(names):
     stems = [results.stem(name) for name in names]
     assert len(set(stems)) == 2
     assert not any("/" in stem for stem in stems)
+    assert all(len(stem) < 100 for stem in stems)

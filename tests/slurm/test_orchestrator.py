@@ -293,7 +293,7 @@ def narrow_account(slurm):  # noqa: ARG001
 def test_a_grid_larger_than_the_accounts_limit_is_completed_by_ticks(command, narrow_account, tmp_path):
     change_site(tmp_path, runs_per_pack=1, cpus=4, account=narrow_account)
     assert "4 packs wait for room" in command(*SUBMIT, "--yes").stdout
-    assert "`tick` submits what is eligible" in command("status").stdout
+    assert "tick` submits what is eligible" in command("status").stdout
 
     def done():
         command("tick")
