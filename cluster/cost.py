@@ -15,14 +15,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from cluster.memo import PerSettings
-from tiny_transformers.architecture import (
-    FAMILIES,
-    flops_per_token,
-    num_heads,
-    num_layers,
-    num_parameters,
-    units_per_token,
-)
+from tiny_transformers.architecture import FAMILIES, Brainformer, flops_per_token, num_parameters
 from tiny_transformers.config import HEAD_ROWS, RunConfig, blimp_files, superglue_tasks, tokens_at_once
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
@@ -39,6 +32,8 @@ ROW_TOKENS = {"files": 60, "builtin": 20}
 PASSAGES = {"files": 5_153, "builtin": 200}  # of LAMBADA
 PASSAGE_TOKENS = {"files": 94, "builtin": 40}
 TARGET_TOKENS = 2.0  # of the last word
+# Of a stream: training, validation and test, in the published split (tiny_transformers/characters.py).
+CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (900_000, 50_000, 50_000)}
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
@@ -46,7 +41,7 @@ CPU_PROCESS_MEMORY = 650  # MB of a process without CUDA: 378 measured before it
 CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
-DECISIVE = {"micro_batch_tokens", "precision"}  # settings of training
+DECISIVE = {"micro_batch_tokens", "precision", "optimizer", "batch_size", "block_size", "batch_split"}  # of training
 
 # The studies' own way to pretrain: Hugging Face Trainer, float32, one run on one A100, every story padded to max_length
 # and the head at every position. Published for the base models, `GPTNeo()` and `Roberta()`: one epoch of TinyStories in
@@ -143,27 +138,46 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
     model = config.model
     tokens = tokens_at_once(config, gpu=gpu)
     # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
-    labels = tokens * (config.train.mlm_probability if model.family == "roberta" else 1)
+    labels = tokens * (1 if model.causal else config.train.mlm_probability)
     logits = 2 * min(labels, HEAD_ROWS["cuda" if gpu else "cpu"]) * model.vocab_size  # and their gradient
-    # Attention keeps a row of scores per token and head, and with dropout its copies.
     length = min(config.data.max_length, LONGEST_STORY[config.data.source])
-    scores = num_heads(model) * length * (4 if model.dropout else 1)
-    layers = num_layers(model) * tokens * (16 * model.hidden_size + units_per_token(model) + scores)
-    return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers)) / 1e6)
+    if config.data.is_stream:
+        tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
+    layers = tokens * model.kept_per_token(length)
+    return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers + _memory(config))) / 1e6)
+
+
+def _memory(config: RunConfig) -> float:
+    """Numbers that are carried from one block of a stream to the next: what each attention module was given."""
+    model = config.model
+    if not isinstance(model, Brainformer):
+        return 0.0
+    return config.train.batch_size * model.applied["s"] * model.hidden_size * model.keys_per_token(0)
+
+
+def _forward(config: RunConfig) -> float:
+    """FLOPs of one token. In a stream all see as far as their heads do, so that what scores take is known.
+
+    As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
+    weights = flops_per_token(config.model, training=True)
+    return weights + config.model.score_flops(0) if config.data.is_stream else weights
 
 
 def training_flops(config: RunConfig) -> float:
     """Of one token of pretraining, forward and backward."""
-    return 3.0 * flops_per_token(config.model, training=True)
+    return 3.0 * _forward(config)
 
 
-def studies_seconds(config: RunConfig) -> float:
+def studies_seconds(config: RunConfig) -> float | None:
     """What the studies' own way would take on one A100 to pretrain this model on as many stories: the published time of
-    the family's base model, scaled by padded tokens and by FLOPs of a token. A budget of hours takes the same hours."""
+    the family's base model, scaled by padded tokens and by FLOPs of a token. A budget of hours takes the same hours.
+    None: no time was published for the family."""
     family = config.model.family
+    if family not in STUDIES_SECONDS:
+        return None
     if seconds := budgeted_seconds(config):
         return seconds
-    tokens = _story_tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
+    tokens = _tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
     base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
     return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
 
@@ -174,10 +188,12 @@ def budgeted_seconds(config: RunConfig) -> float:
     return 3600 * budget.hours if budget and budget.hours else 0.0
 
 
-def _story_tokens(config: RunConfig) -> float:
+def _tokens(config: RunConfig) -> float:
     """That pretraining goes through; 0 with a budget of hours, which leaves that to the speed."""
     train = config.train
     if train.max_steps is not None:
+        if config.data.is_stream:
+            return train.max_steps * train.batch_size * train.block_size
         return train.max_steps * train.stories_per_step * STORY_TOKENS[config.data.source]
     return float((train.budget and train.budget.tokens) or 0)
 
@@ -187,8 +203,7 @@ def flops(config: RunConfig, stage: str) -> float:
     pays for."""
     if stage == "add_tokenizer":
         return 0.0
-    # As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many.
-    forward = flops_per_token(config.model, training=True)
+    forward = _forward(config)
     source, evaluation = config.data.source, config.evaluation
 
     def limited(rows: float, limit: int | None = evaluation.limit) -> float:
@@ -196,27 +211,27 @@ def flops(config: RunConfig, stage: str) -> float:
 
     if stage == "pretrain":
         train = config.train
-        tokens = _story_tokens(config)
-        validated = min(VALIDATION_STORIES[source], train.eval_stories or VALIDATION_STORIES[source])
-        return 3.0 * forward * tokens + forward * train.evaluations * validated * STORY_TOKENS[source]
+        return forward * (3.0 * _tokens(config) + train.evaluations * _validation_tokens(config))
     if stage == "blimp":
         full = evaluation.blimp.data == "full"
         pairs = FULL_PAIRS if full else TASK_PAIRS[source]
         sentences = 2 * sum(limited(pairs) for _ in blimp_files(config.data, evaluation.blimp.data))
-        if config.model.family == "gpt_neo":
+        if config.model.causal:
             return forward * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
         return _one_mask(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
+    if stage == "bpc":
+        return forward * CHARACTERS[source][1 if evaluation.bpc.split == "validation" else 2]
     head = _head(config)
     if stage == "lambada":
         passages, length = limited(PASSAGES[source]), PASSAGE_TOKENS[source]
-        if config.model.family == "gpt_neo":
+        if config.model.causal:
             return 1.0 * forward * passages * length
         whole = min(passages, evaluation.lambada.passages or passages) * length  # masks
         return _one_mask(config, length) * (passages * TARGET_TOKENS + whole)
     if stage == "speed":
         speed = evaluation.speed
         passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
-        generated = speed.prompt_tokens + speed.new_tokens if config.model.family == "gpt_neo" else 0
+        generated = speed.prompt_tokens + speed.new_tokens if config.model.causal else 0
         return passes * rows * ((forward - head) * speed.tokens + forward * generated)
     settings, tokens = evaluation.superglue, ROW_TOKENS[source]
     train_rows = limited(TRAIN_ROWS[source], evaluation.superglue_limit) * settings.epochs
@@ -224,6 +239,15 @@ def flops(config: RunConfig, stage: str) -> float:
     trained = 3.0 * (forward - head) * train_rows * tokens
     evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source], evaluation.superglue_limit) * tokens
     return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
+
+
+def _validation_tokens(config: RunConfig) -> float:
+    """Of one evaluation while a model is trained."""
+    source, train = config.data.source, config.train
+    if config.data.is_stream:
+        return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
+    stories = VALIDATION_STORIES[source]
+    return min(stories, train.eval_stories or stories) * STORY_TOKENS[source]
 
 
 def _head(config: RunConfig) -> float:
@@ -234,7 +258,7 @@ def _head(config: RunConfig) -> float:
 def _one_mask(config: RunConfig, length: int) -> float:
     """FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at that token
     alone (tiny_transformers/evaluation/masked.py)."""
-    forward, head, layers = flops_per_token(config.model, training=True), _head(config), num_layers(config.model)
+    forward, head, layers = flops_per_token(config.model, training=True), _head(config), config.model.layers
     return (forward - head) * ((layers - 1) * length + 1) / layers + head
 
 

@@ -36,7 +36,7 @@ from cluster import rundir
 from cluster.results import BY_KEY, MAIN, Family, Measure, Result, Study, Variant
 from cluster.rundir import OutputRoot
 from cluster.statistics import Interval, interval
-from tiny_transformers.architecture import GATED, num_layers
+from tiny_transformers.architecture import GATED, Architecture, Sharing
 from tiny_transformers.config import CURVE, FUNCTIONS
 
 INK = "#1b1b1b"  # of text, axes and the baseline: `inline_svg` makes it the page's
@@ -887,7 +887,7 @@ OF_LAYOUT = (  # what a layout decides
 
 def sharing(study: Study) -> Iterator[Sheet]:
     """Only where layers are shared: by layout and strategy."""
-    families = [f for f in study.families if any(v.config.model.sharing for v in f.variants)]
+    families = [f for f in study.families if any(map(_shared, f.variants))]
     measures = _measures(study)
     if not families or not measures:
         return
@@ -915,22 +915,27 @@ def sharing(study: Study) -> Iterator[Sheet]:
     yield sheet
 
 
+def _shared(variant: Variant) -> Sharing | None:
+    """How its layers share their weights; a Brainformer's order says that for itself."""
+    model = variant.config.model
+    return model.sharing if isinstance(model, Architecture) else None
+
+
 def _layout(variant: Variant) -> tuple[int, int, int]:
     """Layers, of them unique, hidden size."""
-    model = variant.config.model
-    layers = num_layers(model)
-    return layers, model.sharing.unique_layers if model.sharing else layers, model.hidden_size
+    model, shared = variant.config.model, _shared(variant)
+    return model.layers, shared.unique_layers if shared else model.layers, model.hidden_size
 
 
 def _layouts(family: Family) -> list[tuple[int, int, int]]:
-    return sorted({_layout(variant) for variant in _comparable(family) if variant.config.model.sharing})
+    return sorted({_layout(variant) for variant in _comparable(family) if _shared(variant)})
 
 
 def _comparable(family: Family) -> list[Variant]:
     """Those like the baseline but for layout and strategy, and of the ones that share nothing the first."""
     alike = [variant for variant in family.variants if _but_for_sharing(variant) == _but_for_sharing(family.baseline)]
-    plain = [variant for variant in alike if not variant.config.model.sharing]
-    return [*plain[:1], *(variant for variant in alike if variant.config.model.sharing)]
+    plain = [variant for variant in alike if not _shared(variant)]
+    return [*plain[:1], *(variant for variant in alike if _shared(variant))]
 
 
 def _but_for_sharing(variant: Variant) -> Any:
@@ -942,7 +947,7 @@ def _but_for_sharing(variant: Variant) -> Any:
 def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> None:
     layouts, variants = _layouts(family), _comparable(family)
     for variant in variants:
-        shared, found = variant.config.model.sharing, _interval(variant, measure)
+        shared, found = _shared(variant), _interval(variant, measure)
         if not shared and found:
             axes.axhline(found.mean, color=INK, lw=1.2, label="nothing shared")
             if found.low is not None and found.high is not None:
@@ -951,7 +956,8 @@ def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> Non
         look: dict[str, Any] = {"marker": MARKERS[number], "color": OKABE_ITO[number], "ls": "", "mew": 0, "ms": 5}
         axes.plot([], [], label=strategy.replace("_", ", last pass ").replace("rev", "reversed"), **look)
         for variant in variants:
-            if variant.config.model.sharing and variant.config.model.sharing.strategy == strategy:
+            shared = _shared(variant)
+            if shared and shared.strategy == strategy:
                 place = layouts.index(_layout(variant)) + 0.22 * (number - 1)
                 values = _values(variant, measure)
                 if len(values) > 1:
@@ -1118,7 +1124,7 @@ def _function_caption(edges: bool, found: Sequence[Learned], total: int) -> str:
             "a seed; bands: 5 % to 95 % of the edges, means over seeds; thin lines: the edges of one seed with the "
             f"largest splines.{some}"
         )
-    gated = any(each.variant.config.model.activation in GATED for each in found)
+    gated = any(getattr(each.variant.config.model, "activation", None) in GATED for each in found)
     of_gate = " Of a gated one it is that of the gate, for a value of 1." if gated else ""
     return (
         f"Solid lines: the median over the units of a layer, a line a seed ({count}); bands: 5 % to 95 % of the "

@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from cluster.site import Cause, Notify, Rule
-from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, Settings, num_parameters
+from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, num_parameters
 from tiny_transformers.config import DEFAULT_STAGES, NEEDS, STAGES, Data, RunConfig, Train, misfit
+from tiny_transformers.settings import Settings
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")

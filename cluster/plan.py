@@ -19,8 +19,8 @@ from cluster.manifest import Cell, Manifest
 from cluster.memo import PerSettings
 from cluster.retry import Adjustment
 from cluster.site import Site
-from tiny_transformers.architecture import Architecture, label, num_heads, num_layers, num_parameters
-from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, micro_batch_is_free, tokens_at_once
+from tiny_transformers.architecture import AnyModel, num_parameters
+from tiny_transformers.config import NEEDS, STAGES, RunConfig, Train, tokens_at_once
 
 TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
@@ -204,10 +204,10 @@ def _trained(train: Train) -> str:
     return "" if train.max_steps == Train().max_steps else f"-{train.max_steps}steps"
 
 
-def model_name(model: str, shape: Architecture) -> str:
+def model_name(model: str, shape: AnyModel) -> str:
     """With the true parameter count; `model` is its name in the manifest."""
     return (
-        f"{model}-{label(shape)}-{num_parameters(shape) / 1e6:.2f}M-{num_layers(shape)}L-{num_heads(shape)}H"
+        f"{model}-{shape.label}-{num_parameters(shape) / 1e6:.2f}M-{shape.layers}L-{shape.heads}H"
         f"-{shape.hidden_size}C-{shape.intermediate_size}I"
     )
 
@@ -349,7 +349,7 @@ def _with_less_memory(sizing: Sizing, halvings: int, runs: int) -> tuple[Sizing,
 
 def _shrunk(item: Item, run: Run, halvings: int, site: Site) -> Item:
     """With a smaller micro-batch, unless that would change the result."""
-    if not halvings or not micro_batch_is_free(run.config):
+    if not halvings or not run.config.model.micro_batch_is_free:
         return item
     tokens = tokens_at_once(run.config, gpu=bool(site.gpus))
     return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))

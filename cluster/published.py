@@ -13,8 +13,9 @@ from functools import cache
 from importlib import resources
 
 from cluster.results import BY_KEY, Measure, Study, Variant
-from tiny_transformers.architecture import KAN, Architecture, Controller, GPTNeo, Settings, label, num_heads, num_layers
+from tiny_transformers.architecture import KAN, AnyModel, Architecture, Controller, GPTNeo
 from tiny_transformers.config import SUPERGLUE_TASKS, Data, Evaluation, RunConfig, Train, superglue_tasks
+from tiny_transformers.settings import Settings
 
 # The first that has a figure counts.
 TABLES = ("activations", "sparse_ffn", "sharing", "training_times", "activations_thesis")
@@ -115,13 +116,13 @@ def _figure(row: Mapping[str, str], table: str) -> Published:
 def _configuration(config: RunConfig) -> Configuration:
     """In the columns of the tables."""
     model = config.model
-    sizes = (num_layers(model), model.hidden_size, num_heads(model), model.intermediate_size, config.train.max_steps)
+    sizes = (model.layers, model.hidden_size, model.heads, model.intermediate_size, config.train.max_steps)
     return (model.family, _label(model), *map(str, sizes))
 
 
-def _label(model: Architecture) -> str:
+def _label(model: AnyModel) -> str:
     """Without what their code did otherwise than their papers: with either it is the same variant."""
-    short = label(model).removesuffix("-studyinit")
+    short = model.label.removesuffix("-studyinit")
     return {"prelu-init0": "prelu"}.get(short, short.removesuffix("study"))
 
 
@@ -129,7 +130,8 @@ def _trained_alike(config: RunConfig) -> bool:
     """On the same data, in the same way."""
     model, stock = config.model, type(config.model).model_fields
     return (
-        config.data == Data()
+        isinstance(model, Architecture)
+        and config.data == Data()
         and all(getattr(config.train, name) == getattr(Train(), name) for name in TRAINING)
         and all(getattr(model, name) == stock[name].default for name in SIZES if name in stock)
         and model.ffn == _stock_feed_forward(model)

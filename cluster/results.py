@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 from cluster.ledger import Ledger
-from tiny_transformers.architecture import label, num_heads, num_layers
 from tiny_transformers.config import RunConfig
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
@@ -318,10 +317,10 @@ def _parts(name: str, config: RunConfig) -> tuple[str, ...]:
     """A run's name, taken apart, the most telling first: the model's label and its name in the manifest, how long it
     was trained, its sizes."""
     model = config.model
-    base, _, sizes = name.partition(f"-{label(model)}-")
+    base, _, sizes = name.partition(f"-{model.label}-")
     width = f"{model.intermediate_size}I"
     trained = sizes.partition(f"-{width}")[2].removesuffix(f"-s{config.seed}").removeprefix("-")
-    return label(model), base, trained, f"{num_layers(model)}L", f"{model.hidden_size}C", f"{num_heads(model)}H", width
+    return model.label, base, trained, f"{model.layers}L", f"{model.hidden_size}C", f"{model.heads}H", width
 
 
 def _telling(parts: Sequence[tuple[str, ...]]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from cluster.errors import InputError, did_you_mean
-from tiny_transformers.architecture import Settings
+from tiny_transformers.settings import Settings
 
 SHIPPED = Path(__file__).parent / "sites"
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cluster.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+from tiny_transformers.architecture import Architecture
 from tiny_transformers.config import SUPPLEMENT_TASKS
 from tiny_transformers.evaluation import bootstrap
 from tiny_transformers.evaluation.pairs import Kept, mcnemar, same_pairs
@@ -325,9 +326,15 @@ def _sentence(found: Comparison) -> str:
 
 def name(variant: Variant, family: Family) -> str:
     """Of a variant, as a sentence says it."""
-    sparse = any(each.config.model.ffn.kind not in ("dense", "kan") for each in family.variants)
+    sparse = any(_feed_forward_kind(each) in ("moe", "controller", "pkm") for each in family.variants)
     called = NAMES.get(variant.label, variant.label)
-    return f"dense {called}" if sparse and variant.config.model.ffn.kind == "dense" else called
+    return f"dense {called}" if sparse and _feed_forward_kind(variant) == "dense" else called
+
+
+def _feed_forward_kind(variant: Variant) -> str | None:
+    """None: its label names its modules."""
+    model = variant.config.model
+    return model.ffn.kind if isinstance(model, Architecture) else None
 
 
 def _where(measure: Measure) -> str:

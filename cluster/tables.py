@@ -67,7 +67,7 @@ def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str, order: 
     todo = {item.run_id: item for item in items}
     studies_seconds = PerSettings(cost.studies_seconds)
     own_way = {
-        run.id: studies_seconds.of(run.config)
+        run.id: studies_seconds.of(run.config) or 0.0
         for run in runs
         if run.id in todo and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
     }
@@ -134,9 +134,10 @@ def studies_way(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measure
     own_way = PerSettings(cost.studies_seconds)
     ours = theirs = 0.0
     for item, slots in _at_a_time(arrays):
-        if any(stage == "pretrain" for stage, _ in item.stages):
+        seconds = own_way.of(by_id[item.run_id])
+        if seconds is not None and any(stage == "pretrain" for stage, _ in item.stages):
             ours += measured.seconds(by_id[item.run_id], "pretrain", slots=slots) * item.adjustment.time
-            theirs += own_way.of(by_id[item.run_id])
+            theirs += seconds
     if not theirs:
         return ""
     return (

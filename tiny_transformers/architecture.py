@@ -2,15 +2,20 @@
 
 A default that depends on other settings is written `null` and resolved when the settings are checked, so equal
 models have equal settings, and a size that a rule gave is recorded. Of two ways to write one model, one is refused
-or becomes the other. The modules themselves are in gpt_neo.py, roberta.py, attention.py, feed_forward.py and ffn/."""
+or becomes the other. GPT-Neo and RoBERTa are here, Brainformers in brainformer_architecture.py; the modules themselves
+are in gpt_neo.py, roberta.py, attention.py, feed_forward.py and ffn/."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from tiny_transformers.brainformer_architecture import Brainformer
+from tiny_transformers.order import modules
+from tiny_transformers.settings import NonNegative, Probability, Settings
 
 ACTIVATIONS = (
     "gelu", "relu", "silu", "swish", "swish_thesis", "prelu", "learnable_gelu", "geglu", "learnable_geglu", "none",
@@ -22,19 +27,6 @@ GATED = ("geglu", "learnable_geglu")  # half of the units gate the other half: t
 Activation = Literal[
     "gelu", "relu", "silu", "swish", "swish_thesis", "prelu", "learnable_gelu", "geglu", "learnable_geglu", "none"
 ]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-
-
-class Settings(BaseModel):
-    """Immutable, and refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    def _resolve(self, **values: Any) -> None:
-        """Set what was left open; for validators only."""
-        self.__dict__.update(values)
-
 
 # -- feed-forward modules ---------------------------------------------------------------------------------------------
 
@@ -121,7 +113,10 @@ class Sharing(Settings):
 
 
 class Architecture(Settings):
-    """What both families have."""
+    """What GPT-Neo and RoBERTa have. A family says of itself what `Brainformer` says, too: how it is trained, and the
+    closed forms."""
+
+    causal: ClassVar[bool]  # predicts each token from those before it
 
     hidden_size: PositiveInt = 512
     intermediate_size: PositiveInt = 1024  # a sparse module takes the size of the dense one, and has then its own units
@@ -191,7 +186,7 @@ class Architecture(Settings):
             raise ValueError(f"activation {self.activation} has no parameters: leave out activation_parameters, _init")
 
     def _resolve_attention(self) -> None:
-        heads, kv_heads = num_heads(self), self.num_key_value_heads
+        heads, kv_heads = self.heads, self.num_key_value_heads
         heads_name = "num_heads" if isinstance(self, GPTNeo) else "num_attention_heads"
         for name in ("hidden_size", "qk_size", "v_size"):
             size = getattr(self, name)
@@ -209,16 +204,16 @@ class Architecture(Settings):
     def _resolve_order(self) -> None:
         if self.order is None:
             return
-        modules, layers = read_order(self.order), num_layers(self)
-        if max(modules.count("s"), modules.count("f")) != layers:
-            counts = f"{modules.count('s')} attention and {modules.count('f')} feed-forward modules"
+        order, layers = modules(self.order), self.layers
+        if max(order.count("s"), order.count("f")) != layers:
+            counts = f"{order.count('s')} attention and {order.count('f')} feed-forward modules"
             raise ValueError(f"order {self.order} has {counts}; the larger must be the number of layers, {layers}")
-        self._resolve(order=None if modules == "sf" * layers else modules)
+        self._resolve(order=None if order == "sf" * layers else order)
 
     def _check_sharing(self) -> None:
         if self.sharing is None:
             return
-        unique, layers = self.sharing.unique_layers, num_layers(self)
+        unique, layers = self.sharing.unique_layers, self.layers
         if self.order is not None:
             raise ValueError("sharing is of whole layers; it cannot be combined with an order of modules")
         if layers % unique:
@@ -228,9 +223,86 @@ class Architecture(Settings):
         if unique == 1 and self.sharing.strategy != "seq":
             raise ValueError("with sharing.unique_layers 1 all strategies are the same model: write strategy seq")
 
+    # --- what follows from it
+
+    @property
+    def layers(self) -> int:
+        """Applied in a forward pass, shared or not."""
+        raise NotImplementedError
+
+    @property
+    def heads(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def positions(self) -> int:
+        """Tokens that the model can see at once."""
+        raise NotImplementedError
+
+    @property
+    def initial_logit_variance(self) -> float:
+        """Of an untrained model: a LayerNorm's output times weights N(0, 0.02)."""
+        return self.hidden_size * 0.02**2
+
+    @property
+    def micro_batch_is_free(self) -> bool:
+        """Whether a step comes out the same however it is cut. A mixture of experts balances its load, and a
+        product-key memory normalizes its queries, over a micro-batch."""
+        return self.ffn.kind not in ("moe", "pkm")
+
+    @property
+    def embedding_parameters(self) -> int:
+        return (self.vocab_size + self.max_position_embeddings) * self.hidden_size  # type: ignore[attr-defined]
+
+    @property
+    def attention_parameters(self) -> int:
+        return _modules(self, unique=True)[0] * (_attention_parameters(self) + 2 * self.hidden_size)
+
+    @property
+    def feed_forward_parameters(self) -> int:
+        return _modules(self, unique=True)[1] * (_feed_forward_parameters(self) + 2 * self.hidden_size)
+
+    @property
+    def head_parameters(self) -> int:
+        return 2 * self.hidden_size
+
+    @property
+    def head_weights(self) -> int:
+        """That one token is multiplied with; the tied output embedding is counted as the product it is."""
+        return self.hidden_size * self.vocab_size
+
+    def weights_per_token(self, *, training: bool) -> float:
+        """That one token is multiplied with, the head's left out. In training a controller's layers are dense and a
+        MoE's gate has noise."""
+        attention, feed_forward = _modules(self, unique=False)
+        return attention * _attention_weights(self) + feed_forward * _feed_forward_weights(self, training=training)
+
+    @property
+    def feed_forward_flops(self) -> int:
+        """Of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
+        return 2 * _feed_forward_weights(self, training=False)
+
+    def score_flops(self, length: float) -> float:
+        """Of one token's attention to so many keys, beside the weights."""
+        assert self.qk_size
+        assert self.v_size
+        return 2 * _modules(self, unique=False)[0] * (self.qk_size + self.v_size) * length
+
+    def kept_per_token(self, length: float) -> float:
+        """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
+        scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
+        return self.layers * (16 * self.hidden_size + _units_per_token(self) + scores)
+
+    @property
+    def label(self) -> str:
+        """What a model has that the stock one of its family has not, in short."""
+        return _label(self)
+
 
 class GPTNeo(Architecture):
     """A decoder. `gelu` is GPT-Neo's own, the tanh approximation (`gelu_new`)."""
+
+    causal: ClassVar[bool] = True
 
     family: Literal["gpt_neo"] = "gpt_neo"
     num_layers: PositiveInt = 2
@@ -239,9 +311,23 @@ class GPTNeo(Architecture):
     window_size: PositiveInt = 256  # tokens that local attention, every second layer, looks back
     dropout: Probability = 0.0
 
+    @property
+    def layers(self) -> int:
+        return self.num_layers
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def positions(self) -> int:
+        return self.max_position_embeddings
+
 
 class Roberta(Architecture):
     """An encoder. `gelu` is RoBERTa's own, the exact one (erf)."""
+
+    causal: ClassVar[bool] = False
 
     family: Literal["roberta"] = "roberta"
     num_hidden_layers: PositiveInt = 2
@@ -249,47 +335,41 @@ class Roberta(Architecture):
     max_position_embeddings: PositiveInt = 513  # 512 tokens and the padding position that RoBERTa counts from
     dropout: Probability = 0.1
 
+    @property
+    def layers(self) -> int:
+        return self.num_hidden_layers
 
-FAMILIES: dict[str, type[GPTNeo] | type[Roberta]] = {"gpt_neo": GPTNeo, "roberta": Roberta}
-Model = Annotated[GPTNeo | Roberta, Field(discriminator="family")]
+    @property
+    def heads(self) -> int:
+        return self.num_attention_heads
 
+    @property
+    def positions(self) -> int:
+        return self.max_position_embeddings - 1  # it counts from its padding position
 
-def num_layers(model: Architecture) -> int:
-    """Applied in a forward pass, shared or not."""
-    return model.num_layers if isinstance(model, GPTNeo) else model.num_hidden_layers  # type: ignore[attr-defined]
+    @property
+    def embedding_parameters(self) -> int:
+        """With two token types, and a norm."""
+        return super().embedding_parameters + 2 * self.hidden_size + 2 * self.hidden_size
 
+    @property
+    def head_parameters(self) -> int:
+        h = self.hidden_size
+        return h * h + h + 2 * h + self.vocab_size
 
-def num_heads(model: Architecture) -> int:
-    return model.num_heads if isinstance(model, GPTNeo) else model.num_attention_heads  # type: ignore[attr-defined]
-
-
-# -- order and sharing ------------------------------------------------------------------------------------------------
-
-
-def read_order(text: str) -> str:
-    """The modules that a string names, in order: `sfsf`, `ssff`, and with empty slots in pairs `s.sf.f` -> `ssff`.
-
-    s is attention, f a feed-forward module. With dots the string is read in pairs, a slot for s and one for f
-    (Press et al. 2020, arXiv:1911.03864). Raises ValueError."""
-    if set(text) - set("sf.") or not set("sf") <= set(text):
-        raise ValueError(f"order {text!r} must consist of s (attention), f (feed-forward) and . (an empty slot)")
-    if "." in text:
-        pairs = [text[start : start + 2] for start in range(0, len(text), 2)]
-        wrong = [pair for pair in pairs if pair not in ("s.", ".f", "sf")]
-        if wrong:
-            raise ValueError(f"order {text!r}: with dots it is read in pairs s., sf or .f, but one is {wrong[0]!r}")
-    return text.replace(".", "")
+    @property
+    def head_weights(self) -> int:
+        return super().head_weights + self.hidden_size * self.hidden_size
 
 
-def blocks_of(order: str) -> list[str]:
-    """The modules of each block: an s and the f behind it make one. `ssff` -> s, sf, f."""
-    blocks: list[str] = []
-    for module in order:
-        if module == "f" and blocks and blocks[-1] == "s":
-            blocks[-1] = "sf"
-        else:
-            blocks.append(module)
-    return blocks
+AnyModel = GPTNeo | Roberta | Brainformer
+FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Brainformer]] = {
+    "gpt_neo": GPTNeo, "roberta": Roberta, "brainformer": Brainformer,
+}  # fmt: skip
+Model = Annotated[AnyModel, Field(discriminator="family")]
+
+
+# -- sharing ------------------------------------------------------------------------------------------------
 
 
 def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
@@ -389,55 +469,36 @@ class Parameters:
         return self.embedding + self.attention + self.feed_forward + self.head
 
 
-def parameters(model: Architecture) -> Parameters:
-    """The exact counts. RoBERTa has two token types, an embedding norm and a language-model head of its own."""
-    h, vocab = model.hidden_size, model.vocab_size
-    attention, feed_forward = _modules(model, unique=True)
-    embedding, head = (vocab + model.max_position_embeddings) * h, 2 * h  # type: ignore[attr-defined]
-    if isinstance(model, Roberta):
-        embedding, head = embedding + 2 * h + 2 * h, h * h + h + 2 * h + vocab
+def parameters(model: AnyModel) -> Parameters:
+    """The exact counts."""
     return Parameters(
-        embedding,
-        attention * (_attention_parameters(model) + 2 * h),
-        feed_forward * (_feed_forward_parameters(model) + 2 * h),
-        head,
+        model.embedding_parameters, model.attention_parameters, model.feed_forward_parameters, model.head_parameters
     )
 
 
-def num_parameters(model: Architecture) -> int:
+def num_parameters(model: AnyModel) -> int:
     return parameters(model).total
 
 
-def flops_per_token(model: Architecture, *, training: bool = False) -> int:
+def flops_per_token(model: AnyModel, *, training: bool = False) -> int:
     """Of a forward pass: 2 per weight that a token is multiplied with (Kaplan et al. 2020, section 2.1).
 
-    The tied output embedding is counted as the product it is. Left out are attention scores, which grow with the
-    text, and whatever is done unit by unit. In training a controller's layers are dense and a MoE's gate has noise."""
-    attention, feed_forward = _modules(model, unique=False)
-    weights = attention * _attention_weights(model) + feed_forward * _feed_forward_weights(model, training=training)
-    return 2 * (weights + _head_weights(model))
+    Left out are attention scores, which grow with the text, and whatever is done unit by unit."""
+    return round(2 * (model.weights_per_token(training=training) + model.head_weights))
 
 
-def training_flops(model: Architecture, *, labelled: float, length: float) -> float:
+def training_flops(model: AnyModel, *, labelled: float, length: float) -> float:
     """Of one token, forward and backward, three times the forward pass (Kaplan et al. 2020, section 2.1).
 
     `labelled`: the share of tokens with a label, where alone the head is applied; `length`: how many keys a token's
     attention has on average, those that are masked included, as in the model FLOPs utilisation of Chowdhery et al. 2022
     (arXiv:2204.02311, appendix B)."""
-    assert model.qk_size
-    assert model.v_size
-    attentions, _ = _modules(model, unique=False)
-    scores = 2 * attentions * (model.qk_size + model.v_size) * length
-    return 3.0 * (flops_per_token(model, training=True) - (1 - labelled) * 2 * _head_weights(model) + scores)
+    unlabelled = (1 - labelled) * 2 * model.head_weights
+    return 3.0 * (flops_per_token(model, training=True) - unlabelled + model.score_flops(length))
 
 
-def feed_forward_flops(model: Architecture) -> int:
-    """Of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
-    return 2 * _feed_forward_weights(model, training=False)
-
-
-def units_per_token(model: Architecture) -> int:
-    """Numbers that one feed-forward module keeps of a token for the backward pass, about: what memory is planned by."""
+def _units_per_token(model: Architecture) -> int:
+    """Numbers that one feed-forward module keeps of a token for the backward pass, about."""
     ffn = model.ffn
     if isinstance(ffn, MoE):
         return 4 * ffn.top_k * (ffn.expert_size or 0)
@@ -453,20 +514,15 @@ def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
     """How many attention and feed-forward modules there are, or are applied."""
     if model.order is not None:
         return model.order.count("s"), model.order.count("f")
-    layers = model.sharing.unique_layers if unique and model.sharing else num_layers(model)
+    layers = model.sharing.unique_layers if unique and model.sharing else model.layers
     return layers, layers
-
-
-def _head_weights(model: Architecture) -> int:
-    h = model.hidden_size
-    return h * model.vocab_size + (h * h if isinstance(model, Roberta) else 0)
 
 
 def _attention_weights(model: Architecture) -> int:
     assert model.qk_size
     assert model.v_size
     assert model.num_key_value_heads
-    share = model.num_key_value_heads / num_heads(model)
+    share = model.num_key_value_heads / model.heads
     queries, keys_values = model.qk_size, round((model.qk_size + model.v_size) * share)
     return model.hidden_size * (queries + keys_values + model.v_size)
 
@@ -475,7 +531,7 @@ def _attention_parameters(model: Architecture) -> int:
     assert model.qk_size
     assert model.v_size
     assert model.num_key_value_heads
-    share = model.num_key_value_heads / num_heads(model)
+    share = model.num_key_value_heads / model.heads
     biases = model.qk_size + round((model.qk_size + model.v_size) * share) if model.bias else 0
     return _attention_weights(model) + biases + (0 if model.bias is False else model.hidden_size)
 
@@ -541,8 +597,7 @@ def _feed_forward_weights(model: Architecture, *, training: bool) -> int:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
-def label(model: Architecture) -> str:
-    """What a model has that the stock one of its family has not, in short."""
+def _label(model: Architecture) -> str:
     h, ffn = model.hidden_size, model.ffn
     words = [_feed_forward_label(model)]
     if isinstance(ffn, Dense) and ffn.depth != 2:
@@ -552,7 +607,7 @@ def label(model: Architecture) -> str:
     if model.activation in LEARNABLE and model.activation_init != LEARNABLE[model.activation]:
         words.append(f"init{model.activation_init:g}")
     words += [f"{name}{size}" for name, size in (("qk", model.qk_size), ("v", model.v_size)) if size != h]
-    if model.num_key_value_heads != num_heads(model):
+    if model.num_key_value_heads != model.heads:
         words.append(f"{model.num_key_value_heads}KV")
     if model.bias is not (True if isinstance(model, Roberta) else None):
         words.append("bias" if model.bias else "nobias")

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from tiny_transformers.architecture import Model, Probability, Settings
+from tiny_transformers.architecture import Brainformer, Model
+from tiny_transformers.settings import Probability, Settings, added
 
 RECIPE = 3  # raised when the same settings would give another result: it is part of every run id
-STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "speed")
+STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "bpc", "speed")
 DEFAULT_STAGES = STAGES[:4]  # of a study that names none
+OF_STORIES = ("blimp", "superglue", "lambada")  # stages for models of words
+OF_STREAMS = ("bpc",)  # and of characters
 ALONE = ("speed",)  # what is measured with nothing else on the device: after all else of a pack, one run at a time
 NEEDS: dict[str, tuple[str, ...]] = {  # a stage -> the stages that must have completed before it
     "pretrain": (),
@@ -23,6 +26,7 @@ NEEDS: dict[str, tuple[str, ...]] = {  # a stage -> the stages that must have co
     "blimp": ("add_tokenizer",),
     "superglue": ("add_tokenizer",),
     "lambada": ("add_tokenizer",),
+    "bpc": ("pretrain",),
     "speed": ("pretrain",),
 }
 
@@ -33,7 +37,7 @@ def needed_by(stages: Iterable[str]) -> set[str]:
     return needs | needed_by(needs) if needs else needs
 
 
-Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "speed"]
+Stage = Literal["pretrain", "add_tokenizer", "blimp", "superglue", "lambada", "bpc", "speed"]
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
 
 
@@ -41,15 +45,21 @@ class Data(Settings):
     """`files`: DATA_ROOT in the layout of docs/data.md. `builtin`: made by the package from a grammar."""
 
     source: Literal["files", "builtin"] = "files"
-    tokenizer: str = "10k-tok"  # the folder DATA_ROOT/tokenizer/<name>; builtin data brings its own
+    corpus: Literal["tinystories", "enwik8", "text8"] = added("tinystories")  # stories, or one stream of characters
+    tokenizer: str = "10k-tok"  # the folder DATA_ROOT/tokenizer/<name>; builtin data brings its own; streams: none
     max_length: PositiveInt = 512  # tokens a story is cut at
+    units: Literal["bytes", "characters"] = added("bytes")  # streams: what a token is; in text8 they are the same
+
+    @property
+    def is_stream(self) -> bool:
+        return self.corpus != "tinystories"
 
 
 class Budget(Settings):
     """What a training may use; exactly one of the two."""
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # in steps, not evaluations or checkpoints
-    tokens: PositiveInt | None = None  # of the stories, without padding
+    tokens: PositiveInt | None = None  # of the stories, without padding; of a stream, characters
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -70,14 +80,23 @@ class Train(Settings):
     micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: bool | None = None  # torch.compile; null: on a GPU, in trainings that are long enough for it
+    optimizer: Literal["adamw", "adagrad"] = added("adamw")
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    lr_scheduler_type: Literal["linear", "constant"] = added("linear")  # linear: falls to zero
+    warmup_steps: Annotated[int, Field(ge=0)] = added(0)  # in which the learning rate rises from zero
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_betas: tuple[Probability, Probability] = (0.9, 0.999)
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    clipping: Literal["global", "per_tensor"] = added("global")  # by the norm of all, or of each tensor
     mlm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # encoders only
     evaluations: PositiveInt = 10  # on validation, evenly spaced; a checkpoint is written with each
     eval_stories: PositiveInt | None = None  # the first so many of the validation stories; null: all
+    # Streams, in place of stories_per_step: a step reads the next block of each row, a row being a part of the stream.
+    batch_size: PositiveInt = added(64)  # rows
+    block_size: PositiveInt = added(512)  # characters of a row in a step
+    batch_split: PositiveInt = added(1)  # micro-batches of a step, at least; see micro_batch_tokens
+    eval_characters: PositiveInt | None = added(None)  # the first so many of the validation split; null: all
 
     @model_validator(mode="before")
     @classmethod
@@ -138,6 +157,13 @@ class Lambada(Settings):
     passages: PositiveInt | None = 1_000  # encoders: so many, evenly spaced, get a pseudo-perplexity; null: all
 
 
+class Bpc(Settings):
+    """Bits per character of a split of the stream, all of it."""
+
+    split: Literal["validation", "test"] = "test"
+    batch_size: PositiveInt = 1  # rows that the split is cut into; 1: each character sees all that is before it
+
+
 class Speed(Settings):
     """The inference study."""
 
@@ -155,6 +181,7 @@ class Evaluation(Settings):
     blimp: Blimp = Blimp()
     superglue: Superglue = Superglue()
     lambada: Lambada = Lambada()
+    bpc: Bpc = added(Bpc())
     speed: Speed = Speed()
 
     @property
@@ -175,8 +202,17 @@ class RunConfig(Settings):
 
     @property
     def positions(self) -> int:
-        """Tokens that the model can see at once; RoBERTa counts from its padding position."""
-        return self.model.max_position_embeddings - (self.model.family == "roberta")
+        """Tokens that the model can see at once, no more than anything has."""
+        return self.model.positions or 2**31
+
+    @model_validator(mode="after")
+    def _model_reads_corpus(self) -> RunConfig:
+        if isinstance(self.model, Brainformer) != self.data.is_stream:
+            wanted = "enwik8 or text8" if isinstance(self.model, Brainformer) else "tinystories"
+            raise ValueError(
+                f"data.corpus {self.data.corpus} is not for models of family {self.model.family}: write {wanted}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _story_fits_model(self) -> RunConfig:
@@ -193,23 +229,20 @@ class RunConfig(Settings):
 
 def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
     """What of these stages cannot be done with the model or the data, in words; the settings alone do not tell."""
+    others = [stage for stage in stages if stage in (OF_STORIES if config.data.is_stream else OF_STREAMS)]
+    if others:
+        return f"stages: {others[0]} is not for models of {config.data.corpus}"
     tasks = set(config.evaluation.superglue.tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS)
     if "superglue" in stages and config.data.source == "builtin" and tasks:
         return f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
     speed = config.evaluation.speed
     longest = {"tokens": speed.tokens}
-    if config.model.family == "gpt_neo":
+    if config.model.causal:
         longest["prompt_tokens + new_tokens"] = speed.prompt_tokens + speed.new_tokens
     for name, length in longest.items():
         if "speed" in stages and length > config.positions:
             return f"evaluation.speed.{name} {length} exceeds the model's {config.positions} positions"
     return None
-
-
-def micro_batch_is_free(config: RunConfig) -> bool:
-    """Whether the size of a micro-batch leaves the result as it is. A mixture of experts balances its load, and a
-    product-key memory normalizes its queries, over a micro-batch."""
-    return config.model.ffn.kind not in ("moe", "pkm")
 
 
 HEAD_ROWS = {"cpu": 1_024, "cuda": 8_192}  # labels whose logits are in memory at once (tiny_transformers/head.py)
@@ -219,7 +252,7 @@ CPU_TOKENS = 3_072  # what a CPU's caches hold the activations of; more at once 
 def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
     """Padded tokens of a micro-batch: as set, and on a CPU no more than are fast, unless that changed the result."""
     tokens = config.train.micro_batch_tokens
-    return tokens if gpu or not micro_batch_is_free(config) else min(tokens, CPU_TOKENS)
+    return tokens if gpu or not config.model.micro_batch_is_free else min(tokens, CPU_TOKENS)
 
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).
@@ -269,6 +302,7 @@ BLIMP_PARADIGMS = (
 TRAIN_STORIES = "tinystories/train.jsonl"
 VALIDATION_STORIES = "tinystories/validation.jsonl"
 LAMBADA = "lambada/lambada_test.jsonl"
+STREAMS = {"enwik8": "char/enwik8.xml", "text8": "char/text8.txt"}  # corpus -> its file
 CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/curve.py
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/functions.py
 PAIR_SCORES = "scores/blimp.npz"  # in a run's folder: what the stage blimp keeps of every pair
@@ -301,12 +335,14 @@ def superglue_files(task: str) -> dict[str, str]:
 def required_files(config: RunConfig, stages: tuple[str, ...] = STAGES) -> list[str]:
     """What these stages read below DATA_ROOT; for the builtin data, what its generator must have written."""
     tokenizer = f"tokenizer/{config.data.tokenizer}/tokenizer.json"
+    stream = [STREAMS[config.data.corpus]] if config.data.is_stream else []
     files = {
-        "pretrain": [TRAIN_STORIES, VALIDATION_STORIES, tokenizer],
-        "add_tokenizer": [tokenizer, VALIDATION_STORIES],
+        "pretrain": stream or [TRAIN_STORIES, VALIDATION_STORIES, tokenizer],
+        "add_tokenizer": stream or [tokenizer, VALIDATION_STORIES],
         "blimp": list(blimp_files(config.data, config.evaluation.blimp.data).values()),
         "superglue": [file for task in superglue_tasks(config) for file in superglue_files(task).values()],
         "lambada": [LAMBADA],
+        "bpc": stream,
         "speed": [],
     }
     return list(dict.fromkeys(file for stage in stages for file in files[stage]))

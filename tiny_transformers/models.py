@@ -20,8 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from tiny_transformers.architecture import GPTNeo, Roberta, blocks_of, num_layers
+from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
+from tiny_transformers.order import blocks_of
 from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
 from tiny_transformers.variant import Variant
 from tiny_transformers.work import TinyTransformersError
@@ -115,7 +116,7 @@ def _roberta(model: Roberta) -> dict[str, Any]:
 
 def _blocks(model: GPTNeo | Roberta) -> list[str]:
     """The modules of every block; Hugging Face's number of layers is that of blocks."""
-    return blocks_of(model.order) if model.order else ["sf"] * num_layers(model)
+    return blocks_of(model.order) if model.order else ["sf"] * model.layers
 
 
 def _config(model_dir: Path) -> Any:

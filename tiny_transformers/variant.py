@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tiny_transformers.activations import check_activation
-from tiny_transformers.architecture import blocks_of, layer_map
+from tiny_transformers.architecture import layer_map
 from tiny_transformers.dropout import Dropout
 from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.layer import Layer, PerToken
+from tiny_transformers.order import blocks_of
 from tiny_transformers.work import TinyTransformersError
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model

@@ -295,5 +295,5 @@ def _sizes(work: Work, model: Any) -> dict[str, float | int | str]:
         "parameters": parameters,
         "parameters_without_embedding": parameters - architecture.parameters(work.config.model).embedding,
         "feed_forward_parameters": sum(parameter.numel() for parameter in own),
-        "feed_forward_flops_per_token": architecture.feed_forward_flops(work.config.model),
+        "feed_forward_flops_per_token": work.config.model.feed_forward_flops,
     }
