@@ -21,7 +21,17 @@ from pydantic import TypeAdapter, ValidationError
 from cluster.errors import InputError, did_you_mean
 from cluster.site import Cause, Notify, Rule
 from tiny_transformers.architecture import FAMILIES, FEED_FORWARD, Model, num_parameters
-from tiny_transformers.config import DEFAULT_STAGES, NEEDS, STAGES, Data, RunConfig, Train, misfit
+from tiny_transformers.config import (
+    DEFAULT_STAGES,
+    NEEDS,
+    STAGES,
+    STORY_SETTINGS,
+    STREAM_SETTINGS,
+    Data,
+    RunConfig,
+    Train,
+    misfit,
+)
 from tiny_transformers.settings import Settings
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
@@ -39,6 +49,7 @@ FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
 }  # fmt: skip
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
+FOR_ALL = ("defaults.", "smoke.")  # where settings stand that not every model has to heed
 TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify")
 
 
@@ -336,15 +347,15 @@ def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int,
     first: dict[str, int] = {}
     for index in (*chosen, *range(len(variants))):
         config = variants[index][1][0]
-        before = first.setdefault(config.model.family, index)
+        before = first.setdefault(config.family, index)
         if index in chosen and config != variants[before][1][0]:
             if chosen[index] != chosen[before]:
                 raise InputError(
-                    f"{chosen[before]} and {chosen[index]}: match two variants of {config.model.family}, and one is "
+                    f"{chosen[before]} and {chosen[index]}: match two variants of {config.family}, and one is "
                     "the baseline."
                 )
             raise InputError(
-                f"{chosen[index]}: matches several variants of {config.model.family}, and one is the baseline. Give "
+                f"{chosen[index]}: matches several variants of {config.family}, and one is the baseline. Give "
                 "more of its values."
             )
     return {*chosen, *first.values()}
@@ -541,9 +552,14 @@ def _model_layer(manifest: Manifest, name: str) -> Layer:
 def _check(layer: Layer, where: str) -> RunConfig:
     tree = _tree(layer)
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, layer, tree, where)) from None
+    for name in STORY_SETTINGS if config.data.is_stream else STREAM_SETTINGS:
+        value = layer.get(f"train.{name}")
+        if value and not value.origin.startswith(FOR_ALL):
+            raise InputError(f"{value.origin}: models of {config.data.corpus} have no use for it. Leave it out.")
+    return config
 
 
 def _tree(layer: Layer) -> dict[str, Any]:
@@ -599,8 +615,8 @@ def _whose(loc: list[str], tree: dict[str, Any]) -> str:
         own = tree["model"]["ffn"].get("kind", "dense")
         return f" of kind {own}: it belongs to {' and '.join(kinds)}." if kinds else ""
     if loc[:1] == ["model"] and any(name in settings.model_fields for settings in FAMILIES.values()):
-        counterpart = FAMILY_WORDS.get(name)
         family = tree["model"]["family"]
+        counterpart = FAMILY_WORDS.get(name) if FAMILY_WORDS.get(name) in FAMILIES[family].model_fields else None
         there = f"there it is {counterpart}" if counterpart else "it has none"
         return f" of family {family}: {there}. docs/manifest.md has a grid over both."
     return ""

@@ -10,8 +10,8 @@ from typing import Any
 
 from cluster.details import Details, code_versions
 from cluster.render import render
-from cluster.results import Family, Result, Study, Variant
-from cluster.run_tables import flat, shown_run
+from cluster.results import Family, Result, Study, Variant, flat
+from cluster.run_tables import shown_run
 from cluster.study_tables import (
     Cell,
     Column,

@@ -18,7 +18,10 @@ from cluster.ledger import Ledger
 from tiny_transformers.config import RunConfig
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
-FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa"}
+FAMILIES = {
+    "gpt_neo": "GPT-Neo", "roberta": "RoBERTa",
+    "brainformer-enwik8": "Brainformer, enwik8", "brainformer-text8": "Brainformer, text8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ MEASURES = (
     Measure(
         "lambada_ppl", "LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False, higher_is_better=False
     ),
+    Measure("bpc", "bits/char", "bpc", "test", "bpc", percent=False, higher_is_better=False),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-MAIN = ("blimp", "superglue", "lambada", "loss")  # that a study's question is answered by, as far as it has them
+MAIN = ("blimp", "superglue", "lambada", "bpc", "loss")  # that a study's question is answered by, as far as it has them
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Variant:
 
     key: str  # unique within a study, fit for a file's name and a link's target
     label: str  # what sets it apart within its family: short, unique there
-    family: str  # gpt_neo, roberta
+    family: str  # gpt_neo, roberta, brainformer-enwik8, ...
     config: RunConfig  # of its first seed
     parameters: int
     is_baseline: bool
@@ -261,7 +265,7 @@ def _families(
     alike: dict[str, dict[str, list[Result]]] = {}  # family -> settings without the seed -> runs
     for result in results:
         config = configs[result.run_id]
-        alike.setdefault(config.model.family, {}).setdefault(_without_seed(config), []).append(result)
+        alike.setdefault(config.family, {}).setdefault(_without_seed(config), []).append(result)
     families = []
     for family, groups in alike.items():
         groups_of = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
@@ -300,7 +304,7 @@ def _labels(variants: Sequence[tuple[str, RunConfig]]) -> list[str]:
     will do, and, of those which differ in other settings only, these settings."""
     parts = [_parts(name, config) for name, config in variants]
     texts = [" ".join(filter(None, (part[index] for index in _telling(parts)))) for part in parts]
-    settings = [_flat(config.model_dump(mode="json")) for _, config in variants]
+    settings = [flat(config.model_dump(mode="json")) for _, config in variants]
     for text in {text for text in texts if texts.count(text) > 1}:
         same = [index for index, each in enumerate(texts) if each == text]
         keys = [
@@ -333,11 +337,12 @@ def _telling(parts: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
     return tuple(differing) or (0,)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
+    lines: dict[str, str] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = json.dumps(value)
-    return flat
+            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return lines

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from cluster.details import RunDetails, StageDetails
+from cluster.results import flat
 from cluster.study_tables import WORST_FIRST, Cell, Column, Row, Table, anchor, short
 
 
@@ -39,17 +39,6 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
     names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
     model = config["model"]
     return flat({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
-    lines: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            lines |= flat(value, f"{prefix}{key}.")
-        else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return lines
 
 
 def _attempts_table(details: RunDetails) -> Table:

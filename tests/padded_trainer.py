@@ -98,7 +98,7 @@ def losses(training: Training, folder: Path, *, length: int, micro_batches: int)
         micro_batches=micro_batches,
         data_collator=default_data_collator,
         # RoBERTa's own is the mean over a micro-batch, whatever is in the others.
-        compute_loss_func=None if training.causal else _masked_loss,
+        compute_loss_func=None if training.config.model.causal else _masked_loss,
         arguments={
             "per_device_train_batch_size": settings.stories_per_step // micro_batches,
             "learning_rate": settings.learning_rate,
@@ -112,12 +112,12 @@ def losses(training: Training, folder: Path, *, length: int, micro_batches: int)
 def _labelled_rows(training: Training, length: int) -> Iterator[dict[str, list[int]]]:
     settings, seed = training.settings, training.config.seed
     for step in range(settings.max_steps):
-        drawn = batches.drawn(len(training.stories), settings.stories_per_step, seed, step)
-        stories = [training.stories[i] for i in drawn]
-        if training.causal:  # Hugging Face shifts the labels
+        drawn = batches.drawn(len(training.corpus.stories), settings.stories_per_step, seed, step)
+        stories = [training.corpus.stories[i] for i in drawn]
+        if training.config.model.causal:  # Hugging Face shifts the labels
             pairs: list[tuple[Ids, Ids]] = [(story, story) for story in stories]
         else:
-            examples = training._examples(stories, batches.rng(seed, "mask", step), TRAIN_STORIES)
+            examples = training.corpus.examples(stories, batches.rng(seed, "mask", step), TRAIN_STORIES)
             pairs = [(example.inputs, example.targets) for example in examples]
             nothing = np.array([BOS]), np.array([NO_LABEL])  # in place of a story without a label
             pairs += [nothing] * (settings.stories_per_step - len(pairs))

@@ -251,6 +251,11 @@ class Architecture(Settings):
         return self.ffn.kind not in ("moe", "pkm")
 
     @property
+    def same_shapes(self) -> bool:
+        """Whether every pass computes the same; sparse modules go by their tokens."""
+        return self.ffn.kind == "dense"
+
+    @property
     def embedding_parameters(self) -> int:
         return (self.vocab_size + self.max_position_embeddings) * self.hidden_size  # type: ignore[attr-defined]
 

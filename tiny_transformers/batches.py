@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Batch:
     attention_mask: torch.Tensor | None  # (B, T); None where a model needs none
     positions: torch.Tensor  # (N,) of the labels among the B * T positions
     labels: torch.Tensor  # (N,)
+    rows: slice | None = None  # of a stream: which of its rows these are; None: a batch of texts
+    begins: bool = False  # of a stream: nothing is before it
 
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -61,7 +63,8 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         mask = None if self.attention_mask is None else change(self.attention_mask)
-        return Batch(change(self.input_ids), mask, change(self.positions), change(self.labels))
+        changed = {"input_ids": change(self.input_ids), "attention_mask": mask}
+        return replace(self, **changed, positions=change(self.positions), labels=change(self.labels))
 
 
 def rng(seed: int, purpose: str, number: int = 0) -> np.random.Generator:

@@ -70,6 +70,7 @@ class Brainformer(Settings):
 
     causal: ClassVar[bool] = True
     positions: ClassVar[int | None] = None  # relative: a text has any length
+    same_shapes: ClassVar[bool] = False  # passes go by their tokens, and by how far heads look
 
     family: Literal["brainformer"] = "brainformer"
     order: str = "sgfgfg.sgfgfg"  # s, f, g in groups; docs/models.md has the grammar
@@ -183,7 +184,7 @@ class Brainformer(Settings):
         return (
             applied["s"] * (10 * h + scores)
             + applied["f"] * (8 * h + 4 * self.intermediate_size)
-            + applied["g"] * (8 * h + chosen * (4 * self.intermediate_size + 3 * h))
+            + applied["g"] * (8 * h + chosen * (3 * self.intermediate_size + 2 * h))
         )
 
     @property

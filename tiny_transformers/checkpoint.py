@@ -1,4 +1,5 @@
-"""Checkpoints: folders step-00000828/ with the weights, the optimizer's state and the counters of a training.
+"""Checkpoints: folders step-00000828/ with the weights, the optimizer's state, the counters of a training, and what it
+remembers of the text so far.
 
 Only whole ones are ever visible, and each says what its files must hash to, so that one that the disk spoilt is
 noticed and passed over. What the counters mean is the training's own affair."""
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from torch import Tensor
 from tiny_transformers.files import whole_folder
 
 KEPT = 2  # the newest so many; the second is for the day the newest is spoilt
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER, MEMORY = "model.safetensors", "optimizer.safetensors", "memory.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,21 @@ class Checkpoint:
     state: dict[str, Any]
     model: dict[str, Tensor]  # parameter or buffer -> its value
     optimizer: dict[str, Tensor]  # parameter/key -> the optimizer's `key` for it
+    memory: list[Tensor]  # empty: there is none
 
 
-def write(root: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
+def write(
+    root: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    memory: Sequence[Tensor] = (),
+) -> None:
     """Write root/step-<step>; once it is whole, remove all but the newest `KEPT`."""
     blobs = {MODEL: save(_model_tensors(model)), OPTIMIZER: save(_optimizer_tensors(model, optimizer))}
+    if memory:
+        blobs[MEMORY] = save({str(i): tensor.cpu().contiguous() for i, tensor in enumerate(memory)})
     with whole_folder(root / f"step-{step:08d}", replace=True) as draft:
         for name, blob in blobs.items():
             (draft / name).write_bytes(blob)
@@ -57,7 +70,8 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.opt
         for name, tensor in (*model.named_parameters(), *buffers(model).items()):
             tensor.copy_(checkpoint.model[name])
     state: dict[int, dict[str, Tensor]] = {}
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    index = {name: i for i, name in enumerate(trained)}
     for path, tensor in checkpoint.optimizer.items():
         name, key = path.split("/")
         state.setdefault(index[name], {})[key] = tensor
@@ -83,11 +97,13 @@ def _folders(root: Path) -> list[Path]:
 
 def _read(folder: Path) -> Checkpoint:
     content = json.loads((folder / STATE).read_text())
-    blobs = {name: (folder / name).read_bytes() for name in (MODEL, OPTIMIZER)}
+    blobs = {name: (folder / name).read_bytes() for name in content["sha256"]}
     for name, blob in blobs.items():
         if _sha256(blob) != content["sha256"][name]:
             raise ValueError(f"{name} is not what was written")
-    return Checkpoint(content["state"], load(blobs[MODEL]), load(blobs[OPTIMIZER]))
+    memory = load(blobs[MEMORY]) if MEMORY in blobs else {}
+    ordered = [memory[str(i)] for i in range(len(memory))]
+    return Checkpoint(content["state"], load(blobs[MODEL]), load(blobs[OPTIMIZER]), ordered)
 
 
 def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -100,6 +116,7 @@ def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer)
     return {
         f"{name}/{key}": value.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad  # the optimizer knows no others
         for key, value in optimizer.state[parameter].items()
     }
 

@@ -189,6 +189,11 @@ class Evaluation(Settings):
         return self.superglue.limit or self.limit
 
 
+# What only stories have, and only streams. A layer for all models may set either; what is of no use is dropped.
+STORY_SETTINGS = ("stories_per_step", "eval_stories", "mlm_probability")
+STREAM_SETTINGS = ("batch_size", "block_size", "batch_split", "eval_characters")
+
+
 class RunConfig(Settings):
     """Everything that can change a run's result."""
 
@@ -205,6 +210,11 @@ class RunConfig(Settings):
         """Tokens that the model can see at once, no more than anything has."""
         return self.model.positions or 2**31
 
+    @property
+    def family(self) -> str:
+        """Whose scores may be held against each other: models of one family and, where that has several, one corpus."""
+        return f"{self.model.family}-{self.data.corpus}" if self.data.is_stream else self.model.family
+
     @model_validator(mode="after")
     def _model_reads_corpus(self) -> RunConfig:
         if isinstance(self.model, Brainformer) != self.data.is_stream:
@@ -212,6 +222,14 @@ class RunConfig(Settings):
             raise ValueError(
                 f"data.corpus {self.data.corpus} is not for models of family {self.model.family}: write {wanted}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _forget_useless(self) -> RunConfig:
+        useless = STORY_SETTINGS if self.data.is_stream else STREAM_SETTINGS
+        stock = {name: Train.model_fields[name].default for name in useless}
+        if any(getattr(self.train, name) != default for name, default in stock.items()):
+            self._resolve(train=self.train.model_copy(update=stock))
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from tiny_transformers.batches import Batch
 class Step:
     batches: list[Batch]
     labels: int  # of all batches
-    tokens: int  # of the stories, without padding
+    tokens: int  # of the texts, without padding
     eligible: int  # tokens that could have been labels
 
 

@@ -29,9 +29,17 @@ def sandwich(layers: int, coefficient: int, feed_forward: str = "f") -> str:
 
 
 def spelled_out(text: str) -> str:
-    """With `sandwich(n, k)` or `sandwich(n, k, g)` in place of what it stands for."""
-    found = re.fullmatch(r"sandwich\((\d+),\s*(\d+)(?:,\s*([fg]))?\)", text.strip())
-    return sandwich(int(found[1]), int(found[2]), found[3] or "f") if found else text
+    """With `sandwich(n, k)`, `sandwich(n, k, g)` or `repeat(n, group)` in place of what it stands for."""
+    if found := re.fullmatch(r"sandwich\((\d+),\s*(\d+)(?:,\s*([fg]))?\)", text.strip()):
+        return sandwich(int(found[1]), int(found[2]), found[3] or "f")
+    if found := re.fullmatch(r"repeat\((\d+),\s*([sfg]+)\)", text.strip()):
+        return repeat(int(found[1]), found[2])
+    return text
+
+
+def repeat(times: int, group: str) -> str:
+    """So many groups of the same letters: `repeat(2, sgfgfg)` -> sgfgfg.sgfgfg."""
+    return ".".join([group] * times)
 
 
 def modules(text: str, letters: str = "sf") -> str:

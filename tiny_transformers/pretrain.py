@@ -1,12 +1,13 @@
-"""Pretraining: stories in, a checked model folder out.
+"""Pretraining: stories, or a stream of characters, in; a checked model folder out.
 
 A decoder learns to predict every token, an encoder those that are masked. A step's loss is the mean over the labels of
 the whole step, however it is cut into micro-batches. A run that was interrupted, at any moment and any number of times,
 ends in the same weights as one that was not: bit for bit on a CPU with the same number of threads.
 
-As in the study: AdamW, linear decay to zero without warm-up, clipping by the norm. Products are of bfloat16 where the
-hardware has them, in autocast's way, with weights, gradients and optimizer in float32. It ends after so many steps, or
-with a budget of tokens or hours: then the decay and the evaluations follow what part of the budget is used."""
+As in the studies: AdamW, linear decay to zero without warm-up, clipping by the norm; of Brainformers Adagrad, warm-up,
+clipping by tensor. Products are of bfloat16 where the hardware has them, in autocast's way, with weights, gradients and
+optimizer in float32. It ends after so many steps, or with a budget of tokens or hours: then the decay and the
+evaluations follow what part of the budget is used."""
 
 from __future__ import annotations
 
@@ -15,19 +16,17 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tiny_transformers import architecture, batches, checkpoint, config, functions, models
-from tiny_transformers.batches import Batch, Example, Ids
+from tiny_transformers import architecture, batches, checkpoint, config, corpus, functions, models, optimizers
+from tiny_transformers.batches import Batch
 from tiny_transformers.curve import Counters, Curve, Log
-from tiny_transformers.data import fingerprint
 from tiny_transformers.device import (
     bound_kernel_caches,
     has_bfloat16,
@@ -38,17 +37,15 @@ from tiny_transformers.device import (
 )
 from tiny_transformers.feed import Feed, Step
 from tiny_transformers.files import whole_folder
-from tiny_transformers.stories import tokenize_stories
-from tiny_transformers.variant import Variant
+from tiny_transformers.language_model import LanguageModel
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
+Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
 COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
-LENGTHS = 16  # texts are padded to multiples of this: fewer shapes, for each of which kernels are made and kept
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
 DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
 RELOADED = 1e-6  # the largest difference of a logit after saving and loading, in units of the largest, or of 1
-RELOAD_STORIES = 8
 LOSS_FLOOR = 0.05  # nats; an encoder below was probably shown what it had to predict
 
 
@@ -70,12 +67,16 @@ def run(work: Work) -> Outcome:
     return training.outcome()
 
 
-def token_losses(model: Variant, batch: Batch) -> Tensor:
-    """The sum of the cross-entropies, in nats, of the batch's labels.
+def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tuple[Tensor, Memory]:
+    """The sum of the cross-entropies, in nats, of the batch's labels; and, of a stream, what is to be remembered of it.
 
     The head, half of all multiplications in a small decoder, is applied only where there is a label."""
-    hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
-    return model.loss_at(hidden.flatten(0, 1)[batch.positions], batch.labels)  # (B, T, H) -> (B T, H) -> (N, H)
+    carried = {} if batch.rows is None else {"memory": memory}
+    output = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **carried
+    )
+    hidden = output[0].flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
+    return model.loss_at(hidden, batch.labels), output.memory if carried else ()
 
 
 def evaluation_steps(max_steps: int, evaluations: int) -> list[int]:
@@ -88,31 +89,23 @@ class Training:
 
     def __init__(self, work: Work) -> None:
         self.work, self.config, self.settings = work, work.config, work.config.train
-        self.causal = isinstance(self.config.model, architecture.GPTNeo)
         self.checkpoints = work.run_dir / "checkpoints"
         self.counters = Counters()
         self.checkpointed = 0  # the step of the newest checkpoint
         self.checks: dict[str, Check] = {}
         steps = self.settings.max_steps  # None with a budget
         self.evaluation_steps = evaluation_steps(steps, self.settings.evaluations) if steps else []
-        self._read_data()
         self.device = pick_device()
+        self.corpus = corpus.read(work, config.tokens_at_once(self.config, gpu=self.device.type == "cuda"))
+        self.memory: Memory = ()  # of a stream: what each attention module was given, for all rows
         bound_kernel_caches()
         self.precision = resolve_precision(self.settings.precision, self.device)
-        self.micro_batch_tokens = config.tokens_at_once(self.config, gpu=self.device.type == "cuda")
         self.model = _on(self.device, models.build(self.config.model, self.config.seed))
         self._check_parameters()
         self.compiled = self._compiles()
         if self.compiled:
             self._compile()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.settings.learning_rate,
-            betas=self.settings.adam_betas,
-            eps=self.settings.adam_epsilon,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizers.build(self.model, self.settings)
         self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
         self.log = Log()
         self.feed = Feed(self._make_step)
@@ -124,7 +117,7 @@ class Training:
             return self.settings.compile
         steps = self.settings.max_steps
         long = steps is None or steps >= COMPILED_STEPS
-        return long and self.device.type == "cuda" and self.config.model.ffn.kind == "dense"
+        return long and self.device.type == "cuda" and self.config.model.same_shapes
 
     def _compile(self) -> None:
         """Block by block: while transformers' forward pass is traced, it makes a mask where attention needs none."""
@@ -132,50 +125,15 @@ class Training:
         for block in getattr(owner, name).children():
             block.compile(dynamic=True)
 
-    def _read_data(self) -> None:
-        tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
-        tokenizer_file = self.work.root / tokenizer
-        self.vocabulary = batches.read_vocabulary(tokenizer_file, self.config.model.vocab_size)
-        self.stories, validation = (
-            tokenize_stories(
-                self.work.root / file,
-                tokenizer_file,
-                self.config.data.max_length,
-                self.work.cache,
-                should_stop=self.work.should_stop,
-            )
-            for file in (config.TRAIN_STORIES, config.VALIDATION_STORIES)
-        )
-        self.fingerprints = {
-            config.TRAIN_STORIES: self.stories.fingerprint,
-            config.VALIDATION_STORIES: validation.fingerprint,
-            tokenizer: fingerprint(tokenizer_file),
-        }
-        count = min(len(validation), self.settings.eval_stories or len(validation))
-        held_out = [validation[i] for i in range(count)]
-        # Of no seed: all runs are asked for the same tokens.
-        self.validation = self._examples(held_out, batches.rng(0, "validation"), config.VALIDATION_STORIES)
-
-    def _examples(self, stories: Sequence[Ids], generator: np.random.Generator, file: str) -> list[Example]:
-        if self.causal:
-            examples = batches.causal(stories)
-        else:
-            examples = batches.masked(stories, self.vocabulary, self.settings.mlm_probability, generator)
-        if not examples:
-            raise TinyTransformersError(
-                f"{self.work.root / file}: {len(stories)} stories without a token to predict. Check the file."
-            )
-        return examples
-
     # --- checkpoints
 
     def identity(self) -> dict[str, Any]:
         """What must not change between two sittings of one training. The size of a micro-batch may, and precision stays
         what it was in the first, whatever it is set to."""
         settings = self.config.model_dump(mode="json", include={"model", "data", "train", "seed", "recipe"})
-        for how in ("micro_batch_tokens", "precision", "compile"):
-            del settings["train"][how]
-        return {"settings": settings, "files": self.fingerprints}
+        for how in ("micro_batch_tokens", "batch_split", "precision", "compile"):
+            settings["train"].pop(how, None)
+        return {"settings": settings, "files": self.corpus.fingerprints}
 
     def resume(self) -> None:
         checkpoint.remove_drafts(self.checkpoints)
@@ -186,6 +144,8 @@ class Training:
                     f"{self.checkpoints}: written with other settings or other data. Remove it to begin anew."
                 )
             checkpoint.restore(found, self.model, self.optimizer)
+            self.model.after_update()
+            self.memory = [tensor.to(self.device) for tensor in found.memory]
             # Of the first sitting, which may have been on other hardware.
             advice = f"go on on one, or remove {self.checkpoints} to begin anew."
             self.precision = resolve_precision(found.state["precision"], self.device, advice)
@@ -200,7 +160,7 @@ class Training:
             return
         self.curve.sync()
         state = {"identity": self.identity(), "precision": self.precision, "counters": asdict(self.counters)}
-        checkpoint.write(self.checkpoints, step, self.model, self.optimizer, state)
+        checkpoint.write(self.checkpoints, step, self.model, self.optimizer, state, self.memory)
         self.checkpointed = step
 
     # --- training
@@ -229,28 +189,8 @@ class Training:
         return int(before * parts) < int(self.fraction() * parts)
 
     def _make_step(self, number: int) -> Step:
-        """The batches of an optimizer step; of nothing but the data, the seed and the step's number."""
-        seed = self.config.seed
-        drawn = batches.drawn(len(self.stories), self.settings.stories_per_step, seed, number)
-        stories = [self.stories[i] for i in drawn]
-        examples = self._examples(stories, batches.rng(seed, "mask", number), config.TRAIN_STORIES)
-        made = list(self._micro_batches(examples))
-        tokens = np.concatenate(stories)
-        return Step(
-            [batch.pinned() for batch in made] if self.device.type == "cuda" else made,
-            labels=sum(len(batch.labels) for batch in made),
-            tokens=len(tokens),
-            eligible=int((~self.vocabulary.special[tokens]).sum()),
-        )
-
-    def _micro_batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
-        return batches.micro_batches(
-            examples,
-            self.micro_batch_tokens,
-            causal=self.causal,
-            multiple=LENGTHS,
-            longest=self.config.positions,
-        )
+        step = self.corpus.step(number)
+        return replace(step, batches=[b.pinned() for b in step.batches]) if self.device.type == "cuda" else step
 
     def _step(self) -> None:
         started, number, done = time.monotonic(), self.counters.step, self.fraction()
@@ -258,13 +198,15 @@ class Training:
         waited = time.monotonic() - started
         torch.manual_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
         before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
+        self.model.schedule(done)
         try:
-            loss = self._backward(step.batches)
+            loss, memory = self._backward(step.batches)
         except Interrupted:  # the step is given up, and what forward passes have tracked with it
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
             raise
-        self._update(loss, learning_rate=self.settings.learning_rate * (1 - done))
+        self._update(loss, optimizers.learning_rate(self.settings, step=number, done=done))
+        self.memory = memory  # only now: what was given up is not remembered
         self._count(step, loss, time.monotonic() - started, waited)
         if self.settings.budget:
             self.counters.due = self._passed(done, self.settings.evaluations)
@@ -278,22 +220,25 @@ class Training:
         if self.counters.step == 1:
             self._check_start()
 
-    def _backward(self, made: Sequence[Batch]) -> float:
-        """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats."""
+    def _backward(self, made: Sequence[Batch]) -> tuple[float, Memory]:
+        """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats, and
+        what is remembered of all rows."""
         self.model.train()
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         labels, done = sum(len(batch.labels) for batch in made), 0
+        remembered: list[Memory] = []
         with self._arithmetic():  # around all micro-batches, so that weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                losses = token_losses(self.model, batch.to(self.device))
+                losses, memory = token_losses(self.model, batch.to(self.device), _of_rows(self.memory, batch))
+                remembered.append(memory)
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
                 (losses / labels + share * self.model.auxiliary_loss()).backward()
                 total += losses.detach()
                 done += len(batch.labels)
-        return total.item() / labels
+        return total.item() / labels, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -309,12 +254,13 @@ class Training:
             ) from error
 
     def _update(self, loss: float, learning_rate: float) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm).item()
+        norm = optimizers.clip(self.model, self.settings)
         self._check_finite(loss, f"the loss is {loss}")
         self._check_finite(norm, f"the loss is {loss} and the norm of its gradient {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
+        self.model.after_update()
 
     def _count(self, step: Step, loss: float, seconds: float, waited: float) -> None:
         counters = self.counters
@@ -350,14 +296,17 @@ class Training:
 
     @torch.no_grad()
     def _evaluate(self) -> float:
-        """The mean loss, in nats, over the labels of the validation stories."""
+        """The mean loss, in nats, over the labels of the validation data."""
         self.model.eval()
+        self.model.schedule(self.fraction())
+        memory: Memory = ()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         with self._arithmetic():
-            for batch in self._micro_batches(self.validation):
+            for batch in self.corpus.validation():
                 self._report(self.counters.step, ", evaluating")
-                total += token_losses(self.model, batch.to(self.device))
-        return total.item() / batches.num_labels(self.validation)
+                losses, memory = token_losses(self.model, batch.to(self.device), _of_rows(memory, batch))
+                total += losses
+        return total.item() / self.corpus.validation_labels
 
     # --- checks
 
@@ -379,8 +328,8 @@ class Training:
 
     def _check_start(self) -> None:
         """The two checks that the first step allows, before hours are spent."""
-        # Untrained logits are about N(0, h 0.02^2): the loss starts at ln V plus half their variance.
-        variance = self.config.model.hidden_size * 0.02**2
+        # Untrained logits are about normal: the loss starts at ln V plus half their variance.
+        variance = self.config.model.initial_logit_variance
         expected = math.log(self.config.model.vocab_size) + variance / 2
         tolerance = INITIAL_LOSS + DEVIATIONS * math.sqrt(variance / self.counters.first_labels)
         loss = self.counters.first_loss
@@ -390,7 +339,7 @@ class Training:
         self._check_masked_share()
 
     def _check_masked_share(self) -> None:
-        if self.causal:
+        if self.config.model.causal:
             return
         expected = self.settings.mlm_probability
         share = self.counters.labels / self.counters.eligible
@@ -403,13 +352,13 @@ class Training:
 
     def _check_floor(self) -> None:
         """Not blocking: a small enough language may be learnt to the last word."""
-        if not self.causal:
+        if not self.config.model.causal:
             loss = self.final_loss
             self._require(Check("loss_floor", loss >= LOSS_FLOOR, loss, blocking=False), f"at least {LOSS_FLOOR}")
 
     def _check_reload(self, folder: Path) -> None:
         """A saved model must be the trained one to whoever loads it, its own activation included."""
-        batch = next(batches.micro_batches(self.validation[:RELOAD_STORIES], 2**31, causal=self.causal))
+        batch = self.corpus.sample()
         reloaded = _on(self.device, models.load_lm(folder))
         with torch.compiler.set_stance("force_eager"):  # compiled, the same weights round otherwise
             logits = [_logits(model, batch.to(self.device)) for model in (self.model, reloaded)]
@@ -424,9 +373,8 @@ class Training:
 
     def flops_per_token(self) -> float:
         """Of training, on average; see `architecture.training_flops`."""
-        lengths = self.stories.lengths.astype(np.float64)
-        labelled, length = self.counters.labels / self.counters.tokens, (lengths**2).sum() / lengths.sum()
-        return architecture.training_flops(self.config.model, labelled=labelled, length=length)
+        labelled = self.counters.labels / self.counters.tokens
+        return architecture.training_flops(self.config.model, labelled=labelled, length=self.corpus.keys_per_token)
 
     def save(self) -> None:
         """Save the model if all checks hold, and only then remove the checkpoints."""
@@ -444,7 +392,7 @@ class Training:
         counters = self.counters
         peak = peak_flops(self.device, self.precision)
         return Outcome(
-            scores=[Score("validation", "loss", self.final_loss, batches.num_labels(self.validation))],
+            scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels)],
             checks=list(self.checks.values()),
             metrics={
                 "steps": counters.step,
@@ -455,12 +403,13 @@ class Training:
                 **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
                 "precision": self.precision,
                 "compiled": int(self.compiled),
+                **self.model.figures(),
                 "peak_memory_mb": peak_memory_mb(),
                 "micro_batch_tokens": self.settings.micro_batch_tokens,
                 "parameters": self.model.num_parameters(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             },
-            data=self.fingerprints,
+            data=self.corpus.fingerprints,
         )
 
 
@@ -474,7 +423,12 @@ def resolve_precision(asked: str, device: torch.device, advice: str = "set float
     return asked
 
 
-def _on(device: torch.device, model: Any) -> Variant:
+def _of_rows(memory: Memory, batch: Batch) -> Memory:
+    """What a batch's rows remember; nothing where they begin."""
+    return () if batch.begins else [tensor[batch.rows] for tensor in memory]
+
+
+def _on(device: torch.device, model: Any) -> LanguageModel:
     return model.to(device)
 
 

@@ -41,7 +41,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer
 
 from cluster import manifest
 from tiny_transformers import batches, pretrain
-from tiny_transformers.architecture import Model, Roberta, flops_per_token, label
+from tiny_transformers.architecture import Model, Roberta, flops_per_token
 from tiny_transformers.config import TRAIN_STORIES, RunConfig, Train
 from tiny_transformers.device import cpu_name, peak_memory_mb
 from tiny_transformers.ffn.moe import MixtureOfExperts
@@ -80,7 +80,7 @@ HEADING = """\
 def study_models() -> dict[str, Model]:
     """Those of experiments.yaml: what the study calls them, without their sizes."""
     cells = manifest.cells(manifest.load(HERE.parents[2] / "experiments.yaml"), studies=STUDIES)
-    return {f"{cell.model}-{label(cell.config.model)}": cell.config.model for cell in cells}
+    return {f"{cell.model}-{cell.config.model.label}": cell.config.model for cell in cells}
 
 
 def work(model: Model, arguments: argparse.Namespace, run_dir: Path, seed: int = SEED, **train: Any) -> Work:

@@ -274,6 +274,45 @@ studies:
     assert cell.config.model.intermediate_size > 1024
 
 
+STREAM = """
+defaults: {train: {stories_per_step: 8, batch_size: 3}}
+models: {gpt: {family: gpt_neo}, bf: {family: brainformer}}
+studies:
+  words: {model: gpt}
+  characters: {model: bf, data.corpus: text8, stages: [pretrain, bpc], %s}
+smoke: {train: {batch_size: 2, stories_per_step: 4}}
+"""
+
+
+def stream_cells(tmp_path, more="", **options):
+    path = tmp_path / "experiments.yaml"
+    path.write_text(STREAM % more)
+    return {cell.study: cell.config for cell in manifest.cells(manifest.load(path), **options)}
+
+
+def test_settings_for_all_models_count_only_where_they_are_heeded(tmp_path):
+    found = stream_cells(tmp_path)
+    assert (found["words"].train.stories_per_step, found["words"].train.batch_size) == (8, 64)
+    assert (found["characters"].train.stories_per_step, found["characters"].train.batch_size) == (256, 3)
+    assert stream_cells(tmp_path, smoke=True)["characters"].train.batch_size == 2
+
+
+def test_a_setting_that_a_study_has_no_use_for_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"studies.characters.train.stories_per_step: models of text8 have no use for it"
+    ):
+        stream_cells(tmp_path, "train.stories_per_step: 9")
+    with pytest.raises(InputError, match=r"--set train.block_size: models of tinystories have no use for it"):
+        stream_cells(tmp_path, overrides=["train.block_size=9"], studies=["words"])
+
+
+def test_stages_and_corpora_of_the_other_kind_are_refused(tmp_path):
+    with pytest.raises(InputError, match="studies.s: stages: bpc is not for models of tinystories"):
+        cells_of(tmp_path, model="gpt", stages=["pretrain", "bpc"])
+    with pytest.raises(InputError, match="data.corpus tinystories is not for models of family brainformer"):
+        stream_cells(tmp_path, overrides=["data.corpus=tinystories"], studies=["characters"])
+
+
 def counts(cells):
     return [num_parameters(cell.config.model) for cell in cells]
 
@@ -420,6 +459,7 @@ def test_every_shipped_study_has_a_question_and_one_baseline_of_each_family():
     runs = {run.id: run for run in plan.expand(cells)}
     for study in plan.studies(document, cells):
         assert study.description.endswith(("?", ".")), study
-        models = [runs[run_id].config.model for run_id in study.baselines]
-        assert {model.family for model in models} == {"gpt_neo", "roberta"}, study
-        assert len({model.model_dump_json() for model in models}) == 2, study
+        families = {runs[run_id].config.family for run_id in study.runs}
+        baselines = [runs[run_id].config for run_id in study.baselines]
+        assert {config.family for config in baselines} == families, study
+        assert len({config.model_copy(update={"seed": 0}).model_dump_json() for config in baselines}) == len(families)

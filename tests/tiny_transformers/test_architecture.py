@@ -10,16 +10,13 @@ from tiny_transformers import models
 from tiny_transformers.architecture import (
     GPTNeo,
     Roberta,
-    blocks_of,
     controller_size,
     expert_size,
     flops_per_token,
-    label,
     layer_map,
     num_parameters,
     num_subkeys,
     parameters,
-    read_order,
 )
 
 NARROW = {"hidden_size": 256, "intermediate_size": 4096}
@@ -86,7 +83,7 @@ def test_settings_are_the_same_after_being_written_and_read(family, variant):
 
 def test_experiments_yaml_has_no_kind_of_model_that_the_tests_lack():
     def kinds(some):
-        return {re.sub(r"\d+", "#", label(model)) for model in some}
+        return {re.sub(r"\d+", "#", model.label) for model in some}
 
     document = manifest.load(Path(__file__).parents[2] / "experiments.yaml")
     tested = {label for family in FAMILIES for variant in VARIANTS for label in kinds([small(family, variant)])}
@@ -164,13 +161,6 @@ def test_layer_maps_of_weight_sharing():
     assert layer_map("cycle_rev", 6, 12) == [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]
 
 
-def test_an_order_is_read_in_pairs_where_it_has_empty_slots():
-    assert [read_order(text) for text in ("sfsf", "ssff", "s.sf.f", "s.s.sf.f.f")] == ["sfsf", "ssff", "ssff", "sssfff"]
-    assert [blocks_of(order) for order in ("sfsf", "ssff", "fsfs", "ffss")] == [
-        ["sf", "sf"], ["s", "sf", "f"], ["f", "sf", "s"], ["f", "f", "s", "s"],
-    ]  # fmt: skip
-
-
 def test_two_ways_to_write_a_model_are_one_model():
     assert GPTNeo(order="sfsf") == GPTNeo()
     assert GPTNeo(order="s.sf.f") == GPTNeo(order="ssff")
@@ -196,9 +186,9 @@ def test_two_ways_to_write_a_model_are_one_model():
         ({"sharing": {"strategy": "cycle", "unique_layers": 1}}, "the same model: write strategy seq"),
         ({"num_layers": 4, "sharing": {"strategy": "seq", "unique_layers": 3}}, "3 does not divide .* layers, 4"),
         ({"order": "ssff", "sharing": {"strategy": "seq", "unique_layers": 1}}, "cannot be combined with an order"),
-        ({"order": "sxf"}, "must consist of s"),
-        ({"order": ".."}, "must consist of s"),
-        ({"order": "ff"}, "must consist of s"),
+        ({"order": "sxf"}, "order"),
+        ({"order": ".."}, "order"),
+        ({"order": "ff"}, "order"),
         ({"activation": "relu", "initialization": "study"}, "were drawn as the family's"),
         ({"activation": "prelu", "activation_init": float("nan")}, "finite"),
         ({"order": "sf.s"}, "one is '.s'"),
@@ -228,7 +218,7 @@ def test_what_cannot_be_is_refused(settings, complaint):
 
 def test_a_name_says_how_a_model_differs():
     def name(**settings):
-        return label(GPTNeo(**settings))
+        return GPTNeo(**settings).label
 
     assert name() == "gelu"
     assert name(activation="prelu", activation_init=0.0, activation_parameters="one") == "prelu-one-init0"
@@ -237,5 +227,5 @@ def test_a_name_says_how_a_model_differs():
     assert name(ffn={"depth": 3}, order="ssff", bias=False) == "gelu-depth3-nobias-ssff"
     assert name(num_layers=6, sharing={"strategy": "cycle_rev", "unique_layers": 3}) == "gelu-cycle_rev3"
     assert name(qk_size=64, v_size=128, num_key_value_heads=2) == "gelu-qk64-v128-2KV"
-    assert label(Roberta()) == "gelu"
-    assert label(Roberta(bias=False)) == "gelu-nobias"
+    assert Roberta().label == "gelu"
+    assert Roberta(bias=False).label == "gelu-nobias"

@@ -238,7 +238,7 @@ def test_seeds_give_different_models_and_the_same_seed_the_same(work):
 def test_loss_is_that_of_hugging_face(work, family):
     training = Training(work(family))
     model = training.model.eval()
-    batch = next(batches.micro_batches(training.validation, 10_000, causal=training.causal))
+    batch = next(batches.micro_batches(training.corpus.held_out, 10_000, causal=training.config.model.causal))
     labels = torch.full((batch.input_ids.numel(),), -100)
     labels[batch.positions] = batch.labels
     labels = labels.view_as(batch.input_ids)
@@ -248,7 +248,7 @@ def test_loss_is_that_of_hugging_face(work, family):
     else:
         batch_ids = batch.input_ids
     expected = model(batch_ids, attention_mask=(batch_ids != 0).long(), labels=labels).loss
-    mean = pretrain.token_losses(model, batch) / len(batch.labels)
+    mean = pretrain.token_losses(model, batch)[0] / len(batch.labels)
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -257,7 +257,7 @@ def test_gradient_does_not_depend_on_the_micro_batches(work, family):
     gradients, losses = [], []
     for tokens in (1, 60, 10_000):
         training = Training(work(family, model={"dropout": 0}, micro_batch_tokens=tokens))
-        losses.append(training._backward(list(training._micro_batches(training.validation))))
+        losses.append(training._backward(list(training.corpus.validation()))[0])
         gradients.append([parameter.grad for parameter in training.model.parameters()])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     for other in gradients[1:]:
