@@ -194,7 +194,8 @@ def name(model: str, config: RunConfig) -> str:
 
 
 def _unseeded_name(config: RunConfig, model: str) -> str:
-    return f"{model_name(model, config.model)}{_trained(config.train)}"
+    corpus = f"-{config.data.corpus}" if config.data.is_stream else ""
+    return f"{model_name(model, config.model)}{corpus}{_trained(config.train)}"
 
 
 def _trained(train: Train) -> str:

@@ -19,6 +19,7 @@ from cluster.ledger import Ledger
 from cluster.plan import Run
 from cluster.rundir import OutputRoot
 from cluster.site import Site
+from tiny_transformers.architecture import Architecture
 from tiny_transformers.config import FUNCTIONS, NEEDS, PAIR_SCORES
 from tiny_transformers.evaluation import pairs
 
@@ -177,6 +178,8 @@ class MadeUp:
     def functions(self, number: int) -> list[dict[str, Any]]:
         """What a layer of functions.json says; see tiny_transformers/functions.py."""
         model, layers = self.run.config.model, []
+        if not isinstance(model, Architecture):
+            return []
         if model.ffn.kind == "kan":
             edges = 0.4 * np.cumsum(np.cumsum(self.random.normal(0, 0.1, (200, len(X))), axis=1), axis=1) / 3
             edges = edges - edges[:, [32]] + self.random.normal(0, 0.05, (200, 1)) * np.maximum(X, 0)
@@ -231,6 +234,9 @@ class MadeUp:
         return [("last_word", "accuracy", right, 5153), ("last_word", "accuracy_low", right - 0.007, 5153),
                 ("last_word", "accuracy_high", right + 0.007, 5153), ("last_word", "perplexity", 4e4, 5153),
                 ("passage", "perplexity", 22 - 60 * self.level, 5153)], {"seconds": 60.0}  # fmt: skip
+
+    def bpc(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        return [("test", "bpc", 1.5 - self.level, 5_000_000)], {"seconds": 40.0}
 
     def speed(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
         rate = 4e5 * self.random.uniform(0.9, 1.1)

@@ -127,14 +127,13 @@ class StreamCorpus:
         settings = work.config.train
         path = work.root / config.STREAMS[work.config.data.corpus]
         self.stream = characters.read_stream(path, work.config.data.units, work.cache)
-        characters.check_fits(self.stream, work.config.model.vocab_size)
+        characters.fits(self.stream, work.config.model.vocab_size)
         self.fingerprints = {config.STREAMS[work.config.data.corpus]: self.stream.fingerprint}
         self.rows = characters.rows(self.stream.train, settings.batch_size)
         self.block_size = settings.block_size
         self.pieces = pieces(work.config, micro_batch_tokens)
-        # The character before it is given, so that the first one is predicted, too.
-        before = self.stream.train[-1:]
-        self.held_out = np.concatenate([before, self.stream.validation[: settings.eval_characters]])
+        held_out = self.stream.preceded("validation")  # so that its first character is predicted, too
+        self.held_out = held_out[: settings.eval_characters + 1] if settings.eval_characters else held_out
         self.validation_labels = len(self.held_out) - 1
 
     def step(self, number: int) -> Step:

@@ -99,7 +99,7 @@ def run(work: Work) -> Outcome:
     for name, value in outcome.metrics.items():
         print(f"{name}: {value}")
     with scoring.evaluating(model):
-        cached = _check_cache(model, work.config, outcome) if work.config.model.family == "gpt_neo" else False
+        cached = _check_cache(model, work.config, outcome) if work.config.model.causal else False
         model.to(getattr(torch, work.config.evaluation.precision))
         _measure_all(work, plan(model, work.config, cached=cached), outcome)
     return outcome
@@ -114,7 +114,7 @@ def plan(model: Any, config: RunConfig, *, cached: bool) -> list[Measurement]:
         whole("encode", size, size * settings.tokens, partial(_encode, model, _tokens(model, size, settings.tokens)))
         for size in sizes
     ]
-    if config.model.family == "gpt_neo":
+    if config.model.causal:
         measurements += [
             whole(
                 "generate",
