@@ -26,7 +26,8 @@ from tiny_transformers import attention, feed_forward
 from tiny_transformers.activations import stock_name
 from tiny_transformers.feed_forward import Zero
 from tiny_transformers.head import cross_entropy
-from tiny_transformers.variant import Variant, VariantConfig, known_attention
+from tiny_transformers.language_model import known_attention
+from tiny_transformers.variant import Variant, VariantConfig
 
 GELU = "gelu_pytorch_tanh"  # GPT-Neo's gelu_new, equal to rounding, in one kernel instead of eight
 

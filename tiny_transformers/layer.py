@@ -24,9 +24,9 @@ class Layer(nn.Module):
 class PerToken(Layer):
     """A feed-forward module that, while it trains, sees real tokens only: padding counts in no statistic of it.
 
-    `real` and `auxiliary_loss` are set by the model before each of its forward passes (`variant.Variant`). What
-    `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the loss, adds up over the places of a
-    shared module; without a model around it, set it to None before a pass."""
+    `real` and `auxiliary_loss` are set by the model before each of its forward passes
+    (`language_model.LanguageModel`). What `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the
+    loss, adds up over the places of a shared module; without a model around it, set it to None before a pass."""
 
     def __init__(self) -> None:
         super().__init__()

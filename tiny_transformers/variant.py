@@ -1,34 +1,29 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
 A family says where its blocks are (`stack`) and what becomes of one (`change`). What both families have in common is
-here: layers that share their weights, an order of modules, losses besides the model's own."""
+here: layers that share their weights, an order of modules, KANs' regularization."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from tiny_transformers.activations import check_activation
 from tiny_transformers.architecture import layer_map
 from tiny_transformers.dropout import Dropout
 from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
-from tiny_transformers.layer import Layer, PerToken
+from tiny_transformers.language_model import LanguageModel, SavedConfig
 from tiny_transformers.order import blocks_of
 from tiny_transformers.work import TinyTransformersError
 
-CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
-
 
 @strict
-class VariantConfig(PreTrainedConfig):
+class VariantConfig(SavedConfig):
     """What `architecture.Architecture` says and Hugging Face's configurations have no word for.
 
     `None` everywhere is the stock model. The family's own name of the activation follows from `activation`."""
@@ -58,18 +53,6 @@ class VariantConfig(PreTrainedConfig):
         if self.initialization not in ("family", "study"):
             raise TinyTransformersError(f"initialization: {self.initialization!r} is neither family nor study.")
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """With a line of code beside it: `trust_remote_code=True` loads what is saved here in any program that knows
-        only transformers, if this package is installed. Who has imported the package needs neither."""
-        name = type(self).__name__
-        self.auto_map = {"AutoConfig": f"{CODE}.{name}"}  # the models follow: the import registers them
-        super().save_pretrained(save_directory, *args, **kwargs)
-        (Path(save_directory) / f"{CODE}.py").write_text(f"from {type(self).__module__} import {name}  # noqa: F401\n")
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing: transformers would copy the whole module, absolute imports and all, to where a model is saved."""
-
 
 class SharedLayers(nn.ModuleList):
     """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
@@ -95,18 +78,8 @@ def set_place(block: nn.Module, place: int) -> None:
             module.layer_id = place  # type: ignore[assignment]
 
 
-def known_attention(implementation: str) -> str:
-    """Raises ValueError for what is neither `eager` nor `sdpa`: its masks have another form, which our attention
-    would take for a matrix of queries and keys."""
-    if implementation not in ("eager", "sdpa"):
-        raise ValueError(f"attn_implementation {implementation!r}: this model has eager and sdpa.")
-    return implementation
-
-
-class Variant(PreTrainedModel):
+class Variant(LanguageModel):
     """To be named before a model class of Hugging Face among the bases."""
-
-    divides_by_items = False  # whether the stock head heeds `num_items_in_batch`
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -131,85 +104,18 @@ class Variant(PreTrainedModel):
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
 
-    def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:  # type: ignore[override]
-        """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
-        self.config._attn_implementation = known_attention(attn_implementation)
-
-    def stack(self) -> tuple[nn.Module, str]:
-        """The module that holds the list of blocks, and the list's name there."""
-        raise NotImplementedError
-
     def change(self, block: Any, modules: str) -> None:
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
         raise NotImplementedError
 
-    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """The summed cross-entropy, in nats, of labels (N,) given the last hidden states (N, H) where they are."""
-        raise NotImplementedError
-
-    def feed_forward(self, block: Any) -> nn.Module | None:
-        """A block's feed-forward module by itself, (B, T, H) -> (B, T, H), without LayerNorm and residual; None if the
-        block has none."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def initialize_weights(self) -> None:
-        """The family's rule, N(0, 0.02) and zero biases, after what it does not know of.
-
-        `from_pretrained` calls this too, for what a checkpoint lacks. (`_init_weights` is not asked about the modules
-        of a head's inner, stock model.)"""
-        for module in self.modules():
-            if isinstance(module, Layer) and not getattr(module, "_is_hf_initialized", False):
-                module.initialize(self.config.initializer_range)
-                module._is_hf_initialized = True  # type: ignore[assignment]
-        super().initialize_weights()
-
     @torch.no_grad()
     def draw(self, module: nn.Module) -> None:
-        """Give a module's own parameters, not its children's, their initial values by the rules above, once more."""
-        if module is self.get_output_embeddings():
-            return  # they are the input's
-        if isinstance(module, Layer):
-            module.initialize(self.config.initializer_range)
-        else:
-            self._init_weights(module)
-
-    # --- losses besides the model's own
+        if module is not self.get_output_embeddings():  # they are the input's
+            super().draw(module)
 
     def auxiliary_loss(self) -> Tensor | float:
-        """To be added to the loss of the forward pass just made, in training: a scalar, 0 for most models.
-
-        `forward` with labels has added it; whoever computes the loss outside asks here."""
-        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
-        total: Tensor | float = sum((loss for loss in losses if loss is not None), 0.0)
+        total = super().auxiliary_loss()
         weight = getattr(settings(self.config), "regularization", 0.0)
         if weight and self.training:
             total += weight * sum(m.regularization_loss() for m in self.modules() if isinstance(m, KANLinear))
         return total
-
-    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
-        sparse = [module for module in base.modules() if isinstance(module, PerToken)]
-        if sparse:
-            real = self._real_tokens(args, kwargs) if base.training else None
-            for module in sparse:
-                module.real, module.auxiliary_loss = real, None
-
-    def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids", args[0] if args else None)
-        if mask is not None and mask.ndim == 2:
-            new = mask.shape[1] if ids is None else ids.shape[1]  # with a cache the mask is of the past, too
-            return mask[:, -new:].bool()
-        return None if ids is None else ids != self.config.pad_token_id
-
-    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
-        """After a forward pass of a head with labels: the loss is whole."""
-        labels, items = kwargs.get("labels"), kwargs.get("num_items_in_batch")
-        if not model.training or labels is None:
-            return output
-        # Of one of several micro-batches of Hugging Face's Trainer, the loss is divided by the labels of all of them.
-        share = (labels != -100).sum() / items if items is not None and self.divides_by_items else 1.0
-        if isinstance(output, tuple):
-            return (output[0] + share * self.auxiliary_loss(), *output[1:])
-        output.loss = output.loss + share * self.auxiliary_loss()
-        return output
