@@ -5,14 +5,12 @@ replaces the whole."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from tiny_transformers import activations, architecture
 from tiny_transformers.architecture import GATED, KAN, SPARSE, Dense, MoE, ProductKey, sized
@@ -21,21 +19,9 @@ from tiny_transformers.ffn.controller import Controller
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.ffn.moe import MixtureOfExperts
 from tiny_transformers.ffn.pkm import ProductKeyMemory
-from tiny_transformers.layer import Layer, PerToken
+from tiny_transformers.layer import PerToken, StudyLinear
 
 _SETTINGS: TypeAdapter[Any] = TypeAdapter(architecture.FeedForward)
-
-
-class StudyLinear(Layer, nn.Linear):
-    """A linear layer drawn as torch does, uniform within 1/sqrt(in): the study's, where it replaced a module."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        nn.Linear.__init__(self, inputs, outputs, bias)
-
-    def initialize(self, std: float) -> None:  # noqa: ARG002
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
 
 
 def settings(config: Any) -> Any:

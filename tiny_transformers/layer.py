@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 STD = 0.02  # of the families' rule: every weight N(0, 0.02), every bias 0
 
@@ -19,6 +21,18 @@ class Layer(nn.Module):
         Only by functions of `transformers.initialization`: they leave alone what was loaded from a checkpoint.
         `from_pretrained` builds on the meta device, where what a constructor wrote is lost, and then calls this."""
         raise NotImplementedError
+
+
+class StudyLinear(Layer, nn.Linear):
+    """A linear layer drawn as torch does, uniform within 1/sqrt(in): the study's, where it replaced a module."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        nn.Linear.__init__(self, inputs, outputs, bias)
+
+    def initialize(self, std: float) -> None:  # noqa: ARG002
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
 
 
 class PerToken(Layer):
