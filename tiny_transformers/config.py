@@ -373,5 +373,7 @@ def lacking_files(root: Path, files: Iterable[str]) -> list[str]:
 
 def fetch_command(lacking: Iterable[str], root: Path | None = None) -> str:
     """What brings them, as the user would type it."""
+    lacking = list(lacking)
+    asked = {"--full-blimp": "blimp/", **{f"--{corpus}": file for corpus, file in STREAMS.items()}}
     words = ["tiny-transformers fetch", *(["--data-root", str(root)] if root else [])]
-    return " ".join([*words, *(["--full-blimp"] if any(file.startswith("blimp/") for file in lacking) else [])])
+    return " ".join([*words, *(option for option, begin in asked.items() if any(f.startswith(begin) for f in lacking))])

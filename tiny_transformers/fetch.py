@@ -1,14 +1,15 @@
 """Bring the data to DATA_ROOT, on a machine with internet: compute nodes have none.
 
 Stories and LAMBADA come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip
-file; the full BLiMP, which no study reads unless it says so, is brought on request. Each file is written under another
-name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run again. Any source may be
-a local folder or file: the same code reads it."""
+file; the full BLiMP, enwik8 and text8, which no study reads unless it says so, are brought on request. Each file is
+written under another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run
+again. Any source may be a local folder or file: the same code reads it."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -18,12 +19,14 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
     LAMBADA,
+    STREAMS,
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
@@ -40,6 +43,9 @@ STORIES = "roneneldan/TinyStories"
 LAMBADA_TEST = "EleutherAI/lambada_openai"  # OpenAI's copy of the test set, its configuration default: lm-eval's
 FULL_BLIMP = "nyu-mll/blimp"  # a configuration per paradigm
 GPT2 = "openai-community/gpt2"
+MAHONEY = "https://mattmahoney.net/dc/{}.zip"  # enwik8 and text8, 100,000,000 bytes each, as published
+MD5 = {"enwik8": "a1fa5ffddb56f4953e226637dabbb36a", "text8": "3bea1919949baf155f99411df5fada7e"}
+IN_ONE_ROW = {"enwik8": "enwik8-raw"}  # on the hub, the configuration that is not cut into lines
 FILTER_DATA = "https://github.com/babylm/evaluation-pipeline-2023/raw/main/filter_data.zip"
 VOCABULARY = 10_000
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3, in place of the four that GPT-2 has there
@@ -62,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         const=FULL_BLIMP,
         help=f"also the 67 paradigms of BLiMP: an id, or a folder of <paradigm>.jsonl ({FULL_BLIMP})",
     )
+    for corpus in STREAMS:
+        parser.add_argument(
+            f"--{corpus}",
+            nargs="?",
+            const=MAHONEY.format(corpus),
+            help=f"also {corpus}: a zip file, its address, a text file, or a data set's id ({MAHONEY.format(corpus)})",
+        )
     options = parser.parse_args(arguments)
     if options.data_root is None:
         parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where to")
@@ -76,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.full_blimp is not None:
         wanted += blimp_files(Data(), "full").values()
         sources.append(("the full BLiMP", fetch_full_blimp, options.full_blimp))
+    for corpus, file in STREAMS.items():
+        if getattr(options, corpus) is not None:
+            wanted.append(file)
+            sources.append((corpus, partial(fetch_stream, corpus=corpus), getattr(options, corpus)))
     problems = []
     for what, fetch, source in sources:
         try:
@@ -163,6 +180,40 @@ def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
     return rows
 
 
+def fetch_stream(root: Path, source: str, corpus: str) -> None:
+    """enwik8 or text8, the file as it was published. A local source may be another text, as a part of it."""
+    path = root / STREAMS[corpus]
+    if _kept(path):
+        return
+    with whole_file(path) as draft:
+        _write_stream(draft, source, corpus)
+        size = draft.stat().st_size
+        published = hashlib.md5(draft.read_bytes(), usedforsecurity=False).hexdigest() == MD5[corpus]
+        if not size:
+            raise TinyTransformersError("the source has no text")
+        if not published and not Path(source).exists():
+            raise TinyTransformersError(f"its {size:,} bytes are not those that were published (MD5 {MD5[corpus]})")
+    print(f"{path}: {size:,} bytes{', as published' if published else ''}", flush=True)
+
+
+def _write_stream(draft: Path, source: str, corpus: str) -> None:
+    if Path(source).suffix == ".zip":
+        with _unpacked(source) as folder:
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            if len(files) != 1:
+                raise TinyTransformersError(f"it holds {len(files)} files, not one")
+            shutil.copyfile(files[0], draft)
+    elif Path(source).is_file():
+        shutil.copyfile(source, draft)
+    else:
+        from datasets import load_dataset
+
+        splits = load_dataset(source, IN_ONE_ROW.get(corpus), streaming=True)
+        with open(draft, "wb") as file:
+            for split in ("train", "validation", "test"):  # parts of one text, in this order
+                file.writelines(row["text"].encode() for row in splits.get(split, ()))
+
+
 def cut_gpt2(tokenizer: dict[str, Any], size: int = VOCABULARY) -> dict[str, Any]:
     """GPT-2's tokenizer.json cut to its first `size` ids, as the study's: ids 0 to 3 become the special tokens and what
     they displace moves to the end, before `<mask>`; merges that make a token beyond are dropped; a text is encoded as
@@ -216,8 +267,8 @@ def _unpacked(source: str) -> Iterator[Path]:
         archive = Path(source)
         if "://" in source:
             if os.environ.get("HF_HUB_OFFLINE") == "1":
-                raise TinyTransformersError("HF_HUB_OFFLINE=1 forbids downloads; give a local --filter-data")
-            archive = Path(name) / "filter_data.zip"
+                raise TinyTransformersError("HF_HUB_OFFLINE=1 forbids downloads; give a local file or folder")
+            archive = Path(name) / "archive.zip"
             with urllib.request.urlopen(source, timeout=60) as response, open(archive, "wb") as file:
                 shutil.copyfileobj(response, file)
         with zipfile.ZipFile(archive) as packed:

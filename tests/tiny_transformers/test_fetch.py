@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import zipfile
@@ -7,8 +8,18 @@ from tokenizers import Tokenizer
 
 from tiny_transformers import fetch
 from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import LAMBADA, TRAIN_STORIES, Data, RunConfig, blimp_files, required_files
+from tiny_transformers.config import (
+    LAMBADA,
+    STREAMS,
+    TRAIN_STORIES,
+    Data,
+    RunConfig,
+    blimp_files,
+    fetch_command,
+    required_files,
+)
 from tiny_transformers.data import read_rows
+from tiny_transformers.work import TinyTransformersError
 
 
 @pytest.fixture
@@ -104,6 +115,91 @@ def test_the_full_blimp_is_fetched_on_request_with_all_fields(sources, tmp_path,
     assert fetch.main(request) == 0
     written = [(tmp_path / "data" / file).read_text() for file in files.values()]
     assert [json.loads(text) for text in written] == [row] * 67
+
+
+TEXT = "<page>\n  caf\u00e9 \r\n\n</page>\n"
+
+
+def write_hub(folder, config, splits):
+    """A data set's folder as the hub has it: a configuration whose splits are rows of `text`."""
+    folder.mkdir()
+    files = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
+    # JSON is YAML
+    (folder / "README.md").write_text(
+        f"---\nconfigs: {json.dumps([{'config_name': config, 'data_files': files}])}\n---\n"
+    )
+    for split, text in splits.items():
+        (folder / f"{split}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    return str(folder)
+
+
+def zipped(path, **files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "zip", "folder"])
+def test_streams_are_fetched_on_request_byte_for_byte(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    (tmp_path / "raw.xml").write_bytes(TEXT.encode())
+    source = {
+        "file": lambda: str(tmp_path / "raw.xml"),
+        "zip": lambda: zipped(tmp_path / "enwik8.zip", enwik8=TEXT),
+        "folder": lambda: write_hub(tmp_path / "lines", "enwik8-raw", {"train": TEXT}),
+    }[kind]()
+    fetch.fetch_stream(tmp_path, source, "enwik8")
+    path = tmp_path / STREAMS["enwik8"]
+    assert path.read_bytes() == TEXT.encode()
+    assert capsys.readouterr().out == f"{path}: {len(TEXT.encode())} bytes\n", (
+        "nothing says that it is the published one"
+    )
+    fetch.fetch_stream(tmp_path, "/no/such", "enwik8")
+    assert path.read_bytes() == TEXT.encode(), "what is there is kept"
+
+
+def test_the_splits_of_a_data_set_are_parts_of_one_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    source = write_hub(tmp_path / "text8", "default", {"test": "e f", "train": "a b ", "validation": "c d "})
+    fetch.fetch_stream(tmp_path, source, "text8")
+    assert (tmp_path / STREAMS["text8"]).read_text() == "a b c d e f"
+
+
+def test_what_came_from_elsewhere_must_be_what_was_published(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    address = (tmp_path / "text8.zip").as_uri()
+    zipped(tmp_path / "text8.zip", text8="a b")
+    with pytest.raises(TinyTransformersError, match="its 3 bytes are not those that were published"):
+        fetch.fetch_stream(tmp_path, address, "text8")
+    assert not list((tmp_path / "char").iterdir())
+    monkeypatch.setitem(fetch.MD5, "text8", hashlib.md5(b"a b").hexdigest())
+    fetch.fetch_stream(tmp_path, address, "text8")
+    assert "3 bytes, as published" in capsys.readouterr().out
+
+
+def test_a_zip_file_with_more_than_the_text_is_refused(tmp_path):
+    with pytest.raises(TinyTransformersError, match="holds 2 files, not one"):
+        fetch.fetch_stream(tmp_path, zipped(tmp_path / "x.zip", text8="a", readme="b"), "text8")
+    with pytest.raises(TinyTransformersError, match="no text"):
+        fetch.fetch_stream(tmp_path, zipped(tmp_path / "y.zip", text8=""), "text8")
+
+
+def test_only_the_streams_that_are_asked_for_are_brought(sources, tmp_path, capsys):
+    (tmp_path / "part.txt").write_text("a part of text8")
+    assert fetch.main([*sources, "--text8", str(tmp_path / "part.txt")]) == 0
+    assert [path.name for path in (tmp_path / "data" / "char").iterdir()] == ["text8.txt"]
+    assert fetch.main([*sources, "--enwik8"]) == 2, "offline"
+    assert "enwik8 from https://mattmahoney.net/dc/enwik8.zip: TinyTransformersError" in capsys.readouterr().err
+
+
+def test_the_command_that_brings_what_is_lacking_asks_for_it():
+    assert fetch_command([TRAIN_STORIES]) == "tiny-transformers fetch"
+    lacking = [STREAMS["text8"], STREAMS["enwik8"], "blimp/passive_1.jsonl"]
+    assert fetch_command(lacking) == "tiny-transformers fetch --full-blimp --enwik8 --text8"
+    assert fetch_command(lacking[:1], "d") == "tiny-transformers fetch --data-root d --text8"
 
 
 def test_a_broken_archive_leaves_nothing_behind(sources, tmp_path, capsys):
