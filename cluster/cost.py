@@ -33,7 +33,7 @@ PASSAGES = {"files": 5_153, "builtin": 200}  # of LAMBADA
 PASSAGE_TOKENS = {"files": 94, "builtin": 40}
 TARGET_TOKENS = 2.0  # of the last word
 # Of a stream: training, validation and test, in the published split (tiny_transformers/characters.py).
-CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (900_000, 50_000, 50_000)}
+CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (1_000_000, 55_000, 55_000)}
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries

@@ -28,6 +28,7 @@ VERSION = hashlib.sha256(Path(__file__).read_bytes() + tokenizers.__version__.en
 TRAIN_STORIES, VALIDATION_STORIES = 6_000, 300
 PAIRS = 200  # of each phenomenon, in its BLiMP file
 TRAIN_ROWS, VALIDATION_ROWS = 600, 150  # of each classification task
+IN_MARKUP = 4_000  # stories that are the pages of enwik8's stand-in
 PASSAGES = 200  # whose last word is to be predicted
 VOCAB_SIZE = 2_000  # at most; every word of the grammar is one token long before that
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3; <mask> has the last id
@@ -447,6 +448,8 @@ def write_builtin(folder: Path) -> None:
     _write_rows(folder / config.TRAIN_STORIES, [{"text": story} for story in train])
     _write_rows(folder / config.VALIDATION_STORIES, [{"text": story} for story in validation])
     _write_rows(folder / config.LAMBADA, [{"text": passage} for passage in passages])
+    _write_text(folder / config.STREAMS["enwik8"], "".join(map(_page, range(IN_MARKUP), train)))
+    _write_text(folder / config.STREAMS["text8"], " ".join(re.findall(r"[a-z]+", " ".join(train).lower())))
     for task, file in config.blimp_files(config.Data(source="builtin")).items():
         _write_rows(folder / file, _blimp_rows(task, blimp[task]))
     for task, splits in superglue.items():
@@ -465,8 +468,17 @@ def _blimp_rows(task: str, pairs: list[Pair]) -> list[dict[str, Any]]:
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _page(number: int, story: str) -> str:
+    """As in enwik8, down to a character that is more than one byte."""
+    return f"  <page>\n    <title>Story № {number}</title>\n    <text>{story}</text>\n  </page>\n"
 
 
 def _write_tokenizer(path: Path, texts: list[str]) -> None:

@@ -10,6 +10,7 @@ from tiny_transformers import builtin, models, pretrain, tokenizer
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import (
     LAMBADA,
+    STREAMS,
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
@@ -41,7 +42,7 @@ def pairs(root, task):
 
 def test_it_is_the_same_every_time(root, tmp_path):
     builtin.write_builtin(tmp_path)
-    for file in required_files(RunConfig(model=GPTNeo(), data=DATA)):
+    for file in [*required_files(RunConfig(model=GPTNeo(), data=DATA)), *STREAMS.values()]:
         assert hashlib.sha256((tmp_path / file).read_bytes()).digest() == (
             hashlib.sha256((root / file).read_bytes()).digest()
         ), file
@@ -86,6 +87,15 @@ def test_the_last_word_of_a_passage_was_said_before_and_no_passage_begins_a_stor
     stories = [row["text"] for row in read_rows(root / TRAIN_STORIES, ["text"])]
     assert not any(story.startswith(passage) for passage in passages for story in stories)
     assert len({passage.rsplit(" ", 1)[1] for passage in passages}) > 10
+
+
+def test_its_streams_are_like_enwik8_and_text8(root):
+    text8, enwik8 = ((root / STREAMS[corpus]).read_bytes() for corpus in ("text8", "enwik8"))
+    assert re.fullmatch(rb"[a-z]+( [a-z]+)*", text8)
+    assert enwik8.count(b"<page>") == enwik8.count(b"</page>") == builtin.IN_MARKUP
+    assert len(enwik8.decode()) < len(enwik8), "bytes and characters are not the same"
+    for stream in (text8, enwik8):
+        assert 1.0e6 < len(stream) < 1.2e6
 
 
 def test_an_untrained_model_is_at_chance_and_a_trained_one_is_not(root, tmp_path):
