@@ -1,5 +1,7 @@
-"""The stage add_tokenizer: the data's byte-level BPE, saved beside the model so that AutoTokenizer gives what
-evaluation needs: `<s> text </s>`, pairs as `<s> A </s></s> B </s>`, every special token by its attribute."""
+"""The stage add_tokenizer: what AutoTokenizer then gives from the model's folder.
+
+Of stories the data's byte-level BPE as evaluation needs it: `<s> text </s>`, pairs as `<s> A </s></s> B </s>`, every
+special token by its attribute. Of a stream its units, one id each and nothing added."""
 
 from __future__ import annotations
 
@@ -9,22 +11,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tiny_transformers import data
-from tiny_transformers.config import VALIDATION_STORIES, RunConfig
+from tiny_transformers import characters, data
+from tiny_transformers.characters import Stream, Units
+from tiny_transformers.config import STREAMS, VALIDATION_STORIES, RunConfig
 from tiny_transformers.work import Check, Outcome, TinyTransformersError, Work
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 IDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}  # the first three as the models' configurations have them
-COMPARED = 50  # stories that must come out of the reloaded tokenizer as they do of the file
+COMPARED = 50  # stories, or parts of a stream, that must come out of the reloaded tokenizer as they do of the file
+
+PART = 200  # units of such a part
 
 
 def run(work: Work) -> Outcome:
     """Save the tokenizer into `work.model_dir`, and check that what AutoTokenizer loads there is the same."""
     if not (work.model_dir / "config.json").is_file():
         raise TinyTransformersError(f"{work.model_dir}: holds no model to add a tokenizer to. Pretrain it first.")
+    return _run_stream(work) if work.config.data.is_stream else _run_stories(work)
+
+
+def _run_stories(work: Work) -> Outcome:
     tokenizer = load_tokenizer(work.root, work.config)
     _save(tokenizer, work.model_dir)
     file = _file(work.config)
@@ -37,6 +47,38 @@ def run(work: Work) -> Outcome:
         ],
         metrics={"vocabulary": len(tokenizer)},
         data={file: data.fingerprint(work.root / file)},
+    )
+
+
+def _run_stream(work: Work) -> Outcome:
+    file, units = STREAMS[work.config.data.corpus], work.config.data.units
+    stream = characters.read_stream(work.root / file, units, work.cache)
+    characters.fits(stream, work.config.model.vocab_size)
+    _save(of_units(stream.vocabulary, units), work.model_dir)
+    reloaded = AutoTokenizer.from_pretrained(work.model_dir)
+    begins = data.sample(range(len(stream.validation)), COMPARED)
+    parts = [_text(stream, units, stream.validation[begin : begin + PART]) for begin in begins]
+    same = sum(reloaded(text)["input_ids"] == ids and reloaded.decode(ids) == text for text, ids in parts)
+    return Outcome(
+        checks=[Check("tokenizer_reload", same == len(parts), f"{same} of {len(parts)} parts are the same")],
+        metrics={"vocabulary": len(stream.vocabulary)},
+        data={file: stream.fingerprint},
+    )
+
+
+def of_units(vocabulary: list[int], units: Units) -> PreTrainedTokenizerFast:
+    """The ids of a stream, for any text of its bytes or characters. There is no token for another one: a text that has
+    one raises an error that names `<unk>`; left out in silence it would be another text."""
+    as_text = _byte_level() if units == "bytes" else {unit: chr(unit) for unit in vocabulary}
+    ids = {as_text[unit]: index for index, unit in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(ids, merges=[], unk_token="<unk>"))
+    if units == "bytes":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=["input_ids"], clean_up_tokenization_spaces=False
     )
 
 
@@ -80,6 +122,25 @@ def compare(reloaded: Any, original: Any, texts: list[str]) -> int:
             ids, skip_special_tokens=True
         )
     return same
+
+
+def _byte_level() -> dict[int, str]:
+    """Byte -> the character that `tokenizers` writes for it: its own if that can be seen, else one from U+0100 on
+    (GPT-2's bytes_to_unicode)."""
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {byte: chr(0x100 + index) for index, byte in enumerate(unseen)}
+
+
+def _text(stream: Stream, units: Units, ids: NDArray[Any]) -> tuple[str, list[int]]:
+    """The text of these ids, and those of them that make it up: of bytes, without what is left of a character that was
+    cut through at the beginning or the end."""
+    found = [stream.vocabulary[index] for index in ids]
+    if units == "characters":
+        return "".join(map(chr, found)), ids.tolist()
+    begin = next((place for place, byte in enumerate(found) if byte & 0xC0 != 0x80), 0)
+    text = bytes(found[begin:]).decode("utf-8", errors="ignore")
+    return text, ids[begin : begin + len(text.encode())].tolist()
 
 
 def check_ids(folder: Path) -> Check:

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from tiny_transformers import models, tokenizer
-from tiny_transformers.architecture import GPTNeo, Roberta
-from tiny_transformers.config import VALIDATION_STORIES, RunConfig
+from tiny_transformers import characters, models, tokenizer
+from tiny_transformers.architecture import Brainformer, GPTNeo, Roberta
+from tiny_transformers.config import STREAMS, VALIDATION_STORIES, Data, RunConfig
 from tiny_transformers.data import read_rows
 from tiny_transformers.work import TinyTransformersError, Work
 
@@ -127,3 +127,72 @@ def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(wo
 def test_without_a_model_there_is_nothing_to_add_to(shared_data, tmp_path):
     with pytest.raises(TinyTransformersError, match="holds no model"):
         tokenizer.run(Work(RunConfig(model=GPTNeo()), shared_data, tmp_path, tmp_path))
+
+
+PAGES = "<page>\n\t<title>Caf\u00e9 \u2116 7</title>  it's 3\u00a0\u20ac \U0001d11e\r\n</page> <s> </s>\n" * 60
+
+
+@pytest.fixture(params=["bytes", "characters"])
+def stream_work(request, tmp_path):
+    path = tmp_path / STREAMS["enwik8"]
+    path.parent.mkdir()
+    path.write_bytes(PAGES.encode())
+    data = Data(corpus="enwik8", units=request.param)
+    made = Work(RunConfig(model=Brainformer(), data=data), tmp_path, tmp_path / "cache", tmp_path)
+    made.model_dir.mkdir()
+    (made.model_dir / "config.json").write_text(json.dumps({"model_type": "not known here"}))
+    return made
+
+
+def read(work):
+    return characters.read_stream(work.root / STREAMS["enwik8"], work.config.data.units, work.cache)
+
+
+def test_a_fresh_process_gets_the_ids_of_the_stream_from_the_model_folder(stream_work):
+    outcome = tokenizer.run(stream_work)
+    (check,) = outcome.checks
+    assert (check.name, check.passed, check.value) == ("tokenizer_reload", True, "50 of 50 parts are the same")
+    stream = read(stream_work)
+    assert outcome.data == {"char/enwik8.xml": stream.fingerprint}
+    assert outcome.metrics == {"vocabulary": len(stream.vocabulary)}
+    code = (
+        "import json, sys\n"
+        "from transformers import AutoTokenizer\n"
+        "t = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "text = open(sys.argv[2], newline='', encoding='utf-8').read()\n"
+        "batch = t(text)\n"
+        "print(json.dumps([list(batch), batch['input_ids'], t.decode(batch['input_ids']) == text, len(t)]))"
+    )
+    command = [sys.executable, "-c", code, str(stream_work.model_dir), str(stream.path)]
+    keys, ids, same, size = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert keys == ["input_ids"]
+    assert ids == stream.ids.tolist()
+    assert same
+    assert size == len(stream.vocabulary), "no token was added"
+
+
+def test_a_unit_that_the_stream_has_not_is_refused_and_not_left_out(stream_work):
+    tokenizer.run(stream_work)
+    loaded = tokenizer.AutoTokenizer.from_pretrained(stream_work.model_dir)
+    assert loaded("page")["input_ids"]
+    with pytest.raises(Exception, match="<unk>"):
+        loaded("page \u4e00")
+
+
+def test_every_byte_has_a_token():
+    every = tokenizer.of_units(list(range(256)), "bytes")
+    text = "".join(map(chr, range(0x800))) + "\u20ac\U0001d11e"
+    assert every(text)["input_ids"] == list(text.encode())
+
+
+def test_a_reloaded_tokenizer_of_another_stream_fails_the_check(stream_work, monkeypatch):
+    real = tokenizer.of_units
+    monkeypatch.setattr(tokenizer, "of_units", lambda vocabulary, units: real(vocabulary[::-1], units))
+    (check,) = tokenizer.run(stream_work).checks
+    assert (check.passed, check.blocking) == (False, True)
+
+
+def test_a_model_too_small_for_the_stream_is_refused(stream_work):
+    stream_work.config = stream_work.config.model_copy(update={"model": Brainformer(vocab_size=9)})
+    with pytest.raises(TinyTransformersError, match="the model has room for 9. Set model.vocab_size to"):
+        tokenizer.run(stream_work)
