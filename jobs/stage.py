@@ -46,6 +46,7 @@ RUNNERS = {  # stage -> the module whose `run` does it
     "blimp": "tiny_transformers.evaluation.blimp",
     "superglue": "tiny_transformers.evaluation.superglue",
     "lambada": "tiny_transformers.evaluation.lambada",
+    "bpc": "tiny_transformers.evaluation.bpc",
     "speed": "tiny_transformers.evaluation.speed",
 }
 HEARTBEAT = 10.0  # seconds
