@@ -63,8 +63,13 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         mask = None if self.attention_mask is None else change(self.attention_mask)
-        changed = {"input_ids": change(self.input_ids), "attention_mask": mask}
-        return replace(self, **changed, positions=change(self.positions), labels=change(self.labels))
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            attention_mask=mask,
+            positions=change(self.positions),
+            labels=change(self.labels),
+        )
 
 
 def rng(seed: int, purpose: str, number: int = 0) -> np.random.Generator:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tiny_transformers.activations import Learnable, LearnableGEGLU
 from tiny_transformers.ffn.kan import KANLinear, cox_de_boor
 from tiny_transformers.files import whole_file
-from tiny_transformers.variant import Variant
+from tiny_transformers.language_model import LanguageModel
 
 POINTS = torch.linspace(-4, 4, 65)  # what layers see after a LayerNorm, nearly all of it
 QUANTILES = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
@@ -28,7 +28,7 @@ EDGES = 8  # of a KAN's, those with the largest splines, that are kept one by on
 DIGITS = 4  # significant: a curve is drawn, and a file is small
 
 
-def write(path: Path, model: Variant) -> None:
+def write(path: Path, model: LanguageModel) -> None:
     """Replace `path` by what `model` has learned; no file for a model without such functions."""
     layers = learned(model)
     if layers:
@@ -37,7 +37,7 @@ def write(path: Path, model: Variant) -> None:
 
 
 @torch.no_grad()
-def learned(model: Variant) -> list[dict[str, Any]]:
+def learned(model: LanguageModel) -> list[dict[str, Any]]:
     owner, name = model.stack()
     return [
         {"layer": number, "module": module_name, **_described(module)}

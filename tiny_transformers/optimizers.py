@@ -31,7 +31,7 @@ class Adagrad(torch.optim.Optimizer):
                 continue
             gradients = [parameter.grad for parameter in parameters]
             if group["weight_decay"]:
-                gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                gradients = [*torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])]
             for parameter in parameters:
                 if not self.state[parameter]:
                     self.state[parameter]["sum"] = torch.zeros_like(parameter)

@@ -195,7 +195,7 @@ def test_learning_rate_falls_linearly_to_zero_without_warm_up(work):
 def test_more_stories_per_step_than_there_are(work):
     job = work(max_steps=2, stories_per_step=100)
     pretrain.run(job)
-    all_tokens = sum(len(Training(job).stories[i]) for i in range(40))
+    all_tokens = sum(len(Training(job).corpus.stories[i]) for i in range(40))
     tokens = [record["tokens"] for record in curve(job) if "loss" in record]
     assert tokens[1] == 5 * all_tokens  # 200 stories are five epochs of 40
 
