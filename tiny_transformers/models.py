@@ -1,6 +1,6 @@
 """From the settings of a model to the model, and from its folder back.
 
-The ids of the special tokens are those of every tokenizer of the study: pad 0, bos 1, eos 2."""
+The ids of the special tokens are those of every tokenizer of the study: pad 0, bos 1, eos 2. Characters have none."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from tiny_transformers.architecture import GPTNeo, Roberta
+from tiny_transformers.architecture import AnyModel, Brainformer, GPTNeo, Roberta
+from tiny_transformers.brainformer import SETTINGS, TinyBrainformerConfig, TinyBrainformerForCausalLM
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
+from tiny_transformers.language_model import LanguageModel, SavedConfig
 from tiny_transformers.order import blocks_of
 from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
-from tiny_transformers.variant import Variant
 from tiny_transformers.work import TinyTransformersError
 
 PAD, BOS, EOS = 0, 1, 2
@@ -34,10 +35,17 @@ VARIANT = (  # settings that our Hugging Face configurations have under the same
 )  # fmt: skip
 HEADS = ("score.", "classifier.")  # what a classifier has and a language model lacks
 LM_HEADS = ("lm_head.",)  # the other way round
+_CLASSES: dict[str, Any] = {
+    "gpt_neo": TinyGPTNeoForCausalLM,
+    "roberta": TinyRobertaForMaskedLM,
+    "brainformer": TinyBrainformerForCausalLM,
+}
 
 
-def hf_config(model: GPTNeo | Roberta, **extra: Any) -> TinyGPTNeoConfig | TinyRobertaConfig:
+def hf_config(model: AnyModel, **extra: Any) -> SavedConfig:
     """Hugging Face's configuration of `model`; `extra` is passed on to it (`num_labels=3`)."""
+    if isinstance(model, Brainformer):
+        return TinyBrainformerConfig(**model.model_dump(include=set(SETTINGS)) | extra)
     shared = {
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,
@@ -55,14 +63,14 @@ def hf_config(model: GPTNeo | Roberta, **extra: Any) -> TinyGPTNeoConfig | TinyR
     return TinyRobertaConfig(**shared | _roberta(model) | extra)
 
 
-def build(model: GPTNeo | Roberta, seed: int) -> Variant:
+def build(model: AnyModel, seed: int) -> LanguageModel:
     """The untrained language model, on the CPU, torch's random state left as it was.
 
     A module's weights are a function of the seed and the module's name, so that what two models have in common they
     have alike, whatever else is in them or was drawn before."""
     config = hf_config(model)
     with torch.random.fork_rng(devices=[]):
-        built = TinyGPTNeoForCausalLM(config) if isinstance(model, GPTNeo) else TinyRobertaForMaskedLM(config)
+        built: LanguageModel = _CLASSES[model.family](config)
         for name, module in built.named_modules():
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big"))
             built.draw(module)
@@ -73,7 +81,7 @@ def load_lm(model_dir: Path) -> PreTrainedModel:
     """The language model saved in `model_dir`, in evaluation mode.
 
     Raises TinyTransformersError if there is none, or if its weights are not exactly those the model has."""
-    auto = AutoModelForCausalLM if _config(model_dir).model_type == "tiny_gpt_neo" else AutoModelForMaskedLM
+    auto = AutoModelForMaskedLM if _config(model_dir).model_type == "tiny_roberta" else AutoModelForCausalLM
     return _load(auto, model_dir, may_lack=(), may_have=())
 
 
