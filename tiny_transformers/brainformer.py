@@ -155,6 +155,10 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         """How many positions each head of each group with attention looks back."""
         return [attention.spans() for attention in self._attentions()]
 
+    def figures(self) -> dict[str, float]:
+        spans = [span for group in self.spans() for span in group]
+        return {"mean_span": sum(spans) / len(spans), "longest_span": max(spans)}
+
     def empty_memory(self, rows: int) -> list[Tensor]:
         """Of the beginning of `rows` streams."""
         config = self.config

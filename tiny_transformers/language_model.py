@@ -71,6 +71,10 @@ class LanguageModel(PreTrainedModel):
     def after_update(self) -> None:
         """For what is not the optimizer's to do: after each of its updates."""
 
+    def empty_memory(self, rows: int) -> list[Tensor]:
+        """Of the beginning of so many streams, if the model reads such."""
+        raise NotImplementedError
+
     def figures(self) -> dict[str, float]:
         """What there is to tell of a trained model besides its loss."""
         return {}

@@ -70,8 +70,9 @@ def run(work: Work) -> Outcome:
 def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tuple[Tensor, Memory]:
     """The sum of the cross-entropies, in nats, of the batch's labels; and, of a stream, what is to be remembered of it.
 
-    The head, half of all multiplications in a small decoder, is applied only where there is a label."""
-    carried = {} if batch.rows is None else {"memory": memory}
+    `memory` is of all rows. The head, half of all multiplications in a small decoder, is applied only where there is a
+    label."""
+    carried = {} if batch.rows is None else {"memory": _remembered(model, batch, memory)}
     output = model.base_model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **carried
     )
@@ -231,7 +232,7 @@ class Training:
         with self._arithmetic():  # around all micro-batches, so that weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                losses, memory = token_losses(self.model, batch.to(self.device), _of_rows(self.memory, batch))
+                losses, memory = token_losses(self.model, batch.to(self.device), self.memory)
                 remembered.append(memory)
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
@@ -304,7 +305,7 @@ class Training:
         with self._arithmetic():
             for batch in self.corpus.validation():
                 self._report(self.counters.step, ", evaluating")
-                losses, memory = token_losses(self.model, batch.to(self.device), _of_rows(memory, batch))
+                losses, memory = token_losses(self.model, batch.to(self.device), memory)
                 total += losses
         return total.item() / self.corpus.validation_labels
 
@@ -423,9 +424,9 @@ def resolve_precision(asked: str, device: torch.device, advice: str = "set float
     return asked
 
 
-def _of_rows(memory: Memory, batch: Batch) -> Memory:
-    """What a batch's rows remember; nothing where they begin."""
-    return () if batch.begins else [tensor[batch.rows] for tensor in memory]
+def _remembered(model: LanguageModel, batch: Batch, memory: Memory) -> Memory:
+    """By the batch's rows; nothing where they begin."""
+    return model.empty_memory(len(batch.input_ids)) if batch.begins else [tensor[batch.rows] for tensor in memory]
 
 
 def _on(device: torch.device, model: Any) -> LanguageModel:
