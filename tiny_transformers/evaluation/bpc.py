@@ -56,11 +56,15 @@ def run(work: Work) -> Outcome:
 
 
 def total_loss(
-    model: Any, ids: Ids, batch_size: int, on_block: Callable[[float], None] = lambda _: None, at_once: int = AT_ONCE
+    model: Any,
+    ids: Ids,
+    batch_size: int,
+    on_block: Callable[[float], None] = lambda _: None,
+    at_once: int | None = None,
 ) -> float:
     """The sum, in nats, of the losses of all ids but the first, which is context; in `batch_size` rows, or one each."""
     cache, nats = model.new_cache(), 0.0
-    for inputs, targets, counted, done in _blocks(ids, min(batch_size, len(ids) - 1), at_once):
+    for inputs, targets, counted, done in _blocks(ids, min(batch_size, len(ids) - 1), at_once or AT_ONCE):
         on_device = torch.from_numpy(inputs).to(model.device)  # (rows, T)
         hidden = model.base_model(input_ids=on_device, past_key_values=cache, use_cache=True).last_hidden_state
         kept = torch.from_numpy(counted).to(model.device)
