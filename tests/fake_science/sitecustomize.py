@@ -78,6 +78,7 @@ for _stage, _name in {
     "blimp": "tiny_transformers.evaluation.blimp",
     "superglue": "tiny_transformers.evaluation.superglue",
     "lambada": "tiny_transformers.evaluation.lambada",
+    "bpc": "tiny_transformers.evaluation.bpc",
     "speed": "tiny_transformers.evaluation.speed",
 }.items():
     _module = types.ModuleType(_name)
