@@ -194,6 +194,7 @@ def test_padding_changes_nothing_for_real_tokens(gate):
 def test_dropout_is_inside_the_experts_and_in_training_only():
     module, x = experts("naive", dropout=0.5), torch.randn(1, H).expand(1, 20_000, H)
     dropped, whole = module(x), module.eval()(x)
+    assert torch.equal(whole, module(x))
     torch.testing.assert_close(dropped.mean(1), whole.mean(1), rtol=0, atol=0.05)
     assert dropped.std(1).min() > 0.2
     torch.nn.init.zeros_(module.w2)
