@@ -43,13 +43,17 @@ class Gate(nn.Module):
     def _loss(self, unweighted: Tensor) -> Tensor | None:
         return (self.settings.balance_loss or 0.0) * unweighted if self.training else None
 
-    def _queued(self, chosen: Tensor, used: Tensor) -> Tensor:
-        """chosen, used: (N, k) -> (N, k) bool: the used choices for which their expert has room. The first choices of
-        all tokens are served before any second one, and of these, earlier tokens before later ones.
+    def _queued(self, chosen: Tensor, used: Tensor) -> Tensor | None:
+        """chosen, used: (N, k) -> (N, k) bool: the used choices for which their expert has room, `capacity` times its
+        even share of all choices. The first choices of all tokens are served before any second one, and of these,
+        earlier tokens before later ones.
 
-        An expert has room for `capacity` times its even share of all choices; for twice that in evaluation."""
-        shares = (self.settings.capacity or math.inf) * (1 if self.training else 2)
-        capacity = math.ceil(shares * chosen.numel() / self.settings.num_experts)
+        In evaluation there is room for all: else a token's score would depend on what is read with it, and by way of
+        second choices even on what comes after it."""
+        if not self.training:
+            return None
+        assert self.settings.capacity
+        capacity = math.ceil(self.settings.capacity * chosen.numel() / self.settings.num_experts)
         queue = F.one_hot(chosen.T, self.settings.num_experts) * used.T.unsqueeze(-1)  # (k, N, E)
         places = (queue.flatten(0, 1).cumsum(0).view_as(queue) * queue).sum(-1).T  # (N, k), from 1; 0 if not used
         return used & (places <= capacity)

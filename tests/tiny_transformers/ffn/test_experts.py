@@ -66,6 +66,7 @@ def test_values_and_gradients_are_those_of_all_experts_weighted(gate, training):
     ours, theirs = module(x), all_experts(module, x)
     torch.testing.assert_close(ours, theirs)
     kept = routing_of(module, x).kept
+    assert (kept is None) == (not training or gate not in ("gshard", "switch"))
     assert kept is None or not kept.all()  # where tokens can be dropped, some are
     assert_same_gradients(ours, theirs, [x, *(p for p in module.parameters() if p.requires_grad)])
 
