@@ -77,6 +77,11 @@ class BrainformerOutput(BaseModelOutputWithPast):
 
 
 @dataclass
+class BrainformerLMOutput(CausalLMOutputWithPast):
+    memory: list[Tensor] | None = None
+
+
+@dataclass
 class Past:
     """What attention sees of earlier blocks, in the order in which a pass comes to it."""
 
@@ -143,9 +148,14 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
             if isinstance(module, GatedExperts):
                 module.schedule(fraction)
 
+    @torch.no_grad()
     def after_update(self) -> None:
-        for attention in self._attentions():
-            attention.clamp_span()
+        """Spans are brought back into 0 to 1, and read, all at once: a GPU has to be waited for."""
+        adaptive = [(attention, attention.reach) for attention in self._attentions() if attention.reach is not None]
+        if adaptive:
+            farthest = torch.stack([reach.clamp_(0, 1).max() for _, reach in adaptive])
+            for (attention, _), reach in zip(adaptive, farthest.tolist(), strict=True):
+                attention.set_span(reach)
 
     def auxiliary_loss(self) -> Tensor | float:
         total = super().auxiliary_loss()
@@ -215,6 +225,8 @@ class TinyBrainformerModel(TinyBrainformerPreTrainedModel):
         **kwargs: Any,  # noqa: ARG002 - of which Hugging Face has many
     ) -> BrainformerOutput:
         """input_ids: (B, T). With a `memory`, of the last pass or `empty_memory`, the output has that for the next."""
+        if past_key_values is not None and past_key_values.is_compileable:
+            raise TinyTransformersError("A static cache holds positions to come, too: leave cache_implementation out.")
         _check_mask(attention_mask)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and memory is None
@@ -252,14 +264,16 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        memory: list[Tensor] | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> BrainformerLMOutput:
         """input_ids, labels: (B, T); labels are shifted here, as in every decoder of transformers."""
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            memory=memory,
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -267,7 +281,7 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+        return BrainformerLMOutput(loss, logits, output.past_key_values, memory=output.memory)
 
 
 def _last(before: Tensor, x: Tensor, size: int) -> Tensor:

@@ -50,7 +50,7 @@ class SpanAttention(Layer):
         self.query, self.key, self.value, self.out = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(4))
         # How far each head looks, in parts of attn_span.
         self.reach = nn.Parameter(torch.empty(num_heads)) if adaptive else None
-        self._span: int | None = None
+        self._span: int | None = None  # in use, once it is known
 
     def initialize(self, std: float) -> None:  # noqa: ARG002
         if self.adaptive and self.reach is not None:
@@ -60,30 +60,30 @@ class SpanAttention(Layer):
 
     def spans(self) -> list[int]:
         """Of each head: positions that have any weight, the ramp's included."""
-        if not self.adaptive or self.reach is None:
+        if self.reach is None:
             return [self.attn_span] * self.num_heads
-        ramp, longest = self.adaptive.ramp, self.attn_span
-        return [min(longest, math.ceil(reach * longest) + ramp) for reach in self.reach.tolist()]
+        return [self._positions(reach) for reach in self.reach.tolist()]
 
     @property
     def span(self) -> int:
-        """Positions before its own that a query is compared with. Read from the parameter, which a GPU would have to be
-        waited for, once after an update."""
+        """In use: positions before its own that a query is compared with."""
         if self._span is None:
-            self._span = min(self.attn_span, -(-max(self.spans()) // MULTIPLE) * MULTIPLE)
+            self.set_span(1.0 if self.reach is None else self.reach.max().item())
+        assert self._span
         return self._span
+
+    def set_span(self, reach: float) -> None:
+        """To that of the head that looks farthest."""
+        self._span = min(self.attn_span, -(-self._positions(reach) // MULTIPLE) * MULTIPLE)
 
     @property
     def memory_size(self) -> int:
         """Positions that a training carries on: some more than are in use, for a span that grows."""
         return min(self.attn_span, self.span + MULTIPLE)
 
-    @torch.no_grad()
-    def clamp_span(self) -> None:
-        """After an update: what is not within 0 and 1 is brought back."""
-        if self.reach is not None:
-            self.reach.clamp_(0, 1)
-            self._span = None
+    def _positions(self, reach: float) -> int:
+        ramp = self.adaptive.ramp if self.adaptive else 0
+        return min(self.attn_span, math.ceil(reach * self.attn_span) + ramp)
 
     def span_loss(self) -> Tensor | float:
         if not self.adaptive or self.reach is None:

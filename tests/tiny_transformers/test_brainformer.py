@@ -210,9 +210,9 @@ def test_segments_equal_the_whole_in_one_piece(lengths, past, span):
     if past == "memory":
         memory, parts = model.empty_memory(rows=2), []
         for segment in ids.split(lengths, dim=1):
-            output = model.model(input_ids=segment, memory=memory)
+            output = model.eval()(segment, memory=memory)
             memory = output.memory
-            parts.append(model.lm_head(output.last_hidden_state))
+            parts.append(output.logits)
     else:
         cache = DynamicCache(config=model.config) if past == "cache of Hugging Face" else model.new_cache()
         parts = [logits(model, segment, past_key_values=cache) for segment in ids.split(lengths, dim=1)]
@@ -242,6 +242,12 @@ def test_memory_and_cache_at_once_are_refused():
     model = models.build(small(), seed=1)
     with pytest.raises(ValueError, match="two ways"):
         model.model(input_ids=characters(), memory=model.empty_memory(2), past_key_values=model.new_cache())
+
+
+def test_a_static_cache_is_refused():
+    model = models.build(small(), seed=1)
+    with pytest.raises(TinyTransformersError, match="static cache"):
+        model.generate(characters(), max_new_tokens=5, cache_implementation="static")
 
 
 # --- adaptive span
