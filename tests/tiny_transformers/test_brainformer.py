@@ -10,7 +10,7 @@ from variants import perturb
 
 from tiny_transformers import models, span_attention
 from tiny_transformers.architecture import Brainformer, num_parameters
-from tiny_transformers.brainformer import TinyBrainformerConfig, TinyBrainformerForCausalLM
+from tiny_transformers.brainformer import Past, TinyBrainformerConfig, TinyBrainformerForCausalLM
 from tiny_transformers.ffn.experts import GatedExperts
 from tiny_transformers.span_attention import CHUNK, SpanAttention, look_back
 from tiny_transformers.work import TinyTransformersError
@@ -116,6 +116,16 @@ def test_modules_are_applied_in_the_order_of_the_letters_with_a_norm_behind_each
                 group.norms[letter].register_forward_hook(lambda *_, of=f"norm {letter}{number}": seen.append(of))
     logits(model, characters())
     assert seen == ["f0", "norm f0", "s0", "norm s0", "g0", "norm g0", "s1", "norm s1", "f1", "norm f1"]
+
+
+def test_a_module_adds_to_its_input_and_the_norm_comes_last():
+    group = perturb(models.build(small(order="fgs"), seed=1)).model.groups[0]
+    x = torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(1))
+    position_keys = torch.randn(8, 40, generator=torch.Generator().manual_seed(2))
+    expected = group.norms["f"](x + group.feed_forward(x))
+    expected = group.norms["g"](expected + group.experts(expected))
+    expected = group.norms["s"](expected + group.attention(expected, position_keys))
+    torch.testing.assert_close(group(x, position_keys, Past(None, None)), expected)
 
 
 def test_the_feed_forward_module_of_a_group_is_the_one_that_is_priced():
@@ -251,6 +261,16 @@ def test_a_static_cache_is_refused():
 
 
 # --- adaptive span
+
+
+def test_the_mask_is_that_of_the_paper():
+    attention = models.build(small(attn_span=70, adaptive_span=SHORT_RAMP), seed=1).model.groups[0].attention
+    with torch.no_grad():
+        attention.reach.copy_(torch.tensor([0, 0.1, 0.5, 1]))
+    mask = attention._log_mask(64).exp()
+    for head, reach in enumerate((0, 0.1, 0.5, 1)):
+        before = [min(1, max(0, (reach * 70 - x) / 5 + 1)) for x in range(64)]  # of the nearest position first
+        assert mask[head].flip(0).tolist() == pytest.approx(before, abs=1e-5)
 
 
 def test_adaptive_span_at_full_length_is_a_fixed_span():
@@ -394,6 +414,8 @@ def test_dropout_is_of_training_and_of_weights_units_and_experts():
         module = {"s": group.attention, "f": group.feed_forward, "g": group.experts}[letter]
         arguments = (x, torch.randn(8, 40)) if letter == "s" else (x,)
         assert not torch.equal(module(*arguments), module(*arguments)), letter
+    group.experts.dropout, applied = 0.0, [group._applied("g", x, x, Past(None, None)) for _ in range(2)]
+    assert (applied[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)  # their output as well
 
 
 # --- Hugging Face
