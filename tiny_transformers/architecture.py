@@ -245,6 +245,10 @@ class Architecture(Settings):
         return self.hidden_size * 0.02**2
 
     @property
+    def initial_loss_slack(self) -> float:
+        return 0.0
+
+    @property
     def micro_batch_is_free(self) -> bool:
         """Whether a step comes out the same however it is cut. A mixture of experts balances its load, and a
         product-key memory normalizes its queries, over a micro-batch."""

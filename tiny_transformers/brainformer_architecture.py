@@ -5,6 +5,7 @@ before, and has sparse mixtures of experts among its modules. The modules themse
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -31,8 +32,8 @@ class Experts(Settings):
     @model_validator(mode="after")
     def _resolve_gate(self) -> Experts:
         gate = self.gate
-        usual = {"switch": 1, "random": 8, "dense": self.num_experts}.get(gate, 2)
-        self._resolve(top_k=self.top_k or min(usual, self.num_experts))
+        usual = min(self.num_experts, {"switch": 1, "random": 8, "dense": self.num_experts}.get(gate, 2))
+        self._resolve(top_k=self.top_k or usual)
         for name, owners, default in (
             ("last_top_k", ("random",), self.num_experts),
             ("balance_loss", BALANCED, 0.01),
@@ -43,7 +44,7 @@ class Experts(Settings):
             elif gate not in owners and getattr(self, name) is not None:
                 raise ValueError(f"{name} is of {', '.join(owners)}; leave it out with gate {gate}")
         assert self.top_k
-        if gate in ("switch", "dense") and self.top_k != usual:
+        if gate in ("switch", "gshard", "dense") and self.top_k != usual:
             raise ValueError(f"gate {gate} has top_k {usual}: leave it out")
         last = self.last_top_k or self.top_k
         if not self.top_k <= last <= self.num_experts:
@@ -114,8 +115,14 @@ class Brainformer(Settings):
     @property
     def initial_logit_variance(self) -> float:
         """Of an untrained model's logits: the last LayerNorm's output times weights, U(+-1/sqrt(h)) or, tied, N(0, 1/h)
-        of the embedding; an own bias is U(+-1/sqrt(h)), too."""
-        return 1.0 if self.tie_word_embeddings else 1 / 3 + 1 / (3 * self.hidden_size)
+        of the embedding; the bias is U(+-1/sqrt(h)), too."""
+        return (1.0 if self.tie_word_embeddings else 1 / 3) + 1 / (3 * self.hidden_size)
+
+    @property
+    def initial_loss_slack(self) -> float:
+        """Nats that the first loss may be higher than these variances say: a tied model of few layers foretells the
+        character that it has just read, whose embedding is in the residual, by a logit of up to sqrt(h)."""
+        return math.sqrt(self.hidden_size) if self.tie_word_embeddings else 0.0
 
     # --- closed forms
 

@@ -70,6 +70,7 @@ def test_labels_name_order_and_gate():
         ({"experts": {"last_top_k": 4}}, "last_top_k is of random"),
         ({"experts": {"capacity": 1.0}}, "capacity is of gshard, switch"),
         ({"experts": {"gate": "switch", "top_k": 2}}, "gate switch has top_k 1"),
+        ({"experts": {"gate": "gshard", "top_k": 3}}, "gate gshard has top_k 2"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, complaint):
