@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 import yaml
 
 from cluster import rundir
-from tiny_transformers.config import STAGES
+from tiny_transformers.config import OF_STREAMS, STAGES
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
+OF_STORIES = [stage for stage in STAGES if stage not in OF_STREAMS]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
 
@@ -72,7 +74,7 @@ def causes(shown):
 
 def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, manifest_file, tmp_path):
     """All real stages, tiny models, builtin data: pretrain to scores."""
-    manifest_file.write_text(manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {list(STAGES)}"))
+    manifest_file.write_text(manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {OF_STORIES}"))
     settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
                 "--set", "evaluation.limit=12", "--set", "evaluation.superglue.epochs=1",
                 "--set", "evaluation.lambada.passages=4", "--set", "evaluation.speed.batch_sizes=[1, 2]",
@@ -80,7 +82,7 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
                 "--set", "evaluation.speed.new_tokens=4", "--set", "data.max_length=128"]  # fmt: skip
     done = command(*SUBMIT, "--study", "first", *settings, "--yes", "--wait")
     shown = status(command)
-    assert shown["counts"]["completed"] == 4 * len(STAGES), done.stdout
+    assert shown["counts"]["completed"] == 4 * len(OF_STORIES), done.stdout
     (job,) = job_ids(tmp_path)
     wait_for(lambda: {row[1] for row in sacct("-j", job, "--format=JobID,State")} == {"COMPLETED"})
     rows = sacct("-j", job, "--format=JobID,NodeList")
@@ -312,3 +314,49 @@ def test_an_account_that_runs_one_job_at_a_time_gets_one_long_pack(command, stan
     shown = command(*SUBMIT, "--yes", "--wait").stdout
     assert "1 pack with 7 runs" in shown
     assert status(command)["counts"]["completed"] == 28
+
+
+STREAM = """
+models:
+  bf: {family: brainformer, order: sgf.sf, hidden_size: 32, intermediate_size: 32, num_heads: 2, attn_span: 128,
+       vocab_size: 27, experts: {num_experts: 4, gate: random, top_k: 2}, dropout: 0.1}
+studies:
+  characters:
+    model: bf
+    data: {source: builtin, corpus: text8}
+    stages: [pretrain, add_tokenizer, bpc]
+    seeds: [1]
+    train: {optimizer: adagrad, clipping: per_tensor, max_grad_norm: 0.03, lr_scheduler_type: constant, warmup_steps: 20,
+            learning_rate: 0.05, max_steps: 800, evaluations: 40, batch_size: 8, block_size: 64, eval_characters: 500}
+"""
+
+
+def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_not(command, tmp_path):
+    (tmp_path / "experiments.yaml").write_text(STREAM)
+    whole = ("--output-root", "whole")
+    command(*SUBMIT, "--yes")
+    command(*SUBMIT, *whole, "--yes")
+    (run,) = wait_and_get(lambda: list((tmp_path / "output/runs").glob("*")))
+    wait_for(lambda: (run / "checkpoints/step-00000040").is_dir(), 120)
+    killed = rundir.read_json(run / "stages/pretrain/1/claim.json")["job"]
+    subprocess.run(["scancel", "--signal=KILL", killed], check=True)
+    wait_for(lambda: causes(status(command)) - {"blocked"} != set())
+    assert not (run / "model").exists()
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 3
+    log = (run / "stages/pretrain/2/log.txt").read_text()
+    resumed = int(re.search(r"resuming after step (\d+)", log)[1])
+    assert 40 <= resumed < 800
+    twin = tmp_path / "whole/runs" / run.name
+    wait_for(lambda: status(command, *whole)["counts"].get("completed") == 3, 300)
+    assert (run / "model/model.safetensors").read_bytes() == (twin / "model/model.safetensors").read_bytes()
+    results = (max(each.glob("stages/bpc/*/result.json")) for each in (run, twin))
+    scores = [rundir.read_json(path)["outcome"]["scores"] for path in results]
+    assert scores[0] == scores[1]
+    (score,) = scores[0]
+    assert score["value"] < 3  # 4.6 bits are chance
+
+
+def wait_and_get(found, seconds=90):
+    wait_for(found, seconds)
+    return found()
