@@ -326,8 +326,9 @@ studies:
     data: {source: builtin, corpus: text8}
     stages: [pretrain, add_tokenizer, bpc]
     seeds: [1]
-    train: {optimizer: adagrad, clipping: per_tensor, max_grad_norm: 0.03, lr_scheduler_type: constant, warmup_steps: 20,
-            learning_rate: 0.05, max_steps: 800, evaluations: 40, batch_size: 8, block_size: 64, eval_characters: 500}
+    train: {optimizer: adagrad, clipping: per_tensor, max_grad_norm: 0.03, lr_scheduler_type: constant,
+            learning_rate: 0.05, warmup_steps: 20, max_steps: 800, evaluations: 40, batch_size: 8, block_size: 64,
+            eval_characters: 500}
 """
 
 
