@@ -10,6 +10,7 @@ import atexit
 import functools
 import html
 import io
+import itertools
 import json
 import math
 import re
@@ -585,14 +586,23 @@ class Point:
 
 def costs(study: Study) -> Iterator[Sheet]:
     measures = _measures(study)
-    for cost in [*_costs(study)] if measures else []:
+    for cost, (corpus, families) in itertools.product(_costs(study), _by_corpus(study)) if measures else []:
         points = [
             Point(variant, x, y)
-            for variant in study.variants
+            for family in families
+            for variant in family.variants
             if (x := cost.of(variant)) and (y := _mean(variant, measures[0])) is not None
         ]
-        if any(_differ([point.x for point in points if point.variant.family == f.name]) for f in study.families):
-            yield _cost_sheet(study, cost, measures[0], points)
+        if any(_differ([point.x for point in points if point.variant.family == f.name]) for f in families):
+            yield _cost_sheet(families, cost, measures[0], points, corpus)
+
+
+def _by_corpus(study: Study) -> list[tuple[str, list[Family]]]:
+    """Families whose scores are of the same data; the data's name where there are several."""
+    found: dict[str, list[Family]] = {}
+    for family in study.families:
+        found.setdefault(family.baseline.config.data.corpus, []).append(family)
+    return [("" if len(found) == 1 else f"-{corpus}", families) for corpus, families in found.items()]
 
 
 def _differ(values: Sequence[float]) -> bool:
@@ -626,13 +636,15 @@ def _speed(variant: Variant, batch: int) -> float | None:
     return variant.mean_of(each[0] for each in found if each and math.isfinite(each[0]))
 
 
-def _cost_sheet(study: Study, cost: Cost, measure: Measure, points: Sequence[Point]) -> Sheet:
-    sheet = Sheet(f"by-{cost.key}", f"{measure.title} against {cost.title}", WIDE, 4.0)
+def _cost_sheet(
+    families: Sequence[Family], cost: Cost, measure: Measure, points: Sequence[Point], corpus: str
+) -> Sheet:
+    sheet = Sheet(f"by-{cost.key}{corpus}", f"{measure.title} against {cost.title}", WIDE, 4.0)
     axes = sheet.axes(0.6, 0.3, WIDE - 0.7, 3.2)
     front = _front(points, cost.lower_is_better, measure.higher_is_better)
     axes.plot([p.x for p in front], [p.y for p in front], color=GREY, lw=0.9, ls=DASHES[1],
               drawstyle="steps-post" if cost.lower_is_better else "steps-pre", label="Pareto front")  # fmt: skip
-    for number, family in enumerate(study.families):
+    for number, family in enumerate(families):
         _points_of(axes, family, [p for p in points if p.variant.family == family.name], number)
     axes.set_xlabel(cost.axis)
     axes.set_ylabel(_unit(measure))
@@ -644,7 +656,7 @@ def _cost_sheet(study: Study, cost: Cost, measure: Measure, points: Sequence[Poi
     sheet.caption = (
         f"{measure.title} against {cost.title}, means over seeds. The dashed line is the Pareto front: no model "
         f"is better in both. Baselines are in the colour of the text.{few}"
-        + _lacking([v for v in study.variants if v not in [point.variant for point in points]])
+        + _lacking([v for family in families for v in family.variants if v not in [p.variant for p in points]])
     )
     return sheet
 

@@ -451,3 +451,12 @@ def test_sharing_is_by_layout_and_strategy(studies, drawn):
     shown = texts(only(drawn["sharing"], "-sharing").svg)
     assert {"seq", "cycle", "cycle, last pass reversed", "nothing shared", "24L"} <= set(shown)
     assert figures._layouts(studies["sharing"].families[0])[0] == (6, 2, 416)
+
+
+def test_models_of_different_corpora_are_never_in_one_plane(tmp_path):
+    study = read(synthetic.make(tmp_path, synthetic.planned(["brainformer"]), with_pairs=False))["brainformer"]
+    assert [family.name for family in study.families] == ["brainformer-enwik8", "brainformer-text8"]
+    assert all(family.baseline.is_baseline for family in study.families)
+    sheets = {sheet.name: sheet.drawing.axes[0].get_legend_handles_labels()[1] for sheet in figures.costs(study)}
+    for corpus in ("enwik8", "text8"):
+        assert sheets[f"by-time-{corpus}"] == ["Pareto front", f"Brainformer, {corpus}"]

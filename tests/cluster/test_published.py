@@ -7,7 +7,6 @@ import synthetic
 
 from cluster import manifest, published
 from cluster.results import FAMILIES, Family, Result, Study, Variant
-from tiny_transformers.architecture import label
 from tiny_transformers.config import RunConfig
 
 TABLES = [file.name.removesuffix(".csv") for file in resources.files("cluster").joinpath("reference").iterdir()]
@@ -21,7 +20,7 @@ def study(name, *overrides):
         configs = {each.config.model_dump_json(exclude={"seed"}): each.config for each in cells}
         chosen = [config for config in configs.values() if config.model.family == family]
         variants = [
-            Variant(f"{family}-{number}", label(config.model), family, config, 1, number == 0, ())
+            Variant(f"{family}-{number}", config.model.label, family, config, 1, number == 0, ())
             for number, config in enumerate(chosen)
         ]
         families.append(Family(family, tuple(variants)))
@@ -137,7 +136,7 @@ def test_settings_of_a_feed_forward_module_that_no_label_tells_make_another_vari
         steps = 8280 if ffn["kind"] == "kan" else 16560
         settings = {"model": {"family": family, "ffn": ffn} | sizes, "train": {"max_steps": steps}}
         config = RunConfig.model_validate(settings)
-        one = Variant("a", label(config.model), family, config, 1, True, ())
+        one = Variant("a", config.model.label, family, config, 1, True, ())
         return published.published(Study("s", "", (Family(family, (one,)),)))
 
     assert known(model["ffn"])

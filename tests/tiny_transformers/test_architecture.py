@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 from variants import FAMILIES, VARIANTS, small
 
@@ -18,6 +19,7 @@ from tiny_transformers.architecture import (
     num_subkeys,
     parameters,
 )
+from tiny_transformers.brainformer import TinyBrainformerForCausalLM
 
 NARROW = {"hidden_size": 256, "intermediate_size": 4096}
 COUNTS = [  # settings, parameters of GPT-Neo, of RoBERTa: the study's
@@ -87,7 +89,13 @@ def test_experiments_yaml_has_no_kind_of_model_that_the_tests_lack():
 
     document = manifest.load(Path(__file__).parents[2] / "experiments.yaml")
     tested = {label for family in FAMILIES for variant in VARIANTS for label in kinds([small(family, variant)])}
-    assert kinds(cell.config.model for cell in manifest.cells(document)) <= tested
+    configs = [cell.config for cell in manifest.cells(document)]
+    assert kinds(config.model for config in configs if not config.data.is_stream) <= tested
+    # Of Brainformers tests/tiny_transformers/test_brainformer.py has every gate, and the shipped orders below.
+    for model in {config.model.model_dump_json(): config.model for config in configs if config.data.is_stream}.values():
+        with torch.device("meta"):
+            built = TinyBrainformerForCausalLM(models.hf_config(model))
+        assert built.num_parameters() == num_parameters(model), model.label
 
 
 # --- FLOPs
