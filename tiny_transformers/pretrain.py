@@ -145,7 +145,6 @@ class Training:
                     f"{self.checkpoints}: written with other settings or other data. Remove it to begin anew."
                 )
             checkpoint.restore(found, self.model, self.optimizer)
-            self.model.after_update()
             self.memory = [tensor.to(self.device) for tensor in found.memory]
             # Of the first sitting, which may have been on other hardware.
             advice = f"go on on one, or remove {self.checkpoints} to begin anew."

@@ -79,7 +79,8 @@ def test_a_brainformer_learns_and_says_what_it_read(work):
     assert outcome.scores[0].n == 200  # all of the split, its first character too
 
 
-def test_validation_in_training_is_what_the_stage_bpc_says(work):
+def test_validation_in_training_is_what_the_stage_bpc_says(work, monkeypatch):
+    monkeypatch.setattr(corpus, "EVALUATED", 64)  # several blocks
     job = work()
     (validation,) = pretrain.run(job).scores
     (score,) = bpc.run(job).scores
@@ -130,8 +131,12 @@ def test_memory_is_what_the_block_before_left_and_empty_where_a_pass_begins(work
     # Remembered were the inputs by the weights before the update, so they are close and not equal.
     assert with_memory.item() == pytest.approx(again.item(), rel=0.02)
     assert alone.item() != pytest.approx(again.item(), rel=1e-6)
-    begins = [training.corpus.step(number).batches[0].begins for number in range(24)]
-    assert [number for number, first in enumerate(begins) if first] == [0, 23]
+    remembered = [training.memory[0].shape[1]]
+    for _ in range(23):
+        training._step()
+        remembered.append(training.memory[0].shape[1])
+    # Of blocks of 40: no more than attn_span, and after the 23rd, a short one, nothing but a new pass' first.
+    assert remembered == [40, 80, *[96] * 21, 40]
 
 
 def stop_at(work, step):
