@@ -23,7 +23,8 @@ def study(name, *overrides):
             Variant(f"{family}-{number}", config.model.label, family, config, 1, number == 0, ())
             for number, config in enumerate(chosen)
         ]
-        families.append(Family(family, tuple(variants)))
+        if variants:
+            families.append(Family(family, tuple(variants)))
     return Study("renamed", "", tuple(families))
 
 

@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from variants import FAMILIES, VARIANTS, perturb, small, tokens
 
 from tiny_transformers import device, models
-from tiny_transformers.architecture import feed_forward_flops, flops_per_token, num_layers, parameters
+from tiny_transformers.architecture import flops_per_token, parameters
 from tiny_transformers.config import RunConfig
 from tiny_transformers.evaluation import speed
 from tiny_transformers.work import Interrupted, Work
@@ -97,7 +97,7 @@ def test_every_variant_has_all_its_figures_and_they_agree(family, variant, make_
 
 
 def check_sizes(model, sizes):
-    closed, layers = parameters(model), model.sharing.unique_layers if model.sharing else num_layers(model)
+    closed, layers = parameters(model), model.sharing.unique_layers if model.sharing else model.layers
     modules = model.order.count("f") if model.order else layers
     assert sizes["parameters"] == closed.total
     assert sizes["parameters_without_embedding"] == closed.total - closed.embedding
@@ -172,9 +172,9 @@ def test_a_block_that_has_no_feed_forward_module_is_passed_over(family):
 def test_flops_of_the_module_are_its_part_of_the_models():
     for family in FAMILIES:
         one, two = small(family, layers=1), small(family, "depth4_geglu", layers=1)
-        assert feed_forward_flops(one) == 2 * 2 * 32 * 48
+        assert one.feed_forward_flops == 2 * 2 * 32 * 48
         difference = flops_per_token(two) - flops_per_token(one)
-        assert difference == feed_forward_flops(two) - feed_forward_flops(one)
+        assert difference == two.feed_forward_flops - one.feed_forward_flops
 
 
 @torch.inference_mode()
