@@ -163,8 +163,9 @@ class Brainformer(Settings):
 
     @property
     def feed_forward_flops(self) -> int:
-        """Of one g, or of one f if there is no g, and one character, in evaluation."""
-        return round(2 * self._module_weights(training=False)["g" if "g" in self.order else "f"])
+        """Of the g, or else the f, of the first group that has one, and one character, in evaluation."""
+        first = next(group for group in self.groups if set(group) & set("fg"))
+        return round(2 * self._module_weights(training=False)["g" if "g" in first else "f"])
 
     def _module_weights(self, *, training: bool) -> dict[str, float]:
         """That one character is multiplied with in a module of each kind."""

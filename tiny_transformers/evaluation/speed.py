@@ -21,6 +21,7 @@ from torch import Tensor
 from tiny_transformers import architecture, device, models
 from tiny_transformers.config import RunConfig
 from tiny_transformers.evaluation import scoring
+from tiny_transformers.ffn.experts import GatedExperts
 from tiny_transformers.work import Check, Interrupted, Outcome, Score, Work
 
 Tick = Callable[[int], None]  # told the number of passes done, before each; may raise, to stop
@@ -131,7 +132,7 @@ def plan(model: Any, config: RunConfig, *, cached: bool) -> list[Measurement]:
             "feed_forward",
             rows,
             rows * length,
-            partial(feed_forward(model), _random(model, rows, length)),
+            partial(_feed_forward, feed_forward(model), _tokens(model, rows, length), _random(model, rows, length)),
             FEED_FORWARD_PASSES * settings.warmup,
             FEED_FORWARD_PASSES * settings.repetitions,
         ),
@@ -224,6 +225,13 @@ def _print(timing: Timing) -> None:
 def _encode(model: Any, ids: Tensor) -> Tensor:
     """ids: (B, T) -> the last block's hidden states, (B, T, H). No logits: nothing that uses an encoding needs them."""
     return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def _feed_forward(module: Any, ids: Tensor, x: Tensor) -> Tensor:
+    """ids: (B, T), x: (B, T, H) -> (B, T, H)"""
+    if isinstance(module, GatedExperts):  # whose gate may choose by the ids, which else are of the last pass
+        module.ids = ids
+    return module(x)
 
 
 def _generate(model: Any, prompt: Tensor, new_tokens: int, cached: bool) -> Tensor:

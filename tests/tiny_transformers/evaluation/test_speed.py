@@ -9,7 +9,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from variants import FAMILIES, VARIANTS, perturb, small, tokens
 
 from tiny_transformers import device, models
-from tiny_transformers.architecture import flops_per_token, parameters
+from tiny_transformers.architecture import Brainformer, flops_per_token, parameters
 from tiny_transformers.config import RunConfig
 from tiny_transformers.evaluation import speed
 from tiny_transformers.work import Interrupted, Work
@@ -175,6 +175,25 @@ def test_flops_of_the_module_are_its_part_of_the_models():
         assert one.feed_forward_flops == 2 * 2 * 32 * 48
         difference = flops_per_token(two) - flops_per_token(one)
         assert difference == two.feed_forward_flops - one.feed_forward_flops
+
+
+@pytest.mark.parametrize("gate", ["naive", "hash", "dense"])
+@pytest.mark.parametrize("order", ["s.sgf", "sf.sg"])
+def test_a_brainformers_first_module_is_measured_and_priced_whatever_its_gate(order, gate, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_heads": 4, "attn_span": 40, "vocab_size": 60}
+    model = Brainformer(**sizes, order=order, experts={"num_experts": 4, "gate": gate})
+    config = RunConfig(model=model, data={"corpus": "text8"}, evaluation={"speed": TINY})
+    work = Work(config=config, root=tmp_path, cache=tmp_path, run_dir=tmp_path)
+    models.build(model, seed=1).save_pretrained(work.model_dir)
+    outcome = speed.run(work)
+    assert by_name(outcome)["feed_forward_b16"]["latency_s"] > 0
+    block, logits = 2 * 32 * 24, 0 if gate == "hash" else 32 * 4
+    if order == "sf.sg":
+        assert outcome.metrics["feed_forward_parameters"] == block + 24 + 32
+        assert outcome.metrics["feed_forward_flops_per_token"] == 2 * block
+    else:
+        computed = 4 if gate == "dense" else 2
+        assert outcome.metrics["feed_forward_flops_per_token"] == 2 * (computed * block + logits)
 
 
 @torch.inference_mode()
