@@ -158,7 +158,7 @@ class StreamCorpus:
 def pieces(settings: RunConfig, micro_batch_tokens: int) -> int:
     """Micro-batches of a step: as many as are asked for, or as memory has room for; at most one a row."""
     train = settings.train
-    needed = -(-train.batch_size * train.block_size // micro_batch_tokens)
+    needed = -(-train.batch_size // max(1, micro_batch_tokens // train.block_size))
     return min(train.batch_size, max(train.batch_split, needed))
 
 

@@ -225,6 +225,7 @@ def test_rows_are_cut_into_as_many_pieces_as_are_asked_for_or_needed(work):
     assert pieces(159) == 2
     assert pieces(160, batch_split=3) == 3
     assert pieces(1) == 4  # a row each
+    assert pieces(100, batch_size=10) == 5  # two rows each: in four pieces, one had three
 
 
 def test_a_changed_plan_is_noticed(work, monkeypatch):
