@@ -83,7 +83,8 @@ class SpanAttention(Layer):
 
     def _positions(self, reach: float) -> int:
         ramp = self.adaptive.ramp if self.adaptive else 0
-        return min(self.attn_span, math.ceil(reach * self.attn_span) + ramp)
+        # A reach below 0 is of an optimizer that `after_update` did not follow.
+        return min(self.attn_span, math.ceil(max(0.0, reach) * self.attn_span) + ramp)
 
     def span_loss(self) -> Tensor | float:
         if not self.adaptive or self.reach is None:

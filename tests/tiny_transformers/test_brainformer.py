@@ -317,6 +317,17 @@ def test_spans_are_reported_in_positions_and_follow_an_update():
     assert attentions(model)[0].span == 192
 
 
+def test_a_model_whose_heads_another_trainer_left_below_zero_still_reads(tmp_path):
+    model = models.build(small(attn_span=1000, adaptive_span=SHORT_RAMP), seed=1)
+    with torch.no_grad():
+        for attention in attentions(model):
+            attention.reach.fill_(-0.01)
+    model.save_pretrained(tmp_path)
+    loaded = models.load_lm(tmp_path)
+    assert logits(loaded, characters()).isfinite().all()
+    assert loaded.spans() == [[5] * 4] * 3
+
+
 @pytest.mark.parametrize("reach", [0.0, 0.123, 1.0])
 def test_a_reach_anywhere_has_a_finite_gradient(reach):
     model = reaching(models.build(small(attn_span=100, adaptive_span=SHORT_RAMP), seed=1).train(), *[reach] * 4)
