@@ -51,6 +51,8 @@ def test_sandwich_coefficients():
     assert sandwich(3, 3) == sandwich(3, 2)  # s^3 f^3, whichever way it is put
     assert modules("sandwich(4, 1)") == sandwich(4, 1) == "ssfsfsff"
     assert groups("sandwich(3,1,g)", "readme") == ("s", "sg", "sg", "g")
+    with pytest.raises(ValueError, match="one tied group; set reading to readme"):
+        groups("sandwich(3,1,g)")
     with pytest.raises(ValueError, match="0 to the number of layers"):
         sandwich(2, 3)
 
