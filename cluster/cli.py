@@ -62,7 +62,7 @@ CodeOption = Annotated[
     bool, typer.Option("--allow-code-change", help="Go on with runs that another version of the code began.")
 ]
 OUTPUT, LOGS = Path("output"), Path("slurm_logs")
-PROBE_STORIES = 8  # of the validation stories, in a probe
+PROBE_VALIDATION = {False: "train.eval_stories=8", True: "train.eval_characters=4096"}  # of stories, of a stream
 
 
 @app.command()
@@ -145,7 +145,9 @@ def probe(
     short = [f"train.max_steps={steps}", "train.budget=null", "train.evaluations=1"]
     if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
         short.append("train.compile=true")
-    overrides = [*(overrides or ()), *short, f"train.eval_stories={PROBE_STORIES}"]
+    overrides = [*(overrides or ()), *short]
+    cells = manifest.cells(document, studies=study or (), overrides=overrides)
+    overrides += [PROBE_VALIDATION[is_stream] for is_stream in sorted({cell.config.data.is_stream for cell in cells})]
     cells = manifest.cells(document, studies=study or (), overrides=overrides)
     root = OutputRoot(output_root).probe
     where = submitting.Where(root, log_dir, dry_run, yes)

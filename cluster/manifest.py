@@ -49,7 +49,7 @@ FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
 }  # fmt: skip
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
-FOR_ALL = ("defaults.", "smoke.")  # where settings stand that not every model has to heed
+FOR_ALL = ("defaults.", "smoke.", "--set ")  # where settings stand that not every model has to heed
 TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify")
 
 
@@ -125,7 +125,9 @@ def cells(
         names = list(studies) or list(manifest.studies)
         for name in names:
             _known(name, manifest.studies, "studies")
-        return [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
+        found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
+        _check_heeded(top, found)
+        return found
     except InputError as error:
         raise InputError(f"{manifest.path}: {error}") from None
 
@@ -555,11 +557,24 @@ def _check(layer: Layer, where: str) -> RunConfig:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error, layer, tree, where)) from None
-    for name in STORY_SETTINGS if config.data.is_stream else STREAM_SETTINGS:
-        value = layer.get(f"train.{name}")
-        if value and not value.origin.startswith(FOR_ALL):
+    for value in _unheeded(layer, config):
+        if not value.origin.startswith(FOR_ALL):
             raise InputError(f"{value.origin}: models of {config.data.corpus} have no use for it. Leave it out.")
     return config
+
+
+def _unheeded(layer: Layer, config: RunConfig) -> list[Value]:
+    names = STORY_SETTINGS if config.data.is_stream else STREAM_SETTINGS
+    return [layer[path] for name in names if (path := f"train.{name}") in layer]
+
+
+def _check_heeded(top: Layer, cells: Iterable[Cell]) -> None:
+    """What --set says must count for one of the cells."""
+    given = {path: value for path, value in top.items() if value.origin.startswith("--set ")}
+    corpora = {cell.config.data.corpus: cell.config for cell in cells}
+    unheeded = [{value.origin for value in _unheeded(given, config)} for config in corpora.values()]
+    if unheeded and (useless := sorted(set.intersection(*unheeded))):
+        raise InputError(f"{useless[0]}: models of {' and '.join(corpora)} have no use for it. Leave it out.")
 
 
 def _tree(layer: Layer) -> dict[str, Any]:

@@ -154,6 +154,14 @@ def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command
     assert "Nothing is missing: 5 runs" in command("probe", "experiments.yaml", "--site", "site.yaml").stdout
 
 
+def test_a_probe_of_stories_and_streams_validates_on_a_little_of_either(command, tmp_path):
+    command("probe", ROOT / "experiments.yaml", "--study", "quickstart", "--study", "brainformer", "--site", "site.yaml",
+            "--set", "data.source=builtin", "--yes", "--wait")  # fmt: skip
+    trains = [json.loads(path.read_text())["config"]["train"] for path in tmp_path.glob("output/probe/runs/*/run.json")]
+    few = {(train["eval_stories"], train.get("eval_characters")) for train in trains}
+    assert few == {(8, None), (None, 4096)}
+
+
 def test_a_probe_of_several_at_a_time_runs_each_number_in_a_pack_of_its_own(command, tmp_path):
     words = ("probe", "experiments.yaml", "--site", "site.yaml", "--model", "bert", "--yes")
     shown = command(*words, "--slots", "1,3").stdout

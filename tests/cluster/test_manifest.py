@@ -306,6 +306,14 @@ def test_a_setting_that_a_study_has_no_use_for_is_refused(tmp_path):
         stream_cells(tmp_path, overrides=["train.block_size=9"], studies=["words"])
 
 
+def test_set_counts_for_the_models_that_heed_it_and_for_one_at_least(tmp_path):
+    found = stream_cells(tmp_path, overrides=["train.block_size=9", "train.eval_stories=5"])
+    assert (found["words"].train.block_size, found["words"].train.eval_stories) == (512, 5)
+    assert (found["characters"].train.block_size, found["characters"].train.eval_stories) == (9, None)
+    with pytest.raises(InputError, match=r"--set train.eval_stories: models of text8 have no use for it"):
+        stream_cells(tmp_path, overrides=["train.eval_stories=5"], studies=["characters"])
+
+
 def test_stages_and_corpora_of_the_other_kind_are_refused(tmp_path):
     with pytest.raises(InputError, match="studies.s: stages: bpc is not for models of tinystories"):
         cells_of(tmp_path, model="gpt", stages=["pretrain", "bpc"])
