@@ -455,7 +455,7 @@ def _learning_curves_of(axes: Axes, family: Family, read: Mapping[str, tuple[Cur
     _frame(axes, np.concatenate(seen))
     axes.set_title(family.title)
     axes.set_xlabel("optimizer steps")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss (nats per {'character' if family.baseline.config.data.is_stream else 'token'})")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     axes.grid(True)

@@ -176,6 +176,38 @@ def m004_scores(db: Database) -> None:
     )
 
 
+# Figures of cluster/results.py's MEASURES: a column of scores_wide each; those that came later are in a migration.
+_FIGURES = {
+    "loss": ("pretrain", "validation", "loss"),
+    "blimp_all": ("blimp", "average", "accuracy"),
+    "blimp": ("blimp", "blimp", "accuracy"),
+    "supplement": ("blimp", "supplement", "accuracy"),
+    "superglue": ("superglue", "average", "main"),
+    "lambada": ("lambada", "last_word", "accuracy"),
+    "lambada_ppl": ("lambada", "passage", "perplexity"),
+}
+_NEWER = (
+    "SELECT 1 FROM attempt AS newer WHERE (newer.run_id, newer.stage) = (attempt.run_id, attempt.stage) "
+    "AND newer.number > attempt.number AND newer.status != 'void'"
+)
+
+
+def _scores_wide(figures: Mapping[str, tuple[str, str, str]]) -> str:
+    """The view's SQL."""
+    columns = ", ".join(
+        f"(SELECT value FROM score WHERE (run_id, stage, task, metric) = (run.id, '{stage}', '{task}', '{metric}') "
+        f"AND number = (SELECT number FROM completed WHERE (run_id, stage) = (run.id, '{stage}'))) AS {column}"
+        for column, (stage, task, metric) in figures.items()
+    )
+    return (
+        "WITH completed AS (SELECT run_id, stage, number FROM attempt WHERE status = 'completed' "
+        f"AND NOT EXISTS ({_NEWER})) SELECT id AS run_id, name, "
+        "(SELECT group_concat(study, ' ') FROM study_run WHERE run_id = run.id) AS studies, "
+        "json_extract(config, '$.seed') AS seed, json_extract(config, '$.model.family') AS family, parameters, "
+        f"{columns} FROM run"
+    )
+
+
 @migrate()
 def m005_report(db: Database) -> None:
     """What a report needs beside the scores: the question of a study and what its runs are held against, and the
@@ -192,33 +224,7 @@ def m005_report(db: Database) -> None:
         "FROM attempt LEFT JOIN packs USING (token, task) LEFT JOIN submission USING (token) "
         "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
     )
-    # A column for each figure of cluster/results.py's MEASURES.
-    figures = {
-        "loss": ("pretrain", "validation", "loss"),
-        "blimp_all": ("blimp", "average", "accuracy"),
-        "blimp": ("blimp", "blimp", "accuracy"),
-        "supplement": ("blimp", "supplement", "accuracy"),
-        "superglue": ("superglue", "average", "main"),
-        "lambada": ("lambada", "last_word", "accuracy"),
-        "lambada_ppl": ("lambada", "passage", "perplexity"),
-    }
-    columns = ", ".join(
-        f"(SELECT value FROM score WHERE (run_id, stage, task, metric) = (run.id, '{stage}', '{task}', '{metric}') "
-        f"AND number = (SELECT number FROM completed WHERE (run_id, stage) = (run.id, '{stage}'))) AS {column}"
-        for column, (stage, task, metric) in figures.items()
-    )
-    newer = (
-        "SELECT 1 FROM attempt AS newer WHERE (newer.run_id, newer.stage) = (attempt.run_id, attempt.stage) "
-        "AND newer.number > attempt.number AND newer.status != 'void'"
-    )
-    db.create_view(
-        "scores_wide",
-        "WITH completed AS (SELECT run_id, stage, number FROM attempt WHERE status = 'completed' "
-        f"AND NOT EXISTS ({newer})) SELECT id AS run_id, name, "
-        "(SELECT group_concat(study, ' ') FROM study_run WHERE run_id = run.id) AS studies, "
-        "json_extract(config, '$.seed') AS seed, json_extract(config, '$.model.family') AS family, parameters, "
-        f"{columns} FROM run",
-    )
+    db.create_view("scores_wide", _scores_wide(_FIGURES))
     # `log` lies below OUTPUT_ROOT.
     db.create_view(
         "failures",
@@ -226,7 +232,7 @@ def m005_report(db: Database) -> None:
         "'runs/' || run_id || '/stages/' || stage || '/' || attempt.number || '/log.txt' AS log, "
         "action AS decided, tries, changes, due FROM attempt JOIN run ON run.id = run_id "
         "LEFT JOIN decision USING (run_id, stage, number) "
-        f"WHERE status = 'failed' AND NOT EXISTS ({newer})",
+        f"WHERE status = 'failed' AND NOT EXISTS ({_NEWER})",
     )
     db.execute("CREATE INDEX idx_study_run ON study_run (run_id)")
 
@@ -245,6 +251,13 @@ def m006_status(db: Database) -> None:
     )
     for statement in _KINDS:
         db.execute(statement)
+
+
+@migrate()
+def m007_characters(db: Database) -> None:
+    """Bits per character, beside the other figures of a run."""
+    of_characters = {f"bpc{of}": ("bpc", split, "bpc") for of, split in (("", "test"), ("_validation", "validation"))}
+    db.create_view("scores_wide", _scores_wide(_FIGURES | of_characters), replace=True)
 
 
 class Ledger:

@@ -57,9 +57,11 @@ MEASURES = (
         "lambada_ppl", "LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False, higher_is_better=False
     ),
     Measure("bpc", "bits/char", "bpc", "test", "bpc", percent=False, higher_is_better=False),
+    Measure("bpc_validation", "val. bits/char", "bpc", "validation", "bpc", percent=False, higher_is_better=False),
 )
 BY_KEY = {measure.key: measure for measure in MEASURES}
-MAIN = ("blimp", "superglue", "lambada", "bpc", "loss")  # that a study's question is answered by, as far as it has them
+# That a study's question is answered by, as far as it has them.
+MAIN = ("blimp", "superglue", "lambada", "bpc", "bpc_validation", "loss")
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,12 @@ def ablation(section: Section, family: Family) -> Table:
 
 
 def _measures(family: Family) -> list[Measure]:
-    """Those with a value, and the main ones that are still to come."""
-    planned = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
-    known = {measure.key for measure in family.measures()}
-    return [each for each in MEASURES if each.key in known or (each.key in MAIN and each.stage in planned)]
+    """Those with a value, and of each stage that is still to give one the main one."""
+    known = family.measures()
+    to_come = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
+    to_come -= {measure.stage for measure in known}
+    first = {each.stage: each for each in reversed(MEASURES) if each.key in MAIN and each.stage in to_come}
+    return [each for each in MEASURES if each in known or each in first.values()]
 
 
 def _title(measure: Measure) -> str:

@@ -61,9 +61,15 @@ def no_effect(run: Run) -> float:  # noqa: ARG001
     return 0.0
 
 
-def planned(studies: Iterable[str] = STUDIES, *, limit: int | None = None, seeds: int | None = None) -> list[Run]:
+def planned(
+    studies: Iterable[str] = STUDIES,
+    *,
+    limit: int | None = None,
+    seeds: int | None = None,
+    overrides: Sequence[str] = (),
+) -> list[Run]:
     """Runs of experiments.yaml; with `seeds`, each cell with the seeds 0 to seeds - 1."""
-    cells = manifest.cells(manifest.load(EXPERIMENTS), studies=studies)
+    cells = manifest.cells(manifest.load(EXPERIMENTS), studies=studies, overrides=overrides)
     if seeds:
         kept = {(c.study, c.config.model_copy(update={}).model_dump_json(exclude={"seed"})): c for c in cells}
         cells = [
@@ -236,7 +242,8 @@ class MadeUp:
                 ("passage", "perplexity", 22 - 60 * self.level, 5153)], {"seconds": 60.0}  # fmt: skip
 
     def bpc(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
-        return [("test", "bpc", 1.5 - self.level, 5_000_000)], {"seconds": 40.0}
+        split = self.run.config.evaluation.bpc.split
+        return [(split, "bpc", 1.5 - self.level, 5_000_000)], {"seconds": 40.0}
 
     def speed(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
         rate = 4e5 * self.random.uniform(0.9, 1.1)

@@ -155,8 +155,8 @@ def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command
 
 
 def test_a_probe_of_stories_and_streams_validates_on_a_little_of_either(command, tmp_path):
-    command("probe", ROOT / "experiments.yaml", "--study", "quickstart", "--study", "brainformer", "--site", "site.yaml",
-            "--set", "data.source=builtin", "--yes", "--wait")  # fmt: skip
+    studies = ("--study", "quickstart", "--study", "brainformer", "--set", "data.source=builtin")
+    command("probe", ROOT / "experiments.yaml", *studies, "--site", "site.yaml", "--yes", "--wait")
     trains = [json.loads(path.read_text())["config"]["train"] for path in tmp_path.glob("output/probe/runs/*/run.json")]
     few = {(train["eval_stories"], train.get("eval_characters")) for train in trains}
     assert few == {(8, None), (None, 4096)}

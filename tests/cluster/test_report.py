@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 
@@ -154,6 +155,23 @@ def test_the_caption_in_latex_says_study_and_marks(whole):
 
 def _costs(*runs):
     return [cell.text for cell in study_tables._cost_cells(runs, "")]
+
+
+@pytest.mark.parametrize(
+    ("split", "title", "other"), [("test", "bits/char", "val. bits/char"), ("validation", "val. bits/char", "| bits/")]
+)
+def test_models_of_characters_are_compared_in_bits_of_the_split_that_they_have(tmp_path, split, title, other):
+    runs = synthetic.planned(["brainformer"], seeds=3, overrides=[f"evaluation.bpc.split={split}"])
+    root = synthetic.make(tmp_path, runs, effect=lambda run: 0.1 * ("-random" in run.name))
+    with closing(Ledger(root.ledger, read_only=True)) as ledger:
+        write(ledger, root, tmp_path / "report")
+    text = (tmp_path / "report/report.md").read_text()
+    for family in ("enwik8", "text8"):
+        assert f"Brainformer, {family}" in text
+    assert f"{title}: difference" in text
+    assert other not in text
+    assert f"can be told on {title}" in text
+    assert "nats per character" in (tmp_path / "report/index.html").read_text()
 
 
 def test_costs_are_means_of_complete_runs():

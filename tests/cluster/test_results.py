@@ -54,7 +54,7 @@ def test_every_label_of_the_shipped_manifest_is_unique_in_its_family():
     by_study = {}
     for run in plan.expand(manifest.cells(manifest.load(synthetic.EXPERIMENTS))):
         for study in run.studies:
-            key = study, run.config.model.family, run.config.model_copy(update={"seed": 0}).model_dump_json()
+            key = study, run.config.family, run.config.model_copy(update={"seed": 0}).model_dump_json()
             by_study.setdefault(key[:2], {})[key[2]] = run.name, run.config
     for family, variants in by_study.items():
         labels = results._labels(list(variants.values()))
