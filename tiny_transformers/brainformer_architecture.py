@@ -74,7 +74,7 @@ class Brainformer(Settings):
     same_shapes: ClassVar[bool] = False  # passes go by their tokens, and by how far heads look
 
     family: Literal["brainformer"] = "brainformer"
-    order: str = "sgfgfg.sgfgfg"  # s, f, g in groups; docs/models.md has the grammar
+    order: str = "sgfgfg.sgfgfg"  # s, f, g in groups; docs/brainformers.md has the grammar
     reading: Literal["code", "readme"] = "code"  # of order; recorded is always the code's
     hidden_size: PositiveInt = 256
     intermediate_size: PositiveInt = 256  # of f, and of each expert
