@@ -602,6 +602,7 @@ def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: 
     origin = layer[path].origin if path in layer else f"{where}.{path}".rstrip(".")
     value = first["input"]
     if first["type"] == "extra_forbidden":
+        origin = next((each.origin for key, each in layer.items() if f"{key}.".startswith(f"{path}.")), origin)
         whose = _whose(loc, tree)
         return f"{origin}: unknown key{whose or f'. {did_you_mean(loc[-1], _fields(loc[:-1], tree))}'}"
     if first["type"] == "union_tag_invalid" and loc[-1:] == ["ffn"]:

@@ -63,13 +63,15 @@ def models_table(cells: Iterable[Cell], width: int) -> Table:
 
 def studies_table(runs: Sequence[Run], items: Sequence[Item], unit: str, order: Sequence[str]) -> Table:
     """Studies in this order: runs, models, what is to do, how long it takes, and what the studies' own way would take
-    for its pretraining. A run counts in each of its studies."""
+    for its pretraining, as far as its time was published. A run counts in each of its studies."""
     todo = {item.run_id: item for item in items}
     studies_seconds = PerSettings(cost.studies_seconds)
     own_way = {
-        run.id: studies_seconds.of(run.config) or 0.0
+        run.id: seconds
         for run in runs
-        if run.id in todo and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
+        if run.id in todo
+        and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
+        and (seconds := studies_seconds.of(run.config)) is not None
     }
     table = _table("")
     for title in ("study", "runs", "models", "runs to do", "stage runs", unit, "studies' way"):
@@ -88,8 +90,10 @@ def _add_study(
     texts = PerSettings(lambda config: config.model.model_dump_json())
     models = {texts.of(run.config) for run in runs}
     figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
-    hours = sum(item.seconds for item in own) / 3600, sum(own_way.get(run.id, 0) for run in runs) / 3600
-    table.add_row(name, *[f"{n:,}" for n in figures], *[f"{each:,.1f}" for each in hours])
+    hours = sum(item.seconds for item in own) / 3600
+    theirs = [own_way[run.id] / 3600 for run in runs if run.id in own_way]
+    told = f"{sum(theirs):,.1f}" if theirs else ""
+    table.add_row(name, *[f"{n:,}" for n in figures], f"{hours:,.1f}", told)
 
 
 def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:

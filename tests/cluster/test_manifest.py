@@ -409,6 +409,11 @@ def test_a_mistake_in_a_variant_is_named_too(tmp_path, study, message):
     assert message in str(raised.value)
 
 
+def test_a_key_of_another_family_is_refused_where_it_was_written(tmp_path):
+    with pytest.raises(InputError, match=r"--set model.experts.gate: unknown key of family gpt_neo: it has none"):
+        stream_cells(tmp_path, overrides=["model.experts.gate=switch"])
+
+
 def test_the_shipped_manifest_has_every_study_at_its_size():
     cells = manifest.cells(manifest.load(ROOT / "experiments.yaml"))
     studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}

@@ -412,6 +412,14 @@ def test_a_dry_run_holds_the_studies_own_way_beside_the_rates_in_force(runs):
     assert re.search(rf"in all, +7 +.* {theirs:.1f} *\n", studies)
 
 
+def test_a_study_whose_own_way_has_no_published_time_says_none():
+    cells = manifest.cells(manifest.load(ROOT / "experiments.yaml"), studies=["brainformer"])
+    runs, measured = plan.expand(cells), cost.Measured(1e13)
+    work = [plan.item(run, run.stages, {}, measured) for run in runs]
+    shown = rendered(tables.studies_table(runs, work, "GPU-hours", ["brainformer"]), width=100)
+    assert re.search(r"brainformer +6 +6 +6 +24 +[\d.]+ *\n", shown)
+
+
 def rendered(table, width=80):
     console = Console(width=width, file=io.StringIO())
     console.print(table)
