@@ -145,7 +145,8 @@ def studies_way(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measure
     if not theirs:
         return ""
     return (
-        f"Pretraining is {ours / 3600:,.1f} {unit} of these. The studies' own way (Trainer, float32, padded, one run "
+        f"Pretraining of models with a published time is {ours / 3600:,.1f} {unit} of these. The studies' own way "
+        "(Trainer, float32, padded, one run "
         f"per GPU; the last column above) would take {theirs / 3600:,.1f} hours on one A100 for it, by its published "
         "times; for its evaluations none were published."
     )

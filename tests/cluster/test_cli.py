@@ -86,10 +86,11 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
                     "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
     assert time.monotonic() - started < 20
     assert re.search(r"activations +132 +22 +132 +530 ", shown)
-    assert re.search(r"in all, each once +\d+ +133 ", shown)
-    assert re.search(r"pretrain +257 +[\d.]+ +site profile: 255; a budget of hours: 2", shown)
+    assert re.search(r"in all, each once +\d+ +165 ", shown)
+    assert re.search(r"pretrain +289 +[\d.,]+ +site profile: 287; a budget of hours: 2", shown)
     assert re.search(
-        r"Pretraining is [\d.]+ GPU-hours of these. The studies' own way .* would take [\d.]+ hours", shown
+        r"Pretraining of models with a published time is [\d.,]+ GPU-hours of these. The studies' own way .* would take [\d.]+ hours",
+        shown,
     )
     assert "GPU-hours" in shown
     assert shown.count("#SBATCH --array") == 2  # one for what trains for some hours, alone

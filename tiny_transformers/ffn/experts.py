@@ -24,6 +24,8 @@ class Experts(PerToken):
     The tokens are sorted by expert, so that every expert is two matrix products over its own tokens. Gathers follow
     permutations only, so no gradient depends on the order in which a GPU adds. Whoever inherits draws the weights."""
 
+    multiple = 1  # of tokens that an expert multiplies at once, in bfloat16 on a CPU
+
     def __init__(
         self,
         hidden_size: int,
@@ -58,11 +60,15 @@ class Experts(PerToken):
         `unbind`, since an index per expert would each have a gradient of the size of all experts. An expert without
         tokens multiplies zero rows, which costs nothing and gives it a gradient of zeros."""
         *parts, rest = x.split([*counts, len(x) - sum(counts)])
+        half = x.device.type == "cpu" and _dtype_of_products(x) == torch.bfloat16
         experts = zip(*(parameter.unbind() for parameter in (self.w1, self.b1, self.w2, self.b2)), strict=True)
         done = []
         for part, (w1, b1, w2, b2) in zip(parts, experts, strict=True):
+            tokens = len(part)
+            if half and (missing := -tokens % self.multiple):
+                part = F.pad(part, (0, 0, 0, missing))
             hidden = self._activated(torch.addmm(b1, part, w1))  # (tokens of the expert, I)
-            done.append(torch.addmm(b2, hidden, w2))
+            done.append(torch.addmm(b2, hidden, w2)[:tokens])
         return torch.cat([*done, rest.new_zeros(rest.shape, dtype=done[0].dtype)])
 
     def _has_kernel(self, x: Tensor) -> bool:
@@ -101,6 +107,8 @@ class GatedExperts(Experts):
     """A Brainformer's, behind the gate that its settings name. (B, T, H) -> (B, T, H)
 
     `load` is of the last pass; a group that applies its experts three times makes three."""
+
+    multiple = 32  # oneDNN makes a kernel for every number of tokens: of so few numbers, half the time of a step
 
     def __init__(
         self, settings: Settings, hidden_size: int, expert_size: int, vocab_size: int, dropout: float = 0.0
