@@ -291,7 +291,8 @@ def arrange(
     items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured | None = None
 ) -> list[Array]:
     """Items -> packs -> arrays, for this site. An array has one set of resources, so what must run with less memory,
-    off certain nodes or alone has arrays of its own.
+    off certain nodes or alone has arrays of its own; and so have runs that need more than twice the memory of others,
+    of which there would be few at a time on their account.
 
     Raises InputError if a run does not fit the site at all."""
     groups: dict[tuple[int, tuple[str, ...], bool], list[Item]] = {}
@@ -305,9 +306,36 @@ def arrange(
     measured = measured or cost.Measured(site.flops)
     return [
         array
-        for (less_memory, exclude, _), group in groups.items()
-        for array in _arrange_alike(group, runs, site, measured, less_memory, exclude)
+        for (less_memory, exclude, alone), group in groups.items()
+        for part in ([group] if alone or site.scheduler == "local" else _by_memory(group, runs, site, measured))
+        for array in _arrange_alike(part, runs, site, measured, less_memory, exclude)
     ]
+
+
+def _by_memory(items: Sequence[Item], runs: Mapping[str, Run], site: Site, measured: cost.Measured) -> list[list[Item]]:
+    """Parts in which as many runs as the largest one allows at a time are more than half of what any of them would
+    allow by itself; the part of most runs at a time first."""
+    fitting = PerSettings(lambda config: _fitting(config, site, measured))
+    parts: list[list[Item]] = []
+    least = 0
+    for item in sorted(items, key=lambda item: fitting.of(runs[item.run_id].config)):
+        fits = fitting.of(runs[item.run_id].config)
+        if not parts or fits >= 2 * max(1, least):
+            parts.append([])
+            least = fits
+        parts[-1].append(item)
+    return parts[::-1]
+
+
+def _fitting(config: RunConfig, site: Site, measured: cost.Measured) -> int:
+    """How many runs like this one fit on the site's device at a time, by memory and CPUs; where that is given, the
+    same for all."""
+    if site.slots or site.mig:
+        return 1
+    peak = measured.peak(config)
+    need = peak.value * cost.MEMORY_MARGIN if peak else measured.closed_form(config, bool(site.gpus))
+    bounds = _memory_bounds(_Need("", math.ceil(need), ""), site)
+    return min(site.max_slots, max(1, site.cpus // 2), *(slots for slots, _ in bounds))
 
 
 def _alone(item: Item, runs: Mapping[str, Run]) -> bool:

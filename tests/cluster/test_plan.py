@@ -113,6 +113,21 @@ def test_a_pack_is_no_longer_than_the_sites_time_limit_allows(runs):
     assert array.resources.slots == 2
 
 
+def test_runs_of_much_more_memory_take_no_slots_from_the_others():
+    document = manifest.load(ROOT / "experiments.yaml")
+    chosen = plan.expand(manifest.cells(document, studies=["quickstart", "brainformer_medium"]))
+    work = [plan.item(run, ["pretrain"], {}, cost.Measured(1e13)) for run in chosen]
+    gpu = {"gpus": 1, "cpus": 16, "memory_per_cpu": 7600}
+    arrays = plan.arrange(work, {run.id: run for run in chosen}, SITE.model_copy(update=gpu))
+    names = {run.id: run.name.partition("-")[0] for run in chosen}
+    found = [({names[i.run_id] for pack in a.packs for i in pack.items}, a.resources.slots) for a in arrays]
+    assert found[0] == ({"gpt", "bert"}, 8)
+    assert found[1:] == [({"bf_medium"}, slots) for _, slots in found[1:]]
+    assert all(slots <= 2 for _, slots in found[1:])
+    alike = SITE.model_copy(update=gpu | {"slots": 2, "runs_per_pack": 2})  # where slots are given, they are for all
+    assert len(plan.arrange(work, {run.id: run for run in chosen}, alike)) == 1
+
+
 def test_slots_are_what_memory_and_cpus_allow():
     big = plan.expand(manifest.cells(manifest.load(ROOT / "experiments.yaml"), studies=["quickstart"]))
     need = cost.memory(big[0].config) + cost.CUDA_CONTEXT
@@ -399,7 +414,7 @@ def test_a_dry_run_holds_the_studies_own_way_beside_the_rates_in_force(runs):
     ours = sum(measured.seconds(run.config, "pretrain", slots=slots) for run in runs) / 3600
     theirs = sum(cost.studies_seconds(run.config) for run in runs) / 3600
     said = tables.studies_way(arrays, runs, "GPU-hours", measured)
-    assert said.startswith(f"Pretraining is {ours:,.1f} GPU-hours of these.")
+    assert said.startswith(f"Pretraining of models with a published time is {ours:,.1f} GPU-hours of these.")
     assert f"would take {theirs:,.1f} hours on one A100" in said
     later = [plan.item(run, ["blimp"], {}, measured) for run in runs]
     arrays_later = plan.arrange(later, {run.id: run for run in runs}, where, measured)
