@@ -201,7 +201,7 @@ def test_more_stories_per_step_than_there_are(work):
 
 
 def test_only_the_first_eval_stories_are_evaluated(work):
-    few, all_ = (Training(work("gpt_neo", eval_stories=count)).validation for count in (5, None))
+    few, all_ = (Training(work("gpt_neo", eval_stories=count)).corpus.held_out for count in (5, None))
     assert (len(few), len(all_)) == (5, 12)
 
 
@@ -213,7 +213,7 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_step():
 
 def test_validation_masks_are_the_same_for_every_seed(work):
     first, second = (Training(work("roberta", seed=seed)) for seed in (1, 2))
-    pairs = zip(first.validation, second.validation, strict=True)
+    pairs = zip(first.corpus.held_out, second.corpus.held_out, strict=True)
     assert all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets) for a, b in pairs)
 
 
