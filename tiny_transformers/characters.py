@@ -20,7 +20,7 @@ from tiny_transformers.data import known_fingerprint, state
 from tiny_transformers.files import whole_folder
 from tiny_transformers.work import TinyTransformersError
 
-CACHE_FORMAT = 1  # raised when the same stream would be stored otherwise
+CACHE_FORMAT = 2  # raised when the same stream would be stored otherwise
 READ = 1 << 22  # bytes of the file at once
 CODE_POINTS = 0x110000
 HELD_OUT = 20  # validation is the 20th part, and so is test: 5 of 100 million
@@ -63,7 +63,7 @@ def read_stream(path: Path, units: Units, cache: Path) -> Stream:
     once and kept in cache/characters; who makes the same at the same time makes the same.
 
     Raises TinyTransformersError for a file that is missing, empty, too short to be cut or, with units `characters`, not
-    UTF-8."""
+    UTF-8; and for a cache that is not what was written."""
     if not path.is_file():
         raise TinyTransformersError(f"{path}: is missing. Put it there, or run `tiny-transformers fetch`.")
     source = known_fingerprint(path, cache)
@@ -73,6 +73,8 @@ def read_stream(path: Path, units: Units, cache: Path) -> Stream:
         _encode(path, units, folder)
     vocabulary = np.load(folder / "vocabulary.npy")
     ids = np.memmap(folder / "ids.bin", dtype=_smallest(vocabulary), mode="r")
+    if len(ids) != int(np.load(folder / "count.npy")):  # it would be split elsewhere
+        raise TinyTransformersError(f"{folder}: is damaged. Remove it; it is made again from {path}.")
     return Stream(path, ids, vocabulary.tolist(), source)
 
 
@@ -129,6 +131,7 @@ def _encode(path: Path, units: Units, folder: Path) -> None:
             for part in _read(path, units):
                 id_of[part].tofile(file)
         np.save(draft / "vocabulary.npy", vocabulary)
+        np.save(draft / "count.npy", count)
         if state(path) != before:
             raise TinyTransformersError(f"{path}: changed while it was read. Start again.")
 

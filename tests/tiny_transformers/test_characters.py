@@ -151,3 +151,13 @@ def test_a_pass_has_every_unit_but_the_first_of_a_row_as_a_target(size):
         assert (np.concatenate(targets, axis=1) == made[:, 1:]).all()
         assert begins == (True, *[False] * (blocks - 1))
         assert inputs[0].dtype == np.int64
+
+
+def test_a_cache_that_the_disk_has_cut_is_no_shorter_stream(tmp_path):
+    path = tmp_path / "text8.txt"
+    path.write_text(" one two three" * 20)
+    characters.read_stream(path, "bytes", tmp_path / "cache")
+    (ids,) = (tmp_path / "cache").rglob("ids.bin")
+    ids.write_bytes(ids.read_bytes()[:-40])
+    with pytest.raises(TinyTransformersError, match="is damaged. Remove it"):
+        characters.read_stream(path, "bytes", tmp_path / "cache")
