@@ -140,19 +140,18 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
     # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
     labels = tokens * (1 if model.causal else config.train.mlm_probability)
     logits = 2 * min(labels, HEAD_ROWS["cuda" if gpu else "cpu"]) * model.vocab_size  # and their gradient
-    length = min(config.data.max_length, LONGEST_STORY[config.data.source])
     if config.data.is_stream:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
-    layers = tokens * model.kept_per_token(length)
-    return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers + _memory(config))) / 1e6)
+    layers = tokens * model.kept_per_token(_keys(config))
+    carried = config.train.batch_size * model.carried_per_row(_keys(config))
+    return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers + carried)) / 1e6)
 
 
-def _memory(config: RunConfig) -> float:
-    """Numbers that are carried from one block of a stream to the next: what each attention module was given."""
-    model = config.model
-    if not isinstance(model, Brainformer):
-        return 0.0
-    return config.train.batch_size * model.applied["s"] * model.hidden_size * model.keys_per_token(0)
+def _keys(config: RunConfig) -> float:
+    """That a token meets, at most: of the longest texts; of a stream, as many as the model looks back."""
+    if isinstance(config.model, Brainformer):
+        return config.model.expected_keys
+    return min(config.data.max_length, LONGEST_STORY[config.data.source])
 
 
 def _forward(config: RunConfig) -> float:
@@ -160,7 +159,7 @@ def _forward(config: RunConfig) -> float:
 
     As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
     weights = flops_per_token(config.model, training=True)
-    return weights + config.model.score_flops(0) if config.data.is_stream else weights
+    return weights + config.model.score_flops(_keys(config)) if config.data.is_stream else weights
 
 
 def training_flops(config: RunConfig) -> float:

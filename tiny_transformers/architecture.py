@@ -302,6 +302,10 @@ class Architecture(Settings):
         scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
         return self.layers * (16 * self.hidden_size + _units_per_token(self) + scores)
 
+    def carried_per_row(self, length: float) -> float:  # noqa: ARG002
+        """Numbers that go from one text to the next: none."""
+        return 0.0
+
     @property
     def label(self) -> str:
         """What a model has that the stock one of its family has not, in short."""

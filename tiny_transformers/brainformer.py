@@ -165,6 +165,12 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         """How many positions each head of each group with attention looks back."""
         return [attention.spans() for attention in self._attentions()]
 
+    def keys_per_token(self, length: float) -> float:
+        """As many as the spans in use have, on average over the applications of attention."""
+        base: Any = self.base_model
+        used = [group.attention.span for group in base.groups for _ in range(group.letters.count("s"))]
+        return min(length, sum(used) / len(used))
+
     def figures(self) -> dict[str, float]:
         spans = [span for group in self.spans() for span in group]
         return {"mean_span": sum(spans) / len(spans), "longest_span": max(spans)}

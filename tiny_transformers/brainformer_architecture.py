@@ -175,25 +175,31 @@ class Brainformer(Settings):
         gate = 0 if experts.gate == "hash" else h * experts.num_experts
         return {"s": 4 * h * h, "f": dense, "g": computed * dense + gate}
 
-    def keys_per_token(self, length: float) -> float:  # noqa: ARG002 - of a stream there is always enough
+    @property
+    def expected_keys(self) -> float:
         """Positions whose keys a character meets. How far heads that learn it will look is a guess until it is
         measured: the ramp, and a quarter of what they could."""
         return self.attn_span / 4 + self.adaptive_span.ramp if self.adaptive_span else self.attn_span
 
     def score_flops(self, length: float) -> float:
-        """Of one character's attention, beside the weights: scores by content and by position, and the weighted sum."""
-        return 2.0 * self.applied["s"] * 3 * self.hidden_size * self.keys_per_token(length)
+        """Of one character's attention to so many keys, beside the weights: scores by content and by position, and the
+        weighted sum."""
+        return 2.0 * self.applied["s"] * 3 * self.hidden_size * length
 
     def kept_per_token(self, length: float) -> float:
-        """Numbers that all layers keep of a character for the backward pass, about."""
+        """Numbers that all layers keep of a character for the backward pass, about, if it meets so many keys."""
         h, applied, experts = self.hidden_size, self.applied, self.experts
-        scores = self.num_heads * self.keys_per_token(length) * (4 if self.dropout else 3)
+        scores = self.num_heads * length * (4 if self.dropout else 3)
         chosen = max(experts.top_k or 0, experts.last_top_k or 0)
         return (
             applied["s"] * (10 * h + scores)
             + applied["f"] * (8 * h + 4 * self.intermediate_size)
             + applied["g"] * (8 * h + chosen * (3 * self.intermediate_size + 2 * h))
         )
+
+    def carried_per_row(self, length: float) -> float:
+        """Numbers that go from one block of a row to the next: so many inputs of every application of attention."""
+        return self.applied["s"] * self.hidden_size * length
 
     @property
     def micro_batch_is_free(self) -> bool:

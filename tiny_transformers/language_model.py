@@ -75,6 +75,10 @@ class LanguageModel(PreTrainedModel):
         """Of the beginning of so many streams, if the model reads such."""
         raise NotImplementedError
 
+    def keys_per_token(self, length: float) -> float:
+        """How many keys a token's attention has, where so many are there."""
+        return length
+
     def figures(self) -> dict[str, float]:
         """What there is to tell of a trained model besides its loss."""
         return {}

@@ -374,7 +374,8 @@ class Training:
     def flops_per_token(self) -> float:
         """Of training, on average; see `architecture.training_flops`."""
         labelled = self.counters.labels / self.counters.tokens
-        return architecture.training_flops(self.config.model, labelled=labelled, length=self.corpus.keys_per_token)
+        length = self.model.keys_per_token(self.corpus.keys_per_token)
+        return architecture.training_flops(self.config.model, labelled=labelled, length=length)
 
     def save(self) -> None:
         """Save the model if all checks hold, and only then remove the checkpoints."""

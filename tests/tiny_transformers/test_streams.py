@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_transformers import corpus, pretrain
-from tiny_transformers.architecture import Brainformer
+from tiny_transformers.architecture import Brainformer, training_flops
 from tiny_transformers.config import STREAMS, RunConfig, Train
 from tiny_transformers.evaluation import bpc
 from tiny_transformers.ffn.experts import GatedExperts
@@ -232,3 +232,12 @@ def test_a_changed_plan_is_noticed(work, monkeypatch):
     monkeypatch.setattr("tiny_transformers.architecture.num_parameters", lambda _: 7)
     with pytest.raises(CheckFailed, match="expected 7, as planned"):
         Training(work())
+
+
+def test_flops_are_of_the_keys_that_heads_look_at(work):
+    job = work(model={"attn_span": 2_048, "adaptive_span": {"ramp": 8, "init": 0.02}})
+    training = begun(job)
+    training._step()
+    model = job.config.model  # heads of at most 41 + 8 positions, computed as 64
+    assert training.flops_per_token() == training_flops(model, labelled=1.0, length=64)
+    assert training.flops_per_token() < training_flops(model, labelled=1.0, length=model.expected_keys)
