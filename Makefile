@@ -1,25 +1,52 @@
-# Two commands: `make demo` shows it working, `make test` proves it. Both make a venv and install into it.
+# Two commands: `make demo` shows it working, `make test` proves it. Both make a venv and install into it what
+# requirements.lock has. TORCH=cpu (or cu126, ...: uv's --torch-backend) takes another build of torch than PyPI's.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PIP := $(BIN)/python -m pip install --quiet
 # Longer than a smoke run, so that the models learn something.
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
 	evaluation.superglue.epochs=2,--set $(setting))
 
-.PHONY: demo test lint types slurm-up slurm-down clean
+.PHONY: demo check test lint types lock test-latest test-lowest slurm-up slurm-down clean
 
-demo: $(VENV)/installed
+demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
 
 test: lint types
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-dev
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-dev
+types: $(INSTALLED)
 	$(BIN)/mypy
+
+# The newest of everything that pyproject.toml allows, into requirements.lock.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 $(RESOLVED) pyproject.toml > $(VENV)/resolved
+	grep -vE '$(GPU_PACKAGES)' $(VENV)/resolved > requirements.lock
+
+# The same suite with the newest, and with the oldest, of every range of pyproject.toml, each in a venv of its own.
+test-latest: $(VENV)-latest/bin/python
+	$(VENV)-latest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev --editable .
+	$(VENV)-latest/bin/python -m pip list
+	$(VENV)-latest/bin/python -m pytest $(TESTS)
+
+test-lowest: $(INSTALLED) $(VENV)-lowest/bin/python
+	$(BIN)/uv pip compile --resolution lowest-direct --python $(BIN)/python $(RESOLVED) pyproject.toml > $(VENV)-lowest/resolved
+	grep -vE '$(GPU_PACKAGES)' $(VENV)-lowest/resolved > $(VENV)-lowest/requirements
+	$(VENV)-lowest/bin/python -m pip install --quiet --requirement $(VENV)-lowest/requirements
+	$(VENV)-lowest/bin/python -m pip install --quiet --no-deps --editable .
+	$(VENV)-lowest/bin/python -m pip list
+	$(VENV)-lowest/bin/python -m pytest $(TESTS)
+
+# torch asks for these by itself, and which they are depends on its build.
+GPU_PACKAGES := ^(nvidia-|cuda-|triton)
+RESOLVED := --quiet --no-header --no-annotate --no-emit-index-url --group dev
 
 # A real SLURM cluster of DelftBlue's shape on this machine (root, Debian or Ubuntu); prints the SLURM_CONF to export.
 slurm-up:
@@ -29,16 +56,15 @@ slurm-down:
 	$(PYTHON) tests/slurm/cluster.py down
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest output
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "This Python cannot make a venv; on Debian: apt-get install python3-venv"; exit 1; }
+%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "requirements.lock is for Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $* || { echo "This Python cannot make a venv; on Debian: apt-get install python3-venv"; exit 1; }
 
-$(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/python
+	if [ -n "$(TORCH)" ]; then $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH) \
+		$$(grep ^torch== requirements.lock); fi
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --editable .
 	touch $@
-
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@ $(VENV)/installed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from cluster.details import RunDetails, StageDetails
@@ -60,7 +60,7 @@ def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[Cell]:
     for name in ("job", "host", "site"):
         yield Cell(attempt[name] or "")
     began, ended = attempt["started"], attempt["ended"]
-    yield Cell(f"{datetime.fromtimestamp(began, timezone.utc):%Y-%m-%d %H:%M}" if began else "")
+    yield Cell(f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M}" if began else "")
     yield Cell(_duration(ended - began) if began and ended else "")
     yield Cell(attempt["code"] or "")
     key = attempt["environment"]

@@ -151,7 +151,7 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
         self.scaling = self.widths.qk**-0.5
         self.query, self.key, self.value = self.widths.inputs(stock.query, stock.key, stock.value)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,

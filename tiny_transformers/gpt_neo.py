@@ -38,7 +38,7 @@ class TinyGPTNeoConfig(VariantConfig, GPTNeoConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.activation_function = stock_name(self.activation, GELU)
-        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size  # Hugging Face's rule for None
+        self.intermediate_size: int = self.intermediate_size or 4 * self.hidden_size  # Hugging Face's rule for None
         super().__post_init__(**kwargs)
 
 

@@ -48,7 +48,7 @@ class LanguageModel(PreTrainedModel):
 
     divides_by_items = False  # whether the head heeds `num_items_in_batch`
 
-    def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:  # type: ignore[override]
+    def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:
         """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
         self.config._attn_implementation = known_attention(attn_implementation)
 
@@ -98,7 +98,7 @@ class LanguageModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, Layer) and not getattr(module, "_is_hf_initialized", False):
                 module.initialize(self._std)
-                module._is_hf_initialized = True  # type: ignore[assignment]
+                module._is_hf_initialized = True
         super().initialize_weights()
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ class Adagrad(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "max_norm": max_norm, "weight_decay": weight_decay, "eps": 1e-10})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         assert closure is None
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]

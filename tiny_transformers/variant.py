@@ -75,7 +75,7 @@ def set_place(block: nn.Module, place: int) -> None:
     """Tell a block's attention which entry of the cache of keys and values is its own."""
     for module in block.modules():
         if hasattr(module, "layer_id"):  # GPT-Neo's; an encoder has no cache
-            module.layer_id = place  # type: ignore[assignment]
+            module.layer_id = place
 
 
 class Variant(LanguageModel):
