@@ -81,6 +81,18 @@ smoke: {train: {max_steps: 2}}
     assert not plain[0].config.smoke
 
 
+def test_a_smoke_run_has_the_first_seed_only(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text("""
+models: {gpt: {family: gpt_neo}}
+studies:
+  s: {model: gpt, seeds: [7, 1, 2]}
+smoke: {train.max_steps: 2}
+""")
+    seeds = [[cell.config.seed for cell in manifest.cells(manifest.load(path), smoke=smoke)] for smoke in (False, True)]
+    assert seeds == [[7, 1, 2], [7]]
+
+
 @pytest.mark.parametrize(
     ("study", "message"),
     [

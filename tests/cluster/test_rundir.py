@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 
@@ -46,6 +47,8 @@ def test_one_of_many_claims_wins(tmp_path):
 def test_a_process_is_told_from_another_with_its_pid():
     start = rundir.process_start(os.getpid())
     assert start == rundir.process_start(os.getpid())
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
+    assert [rundir.is_alive(mine | other) for other in ({}, {"start": "1"}, {"host": "another"})] == [True, False, None]
     child = subprocess.Popen(["sleep", "60"])
     assert rundir.process_start(child.pid) not in (None, start)
     child.kill()

@@ -33,7 +33,8 @@ def test_this_machine_has_its_own_cores_and_memory_unless_the_profile_says_how_m
     here = site.load("local")
     assert (here.slots, here.cpus) == (None, os.cpu_count())
     assert here.local_slots == (here.gpus or max(1, here.cpus // 2))
-    assert here.memory_per_cpu != site.Site.model_fields["memory_per_cpu"].default
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert here.memory_per_cpu == memory // 10**6 // here.cpus
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nscheduler: local\nslots: 3\nmemory_per_cpu: 1234\n")
     mine = site.load(str(path))

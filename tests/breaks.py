@@ -1,0 +1,539 @@
+"""Breaks of one token each, and for each the tests that must catch it. Whoever makes tests faster or fewer runs this.
+
+    python tests/breaks.py [-j N] [WORD ...]
+
+Every break is made in a copy of the checkout, and just its tests are run there, in a process of their own. One
+must fail while it is called, by an assertion: an import that fails, a fixture that does, or an error out of the broken
+code says nothing of what the test looks at. Unbroken, all of these tests must pass. A WORD chooses the breaks whose
+file, words or tests have it. tests/test_breaks.py keeps the table in order.
+
+The processes that this starts load it as a plugin of pytest, too, which tells how each test ended."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("cluster", "jobs", "tiny_transformers")
+ENDS = "BREAKS_ENDS"  # names the file to which the plugin writes how each test ended
+PATIENCE = 300  # seconds for the tests of one break
+
+
+@dataclass(frozen=True)
+class Break:
+    file: str
+    old: str  # once in the file
+    new: str  # the same but for one token
+    what: str  # is wrong then
+    test_file: str  # below tests/
+    names: tuple[str, ...]  # of tests there, of which at least one must fail; with parameters, where one will do
+
+    @property
+    def tests(self) -> list[str]:
+        """As pytest names them, from the checkout."""
+        return [f"tests/{self.test_file}::{name}" for name in self.names]
+
+    def of(self, text: str) -> str:
+        """Return the file's text with the break. Raises ValueError if its place is not clear."""
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.file}: has {self.old!r} {text.count(self.old)} times, not once")
+        return text.replace(self.old, self.new)
+
+
+# fmt: off
+BREAKS = (
+    # -- the login node's half
+    Break("cluster/archive.py", "told.get(name) != found.get(name)", "told.get(name) == found.get(name)",
+          "a changed file of an archive passes", "cluster/test_export.py",
+          ("test_a_changed_archive_is_refused_whole[<lambda>-ledger.db is not what SHA256SUMS]",)),
+    Break("cluster/cli.py", "if pack in left]", "if pack not in left]", "a key cancels the packs that have begun",
+          "cluster/test_status.py", ("test_of_packs_that_wait_those_that_have_begun_are_not_cancelled",)),
+    Break("cluster/cost.py", "return 3.0 * _forward(config)", "return 2.0 * _forward(config)",
+          "a token's training is counted without half of its backward pass", "cluster/test_plan.py",
+          ("test_the_studies_own_way_takes_the_published_times_and_others_in_proportion",)),
+    Break("cluster/cost.py", "BYTES_PER_PARAMETER = 16", "BYTES_PER_PARAMETER = 1", "Adam's moments take no memory",
+          "cluster/test_plan.py", ("test_the_closed_form_of_memory_is_near_what_was_measured_and_hardly_below",)),
+    Break("cluster/details.py", "if key in used}", "if key not in used}", "the page lists the wrong environments",
+          "cluster/test_page.py", ("test_runs_share_what_is_the_same_for_them",)),
+    Break("cluster/dispatch.py", "return min((value for value in (one, other)",
+          "return max((value for value in (one, other)", "the wider of two limits holds", "cluster/test_dispatch.py",
+          ("test_no_more_time_is_asked_for_than_the_partition_gives",)),
+    Break("cluster/dispatch.py", "alike >= site.breaker", "alike > site.breaker", "the breaker opens a failure late",
+          "cluster/test_dispatch.py",
+          ("test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person_reruns",)),
+    Break("cluster/doctor.py", "most is None or most >= site.max_time", "most is None or most <= site.max_time",
+          "a partition that gives less time is fine", "cluster/test_doctor.py",
+          ("test_what_the_cluster_gives_less_of_than_the_profile_asks_for_is_wrong",)),
+    Break("cluster/figures.py", "key(point)[1] < key(front[-1])[1]", "key(point)[1] > key(front[-1])[1]",
+          "the front is of what another is better than", "cluster/test_figures.py",
+          ("test_nothing_is_better_than_the_front_in_both[True-True]",)),
+    Break("cluster/figures.py", "min(places[index], above - heights[index] / 2)",
+          "min(places[index], above + heights[index] / 2)", "names stand over each other", "cluster/test_figures.py",
+          ("test_names_at_the_ends_of_lines_do_not_overlap",)),
+    Break("cluster/forms.py", "cell.text == MISSING.text else cell.text", "cell.text != MISSING.text else cell.text",
+          "CSV has nothing where a cell has words", "cluster/test_forms.py", ("test_the_number_of_a_cell_is_plain",)),
+    Break("cluster/launch.py", "if len(sharing) < len(item.stages):", "if len(sharing) > len(item.stages):",
+          "what must be alone on the device is not done", "cluster/test_launch.py",
+          ("test_a_pack_tells_apart_what_may_share_the_device_and_what_must_be_alone_on_it",)),
+    Break("cluster/launch.py", '"nodes": 1,', '"nodes": 2,', "a pack has two nodes", "cluster/test_launch.py",
+          ("test_the_script_for_delftblue_is_the_recorded_one",)),
+    Break("cluster/ledger.py", "len(set(runs.values())) > 1", "len(set(runs.values())) >= 1",
+          "one training scored twice is told as two alike", "cluster/test_ledger.py",
+          ("test_one_training_evaluated_in_two_ways_may_score_the_same",)),
+    Break("cluster/ledger.py", "rundir.is_alive(holder) is not False", "rundir.is_alive(holder) is False",
+          "a living holder's lock is broken", "cluster/test_ledger.py",
+          ("test_a_dead_holders_lock_is_taken_over",
+           "test_another_hosts_lock_is_never_broken")),
+    Break("cluster/manifest.py", "[: 1 if smoke else None]", "[: 2 if smoke else None]", "a smoke run takes two seeds",
+          "cluster/test_manifest.py", ("test_a_smoke_run_has_the_first_seed_only",)),
+    Break("cluster/measure.py", "return max(start, end - trained), end", "return min(start, end - trained), end",
+          "loading counts as training", "cluster/test_measure.py",
+          ("test_pretrainings_that_were_not_trained_at_the_same_time_tell_no_gain",)),
+    Break("cluster/measure.py", "append(speed / gain)", "append(speed * gain)",
+          "the speed of several at a time counts as that of one", "cluster/test_measure.py",
+          ("test_what_several_at_a_time_reach_is_held_against_one",)),
+    Break("cluster/notify.py", "TRIES = 3", "TRIES = 2", "a command that failed twice is not run again",
+          "cluster/test_notify.py", ("test_a_failing_command_is_a_warning_and_is_tried_three_times",)),
+    Break("cluster/page.py", "total=len(runs),", "total=len(studies),", "runs are held against the number of studies",
+          "cluster/test_page.py", ("test_what_is_missing_or_failed_says_so_in_its_place",)),
+    Break("cluster/plan.py", "left = site.max_time * 60 / TIME_MARGIN", "left = site.max_time * 60 * TIME_MARGIN",
+          "a pack has more runs than surely end in time", "cluster/test_plan.py",
+          ("test_a_pack_is_no_longer_than_the_sites_time_limit_allows",)),
+    Break("cluster/plan.py", "if chosen & set(NEEDS[stage]):", "if chosen ^ set(NEEDS[stage]):",
+          "a stage that follows from none is done again", "cluster/test_plan.py",
+          ("test_redoing_a_stage_redoes_what_follows_from_it_and_nothing_else",)),
+    Break("cluster/published.py", "run.training_seconds / 3600", "run.training_seconds / 60",
+          "minutes stand beside published hours", "cluster/test_published.py",
+          ("test_ours_are_the_same_figure_of_each_run",)),
+    Break("cluster/reconcile.py", 'attempt["restart"] < task.get("restart", 0)',
+          'attempt["restart"] > task.get("restart", 0)', "a requeued job's next attempts are not seen",
+          "cluster/test_reconcile.py", ("test_a_requeued_job_goes_on_under_the_next_number",)),
+    Break("cluster/reconcile.py", "rundir.age(opened.directory.submission) <= patience()",
+          "rundir.age(opened.directory.submission) > patience()", "a submission is void before sbatch has given up",
+          "cluster/test_reconcile.py", ("test_an_unanswered_submission_is_void_only_once_its_absence_is_proven",)),
+    Break("cluster/report.py", r'return "\0" not in name and (', r'return "\0" not in name or (',
+          "a study's name leads out of the report's folder", "cluster/test_report.py",
+          ("test_nothing_is_written_outside_of_the_folder",)),
+    Break("cluster/results.py", "is_baseline=group is first", "is_baseline=group is not first",
+          "all but the baseline are baselines", "cluster/test_results.py",
+          ("test_the_baseline_is_the_first_variant_unless_the_study_names_another",)),
+    Break("cluster/retry.py", "if tries > rule.times:", "if tries >= rule.times:", "a failure is tried again once less",
+          "cluster/test_retry.py", ("test_a_cause_is_tried_again_as_often_as_its_rule_says",)),
+    Break("cluster/run_tables.py", "minutes = round(seconds / 60)", "minutes = round(seconds / 3600)",
+          "the page tells hours as minutes", "cluster/test_run_tables.py",
+          ("test_how_long_an_attempt_took_is_told_in_seconds_minutes_or_hours",)),
+    Break("cluster/rundir.py", 'process_start(process["pid"]) == process["start"]',
+          'process_start(process["pid"]) != process["start"]', "another process with the pid is taken for the one",
+          "cluster/test_rundir.py", ("test_a_process_is_told_from_another_with_its_pid",)),
+    Break("cluster/schema.py", '"minItems": 1, "uniqueItems": True', '"minItems": 2, "uniqueItems": True',
+          "an editor refuses a single seed", "cluster/test_manifest.py",
+          ("test_the_shipped_schema_is_the_one_that_the_command_writes",)),
+    Break("cluster/session.py", 'if _reconcile(ledger, root, slurm) == "unreachable":',
+          'if _reconcile(ledger, root, slurm) != "unreachable":', "a command goes on without SLURM's answer",
+          "cluster/test_notify.py", ("test_silence_is_told_by_the_command_that_it_stops",)),
+    Break("cluster/site.py", "memory // 1_000_000", "memory // 1_000", "this machine has a thousand times its memory",
+          "cluster/test_site.py", ("test_this_machine_has_its_own_cores_and_memory_unless_the_profile_says_how_much",)),
+    Break("cluster/slurm.py", "self.memory >= FULL * self.asked", "self.memory <= FULL * self.asked",
+          "a kill for memory is an error", "cluster/test_slurm.py",
+          ("test_a_kill_with_nearly_full_memory_is_one_for_memory",)),
+    Break("cluster/slurm.py", "return min((value for value in values", "return max((value for value in values",
+          "the widest limit of an account holds", "cluster/test_slurm.py",
+          ("test_limits_are_the_narrowest_of_account_and_qos",)),
+    Break("cluster/statistics.py", "(comparisons - rank) * p", "(comparisons + rank) * p", "Holm corrects for too many",
+          "cluster/test_statistics.py", ("test_holms_correction_of_a_textbook_example",)),
+    Break("cluster/statistics.py", "(1 + bootstrap.LEVEL) / 2", "(1 - bootstrap.LEVEL) / 2",
+          "an interval ends where it begins", "cluster/test_statistics.py",
+          ("test_the_interval_is_students_and_needs_three_seeds",)),
+    Break("cluster/status.py", 'else pace * planned[key] - (now - row["started"])',
+          'else pace * planned[key] + (now - row["started"])', "the end moves away as time goes by",
+          "cluster/test_status.py", ("test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run",)),
+    Break("cluster/study_tables.py", "done = [run for run in runs if not run.missing]",
+          "done = [run for run in runs if run.missing]", "costs are those of runs that are not complete",
+          "cluster/test_report.py", ("test_costs_are_means_of_complete_runs",)),
+    Break("cluster/submitting.py", 'run.config.data.source == "files"', 'run.config.data.source != "files"',
+          "data that is not there is not missed", "cluster/test_cli.py",
+          ("test_data_that_is_not_there_is_named_before_anything_is_submitted",)),
+    Break("cluster/tables.py", 'TIME_MARGIN * row["longest"] / 60 /', 'TIME_MARGIN * row["longest"] / 60 *',
+          "advice on time is of the wrong size", "cluster/test_measure.py",
+          ("test_advice_keeps_the_margins_of_planning",)),
+    Break("cluster/watch.py", "if number < len(entry.packs):", "if number <= len(entry.packs):",
+          "a whole cancellation is told as a part", "cluster/test_status.py", ("test_what_was_cancelled_is_said",)),
+    # -- a compute node's half
+    Break("jobs/attempts.py", 'holder["token"] == token and holder', 'holder["token"] == token or holder',
+          "a second job does an attempt again", "jobs/test_stage.py",
+          ("test_a_second_job_with_the_same_attempt_does_nothing",)),
+    Break("jobs/memory.py", "together >= NEAR * self.limit", "together <= NEAR * self.limit",
+          "a kill near the limit is not one for memory", "jobs/test_memory.py",
+          ("test_a_child_killed_near_the_limit_ran_out_of_memory",)),
+    Break("jobs/pack.py", 'get("signal_delay", 0) - RESERVE', 'get("signal_delay", 0) + RESERVE',
+          "children have more time than there is", "jobs/test_pack.py",
+          ("test_children_have_the_signals_delay_less_a_reserve",)),
+    Break("jobs/pack.py", "else visible[slot % len(visible)]", "else visible[slot // len(visible)]",
+          "slots crowd on one GPU", "jobs/test_pack.py", ("test_slots_share_the_visible_gpus_in_turn",)),
+    Break("jobs/stage.py", "_digest(claim) not in (None, code):", "_digest(claim) in (None, code):",
+          "a stage goes on from what other code has made", "jobs/test_stage.py", ("test_code_that_may_go_on",)),
+    # -- the science
+    Break("tiny_transformers/activations.py", "return x * torch.sigmoid(self.alpha * x)",
+          "return x + torch.sigmoid(self.alpha * x)", "Swish is another function",
+          "tiny_transformers/test_activations.py", ("test_swish_starts_as_silu_and_that_of_the_thesis_does_not",)),
+    Break("tiny_transformers/architecture.py", "once[::-1] if strategy", "once[::1] if strategy",
+          "cycle_rev does not reverse", "tiny_transformers/test_architecture.py",
+          ("test_layer_maps_of_weight_sharing",)),
+    Break("tiny_transformers/architecture.py", "return 2 * hidden * intermediate + intermediate + hidden",
+          "return 2 * hidden * intermediate + intermediate - hidden", "a module's parameters lack a bias",
+          "tiny_transformers/test_architecture.py",
+          ("test_models_of_the_study_have_its_counts",
+           "test_a_sparse_module_takes_the_parameters_of_the_dense_one")),
+    Break("tiny_transformers/attention.py", "dtype=torch.bool).tril()", "dtype=torch.bool).triu()",
+          "a decoder sees what comes after a token", "tiny_transformers/test_head.py",
+          ("test_attention_in_training_is_torchs",)),
+    Break("tiny_transformers/batches.py", "MASKED, KEPT = 0.8, 0.1", "MASKED, KEPT = 0.7, 0.1",
+          "an encoder sees 70 % of its targets masked, not 80 %", "tiny_transformers/test_batches.py",
+          ("test_encoder_predicts_15_percent_of_the_words_and_sees_80_10_10_of_them",)),
+    Break("tiny_transformers/batches.py", "story[:-1], story[1:]", "story[:-1], story[0:]",
+          "a decoder predicts what it sees", "tiny_transformers/test_batches.py",
+          ("test_decoder_predicts_every_token_but_the_first",)),
+    Break("tiny_transformers/brainformer.py", "x + self._applied(", "x - self._applied(",
+          "a module is taken from its input", "tiny_transformers/test_brainformer.py",
+          ("test_a_module_adds_to_its_input_and_the_norm_comes_last",)),
+    Break("tiny_transformers/brainformer_architecture.py", "get(gate, (h + 1) * experts)",
+          "get(gate, (h - 1) * experts)", "a gate's biases are not counted", "tiny_transformers/test_brainformer.py",
+          ("test_built_count_is_the_closed_form_with_every_gate",)),
+    Break("tiny_transformers/builtin.py", "row = draw(rng, len(rows) % 2)", "row = draw(rng, len(rows) % 1)",
+          "all rows of a task have one label", "tiny_transformers/test_builtin.py",
+          ("test_labels_are_balanced_and_rows_are_glues[rte]",)),
+    Break("tiny_transformers/characters.py", "HELD_OUT = 20", "HELD_OUT = 10", "a stream is not cut as published",
+          "tiny_transformers/test_characters.py", ("test_it_is_cut_as_published",)),
+    Break("tiny_transformers/characters.py", "self.ids[-2 * held_out - 1 : -held_out]",
+          "self.ids[-2 * held_out - 0 : -held_out]", "validation lacks what is before its first character",
+          "tiny_transformers/test_characters.py", ("test_a_split_is_preceded_by_the_unit_before_it",)),
+    Break("tiny_transformers/checkpoint.py", "reverse=True)", "reverse=False)", "the oldest checkpoints are kept",
+          "tiny_transformers/test_checkpoint.py", ("test_only_the_newest_two_are_kept",)),
+    Break("tiny_transformers/config.py", "else min(tokens, CPU_TOKENS)", "else max(tokens, CPU_TOKENS)",
+          "a CPU takes the larger micro-batch", "cluster/test_plan.py",
+          ("test_on_a_cpu_a_smaller_micro_batch_is_planned_with_unless_that_would_change_the_result",)),
+    Break("tiny_transformers/corpus.py", "return min(train.batch_size, max(train.batch_split, needed))",
+          "return min(train.batch_size, min(train.batch_split, needed))", "a step is in fewer pieces than memory needs",
+          "tiny_transformers/test_streams.py", ("test_rows_are_cut_into_as_many_pieces_as_are_asked_for_or_needed",)),
+    Break("tiny_transformers/data.py", "rows[i * len(rows) // limit]", "rows[i * len(rows) % limit]",
+          "a sample is not of all of a file", "tiny_transformers/test_data.py",
+          ("test_a_sample_covers_the_file_evenly_and_in_order",)),
+    Break("tiny_transformers/device.py", "known * 1e12", "known * 1e9",
+          "a GPU's utilisation is a thousand times too high", "tiny_transformers/test_device.py",
+          ("test_the_peak_of_a_gpu_is_its_makers_and_none_where_it_is_not_known",)),
+    Break("tiny_transformers/device.py", "get_device_capability()[0] >= 8", "get_device_capability()[0] > 8",
+          "an A100 has no TF32", "tiny_transformers/test_device.py", ("test_tf32_is_of_nvidias_gpus_from_ampere_on",)),
+    Break("tiny_transformers/fetch.py", "hexdigest() == MD5[corpus]", "hexdigest() != MD5[corpus]",
+          "any text but the published one is taken", "tiny_transformers/test_fetch.py",
+          ("test_what_came_from_elsewhere_must_be_what_was_published",)),
+    Break("tiny_transformers/functions.py", "layer.base_weight * F.silu(point) + torch",
+          "layer.base_weight * F.silu(point) - torch", "an edge's curve is another function",
+          "tiny_transformers/test_functions.py", ("test_a_layer_of_one_edge_is_its_function",)),
+    Break("tiny_transformers/gpt_neo.py", 'GELU = "gelu_pytorch_tanh"', 'GELU = "gelu"', "GPT-Neo has RoBERTa's GELU",
+          "tiny_transformers/test_models.py", ("test_stock_settings_are_the_classes_of_transformers[gelu-gpt_neo-0]",)),
+    Break("tiny_transformers/language_model.py", "(labels != -100).sum() / items", "(labels != -100).sum() * items",
+          "the balance loss of a micro-batch counts too much", "tiny_transformers/test_models.py",
+          ("test_balance_loss_of_a_micro_batch_counts_by_its_share_of_the_labels",)),
+    Break("tiny_transformers/models.py", '("global", "local")[attentions % 2]', '("global", "local")[attentions % 1]',
+          "all attention is global", "tiny_transformers/test_models.py", ("test_attention_alternates_for_any_depth",)),
+    Break("tiny_transformers/pretrain.py", "share * self.model.auxiliary_loss()).backward()",
+          "share / self.model.auxiliary_loss()).backward()", "the balance loss has another gradient",
+          "tiny_transformers/test_pretrain.py", ("test_the_balance_loss_reaches_the_gate",)),
+    Break("tiny_transformers/pretrain.py", "if not math.isfinite(value):", "if math.isfinite(value):",
+          "a training that has diverged goes on", "tiny_transformers/test_pretrain.py",
+          ("test_loss_that_is_not_finite_ends_the_training",)),
+    Break("tiny_transformers/provenance.py", "if changes else None", "if not changes else None",
+          "a changed tree has no digest of its changes", "tiny_transformers/test_provenance.py",
+          ("test_a_changed_tree_has_its_commit_and_a_digest_of_its_diff",)),
+    Break("tiny_transformers/roberta.py", "F.gelu(head.dense(hidden))", "F.relu(head.dense(hidden))",
+          "an encoder's loss in training is of another head", "tiny_transformers/test_pretrain.py",
+          ("test_loss_is_that_of_hugging_face[roberta]",)),
+    Break("tiny_transformers/span_attention.py", "/ self.adaptive.ramp + 1", "/ self.adaptive.ramp - 1",
+          "a head looks less far than it has learnt", "tiny_transformers/test_brainformer.py",
+          ("test_the_mask_is_that_of_the_paper",)),
+    Break("tiny_transformers/stories.py", "ends = tokens + np.cumsum(", "ends = tokens - np.cumsum(",
+          "stories begin where they do not", "tiny_transformers/test_stories.py",
+          ("test_stories_are_encoded_with_both_ends_and_cut_to_the_length",)),
+    Break("tiny_transformers/tokenizer.py", "range(0xAE, 0x100)", "range(0xAF, 0x100)", "a byte has another's token",
+          "tiny_transformers/test_tokenizer.py", ("test_every_byte_has_a_token",)),
+    Break("tiny_transformers/variant.py", "total += weight * sum(", "total -= weight * sum(",
+          "KANs are driven away from few edges", "tiny_transformers/test_models.py",
+          ("test_kan_regularisation_is_a_loss_of_training",)),
+    # -- feed-forward modules
+    Break("tiny_transformers/ffn/controller.py", "return logits.argmax(-1) + first", "return logits.argmax(-1) - first",
+          "units of other blocks are on", "tiny_transformers/ffn/test_controller.py",
+          ("test_output_and_mask_are_the_known_ones",)),
+    Break("tiny_transformers/ffn/experts.py", "chosen.masked_fill(~kept, len(self.w1))",
+          "chosen.masked_fill(kept, len(self.w1))", "the choices that are dropped count, and no others",
+          "tiny_transformers/ffn/test_experts.py", ("test_if_all_choices_are_dropped_the_output_is_zero",)),
+    Break("tiny_transformers/ffn/gates.py", "used & (places <= capacity)", "used & (places < capacity)",
+          "an expert takes a token less than it has room for", "tiny_transformers/ffn/test_gates.py",
+          ("test_no_expert_takes_more_tokens_than_its_capacity",
+           "test_gshard_is_algorithm_1")),
+    Break("tiny_transformers/ffn/gates.py", "< 2 * weights[:, 1:]", "< 1 * weights[:, 1:]",
+          "GShard uses the second expert half as often", "tiny_transformers/ffn/test_gates.py",
+          ("test_gshard_uses_the_second_expert_with_twice_its_weight_as_probability",)),
+    Break("tiny_transformers/ffn/kan.py", "(1 - share[..., 1:])", "(1 + share[..., 1:])", "splines are none",
+          "tiny_transformers/ffn/test_kan.py", ("test_splines_are_those_of_the_recursion",)),
+    Break("tiny_transformers/ffn/kan.py", ".mul_(-k * unit / knots.step)", ".mul_(k * unit / knots.step)",
+          "a spline's gradient has the wrong sign", "tiny_transformers/ffn/test_kan.py",
+          ("test_gradients_agree_with_differences",)),
+    Break("tiny_transformers/ffn/pkm.py", "(len(x) / (len(x) - 1))", "(len(x) / (len(x) + 1))",
+          "the running variance is too small", "tiny_transformers/ffn/test_pkm.py",
+          ("test_values_gradients_and_statistics_are_those_of_the_definition",)),
+    # -- evaluation
+    Break("tiny_transformers/evaluation/blimp.py", "return self.good > self.bad", "return self.good >= self.bad",
+          "a tie is right", "tiny_transformers/evaluation/test_blimp.py",
+          ("test_a_tie_is_wrong_and_counted[decoder]",)),
+    Break("tiny_transformers/evaluation/fine_tuning.py", "value > fit.best_value + threshold",
+          "value > fit.best_value - threshold", "a fine-tuning that is no better goes on",
+          "tiny_transformers/evaluation/test_superglue.py",
+          ("test_an_improvement_within_the_threshold_is_the_best_but_costs_patience",)),
+    Break("tiny_transformers/evaluation/fine_tuning.py", "lambda step: 1 - step / total",
+          "lambda step: 1 + step / total", "the learning rate rises", "tiny_transformers/evaluation/test_superglue.py",
+          ("test_the_rate_falls_linearly_to_zero_and_the_gradient_is_clipped[decoder]",)),
+    Break("tiny_transformers/evaluation/glue.py", "size = min(MOST_HELD_OUT,", "size = max(MOST_HELD_OUT,",
+          "1,000 rows are held out of few", "tiny_transformers/evaluation/test_superglue.py",
+          ("test_the_rows_held_out_are_a_tenth_of_each_label_and_1000_at_most",)),
+    Break("tiny_transformers/evaluation/glue.py", "return max(Counter(", "return min(Counter(",
+          "the majority is the rarest label", "tiny_transformers/evaluation/test_superglue.py",
+          ("test_the_majority_share_is_that_of_the_most_frequent_label",)),
+    Break("tiny_transformers/evaluation/lambada.py", "math.exp(-float(", "math.exp(float(",
+          "a perplexity is one over it", "tiny_transformers/evaluation/test_lambada.py",
+          ("test_of_a_model_without_preference_the_perplexity_is_the_vocabulary[decoder]",)),
+    Break("tiny_transformers/evaluation/lm_eval_model.py", 'eos = self.start_token == "eos" and',
+          'eos = self.start_token != "eos" and', "texts begin with the other token",
+          "tiny_transformers/evaluation/test_lm_eval.py",
+          ("test_the_start_token_stands_before_the_context[bos-before0-decoder]",)),
+    Break("tiny_transformers/evaluation/minimal_pairs.py", "equal=len(sampled) - len(different)",
+          "equal=len(sampled) + len(different)", "all pairs are counted as left out",
+          "tiny_transformers/evaluation/test_blimp.py",
+          ("test_pairs_that_cannot_be_scored_are_left_out_and_counted[decoder]",)),
+    Break("tiny_transformers/evaluation/pairs.py", "return self.good > self.bad", "return self.good >= self.bad",
+          "a tie counts for a model", "tiny_transformers/evaluation/test_pairs.py",
+          ("test_pairs_are_compared_one_by_one_and_a_tie_is_wrong",)),
+    Break("tiny_transformers/evaluation/pairs.py", '"only_a": a & ~b', '"only_a": a | ~b',
+          "a model alone has more right than it has", "tiny_transformers/evaluation/test_pairs.py",
+          ("test_pairs_are_compared_one_by_one_and_a_tie_is_wrong",)),
+    Break("tiny_transformers/evaluation/scoring.py", "logits[row[likeliest]].argmax(1) == goal",
+          "logits[row[likeliest]].argmax(1) != goal", "a greedy answer counts as none",
+          "tiny_transformers/evaluation/test_scoring.py",
+          ("test_of_equally_likely_tokens_one_is_greedy",
+           "test_greedy_is_what_the_model_would_have_written")),
+    Break("tiny_transformers/evaluation/scoring.py", ".sum(1).log() + highest", ".sum(1).log() - highest",
+          "log-probabilities are none", "tiny_transformers/evaluation/test_scoring.py",
+          ("test_log_probabilities_of_tokens_are_differences_of_continuations",
+           "test_what_differs_from_one_sentence_at_a_time_is_rounding")),
+    Break("tiny_transformers/evaluation/speed.py", "sum(taken) < SECONDS", "sum(taken) > SECONDS",
+          "slow passes go on and quick ones are few", "tiny_transformers/evaluation/test_speed.py",
+          ("test_slow_passes_are_fewer_but_three_at_least",)),
+    Break("tiny_transformers/evaluation/speed.py", "return ordered[rank - 1], ordered[-rank]",
+          "return ordered[rank + 1], ordered[-rank]", "an interval holds the median less often than it says",
+          "tiny_transformers/evaluation/test_speed.py", ("test_the_interval_holds_the_median_as_often_as_it_says",)),
+    Break("tiny_transformers/evaluation/superglue.py", "passed=most < 1", "passed=most <= 1",
+          "a model with one answer for all is not flagged", "tiny_transformers/evaluation/test_superglue.py",
+          ("test_one_seed_that_answers_one_class_is_enough_to_be_flagged[decoder]",)),
+)
+# fmt: on
+
+
+# -- the plugin -------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in PACKAGES:
+        found = importlib.util.find_spec(name)
+        if not (found and found.origin and Path(found.origin).is_relative_to(config.rootpath)):
+            raise pytest.UsageError(f"{name} is not that of {config.rootpath}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    why = ""
+    if report.outcome == "failed" and call.excinfo:
+        why = "" if _is_assertion(call.excinfo, item.config.rootpath) else call.excinfo.exconly().splitlines()[0]
+    with open(os.environ[ENDS], "a", encoding="utf-8") as file:
+        file.write(json.dumps({"test": item.nodeid, "phase": call.when, "outcome": report.outcome, "why": why}) + "\n")
+    return report
+
+
+def _is_assertion(excinfo: pytest.ExceptionInfo[BaseException], root: Path) -> bool:
+    """Return whether a test has asserted something that is not so. An `assert` of the code's own is an error like any
+    other, and a test that was too slow has asserted nothing."""
+    if isinstance(excinfo.value, pytest.fail.Exception):
+        return "pytest-timeout" not in str(excinfo.value)
+    if not isinstance(excinfo.value, AssertionError):
+        return False
+    place = Path(excinfo.traceback[-1].path)
+    return not any(place.is_relative_to(root / name) for name in PACKAGES)
+
+
+# -- trying them ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class End:
+    """How one phase of a test ended."""
+
+    test: str
+    phase: str  # setup, call, teardown
+    outcome: str
+    why: str  # it failed, unless that was an assertion
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a break, or of none."""
+
+    good: bool
+    verdict: str
+    seconds: float
+
+
+def copy_tree(folder: Path) -> Path:
+    """Copy the files of this checkout as they are now, but for what git ignores."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[list[End], str]:
+    """Run these tests in a copy. Returns how they ended, and the last that pytest said."""
+    with tempfile.TemporaryDirectory() as folder:
+        ends = Path(folder) / "ends"
+        ends.touch()
+        path = f"{tree}{os.pathsep}{tree / 'tests'}"
+        # Plugins that happen to be installed may take longer to load than the tests take.
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", ENDS: str(ends),
+                                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # fmt: skip
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "breaks", "-p", "pytest_timeout"]
+        command += ["-o", "addopts=--import-mode=importlib", *tests]
+        try:
+            done = subprocess.run(
+                command, cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            said = (done.stdout + done.stderr).strip().splitlines()
+        except subprocess.TimeoutExpired:
+            said = [f"no end in {PATIENCE} s"]
+        wrong = [line for line in said if line.startswith("ERROR")]
+        return [End(**json.loads(line)) for line in ends.read_text().splitlines()], ["", *said, *wrong][-1]
+
+
+_moments = itertools.count(1)
+
+
+@contextmanager
+def broken(tree: Path, one: Break) -> Iterator[None]:
+    """Have the break in the copy. Python takes compiled code for current by the second and the size of its source, and
+    a break may keep the size, so each has a second of its own."""
+    path = tree / one.file
+    text, stat = path.read_text(encoding="utf-8"), path.stat()
+    path.write_text(one.of(text), encoding="utf-8")
+    os.utime(path, (stat.st_atime, int(stat.st_mtime) + next(_moments)))
+    try:
+        yield
+    finally:
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def judge(ends: Sequence[End], said: str) -> tuple[bool, str]:
+    """Say of the ends of a break's tests whether one has caught it."""
+    failed = [end for end in ends if end.outcome == "failed"]
+    caught = [end for end in failed if end.phase == "call" and not end.why]
+    if caught:
+        return True, f"caught by {caught[0].test.removeprefix('tests/')}"
+    if failed:
+        return False, f"WRONG REASON: {failed[0].test} in {failed[0].phase}: {failed[0].why or 'an assertion'}"
+    if any(end.phase == "call" for end in ends):
+        return False, "NOT CAUGHT"
+    return False, f"WRONG REASON: no test ran: {said}"
+
+
+def try_break(tree: Path, one: Break) -> Tried:
+    began = time.monotonic()
+    with broken(tree, one):
+        ends, said = run_tests(tree, one.tests)
+    good, verdict = judge(ends, said)
+    return Tried(good, f"{one.file}: {one.what}: {verdict}", time.monotonic() - began)
+
+
+def try_unbroken(tree: Path, tests: Sequence[str]) -> Tried:
+    """Without a break all must pass; one that is skipped catches nothing."""
+    began = time.monotonic()
+    ends, said = run_tests(tree, tests)
+    passed = {end.test for end in ends if end.phase == "call" and end.outcome == "passed"}
+    other = {end.test: end for end in ends if end.outcome != "passed"}
+    wrong = [f"{end.test} {end.outcome}: {end.why}".rstrip(": ") for end in other.values()]
+    heard = {name for end in ends for name in (end.test, end.test.partition("[")[0])}
+    wrong += [f"{test} did not run" for test in tests if test not in heard] if ends else [said]
+    verdict = f"unbroken: {len(passed)} tests pass" + "".join(f"\n    {line}" for line in wrong)
+    return Tried(not wrong, verdict, time.monotonic() - began)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Make each break, and see that its tests catch it.")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only breaks whose file, words or tests have it")
+    parser.add_argument("-j", type=int, default=2, metavar="N", help="so many at a time, each in a copy of its own (2)")
+    options = parser.parse_args(arguments)
+    chosen = [
+        one
+        for one in BREAKS
+        if not options.words or any(word in " ".join((one.file, one.what, *one.tests)) for word in options.words)
+    ]
+    for one in chosen:
+        one.of((ROOT / one.file).read_text(encoding="utf-8"))  # refused before any work
+    began, tests = time.monotonic(), list(dict.fromkeys(test for one in chosen for test in one.tests))
+    with tempfile.TemporaryDirectory(prefix="breaks.") as folder, ThreadPoolExecutor(options.j) as pool:
+        trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(options.j):
+            trees.put(copy_tree(Path(folder).resolve() / str(number) / "checkout"))
+
+        def in_a_copy(one: Break | None) -> Tried:
+            tree = trees.get()
+            try:
+                return try_break(tree, one) if one else try_unbroken(tree, tests)
+            finally:
+                trees.put(tree)
+
+        waiting = [pool.submit(in_a_copy, one) for one in (None, *chosen)]
+        found = []
+        for future in as_completed(waiting):
+            found.append(future.result())
+            print(f"{found[-1].seconds:5.1f} s  {found[-1].verdict}", flush=True)
+    caught = sum(future.result().good for future in waiting[1:])
+    unbroken = "all their tests pass without them" if waiting[0].result().good else "their tests FAIL without them"
+    print(f"{caught} of {len(chosen)} breaks are caught, and {unbroken}; {time.monotonic() - began:.0f} s.")
+    return 0 if all(each.good for each in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
