@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Cache
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
 from tiny_transformers.dropout import dropout
+from tiny_transformers.work import TinyTransformersError
 
 
 def attend(
@@ -50,6 +52,11 @@ def _added(visible: Tensor, scores: Tensor) -> Tensor:
         return visible.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)
     added = torch.zeros(visible.shape, dtype=scores.dtype, device=scores.device)
     return added.masked_fill_(~visible, torch.finfo(scores.dtype).min)
+
+
+def _as_added(visible: Tensor | None, scores: Tensor) -> Tensor | None:
+    """A mask as eager attention has it, of one as eager or as sdpa has it."""
+    return visible if visible is None or visible.dtype != torch.bool else _added(visible, scores)
 
 
 def set_bias(linear: nn.Linear, bias: bool | None) -> None:
@@ -109,10 +116,10 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
         attention_mask: Tensor | None = None,
         layer_past: Any = None,
         use_cache: bool = False,  # noqa: ARG002 - the caller's words
-        output_attentions: bool = False,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states: (B, T, H) -> (B, T, H) and, if attention is eager, the weights (B, heads, T, keys)."""
+        """hidden_states: (B, T, H) -> (B, T, H) and, if asked for or attention is eager, the weights
+        (B, heads, T, keys)."""
         widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
         key = _heads(self.k_proj(hidden_states), widths.qk)  # (B, kv_heads, T, D)
@@ -121,8 +128,8 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
             key, value = layer_past.update(key, value, self.layer_id)
         key, value = widths.repeated(key), widths.repeated(value)
         weights = None
-        if self.config._attn_implementation == "eager":
-            output, weights = self._attn(query, key, value, attention_mask)  # (B, heads, T, V)
+        if output_attentions or self.config._attn_implementation == "eager":
+            output, weights = self._attn(query, key, value, _as_added(attention_mask, query))  # (B, heads, T, V)
         else:
             drop = self.attn_dropout.p if self.training else 0.0
             visible = self._visible(attention_mask, query.shape[2], key.shape[2])
@@ -155,18 +162,24 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,  # noqa: ARG002 - an encoder has none
-        **kwargs: Any,
+        encoder_hidden_states: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,  # the rest of what the model was given, with nothing for attention in it
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states: (B, T, H) -> (B, T, heads * V) and, if attention is eager, the weights."""
+        """hidden_states: (B, T, H) -> (B, T, heads * V) and, if asked for or attention is eager, the weights."""
+        if not (encoder_hidden_states is None and cache is None and past_key_values is None):
+            raise TinyTransformersError("An encoder: its attention sees its own text, all at once, and has no cache.")
         widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.query(hidden_states), widths.qk)  # (B, heads, T, D)
         key = widths.repeated(_heads(self.key(hidden_states), widths.qk))
         value = widths.repeated(_heads(self.value(hidden_states), widths.v))
         drop = self.dropout.p if self.training else 0.0
-        if self.config._attn_implementation == "eager":
+        if output_attentions or self.config._attn_implementation == "eager":
+            mask = _as_added(attention_mask, query)
             output, weights = eager_attention_forward(
-                self, query, key, value, attention_mask, dropout=drop, scaling=self.scaling, **kwargs
+                self, query, key, value, mask, dropout=drop, scaling=self.scaling, **kwargs
             )
             return output.flatten(2), weights
         output = attend(query, key, value, attention_mask, causal=False, scale=self.scaling, drop=drop)

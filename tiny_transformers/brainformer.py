@@ -21,8 +21,9 @@ from transformers.utils.generic import can_return_tuple
 from tiny_transformers.architecture import Brainformer
 from tiny_transformers.dropout import Dropout, dropout
 from tiny_transformers.ffn.experts import GatedExperts
+from tiny_transformers.ffn.gates import Gate
 from tiny_transformers.head import cross_entropy
-from tiny_transformers.language_model import LanguageModel, SavedConfig
+from tiny_transformers.language_model import CACHE, CACHE_NAMES, LanguageModel, SavedConfig, one_cache
 from tiny_transformers.span_attention import PositionKeys, SpanAttention
 from tiny_transformers.work import TinyTransformersError
 
@@ -36,7 +37,7 @@ class TinyBrainformerConfig(SavedConfig):
 
     model_type = "tiny_brainformer"
     attribute_map = {"num_attention_heads": "num_heads"}
-    keys_to_ignore_at_inference = ["past_key_values", "memory"]
+    keys_to_ignore_at_inference = [*CACHE_NAMES, "memory"]
 
     order: str = "sgfgfg.sgfgfg"
     hidden_size: int = 256
@@ -187,6 +188,20 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         windows = [group.attention.span + 1 for group in base.groups for _ in range(group.letters.count("s"))]
         return Cache(layers=[DynamicSlidingWindowLayer(sliding_window=window) for window in windows])
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Embedding:
+        """As Hugging Face does it. Raises TinyTransformersError if a gate chooses experts by character: of a new one
+        it knows nothing."""
+        if self._by_ids() and (pad_to_multiple_of or new_num_tokens not in (None, self.config.vocab_size)):
+            raise TinyTransformersError(
+                "gate hash has drawn experts for each character of this vocabulary: its embedding cannot be resized."
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+
+    def _by_ids(self) -> bool:
+        return any(isinstance(module, Gate) and module.by_ids for module in self.modules())
+
     def _attentions(self) -> list[SpanAttention]:
         return [module for module in self.modules() if isinstance(module, SpanAttention)]
 
@@ -223,33 +238,58 @@ class TinyBrainformerModel(TinyBrainformerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         memory: list[Tensor] | None = None,
-        **kwargs: Any,  # noqa: ARG002 - of which Hugging Face has many
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BrainformerOutput:
-        """input_ids: (B, T). With a `memory`, of the last pass or `empty_memory`, the output has that for the next."""
-        if past_key_values is not None and past_key_values.is_compileable:
+        """input_ids: (B, T), or inputs_embeds: (B, T, H), beside which ids are for a gate that chooses by them.
+
+        `cache` and `past_key_values` are one thing, by the names of two releases of transformers. With a `memory`, of
+        the last pass or `empty_memory`, the output has that for the next. `hidden_states` are the embeddings and what
+        comes out of each group."""
+        cache = one_cache(cache, past_key_values)
+        if cache is not None and cache.is_compileable:
             raise TinyTransformersError("A static cache holds positions to come, too: leave cache_implementation out.")
+        if _asked(output_attentions, self.config.output_attentions):
+            raise TinyTransformersError("output_attentions: a Brainformer has no matrix of attention weights to give.")
         _check_mask(attention_mask)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and memory is None
-        if memory is not None and (use_cache or past_key_values is not None):
+        if memory is not None and (use_cache or cache is not None):
             raise ValueError("memory and past_key_values are two ways to say what came before: give one.")
-        if use_cache and past_key_values is None:
-            past_key_values = self.new_cache()
-        past = Past(memory, past_key_values)
-        x = self.embed_tokens(input_ids)
+        if use_cache and cache is None:
+            cache = self.new_cache()
+        past = Past(memory, cache)
+        x = self._embedded(input_ids, inputs_embeds)
+        keeps = _asked(output_hidden_states, self.config.output_hidden_states)
+        states = [x]
         for group in self.groups:
             x = group(x, self.position_keys.weight, past)
-        return BrainformerOutput(x, past_key_values, memory=None if memory is None else past.inputs)
+            states = [*states, x] if keeps else []
+        return BrainformerOutput(x, cache, tuple(states) or None, memory=None if memory is None else past.inputs)
+
+    def _embedded(self, ids: Tensor | None, embedded: Tensor | None) -> Tensor:
+        """(B, T, H)"""
+        if embedded is None and ids is not None:
+            return self.embed_tokens(ids)
+        by_ids = self._by_ids()
+        if embedded is None or (ids is not None and not by_ids):
+            raise TinyTransformersError("Of input_ids and inputs_embeds give one; gate hash takes both.")
+        if by_ids and (ids is None or ids.shape != embedded.shape[:2]):
+            raise TinyTransformersError("gate hash chooses experts by character: give input_ids with inputs_embeds.")
+        return embedded
 
 
 class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     divides_by_items = True
+    accepts_loss_kwargs = True  # Trainer looks for **kwargs
 
     def __init__(self, config: TinyBrainformerConfig) -> None:
         super().__init__(config)
@@ -264,30 +304,44 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         memory: list[Tensor] | None = None,
-        **kwargs: Any,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> BrainformerLMOutput:
-        """input_ids, labels: (B, T); labels are shifted here, as in every decoder of transformers."""
+        """As the model's. labels: (B, T), shifted here, as in every decoder of transformers; their loss is divided by
+        `num_items_in_batch`, if that is given, instead of by their number."""
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             memory=memory,
+            cache=one_cache(cache, past_key_values),
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return BrainformerLMOutput(loss, logits, output.past_key_values, memory=output.memory)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        return BrainformerLMOutput(loss, logits, output.get(CACHE), output.hidden_states, memory=output.memory)
+
+
+def _asked(now: bool | None, usual: bool) -> bool:
+    return usual if now is None else now
 
 
 def _last(before: Tensor, x: Tensor, size: int) -> Tensor:

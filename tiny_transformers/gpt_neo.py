@@ -45,9 +45,29 @@ class TinyGPTNeoConfig(VariantConfig, GPTNeoConfig):
 class NoAttention(nn.Module):
     """In a block without attention: adds nothing."""
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, None]:  # noqa: ARG002
+    def forward(
+        self,
+        hidden_states: Tensor,
+        layer_past: Any = None,  # noqa: ARG002 - the caller's words
+        attention_mask: Tensor | None = None,  # noqa: ARG002
+        use_cache: bool = False,  # noqa: ARG002
+        output_attentions: bool = False,  # noqa: ARG002
+    ) -> tuple[Tensor, None]:
         """hidden_states: (B, T, H) -> (B, T, H)"""
         return torch.zeros_like(hidden_states), None
+
+
+def without_absent(model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001
+    """After a forward pass of the blocks: of `attentions` no entry is of a block that has no attention."""
+    if isinstance(output, tuple):
+        return tuple(_present(part) if isinstance(part, tuple) else part for part in output)
+    if output.attentions is not None:
+        output.attentions = _present(output.attentions)
+    return output
+
+
+def _present(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if tensor is not None)
 
 
 class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
@@ -59,6 +79,7 @@ class TinyGPTNeoPreTrainedModel(Variant, GPTNeoPreTrainedModel):
         config._attn_implementation = "eager"
         super().__init__(config, *args, **kwargs)
         self.config._attn_implementation = asked
+        self.base_model.register_forward_hook(without_absent)
 
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model, "h"

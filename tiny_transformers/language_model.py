@@ -7,16 +7,30 @@ model all of our own in brainformer.py."""
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tiny_transformers.layer import STD, Layer, PerToken
+from tiny_transformers.work import TinyTransformersError
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
+# What releases of transformers call the keys and values of what came before, among a model's arguments and outputs.
+CACHE_NAMES = ("cache", "past_key_values")
+# What the installed one calls them.
+CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in CACHE_NAMES)
+
+
+def one_cache(cache: Cache | None = None, past_key_values: Cache | None = None) -> Cache | None:
+    """The cache that is given by either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise TinyTransformersError("cache and past_key_values are two names for one thing: give one.")
+    return past_key_values if cache is None else cache
 
 
 class SavedConfig(PreTrainedConfig):

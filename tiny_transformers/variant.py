@@ -5,7 +5,9 @@ here: layers that share their weights, an order of modules, KANs' regularization
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +19,17 @@ from tiny_transformers.architecture import layer_map
 from tiny_transformers.dropout import Dropout
 from tiny_transformers.feed_forward import settings
 from tiny_transformers.ffn.kan import KANLinear
-from tiny_transformers.language_model import LanguageModel, SavedConfig
+from tiny_transformers.language_model import CACHE, CACHE_NAMES, LanguageModel, SavedConfig, one_cache
 from tiny_transformers.order import blocks_of
 from tiny_transformers.work import TinyTransformersError
+
+# What transformers' forward passes understand without naming it.
+UNNAMED = {
+    "return_dict",  # a decorator takes it off
+    "output_attentions",  # RoBERTa's are collected by a decorator
+    "output_hidden_states",
+    "num_items_in_batch",  # Trainer gives it to all: a decoder's loss is divided by it, others have no use for it
+}
 
 
 @strict
@@ -78,6 +88,28 @@ def set_place(block: nn.Module, place: int) -> None:
             module.layer_id = place
 
 
+def with_known_arguments(
+    known: frozenset[str], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Before a forward pass of transformers' code, which takes in silence what it does not know: its arguments, with
+    the cache under the name that the installed release has for it.
+
+    Raises TypeError for an argument of another name, unless it is None: wrappers pass on all that they might have."""
+    cache = one_cache(**{name: kwargs[name] for name in CACHE_NAMES if name in kwargs})
+    kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
+    if cache is not None:
+        kwargs[CACHE] = cache
+    for name, value in kwargs.items():
+        if name not in known and value is not None:
+            raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {name!r}")
+    return args, kwargs
+
+
+def _named(*models: nn.Module) -> frozenset[str]:
+    """The arguments of their forward passes."""
+    return frozenset(name for model in models for name in inspect.signature(type(model).forward).parameters)
+
+
 class Variant(LanguageModel):
     """To be named before a model class of Hugging Face among the bases."""
 
@@ -101,6 +133,9 @@ class Variant(LanguageModel):
                 if type(child) is nn.Dropout:
                     setattr(module, name, Dropout(child.p))
         self.init_weights()  # of what is new: Hugging Face marks what it has done
+        for model in {self, self.base_model}:
+            known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name
+            model.register_forward_pre_hook(partial(with_known_arguments, known), with_kwargs=True)
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
 

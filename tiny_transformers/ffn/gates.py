@@ -32,6 +32,8 @@ class Routing(NamedTuple):
 class Gate(nn.Module):
     """forward: x (N, H), and where a gate asks for them the tokens' ids (N,) -> Routing"""
 
+    by_ids = False  # whether it asks for them
+
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         assert settings.top_k
@@ -168,6 +170,7 @@ class Noisy(Gate):
 class Hash(Gate, Layer):
     """k different experts of every token id, drawn once, with weights 1/k. (Roller et al. 2021, arXiv:2106.04426)"""
 
+    by_ids = True
     table: Tensor  # (V, k)
 
     def __init__(self, settings: Settings, vocab_size: int) -> None:
