@@ -236,31 +236,49 @@ def _feed_forward(module: Any, ids: Tensor, x: Tensor) -> Tensor:
 
 def _generate(model: Any, prompt: Tensor, new_tokens: int, cached: bool) -> Tensor:
     """prompt: (B, P) -> (B, P + new_tokens), greedily; </s> is never chosen, since it would end a row."""
-    ids = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        min_new_tokens=new_tokens,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        use_cache=cached,
-    )
+    ids = model.generate(prompt, **_settings(prompt, new_tokens, cached))
     assert ids.shape == (len(prompt), prompt.shape[1] + new_tokens), ids.shape
     return ids
 
 
+def _settings(prompt: Tensor, new_tokens: int, cached: bool) -> dict[str, Any]:
+    """Of Hugging Face's `generate`."""
+    return {
+        "attention_mask": torch.ones_like(prompt),
+        "min_new_tokens": new_tokens,
+        "max_new_tokens": new_tokens,
+        "do_sample": False,
+        "use_cache": cached,
+    }
+
+
 def _check_cache(model: Any, config: RunConfig, outcome: Outcome) -> bool:
-    """Whether the model can go on from its cache of keys and values: with it the next logits are the same. In float32,
-    before the weights are rounded."""
-    ids = _tokens(model, 2, config.evaluation.speed.prompt_tokens + config.evaluation.speed.new_tokens)
-    whole = model(ids, use_cache=False).logits[:, -1]
-    past = model(ids[:, :-1], use_cache=True).past_key_values
-    step = model(ids[:, -1:], past_key_values=past, use_cache=True).logits[:, -1]
-    error = ((step - whole).abs().max() / whole.abs().max()).item()
+    """Whether `generate` has the same logits with the cache of keys and values as without. In float32, before the
+    weights are rounded."""
+    whole, stepwise = (_logits_of_generation(model, config, cached) for cached in (False, True))
+    error = ((stepwise - whole).abs().max() / whole.abs().max()).item()
     works = error < CACHE_TOLERANCE
     outcome.checks.append(Check("generation_cache", works, error, blocking=False))
     outcome.metrics["generation_cache"] = "used" if works else "not used"
     print(f"generation_cache: {outcome.metrics['generation_cache']}, relative error of the logits {error:.1e}")
     return works
+
+
+def _logits_of_generation(model: Any, config: RunConfig, cached: bool) -> Tensor:
+    """(2, new_tokens, V), before each token of a text that is given: a choice between two that are as good as equal
+    would hang on rounding, and what comes after it with it."""
+    settings = config.evaluation.speed
+    text = _tokens(model, 2, settings.prompt_tokens + settings.new_tokens)
+    prompt = text[:, : settings.prompt_tokens]
+    generated = model.generate(
+        prompt,
+        **_settings(prompt, settings.new_tokens, cached),
+        prefix_allowed_tokens_fn=lambda row, before: [text[row, len(before)].item()],
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    assert torch.equal(generated.sequences, text)
+    return torch.stack(generated.logits, dim=1)
 
 
 def _tokens(model: Any, rows: int, length: int) -> Tensor:
