@@ -77,13 +77,16 @@ class TinyTransformersLM(TemplateLM):
         return positions - self.model.config.pad_token_id - 3 if self.is_encoder else positions - 1
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The text's tokens, after the start token unless `add_special_tokens` is False."""
+        """The text's tokens, after the start token unless `add_special_tokens` is False or the text begins with it."""
         ids = self.tokenizer.encode(string, add_special_tokens=False)
         starts = add_special_tokens is not False and (self.is_encoder or self.start_token != "none")
-        return [self.prefix_token_id, *ids] if starts else ids
+        there = add_special_tokens is None and ids[:1] == [self.prefix_token_id]
+        return [self.prefix_token_id, *ids] if starts and not there else ids
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
-        """log p(text) of each request, in windows that each have as much context as fits."""
+        """log p(text) of each request, in windows that each have as much context as fits.
+
+        The start token is context only: lm-eval's own class scores `<s>` after `<s>` if `add_bos_token` is set."""
         if self.is_encoder and self.pll == "word_l2r":
             raise TinyTransformersError(
                 f"{requests[0].task_name}: a text is scored in windows, which cut words. Take pll=original."

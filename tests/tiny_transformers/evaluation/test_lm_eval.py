@@ -222,8 +222,8 @@ def test_requests_are_understood_as_lm_evals_own_class_does(
 ) -> None:
     ours = make(start_token=start_token)
     stock = make(HFLM, add_bos_token=add_bos_token, batch_size=4, max_length=ours.max_length)
-    contexts = ["", "a cat", "a cat ", "two  spaces  ", "x" * 200, "é" * 30]
-    asked = [(context, end) for context in contexts for end in (" sat", "s", " on a mat. " * 5)]
+    contexts = ["", "a cat", "a cat ", "two  spaces  ", "x" * 200, "é" * 30, "<s>", "<s>a cat", "<s> a cat ", "a<s>"]
+    asked = [(context, end) for context in contexts for end in (" sat", "s", " on a mat. " * 5, "<s>s", "</s>")]
     for context in filter(None, contexts):  # and what is the likeliest, byte by byte
         ids = torch.tensor([ours.tok_encode(context.strip() or context)[-ours.max_length :]])
         best = int(ours.model(ids).logits[0, -1].argmax())
@@ -241,10 +241,24 @@ def test_long_texts_are_scored_in_the_windows_of_lm_eval(make: Callable[..., Any
     ours = make(start_token=start_token)
     prefix = {"bos": 1, "eos": 2}[start_token]
     stock = make(HFLM, add_bos_token=False, batch_size=4, max_length=ours.max_length, prefix_token_id=prefix)
-    texts = [("short",), ("",), ("a long text, " * 20,), ("b" * ours.max_length,), ("c" * (ours.max_length + 1),)]
+    lengths = ours.max_length, ours.max_length + 1
+    texts = [("short",), ("",), ("a long text, " * 20,), *(("b" * length,) for length in lengths)]
+    texts += [("<s>short",), ("<s>",), ("<s>" + "a long text, " * 20,), ("</s>short",), ("a<s>b</s>",)]
     expected = stock.loglikelihood_rolling(requests("loglikelihood_rolling", *texts))
     found = ours.loglikelihood_rolling(requests("loglikelihood_rolling", *texts))
     np.testing.assert_allclose(found, expected, rtol=0, atol=10 * TOLERANCE)  # of some 260 tokens
+
+
+@decoders
+def test_a_rolling_text_does_not_score_the_start_token_unless_it_is_written_there(make: Callable[..., Any]) -> None:
+    ours, stock = make(), make(HFLM, add_bos_token=True, batch_size=4, max_length=63)
+    texts = [("short",), ("a longer text",)]
+    written = [(f"<s>{text}",) for (text,) in texts]
+    expected = stock.loglikelihood_rolling(requests("loglikelihood_rolling", *texts, *written))
+    found = ours.loglikelihood_rolling(requests("loglikelihood_rolling", *texts, *written))
+    np.testing.assert_allclose(found[2:], expected[2:], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found[2:], expected[:2], rtol=0, atol=TOLERANCE)  # what is scored there in any case
+    assert (np.subtract(found[:2], expected[:2]) > 0.1).all()
 
 
 @decoders
