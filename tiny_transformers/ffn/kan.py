@@ -2,8 +2,9 @@
 
 Liu et al. 2024, arXiv:2404.19756, section 2.2: phi(x) = w_b silu(x) + w_s sum_j c_j B_j(x), B_j a grid's B-splines.
 Arguments, parameters and buffer are named and shaped as in efficient-kan (github.com/Blealtan/efficient-kan), so that
-state dicts load both ways. Its recursion is here only for grids that are not uniform: on a uniform grid all B-splines
-are shifts of one, which has a closed form, and the backward pass computes them again instead of keeping them."""
+state dicts load both ways, but for those of its layers that have no spline_scaler. Its recursion is here only for grids
+that are not uniform: on a uniform grid all B-splines are shifts of one, which has a closed form, and the backward pass
+computes them again instead of keeping them."""
 
 from __future__ import annotations
 
