@@ -5,10 +5,12 @@ Loads no torch: any command answers in a fraction of a second."""
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib import metadata
 from pathlib import Path
 from sqlite3 import DatabaseError
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from cluster import submitting
 
 app = typer.Typer(
-    help="One manifest, one cluster, a finished table.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -62,7 +63,54 @@ CodeOption = Annotated[
     bool, typer.Option("--allow-code-change", help="Go on with runs that another version of the code began.")
 ]
 OUTPUT, LOGS = Path("output"), Path("slurm_logs")
+START = ("experiments.yaml", "site.yaml")  # what `init` copies from templates/
+NEXT = """\
+    submit experiments.yaml --smoke --site local --yes --wait
+    status --smoke
+    tiny-transformers report --smoke
+Then the whole of it, here or on a cluster:
+    submit experiments.yaml --site local --dry-run
+    tiny-transformers doctor --site site.yaml        # once site.yaml says what the cluster has
+    submit experiments.yaml --site site.yaml --dry-run"""
 PROBE_VALIDATION = {False: "train.eval_stories=8", True: "train.eval_characters=4096"}  # of stories, of a stream
+
+
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        typer.echo(f"tiny-transformers {metadata.version('tiny-transformers')}")
+    except metadata.PackageNotFoundError:
+        raise InputError("--version: this copy is not installed, so it has none. `pip install -e .` does it.") from None
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the installed version.")
+    ] = False,
+) -> None:
+    """One manifest, one cluster, a finished table."""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it is made if it is not there.")] = Path(),
+) -> None:
+    """Write a manifest and a site file to start from, with comments, and say what to type next."""
+    from cluster.render import FOLDER
+
+    if there := [str(folder / name) for name in START if (folder / name).exists()]:
+        raise InputError(f"init: {' and '.join(there)}: already there. Nothing was written; name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in START:
+        with (folder / name).open("x", encoding="utf-8") as file:
+            file.write((FOLDER / name).read_text(encoding="utf-8"))
+    console.print(Text(f"Wrote {' and '.join(str(folder / name) for name in START)}. Next, a trial on this machine:"))
+    if folder != Path():
+        console.print(Text(f"    cd {shlex.quote(str(folder))}"))
+    console.print(NEXT, soft_wrap=True)
 
 
 @app.command()
@@ -503,13 +551,17 @@ def models(
 
 @app.command()
 def schema(
-    to: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("cluster/experiments.schema.json"),
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Into this file, not to the output.")] = None,
 ) -> None:
     """Write the JSON schema of the manifest, for editors."""
     from cluster.schema import json_schema
 
-    to.write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
-    console.print(str(to))
+    text = json.dumps(json_schema(), indent=1)
+    if to:
+        to.write_text(text + "\n", encoding="utf-8")
+        console.print(str(to), soft_wrap=True)
+    else:
+        typer.echo(text)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)

@@ -203,7 +203,9 @@ def test_a_wrong_override_is_refused(manifest_file, override):
 
 def test_the_shipped_schema_is_the_one_that_the_command_writes():
     shipped = json.loads((ROOT / "cluster" / "experiments.schema.json").read_text())
-    assert shipped == json.loads(json.dumps(json_schema())), "run `tiny-transformers schema`"
+    assert shipped == json.loads(json.dumps(json_schema())), (
+        "run `tiny-transformers schema --to cluster/experiments.schema.json`"
+    )
 
 
 def test_the_schema_accepts_the_shipped_manifest_and_refuses_a_misspelt_key():
