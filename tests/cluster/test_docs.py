@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import typer.main
@@ -97,3 +98,11 @@ def test_every_file_in_the_readmes_tree_exists():
         for word in words:
             assert (ROOT / folder / word).exists(), f"{folder}{word}"
         folder = words[0] if words[0].endswith("/") and not nested else folder
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1)
+    assert newest == project["version"]
