@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import PATIENCE, wait_for
 
 from cluster import manifest, plan, rundir
 from tiny_transformers.config import PAIR_SCORES
@@ -31,7 +32,7 @@ def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-
 
     def run(*words, check=True, **options):
         done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
-                              text=True, stdin=subprocess.DEVNULL, timeout=120, **options)  # fmt: skip
+                              text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, **options)  # fmt: skip
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -48,13 +49,6 @@ def status(command, *words):
 
 def stage_statuses(shown):
     return {run["name"]: [stage["status"] for stage in run["stages"].values()] for run in shown["runs"]}
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
 
 
 def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(command, tmp_path):
@@ -482,7 +476,7 @@ def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
     time.sleep(1)
     command(*SUBMIT, "--study", "first", "--yes", "--wait")
     os.write(terminal, b"y\n")
-    asking.communicate(timeout=60)
+    asking.communicate(timeout=PATIENCE)
     assert asking.returncode == 2, "it has been done since"
     assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
 

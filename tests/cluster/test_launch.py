@@ -23,9 +23,7 @@ def test_the_script_for_delftblue_is_the_recorded_one(runs):
     )
     (array,) = arrange(runs, where)
     text = launch.script(array, where, OutputRoot(Path("/scratch/me/output")), "cafe", Path("/scratch/me/slurm_logs"))
-    if not RECORDED.exists():
-        RECORDED.write_text(text)
-    assert text == RECORDED.read_text(), f"if the change is meant, remove {RECORDED.name} and run this test again"
+    assert text == RECORDED.read_text(), f"if the change is meant, it goes into {RECORDED.name}"
 
 
 def submit(ledger, root, runs, where, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
+import waiting
 from rich.console import Console
 
 from cluster import cli, session, status, watch
@@ -278,15 +279,22 @@ class Terminal:
     def press(self, keys):
         os.write(self.main, keys.encode())
 
-    def wait_for(self, words, seconds=30):
-        deadline = time.monotonic() + seconds
-        while words not in self.picture():
-            assert time.monotonic() < deadline, f"{words!r} did not come; it shows:\n{self.picture()}"
+    def wait_for(self, words):
+        self.take_until(lambda: words in self.picture(), f"{words!r} did not come")
+
+    def take_until(self, condition, told):
+        """Read what is drawn meanwhile: a program whose terminal nobody reads waits for ever."""
+        deadline = time.monotonic() + waiting.PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"{told}; it shows:\n{self.picture()}"
             self.take()
 
     def take(self):
-        if select.select([self.main], [], [], 0.2)[0]:
+        """Whether there was something to read."""
+        there = bool(select.select([self.main], [], [], 0.2)[0])
+        if there:
             self.text += os.read(self.main, 65_536).decode("utf-8", "replace")
+        return there
 
     def picture(self):
         """What was drawn last."""
@@ -294,12 +302,13 @@ class Terminal:
 
     def ended(self):
         """Its exit code; the terminal is as it was."""
-        code = self.process.wait(timeout=30)
-        self.take()
+        self.take_until(lambda: self.process.poll() is not None, "it did not end")
+        while self.take():
+            pass
         assert self.text.count("\x1b[?1049h") == self.text.count("\x1b[?1049l") == 1
         assert "\x1b[?25h" in self.text.rpartition("\x1b[?25l")[2]
         assert termios.tcgetattr(self.side) == self.before
-        return code
+        return self.process.returncode
 
 
 @pytest.fixture
@@ -443,10 +452,7 @@ def test_a_dumb_terminal_gets_lines_that_say_when_slurm_is_silent(tmp_path, term
     terminal.process.kill()
     terminal.process.wait()
     dumb = Terminal(tmp_path, terminal.root, client="exit 1", TERM="dumb")
-    deadline = time.monotonic() + 30
-    while "1 running" not in dumb.text:
-        assert time.monotonic() < deadline, dumb.text
-        dumb.take()
+    dumb.take_until(lambda: "1 running" in dumb.text, "no line came")
     assert "; SLURM did not answer; as of" in dumb.text
     assert "\x1b[?1049h" not in dumb.text
     dumb.process.kill()
@@ -456,8 +462,8 @@ def test_a_dumb_terminal_gets_lines_that_say_when_slurm_is_silent(tmp_path, term
 def test_the_screen_does_not_wait_for_slurm(tmp_path, terminal):
     terminal.process.kill()
     terminal.process.wait()
-    slow = Terminal(tmp_path, terminal.root, client="sleep 20")
-    slow.wait_for("Running: ", seconds=15)
+    slow = Terminal(tmp_path, terminal.root, client="until [ -e answer ]; do sleep 0.1; done")
+    slow.wait_for("Running: ")
     slow.process.kill()
     slow.process.wait()
 
@@ -477,13 +483,16 @@ def test_without_runs_watching_says_so_and_ends(ledger, tmp_path):
     assert "No runs yet in" in done.stdout
 
 
+def drawn(terminal, rows, columns):
+    """Whether a whole picture of this size is there."""
+    lines = terminal.picture().splitlines()
+    return len(lines) == rows and max(map(len, lines)) <= columns
+
+
 def test_a_new_size_is_drawn_at_once(terminal):
     terminal.wait_for("Running: ")
     terminal.resize(60)
-    deadline = time.monotonic() + 20
-    while max(map(len, terminal.picture().splitlines())) > 60:
-        terminal.take()
-        assert time.monotonic() < deadline
+    terminal.take_until(lambda: drawn(terminal, rows=30, columns=60), "it is as wide as before")
     terminal.press("\x03")
     assert terminal.ended() != 0
 

@@ -1,6 +1,5 @@
 """Runs and submissions on disk, as the login node leaves them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,14 +42,3 @@ def submit(tmp_path: Path) -> Callable[..., SubmissionDir]:
         return directory
 
     return write
-
-
-@pytest.fixture
-def wait_for() -> Callable[..., None]:
-    def wait(condition: Callable[[], object], seconds: float = 40) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come about"
-            time.sleep(0.05)
-
-    return wait

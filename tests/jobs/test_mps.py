@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from cluster import rundir
 from jobs import mps
@@ -42,7 +43,7 @@ def pid_of(variables):
     return int((Path(variables["CUDA_MPS_PIPE_DIRECTORY"]) / "nvidia-cuda-mps-control.pid").read_text())
 
 
-def test_the_daemon_serves_the_pack_and_ends_with_it(control, wait_for):
+def test_the_daemon_serves_the_pack_and_ends_with_it(control):
     notes = control()
     with mps.daemon(True, 2) as variables:
         pipe, pid = Path(variables["CUDA_MPS_PIPE_DIRECTORY"]), pid_of(variables)
@@ -53,7 +54,7 @@ def test_the_daemon_serves_the_pack_and_ends_with_it(control, wait_for):
     assert [line.split() for line in notes.read_text().splitlines()] == [["-d", str(pipe)], [str(pipe)]]
 
 
-def test_the_daemon_ends_when_the_pack_is_interrupted(control, wait_for):
+def test_the_daemon_ends_when_the_pack_is_interrupted(control):
     control()
 
     def interrupted():
@@ -65,7 +66,7 @@ def test_the_daemon_ends_when_the_pack_is_interrupted(control, wait_for):
     wait_for(lambda: not rundir.process_start(ended.value.code))
 
 
-def test_a_daemon_that_does_not_quit_is_killed(control, wait_for, monkeypatch):
+def test_a_daemon_that_does_not_quit_is_killed(control, monkeypatch):
     monkeypatch.setattr(mps, "PATIENCE", 0.5)
     control(text=CONTROL.replace("read words;", "sleep 5;"))
     with mps.daemon(True, 2) as variables:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from submitit.core.utils import DelayedSubmission
+from waiting import PATIENCE, wait_for
 
 from cluster import rundir
 from jobs import memory
@@ -88,7 +89,7 @@ def test_importing_the_pack_loads_neither_submitit_nor_torch():
 
 
 def test_at_the_time_limit_a_pack_saves_requeues_and_goes_on_under_the_next_attempt(
-    make_run, submit, start, tell, wait_for, tmp_path
+    make_run, submit, start, tell, tmp_path
 ):
     first, second = make_run("abc"), make_run("def")
     tell(all={"pretrain": "train"})
@@ -96,14 +97,14 @@ def test_at_the_time_limit_a_pack_saves_requeues_and_goes_on_under_the_next_atte
     job = start(directory)
     wait_for(has_begun(first, "train"))
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == REQUEUED, log_of(tmp_path)
+    assert job.wait(PATIENCE) == REQUEUED, log_of(tmp_path)
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 77\n"
     assert (first.path / "saved.txt").read_text() == "pretrain\n"
     assert (says(first), second.attempts("pretrain")) == (None, [])
     life = rundir.read_json(directory.task(0))
     assert (life["job"], life["restart"], life["ended_by"]) == ("77", 0, "timeout")
     tell()
-    assert start(directory, restart=1).wait(40) == 0, log_of(tmp_path)
+    assert start(directory, restart=1).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(first), says(first, number=2), says(second)) == (None, "completed", "completed")
     assert {says(run, "superglue") for run in (first, second)} == {"completed"}
     life = rundir.read_json(directory.task(0))
@@ -111,16 +112,14 @@ def test_at_the_time_limit_a_pack_saves_requeues_and_goes_on_under_the_next_atte
     assert [(each["restart"], each["ended_by"]) for each in life["earlier"]] == [(0, "timeout")]
 
 
-def test_a_pack_that_may_requeue_no_more_says_timeout_for_all_that_is_left(
-    make_run, submit, start, tell, wait_for, tmp_path
-):
+def test_a_pack_that_may_requeue_no_more_says_timeout_for_all_that_is_left(make_run, submit, start, tell, tmp_path):
     first, second, third = (make_run(name) for name in ("one", "two", "three"))
     tell(all={"pretrain": "train"}, one={"blimp": "hang"})
     job = start(submit("one", "two", "three", slots=2, requeues=0))
     wait_for(has_begun(second, "train"))
     wait_for(lambda: first.attempts("blimp"))
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == 1  # submitit's UncompletedJobError
+    assert job.wait(PATIENCE) == 1  # submitit's UncompletedJobError
     assert not (tmp_path / "scontrol.txt").exists()
     assert (says(first), says(first, "blimp"), says(first, "superglue")) == ("completed", "completed", "timeout")
     assert (says(second), says(third)) == ("timeout", "timeout")
@@ -129,13 +128,13 @@ def test_a_pack_that_may_requeue_no_more_says_timeout_for_all_that_is_left(
     assert rundir.read_json(third.attempt("pretrain", 1).claim)["code"]["digest"]
 
 
-def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell, wait_for):
+def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell):
     tell(all={"pretrain": "deaf"})
     job = start(submit(site={"signal_delay": 30}))
     wait_for(has_begun(run, "deaf"))
     begun = time.monotonic()
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == 1
+    assert job.wait(PATIENCE) == 1
     assert 9 < time.monotonic() - begun < 14
     assert says(run) == "timeout"
     assert not is_there(rundir.read_json(run.attempt("pretrain", 1).claim))
@@ -154,41 +153,39 @@ def test_children_have_the_signals_delay_less_a_reserve(delay, seconds):
 def test_a_signal_to_a_child_that_starts_waits_until_it_can_be_answered(submit, start, tell, tmp_path, monkeypatch):
     tell()
     monkeypatch.setenv("FAKE_SIGNAL_AT_START", "1")
-    assert start(submit()).wait(40) == 0
+    assert start(submit()).wait(PATIENCE) == 0
     assert f"ended with {STOPPED}" in log_of(tmp_path)
 
 
-def test_a_local_pack_never_requeues(run, submit, start, tell, wait_for, tmp_path):
+def test_a_local_pack_never_requeues(run, submit, start, tell, tmp_path):
     tell(all={"pretrain": "train"})
     job = start(submit(requeues=5), executor="local")
     wait_for(has_begun(run, "train"))
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == 1
+    assert job.wait(PATIENCE) == 1
     assert (says(run), (tmp_path / "scontrol.txt").exists()) == ("timeout", False)
 
 
-def test_without_submitit_a_pack_answers_the_signal_itself(run, submit, tell, wait_for):
+def test_without_submitit_a_pack_answers_the_signal_itself(run, submit, tell):
     tell(all={"pretrain": "train"})
     code = "import sys; from jobs.pack import Pack; Pack(sys.argv[1])()"
     job = subprocess.Popen([sys.executable, "-c", code, str(submit(requeues=5).path)])
     wait_for(has_begun(run, "train"))
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == 0
+    assert job.wait(PATIENCE) == 0
     assert says(run) == "timeout"
 
 
-def test_a_pack_whose_runs_are_done_is_not_requeued_for_nothing(run, submit, start, tell, wait_for, tmp_path):
+def test_a_pack_whose_runs_are_done_is_not_requeued_for_nothing(run, submit, start, tell, tmp_path):
     tell(all={"superglue": "hang"})
     job = start(submit(requeues=1))
     wait_for(lambda: run.attempts("superglue"))
     job.send_signal(signal.SIGUSR2)
-    job.wait(30)
+    job.wait(PATIENCE)
     assert (says(run, "superglue"), (tmp_path / "scontrol.txt").exists()) == ("completed", False)
 
 
-def test_a_pack_cancelled_while_it_saves_says_nothing_and_does_not_requeue(
-    make_run, submit, start, tell, wait_for, tmp_path
-):
+def test_a_pack_cancelled_while_it_saves_says_nothing_and_does_not_requeue(make_run, submit, start, tell, tmp_path):
     run, queued = make_run("one"), make_run("two")
     tell(all={"pretrain": "deaf"})
     job = start(submit("one", "two", requeues=1))
@@ -196,7 +193,7 @@ def test_a_pack_cancelled_while_it_saves_says_nothing_and_does_not_requeue(
     job.send_signal(signal.SIGUSR2)
     time.sleep(0.5)
     job.send_signal(signal.SIGTERM)
-    job.wait(30)
+    job.wait(PATIENCE)
     assert (says(run), queued.attempts("pretrain")) == (None, [])
     assert not (tmp_path / "scontrol.txt").exists()
 
@@ -204,13 +201,13 @@ def test_a_pack_cancelled_while_it_saves_says_nothing_and_does_not_requeue(
 def test_a_child_killed_with_9_fails_alone_and_the_others_go_on(make_run, submit, start, tell, tmp_path):
     first, second = make_run("one"), make_run("two")
     tell(one={"pretrain": "exit"})
-    assert start(submit("one", "two")).wait(40) == 0, log_of(tmp_path)
+    assert start(submit("one", "two")).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(first), says(second, "superglue")) == ("error", "completed")
     assert rundir.read_json(first.attempt("pretrain", 1).result)["message"] == "killed by SIGKILL"
 
 
 def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
-    make_run, submit, start, tell, wait_for, monkeypatch
+    make_run, submit, start, tell, monkeypatch
 ):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "460")
     runs = [make_run(name) for name in ("one", "two")]
@@ -226,7 +223,7 @@ def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
     assert "with the 1 beside it" in result["message"]
     assert "of 460 MB allowed" in result["message"]
     tell()
-    assert job.wait(30) == 0
+    assert job.wait(PATIENCE) == 0
 
 
 def with_speed(submit, *names, **words):
@@ -245,7 +242,7 @@ def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time_with_all_
     cpus = min(2, len(os.sched_getaffinity(0)))
     runs = [make_run(name) for name in ("one", "two", "three")]
     tell(all={"speed": 0.3}, two={"pretrain": 1})
-    assert start(with_speed(submit, "one", "two", "three", slots=3)).wait(60) == 0, log_of(tmp_path)
+    assert start(with_speed(submit, "one", "two", "three", slots=3)).wait(PATIENCE) == 0, log_of(tmp_path)
     times = [
         (rundir.read_json(attempt.claim)["time"], rundir.read_json(attempt.result)["ended"])
         for attempt in sorted(
@@ -262,7 +259,7 @@ def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time_with_all_
 def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, submit, start, tell, tmp_path):
     runs = [make_run(name) for name in ("one", "two")]
     tell(one={"pretrain": "fail"})
-    assert start(with_speed(submit, "one", "two", slots=2)).wait(40) == 0, log_of(tmp_path)
+    assert start(with_speed(submit, "one", "two", slots=2)).wait(PATIENCE) == 0, log_of(tmp_path)
     assert [says(run, "speed") for run in runs] == [None, "completed"]
     assert runs[0].attempts("speed") == []
 
@@ -277,12 +274,12 @@ def test_what_follows_a_stage_that_failed_when_done_again_has_no_turn(make_run, 
     intent = rundir.read_json(directory.submission)
     intent["packs"][0].append({"run_id": "one", "stages": [["speed", 1]], "alone": True})
     rundir.write_json(directory.submission, intent)
-    assert start(directory).wait(40) == 0, log_of(tmp_path)
+    assert start(directory).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(run, number=2), run.attempts("add_tokenizer"), run.attempts("speed")) == ("error", [], [])
 
 
 def test_at_the_time_limit_what_was_to_be_measured_alone_times_out_where_it_could_have_been(
-    make_run, submit, start, tell, wait_for
+    make_run, submit, start, tell
 ):
     first, second = make_run("one"), make_run("two")
     tell(two={"pretrain": "train"})
@@ -290,13 +287,13 @@ def test_at_the_time_limit_what_was_to_be_measured_alone_times_out_where_it_coul
     wait_for(has_begun(second, "train"))
     wait_for(lambda: says(first, "blimp"))
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(30) == 1
+    assert job.wait(PATIENCE) == 1
     assert (says(first, "speed"), says(second, "speed"), says(second)) == ("timeout", None, "timeout")
 
 
 def test_every_claim_says_with_what_code_and_where(run, submit, start, tell, tmp_path):
     tell()
-    assert start(submit()).wait(40) == 0, log_of(tmp_path)
+    assert start(submit()).wait(PATIENCE) == 0, log_of(tmp_path)
     claims = [rundir.read_json(run.attempt(stage, 1).claim) for stage in ("pretrain", "superglue")]
     assert {claim["job"] for claim in claims} == {"77"}
     assert set(claims[0]["code"]) == {"digest", "commit", "diff"}
@@ -314,7 +311,7 @@ def test_a_disk_with_no_room_for_one_runs_result_stops_no_other(make_run, submit
         make_run("one")
         (first.path / "filler").write_bytes(bytes(8_000))
         tell()
-        assert start(submit("one", "two")).wait(60) == 0, log_of(tmp_path)
+        assert start(submit("one", "two")).wait(PATIENCE) == 0, log_of(tmp_path)
         assert says(first, "superglue") is None
         assert says(second, "superglue") == "completed"
         assert "No space left on device" in log_of(tmp_path)
@@ -353,7 +350,7 @@ def test_a_torn_task_file_is_another_tasks_unless_this_one_was_requeued(submit):
 def test_a_duplicate_pack_does_no_work_twice(run, submit, start, tell, tmp_path):
     tell()
     directory = submit(stages=[["pretrain", 1]])
-    assert [start(directory).wait(40) for _ in range(2)] == [0, 0]
+    assert [start(directory).wait(PATIENCE) for _ in range(2)] == [0, 0]
     assert "is another task's" in log_of(tmp_path)
     assert (run.path / "done.txt").read_text() == "pretrain\n"
 

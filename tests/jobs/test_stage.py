@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from waiting import PATIENCE, wait_for
 
 from cluster import rundir
 from jobs import attempts, stage
@@ -126,13 +127,13 @@ def start_child(directory, **options):
     return subprocess.Popen([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"], **options)
 
 
-def test_a_stage_asked_to_stop_leaves_no_result_and_no_further_claim(run, submit, fake_science, wait_for):
+def test_a_stage_asked_to_stop_leaves_no_result_and_no_further_claim(run, submit, fake_science):
     fake_science.write_text('{"*": {"pretrain": "train"}}')
     process = start_child(submit())
     log = run.attempt("pretrain", 1).log
     wait_for(lambda: log.exists() and "told: train" in log.read_text())
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(20) == STOPPED
+    assert process.wait(PATIENCE) == STOPPED
     assert (run.path / "saved.txt").read_text() == "pretrain\n"
     assert not run.attempt("pretrain", 1).result.exists()
     assert run.attempts("add_tokenizer") == []
@@ -144,7 +145,7 @@ def test_a_signal_that_comes_while_the_child_starts_is_heard_later(run, submit):
     process = start_child(submit())
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(20) == STOPPED
+    assert process.wait(PATIENCE) == STOPPED
     assert run.attempts("pretrain") == []
 
 

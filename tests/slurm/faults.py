@@ -17,13 +17,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import waiting
 import yaml
 from slurm.cluster import Cluster, existing
+from waiting import wait_for
 
 from cluster import rundir
 
@@ -146,7 +148,7 @@ class Study:
         """A command to its end, whatever that is; a traceback is a bug whenever it comes."""
         process = self.start(*words, **environment)
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=waiting.PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -212,7 +214,7 @@ class Study:
         self.submit(*names)
         wait_for(lambda: len(self.claims(stage)) == RUNS_OF_A_STUDY * len(self.submitted))
 
-    def completes(self, seconds: float = 45) -> None:
+    def completes(self, seconds: float = waiting.PATIENCE) -> None:
         """Wait until all is completed, only looking."""
         wanted = {"completed": len(STAGES) * RUNS_OF_A_STUDY * len(self.submitted)}
         deadline = time.monotonic() + seconds
@@ -224,7 +226,7 @@ class Study:
         """Leave nothing of this study on the cluster."""
         if jobs := self.live_jobs():
             self.cluster.ask("scancel", *(job[0] for job in jobs))
-        wait_for(lambda: self.live_jobs() == [], 30)
+        wait_for(lambda: self.live_jobs() == [])
 
 
 def cluster_of(conf: Path) -> Cluster | None:
@@ -233,13 +235,6 @@ def cluster_of(conf: Path) -> Cluster | None:
         return existing(conf.parent)
     except Exception:  # noqa: BLE001 - whatever it is, it is not ours
         return None
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
 
 
 def read_or_none(path: Path) -> dict[str, Any] | None:
@@ -303,7 +298,7 @@ def fill(disk: Path, leave: int = 0) -> Path:
 # -- the end, and the check -------------------------------------------------------------------------------------------
 
 
-def settle(study: Study, seconds: float = 30) -> None:
+def settle(study: Study) -> None:
     """Submit until a command is let through: a submission without an answer holds the next ones for a while."""
     codes: list[int] = []
 
@@ -312,10 +307,10 @@ def settle(study: Study, seconds: float = 30) -> None:
         assert codes[-1] in (0, 3), codes
         return codes[-1] == 0
 
-    wait_for(let_through, seconds)
+    wait_for(let_through)
 
 
-def finish(study: Study, seconds: float = 90) -> None:
+def finish(study: Study, seconds: float = waiting.PATIENCE) -> None:
     """Do what a user does after a fault until all is completed: look, `tick` if there is one, submit, rerun."""
     study.tell()
     study.sbatch("honest")

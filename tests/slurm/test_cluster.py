@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -30,13 +30,6 @@ def output(*command: str | Path, conf: Path | None = None) -> str:
 def submit(script: str, *options: str, conf: Path | None = None) -> str:
     """The job's number."""
     return output("sbatch", "--parsable", "--time=5", "--output=/dev/null", *options, f"--wrap={script}", conf=conf)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
 
 
 def states(job: str) -> list[str]:
@@ -73,7 +66,7 @@ def test_array_tasks_of_40_cpus_run_on_two_nodes_at_once(tmp_path):
     both_run = "touch task$SLURM_ARRAY_TASK_ID; until [ -e task0 -a -e task1 ]; do sleep 0.1; done"
     options = [RESEARCH, "--partition=compute-p1", "--array=0-1", "--cpus-per-task=40", f"--chdir={tmp_path}"]
     job = submit(both_run, *options, "--comment=token-17")
-    wait_until(lambda: states(job) == ["COMPLETED", "COMPLETED"])
+    wait_for(lambda: states(job) == ["COMPLETED", "COMPLETED"])
     fields = "--format=JobID,NodeList,ExitCode,AllocCPUS,Comment"
     first, second = output("sacct", "-X", "-n", "-P", "-j", job, fields).split("\n")
     assert first == f"{job}_0|cmp001|0:0|40|token-17"
@@ -107,7 +100,7 @@ def test_gpu_job_sees_one_device_in_batch_shell_and_step(tmp_path, partition, no
     show = "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES"
     options = [RESEARCH, f"--partition={partition}", "--ntasks=1", "--gpus-per-task=1", "--cpus-per-task=2"]
     job = submit(f"{show}; srun sh -c '{show}'", *options, f"--output={tmp_path / 'log'}")
-    wait_until(lambda: states(job) == ["COMPLETED"])
+    wait_for(lambda: states(job) == ["COMPLETED"])
     shell, step = (tmp_path / "log").read_text().splitlines()
     assert shell == step
     assert shell.split()[0] == node
@@ -132,8 +125,8 @@ def test_without_accounting_sacct_fails_and_ended_jobs_are_soon_forgotten(slurm_
     conf = slurm_without_accounting
     assert call("sacct", conf=conf).returncode == 1
     job = submit("true", conf=conf)
-    wait_until(lambda: job in output("squeue", "-h", "-t", "completed", "-o", "%A", conf=conf).split())
-    wait_until(lambda: job not in output("squeue", "-h", "-t", "all", "-o", "%A", conf=conf).split())
+    wait_for(lambda: job in output("squeue", "-h", "-t", "completed", "-o", "%A", conf=conf).split())
+    wait_for(lambda: job not in output("squeue", "-h", "-t", "all", "-o", "%A", conf=conf).split())
 
 
 @pytest.fixture
@@ -162,7 +155,7 @@ def test_cluster_with_a_dead_daemon_is_begun_afresh(own_cluster):
 def test_single_daemons_stop_and_start_and_jobs_live_on(own_cluster, tmp_path):
     conf = Path(cluster("up", own_cluster).stdout.strip())
     job = submit("touch begun; until [ -e go ]; do sleep 0.1; done; touch ended", f"--chdir={tmp_path}", conf=conf)
-    wait_until((tmp_path / "begun").exists)
+    wait_for((tmp_path / "begun").exists)
     # a slurmctld that is killed forgets its last seconds, perhaps that the job began
     for name, how in (("slurmctld", []), ("slurmd.cmp001", ["--kill"])):
         assert cluster("stop", own_cluster, name, *how).returncode == 0
@@ -171,7 +164,7 @@ def test_single_daemons_stop_and_start_and_jobs_live_on(own_cluster, tmp_path):
         assert cluster("status", own_cluster).returncode == 0
     assert output("squeue", "-h", "-o", "%A %T", conf=conf) == f"{job} RUNNING"
     (tmp_path / "go").touch()
-    wait_until((tmp_path / "ended").exists)
+    wait_for((tmp_path / "ended").exists)
 
 
 def test_only_daemons_of_the_cluster_stop_and_start(own_cluster):
@@ -186,7 +179,7 @@ def test_down_ends_daemons_and_jobs_and_removes_the_folder(own_cluster, tmp_path
     conf = Path(cluster("up", own_cluster).stdout.strip())
     script = "setsid sleep 1000 & echo $! > left_session; env -i sleep 1000 & echo $! > lost_names; touch both; wait"
     submit(script, f"--chdir={tmp_path}", conf=conf)
-    wait_until((tmp_path / "both").exists)
+    wait_for((tmp_path / "both").exists)
     files = [*(own_cluster / "run").glob("*.pid"), tmp_path / "left_session", tmp_path / "lost_names"]
     pids = [file.read_text().strip() for file in files]
     assert len(pids) == 8  # munged, slurmctld, four slurmd and the two of the job

@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import wait_for
 
 from cluster import rundir
 from tiny_transformers.config import OF_STREAMS, STAGES
@@ -50,13 +50,6 @@ def change_site(folder, **settings):
 
 def status(command, *words, check=True):
     return json.loads(command("status", "--json", *words, check=check).stdout)
-
-
-def wait_for(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.3)
 
 
 def sacct(*options):
@@ -337,7 +330,7 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     whole = ("--output-root", "whole")
     command(*SUBMIT, "--yes")
     command(*SUBMIT, *whole, "--yes")
-    (run,) = wait_and_get(lambda: list((tmp_path / "output/runs").glob("*")))
+    (run,) = wait_for(lambda: list((tmp_path / "output/runs").glob("*")))
     wait_for(lambda: (run / "checkpoints/step-00000040").is_dir(), 120)
     killed = rundir.read_json(run / "stages/pretrain/1/claim.json")["job"]
     subprocess.run(["scancel", "--signal=KILL", killed], check=True)
@@ -356,8 +349,3 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     assert scores[0] == scores[1]
     (score,) = scores[0]
     assert score["value"] < 3  # 4.6 bits are chance
-
-
-def wait_and_get(found, seconds=90):
-    wait_for(found, seconds)
-    return found()

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import submitit
+from waiting import wait_for
 
 from cluster import rundir
 from cluster.rundir import OutputRoot
@@ -42,13 +42,6 @@ def task(slurm, fake_science, tmp_path):  # noqa: ARG001 - they are there
     subprocess.run(["scancel", jobs[0].job_id.partition("_")[0]], check=False)
 
 
-def wait_for(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.3)
-
-
 def trains(run, number=1):
     log = run.attempt("pretrain", number).log
     return log.exists() and "told: train" in log.read_text()
@@ -60,13 +53,13 @@ def result(run, stage, number):
 
 def test_a_pack_stopped_by_its_signal_goes_on_after_a_requeue(task, fake_science):
     job, runs, directory = task
-    wait_for(lambda: all(map(trains, runs)), 60)
+    wait_for(lambda: all(map(trains, runs)))
     fake_science.write_text('{"two": {"pretrain": "train"}}')
-    wait_for(lambda: result(runs[0], "superglue", 1), 60)  # one went through, the other meets its limit
+    wait_for(lambda: result(runs[0], "superglue", 1))  # one went through, the other meets its limit
     subprocess.run(["scancel", "--signal=USR2", f"{job}_1"], check=True)
-    wait_for(lambda: (runs[1].path / "saved.txt").exists(), 60)
+    wait_for(lambda: (runs[1].path / "saved.txt").exists())
     fake_science.write_text("{}")
-    wait_for(lambda: result(runs[1], "superglue", 1), 120)
+    wait_for(lambda: result(runs[1], "superglue", 1))
     assert result(runs[1], "pretrain", 1) == {}
     assert result(runs[1], "pretrain", 2)["status"] == "completed"
     life = rundir.read_json(directory.task(1))

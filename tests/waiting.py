@@ -1,0 +1,16 @@
+"""How tests wait: for a condition, never for a time. The limit is for what will never come; a busy machine is slow."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 240  # seconds, before pytest's own time-out of a test
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.05) -> Any:
+    """What the condition returned, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"it did not come about within {seconds:g} s"
+        time.sleep(pause)
+    return found
