@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# Over the cores, see tests/conftest.py; what shares a cluster or a module's fixture is on one worker.
+TESTS := --numprocesses auto --dist loadgroup
 PIP := $(BIN)/python -m pip install --quiet
 # Longer than a smoke run, so that the models learn something.
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
@@ -14,8 +16,12 @@ DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_sto
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
 
+# All that needs neither torch nor SLURM: within a minute.
+check: lint types
+	$(BIN)/python -m pytest $(TESTS) --light
+
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

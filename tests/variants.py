@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -72,3 +73,9 @@ def perturb(model: Any) -> Any:
 
 def tokens(rows: int = 3, length: int = 12) -> torch.Tensor:
     return torch.randint(4, 60, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def digest(model: Any) -> str:
+    """Of all weights, to the last bit."""
+    weights = model.state_dict().values()
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights)).hexdigest()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from waiting import PATIENCE, wait_for
 
@@ -24,15 +25,14 @@ STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
 
 @pytest.fixture
 def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
-    """Run a command in a process of its own, as a user would, in an empty folder."""
+    """Run a command in a process of its own, in an empty folder."""
     assert manifest_file.parent == tmp_path
     (tmp_path / "site.yaml").write_text(
         f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
     )  # fmt: skip
 
     def run(*words, check=True, **options):
-        done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
-                              text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, **options)  # fmt: skip
+        done = processes.command(*words, cwd=tmp_path, **options)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -6,10 +6,10 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 from contextlib import closing
 
+import processes
 import pytest
 import synthetic
 
@@ -156,8 +156,7 @@ def test_an_archive_is_unpacked_only_where_nothing_is(finished, tmp_path):
 
 
 def command(tmp_path, *words):
-    done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=120, env=os.environ)  # fmt: skip
+    done = processes.command(*words, cwd=tmp_path)
     return done.returncode, done.stdout + done.stderr
 
 

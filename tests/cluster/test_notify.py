@@ -3,11 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 
+import processes
 import pytest
 
 from cluster import launch, manifest, notify, plan, reconcile, rundir, session, site
@@ -253,8 +252,7 @@ def test_submit_and_wait_tells_and_a_dry_run_does_not(tmp_path, manifest_file, f
     (tmp_path / "site.yaml").write_text(here)
 
     def command(*words):
-        return subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
-                              text=True, stdin=subprocess.DEVNULL, timeout=200)  # fmt: skip
+        return processes.command(*words, cwd=tmp_path)
 
     submit = ("submit", manifest_file.name, "--site", "site.yaml", "--study", "second")
     assert command(*submit, "--dry-run").returncode == 0

@@ -33,6 +33,14 @@ def slurm_without_accounting() -> Iterator[Path]:
         yield conf
 
 
+@pytest.fixture(scope="session")
+def slurm_of_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cluster in a folder of its own, for tests that only wait, beside others that hurt theirs: its slurm.conf."""
+    folder = tmp_path_factory.mktemp("s") / "limits"
+    with running_cluster("--no-accounting", "--dir", str(folder)) as conf:
+        yield conf
+
+
 @pytest.fixture
 def study(slurm: Path, tmp_path: Path) -> Iterator[Study]:
     """A study of small ones, to do faults to."""

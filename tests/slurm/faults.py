@@ -19,22 +19,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import processes
 import waiting
 import yaml
 from slurm.cluster import Cluster, existing
-from waiting import wait_for
 
 from cluster import rundir
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
-SBATCH_ENDS = 3  # seconds after which the sbatch below is killed if it still waits
-PATIENCE = 6  # seconds for which a submission without an answer may still arrive
+SBATCH_ENDS = 6  # seconds after which the sbatch below is killed if it still waits
+PATIENCE = 10  # seconds for which a submission without an answer may still arrive
 RUNS_OF_A_STUDY = 2
+wait_for = partial(waiting.wait_for, pause=0.3)  # what is asked of SLURM costs more than a look at a file
 
 HONEST = """
 sleep ${BEFORE:-0}
@@ -146,14 +148,9 @@ class Study:
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command to its end, whatever that is; a traceback is a bug whenever it comes."""
-        process = self.start(*words, **environment)
-        try:
-            out, err = process.communicate(timeout=waiting.PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        done = processes.command(*words, cwd=self.folder, env=self.environment | environment)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
 
     def words(self, *names: str) -> list[str]:
         self.submitted += [name for name in names if name not in self.submitted]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from waiting import wait_for
+from slurm.faults import wait_for
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 CLUSTER = Path(__file__).with_name("cluster.py")
 RESEARCH = "--account=research-eemcs-st"  # the account without limits
@@ -129,9 +129,19 @@ def test_without_accounting_sacct_fails_and_ended_jobs_are_soon_forgotten(slurm_
     wait_for(lambda: job not in output("squeue", "-h", "-t", "all", "-o", "%A", conf=conf).split())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_cluster(request, tmp_path_factory) -> Iterator[Path]:
-    """The folder of a third cluster, to come and go as a test likes."""
+    """The folder of a cluster that tests bring up, if it is not, and hurt."""
+    yield from folder_of_a_cluster(request, tmp_path_factory)
+
+
+@pytest.fixture
+def new_cluster(request, tmp_path_factory) -> Iterator[Path]:
+    """The folder of a cluster that is not up."""
+    yield from folder_of_a_cluster(request, tmp_path_factory)
+
+
+def folder_of_a_cluster(request, tmp_path_factory) -> Iterator[Path]:
     request.getfixturevalue("slurm_without_accounting")  # skips where there can be no cluster
     folder = tmp_path_factory.mktemp("s") / "own"
     yield folder
@@ -167,8 +177,8 @@ def test_single_daemons_stop_and_start_and_jobs_live_on(own_cluster, tmp_path):
     wait_for((tmp_path / "ended").exists)
 
 
-def test_only_daemons_of_the_cluster_stop_and_start(own_cluster):
-    assert cluster("stop", own_cluster, "slurmctld").stderr == f"{own_cluster}: not up\n"
+def test_only_daemons_of_the_cluster_stop_and_start(own_cluster, new_cluster):
+    assert cluster("stop", new_cluster, "slurmctld").stderr == f"{new_cluster}: not up\n"
     cluster("up", own_cluster)
     unknown = cluster("stop", own_cluster, "slurmdbd")
     assert (unknown.returncode, "no slurmdbd" in unknown.stderr) == (1, True)
@@ -196,20 +206,20 @@ def lives(pid: str) -> bool:
     return path.exists() and path.read_bytes() != b""
 
 
-def test_daemon_that_fails_is_named_with_its_last_words(own_cluster, tmp_path, monkeypatch):
+def test_daemon_that_fails_is_named_with_its_last_words(new_cluster, tmp_path, monkeypatch):
     (tmp_path / "slurmd").write_text("#!/bin/sh\necho fatal: the disk is on fire; exit 7\n")
     (tmp_path / "slurmd").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    failed = cluster("up", own_cluster)
+    failed = cluster("up", new_cluster)
     assert failed.returncode == 1
     assert "waiting for node cmp001 to be idle: slurmd.cmp001 ended with 7" in failed.stderr
     assert failed.stderr.endswith("fatal: the disk is on fire\n")
-    assert not any(lives(file.read_text().strip()) for file in (own_cluster / "run").glob("*.pid"))
+    assert not any(lives(file.read_text().strip()) for file in (new_cluster / "run").glob("*.pid"))
 
 
-def test_machine_without_slurm_and_apt_is_told_what_is_missing(own_cluster, tmp_path, monkeypatch):
+def test_machine_without_slurm_and_apt_is_told_what_is_missing(new_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    refused = cluster("up", own_cluster)
+    refused = cluster("up", new_cluster)
     assert refused.returncode == 3
     assert "slurm-wlm: not installed" in refused.stderr
 

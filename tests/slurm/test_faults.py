@@ -26,7 +26,10 @@ from slurm.faults import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
+from cluster import reconcile
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+UNTIL_LATER = {reconcile.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
 ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
 
 
@@ -77,7 +80,7 @@ def test_submission_that_never_arrived_is_made_again_only_after_its_absence_is_p
     study.sbatch("silent")
     assert "Socket timed out" in study.submit("s0", code=3).stderr
     study.sbatch("honest")
-    assert "may still arrive" in study.submit("s0", code=3).stderr
+    assert "may still arrive" in study.submit("s0", code=3, **UNTIL_LATER).stderr
     assert len(study.tokens) == 1
     settle(study)
     assert len(study.tokens) == 2
@@ -313,7 +316,7 @@ def test_without_accounting_a_lost_reply_makes_no_second_array(study_without_acc
     study.sbatch("silent")
     study.submit("s1", code=3)
     study.sbatch("honest")
-    study.submit("s1", code=3)
+    study.submit("s1", code=3, **UNTIL_LATER)
     finish(study)
     assert tried_once(study)
     assert_exactly_once(study)

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
-from waiting import wait_for
+from slurm.faults import wait_for
 
 from cluster import rundir
 from tiny_transformers.config import OF_STREAMS, STAGES
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 SITE = Path(__file__).parent / "site.yaml"
 OF_STORIES = [stage for stage in STAGES if stage not in OF_STREAMS]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
@@ -27,8 +28,7 @@ def command(tmp_path, manifest_file, slurm):  # noqa: ARG001 - they are there
     (tmp_path / "site.yaml").write_text(SITE.read_text())
 
     def run(*words, check=True, **options):
-        done = subprocess.run([sys.executable, "-m", "cluster.cli", *words], cwd=tmp_path, capture_output=True,
-                              text=True, stdin=subprocess.DEVNULL, timeout=500, **options)  # fmt: skip
+        done = processes.command(*words, cwd=tmp_path, timeout=500, **options)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

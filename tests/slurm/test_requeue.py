@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import submitit
-from waiting import wait_for
+from slurm.faults import wait_for
 
 from cluster import rundir
 from cluster.rundir import OutputRoot
@@ -14,14 +14,15 @@ from jobs.pack import Pack
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import RunConfig
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm's limits")]
 REPOSITORY = Path(__file__).parents[2]
 STAGES = [["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1], ["superglue", 1]]
 
 
 @pytest.fixture
-def task(slurm, fake_science, tmp_path):  # noqa: ARG001 - they are there
+def task(slurm_of_limits, fake_science, tmp_path, monkeypatch):
     """A task of two packs of one run each, whose pretraining waits until it is asked to stop: job, runs, intent."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_of_limits))
     fake_science.write_text('{"*": {"pretrain": "train"}}')
     runs = [OutputRoot(tmp_path).run(name) for name in ("one", "two")]
     for run in runs:

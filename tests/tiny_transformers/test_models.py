@@ -17,7 +17,7 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
-from variants import FAMILIES, SMALL, STOCK, VARIANTS, perturb, small, tokens
+from variants import FAMILIES, SMALL, STOCK, VARIANTS, digest, perturb, small, tokens
 
 from tiny_transformers import models
 from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE, num_parameters
@@ -148,24 +148,6 @@ def test_an_activation_leaves_the_weights_around_it_as_they_are(family):
     for activation in set(ACTIVATIONS) - set(GATED):
         built = models.build(small(family, activation), seed=5).state_dict()
         assert all(torch.equal(tensor, built[name]) for name, tensor in stock.items())
-
-
-def test_weights_depend_on_the_seed_alone_in_every_process():
-    code = """
-import hashlib
-from variants import FAMILIES, VARIANTS, small
-from tiny_transformers import models
-for family in FAMILIES:
-    for variant in VARIANTS:
-        weights = models.build(small(family, variant), seed=5).state_dict()
-        digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values()))
-        print(family, variant, digest.hexdigest())
-"""
-    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-    first, second = (in_a_fresh_process(path + code) for _ in range(2))
-    assert first == second
-    digests = [line.split()[2] for line in first.splitlines()]
-    assert len(digests) == 2 * len(VARIANTS)
 
 
 def test_building_leaves_the_random_state_of_torch_alone():
@@ -487,6 +469,10 @@ import torch
 import tiny_transformers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+sys.path.insert(0, sys.argv[2])
+from variants import digest, small
+from tiny_transformers import models
+
 def far(found, saved):  # in units of the largest value, or of 1
     return ((found - saved).abs().max() / saved.abs().max().clamp(min=1)).item()
 
@@ -503,6 +489,7 @@ for name in json.load(open(f"{root}/names.json")):
             "lm": off(lm.from_pretrained(f"{root}/{name}/lm"), "lm"),
             "classifier": off(head.from_pretrained(f"{root}/{name}/classifier"), "classifier"),
             "classifier from lm": far(hidden, saved["hidden"]),
+            "weights": digest(models.build(small(*name.split("-")), seed=5)),
         }
 print(json.dumps(report))
 """
@@ -510,7 +497,8 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory):
-    """Model -> head -> how far, in units of the largest, logits are off after loading in a process of its own."""
+    """Model -> what a process of its own finds: for each head how far, in units of the largest, logits are off after
+    loading, and the digest of the weights of seed 5."""
     root = tmp_path_factory.mktemp("saved")
     names = [f"{family}-{variant}" for family in FAMILIES for variant in VARIANTS]
     for name in names:
@@ -527,7 +515,7 @@ def reloaded(tmp_path_factory):
             }
         torch.save(expected, root / name / "expected.pt")
     (root / "names.json").write_text(json.dumps(names))
-    return json.loads(in_a_fresh_process(RELOAD, str(root)).splitlines()[-1])
+    return json.loads(in_a_fresh_process(RELOAD, str(root), str(Path(__file__).parents[1])).splitlines()[-1])
 
 
 @pytest.mark.parametrize("head", ["lm", "classifier", "classifier from lm"])
@@ -537,41 +525,53 @@ def test_saved_model_is_the_same_in_a_fresh_process(reloaded, family, variant, h
     assert reloaded[f"{family}-{variant}"][head] <= 1e-6
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_depend_on_the_seed_alone_in_every_process(reloaded, family, variant):
+    assert reloaded[f"{family}-{variant}"]["weights"] == digest(models.build(small(family, variant), seed=5))
+
+
 TRUSTING = """
 import json, sys
 import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification
-root, lm = sys.argv[1:]
-known = "tiny_transformers" in sys.modules
-found = [
-    type(auto.from_pretrained(root, trust_remote_code=True))
-    for auto in (AutoConfig, getattr(transformers, lm), AutoModelForSequenceClassification)
-]
-getattr(transformers, lm).from_pretrained(root, trust_remote_code=True).save_pretrained(f"{root}/again")
-print(json.dumps([known, *(f"{kind.__module__}.{kind.__name__}" for kind in found)]))
+report = {"known": "tiny_transformers" in sys.modules}
+for root, lm in zip(sys.argv[1::2], sys.argv[2::2]):
+    autos = AutoConfig, getattr(transformers, lm), AutoModelForSequenceClassification
+    found = [type(auto.from_pretrained(root, trust_remote_code=True)) for auto in autos]
+    getattr(transformers, lm).from_pretrained(root, trust_remote_code=True).save_pretrained(f"{root}/again")
+    report[root] = [f"{kind.__module__}.{kind.__name__}" for kind in found]
+print(json.dumps(report))
 """
 
 
-@pytest.mark.parametrize(("family", "lm"), [("gpt_neo", "CausalLM"), ("roberta", "MaskedLM")])
-def test_who_has_not_imported_the_package_loads_a_saved_model_by_trusting_its_code(tmp_path, monkeypatch, family, lm):
+def test_who_has_not_imported_the_package_loads_a_saved_model_by_trusting_its_code(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))  # where transformers copies the code to
-    saved = tmp_path / "model"
-    models.build(small(family, "learnable_gelu"), seed=2).save_pretrained(saved)
-    known, *found = json.loads(in_a_fresh_process(TRUSTING, str(saved), f"AutoModelFor{lm}"))
-    ours = type(models.load_lm(saved))
-    name = ours.__name__.removesuffix(f"For{lm}")
-    assert not known
-    assert found == [
-        f"{ours.__module__}.{name}{suffix}" for suffix in ("Config", f"For{lm}", "ForSequenceClassification")
-    ]
-    assert {path.name for path in (saved / "again").iterdir()} == {path.name for path in saved.iterdir()} - {"again"}
-    assert models.load_lm(saved / "again")
+    heads = {tmp_path / "gpt_neo": "CausalLM", tmp_path / "roberta": "MaskedLM"}
+    for saved in heads:
+        models.build(small(saved.name, "learnable_gelu"), seed=2).save_pretrained(saved)
+    words = [word for saved, lm in heads.items() for word in (str(saved), f"AutoModelFor{lm}")]
+    found = json.loads(in_a_fresh_process(TRUSTING, *words))
+    assert not found["known"]
+    for saved, lm in heads.items():
+        ours = type(models.load_lm(saved))
+        name = ours.__name__.removesuffix(f"For{lm}")
+        classes = [
+            f"{ours.__module__}.{name}{suffix}" for suffix in ("Config", f"For{lm}", "ForSequenceClassification")
+        ]
+        assert found[str(saved)] == classes
+        files = {path.name for path in saved.iterdir()}
+        assert {path.name for path in (saved / "again").iterdir()} == files - {"again"}
+        assert models.load_lm(saved / "again")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_who_has_imported_the_package_is_not_asked_to_trust(tmp_path, family):
-    models.build(small(family), seed=2).save_pretrained(tmp_path)
-    code = "import sys, pathlib, tiny_transformers.models as m; m.load_lm(pathlib.Path(sys.argv[1]))"
+def test_who_has_imported_the_package_is_not_asked_to_trust(tmp_path):
+    for family in FAMILIES:
+        models.build(small(family), seed=2).save_pretrained(tmp_path / family)
+    code = (
+        "import sys, pathlib, tiny_transformers.models as m\n"
+        "for folder in pathlib.Path(sys.argv[1]).iterdir(): m.load_lm(folder)"
+    )
     silent = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, stdin=subprocess.DEVNULL, timeout=300
     )
