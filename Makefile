@@ -4,8 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# Over the cores, see tests/conftest.py; what shares a cluster or a module's fixture is on one worker.
-TESTS := --numprocesses auto --dist loadgroup
+TESTS := --numprocesses auto  # over the cores, see tests/conftest.py
 PIP := $(BIN)/python -m pip install --quiet
 # Longer than a smoke run, so that the models learn something.
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \

@@ -1,19 +1,24 @@
 """Fixtures that every part of the tests may use, and how the tests share the cores."""
 
+import functools
 import os
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Before torch is imported, here and in child processes: on models this small a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHT = (  # what `make check` runs: these load no torch
-    "test_", "cluster/", "jobs/", "tiny_transformers/test_brainformer_architecture", "tiny_transformers/test_characters",
+    "test_", "cluster/", "jobs/",
+    "tiny_transformers/test_brainformer_architecture", "tiny_transformers/test_characters",
     "tiny_transformers/test_data", "tiny_transformers/test_fetch", "tiny_transformers/test_order",
     "tiny_transformers/test_provenance", "tiny_transformers/test_stories",
 )  # fmt: skip
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +30,8 @@ def shared_data() -> Path:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: the worker that has SLURM's tests mostly waits."""
-    return min(os.cpu_count() or 1, 8) + 1
+    """More than there are cores: the workers that have SLURM's tests mostly wait."""
+    return min(os.cpu_count() or 1, 8) + len(CLUSTERS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,20 +39,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if not config.getoption("--light") or collection_path.suffix != ".py":
+    place = collection_path.relative_to(Path(__file__).parent).as_posix() if config.getoption("--light") else "."
+    if place == "." or place.startswith(LIGHT) or any(light.startswith(f"{place}/") for light in LIGHT):
         return None
-    place = collection_path.relative_to(Path(__file__).parent).as_posix()
-    return None if place.startswith(LIGHT) else True
+    return True
 
 
-@pytest.hookimpl(tryfirst=True)
+# Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.
+CLUSTERS = {"tests/slurm/": "slurm", "tests/slurm/test_requeue.py": "slurm's limits"}
+
+
+@functools.cache
+def group_of(path: str) -> str | None:
+    """By the path of a test's module, as its id begins; None: each of its tests may go anywhere."""
+    named = [name for beginning, name in CLUSTERS.items() if path.startswith(beginning)]
+    return named[-1] if named else path if 'scope="module"' in (ROOT / path).read_text() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a module's fixture go to one worker, so that it is made once (--dist loadgroup)."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        used = item._fixtureinfo.name2fixturedefs.values()
-        if any(fixture.scope == "module" for definitions in used for fixture in definitions):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    groups = {item.nodeid: group_of(item.nodeid.partition("::")[0]) for item in items}
+    sizes = Counter(groups.values())
+    first = dict.fromkeys(CLUSTERS.values(), 0)
+    items.sort(key=lambda item: (first.get(group := groups[item.nodeid], 1), -sizes[group] if group else 0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0]) or nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 MANIFEST = """

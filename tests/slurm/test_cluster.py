@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm.faults import wait_for
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 CLUSTER = Path(__file__).with_name("cluster.py")
 RESEARCH = "--account=research-eemcs-st"  # the account without limits

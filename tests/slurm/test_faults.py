@@ -28,7 +28,7 @@ from slurm.faults import (
 
 from cluster import reconcile
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 UNTIL_LATER = {reconcile.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
 ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
 

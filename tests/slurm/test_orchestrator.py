@@ -16,7 +16,7 @@ from slurm.faults import wait_for
 from cluster import rundir
 from tiny_transformers.config import OF_STREAMS, STAGES
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
 OF_STORIES = [stage for stage in STAGES if stage not in OF_STREAMS]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")

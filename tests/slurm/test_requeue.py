@@ -14,7 +14,7 @@ from jobs.pack import Pack
 from tiny_transformers.architecture import GPTNeo
 from tiny_transformers.config import RunConfig
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm's limits")]
+pytestmark = pytest.mark.slurm
 REPOSITORY = Path(__file__).parents[2]
 STAGES = [["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1], ["superglue", 1]]
 
