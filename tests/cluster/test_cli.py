@@ -75,10 +75,8 @@ def test_models_lists_each_distinct_model_with_its_exact_count(command):
 
 
 def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
-    started = time.monotonic()
     shown = command("submit", str(ROOT / "experiments.yaml"), "--site", "delftblue", "--account", "a",
                     "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
-    assert time.monotonic() - started < 20
     assert re.search(r"activations +132 +22 +132 +530 ", shown)
     assert re.search(r"in all, each once +\d+ +165 ", shown)
     assert re.search(r"pretrain +289 +[\d.,]+ +site profile: 287; a budget of hours: 2", shown)

@@ -85,6 +85,7 @@ def test_every_option_in_the_readmes_table_exists():
     commands = [group, *group.commands.values()]
     known = {option for command in commands for each in command.params for option in each.opts}
     known |= {f"--{corpus}" for corpus in STREAMS}  # of fetch, which has a parser of its own
+    known |= {"--torch-backend", "--no-deps"}  # of uv and pip
     assert set(re.findall(r"`?(--[a-z][\w-]*)", README)) <= known
 
 
@@ -106,3 +107,12 @@ def test_the_version_is_the_same_wherever_it_is_written():
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M).group(1)
     assert newest == project["version"]
+
+
+def test_contributings_targets_are_the_makefiles():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make (?:--silent )?([a-z][a-z-]+)", text)) <= targets
+    assert {name for name in targets if name.startswith(("test", "check", "lock"))} <= set(
+        re.findall(r"make ([a-z-]+)", text)
+    )

@@ -113,8 +113,9 @@ def test_each_study_has_its_question_its_answer_and_what_is_missing(whole):
     assert "### heads: runs that are not complete" not in text
 
 
-def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(whole, tmp_path):
-    root, ledger, _ = whole
+def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(tmp_path):
+    root = synthetic.make(tmp_path / "output", synthetic.planned(["heads"], seeds=2), with_pairs=False)
+    ledger, tmp_path = Ledger(root.ledger, read_only=True), tmp_path / "report"
     first = {path.relative_to(tmp_path): path.read_bytes() for path in write(ledger, root, tmp_path)}
     (tmp_path / "figures/mine.svg").write_text("mine")
     (tmp_path / report.WRITTEN).write_text('["figures/gone.svg", "report.md"]')
@@ -124,6 +125,7 @@ def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(whole, tm
     assert (tmp_path / "figures/mine.svg").exists()
     assert not (tmp_path / "figures/gone.svg").exists()
     assert not list(tmp_path.rglob(".*.??????*")), "no draft stays"
+    ledger.close()
 
 
 @pytest.mark.parametrize("record", ["[", '{"a": 1}', "[1, null]", '["../mine.txt", "/etc/none", "figures"]', "3"])

@@ -135,7 +135,7 @@ def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell
     begun = time.monotonic()
     job.send_signal(signal.SIGUSR2)
     assert job.wait(PATIENCE) == 1
-    assert 9 < time.monotonic() - begun < 14
+    assert 9 < time.monotonic() - begun < 30, "after its patience, before the limit"
     assert says(run) == "timeout"
     assert not is_there(rundir.read_json(run.attempt("pretrain", 1).claim))
 

@@ -185,6 +185,26 @@ def test_the_balance_loss_reaches_the_gate(work):
     assert (gate(0.0) - gate(10.0)).abs().max() > 1e-5
 
 
+def test_the_balance_loss_has_its_own_gradient_beside_that_of_the_texts(work):
+    def trained(balance_loss):
+        ffn = {"kind": "moe", "top_k": 2, "balance_loss": balance_loss}
+        job = work(model={"ffn": ffn, "activation": None, "dropout": 0}, micro_batch_tokens=10_000)
+        training = Training(job)
+        (batch,) = training.corpus.validation()
+        torch.manual_seed(0)  # the gate's noise
+        training._backward([batch])
+        return training.model, training.model.transformer.h[0].mlp.ffn.gate.weight.grad.clone(), batch
+
+    (_, without, batch), (model, both, _) = trained(0.0), trained(10.0)
+    model.zero_grad()
+    torch.manual_seed(0)
+    pretrain.token_losses(model, batch, ())
+    model.auxiliary_loss().backward()
+    alone = model.transformer.h[0].mlp.ffn.gate.weight.grad
+    assert alone.abs().max() > 1e-4
+    torch.testing.assert_close(both - without, alone, rtol=1e-3, atol=1e-6)
+
+
 def test_learning_rate_falls_linearly_to_zero_without_warm_up(work):
     job = work(max_steps=5, learning_rate=1e-3)
     pretrain.run(job)
