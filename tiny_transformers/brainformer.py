@@ -24,6 +24,7 @@ from tiny_transformers.ffn.experts import GatedExperts
 from tiny_transformers.ffn.gates import Gate
 from tiny_transformers.head import cross_entropy
 from tiny_transformers.language_model import CACHE, CACHE_NAMES, LanguageModel, SavedConfig, one_cache
+from tiny_transformers.layer import Layer
 from tiny_transformers.span_attention import PositionKeys, SpanAttention
 from tiny_transformers.work import TinyTransformersError
 
@@ -214,7 +215,7 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """A linear layer as torch draws it, the embedding N(0, 1/H)."""
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not isinstance(module, Layer):
             if not (self.config.tie_word_embeddings and module is self.get_output_embeddings()):
                 init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:

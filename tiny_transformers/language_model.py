@@ -53,7 +53,8 @@ def known_attention(implementation: str) -> str:
     """Raises ValueError for what is neither `eager` nor `sdpa`: its masks have another form, which our attention
     would take for a matrix of queries and keys."""
     if implementation not in ("eager", "sdpa"):
-        raise ValueError(f"attn_implementation {implementation!r}: this model has eager and sdpa.")
+        said = f'Specified `attn_implementation="{implementation}"` is not supported'  # in transformers' own words
+        raise ValueError(f"{said}: this model has eager and sdpa.")
     return implementation
 
 
@@ -110,18 +111,20 @@ class LanguageModel(PreTrainedModel):
         `from_pretrained` calls this too, for what a checkpoint lacks. (`_init_weights` is not asked about the modules
         of a head's inner, stock model.)"""
         for module in self.modules():
-            if isinstance(module, Layer) and not getattr(module, "_is_hf_initialized", False):
-                module.initialize(self._std)
-                module._is_hf_initialized = True
+            if isinstance(module, Layer):
+                self._initialize_weights(module)
         super().initialize_weights()
 
     @torch.no_grad()
-    def draw(self, module: nn.Module) -> None:
-        """Give a module's own parameters, not its children's, their initial values by the rules above, once more."""
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Layer):
             module.initialize(self._std)
         else:
-            self._init_weights(module)
+            super()._init_weights(module)
+
+    def draw(self, module: nn.Module) -> None:
+        """Give a module's own parameters, not its children's, their initial values by the rules above, once more."""
+        self._init_weights(module)
 
     # --- losses besides the model's own
 

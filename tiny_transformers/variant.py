@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
@@ -143,7 +142,6 @@ class Variant(LanguageModel):
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def draw(self, module: nn.Module) -> None:
         if module is not self.get_output_embeddings():  # they are the input's
             super().draw(module)

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -23,7 +24,7 @@ from tiny_transformers import models
 from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE, num_parameters
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
-from tiny_transformers.layer import PerToken
+from tiny_transformers.layer import Layer, PerToken
 from tiny_transformers.work import TinyTransformersError
 
 STOCK_NAMES = {"gpt_neo": {"gelu": "gelu_new"}, "roberta": {}}  # Hugging Face's, where they differ from ours
@@ -91,6 +92,16 @@ def test_moe_and_controller_follow_the_rule_too(family):
                 assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
             else:
                 assert not parameter.any(), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_of_our_own_are_drawn_by_transformers_own_method(family, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(PreTrainedModel, "_initialize_weights", lambda _, module, *__: drawn.append(module))
+    model = models._CLASSES[family](models.hf_config(small(family, "moe_k2")))
+    layers = [module for module in model.modules() if isinstance(module, Layer)]
+    assert layers
+    assert all(module in drawn for module in layers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -301,9 +312,9 @@ def test_attention_is_eager_or_sdpa_and_can_be_changed(family, tmp_path):
     torch.testing.assert_close(eager.logits[real], fused.logits[real], rtol=1e-4, atol=1e-4)
     model.save_pretrained(tmp_path)
     for other in ("flash_attention_2", "flex_attention"):
-        with pytest.raises(ValueError, match="eager and sdpa|does not support"):
+        with pytest.raises(ValueError, match="is not supported: this model has eager and sdpa|does not support"):
             model.set_attn_implementation(other)
-        with pytest.raises(ValueError, match="eager and sdpa|does not support"):
+        with pytest.raises(ValueError, match="is not supported: this model has eager and sdpa|does not support"):
             type(model).from_pretrained(tmp_path, attn_implementation=other)
 
 
