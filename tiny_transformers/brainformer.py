@@ -317,9 +317,11 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
     ) -> BrainformerLMOutput:
         """As the model's. labels: (B, T), shifted here, as in every decoder of transformers; their loss is divided by
-        `num_items_in_batch`, if that is given, instead of by their number."""
+        `num_items_in_batch`, if that is given, instead of by their number. shift_labels: (B, T), already shifted, are
+        taken in place of labels."""
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -336,7 +338,11 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         loss = None
         if labels is not None:
             loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
             )
         return BrainformerLMOutput(loss, logits, output.get(CACHE), output.hidden_states, memory=output.memory)
 

@@ -67,6 +67,11 @@ class LanguageModel(PreTrainedModel):
         """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
         self.config._attn_implementation = known_attention(attn_implementation)
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """It can. transformers would look for that in the source, or remember what it found in the class we extend."""
+        return True
+
     def stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of blocks, and the list's name there."""
         raise NotImplementedError

@@ -134,6 +134,8 @@ class Variant(LanguageModel):
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         for model in {self, self.base_model}:
             known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name
+            if self.divides_by_items:
+                known |= {"shift_labels"}  # of a decoder's loss, too: labels where the logits are
             model.register_forward_pre_hook(partial(with_known_arguments, known), with_kwargs=True)
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)

@@ -21,10 +21,11 @@ from transformers import (
 from variants import FAMILIES, SMALL, STOCK, VARIANTS, digest, perturb, small, tokens
 
 from tiny_transformers import models
-from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE, num_parameters
+from tiny_transformers.architecture import ACTIVATIONS, GATED, LEARNABLE, Brainformer, num_parameters
 from tiny_transformers.ffn.kan import KANLinear
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.layer import Layer, PerToken
+from tiny_transformers.roberta import TinyRobertaForMaskedLM
 from tiny_transformers.work import TinyTransformersError
 
 STOCK_NAMES = {"gpt_neo": {"gelu": "gelu_new"}, "roberta": {}}  # Hugging Face's, where they differ from ours
@@ -296,6 +297,19 @@ def test_padding_does_not_change_logits(family, variant):
     padded = torch.cat([story, torch.zeros(1, 5, dtype=torch.long)], dim=1)
     logits = model(padded, attention_mask=(padded != 0).long()).logits[:, :9]
     torch.testing.assert_close(logits, model(story).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoders_labels_may_be_shifted_already():
+    text = tokens()
+    shifted = torch.nn.functional.pad(text[:, 1:], (0, 1), value=-100)
+    for model in (small("gpt_neo"), Brainformer(order="sf", hidden_size=32, num_heads=4, attn_span=16, vocab_size=60)):
+        built = perturb(models.build(model, seed=1))
+        usual = built(text, labels=text).loss
+        assert torch.equal(built(text, labels=torch.full_like(text, 5), shift_labels=shifted).loss, usual)
+
+
+def test_whether_attention_can_be_changed_does_not_depend_on_who_was_asked_before():
+    assert TinyRobertaForMaskedLM._can_set_attn_implementation()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
