@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
 	evaluation.superglue.epochs=2,--set $(setting))
 
-.PHONY: demo check test lint types lock test-latest test-lowest slurm-up slurm-down clean
+.PHONY: demo check test lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
@@ -52,6 +52,10 @@ test-lowest: $(INSTALLED) $(VENV)-lowest/bin/python
 # torch asks for these by itself, and which they are depends on its build.
 GPU_PACKAGES := ^(nvidia-|cuda-|triton)
 RESOLVED := --quiet --no-header --no-annotate --no-emit-index-url --group dev
+
+# transformers' own tests on our models: docs/testing.md. PEERS has arguments for pytest.
+test-peers: $(INSTALLED)
+	$(BIN)/python tests/peers/run.py $(VENV)/peers $(PEERS)
 
 # A real SLURM cluster of DelftBlue's shape on this machine (root, Debian or Ubuntu); prints the SLURM_CONF to export.
 slurm-up:
