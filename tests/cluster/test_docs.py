@@ -109,10 +109,8 @@ def test_the_version_is_the_same_wherever_it_is_written():
     assert newest == project["version"]
 
 
-def test_contributings_targets_are_the_makefiles():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+def test_contributing_has_the_makefiles_targets():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"`?make (?:--silent )?([a-z][a-z-]+)", text)) <= targets
-    assert {name for name in targets if name.startswith(("test", "check", "lock"))} <= set(
-        re.findall(r"make ([a-z-]+)", text)
-    )
+    told = set(re.findall(r"`make ([a-z-]+)[` ]", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert told <= targets
+    assert {name for name in targets if name.startswith(("test", "check", "lock"))} <= told

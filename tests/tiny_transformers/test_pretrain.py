@@ -361,7 +361,7 @@ def in_a_process(job, killed_at=None):
 
 
 def test_a_compiled_bfloat16_run_that_was_killed_has_the_curve_of_one_that_was_not(work):
-    settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 2}}
+    settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 1}}
     whole, killed = work(name="whole", **settings), work(name="killed", **settings)
     assert in_a_process(whole) == 0
     assert in_a_process(killed, killed_at=5) == -signal.SIGKILL
