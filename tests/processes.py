@@ -1,6 +1,7 @@
 """A command of ours in a process of its own, but without the time that Python and our imports take: a fork of the
 process of the tests, which has them loaded. That a fresh process has all that it needs is for a few other tests."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -35,6 +36,7 @@ def command(
 def _become(words: list[str], cwd: Path, env: dict[str, str], out: int, err: int) -> None:
     """What a child does, to its end."""
     code = 1
+    gc.freeze()  # what is loaded is not looked through again: that would copy all of it
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
