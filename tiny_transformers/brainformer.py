@@ -317,11 +317,13 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        shift_labels: Tensor | None = None,
+        **of_loss: Any,
     ) -> BrainformerLMOutput:
         """As the model's. labels: (B, T), shifted here, as in every decoder of transformers; their loss is divided by
         `num_items_in_batch`, if that is given, instead of by their number. shift_labels: (B, T), already shifted, are
-        taken in place of labels."""
+        taken in place of labels; named among the arguments, Trainer would ask every batch for them."""
+        if unknown := of_loss.keys() - {"shift_labels"}:
+            raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword argument {min(unknown)!r}")
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -342,7 +344,7 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
                 labels=labels,
                 vocab_size=self.config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
-                shift_labels=shift_labels,
+                **of_loss,
             )
         return BrainformerLMOutput(loss, logits, output.get(CACHE), output.hidden_states, memory=output.memory)
 

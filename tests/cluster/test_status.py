@@ -262,7 +262,8 @@ class Terminal:
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color",
                                     "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
         environment |= variables
-        environment.pop("COLUMNS", None)
+        for name in ("COLUMNS", "LINES"):  # which a worker of pytest has
+            environment.pop(name, None)
         command = [sys.executable, "-m", "cluster.cli", "status", "--watch", "--output-root", str(root.path)]
         self.process = subprocess.Popen(command, stdin=self.side, stdout=self.side, stderr=self.side, cwd=folder,
                                         env=environment, start_new_session=True,
