@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
 	evaluation.superglue.epochs=2,--set $(setting))
 
-.PHONY: demo check test lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
+.PHONY: demo check test test-longer lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
@@ -21,6 +21,10 @@ check: lint types
 
 test: lint types
 	$(BIN)/python -m pytest $(TESTS)
+
+# What takes minutes each.
+test-longer: $(INSTALLED)
+	$(BIN)/python -m pytest -m longer
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -187,7 +187,7 @@ def is_free(port: int) -> bool:
 def write_folder(cluster: Cluster, ports: dict[str, int]) -> None:
     """Make the folder with its configuration, munge key and devices."""
     folder = cluster.folder
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     accounting = "with_accounting.conf" if cluster.accounting else "no_accounting.conf"
     values = {f"{user}_port": port for user, port in ports.items()} | {
         "folder": folder,
@@ -492,10 +492,9 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder that the cluster's folder is in, so that two commands do not meet."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.parent, os.O_RDONLY)
+def one_at_a_time() -> Iterator[None]:
+    """Hold the lock of this machine's temporary folder: two clusters that come up at once would take the same ports."""
+    lock = os.open(tempfile.gettempdir(), os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -516,7 +515,7 @@ def main() -> int:
     accounting = not arguments.no_accounting
     folder = (arguments.dir or default_folder(accounting)).resolve()
     try:
-        with one_at_a_time(folder):
+        with one_at_a_time():
             if arguments.daemon:
                 return run_daemon(arguments.command, arguments.daemon, folder, arguments.kill)
             return run(arguments.command, Cluster(folder, accounting))

@@ -28,7 +28,7 @@ def command(tmp_path, manifest_file, slurm):  # noqa: ARG001 - they are there
     (tmp_path / "site.yaml").write_text(SITE.read_text())
 
     def run(*words, check=True, **options):
-        done = processes.command(*words, cwd=tmp_path, timeout=500, **options)
+        done = processes.command(*words, cwd=tmp_path, timeout=1000, **options)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
