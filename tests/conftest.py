@@ -12,7 +12,7 @@ import pytest
 # Before torch is imported, here and in child processes: on models this small a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHT = (  # what `make check` runs: these load no torch
-    "test_", "cluster/", "jobs/",
+    "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack",
     "tiny_transformers/test_brainformer_architecture", "tiny_transformers/test_characters",
     "tiny_transformers/test_data", "tiny_transformers/test_fetch", "tiny_transformers/test_order",
     "tiny_transformers/test_provenance", "tiny_transformers/test_stories",
