@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from cluster import notify, reconcile, rundir
@@ -103,7 +103,13 @@ def only_imported(ledger: Ledger, root: OutputRoot) -> bool:
 
 
 def now() -> str:
+    """The time as people read it."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def moment() -> str:
+    """The time as what happened is put in order by: of two, the later one is the greater string."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _reconcile(ledger: Ledger, root: OutputRoot, slurm: Slurm) -> reconcile.Answer:

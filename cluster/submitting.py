@@ -352,7 +352,7 @@ def _perform(where: Where, build: Callable[[Ledger | None, Slurm], Request], ori
         again = build(ledger, slurm)
         if again.work != request.work:
             raise InputError("What is to be submitted has changed since. Nothing was submitted; run the command again.")
-        _launch(where, ledger, again, replace(origin, created=session.now()))
+        _launch(where, ledger, again, replace(origin, created=session.moment()))
     return again
 
 
@@ -387,7 +387,7 @@ def _launch(where: Where, ledger: Ledger, request: Request, origin: launch.Origi
 def _origin(
     asked_by: str, data_root: Path | None, manifest: dict[str, Any] | None, allow_code_change: bool
 ) -> launch.Origin:
-    return launch.Origin(asked_by, session.now(), data_root, code_version(), manifest, allow_code_change)
+    return launch.Origin(asked_by, session.moment(), data_root, code_version(), manifest, allow_code_change)
 
 
 def measured(ledger: Ledger | None, root: OutputRoot, site: Site) -> cost.Measured:
