@@ -100,7 +100,7 @@ def random_state(request: pytest.FixtureRequest) -> None:
     """Each test begins in the same random state, whichever ran before it; most never load torch."""
     if torch := sys.modules.get("torch"):
         assert not request.config.getoption("--light"), "something that should be light has loaded torch"
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture

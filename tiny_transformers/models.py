@@ -25,6 +25,7 @@ from tiny_transformers.brainformer import SETTINGS, TinyBrainformerConfig, TinyB
 from tiny_transformers.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.language_model import LanguageModel, SavedConfig
 from tiny_transformers.order import blocks_of
+from tiny_transformers.random import set_seed
 from tiny_transformers.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
 from tiny_transformers.work import TinyTransformersError
 
@@ -72,7 +73,7 @@ def build(model: AnyModel, seed: int) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         built: LanguageModel = _CLASSES[model.family](config)
         for name, module in built.named_modules():
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big"))
+            set_seed(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big"))
             built.draw(module)
     return built
 
@@ -166,5 +167,5 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        set_seed(seed)
         yield

@@ -38,6 +38,7 @@ from tiny_transformers.device import (
 from tiny_transformers.feed import Feed, Step
 from tiny_transformers.files import whole_folder
 from tiny_transformers.language_model import LanguageModel
+from tiny_transformers.random import set_seed
 from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
 
 Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
@@ -196,7 +197,7 @@ class Training:
         started, number, done = time.monotonic(), self.counters.step, self.fraction()
         step = self.feed.take(number, last=number + 1 == self.settings.max_steps)
         waited = time.monotonic() - started
-        torch.manual_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
+        set_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
         before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
         self.model.schedule(done)
         try:

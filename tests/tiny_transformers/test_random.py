@@ -3,7 +3,17 @@ import math
 import pytest
 import torch
 
-from tiny_transformers.random import bits, gumbel
+from tiny_transformers.random import bits, gumbel, set_seed
+
+
+def test_a_seed_is_torchs_and_keeps_no_stack_for_devices_that_are_not_there():
+    for seed in (0, 2**64 - 1):
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        queued = len(torch.cuda._queued_calls)
+        set_seed(seed)
+        assert torch.equal(torch.rand(3), expected)
+        assert len(torch.cuda._queued_calls) == queued
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32])

@@ -24,6 +24,7 @@ from tiny_transformers.evaluation.glue import Encoded, TaskData
 from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
 from tiny_transformers.gpt_neo import NoAttention
 from tiny_transformers.layer import PerToken
+from tiny_transformers.random import set_seed
 from tiny_transformers.work import CheckFailed
 
 MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
@@ -51,7 +52,7 @@ def fine_tune(model: Any, task: TaskData, settings: config.Superglue, seed: int,
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     total = -(-len(task.train.labels) // settings.batch_size) * settings.epochs
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
-    torch.manual_seed(seed)  # dropout's
+    set_seed(seed)  # dropout's
     fit, best_weights = Fit(), {}
     for rows in training_batches(len(task.train.labels), settings, seed):
         loss = step(model, task.train, rows, optimizer)
