@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -52,7 +53,7 @@ PEAKS: dict[str, dict[str, float]] = {
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """The most FLOP/s that the device's matrix products reach; None for a GPU that is not in the table.
 
-    Of a CPU it is measured, in a fifth of a second, with as many threads as torch has now."""
+    Of a CPU it is measured, once a process in a fifth of a second, with as many threads as torch has now."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if "MIG" in name:  # a slice of one, of which the name does not tell enough
@@ -60,10 +61,11 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         known = next((peaks.get(precision) for gpu, peaks in PEAKS.items() if gpu in name), None)
         return known and known * 1e12
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return _measured_flops(1_024, dtype)
+    return _measured_flops(1_024, dtype, torch.get_num_threads())
 
 
-def _measured_flops(size: int, dtype: torch.dtype) -> float:
+@functools.cache
+def _measured_flops(size: int, dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 - measured once for each
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     best, end = math.inf, time.perf_counter() + 0.2
     while time.perf_counter() < end:

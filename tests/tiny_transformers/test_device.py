@@ -26,7 +26,7 @@ def test_the_peak_of_a_gpu_is_its_makers_and_none_where_it_is_not_known(monkeypa
 
 
 def test_the_peak_of_a_cpu_is_measured():
-    assert 1e6 < device._measured_flops(64, torch.float32) < 1e15
+    assert 1e6 < device._measured_flops(64, torch.float32, torch.get_num_threads()) < 1e15
 
 
 @pytest.mark.parametrize(("capability", "known"), [((7, 0), False), ((8, 0), True), ((9, 0), True)])

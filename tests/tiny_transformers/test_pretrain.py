@@ -146,7 +146,7 @@ def builtin_root(tmp_path_factory):
 def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, family, variant):
     # Built, counted, trained, saved and loaded again by the Auto classes: `pretrain.run` checks each.
     model = small(family, variant, vocab_size=1_000, max_position_embeddings=129, dropout=0.0)
-    settings = {"max_steps": 30, "stories_per_step": 8, "evaluations": 1, "eval_stories": 20, "learning_rate": 1e-2}
+    settings = {"max_steps": 30, "stories_per_step": 4, "evaluations": 1, "eval_stories": 20, "learning_rate": 1e-2}
     run_config = RunConfig(
         model=model, train=settings, data={"source": "builtin", "max_length": 128}, seed=1,
         evaluation={"superglue": {"max_length": 128}},
@@ -363,8 +363,8 @@ def in_a_process(job, backend, killed_at=None):
     return subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], check=False).returncode
 
 
-# Inductor writes C++, which takes minutes to compile; the other one stops before that.
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.longer)])
+# Inductor writes C++, which takes minutes to compile; the other one only captures the graphs.
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.longer)])
 def test_a_compiled_bfloat16_run_that_was_killed_has_the_curve_of_one_that_was_not(work, backend):
     settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 1}}
     whole, killed = work(name="whole", **settings), work(name="killed", **settings)
