@@ -14,8 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHT = (  # what `make check` runs: these load no torch
     "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack",
     "tiny_transformers/test_brainformer_architecture", "tiny_transformers/test_characters",
-    "tiny_transformers/test_data", "tiny_transformers/test_fetch", "tiny_transformers/test_order",
-    "tiny_transformers/test_provenance", "tiny_transformers/test_stories",
+    "tiny_transformers/test_data", "tiny_transformers/test_order", "tiny_transformers/test_provenance",
+    "tiny_transformers/test_stories",
+)  # fmt: skip
+HEAVY = (  # but for these, which would take longer than the minute that `make check` has: processes, and drawings
+    "cluster/test_cli", "cluster/test_export", "cluster/test_figures", "cluster/test_page", "cluster/test_report",
+    "cluster/test_statistics", "jobs/test_pack", "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -35,14 +39,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--light", action="store_true", help="only the tests that need neither torch nor SLURM")
+    parser.addoption("--light", action="store_true", help="only what `make check` runs")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     place = collection_path.relative_to(Path(__file__).parent).as_posix() if config.getoption("--light") else "."
-    if place == "." or place.startswith(LIGHT) or any(light.startswith(f"{place}/") for light in LIGHT):
+    if place == "." or any(light.startswith(f"{place}/") for light in LIGHT):
         return None
-    return True
+    return None if place.startswith(LIGHT) and not place.startswith(HEAVY) else True
 
 
 # Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.
