@@ -33,9 +33,9 @@ def shared_data() -> Path:
     return SHARED / "data"
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More than there are cores: the workers that have SLURM's tests mostly wait."""
-    return min(os.cpu_count() or 1, 8) + len(CLUSTERS)
+    return min(os.cpu_count() or 1, 8) + (0 if config.getoption("--light") else len(CLUSTERS))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
