@@ -1,39 +1,60 @@
-"""A command of ours in a process of its own, but without the time that Python and our imports take: a fork of the
-process of the tests, which has them loaded. That a fresh process has all that it needs is for a few other tests."""
+"""A command of ours in a process of its own, but without the time that Python and our imports take: a fork of a small
+process that has them loaded, and no torch. That a fresh process has all that it needs is for a few other tests."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 from waiting import PATIENCE
 
 from cluster import cli, submitting  # noqa: F401 - loaded before the fork
 
+ROOT = Path(__file__).parents[1]
+
 
 def command(
     *words: str | Path, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """`tiny-transformers words` in the folder `cwd`, with nobody at its standard input."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            _become(list(map(str, words)), cwd, dict(env or os.environ), out.fileno(), err.fileno())
-        code = _await(pid, timeout)
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(words, code, out.read(), err.read())
+    with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
+        told = (list(map(str, words)), cwd, dict(env or os.environ), out.name, err.name)
+        process = _started().Process(target=_become, args=told)
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"the command had not ended after {timeout:g} s")
+        return subprocess.CompletedProcess(
+            words, process.exitcode, Path(out.name).read_text(), Path(err.name).read_text()
+        )
 
 
-def _become(words: list[str], cwd: Path, env: dict[str, str], out: int, err: int) -> None:
+def _started() -> multiprocessing.context.ForkServerContext:
+    """The small process, which is started once; it finds this module where this process does."""
+    context = multiprocessing.get_context("forkserver")
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), str(ROOT), *([before] if before else [])])
+    try:
+        context.set_forkserver_preload(["processes"])
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
+def _become(words: list[str], cwd: Path, env: dict[str, str], out: str, err: str) -> None:
     """What a child does, to its end."""
     code = 1
     gc.freeze()  # what is loaded is not looked through again: that would copy all of it
@@ -41,8 +62,8 @@ def _become(words: list[str], cwd: Path, env: dict[str, str], out: int, err: int
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+        os.dup2(os.open(out, os.O_WRONLY | os.O_APPEND), 1)
+        os.dup2(os.open(err, os.O_WRONLY | os.O_APPEND), 2)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
         os.chdir(cwd)
         os.environ.clear()
@@ -57,15 +78,3 @@ def _become(words: list[str], cwd: Path, env: dict[str, str], out: int, err: int
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _await(pid: int, timeout: float) -> int:
-    """Its exit code, negative for a signal as in `subprocess`."""
-    deadline = time.monotonic() + timeout
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise AssertionError(f"the command had not ended after {timeout:g} s")
-        time.sleep(0.005)
-    return os.waitstatus_to_exitcode(ended[1])
