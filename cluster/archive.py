@@ -26,12 +26,14 @@ from typing import IO, Any
 
 from pydantic import BaseModel
 
-from cluster import reconcile, rundir
 from cluster.console import count
 from cluster.errors import InputError
-from cluster.ledger import Ledger, locked
-from cluster.rundir import OutputRoot
-from tiny_transformers.files import whole_file
+from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.ledger.lock import locked
+from cluster.reconcile import reconciling
+from tiny_transformers.common.files import whole_file
 
 ABOUT, SUMS, LEDGER = "archive.json", "SHA256SUMS", "ledger.db"
 ENVIRONMENTS, MANIFESTS = "environments.json", "manifests"
@@ -64,7 +66,7 @@ studies/            questions and baselines
 """
 
 
-class About(BaseModel):
+class ArchiveInfo(BaseModel):
     """archive.json."""
 
     created: str
@@ -100,7 +102,9 @@ def export(root: OutputRoot, path: Path, created: str, *, with_models: bool = Fa
             _check_complete(root, ledger, found)
             models = _say_models(ledger, found) if with_models else "without their models"
             smoke = any(run.config.smoke for run in ledger.runs(list(ledger.known_runs())[:1]))
-            about = About(created=created, smoke=smoke, manifests={name: said for name, (_, said) in manifests.items()})
+            about = ArchiveInfo(
+                created=created, smoke=smoke, manifests={name: said for name, (_, said) in manifests.items()}
+            )
             name = path.name.removesuffix(".tar.gz")
             text = README.format(
                 name=name, created=created, runs=count(len(ledger.known_runs()), "run"), models=models,
@@ -291,7 +295,7 @@ def unpack(path: Path, folder: Path, now: str) -> Unpacked:
         raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
 
 
-def _about(path: Path) -> About:
+def _about(path: Path) -> ArchiveInfo:
     """The first file."""
     with tarfile.open(path, "r|gz") as tar:
         first = tar.next()
@@ -299,7 +303,7 @@ def _about(path: Path) -> About:
             raise InputError(f"{path}: is no archive of `tiny-transformers report --export`. Nothing was unpacked.")
         source = tar.extractfile(first)
         assert source
-        return About.model_validate_json(source.read())
+        return ArchiveInfo.model_validate_json(source.read())
 
 
 def _unpack(path: Path, root: OutputRoot, now: str) -> int:
@@ -312,7 +316,7 @@ def _unpack(path: Path, root: OutputRoot, now: str) -> int:
             raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
         under_way = _settle(OutputRoot(draft))
         about = {"archive": path.name, "time": now, "tokens": sorted(OutputRoot(draft).tokens())}
-        rundir.write_json(OutputRoot(draft).imported, about)
+        whole_files.write_json(OutputRoot(draft).imported, about)
         draft.chmod(0o755)
         os.sync()
         os.rename(draft, root.path)
@@ -379,15 +383,15 @@ def _settle(root: OutputRoot) -> int:
                 directory = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"])
                 if not directory.result.exists():
                     message = "was under way when the archive was made"
-                    rundir.write_json(directory.verdict, {"status": "void", "message": message})
+                    whole_files.write_json(directory.verdict, {"status": "void", "message": message})
                     under_way += 1
             if row["state"] == "intended":
                 answer = {"state": "submitted" if row["job_id"] else "void", "job_id": row["job_id"]}
-                rundir.write_json(root.submission(row["token"]).answer, answer)
+                whole_files.write_json(root.submission(row["token"]).answer, answer)
     if opened:
         root.ledger.unlink()
         with closing(Ledger(root.ledger)) as ledger:
-            reconcile.rebuild(ledger, root)
+            reconciling.rebuild(ledger, root)
             with ledger.transaction():
                 ledger.remember("as_of", as_of or "never")
     return under_way
@@ -400,6 +404,6 @@ def without_model(root: OutputRoot, run_id: str) -> bool:
 
 def _whole(path: Path) -> Any | None:
     try:
-        return rundir.read_json(path)
-    except rundir.TornFile:
+        return whole_files.read_json(path)
+    except whole_files.TornFile:
         return None

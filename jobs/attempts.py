@@ -11,18 +11,22 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from cluster import rundir
-from cluster.rundir import AttemptDir, RunDir, SubmissionDir
+from cluster.files import documents, processes, whole_files
+from cluster.files.causes import Cause
+from cluster.files.documents import Claim, Intent, PackedRun, ResultFile
+from cluster.files.folders import AttemptDir, RunDir, SubmissionDir
 
+T = TypeVar("T")
 STOPPED = 75  # a child's exit code, EX_TEMPFAIL: asked to stop, it left work without a result
 TRIES = 3  # to write a result: a full disk may have room again in a moment
 PAUSE = 1.0  # seconds between them
 
 
 @dataclass(frozen=True)
-class Task:
+class ArrayTask:
     """One life of an array task, as its files name it."""
 
     job: str  # 123_4, 123, or local-4711
@@ -32,14 +36,14 @@ class Task:
     start: str | None
 
 
-def read_intent(directory: SubmissionDir) -> dict[str, Any]:
-    intent: dict[str, Any] | None = rundir.read_json(directory.submission)
+def read_intent(directory: SubmissionDir) -> Intent:
+    intent = documents.read(directory.submission, Intent)
     if intent is None:
         raise FileNotFoundError(f"{directory.submission}: is missing, so there is nothing to do")
     return intent
 
 
-def this_task() -> Task:
+def this_task() -> ArrayTask:
     environment = os.environ
     if "SLURM_JOB_ID" in environment:
         array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
@@ -50,16 +54,16 @@ def this_task() -> Task:
     pid = os.getpid()
     # On the test cluster several nodes share a hostname; SLURM's own name for the node tells them apart.
     host = environment.get("SLURMD_NODENAME") or socket.gethostname()
-    return Task(job, restart, host, pid, rundir.process_start(pid))
+    return ArrayTask(job, restart, host, pid, processes.process_start(pid))
 
 
 def claim(
-    run: RunDir, stage: str, number: int, token: str, task: Task, made_with: Mapping[str, Any] | None = None
+    run: RunDir, stage: str, number: int, token: str, task: ArrayTask, made_with: Mapping[str, Any] | None = None
 ) -> AttemptDir | None:
     """The attempt that is this process's to do: the planned one, or the next, if an earlier life of the same job began
     it and was interrupted. None: another job has it, or it has its result. `made_with`: code and environment."""
     if any(
-        (whole(later.claim) or {}).get("token", token) != token
+        (holder := whole(later.claim, Claim)) and holder["token"] != token
         for later in run.attempts(stage)
         if later.number > number
     ):
@@ -67,11 +71,13 @@ def claim(
         return None
     while True:
         attempt = run.attempt(stage, number)
-        if rundir.create_json(attempt.claim, {"token": token, **vars(task), "time": time.time(), **(made_with or {})}):
+        if whole_files.create_json(
+            attempt.claim, {"token": token, **vars(task), "time": time.time(), **(made_with or {})}
+        ):
             return attempt
         if has_result(attempt):  # completed, or failed for good: not this job's to repeat
             return None
-        holder = whole(attempt.claim)
+        holder = whole(attempt.claim, Claim)
         # A torn claim: the node died while it was written. Claims are exclusive, so the next number is safe.
         earlier = holder["token"] == token and holder["restart"] < task.restart if holder else task.restart > 0
         if not earlier:
@@ -81,17 +87,22 @@ def claim(
 
 
 def has_result(attempt: AttemptDir) -> bool:
-    return whole(attempt.result) is not None
+    return whole(attempt.result, ResultFile) is not None
 
 
 def completed(run: RunDir, stage: str) -> bool:
-    return any((whole(attempt.result) or {}).get("status") == "completed" for attempt in run.attempts(stage))
+    return any(is_completed(attempt) for attempt in run.attempts(stage))
+
+
+def is_completed(attempt: AttemptDir) -> bool:
+    result = whole(attempt.result, ResultFile)
+    return result is not None and result["status"] == "completed"
 
 
 def has_turn(run: RunDir, stage: str) -> bool:
     """Whether all that a stage needs is completed: here, by an earlier job, or in another part of the pack. What was
     done again and failed is not, though it had completed before."""
-    from tiny_transformers.config import NEEDS  # pydantic, which a pack can mostly do without
+    from tiny_transformers.settings.stages import NEEDS  # pydantic, which a pack can mostly do without
 
     return all(_newest_completed(run, need) for need in NEEDS[stage])
 
@@ -99,18 +110,18 @@ def has_turn(run: RunDir, stage: str) -> bool:
 def _newest_completed(run: RunDir, stage: str) -> bool:
     """Of the attempts that began."""
     newest = next((attempt for attempt in reversed(run.attempts(stage)) if attempt.claim.exists()), None)
-    return newest is not None and (whole(newest.result) or {}).get("status") == "completed"
+    return newest is not None and is_completed(newest)
 
 
-def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, dict[str, Any]]]:
+def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, Claim]]:
     """The attempts of this life of a task, with their claims."""
     for attempt in run.attempts(stage):
-        holder = whole(attempt.claim) or {}
-        if (holder.get("token"), holder.get("restart")) == (token, restart):
+        holder = whole(attempt.claim, Claim)
+        if holder and (holder["token"], holder["restart"]) == (token, restart):
             yield attempt, holder
 
 
-def time_ran_out(run: RunDir, item: Mapping[str, Any], token: str, task: Task, made_with: Mapping[str, Any]) -> None:
+def time_ran_out(run: RunDir, item: PackedRun, token: str, task: ArrayTask, made_with: Mapping[str, Any]) -> None:
     """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
     turn would have come. A stage whose needs failed has no turn."""
     for stage, planned in item["stages"]:
@@ -124,7 +135,7 @@ def time_ran_out(run: RunDir, item: Mapping[str, Any], token: str, task: Task, m
             write_result(attempt, failure("timeout", message), tries=1)
 
 
-def failure(cause: str, message: str) -> dict[str, Any]:
+def failure(cause: Cause, message: str) -> ResultFile:
     return {"status": "failed", "cause": cause, "message": message[:2_000], "ended": time.time(), "outcome": None}
 
 
@@ -132,7 +143,7 @@ def write_result(attempt: AttemptDir, value: Mapping[str, Any], tries: int = TRI
     """Whether it could be written. If not, it is said: nobody else's work is to end for it."""
     for left in reversed(range(tries)):
         try:
-            rundir.write_json(attempt.result, value)
+            whole_files.write_json(attempt.result, value)
             return True
         except OSError as error:
             said = str(value.get("message") or value["status"])
@@ -148,9 +159,9 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def whole(path: Any) -> Any | None:
-    """The file's value; None if it is not there or not whole."""
+def whole(path: Path, kind: type[T]) -> T | None:
+    """Return the file's value; None if it is not there, not whole, or no such file."""
     try:
-        return rundir.read_json(path)
-    except rundir.TornFile:
+        return documents.read(path, kind)
+    except whole_files.TornFile:
         return None

@@ -21,10 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cluster import rundir
-from cluster.rundir import OutputRoot, SubmissionDir
+from cluster.files import whole_files
+from cluster.files.causes import Cause
+from cluster.files.documents import AnswerFile, Intent, TaskFile
+from cluster.files.folders import OutputRoot, SubmissionDir
 from jobs import attempts, memory, mps
-from jobs.attempts import STOPPED, Task, failure, read_intent, say, this_task, whole
+from jobs.attempts import STOPPED, ArrayTask, failure, read_intent, say, this_task, whole
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -35,7 +37,7 @@ LAST_WORDS = 10  # seconds that this process has for what killed children could 
 NOT_TO_RUN = ("void", "refused")  # answers by which the login node has given this submission up
 
 
-class Pack:
+class PackJob:
     """What submitit starts, on SLURM and on one machine alike: `__call__` does the work, `checkpoint` is its protocol
     for the signal before the time limit. Pickled before it is called, so it holds a path and no more."""
 
@@ -63,30 +65,30 @@ class Pack:
             return None
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(Pack(self.submission))
+        return DelayedSubmission(PackJob(self.submission))
 
 
-def take(directory: SubmissionDir, index: int, task: Task) -> bool:
+def take(directory: SubmissionDir, index: int, task: ArrayTask) -> bool:
     """Claim the pack, then ask whether it is still wanted: the login node writes its answer first and looks for this
     file after. A requeued job takes over from its earlier life, which the file keeps."""
     path = directory.task(index)
-    if not rundir.create_json(path, vars(task)):
-        holder = whole(path)
+    if not whole_files.create_json(path, vars(task)):
+        holder = whole(path, TaskFile)
         if (holder is None and not task.restart) or (
             holder and (holder["job"] != task.job or holder["restart"] >= task.restart)
         ):
             say(f"pack {index} of {directory.token} is another task's; nothing to do")
             return False
-        rundir.write_json(path, {**vars(task), "earlier": _lives(holder)})
-    answer = whole(directory.answer) or {}
-    if answer.get("cancelled") or answer.get("state") in NOT_TO_RUN:
+        whole_files.write_json(path, {**vars(task), "earlier": _lives(holder)})
+    answer = whole(directory.answer, AnswerFile)
+    if answer and (answer.get("cancelled") or answer["state"] in NOT_TO_RUN):
         said = "cancelled" if answer.get("cancelled") else answer["state"]
         say(f"{directory.token} is {said}; nothing to do")
         return False
     return True
 
 
-def _lives(holder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _lives(holder: TaskFile | None) -> list[Any]:
     """The lives that a task file tells of, oldest first."""
     if not holder:
         return []
@@ -98,10 +100,10 @@ class PackWork:
 
     The main thread only waits, because it is the one that a signal interrupts: it holds nothing that a slot needs."""
 
-    def __init__(self, directory: SubmissionDir, intent: dict[str, Any], index: int, task: Task) -> None:
+    def __init__(self, directory: SubmissionDir, intent: Intent, index: int, task: ArrayTask) -> None:
         self.directory, self.intent, self.index, self.task = directory, intent, index, task
         self.root = OutputRoot(Path(intent["output_root"]))
-        self.items: list[dict[str, Any]] = intent["packs"][index]
+        self.items = intent["packs"][index]
         self.together = [number for number, item in enumerate(self.items) if not item.get("alone")]
         self.slots = min(intent["slots"], len(self.together))
         self.waiting: list[int] = []  # the runs of this phase without a child so far, by number
@@ -118,7 +120,7 @@ class PackWork:
         about = f"{len(self.together)} runs, {self.slots} at a time, then {len(alone)} alone, as {self.task}"
         say(f"pack {self.index} of {self.directory.token}: {about}")
         self._record_provenance()
-        with mps.daemon(bool(self.intent.get("site", {}).get("mps")), self.slots) as variables:
+        with mps.daemon(bool(self.intent["site"].get("mps")), self.slots) as variables:
             self._work_through(self.together, self.slots, variables)
         self._work_through(alone, 1, {})  # what is measured here is to have the device for itself
         if self.stopped_by != signal.SIGTERM:
@@ -207,7 +209,8 @@ class PackWork:
         # SIGTERM is a job's end, by scancel, a time limit or `cancel`: they know the cause, not this process.
         if code in (0, -signal.SIGTERM):
             return
-        cause, message = "error", f"ended with exit code {code}, without a result"
+        cause: Cause = "error"
+        message = f"ended with exit code {code}, without a result"
         if code < 0:
             message = f"killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL and (figures := self.watch.explain(peak, map(memory.peak_of, beside))):
@@ -216,7 +219,7 @@ class PackWork:
         run = self.root.run(item["run_id"])
         for stage, _ in item["stages"]:
             for attempt, holder in attempts.claimed(run, stage, self.directory.token, self.task.restart):
-                if holder.get("pid") == pid and not attempts.has_result(attempt):
+                if holder["pid"] == pid and not attempts.has_result(attempt):
                     attempts.write_result(attempt, failure(cause, message))
 
     def _could_not_start(self, number: int, error: OSError) -> None:
@@ -228,12 +231,12 @@ class PackWork:
         with contextlib.suppress(OSError):
             attempt = attempts.claim(run, stage, planned, token, self.task, self.made_with)
             if attempt:
-                cause = "out_of_memory" if memory.ran_out(error) else "error"
+                cause: Cause = "out_of_memory" if memory.ran_out(error) else "error"
                 attempts.write_result(attempt, failure(cause, f"no process could be started: {error}"), tries=1)
 
     def _record_provenance(self) -> None:
         """Collected once for all children, who find it in the task file. Without it the work goes on all the same."""
-        from tiny_transformers.provenance import code_version, environment
+        from tiny_transformers.common.provenance import code_version, environment
 
         try:
             self.made_with = {"code": code_version(), "environment": environment()}
@@ -245,7 +248,7 @@ class PackWork:
         """Whether it could be written."""
         path = self.directory.task(self.index)
         try:
-            rundir.write_json(path, (whole(path) or vars(self.task)) | dict(values))
+            whole_files.write_json(path, {**(whole(path, TaskFile) or vars(self.task)), **values})
         except OSError as error:
             say(f"{path}: {error}")
             return False

@@ -21,8 +21,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import rundir
-from cluster.rundir import AttemptDir, OutputRoot, RunDir, SubmissionDir
+from cluster.files import documents, folders, whole_files
+from cluster.files.documents import Claim, Intent, PackedRun, ResultFile, RunFile, TaskFile
+from cluster.files.folders import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
 from jobs.attempts import (
     STOPPED,
@@ -36,19 +37,11 @@ from jobs.attempts import (
     whole,
     write_result,
 )
-from tiny_transformers.config import RunConfig, needed_by
-from tiny_transformers.provenance import source_digest
-from tiny_transformers.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
+from tiny_transformers.common.provenance import source_digest
+from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import RUNNERS, needed_by
 
-RUNNERS = {  # stage -> the module whose `run` does it
-    "pretrain": "tiny_transformers.pretrain",
-    "add_tokenizer": "tiny_transformers.tokenizer",
-    "blimp": "tiny_transformers.evaluation.blimp",
-    "superglue": "tiny_transformers.evaluation.superglue",
-    "lambada": "tiny_transformers.evaluation.lambada",
-    "bpc": "tiny_transformers.evaluation.bpc",
-    "speed": "tiny_transformers.evaluation.speed",
-}
 HEARTBEAT = 10.0  # seconds
 STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
 
@@ -61,8 +54,8 @@ def main(submission: str, index: str, number: str) -> int:
     intent = read_intent(directory)
     item = intent["packs"][int(index)][int(number)]
     run = OutputRoot(Path(intent["output_root"])).run(item["run_id"])
-    pack = whole(directory.task(int(index))) or {}
-    if pack.get("pid", os.getppid()) != os.getppid():  # the pack died before it could take this process with it
+    pack = whole(directory.task(int(index)), TaskFile)
+    if pack and pack["pid"] != os.getppid():  # the pack died before it could take this process with it
         return 1
     made_with = _made_with(pack)
     task = this_task()
@@ -85,7 +78,7 @@ def main(submission: str, index: str, number: str) -> int:
     return 0 if all_completed else 1
 
 
-def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: dict[str, Any], item: dict[str, Any]) -> bool:
+def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, item: PackedRun) -> bool:
     """Do a claimed stage. Returns whether it completed. One that was asked to stop leaves no result: whether it goes
     on after a requeue or has timed out is the pack's to say."""
     with _log_to(attempt.log):
@@ -128,21 +121,21 @@ def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> st
     """What to say if this attempt would go on from work of other code: from a completed stage that it needs and that is
     not done `again` here, or was by this submission; or from the checkpoints of an attempt that did not fail by a
     mistake, which other code may mend. Claims of older versions name no code. The login node has the same rule, on
-    the ledger (cluster/dispatch.py)."""
-    mine = whole(attempt.claim) or {}
+    the ledger (cluster/submit/dispatch.py)."""
+    mine = whole(attempt.claim, Claim)
     code, stage = _digest(mine), attempt.path.parent.name
     for name in (stage, *needed_by([stage])):
         earlier = _newest(run, name, before=attempt if name == stage else None)
         if earlier is None:
             continue
-        claim, result = whole(earlier.claim) or {}, whole(earlier.result) or {}
+        claim, result = whole(earlier.claim, Claim), whole(earlier.result, ResultFile)
         if name != stage:
-            kept = name not in again or claim.get("token") == mine.get("token")
+            kept = name not in again or (claim and claim["token"]) == (mine and mine["token"])
         else:
-            kept = run.has_checkpoints and result.get("cause") not in ("error", "check_failed")
+            kept = run.has_checkpoints and (result and result.get("cause")) not in ("error", "check_failed")
         if code and kept and _digest(claim) not in (None, code):
             return (
-                f"{rundir.OTHER_CODE} {name} attempt {earlier.number} "
+                f"{folders.OTHER_CODE} {name} attempt {earlier.number} "
                 f"({_digest(claim)} -> {code}): restore it, or submit with --allow-code-change"
             )
     return None
@@ -151,25 +144,25 @@ def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> st
 def _newest(run: RunDir, name: str, before: AttemptDir | None) -> AttemptDir | None:
     """A stage's newest attempt before this one that did some work; of another stage the newest that completed."""
     for earlier in reversed(run.attempts(name)):
-        result = whole(earlier.result) or {}
+        result = whole(earlier.result, ResultFile)
         if before is None:
-            if result.get("status") == "completed":
+            if result and result["status"] == "completed":
                 return earlier
             continue
-        refused = (result.get("message") or "").startswith(rundir.OTHER_CODE)
+        refused = ((result and result.get("message")) or "").startswith(folders.OTHER_CODE)
         if earlier.number < before.number and earlier.claim.exists() and not refused:
             return earlier
     return None
 
 
-def _digest(claim: Mapping[str, Any]) -> str | None:
-    digest: str | None = (claim.get("code") or {}).get("digest")
-    return digest
+def _digest(claim: Claim | None) -> str | None:
+    code = claim.get("code") if claim else None
+    return code["digest"] if code else None
 
 
-def _made_with(pack: Mapping[str, Any]) -> dict[str, Any]:
+def _made_with(pack: TaskFile | None) -> dict[str, Any]:
     """What the pack found, unless the source has changed since: this process has just loaded it."""
-    found = {key: pack[key] for key in ("code", "environment") if key in pack}
+    found: dict[str, Any] = {key: value for key, value in (pack or {}).items() if key in ("code", "environment")}
     if "code" in found and (digest := source_digest()) != found["code"]["digest"]:
         found["code"] = {"digest": digest, "commit": None, "diff": None}
     return found
@@ -184,10 +177,10 @@ def cause(error: BaseException) -> str:
     return "out_of_memory" if memory.ran_out(error) else "error"
 
 
-def _run(run: RunDir, stage: str, intent: dict[str, Any], item: dict[str, Any], heartbeat: Heartbeat) -> Outcome:
-    from tiny_transformers.data import resolve_root  # imports what only a stage needs
+def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: Heartbeat) -> Outcome:
+    from tiny_transformers.data.sources import resolve_root  # imports what only a stage needs
 
-    described = rundir.read_json(run.run_json)
+    described = documents.read(run.run_json, RunFile)
     if described is None:
         raise TinyTransformersError(f"{run.run_json}: is missing; `submit` writes it. Submit the manifest again.")
     config = RunConfig.model_validate(described["config"])
@@ -252,7 +245,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while True:
             try:
-                rundir.write_json(self._attempt.heartbeat, {"time": time.time(), **self._state, **self._figures})
+                whole_files.write_json(self._attempt.heartbeat, {"time": time.time(), **self._state, **self._figures})
             except OSError as error:  # a full disk; the stage itself will find out
                 say(f"heartbeat: {error}")
             if self._stopped.wait(HEARTBEAT):

@@ -12,14 +12,14 @@ import pytest
 # Before torch is imported, here and in child processes: on models this small a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHT = (  # what `make check` runs: these load no torch
-    "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack",
-    "tiny_transformers/test_brainformer_architecture", "tiny_transformers/test_characters",
-    "tiny_transformers/test_data", "tiny_transformers/test_order", "tiny_transformers/test_provenance",
-    "tiny_transformers/test_stories",
+    "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack", "tiny_transformers/common/",
+    "tiny_transformers/data/test_characters", "tiny_transformers/data/test_sources",
+    "tiny_transformers/data/test_stories", "tiny_transformers/settings/test_brainformer_architecture",
+    "tiny_transformers/settings/test_order", "tiny_transformers/settings/test_stages",
 )  # fmt: skip
 HEAVY = (  # but for these, which would take longer than the minute that `make check` has: processes, and drawings
-    "cluster/test_cli", "cluster/test_export", "cluster/test_figures", "cluster/test_page", "cluster/test_report",
-    "cluster/test_statistics", "jobs/test_pack", "test_wheel",
+    "cluster/cli/", "cluster/test_archive", "cluster/report/test_comparison", "cluster/report/test_figures",
+    "cluster/report/test_page", "cluster/report/test_report", "jobs/test_pack", "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -33,6 +33,7 @@ def shared_data() -> Path:
     return SHARED / "data"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More than there are cores: the workers that have SLURM's tests mostly wait."""
     return min(os.cpu_count() or 1, 8) + (0 if config.getoption("--light") else len(CLUSTERS))
@@ -46,7 +47,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     place = collection_path.relative_to(Path(__file__).parent).as_posix() if config.getoption("--light") else "."
     if place == "." or any(light.startswith(f"{place}/") for light in LIGHT):
         return None
-    return None if place.startswith(LIGHT) and not place.startswith(HEAVY) else True
+    return None if f"{place}/".startswith(LIGHT) and not f"{place}/".startswith(HEAVY) else True
 
 
 # Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.

@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoAttention, GPTNeoSelfAttention
 
-from tiny_transformers import batches, models
-from tiny_transformers.architecture import GPTNeo, Roberta
-from tiny_transformers.batches import NO_LABEL, Ids
-from tiny_transformers.config import TRAIN_STORIES
-from tiny_transformers.models import BOS, PAD
-from tiny_transformers.pretrain import Training
-from tiny_transformers.stories import Stories
+from tiny_transformers.data import batches
+from tiny_transformers.data.batches import NO_LABEL, Ids
+from tiny_transformers.data.stories import Stories
+from tiny_transformers.models import auto
+from tiny_transformers.models.auto import BOS, PAD
+from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings.config import TRAIN_STORIES
+from tiny_transformers.training.pretrain import Training
 
 FLOAT32 = {"precision": "float32"}  # settings of `Train`
 
@@ -57,7 +58,7 @@ def trainer(model: Any, rows: Any, folder: Path, *, micro_batches: int, **option
 
 def build(model: GPTNeo | Roberta, seed: int) -> Any:
     """Our model, with Hugging Face's own attention in a decoder, whatever ours is computed by."""
-    built: Any = models.build(model, seed)
+    built: Any = auto.build(model, seed)
     for module in built.modules():
         if isinstance(module, GPTNeoAttention):
             stock = GPTNeoSelfAttention(built.config, module.attention_type, module.layer_id)

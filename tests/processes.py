@@ -15,7 +15,8 @@ from pathlib import Path
 
 from waiting import PATIENCE
 
-from cluster import cli, submitting  # noqa: F401 - loaded before the fork
+from cluster.cli import entry
+from cluster.submit import submitting  # noqa: F401 - loaded before the fork
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +69,7 @@ def _become(words: list[str], cwd: Path, env: dict[str, str], out: str, err: str
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
-        cli.main(words)
+        entry.main(words)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -14,14 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from cluster import cost, launch, manifest, plan, reconcile, rundir, session
-from cluster.ledger import Ledger
-from cluster.plan import Run
-from cluster.rundir import OutputRoot
-from cluster.site import Site
-from tiny_transformers.architecture import Architecture
-from tiny_transformers.config import FUNCTIONS, NEEDS, PAIR_SCORES
-from tiny_transformers.evaluation import pairs
+from cluster.files import records, whole_files
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.plan import choosing, cost, expansion, packing
+from cluster.reconcile import reconciling, session
+from cluster.sites.profiles import Site
+from cluster.submit import launch
+from tiny_transformers.common import pairs
+from tiny_transformers.settings.architecture import Architecture
+from tiny_transformers.settings.config import FUNCTIONS, PAIR_SCORES
+from tiny_transformers.settings.stages import NEEDS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
 STUDIES = ("activations", "sparse_ffn", "sharing", "width", "heads")
@@ -69,27 +75,27 @@ def planned(
     overrides: Sequence[str] = (),
 ) -> list[Run]:
     """Runs of experiments.yaml; with `seeds`, each cell with the seeds 0 to seeds - 1."""
-    cells = manifest.cells(manifest.load(EXPERIMENTS), studies=studies, overrides=overrides)
+    cells = grids.cells(loading.load(EXPERIMENTS), studies=studies, overrides=overrides)
     if seeds:
         kept = {(c.study, c.config.model_copy(update={}).model_dump_json(exclude={"seed"})): c for c in cells}
         cells = [
-            manifest.Cell(c.study, c.model, c.config.model_copy(update={"seed": seed}), c.stages)
+            loading.Cell(c.study, c.model, c.config.model_copy(update={"seed": seed}), c.stages)
             for c in kept.values()
             for seed in range(seeds)
         ]
-    return plan.expand(cells)[:limit]
+    return expansion.expand(cells)[:limit]
 
 
-def studies_of(runs: Iterable[Run]) -> list[plan.Study]:
+def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
     """Their studies, as experiments.yaml tells of them; with the baselines among these runs, whatever their seeds."""
-    document = manifest.load(EXPERIMENTS)
-    cells, present = manifest.cells(document), {run.id: run for run in runs}
+    document = loading.load(EXPERIMENTS)
+    cells, present = grids.cells(document), {run.id: run for run in runs}
     seeds = {run.config.seed for run in present.values()}
     seeded = [
         replace(cell, config=cell.config.model_copy(update={"seed": seed})) for cell in cells for seed in sorted(seeds)
     ]
     names = {study for run in present.values() for study in run.studies}
-    told = [study for study in plan.studies(document, seeded) if study.name in names]
+    told = [study for study in expansion.studies(document, seeded) if study.name in names]
     return [
         replace(
             study,
@@ -109,32 +115,32 @@ def make(
     failing: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     unfinished: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     with_pairs: bool = True,
-    studies: Sequence[plan.Study] | None = None,
+    studies: Sequence[records.StudyRecord] | None = None,
 ) -> OutputRoot:
     """The OUTPUT_ROOT `folder`. `failing` and `unfinished` name the stage at which a run failed, or is running."""
     root, chosen = OutputRoot(folder), list(runs)
     site = Site(name="delftblue", scheduler="slurm", runs_per_pack=8, max_array_size=1000, cpus=16, gpus=1, slots=2)
-    work = [plan.item(run, run.stages, {}, cost.Measured(5e13)) for run in chosen]
-    arrays = plan.arrange(work, {run.id: run for run in chosen}, site)
+    work = [choosing.item(run, run.stages, {}, cost.Measured(5e13)) for run in chosen]
+    arrays = packing.arrange(work, {run.id: run for run in chosen}, site)
     ledger = Ledger(root.ledger)
     by_id = {run.id: run for run in chosen}
-    launch.record_runs(ledger, root, chosen, CREATED)
-    launch.record_studies(ledger, root, studies_of(chosen) if studies is None else studies)
+    recording.record_runs(ledger, root, chosen, CREATED)
+    recording.record_studies(ledger, root, studies_of(chosen) if studies is None else studies)
     for number, array in enumerate(arrays):
         token = f"{number:08x}"
         directory = root.submission(token)
         intent = launch.describe(array, site, root, token, launch.Origin("submit", CREATED, None, CODE, None))
-        rundir.write_json(directory.submission, intent)
-        rundir.write_json(directory.answer, {"state": "submitted", "job_id": str(100 + number)})
+        whole_files.write_json(directory.submission, intent)
+        whole_files.write_json(directory.answer, {"state": "submitted", "job_id": str(100 + number)})
         for index, pack in enumerate(array.packs):
-            life = {"token": token, "job": f"{100 + number}_{index}", "host": f"gpu{index % 8:03}", "restart": 0,
-                    "time": START}  # fmt: skip
-            rundir.write_json(directory.task(index), life)
+            life = {"token": token, "job": f"{100 + number}_{index}", "host": f"gpu{index % 8:03}", "pid": 1,
+                    "restart": 0, "time": START}  # fmt: skip
+            whole_files.write_json(directory.task(index), life)
             for item in pack.items:
                 run = by_id[item.run_id]
                 made_up = MadeUp(run, effect(run), spread, with_pairs)
                 fill(root, made_up, item.stages, life, failed=failing(run), running=unfinished(run))
-    reconcile.rebuild(ledger, root)
+    reconciling.rebuild(ledger, root)
     ledger.remember("as_of", session.now())
     ledger.close()
     return root
@@ -182,7 +188,7 @@ class MadeUp:
         }  # fmt: skip
 
     def functions(self, number: int) -> list[dict[str, Any]]:
-        """What a layer of functions.json says; see tiny_transformers/functions.py."""
+        """What a layer of functions.json says; see tiny_transformers/training/functions.py."""
         model, layers = self.run.config.model, []
         if not isinstance(model, Architecture):
             return []
@@ -215,7 +221,7 @@ class MadeUp:
             counts = np.array([len(part) for part in right.values()])
             path = root.run(self.run.id).path / PAIR_SCORES
             path.parent.mkdir(parents=True, exist_ok=True)
-            pairs.write(path, pairs.Kept(
+            pairs.write(path, pairs.KeptPairs(
                 files=files, counts=counts, rows=np.concatenate([np.arange(n) for n in counts]).astype(np.int32),
                 good=np.where(every, -10.0, -12.0), bad=np.full(len(every), -11.0), settings={},
             ))  # fmt: skip
@@ -274,21 +280,21 @@ def fill(
     now = START
     for stage, number in stages:
         attempt = root.run(made_up.run.id).attempt(stage, number)
-        rundir.write_json(attempt.claim, life | {"time": now, "code": CODE, "environment": ENVIRONMENT})
+        whole_files.write_json(attempt.claim, life | {"time": now, "code": CODE, "environment": ENVIRONMENT})
         attempt.log.write_text(f"{stage} of {made_up.run.name}\n{stage} completed\n")
         if stage == running:
             attempt.log.write_text(f"{stage} of {made_up.run.name}\n")
             beat = {"fraction": 0.4, "text": "step 3312 of 8280", "time": now, "loss": 1.9, "tokens_per_second": 61_000,
                     "seconds_left": 720.0}  # fmt: skip
-            rundir.write_json(attempt.heartbeat, beat)
+            whole_files.write_json(attempt.heartbeat, beat)
             return
         now += 1000.0
         if stage == failed:
             told = {"status": "failed", "cause": "error", "message": "ValueError: the loss is not a number at step 12"}
-            rundir.write_json(attempt.result, told | {"ended": now, "outcome": None})
+            whole_files.write_json(attempt.result, told | {"ended": now, "outcome": None})
             if any(stage in NEEDS[later] for later, _ in stages):
                 return
             continue
         outcome = made_up.outcome(stage, root)
         told = {"status": "completed", "cause": None, "message": None, "ended": now, "outcome": outcome}
-        rundir.write_json(attempt.result, told)
+        whole_files.write_json(attempt.result, told)

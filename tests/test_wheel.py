@@ -16,8 +16,9 @@ PACKAGES = (*TYPED, "templates")
 
 
 def call(*words: object, cwd: Path) -> str:
-    """The output of a command that must succeed; nothing tells it of this checkout, not even a git hook."""
-    told = ("PYTHONPATH", "GIT_")
+    """The output of a command that must succeed; nothing tells it of this checkout, not even a git hook, nor of a SLURM
+    that other tests use."""
+    told = ("PYTHONPATH", "GIT_", "SLURM_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     done = subprocess.run(list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,9 +11,9 @@ from wrapt import lazy_import, register_post_import_hook
 
 def _register(configuration_auto: ModuleType) -> None:
     for model_type, module, configuration in (
-        ("tiny_gpt_neo", "tiny_transformers.gpt_neo", "TinyGPTNeoConfig"),
-        ("tiny_roberta", "tiny_transformers.roberta", "TinyRobertaConfig"),
-        ("tiny_brainformer", "tiny_transformers.brainformer", "TinyBrainformerConfig"),
+        ("tiny_gpt_neo", "tiny_transformers.models.gpt_neo", "TinyGPTNeoConfig"),
+        ("tiny_roberta", "tiny_transformers.models.roberta", "TinyRobertaConfig"),
+        ("tiny_brainformer", "tiny_transformers.models.brainformer", "TinyBrainformerConfig"),
     ):
         configuration_auto.CONFIG_MAPPING.register(model_type, lazy_import(module, configuration))
 

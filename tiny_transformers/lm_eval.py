@@ -11,8 +11,8 @@ import sys
 
 from lm_eval.__main__ import cli_evaluate
 
+from tiny_transformers.common.work import CheckFailed, TinyTransformersError
 from tiny_transformers.evaluation import lm_eval_model  # noqa: F401 - registers the class
-from tiny_transformers.work import CheckFailed, TinyTransformersError
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from tiny_transformers.architecture import Brainformer
-from tiny_transformers.config import RunConfig, Train
-from tiny_transformers.data import resolve_root
-from tiny_transformers.pretrain import Training
-from tiny_transformers.work import Work
+from tiny_transformers.common.work import Work
+from tiny_transformers.data.sources import resolve_root
+from tiny_transformers.settings.architecture import Brainformer
+from tiny_transformers.settings.config import RunConfig, Train
+from tiny_transformers.training.pretrain import Training
 
 STEPS, ROWS, BLOCK = 12, 16, 128
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tiny_transformers.brainformer_architecture import Experts as Settings
-from tiny_transformers.ffn.experts import GatedExperts
+from tiny_transformers.layers.ffn.experts import GatedExperts
+from tiny_transformers.settings.brainformer_architecture import Experts as Settings
 
 SIZES = {"tiny": (256, 256), "large_v2": (768, 256)}
 EXPERTS, TOP_K, TOKENS, VOCAB = 16, 2, 4_096, 205

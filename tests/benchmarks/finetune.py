@@ -37,9 +37,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from tiny_transformers import config, models
-from tiny_transformers.architecture import GPTNeo, Roberta
 from tiny_transformers.evaluation import fine_tuning, glue, glue_metrics, superglue
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.settings.architecture import GPTNeo, Roberta
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1024}
 MODELS = {
@@ -93,7 +94,7 @@ def trainer(
 
 def seconds_per_step(ours: bool, model_dir: Path, task: glue.TaskData, tokenizer: Any) -> list[float]:
     """Of one training over the rows of `task`, all steps but the first."""
-    model: Any = models.load_classifier(model_dir, task.num_labels, seed=1)
+    model: Any = auto.load_classifier(model_dir, task.num_labels, seed=1)
     times: list[float] = []
     if ours:
         settings = config.Superglue(epochs=1, max_length=MAX_LENGTH)
@@ -165,7 +166,7 @@ def accuracy(name: str, model_dir: Path, root: Path, arguments: argparse.Namespa
         for index in range(arguments.seeds):
             seed = superglue.task_seed(42, task, index)
             for side, values in found.items():
-                model: Any = models.load_classifier(model_dir, data.num_labels, seed)
+                model: Any = auto.load_classifier(model_dir, data.num_labels, seed)
                 with redirect_stdout(io.StringIO()):
                     if side == "ours":
                         by_ours(model, data, settings, seed)
@@ -193,8 +194,8 @@ def model_dirs(given: list[Path]) -> Iterator[dict[str, Path]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, model in MODELS.items():
-            with models.quiet():
-                models.build(model, seed=1).save_pretrained(Path(folder) / name)
+            with auto.quiet():
+                auto.build(model, seed=1).save_pretrained(Path(folder) / name)
         yield {f"{name}, untrained": Path(folder) / name for name in MODELS}
 
 

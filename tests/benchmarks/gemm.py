@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from tiny_transformers.device import pick_device
+from tiny_transformers.training.device import pick_device
 
 TOKENS = {"cpu": 2_048, "cuda": 32_768}  # rows of a product
 REPEATED = {"cpu": 3, "cuda": 100}  # times a product is done between two looks at the clock

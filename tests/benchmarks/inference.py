@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tiny_transformers import models
-from tiny_transformers.config import RunConfig
+from tiny_transformers.common.work import Outcome, Work
 from tiny_transformers.evaluation import speed
-from tiny_transformers.work import Outcome, Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings.config import RunConfig
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1024}
 MODELS = {
@@ -25,7 +25,7 @@ MODELS = {
 def measured(model: dict[str, object], batch_sizes: list[int], folder: Path) -> Outcome:
     settings = {"model": model, "evaluation": {"speed": {"batch_sizes": batch_sizes}}}
     work = Work(RunConfig.model_validate(settings), root=folder, cache=folder, run_dir=folder)
-    models.build(work.config.model, seed=0).save_pretrained(work.model_dir)
+    auto.build(work.config.model, seed=0).save_pretrained(work.model_dir)
     return speed.run(work)
 
 

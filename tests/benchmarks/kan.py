@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_transformers.ffn.kan import KANLinear
+from tiny_transformers.layers.ffn.kan import KANLinear
 
 TOKENS, IN, OUT = 4_096, 512, 256
 CASES = [(3, 3), (5, 3)]  # grid size, spline order

@@ -22,10 +22,15 @@ from pathlib import Path
 
 import yaml
 
-from cluster import cost, launch, manifest, plan, reconcile, rundir
-from cluster.ledger import Ledger
-from cluster.rundir import OutputRoot
-from cluster.site import Site
+from cluster.files import records, whole_files
+from cluster.files.folders import OutputRoot
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.plan import choosing, cost, expansion, packing
+from cluster.reconcile import reconciling
+from cluster.sites.profiles import Site
+from cluster.submit import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ("sbatch", "squeue", "sacct", "sacctmgr", "scontrol")
@@ -48,8 +53,8 @@ def write_manifest(folder: Path, runs: int) -> Path:
     return path
 
 
-def planned(folder: Path, runs: int) -> list[plan.Run]:
-    return plan.expand(manifest.cells(manifest.load(write_manifest(folder, runs))))
+def planned(folder: Path, runs: int) -> list[records.Run]:
+    return expansion.expand(grids.cells(loading.load(write_manifest(folder, runs))))
 
 
 class Clients:
@@ -148,27 +153,27 @@ def ingest(runs: int = 1_000) -> None:
         root = OutputRoot(folder / "output")
         chosen = planned(folder, runs)
         site = Site(name="bench", scheduler="slurm", runs_per_pack=8, max_array_size=100_000, cpus=16)
-        work = [plan.item(run, run.stages, {}, cost.Measured(1e12)) for run in chosen]
-        (array,) = plan.arrange(work, {run.id: run for run in chosen}, site)
+        work = [choosing.item(run, run.stages, {}, cost.Measured(1e12)) for run in chosen]
+        (array,) = packing.arrange(work, {run.id: run for run in chosen}, site)
         ledger = Ledger(root.ledger)
-        launch.record_runs(ledger, root, chosen, "2026-01-01")
+        recording.record_runs(ledger, root, chosen, "2026-01-01")
         directory = root.submission("cafe")
         intent = launch.describe(array, site, root, "cafe", ORIGIN)
-        rundir.write_json(directory.submission, intent)
-        rundir.write_json(directory.answer, {"state": "submitted", "job_id": "7"})
-        reconcile.record_intent(ledger, directory, intent)
+        whole_files.write_json(directory.submission, intent)
+        whole_files.write_json(directory.answer, {"state": "submitted", "job_id": "7"})
+        recording.record_intent(ledger, directory, intent)
         scores = [{"task": f"task{i}", "metric": "accuracy", "value": 0.5, "n": 100} for i in range(20)]
         for index, pack in enumerate(array.packs):
-            life = {"token": "cafe", "job": f"7_{index}", "host": "n1", "restart": 0, "time": 1.0}
-            rundir.write_json(directory.task(index), life)
+            life = {"token": "cafe", "job": f"7_{index}", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
+            whole_files.write_json(directory.task(index), life)
             for item in pack.items:
                 for stage, number in item.stages:
                     attempt = root.run(item.run_id).attempt(stage, number)
-                    rundir.write_json(attempt.claim, life)
+                    whole_files.write_json(attempt.claim, life)
                     outcome = {"scores": scores, "checks": [], "metrics": {"seconds": 1.0}, "data": {"a": "00"}}
-                    rundir.write_json(attempt.result, {"status": "completed", "ended": 2.0, "outcome": outcome})
+                    whole_files.write_json(attempt.result, {"status": "completed", "ended": 2.0, "outcome": outcome})
         began = time.perf_counter()
-        reconcile.reconcile(ledger, root, None)  # nothing is left to ask
+        reconciling.reconcile(ledger, root, None)  # nothing is left to ask
         taken = time.perf_counter() - began
         done = sum(count["completed"] for count in ledger.tally()[""].values())
         assert done == 4 * runs
@@ -177,7 +182,7 @@ def ingest(runs: int = 1_000) -> None:
 
 def pack(runs: int = 200, slots: tuple[int, ...] = (1, 4, 16)) -> None:
     """One pack of runs whose four stages do nothing, beside as many bare Python processes."""
-    from jobs.pack import Pack
+    from jobs.pack import PackJob
 
     def seconds_of_cpu() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN), resource.getrusage(resource.RUSAGE_SELF)
@@ -197,18 +202,18 @@ def pack(runs: int = 200, slots: tuple[int, ...] = (1, 4, 16)) -> None:
             root = OutputRoot(folder / "output")
             chosen = planned(folder, runs)
             site = Site(name="bench", scheduler="slurm", runs_per_pack=runs, slots=slot, cpus=16)
-            work = [plan.item(run, run.stages, {}, cost.Measured(1e15)) for run in chosen]
-            (array,) = plan.arrange(work, {run.id: run for run in chosen}, site)
+            work = [choosing.item(run, run.stages, {}, cost.Measured(1e15)) for run in chosen]
+            (array,) = packing.arrange(work, {run.id: run for run in chosen}, site)
             ledger = Ledger(root.ledger)
-            launch.record_runs(ledger, root, chosen, "2026-01-01")
+            recording.record_runs(ledger, root, chosen, "2026-01-01")
             ledger.close()
             directory = root.submission("cafe")
-            rundir.write_json(directory.submission, launch.describe(array, site, root, "cafe", ORIGIN))
+            whole_files.write_json(directory.submission, launch.describe(array, site, root, "cafe", ORIGIN))
             before, began = seconds_of_cpu(), time.perf_counter()
             with open(folder / "log", "w") as log:
                 saved = os.dup(1)
                 os.dup2(log.fileno(), 1)
-                Pack(str(directory.path))()
+                PackJob(str(directory.path))()
                 os.dup2(saved, 1)
             wall, cpu = 1000 * (time.perf_counter() - began) / runs, 1000 * (seconds_of_cpu() - before) / runs
             results = list(root.path.glob("runs/*/stages/*/1/result.json"))

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from tiny_transformers.architecture import GPTNeo, Roberta
-from tiny_transformers.config import RunConfig
-from tiny_transformers.pretrain import Training
-from tiny_transformers.work import Work
+from tiny_transformers.common.work import Work
+from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.training.pretrain import Training
 
 MODELS = {"gpt": GPTNeo(), "bert": Roberta()}
 TRAIN = {"max_steps": 1_000_000, "evaluations": 1, "eval_stories": 1}

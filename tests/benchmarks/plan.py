@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster import cost, manifest, plan, site
+from cluster.manifest import grids, loading
+from cluster.plan import choosing, cost, expansion, packing
+from cluster.sites import profiles
 
 REPEATS = 3
 MANIFEST = """
@@ -40,11 +42,11 @@ def shapes(count: int) -> dict[str, str]:
 def planned(path: Path) -> tuple[int, float]:
     """Runs, and the seconds that planning them took."""
     started = time.perf_counter()
-    runs = plan.expand(manifest.cells(manifest.load(path)))
-    where = site.load("delftblue")
+    runs = expansion.expand(grids.cells(loading.load(path)))
+    where = profiles.load("delftblue")
     measured = cost.Measured(where.flops)
-    items = [plan.item(run, plan.missing(run, {}), {}, measured) for run in runs]
-    plan.arrange(items, {run.id: run for run in runs}, where, measured)
+    items = [choosing.item(run, choosing.missing(run, {}), {}, measured) for run in runs]
+    packing.arrange(items, {run.id: run for run in runs}, where, measured)
     return len(runs), time.perf_counter() - started
 
 

@@ -25,12 +25,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
-from tiny_transformers import config, models, tokenizer
-from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import Evaluation, RunConfig
+from tiny_transformers.common.work import Work
+from tiny_transformers.data import tokenizer
 from tiny_transformers.evaluation import blimp, scoring
 from tiny_transformers.evaluation.minimal_pairs import FIELDS
-from tiny_transformers.work import Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import Evaluation, RunConfig
 
 GPT = GPTNeo(hidden_size=512, num_layers=2, num_heads=4, intermediate_size=1024)
 FILES = config.blimp_files(config.Data())
@@ -40,7 +42,7 @@ TASKS = Path(blimp.__file__).parent / "lm_eval_tasks"
 def prepare(folder: Path, root: Path, limit: int | None) -> dict[str, list[dict[str, Any]]]:
     """A model with its tokenizer, and of every file the first pairs. -> task -> rows"""
     run_config = RunConfig(model=GPT)
-    models.build(GPT, seed=0).save_pretrained(folder / "model")
+    auto.build(GPT, seed=0).save_pretrained(folder / "model")
     tokenizer.load_tokenizer(root, run_config).save_pretrained(folder / "model")
     kept = {}
     for task, file in FILES.items():
@@ -58,7 +60,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def in_one_process(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
-    model: Any = models.load_lm(folder / "model")
+    model: Any = auto.load_lm(folder / "model")
     tokens: Any = AutoTokenizer.from_pretrained(folder / "model")
     harness = HFLM(pretrained=model, tokenizer=tokens, backend="causal", batch_size=64)
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tiny_transformers import config, data, models, tokenizer
-from tiny_transformers.architecture import Roberta
-from tiny_transformers.config import RunConfig
+from tiny_transformers.data import sources, tokenizer
 from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.minimal_pairs import FIELDS
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.settings.architecture import Roberta
+from tiny_transformers.settings.config import RunConfig
 
 BERT = Roberta(hidden_size=512, num_hidden_layers=2, num_attention_heads=4, intermediate_size=1024)
 
@@ -40,11 +42,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     options = parser.parse_args()
     tokens: Any = tokenizer.load_tokenizer(options.root, RunConfig(model=BERT))
-    model = models.build(BERT, seed=0).eval()
+    model = auto.build(BERT, seed=0).eval()
     scoring.pseudo_log_likelihoods(model, [[1, 5, 6, 2]], tokens.mask_token_id)  # warms up
     seconds, largest, moved, sentences = np.zeros(3), 0.0, 0.0, 0
     for file in config.blimp_files(config.Data()).values():
-        rows = data.sample(data.read_rows(options.root / file, FIELDS), options.pairs)
+        rows = sources.sample(sources.read_rows(options.root / file, FIELDS), options.pairs)
         texts = [" " + row[field] for row in rows for field in FIELDS]
         sequences = [
             [tokens.cls_token_id, *ids, tokens.sep_token_id]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tiny_transformers.ffn.controller import Controller
-from tiny_transformers.ffn.moe import MixtureOfExperts
-from tiny_transformers.ffn.pkm import ProductKeyMemory
-from tiny_transformers.layer import PerToken
+from tiny_transformers.layers.ffn.controller import Controller
+from tiny_transformers.layers.ffn.moe import MixtureOfExperts
+from tiny_transformers.layers.ffn.pkm import ProductKeyMemory
+from tiny_transformers.layers.layer import PerToken
 
 HIDDEN, TOKENS = 256, 4_096
 SECONDS = 8.0  # per row, but five pairs at least

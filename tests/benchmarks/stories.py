@@ -63,7 +63,7 @@ def old(path: Path, tokenizer: Path, folder: Path, _: int) -> tuple[int, int]:
 
 
 def ours(path: Path, tokenizer: Path, folder: Path, workers: int) -> tuple[int, int]:
-    from tiny_transformers.stories import tokenize_stories
+    from tiny_transformers.data.stories import tokenize_stories
 
     made = tokenize_stories(path, tokenizer, LENGTH, folder, workers)
     return len(made), int(made.offsets[-1])

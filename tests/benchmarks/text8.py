@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from count_model import bits_per_character
 
-from tiny_transformers import characters, pretrain
-from tiny_transformers.architecture import Brainformer
-from tiny_transformers.config import STREAMS, Budget, RunConfig, Train
+from tiny_transformers.common.work import Work
+from tiny_transformers.data import characters
 from tiny_transformers.evaluation import bpc
-from tiny_transformers.work import Work
+from tiny_transformers.settings.architecture import Brainformer
+from tiny_transformers.settings.config import STREAMS, Budget, RunConfig, Train
+from tiny_transformers.training import pretrain
 
 VOCABULARY, EVALUATIONS = 27, 10
 

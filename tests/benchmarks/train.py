@@ -39,17 +39,18 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, TrainerCallback
 
-from cluster import manifest
-from tiny_transformers import batches, pretrain
-from tiny_transformers.architecture import Model, Roberta, flops_per_token
-from tiny_transformers.config import TRAIN_STORIES, RunConfig, Train
-from tiny_transformers.device import cpu_name, peak_memory_mb
-from tiny_transformers.ffn.moe import MixtureOfExperts
-from tiny_transformers.ffn.pkm import ProductKeyMemory
-from tiny_transformers.models import quiet
-from tiny_transformers.pretrain import Training
-from tiny_transformers.stories import Stories, tokenize_stories
-from tiny_transformers.work import Work
+from cluster.manifest import grids, loading
+from tiny_transformers.common.work import Work
+from tiny_transformers.data import batches
+from tiny_transformers.data.stories import Stories, tokenize_stories
+from tiny_transformers.layers.ffn.moe import MixtureOfExperts
+from tiny_transformers.layers.ffn.pkm import ProductKeyMemory
+from tiny_transformers.models.auto import quiet
+from tiny_transformers.settings.architecture import Model, Roberta, flops_per_token
+from tiny_transformers.settings.config import TRAIN_STORIES, RunConfig, Train
+from tiny_transformers.training import pretrain
+from tiny_transformers.training.device import cpu_name, peak_memory_mb
+from tiny_transformers.training.pretrain import Training
 
 HERE = Path(__file__).resolve()
 sys.path.append(str(HERE.parents[1]))  # last: tests/cluster must not hide the package
@@ -79,7 +80,7 @@ HEADING = """\
 
 def study_models() -> dict[str, Model]:
     """Those of experiments.yaml: what the study calls them, without their sizes."""
-    cells = manifest.cells(manifest.load(HERE.parents[2] / "experiments.yaml"), studies=STUDIES)
+    cells = grids.cells(loading.load(HERE.parents[2] / "experiments.yaml"), studies=STUDIES)
     return {f"{cell.model}-{cell.config.model.label}": cell.config.model for cell in cells}
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import manifest, plan
-from cluster.ledger import Ledger
-from cluster.plan import Run
-from cluster.rundir import OutputRoot
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.plan import expansion
 
 
 @pytest.fixture
@@ -25,4 +26,4 @@ def ledger(root: OutputRoot) -> Iterator[Ledger]:
 
 @pytest.fixture
 def runs(manifest_file: Path) -> list[Run]:
-    return plan.expand(manifest.cells(manifest.load(manifest_file)))
+    return expansion.expand(grids.cells(loading.load(manifest_file)))

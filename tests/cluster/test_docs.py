@@ -5,13 +5,17 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import typer.main
 import yaml
 from pydantic import BaseModel
+from shape import ROOMS, modules
 
-from cluster import cli, manifest
-from tiny_transformers.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
-from tiny_transformers.config import STREAMS, Budget, RunConfig
+from cluster.cli import entry
+from cluster.manifest import grids, loading
+from cluster.sites.profiles import Site
+from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
+from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -68,12 +72,12 @@ def test_the_readmes_manifest_is_valid(tmp_path):
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
     path = tmp_path / "experiments.yaml"
     path.write_text(text)
-    cells = manifest.cells(manifest.load(path))
+    cells = grids.cells(loading.load(path))
     assert len(cells) == (2 * 4 - 1) * len(yaml.safe_load(text)["studies"]["activations"]["seeds"])
 
 
 def test_every_command_is_in_the_readme_and_every_one_there_exists():
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(entry.app)
     for name in group.commands:
         assert re.search(rf"`(tiny-transformers )?{name}\b", README), name
     for name in re.findall(r"tiny-transformers (\w+)", README):
@@ -81,7 +85,7 @@ def test_every_command_is_in_the_readme_and_every_one_there_exists():
 
 
 def test_every_option_in_the_readmes_table_exists():
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(entry.app)
     commands = [group, *group.commands.values()]
     known = {option for command in commands for each in command.params for option in each.opts}
     known |= {f"--{corpus}" for corpus in STREAMS}  # of fetch, which has a parser of its own
@@ -89,16 +93,47 @@ def test_every_option_in_the_readmes_table_exists():
     assert set(re.findall(r"`?(--[a-z][\w-]*)", README)) <= known
 
 
-def test_every_file_in_the_readmes_tree_exists():
-    (tree,) = re.findall(r"## The files\n\n(.*?)\n\n", README, re.S)
-    folder = ""
-    for line in tree.splitlines():
-        names = re.match(r"    (  )?(\S+(?: +[\w/]+\.py| [\w/]+/)*)", line)
-        nested, words = names.group(1), names.group(2).split()
-        folder = folder if nested else ""
-        for word in words:
-            assert (ROOT / folder / word).exists(), f"{folder}{word}"
-        folder = words[0] if words[0].endswith("/") and not nested else folder
+WORDS = re.findall(r"^\| ([a-z ]+) \|", README.partition("## The words")[2].partition("\n## ")[0], re.M)[1:]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_of_the_glossary_is_the_name_of_one_class_at_most(word):
+    name = "".join(part.capitalize() for part in word.split())
+    classes = [module for module, path in modules().items() if re.search(rf"^class {name}\b", path.read_text(), re.M)]
+    assert len(classes) <= 1
+
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+
+
+def test_every_room_is_in_the_page_of_the_architecture_and_every_one_there_exists():
+    for package, rooms in ROOMS.items():
+        (table,) = re.findall(rf"\| `{package}/` \|.*?\n\n", ARCHITECTURE, re.S)
+        told = [
+            name.rstrip("/")
+            for cell in re.findall(r"^\| (`[^|]*`) \|", table, re.M)
+            for name in re.findall(r"`([\w/]+)`", cell)
+        ]
+        assert [name for name in told if name != package] == list(rooms)
+
+
+def test_every_file_that_a_document_names_exists():
+    texts = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    for text in texts:
+        for name in re.findall(
+            r"(?<![\w/.])((?:cluster|jobs|tiny_transformers|templates|tests)/[\w./-]*\w)", text.read_text()
+        ):
+            assert (ROOT / name).exists(), f"{text.name}: {name}"
+
+
+def test_every_key_of_a_site_is_in_the_page_of_the_architecture():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ?([^|]*?) \| ", ARCHITECTURE.partition("## A site")[2], re.M))
+    known = {name: "" if field.is_required() else field.default for name, field in Site.model_fields.items()}
+    assert list(rows) == list(known)
+    for name, text in rows.items():
+        shown = yaml.safe_load(text) if text else ""
+        default = list(known[name]) if isinstance(known[name], tuple) else known[name]
+        assert (float(shown) if name == "flops" else shown) == default, name
 
 
 def test_the_version_is_the_same_wherever_it_is_written():

@@ -39,7 +39,7 @@ def _told(work, stage):
 
 def _run_of(stage):
     def run(work):
-        from tiny_transformers.work import Interrupted, Outcome, Score
+        from tiny_transformers.common.work import Interrupted, Outcome, Score
 
         what = _told(work, stage)
         threads = os.environ.get("OMP_NUM_THREADS")
@@ -73,8 +73,8 @@ def _run_of(stage):
 
 
 for _stage, _name in {
-    "pretrain": "tiny_transformers.pretrain",
-    "add_tokenizer": "tiny_transformers.tokenizer",
+    "pretrain": "tiny_transformers.training.pretrain",
+    "add_tokenizer": "tiny_transformers.data.tokenizer",
     "blimp": "tiny_transformers.evaluation.blimp",
     "superglue": "tiny_transformers.evaluation.superglue",
     "lambada": "tiny_transformers.evaluation.lambada",
@@ -84,6 +84,6 @@ for _stage, _name in {
     _module = types.ModuleType(_name)
     _module.run = _run_of(_stage)
     sys.modules[_name] = _module
-_data = types.ModuleType("tiny_transformers.data")
+_data = types.ModuleType("tiny_transformers.data.sources")
 _data.resolve_root = lambda _, data_root, cache, __: data_root or cache
-sys.modules["tiny_transformers.data"] = _data
+sys.modules["tiny_transformers.data.sources"] = _data

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_for
 
-from cluster import rundir
+from cluster.files import processes
 from jobs import mps
 
 CONTROL = """#!/bin/sh
@@ -48,8 +48,8 @@ def test_the_daemon_serves_the_pack_and_ends_with_it(control):
     with mps.daemon(True, 2) as variables:
         pipe, pid = Path(variables["CUDA_MPS_PIPE_DIRECTORY"]), pid_of(variables)
         assert Path(variables["CUDA_MPS_LOG_DIRECTORY"]).is_dir()
-        assert rundir.process_start(pid)
-    wait_for(lambda: not rundir.process_start(pid))
+        assert processes.process_start(pid)
+    wait_for(lambda: not processes.process_start(pid))
     assert not pipe.parent.exists()
     assert [line.split() for line in notes.read_text().splitlines()] == [["-d", str(pipe)], [str(pipe)]]
 
@@ -63,7 +63,7 @@ def test_the_daemon_ends_when_the_pack_is_interrupted(control):
 
     with pytest.raises(SystemExit) as ended:
         interrupted()
-    wait_for(lambda: not rundir.process_start(ended.value.code))
+    wait_for(lambda: not processes.process_start(ended.value.code))
 
 
 def test_a_daemon_that_does_not_quit_is_killed(control, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_daemon_that_does_not_quit_is_killed(control, monkeypatch):
     control(text=CONTROL.replace("read words;", "sleep 5;"))
     with mps.daemon(True, 2) as variables:
         pid = pid_of(variables)
-    wait_for(lambda: not rundir.process_start(pid))
+    wait_for(lambda: not processes.process_start(pid))
 
 
 def test_the_daemon_does_not_die_of_the_signal_before_the_time_limit(control):
@@ -115,7 +115,7 @@ def test_the_children_of_a_pack_are_its_clients(make_run, submit, control):
     control()
     runs = [make_run(name) for name in ("one", "two")]
     directory = submit("one", "two", slots=2, site={"mps": True}, stages=[["pretrain", 1]])
-    code = "import sys; from jobs.pack import Pack; Pack(sys.argv[1])()"
+    code = "import sys; from jobs.pack import PackJob; PackJob(sys.argv[1])()"
     done = subprocess.run([sys.executable, "-c", code, str(directory.path)], capture_output=True, text=True)
     assert (done.returncode, "MPS: started" in done.stdout) == (0, True), done.stderr
     logs = [run.attempt("pretrain", 1).log.read_text() for run in runs]

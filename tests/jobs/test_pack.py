@@ -12,10 +12,10 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 from waiting import PATIENCE, wait_for
 
-from cluster import rundir
+from cluster.files import processes, whole_files
 from jobs import memory
-from jobs.attempts import STOPPED, Task
-from jobs.pack import Pack, patience, slot_environment, take
+from jobs.attempts import STOPPED, ArrayTask
+from jobs.pack import PackJob, patience, slot_environment, take
 
 REQUEUED = 255  # submitit's sys.exit(-1) after `scontrol requeue`
 
@@ -36,7 +36,7 @@ def start(tmp_path, monkeypatch):
     def go(directory, restart=0, executor="slurm", **options):
         pickled = folder / "77_submitted.pkl"
         if not restart:
-            delayed = DelayedSubmission(Pack(str(directory.path)))
+            delayed = DelayedSubmission(PackJob(str(directory.path)))
             delayed.set_timeout(10, 3)
             delayed.dump(pickled)
         names = {"slurm": {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": str(restart), "SLURM_PROCID": "0"},
@@ -66,7 +66,7 @@ def tell(fake_science):
 
 def says(run, stage="pretrain", number=1):
     """The cause of a failure, "completed", or None if there is no result."""
-    result = rundir.read_json(run.attempt(stage, number).result) or {}
+    result = whole_files.read_json(run.attempt(stage, number).result) or {}
     return result.get("cause") or result.get("status")
 
 
@@ -80,7 +80,7 @@ def log_of(tmp_path):
 
 
 def test_a_pack_is_pickled_by_name_and_path_only():
-    assert pickle.loads(pickle.dumps(Pack("/a/b"))).submission == "/a/b"
+    assert pickle.loads(pickle.dumps(PackJob("/a/b"))).submission == "/a/b"
 
 
 def test_importing_the_pack_loads_neither_submitit_nor_torch():
@@ -101,13 +101,13 @@ def test_at_the_time_limit_a_pack_saves_requeues_and_goes_on_under_the_next_atte
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 77\n"
     assert (first.path / "saved.txt").read_text() == "pretrain\n"
     assert (says(first), second.attempts("pretrain")) == (None, [])
-    life = rundir.read_json(directory.task(0))
+    life = whole_files.read_json(directory.task(0))
     assert (life["job"], life["restart"], life["ended_by"]) == ("77", 0, "timeout")
     tell()
     assert start(directory, restart=1).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(first), says(first, number=2), says(second)) == (None, "completed", "completed")
     assert {says(run, "superglue") for run in (first, second)} == {"completed"}
-    life = rundir.read_json(directory.task(0))
+    life = whole_files.read_json(directory.task(0))
     assert (life["restart"], "ended_by" in life) == (1, False)
     assert [(each["restart"], each["ended_by"]) for each in life["earlier"]] == [(0, "timeout")]
 
@@ -124,8 +124,8 @@ def test_a_pack_that_may_requeue_no_more_says_timeout_for_all_that_is_left(make_
     assert (says(first), says(first, "blimp"), says(first, "superglue")) == ("completed", "completed", "timeout")
     assert (says(second), says(third)) == ("timeout", "timeout")
     assert second.attempts("add_tokenizer") == []
-    assert "before its turn" in rundir.read_json(third.attempt("pretrain", 1).result)["message"]
-    assert rundir.read_json(third.attempt("pretrain", 1).claim)["code"]["digest"]
+    assert "before its turn" in whole_files.read_json(third.attempt("pretrain", 1).result)["message"]
+    assert whole_files.read_json(third.attempt("pretrain", 1).claim)["code"]["digest"]
 
 
 def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell):
@@ -137,11 +137,11 @@ def test_a_child_that_does_not_listen_is_killed_in_time(run, submit, start, tell
     assert job.wait(PATIENCE) == 1
     assert 9 < time.monotonic() - begun < 30, "after its patience, before the limit"
     assert says(run) == "timeout"
-    assert not is_there(rundir.read_json(run.attempt("pretrain", 1).claim))
+    assert not is_there(whole_files.read_json(run.attempt("pretrain", 1).claim))
 
 
 def is_there(claim):
-    return rundir.process_start(claim["pid"]) == claim["start"]
+    return processes.process_start(claim["pid"]) == claim["start"]
 
 
 @pytest.mark.parametrize(("delay", "seconds"), [(120, 100), (30, 10), (0, 10)])
@@ -168,7 +168,7 @@ def test_a_local_pack_never_requeues(run, submit, start, tell, tmp_path):
 
 def test_without_submitit_a_pack_answers_the_signal_itself(run, submit, tell):
     tell(all={"pretrain": "train"})
-    code = "import sys; from jobs.pack import Pack; Pack(sys.argv[1])()"
+    code = "import sys; from jobs.pack import PackJob; PackJob(sys.argv[1])()"
     job = subprocess.Popen([sys.executable, "-c", code, str(submit(requeues=5).path)])
     wait_for(has_begun(run, "train"))
     job.send_signal(signal.SIGUSR2)
@@ -203,7 +203,7 @@ def test_a_child_killed_with_9_fails_alone_and_the_others_go_on(make_run, submit
     tell(one={"pretrain": "exit"})
     assert start(submit("one", "two")).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(first), says(second, "superglue")) == ("error", "completed")
-    assert rundir.read_json(first.attempt("pretrain", 1).result)["message"] == "killed by SIGKILL"
+    assert whole_files.read_json(first.attempt("pretrain", 1).result)["message"] == "killed by SIGKILL"
 
 
 def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
@@ -214,11 +214,11 @@ def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
     tell(all={"pretrain": "eat"})
     job = start(submit("one", "two", slots=2))
     wait_for(lambda: all(has_begun(run, "eat")() for run in runs))
-    pids = [rundir.read_json(run.attempt("pretrain", 1).claim)["pid"] for run in runs]
+    pids = [whole_files.read_json(run.attempt("pretrain", 1).claim)["pid"] for run in runs]
     wait_for(lambda: all(memory.peak_of(pid) > 210 << 20 for pid in pids))
     os.kill(pids[0], signal.SIGKILL)
     wait_for(lambda: says(runs[0]))
-    result = rundir.read_json(runs[0].attempt("pretrain", 1).result)
+    result = whole_files.read_json(runs[0].attempt("pretrain", 1).result)
     assert result["cause"] == "out_of_memory"
     assert "with the 1 beside it" in result["message"]
     assert "of 460 MB allowed" in result["message"]
@@ -229,9 +229,9 @@ def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
 def with_speed(submit, *names, **words):
     """A pack as the login node describes it: what shares the device first, then what is alone on it."""
     directory = submit(*names, stages=[["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1]], **words)
-    intent = rundir.read_json(directory.submission)
+    intent = whole_files.read_json(directory.submission)
     intent["packs"][0] += [{"run_id": name, "stages": [["speed", 1]], "alone": True} for name in names]
-    rundir.write_json(directory.submission, intent)
+    whole_files.write_json(directory.submission, intent)
     return directory
 
 
@@ -244,12 +244,12 @@ def test_what_is_measured_alone_comes_after_all_else_one_run_at_a_time_with_all_
     tell(all={"speed": 0.3}, two={"pretrain": 1})
     assert start(with_speed(submit, "one", "two", "three", slots=3)).wait(PATIENCE) == 0, log_of(tmp_path)
     times = [
-        (rundir.read_json(attempt.claim)["time"], rundir.read_json(attempt.result)["ended"])
+        (whole_files.read_json(attempt.claim)["time"], whole_files.read_json(attempt.result)["ended"])
         for attempt in sorted(
-            (run.attempt("speed", 1) for run in runs), key=lambda a: rundir.read_json(a.claim)["time"]
+            (run.attempt("speed", 1) for run in runs), key=lambda a: whole_files.read_json(a.claim)["time"]
         )
     ]
-    assert times[0][0] >= max(rundir.read_json(run.attempt("blimp", 1).result)["ended"] for run in runs)
+    assert times[0][0] >= max(whole_files.read_json(run.attempt("blimp", 1).result)["ended"] for run in runs)
     assert all(ended <= begun for (_, ended), (begun, _) in zip(times, times[1:], strict=False))
     for run in runs:
         assert "threads: 1;" in run.attempt("blimp", 1).log.read_text()
@@ -267,13 +267,13 @@ def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, sub
 def test_what_follows_a_stage_that_failed_when_done_again_has_no_turn(make_run, submit, start, tell, tmp_path):
     run = make_run("one")
     earlier = run.attempt("pretrain", 1)
-    rundir.create_json(earlier.claim, {"token": "earlier", "restart": 0})
-    rundir.write_json(earlier.result, {"status": "completed"})
+    whole_files.create_json(earlier.claim, {"token": "earlier", "restart": 0})
+    whole_files.write_json(earlier.result, {"status": "completed"})
     tell(one={"pretrain": "fail"})
     directory = submit("one", stages=[["pretrain", 2], ["add_tokenizer", 1]])
-    intent = rundir.read_json(directory.submission)
+    intent = whole_files.read_json(directory.submission)
     intent["packs"][0].append({"run_id": "one", "stages": [["speed", 1]], "alone": True})
-    rundir.write_json(directory.submission, intent)
+    whole_files.write_json(directory.submission, intent)
     assert start(directory).wait(PATIENCE) == 0, log_of(tmp_path)
     assert (says(run, number=2), run.attempts("add_tokenizer"), run.attempts("speed")) == ("error", [], [])
 
@@ -294,7 +294,7 @@ def test_at_the_time_limit_what_was_to_be_measured_alone_times_out_where_it_coul
 def test_every_claim_says_with_what_code_and_where(run, submit, start, tell, tmp_path):
     tell()
     assert start(submit()).wait(PATIENCE) == 0, log_of(tmp_path)
-    claims = [rundir.read_json(run.attempt(stage, 1).claim) for stage in ("pretrain", "superglue")]
+    claims = [whole_files.read_json(run.attempt(stage, 1).claim) for stage in ("pretrain", "superglue")]
     assert {claim["job"] for claim in claims} == {"77"}
     assert set(claims[0]["code"]) == {"digest", "commit", "diff"}
     assert claims[0]["environment"]["torch"]
@@ -324,27 +324,27 @@ def test_a_disk_with_no_room_for_one_runs_result_stops_no_other(make_run, submit
 )
 def test_a_submission_that_was_given_up_is_left_alone_once_it_is_known_who_looked(submit, answer):
     directory = submit()
-    rundir.write_json(directory.answer, answer)
-    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
-    assert rundir.read_json(directory.task(0))["job"] == "7"
+    whole_files.write_json(directory.answer, answer)
+    assert not take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
+    assert whole_files.read_json(directory.task(0))["job"] == "7"
 
 
 def test_a_pack_is_one_tasks_only_and_its_next_life_takes_it_over(submit):
     directory = submit()
-    assert take(directory, 0, Task("7", 0, "n1", 1, "0"))
-    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
-    assert not take(directory, 0, Task("8", 1, "n1", 1, "0"))
-    assert take(directory, 0, Task("7", 1, "n2", 1, "0"))
-    assert take(directory, 0, Task("7", 2, "n3", 1, "0"))
-    life = rundir.read_json(directory.task(0))
+    assert take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
+    assert not take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
+    assert not take(directory, 0, ArrayTask("8", 1, "n1", 1, "0"))
+    assert take(directory, 0, ArrayTask("7", 1, "n2", 1, "0"))
+    assert take(directory, 0, ArrayTask("7", 2, "n3", 1, "0"))
+    life = whole_files.read_json(directory.task(0))
     assert (life["host"], [each["host"] for each in life["earlier"]]) == ("n3", ["n1", "n2"])
 
 
 def test_a_torn_task_file_is_another_tasks_unless_this_one_was_requeued(submit):
     directory = submit()
     directory.task(0).write_text("{")
-    assert not take(directory, 0, Task("7", 0, "n1", 1, "0"))
-    assert take(directory, 0, Task("7", 1, "n1", 1, "0"))
+    assert not take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
+    assert take(directory, 0, ArrayTask("7", 1, "n1", 1, "0"))
 
 
 def test_a_duplicate_pack_does_no_work_twice(run, submit, start, tell, tmp_path):

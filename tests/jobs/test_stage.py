@@ -7,18 +7,18 @@ import sys
 import pytest
 from waiting import PATIENCE, wait_for
 
-from cluster import rundir
+from cluster.files import whole_files
 from jobs import attempts, stage
-from jobs.attempts import STOPPED, Task, this_task
-from tiny_transformers.provenance import source_digest
-from tiny_transformers.work import CheckFailed, Interrupted
+from jobs.attempts import STOPPED, ArrayTask, this_task
+from tiny_transformers.common.provenance import source_digest
+from tiny_transformers.common.work import CheckFailed, Interrupted
 
 CODE = source_digest()
 TWO = [["pretrain", 1], ["add_tokenizer", 1]]
 
 
 def task(job="7_0", restart=0):
-    return Task(job, restart, "n1", 1, "0")
+    return ArrayTask(job, restart, "n1", 1, "0")
 
 
 def claim(run, name="pretrain", who=None, token="cafe"):
@@ -48,12 +48,12 @@ def test_a_requeued_job_goes_on_after_a_claim_that_its_node_did_not_finish(run):
 
 
 def test_a_requeued_job_does_not_repeat_what_it_had_completed(run):
-    rundir.write_json(claim(run).result, {"status": "completed", "cause": None})
+    whole_files.write_json(claim(run).result, {"status": "completed", "cause": None})
     assert claim(run, who=task(restart=1)) is None
 
 
 def test_a_requeued_job_does_not_repeat_what_had_failed_for_good(run):
-    rundir.write_json(claim(run).result, {"status": "failed", "cause": "error"})
+    whole_files.write_json(claim(run).result, {"status": "failed", "cause": "error"})
     assert claim(run, who=task(restart=1)) is None
     assert [attempt.number for attempt in run.attempts("pretrain")] == [1]
 
@@ -94,7 +94,7 @@ def child(directory, **options):
 def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, submit):
     assert child(submit(stages=TWO)).returncode == 0
     attempt = run.attempt("pretrain", 1)
-    result = rundir.read_json(attempt.result)
+    result = whole_files.read_json(attempt.result)
     assert (result["status"], result["outcome"]["scores"][0]["value"]) == ("completed", 0.5)
     assert "pretrain stand-in" in attempt.log.read_text()
     assert "add_tokenizer stand-in" not in attempt.log.read_text()
@@ -112,7 +112,7 @@ def test_a_failed_stage_keeps_its_traceback_and_stops_what_needs_it(run, submit,
 def test_an_attempts_own_micro_batch_overrides_the_runs_and_is_logged(run, submit):
     child(submit(stages=[["pretrain", 1]], item={"micro_batch_tokens": 512}))
     attempt = run.attempt("pretrain", 1)
-    assert rundir.read_json(attempt.result)["outcome"]["metrics"]["micro_batch_tokens"] == 512
+    assert whole_files.read_json(attempt.result)["outcome"]["metrics"]["micro_batch_tokens"] == 512
     assert "micro_batch_tokens: 512 for this attempt, not 8192" in attempt.log.read_text()
 
 
@@ -120,7 +120,7 @@ def test_an_attempts_own_micro_batch_overrides_the_runs_and_is_logged(run, submi
 def test_a_missing_run_file_is_an_error_that_says_so(run, submit):
     run.run_json.unlink()
     child(submit())
-    assert "run.json: is missing" in rundir.read_json(run.attempt("pretrain", 1).result)["message"]
+    assert "run.json: is missing" in whole_files.read_json(run.attempt("pretrain", 1).result)["message"]
 
 
 def start_child(directory, **options):
@@ -152,7 +152,7 @@ def test_a_signal_that_comes_while_the_child_starts_is_heard_later(run, submit):
 @pytest.mark.usefixtures("fake_science")
 def test_a_child_whose_pack_has_died_does_nothing(run, submit):
     directory = submit()
-    rundir.write_json(directory.task(0), {"job": "7", "restart": 0, "pid": 1})
+    whole_files.write_json(directory.task(0), {"job": "7", "restart": 0, "host": "n1", "pid": 1})
     assert child(directory).returncode == 1
     assert run.attempts("pretrain") == []
 
@@ -160,13 +160,13 @@ def test_a_child_whose_pack_has_died_does_nothing(run, submit):
 def disk_is_full(directory, name):
     """A child that finds the disk full whenever it writes a file of this name."""
     code = (
-        "import errno, sys; from cluster import rundir; from jobs import attempts, stage\n"
+        "import errno, sys; from cluster.files import whole_files; from jobs import attempts, stage\n"
         "attempts.PAUSE = 0.01; stage.HEARTBEAT = 0.01\n"
-        "name, real = sys.argv.pop(), rundir.write_json\n"
+        "name, real = sys.argv.pop(), whole_files.write_json\n"
         "def full(path, value):\n"
         "    if path.name == name: raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "    real(path, value)\n"
-        "rundir.write_json = full\n"
+        "whole_files.write_json = full\n"
         "sys.exit(stage.main(*sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, str(directory.path), "0", "0", name]
@@ -192,16 +192,23 @@ def test_a_heartbeat_that_cannot_be_written_fails_nothing(run, submit):
 def done_with(run, name, code, number=1, **result):
     """An attempt of an earlier submission, made with this version of the code."""
     attempt = run.attempt(name, number)
-    rundir.write_json(attempt.claim, {"token": "beef", "restart": 0, **({"code": {"digest": code}} if code else {})})
+    whole_files.write_json(
+        attempt.claim,
+        {"token": "beef", "job": "6", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
+        | ({"code": {"digest": code}} if code else {}),
+    )
     if result:
-        rundir.write_json(attempt.result, result)
+        whole_files.write_json(attempt.result, result)
     return attempt
 
 
 def go_on(submit, stages=(["pretrain", 2], ["add_tokenizer", 2]), pack_code=None, **words):
     """A child of a pack that runs with the present code, at pretrain's attempt 2 and what follows."""
     directory = submit(stages=list(stages), **words)
-    rundir.write_json(directory.task(0), {"pid": os.getpid(), "code": {"digest": pack_code or CODE}})
+    whole_files.write_json(
+        directory.task(0),
+        {"job": "7", "restart": 0, "host": "n1", "pid": os.getpid(), "code": {"digest": pack_code or CODE}},
+    )
     return child(directory)
 
 
@@ -210,7 +217,7 @@ def test_checkpoints_of_other_code_are_not_gone_on_from_unless_that_is_allowed(r
     done_with(run, "pretrain", "a1b2")  # interrupted: it has no result
     (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
     assert go_on(submit).returncode == 1
-    result = rundir.read_json(run.attempt("pretrain", 2).result)
+    result = whole_files.read_json(run.attempt("pretrain", 2).result)
     assert (result["status"], result["cause"]) == ("failed", "error")
     assert f"the code is not that of pretrain attempt 1 (a1b2 -> {CODE})" in result["message"]
     assert "--allow-code-change" in result["message"]
@@ -223,7 +230,7 @@ def test_checkpoints_of_other_code_are_not_gone_on_from_unless_that_is_allowed(r
 def test_a_completed_stage_of_other_code_stops_the_next_one_unless_it_is_done_again(run, submit):
     done_with(run, "pretrain", "a1b2", status="completed", cause=None)
     assert go_on(submit, [["add_tokenizer", 2]]).returncode == 1
-    assert "pretrain attempt 1" in rundir.read_json(run.attempt("add_tokenizer", 2).result)["message"]
+    assert "pretrain attempt 1" in whole_files.read_json(run.attempt("add_tokenizer", 2).result)["message"]
     assert go_on(submit, [["pretrain", 3], ["add_tokenizer", 3]]).returncode == 0
 
 
@@ -233,13 +240,13 @@ def test_a_refusal_for_its_code_does_not_make_the_next_attempt_free(run, submit)
     (run.path / "checkpoints" / "step-00000001").mkdir(parents=True)
     assert go_on(submit).returncode == 1
     assert go_on(submit, [["pretrain", 3]]).returncode == 1
-    assert "pretrain attempt 1" in rundir.read_json(run.attempt("pretrain", 3).result)["message"]
+    assert "pretrain attempt 1" in whole_files.read_json(run.attempt("pretrain", 3).result)["message"]
 
 
 @pytest.mark.usefixtures("fake_science")
 def test_a_source_that_changed_since_the_pack_began_is_what_the_claim_names(run, submit):
     assert go_on(submit, pack_code="a1b2").returncode == 0
-    assert rundir.read_json(run.attempt("pretrain", 2).claim)["code"]["digest"] == CODE
+    assert whole_files.read_json(run.attempt("pretrain", 2).claim)["code"]["digest"] == CODE
 
 
 @pytest.mark.parametrize(

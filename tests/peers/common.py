@@ -20,8 +20,8 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 from variants import small, tokens
 
-from tiny_transformers import brainformer, gpt_neo, models, roberta
-from tiny_transformers.architecture import Brainformer
+from tiny_transformers.models import auto, brainformer, gpt_neo, roberta
+from tiny_transformers.settings.architecture import Brainformer
 
 # Every kind of variant, in two blocks, as the tests want them: a name of variants.py, and settings besides.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -87,7 +87,7 @@ def define(name: str, classes: list[Any], configure: Callable[[], Any], **member
 
 
 # What a configuration is asked to keep. With a small vocabulary and nothing else said, GPT-Neo's would warn of its ids.
-SETTINGS = {"hidden_size", "ffn", "sharing", *models.VARIANT, *brainformer.SETTINGS} - {"vocab_size"}
+SETTINGS = {"hidden_size", "ffn", "sharing", *auto.VARIANT, *brainformer.SETTINGS} - {"vocab_size"}
 
 
 def our_classes(module: ModuleType, prefix: str, heads: tuple[str, ...]) -> list[Any]:
@@ -106,10 +106,10 @@ def stock_config(config: Any, config_class: Any) -> Any:
 
 def define_family(name: str, family: str, ours: list[Any]) -> None:
     theirs = [getattr(transformers, model_class.__name__.removeprefix("Tiny")) for model_class in ours]
-    plain = models.hf_config(small(family))
+    plain = auto.hf_config(small(family))
     define(f"{name}_stock", theirs, partial(stock_config, plain, theirs[0].config_class))
     for variant, settings in VARIANTS.items():
-        define(f"{name}_{variant}", ours, partial(models.hf_config, small(family, variant, **settings)))
+        define(f"{name}_{variant}", ours, partial(auto.hf_config, small(family, variant, **settings)))
 
 
 def define_brainformers(ours: list[Any]) -> None:
@@ -117,7 +117,7 @@ def define_brainformers(ours: list[Any]) -> None:
     for name, settings in BRAINFORMERS.items():
         model = Brainformer(**sizes | {"order": "sg.sf", "adaptive_span": None} | settings)
         # Its attention never has a matrix of weights to give; tests that ask for one along with other things leave it.
-        define(f"Brainformer_{name}", ours, partial(models.hf_config, model), has_attentions=False)
+        define(f"Brainformer_{name}", ours, partial(auto.hf_config, model), has_attentions=False)
 
 
 GPT_NEO, ROBERTA = (

@@ -28,7 +28,7 @@ import waiting
 import yaml
 from slurm.cluster import Cluster, existing
 
-from cluster import rundir
+from cluster.files import folders, whole_files
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -180,7 +180,7 @@ class Study:
 
     def claims(self, stage: str) -> list[dict[str, Any]]:
         """The newest claim of every run that has one, in the order of the runs' ids."""
-        runs = [rundir.RunDir(path) for path in sorted(self.output.glob("runs/*"))]
+        runs = [folders.RunDir(path) for path in sorted(self.output.glob("runs/*"))]
         newest = [attempts[-1].claim for run in runs if (attempts := run.attempts(stage))]
         return [claim for path in newest if (claim := read_or_none(path))]
 
@@ -236,8 +236,8 @@ def cluster_of(conf: Path) -> Cluster | None:
 
 def read_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        return rundir.read_json(path)
-    except rundir.TornFile:
+        return whole_files.read_json(path)
+    except whole_files.TornFile:
         return None
 
 
@@ -343,7 +343,7 @@ def duplicates(study: Study, *, undisturbed: bool = False) -> list[str]:
     """What was done, or submitted, more than once."""
     wait_for(lambda: study.live_jobs() == [])  # a job is written down when it has ended
     found = []
-    for run in map(rundir.RunDir, sorted(study.output.glob("runs/*"))):
+    for run in map(folders.RunDir, sorted(study.output.glob("runs/*"))):
         path = run.path / "done.txt"
         executed = Counter(path.read_text().split()) if path.exists() else Counter()
         for stage in STAGES:
@@ -355,7 +355,7 @@ def duplicates(study: Study, *, undisturbed: bool = False) -> list[str]:
                 found.append(f"{run.path.name} {stage}: completed {completed} times, executed {executed[stage]}")
     ran = jobs_that_ran(study.cluster)
     for token in study.tokens:
-        directory = rundir.OutputRoot(study.output).submission(token)
+        directory = folders.OutputRoot(study.output).submission(token)
         packs = len((read_or_none(directory.submission) or {"packs": []})["packs"])
         state = (read_or_none(directory.answer) or {"state": "no answer"})["state"]
         wanted = packs if state == "submitted" else 0

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from slurm.faults import wait_for
 
-from cluster import rundir
-from tiny_transformers.config import OF_STREAMS, STAGES
+from cluster.files import whole_files
+from tiny_transformers.settings.config import OF_STREAMS
+from tiny_transformers.settings.stages import STAGES
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
@@ -58,7 +59,7 @@ def sacct(*options):
 
 
 def job_ids(folder):
-    return [rundir.read_json(path)["job_id"] for path in (folder / "output" / "submissions").glob("*/answer.json")]
+    return [whole_files.read_json(path)["job_id"] for path in (folder / "output" / "submissions").glob("*/answer.json")]
 
 
 def causes(shown):
@@ -93,16 +94,20 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
 def speeds_come_last(folder):
     """Whether what a pack measured alone began when all else of it had ended."""
     for path in (folder / "output" / "submissions").glob("*/submission.json"):
-        for pack in rundir.read_json(path)["packs"]:
+        for pack in whole_files.read_json(path)["packs"]:
             attempts = {
                 (item["run_id"], stage): folder / "output" / "runs" / item["run_id"] / "stages" / stage / str(number)
                 for item in pack for stage, number in item["stages"]
             }  # fmt: skip
             begun = [
-                rundir.read_json(at / "claim.json")["time"] for (_, stage), at in attempts.items() if stage == "speed"
+                whole_files.read_json(at / "claim.json")["time"]
+                for (_, stage), at in attempts.items()
+                if stage == "speed"
             ]
             ended = [
-                rundir.read_json(at / "result.json")["ended"] for (_, stage), at in attempts.items() if stage != "speed"
+                whole_files.read_json(at / "result.json")["ended"]
+                for (_, stage), at in attempts.items()
+                if stage != "speed"
             ]
             if min(begun) < max(ended):
                 return False
@@ -163,7 +168,7 @@ def running_task(command, stand_ins, tmp_path):
     wait_for(lambda: status(command)["counts"]["running"] == 4)
     (run, *_) = status(command)["runs"]
     claim = tmp_path / "output" / "runs" / run["run_id"] / "stages" / "pretrain" / "1" / "claim.json"
-    return run["stages"]["pretrain"]["job"], rundir.read_json(claim)
+    return run["stages"]["pretrain"]["job"], whole_files.read_json(claim)
 
 
 def test_a_worker_killed_with_9_fails_alone(command, stand_ins, tmp_path):
@@ -214,7 +219,7 @@ def test_a_single_pack_which_is_no_array_is_cancelled_too(command, stand_ins, tm
 def test_a_pack_killed_with_9_is_an_error_of_its_job(command, stand_ins, tmp_path):
     job, claim = running_task(command, stand_ins, tmp_path)
     (task,) = [task for path in tmp_path.glob("output/submissions/*/task-*.json")
-               if (task := rundir.read_json(path))["job"] == job]  # fmt: skip
+               if (task := whole_files.read_json(path))["job"] == job]  # fmt: skip
     os.kill(task["pid"], signal.SIGKILL)
     os.kill(claim["pid"], signal.SIGKILL)
     wait_for(lambda: status(command)["counts"]["failed"] == 1)
@@ -255,7 +260,7 @@ def test_a_gpu_pack_sees_its_gpu(command, stand_ins, tmp_path):
     stand_ins.write_text('{"*": {"blimp": "hang"}}')
     command(*SUBMIT, "--study", "first", "--yes")
     wait_for(lambda: status(command)["counts"]["running"] == 2)
-    pids = [rundir.read_json(path)["pid"] for path in tmp_path.glob("output/runs/*/stages/blimp/1/claim.json")]
+    pids = [whole_files.read_json(path)["pid"] for path in tmp_path.glob("output/runs/*/stages/blimp/1/claim.json")]
     seen = [Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0") for pid in pids]
     devices = [value for each in seen for value in each if value.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(devices) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
@@ -295,7 +300,9 @@ def test_a_grid_larger_than_the_accounts_limit_is_completed_by_ticks(command, na
         return status(command)["counts"]["completed"] == 28
 
     wait_for(done)
-    packs = [len(rundir.read_json(path)["packs"]) for path in tmp_path.glob("output/submissions/*/submission.json")]
+    packs = [
+        len(whole_files.read_json(path)["packs"]) for path in tmp_path.glob("output/submissions/*/submission.json")
+    ]
     assert sum(packs) == 7
     assert max(packs) <= 3
     assert "Nothing to do." in command("tick").stdout
@@ -332,7 +339,7 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     command(*SUBMIT, *whole, "--yes")
     (run,) = wait_for(lambda: list((tmp_path / "output/runs").glob("*")))
     wait_for(lambda: (run / "checkpoints/step-00000040").is_dir(), 120)
-    killed = rundir.read_json(run / "stages/pretrain/1/claim.json")["job"]
+    killed = whole_files.read_json(run / "stages/pretrain/1/claim.json")["job"]
     subprocess.run(["scancel", "--signal=KILL", killed], check=True)
     wait_for(lambda: causes(status(command)) - {"blocked"} != set())
     assert not (run / "model").exists()
@@ -345,7 +352,7 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     wait_for(lambda: status(command, *whole)["counts"].get("completed") == 3, 300)
     assert (run / "model/model.safetensors").read_bytes() == (twin / "model/model.safetensors").read_bytes()
     results = (max(each.glob("stages/bpc/*/result.json")) for each in (run, twin))
-    scores = [rundir.read_json(path)["outcome"]["scores"] for path in results]
+    scores = [whole_files.read_json(path)["outcome"]["scores"] for path in results]
     assert scores[0] == scores[1]
     (score,) = scores[0]
     assert score["value"] < 3  # 4.6 bits are chance

@@ -8,11 +8,11 @@ import pytest
 import submitit
 from slurm.faults import wait_for
 
-from cluster import rundir
-from cluster.rundir import OutputRoot
-from jobs.pack import Pack
-from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import RunConfig
+from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
+from jobs.pack import PackJob
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import RunConfig
 
 pytestmark = pytest.mark.slurm
 REPOSITORY = Path(__file__).parents[2]
@@ -27,18 +27,19 @@ def task(slurm_of_limits, fake_science, tmp_path, monkeypatch):
     runs = [OutputRoot(tmp_path).run(name) for name in ("one", "two")]
     for run in runs:
         config = RunConfig(model=GPTNeo()).model_dump(mode="json")
-        rundir.write_json(run.run_json, {"run_id": run.path.name, "config": config})
+        whole_files.write_json(run.run_json, {"run_id": run.path.name, "name": run.path.name, "created": "2026",
+                                              "order": 0, "studies": [], "stages": [], "config": config})  # fmt: skip
     directory = OutputRoot(tmp_path).submission("cafe")
-    intent = {"token": "cafe", "output_root": str(tmp_path), "data_root": str(tmp_path), "cache": str(tmp_path),
-              "slots": 1, "cpus": 1, "site": {"signal_delay": 30}, "requeues": 1,
+    intent = {"token": "cafe", "created": "2026", "output_root": str(tmp_path), "data_root": str(tmp_path),
+              "cache": str(tmp_path), "slots": 1, "cpus": 1, "site": {"signal_delay": 30}, "requeues": 1,
               "packs": [[{"run_id": run.path.name, "stages": STAGES}] for run in runs]}  # fmt: skip
-    rundir.write_json(directory.submission, intent)
+    whole_files.write_json(directory.submission, intent)
     executor = submitit.SlurmExecutor(tmp_path / "slurm_logs", max_num_timeout=3)
     path = f"{os.environ['PYTHONPATH']}:{REPOSITORY}"
     setup = [f"export PYTHONPATH={path} FAKE_SCIENCE={fake_science} OMP_NUM_THREADS=1"]
     executor.update_parameters(partition="compute-p1", account="research-eemcs-st", time=2, mem_per_cpu="200M",
                                signal_delay_s=30, setup=setup, additional_parameters={"requeue": True})  # fmt: skip
-    jobs = executor.submit_array([Pack(str(directory.path))] * 2)
+    jobs = executor.submit_array([PackJob(str(directory.path))] * 2)
     yield jobs[0].job_id.partition("_")[0], runs, directory
     subprocess.run(["scancel", jobs[0].job_id.partition("_")[0]], check=False)
 
@@ -49,7 +50,7 @@ def trains(run, number=1):
 
 
 def result(run, stage, number):
-    return rundir.read_json(run.attempt(stage, number).result) or {}
+    return whole_files.read_json(run.attempt(stage, number).result) or {}
 
 
 def test_a_pack_stopped_by_its_signal_goes_on_after_a_requeue(task, fake_science):
@@ -63,7 +64,7 @@ def test_a_pack_stopped_by_its_signal_goes_on_after_a_requeue(task, fake_science
     wait_for(lambda: result(runs[1], "superglue", 1))
     assert result(runs[1], "pretrain", 1) == {}
     assert result(runs[1], "pretrain", 2)["status"] == "completed"
-    life = rundir.read_json(directory.task(1))
+    life = whole_files.read_json(directory.task(1))
     assert (life["job"], life["restart"], life["earlier"][0]["ended_by"]) == (f"{job}_1", 1, "timeout")
 
 
@@ -73,5 +74,5 @@ def test_the_second_time_the_limit_is_the_end(task):
     wait_for(lambda: all(result(run, "pretrain", 2) for run in runs), 420)
     assert {result(run, "pretrain", 2)["cause"] for run in runs} == {"timeout"}
     assert [result(run, "pretrain", 1) for run in runs] == [{}, {}]
-    assert {rundir.read_json(directory.task(index))["restart"] for index in (0, 1)} == {1}
+    assert {whole_files.read_json(directory.task(index))["restart"] for index in (0, 1)} == {1}
     assert [(run.path / "saved.txt").read_text().split() for run in runs] == [["pretrain"] * 2] * 2

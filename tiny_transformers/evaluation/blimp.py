@@ -14,17 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from tiny_transformers import config, data, device, models
-from tiny_transformers.evaluation import bootstrap, pairs, scoring
-from tiny_transformers.evaluation.minimal_pairs import Task, read_task
-from tiny_transformers.work import Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.common import bootstrap, pairs
+from tiny_transformers.common.work import Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.data import sources
+from tiny_transformers.evaluation import scoring
+from tiny_transformers.evaluation.minimal_pairs import PairTask, read_task
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.training import device
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskScores:
     """A task, and the scores of its N pairs' sentences."""
 
-    task: Task
+    task: PairTask
     good: NDArray[np.float64]  # (N,)
     bad: NDArray[np.float64]  # (N,)
 
@@ -43,7 +47,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Accuracy:
     """An accuracy over several tasks, with its 95 % bootstrap interval."""
 
     name: str
@@ -58,8 +62,8 @@ def run(work: Work) -> Outcome:
     files = config.blimp_files(work.config.data, work.config.evaluation.blimp.data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = _read_tasks(work, files, tokenizer)
-    fingerprints = {name: data.fingerprint(work.root / file) for name, file in files.items()}
-    model: Any = models.load_lm(work.model_dir)
+    fingerprints = {name: sources.fingerprint(work.root / file) for name, file in files.items()}
+    model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
     started = time.monotonic()
     results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
@@ -74,7 +78,7 @@ def run(work: Work) -> Outcome:
     )
 
 
-def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[Task]:
+def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[PairTask]:
     """Raises TinyTransformersError that names every bad file."""
     tasks, wrong = [], []
     for name, file in files.items():
@@ -87,26 +91,26 @@ def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[Task]
     return tasks
 
 
-def judge(tasks: Sequence[Task], log_likelihoods: NDArray[np.float64]) -> list[Result]:
+def judge(tasks: Sequence[PairTask], log_likelihoods: NDArray[np.float64]) -> list[TaskScores]:
     """From the log-likelihoods of all tasks' sentences, normalised here as set. (2 x pairs,)"""
     divisors = [sentence.divisor for task in tasks for sentence in task.sentences]
     ends = np.cumsum([2 * len(task.pairs) for task in tasks])
     parts = np.split(log_likelihoods / np.array(divisors), ends[:-1])
-    return [Result(task, good=part[::2], bad=part[1::2]) for task, part in zip(tasks, parts, strict=True)]
+    return [TaskScores(task, good=part[::2], bad=part[1::2]) for task, part in zip(tasks, parts, strict=True)]
 
 
-def figures(results: Sequence[Result]) -> list[Figure]:
+def figures(results: Sequence[TaskScores]) -> list[Accuracy]:
     """Every phenomenon and supplement task, then the averages: macro averages weigh tasks alike, `micro` pairs."""
     n = np.array([result.n for result in results])
     right = np.array([result.right.sum() for result in results])
     draws = bootstrap.resample(np.stack([right, n - right], 1))[..., 0]  # (DRAWS, tasks)
 
-    def figure(name: str, chosen: Sequence[bool], *, pooled: bool) -> Figure:
+    def figure(name: str, chosen: Sequence[bool], *, pooled: bool) -> Accuracy:
         def accuracy(correct: NDArray[np.int64]) -> Any:  # (..., tasks) -> (...)
             part = correct[..., chosen]
             return part.sum(-1) / n[chosen].sum() if pooled else (part / n[chosen]).mean(-1)
 
-        return Figure(name, float(accuracy(right)), *bootstrap.interval(accuracy(draws)), n=int(n[chosen].sum()))
+        return Accuracy(name, float(accuracy(right)), *bootstrap.interval(accuracy(draws)), n=int(n[chosen].sum()))
 
     phenomena = [result.task.phenomenon for result in results]
     supplement = [phenomenon in config.SUPPLEMENT_TASKS for phenomenon in phenomena]
@@ -118,7 +122,7 @@ def figures(results: Sequence[Result]) -> list[Figure]:
     ]
 
 
-def paradigms(results: Sequence[Result]) -> list[Score]:
+def paradigms(results: Sequence[TaskScores]) -> list[Score]:
     """BLiMP's 67, or the 62 that the filtered files have: `binding/principle_A_c_command`."""
     right: dict[str, list[bool]] = {}
     for result in results:
@@ -128,7 +132,7 @@ def paradigms(results: Sequence[Result]) -> list[Score]:
     return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[Task]) -> NDArray[np.float64]:
+def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> NDArray[np.float64]:
     sentences = [sentence for task in tasks for sentence in task.sentences]
     sequences = [sentence.ids for sentence in sentences]
 
@@ -145,9 +149,9 @@ def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[Tas
     return scoring.pseudo_log_likelihoods(model, sequences, tokenizer.mask_token_id, **options)
 
 
-def _kept(results: Sequence[Result], fingerprints: dict[str, str], run_config: config.RunConfig) -> pairs.Kept:
+def _kept(results: Sequence[TaskScores], fingerprints: dict[str, str], run_config: config.RunConfig) -> pairs.KeptPairs:
     evaluation = run_config.evaluation
-    return pairs.Kept(
+    return pairs.KeptPairs(
         files=fingerprints,
         counts=np.array([result.n for result in results], dtype=np.int64),
         rows=np.array([pair.row for result in results for pair in result.task.pairs], dtype=np.int32),
@@ -161,12 +165,12 @@ def _kept(results: Sequence[Result], fingerprints: dict[str, str], run_config: c
     )
 
 
-def _scores(figure: Figure) -> list[Score]:
+def _scores(figure: Accuracy) -> list[Score]:
     values = {"accuracy": figure.accuracy, "accuracy_low": figure.low, "accuracy_high": figure.high}
     return [Score(figure.name, metric, value, figure.n) for metric, value in values.items()]
 
 
-def _metrics(results: Sequence[Result], seconds: float) -> dict[str, float | int | str]:
+def _metrics(results: Sequence[TaskScores], seconds: float) -> dict[str, float | int | str]:
     counts = {result.task.name: _counts(result) for result in results}
     total = {name: sum(count[name] for count in counts.values()) for name in _counts(results[0])}
     n = sum(result.n for result in results)
@@ -181,11 +185,11 @@ def _metrics(results: Sequence[Result], seconds: float) -> dict[str, float | int
     }
 
 
-def _counts(result: Result) -> dict[str, int]:
+def _counts(result: TaskScores) -> dict[str, int]:
     return {"ties": result.ties, "skipped_equal": result.task.equal, "skipped_too_long": result.task.too_long}
 
 
-def _print(results: Sequence[Result], shown: Sequence[Figure]) -> None:
+def _print(results: Sequence[TaskScores], shown: Sequence[Accuracy]) -> None:
     """What is shown of a task is its phenomenon; only the full BLiMP has several tasks of one."""
     width = max(len(figure.name) for figure in shown)
     print(f"{'task':{width}} accuracy   95 % interval   pairs  ties  equal  too long")

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiny_transformers import characters, config, device, models
-from tiny_transformers.characters import Ids
+from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, Score, Work
+from tiny_transformers.data import characters
+from tiny_transformers.data.characters import Ids
 from tiny_transformers.evaluation.scoring import evaluating
-from tiny_transformers.work import CheckFailed, Interrupted, Outcome, Score, Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.training import device
 
 AT_ONCE = 2_048  # characters on the device, of all rows; no result depends on it
 
@@ -27,7 +30,7 @@ def run(work: Work) -> Outcome:
     file, settings = config.STREAMS[work.config.data.corpus], work.config.evaluation.bpc
     stream = characters.read_stream(work.root / file, work.config.data.units, work.cache)
     characters.fits(stream, work.config.model.vocab_size)
-    model: Any = models.load_lm(work.model_dir)
+    model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
 
     def on_block(done: float) -> None:

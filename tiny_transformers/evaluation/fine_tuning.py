@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tiny_transformers import config
+from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.glue import Encoded, TaskData
 from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
-from tiny_transformers.gpt_neo import NoAttention
-from tiny_transformers.layer import PerToken
-from tiny_transformers.random import set_seed
-from tiny_transformers.work import CheckFailed
+from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.layers.noise import set_seed
+from tiny_transformers.models.gpt_neo import NoAttention
+from tiny_transformers.settings import config
 
 MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
 

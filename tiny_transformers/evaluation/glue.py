@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from tiny_transformers import config, data
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data import sources
 from tiny_transformers.evaluation.rows import read_texts, refuse
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.settings import config
 
 SCORED_AS = {"validation": "{task}", "validation_matched": "{task}", "validation_mismatched": "{task}-mm"}
 HELD_OUT, MOST_HELD_OUT = 0.1, 1_000  # of the training rows, for `select_on: train_split`
@@ -143,7 +144,7 @@ def read_examples(path: Path, task: str, limit: int | None) -> Examples:
     _check_labels(path, rows, template.num_labels)
     if limit is not None:
         # Evenly spaced among rows sorted by label: a file may alternate labels, or hold one label's rows first.
-        rows = data.sample(sorted(rows, key=lambda row: row["label"]), limit)
+        rows = sources.sample(sorted(rows, key=lambda row: row["label"]), limit)
     return Examples(
         [template.first.format(**row) for row in rows],
         None if template.second is None else [template.second.format(**row) for row in rows],

@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from tiny_transformers import config, data, device, models
-from tiny_transformers.evaluation import bootstrap, scoring
+from tiny_transformers.common import bootstrap
+from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, Score, Work
+from tiny_transformers.data import sources
+from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.rows import read_texts, refuse
-from tiny_transformers.work import CheckFailed, Interrupted, Outcome, Score, Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.training import device
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Passages:
 
 
 @dataclass(frozen=True)
-class Result:
+class PassageScores:
     """Of N passages, the last words; of as many or fewer, the whole."""
 
     correct: NDArray[np.bool_]  # (N,) every token of the last word is the likeliest
@@ -46,7 +50,7 @@ def run(work: Work) -> Outcome:
     path = work.root / config.LAMBADA
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     passages = read_passages(path, tokenizer, work.config)
-    model: Any = models.load_lm(work.model_dir)
+    model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
     started = time.monotonic()
     result = _score(work, model, tokenizer, passages)
@@ -64,7 +68,7 @@ def run(work: Work) -> Outcome:
             "passages_per_second": len(passages) / seconds,
             "peak_memory_mb": device.peak_memory_mb(),
         },
-        data={config.LAMBADA: data.fingerprint(path)},
+        data={config.LAMBADA: sources.fingerprint(path)},
     )
 
 
@@ -78,7 +82,7 @@ def read_passages(path: Path, tokenizer: Any, run_config: config.RunConfig) -> P
     for index, (context, _, last_word) in enumerate(parts):
         if not context.strip() or not last_word.strip():
             refuse(path, index, f"{texts[index][-40:]!r} does not end in a space and a last word. Remove the row.")
-    kept = data.sample(range(len(texts)), run_config.evaluation.limit)
+    kept = sources.sample(range(len(texts)), run_config.evaluation.limit)
     whole = _encode(tokenizer, [texts[index] for index in kept])
     contexts = _encode(tokenizer, [parts[index][0].rstrip() for index in kept])
     before, after = _special(tokenizer, run_config)
@@ -94,7 +98,7 @@ def read_passages(path: Path, tokenizer: Any, run_config: config.RunConfig) -> P
     return Passages(sequences, targets, truncated=sum(len(ids) > room for ids in whole))
 
 
-def summarise(result: Result) -> list[Score]:
+def summarise(result: PassageScores) -> list[Score]:
     """The scores of docs/evaluation.md. Raises CheckFailed for a perplexity beyond all numbers."""
     n, right = len(result.correct), int(result.correct.sum())
     low, high = bootstrap.interval(bootstrap.resample(np.array([[right, n - right]]))[:, 0, 0] / n)
@@ -120,7 +124,7 @@ def _special(tokenizer: Any, run_config: config.RunConfig) -> tuple[list[int], l
     return start[run_config.evaluation.lambada.start_token], []
 
 
-def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> Result:
+def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> PassageScores:
     def on_batch(done: float) -> None:
         if work.should_stop():
             raise Interrupted
@@ -129,7 +133,7 @@ def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> Result
     encoder = work.config.model.family == "roberta"
     # A decoder's last word is a part of its passage, which costs nothing more; an encoder's passage is a forward pass
     # for each of its tokens.
-    chosen = data.sample(passages.sequences, work.config.evaluation.lambada.passages if encoder else None)
+    chosen = sources.sample(passages.sequences, work.config.evaluation.lambada.passages if encoder else None)
     sequences = [*passages.sequences, *chosen]
     scored = [*passages.targets, *[1] * len(chosen)]
     options: dict[str, Any] = {"precision": work.config.evaluation.precision, "on_batch": on_batch}
@@ -141,7 +145,7 @@ def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> Result
         scores = scoring.score_decoder(model, sequences, scored=scored, **options)
     n = len(passages)
     tokens = sum(len(ids) - (2 if encoder else 1) for ids in chosen)
-    return Result(scores.greedy[:n], scores.log_likelihoods[:n], scores.log_likelihoods[n:], tokens)
+    return PassageScores(scores.greedy[:n], scores.log_likelihoods[:n], scores.log_likelihoods[n:], tokens)
 
 
 def _one_word(ids: list[int], target: int) -> list[int | None]:

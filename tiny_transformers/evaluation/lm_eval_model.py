@@ -19,10 +19,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from tiny_transformers import models
-from tiny_transformers.device import pick_device
+from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.evaluation import scoring
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.models import auto
+from tiny_transformers.training.device import pick_device
 
 Request = tuple[Any, list[int], list[int]]  # what lm-eval calls it, context, continuation
 
@@ -50,7 +50,7 @@ class TinyTransformersLM(TemplateLM):
         _check("precision", precision, ("float32", "bfloat16"))
         _check("pll", pll, ("original", "word_l2r"))
         self.start_token, self.precision, self.pll = start_token, precision, pll
-        model: Any = models.load_lm(Path(pretrained))
+        model: Any = auto.load_lm(Path(pretrained))
         self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained)
         self._device = _device(device)
         self.model = model.to(self._device)

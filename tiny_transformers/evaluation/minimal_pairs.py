@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiny_transformers import config, data
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data import sources
 from tiny_transformers.evaluation.rows import read_texts, refuse
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.settings import config
 
 FIELDS = ("sentence_good", "sentence_bad")
 GROUPS = {"filler_gap_dependency": "filler_gap", "s-selection": "argument_structure"}  # `linguistics_term` -> group
@@ -33,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Task:
+class PairTask:
     """The pairs of one file that can be scored, and how many cannot."""
 
     name: str
@@ -48,7 +49,7 @@ class Task:
         return [sentence for pair in self.pairs for sentence in (pair.good, pair.bad)]
 
 
-def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfig) -> Task:
+def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfig) -> PairTask:
     """The task's pairs: `start_token` + sentence for a decoder, `<s>` + sentence + `</s>` for an encoder.
 
     Raises TinyTransformersError for a file that is empty, lacks a field or has no pair that can be scored."""
@@ -57,7 +58,7 @@ def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfi
     rows = read_texts(path, (*FIELDS, *labels))
     _refuse_empty_sentences(path, rows)
     phenomenon = _phenomenon(path, rows) if full else name
-    sampled = data.sample(list(enumerate(rows)), run_config.evaluation.limit)
+    sampled = sources.sample(list(enumerate(rows)), run_config.evaluation.limit)
     different = [(number, row) for number, row in sampled if row[FIELDS[0]] != row[FIELDS[1]]]
     sentences = _tokenise([row[field] for _, row in different for field in FIELDS], tokenizer, run_config)
     pairs = [
@@ -65,7 +66,7 @@ def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfi
         for (number, row), good, bad in zip(different, sentences[::2], sentences[1::2], strict=True)
         if max(len(good.ids), len(bad.ids)) <= run_config.positions
     ]
-    task = Task(name, phenomenon, pairs, equal=len(sampled) - len(different), too_long=len(different) - len(pairs))
+    task = PairTask(name, phenomenon, pairs, equal=len(sampled) - len(different), too_long=len(different) - len(pairs))
     if not pairs:
         raise TinyTransformersError(
             f"{path}: none of its pairs can be scored ({task.equal} have two equal sentences, {task.too_long} exceed "

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tiny_transformers import data
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data import sources
 
 
 def read_texts(path: Path, texts: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines; the fields `texts` are strings. Raises TinyTransformersError with the line."""
-    rows = data.read_rows(path, (*texts, *others))
+    rows = sources.read_rows(path, (*texts, *others))
     for index, row in enumerate(rows):
         for field in texts:
             if not isinstance(row[field], str):

@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation.masked import states_at
 from tiny_transformers.evaluation.prefixes import Forest
-from tiny_transformers.layer import PerToken
-from tiny_transformers.work import CheckFailed
+from tiny_transformers.layers.layer import PerToken
 
 Sequences = Sequence[Sequence[int]]
 Words = Sequence[Sequence[int | None]]  # of each sequence the number of each token's word; None: of no word

@@ -2,7 +2,7 @@
 
 The saved model itself, in evaluation mode, without gradients, on random tokens of a fixed seed. Every pass is timed by
 itself, from an idle device to an idle device; what a figure says is in docs/evaluation.md. That nothing else runs on
-the device is the caller's to see to (`config.ALONE`)."""
+the device is the caller's to see to (`stages.ALONE`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from tiny_transformers import architecture, device, models
-from tiny_transformers.config import RunConfig
+from tiny_transformers.common.work import Check, Interrupted, Outcome, Score, Work
 from tiny_transformers.evaluation import scoring
-from tiny_transformers.ffn.experts import GatedExperts
-from tiny_transformers.work import Check, Interrupted, Outcome, Score, Work
+from tiny_transformers.layers.ffn.experts import GatedExperts
+from tiny_transformers.models import auto
+from tiny_transformers.settings import architecture
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.training import device
 
 Tick = Callable[[int], None]  # told the number of passes done, before each; may raise, to stop
 
@@ -94,7 +96,7 @@ class Timing:
 def run(work: Work) -> Outcome:
     """Measure the model of `work.model_dir`. Needs no tokenizer and no data."""
     load = os.getloadavg()[0]
-    model: Any = models.load_lm(work.model_dir)
+    model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
     outcome = Outcome(metrics=_hardware(work.config, load) | _sizes(work, model))
     for name, value in outcome.metrics.items():

@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from tiny_transformers import config, data, device, models
+from tiny_transformers.common.files import whole_file
+from tiny_transformers.common.provenance import source_digest
+from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.data import sources
 from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, predict
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
 from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, evaluate, majority
-from tiny_transformers.files import whole_file
-from tiny_transformers.provenance import source_digest
-from tiny_transformers.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.training import device
 
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
 NO_RESULT = ("tasks", "seeds", "limit")  # settings that say which fine-tunings there are, or are told otherwise
@@ -68,7 +71,7 @@ def run(work: Work) -> Outcome:
     started = time.monotonic()
     tasks = _read_tasks(work)
     files = [file for task in tasks for file in config.superglue_files(task.name).values()]
-    outcome = Outcome(data={file: data.fingerprint(work.root / file) for file in files})
+    outcome = Outcome(data={file: sources.fingerprint(work.root / file) for file in files})
     planned = _plan(work, tasks, outcome.data)
     kept = {one.path: found for one in planned if (found := _read_kept(one))}
     answers = _fine_tune_all(work, planned, kept)
@@ -117,7 +120,7 @@ def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -
     among it: whoever mends a mistake gets no answer of before."""
     settings = work.config.evaluation.superglue.model_dump(mode="json", exclude=set(NO_RESULT))
     model = {
-        path.name: data.fingerprint(path)
+        path.name: sources.fingerprint(path)
         for pattern in ("*.safetensors", "config.json", "tokenizer*.json")
         for path in work.model_dir.glob(pattern)
     }
@@ -172,7 +175,7 @@ def _fine_tune(work: Work, one: FineTuning, report: Report) -> Answers:
     started, task = time.monotonic(), one.task
     truncated = f"{task.train.truncated} of them truncated"
     print(f"{one.label}: {len(task.train.labels)} rows to train on, {truncated}, seed {one.seed}", flush=True)
-    model: Any = models.load_classifier(work.model_dir, task.num_labels, one.seed)
+    model: Any = auto.load_classifier(work.model_dir, task.num_labels, one.seed)
     model.to(device.pick_device())
     fit = fine_tune(model, task, work.config.evaluation.superglue, one.seed, report)
     predictions = {

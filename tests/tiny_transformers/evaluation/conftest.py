@@ -9,10 +9,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tiny_transformers.architecture import GPTNeo, Model, Roberta
-from tiny_transformers.config import RunConfig
-from tiny_transformers.models import build
-from tiny_transformers.work import Work
+from tiny_transformers.common.work import Work
+from tiny_transformers.models.auto import build
+from tiny_transformers.settings.architecture import GPTNeo, Model, Roberta
+from tiny_transformers.settings.config import RunConfig
 
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
 VOCAB_SIZE = 4 + 256 + 1  # the specials, the bytes, <mask>

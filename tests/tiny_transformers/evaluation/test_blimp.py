@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from tiny_transformers import config
-from tiny_transformers.config import BUILTIN_BLIMP_TASKS, Blimp, Data, Evaluation, blimp_files
-from tiny_transformers.evaluation import blimp, pairs, scoring
-from tiny_transformers.models import build, load_lm
-from tiny_transformers.work import Interrupted, TinyTransformersError
+from tiny_transformers.common import pairs
+from tiny_transformers.common.work import Interrupted, TinyTransformersError
+from tiny_transformers.evaluation import blimp, scoring
+from tiny_transformers.models.auto import build, load_lm
+from tiny_transformers.settings import config
+from tiny_transformers.settings.config import BUILTIN_BLIMP_TASKS, Blimp, Data, Evaluation, blimp_files
 
 BUILTIN = blimp_files(Data(source="builtin"))
 

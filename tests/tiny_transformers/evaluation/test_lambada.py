@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tiny_transformers.architecture import GPTNeo
-from tiny_transformers.config import LAMBADA, RunConfig
-from tiny_transformers.data import fingerprint
+from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError
+from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.evaluation import lambada
-from tiny_transformers.models import build, load_lm
-from tiny_transformers.work import CheckFailed, Interrupted, TinyTransformersError
+from tiny_transformers.models.auto import build, load_lm
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import LAMBADA, RunConfig
 
 TEXTS = ["my dog, my dog, my dog, my dog", "a  b", 'She said: "yes', "one two\nthree"]
 
@@ -191,7 +191,7 @@ def test_of_a_limited_file_an_encoders_passages_are_evenly_spaced_and_its_last_w
 def test_the_interval_of_the_accuracy_is_that_of_resampled_passages():
     def interval(right, n):
         values = np.full(n, -1.0)
-        scores = lambada.summarise(lambada.Result(np.arange(n) < right, values, values, n))
+        scores = lambada.summarise(lambada.PassageScores(np.arange(n) < right, values, values, n))
         found = {score.metric: score.value for score in scores if score.task == "last_word"}
         assert found["accuracy"] == right / n
         return found["accuracy_low"], found["accuracy_high"]
@@ -203,7 +203,7 @@ def test_the_interval_of_the_accuracy_is_that_of_resampled_passages():
 
 
 def test_a_perplexity_beyond_all_numbers_fails_the_check():
-    result = lambada.Result(np.array([False]), np.array([-800.0]), np.array([-800.0]), 1)
+    result = lambada.PassageScores(np.array([False]), np.array([-800.0]), np.array([-800.0]), 1)
     with pytest.raises(CheckFailed, match="diverged"):
         lambada.summarise(result)
 

@@ -19,12 +19,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, PreTrainedModel
 
-from tiny_transformers import config, data, models, tokenizer
-from tiny_transformers.architecture import GPTNeo, Model
-from tiny_transformers.config import RunConfig
+from tiny_transformers.common.work import TinyTransformersError, Work
+from tiny_transformers.data import sources, tokenizer
 from tiny_transformers.evaluation import blimp, lm_eval_tasks, scoring
 from tiny_transformers.evaluation.lm_eval_model import TinyTransformersLM
-from tiny_transformers.work import TinyTransformersError, Work
+from tiny_transformers.models import auto
+from tiny_transformers.settings import config
+from tiny_transformers.settings.architecture import GPTNeo, Model
+from tiny_transformers.settings.config import RunConfig
 
 TASKS = Path(lm_eval_tasks.__path__[0])
 FILES = config.blimp_files(config.Data())
@@ -110,10 +112,10 @@ def work(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     folder = tmp_path_factory.mktemp("lm_eval")
     run_config = RunConfig(model=SMALL)
     work = Work(config=run_config, root=folder / "data", cache=folder / "cache", run_dir=folder / "run")
-    spread(models.build(SMALL, seed=1)).save_pretrained(work.model_dir)
+    spread(auto.build(SMALL, seed=1)).save_pretrained(work.model_dir)
     tokenizer.load_tokenizer(shared_data, run_config).save_pretrained(work.model_dir)
     for file, count in {**dict.fromkeys(FILES.values(), PAIRS), config.LAMBADA: PASSAGES}.items():
-        rows = data.sample(data.read_rows(shared_data / file, ()), count)
+        rows = sources.sample(sources.read_rows(shared_data / file, ()), count)
         if file == FILES["binding"]:
             rows.append(rows[-1] | {"sentence_good": "The same.", "sentence_bad": "The same."})
         (work.root / file).parent.mkdir(parents=True, exist_ok=True)
@@ -178,9 +180,9 @@ def test_lm_eval_finds_the_accuracies_of_our_blimp_stage(runs: dict[str, Run], w
 
 @pytest.mark.parametrize("which", ["hf", "ours"])
 def test_lm_eval_finds_the_log_likelihoods_of_our_engine(runs: dict[str, Run], work: Work, which: str) -> None:
-    tok, model = AutoTokenizer.from_pretrained(work.model_dir), models.load_lm(work.model_dir)
+    tok, model = AutoTokenizer.from_pretrained(work.model_dir), auto.load_lm(work.model_dir)
     for task, file in FILES.items():
-        rows = data.read_rows(work.root / file, ())[:PAIRS]
+        rows = sources.read_rows(work.root / file, ())[:PAIRS]
         texts = [" " + row[field] for row in rows for field in ("sentence_good", "sentence_bad")]
         sequences = [[tok.bos_token_id, *ids] for ids in tok(texts, add_special_tokens=False)["input_ids"]]
         ours = scoring.decoder_log_likelihoods(model, sequences)
@@ -207,7 +209,7 @@ def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
 @pytest.fixture
 def make(make_work: Callable[..., Work], family: Model) -> Callable[..., Any]:
     """The model class over a model of bytes that sees 64 of them."""
-    folder = make_work(spread(models.build(family, seed=1))).model_dir
+    folder = make_work(spread(auto.build(family, seed=1))).model_dir
     return lambda kind=TinyTransformersLM, **arguments: kind(str(folder), device="cpu", **arguments)
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from tiny_transformers.evaluation import bootstrap, pairs
-from tiny_transformers.evaluation.pairs import Kept
-from tiny_transformers.work import TinyTransformersError
+from tiny_transformers.common import bootstrap, pairs
+from tiny_transformers.common.pairs import KeptPairs
+from tiny_transformers.common.work import TinyTransformersError
 
 
 def kept(**right):
     """A model that has these pairs right (1), wrong (0) or tied (None), by task."""
     verdicts = [verdict for task in right.values() for verdict in task]
     good = np.array([{1: -1.0, 0: -3.0, None: -2.0}[verdict] for verdict in verdicts])
-    return Kept(
+    return KeptPairs(
         files={task: f"sha of {task}" for task in right},
         counts=np.array([len(task) for task in right.values()]),
         rows=np.concatenate([np.arange(len(task)) for task in right.values()]).astype(np.int32),

@@ -9,10 +9,10 @@ import torch
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, RobertaConfig, RobertaForMaskedLM
 from variants import VARIANTS, perturb, small
 
-from tiny_transformers.architecture import GPTNeo, Roberta
+from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation import scoring
-from tiny_transformers.models import build
-from tiny_transformers.work import CheckFailed
+from tiny_transformers.models.auto import build
+from tiny_transformers.settings.architecture import GPTNeo, Roberta
 
 VOCAB_SIZE, MASK = 97, 96
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": VOCAB_SIZE}

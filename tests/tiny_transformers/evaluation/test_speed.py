@@ -8,12 +8,13 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from variants import FAMILIES, VARIANTS, perturb, small, tokens
 
-from tiny_transformers import device, models
-from tiny_transformers.architecture import Brainformer, flops_per_token, parameters
-from tiny_transformers.config import RunConfig
+from tiny_transformers.common.work import Interrupted, Work
 from tiny_transformers.evaluation import speed
-from tiny_transformers.language_model import CACHE_NAMES
-from tiny_transformers.work import Interrupted, Work
+from tiny_transformers.models import auto
+from tiny_transformers.models.language_model import CACHE_NAMES
+from tiny_transformers.settings.architecture import Brainformer, flops_per_token, parameters
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.training import device
 
 TINY = {"batch_sizes": [3, 1], "tokens": 9, "prompt_tokens": 3, "new_tokens": 5, "warmup": 1, "repetitions": 4}
 PER_MEASUREMENT = {"tokens_per_second", "latency_s", "latency_low_s", "latency_high_s", "peak_memory_mb"}
@@ -37,7 +38,7 @@ def make_work(tmp_path):
     def make(family, variant="gelu", **settings):
         config = run_config(family, variant, **settings)
         work = Work(config=config, root=tmp_path / "none", cache=tmp_path / "none", run_dir=tmp_path / "run")
-        perturb(models.build(config.model, seed=1)).save_pretrained(work.model_dir)
+        perturb(auto.build(config.model, seed=1)).save_pretrained(work.model_dir)
         return work
 
     return make
@@ -46,7 +47,7 @@ def make_work(tmp_path):
 @pytest.fixture
 def loaded(monkeypatch):
     """The models that the stage loads, as it loads them; what is in `before` is done to each."""
-    seen, before, load = [], [], models.load_lm
+    seen, before, load = [], [], auto.load_lm
 
     def spy(folder):
         seen.append(load(folder))
@@ -54,7 +55,7 @@ def loaded(monkeypatch):
             change(seen[-1])
         return seen[-1]
 
-    monkeypatch.setattr(models, "load_lm", spy)
+    monkeypatch.setattr(auto, "load_lm", spy)
     return seen, before
 
 
@@ -135,7 +136,7 @@ def test_what_is_timed_is_in_evaluation_mode_without_gradients_and_in_the_precis
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_feed_forward_module_is_what_the_block_adds_to_its_input(family, variant):
     # From outside the module: a norm's output on one side of it, the residual sum on the other.
-    model = perturb(models.build(small(family, variant), seed=1))
+    model = perturb(auto.build(small(family, variant), seed=1))
     owner, name = model.stack()
     block = next(block for block in getattr(owner, name).children() if model.feed_forward(block))
     seen = {}
@@ -163,7 +164,7 @@ def test_the_feed_forward_module_is_what_the_block_adds_to_its_input(family, var
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_block_that_has_no_feed_forward_module_is_passed_over(family):
-    model = models.build(small(family, "ssff"), seed=1)  # blocks s, sf, f
+    model = auto.build(small(family, "ssff"), seed=1)  # blocks s, sf, f
     owner, name = model.stack()
     modules = [model.feed_forward(block) for block in getattr(owner, name).children()]
     assert [module is None for module in modules] == [True, False, False]
@@ -185,7 +186,7 @@ def test_a_brainformers_first_module_is_measured_and_priced_whatever_its_gate(or
     model = Brainformer(**sizes, order=order, experts={"num_experts": 4, "gate": gate})
     config = RunConfig(model=model, data={"corpus": "text8"}, evaluation={"speed": TINY})
     work = Work(config=config, root=tmp_path, cache=tmp_path, run_dir=tmp_path)
-    models.build(model, seed=1).save_pretrained(work.model_dir)
+    auto.build(model, seed=1).save_pretrained(work.model_dir)
     outcome = speed.run(work)
     assert by_name(outcome)["feed_forward_b16"]["latency_s"] > 0
     block, logits = 2 * 32 * 24, 0 if gate == "hash" else 32 * 4
@@ -200,7 +201,7 @@ def test_a_brainformers_first_module_is_measured_and_priced_whatever_its_gate(or
 @torch.inference_mode()
 def test_passes_do_what_their_names_say():
     config = run_config("gpt_neo", batch_sizes=[2])
-    model = perturb(models.build(config.model, seed=1))
+    model = perturb(auto.build(config.model, seed=1))
     encode, generate, feed_forward = speed.plan(model, config, cached=True)
     hidden, ids, alone = (each.action() for each in (encode, generate, feed_forward))
     whole = model(encode.action.args[1], output_hidden_states=True)
@@ -217,7 +218,7 @@ def test_passes_do_what_their_names_say():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_measured_tokens_are_no_special_ones(family):
-    ids = speed._tokens(models.build(small(family), seed=1), 50, 200)
+    ids = speed._tokens(auto.build(small(family), seed=1), 50, 200)
     assert (ids.min(), ids.max()) == (4, 58)
 
 

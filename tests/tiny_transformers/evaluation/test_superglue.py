@@ -13,10 +13,10 @@ import transformers
 from transformers import AutoTokenizer
 from variants import FAMILIES, small
 
-from tiny_transformers.config import SUPERGLUE_TASKS, Superglue, superglue_files
+from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError
 from tiny_transformers.evaluation import fine_tuning, glue, glue_metrics, scoring, superglue
-from tiny_transformers.models import build, load_classifier
-from tiny_transformers.work import CheckFailed, Interrupted, TinyTransformersError
+from tiny_transformers.models.auto import build, load_classifier
+from tiny_transformers.settings.config import SUPERGLUE_TASKS, Superglue, superglue_files
 
 # Rows (train, then validation) of the real files.
 REAL_COUNTS = {
@@ -397,7 +397,7 @@ def test_a_training_that_diverges_does_not_stop_the_others(make_work, write_task
             next(model.parameters()).data.fill_(torch.nan)
         return model
 
-    monkeypatch.setattr(superglue.models, "load_classifier", broken)
+    monkeypatch.setattr(superglue.auto, "load_classifier", broken)
     with pytest.raises(CheckFailed, match=r"^1 of 3 fine-tunings failed; .*\. cola: .*diverged$"):
         superglue.run(work)
     assert kept(work) == {"sst2": 1, "rte": 1}

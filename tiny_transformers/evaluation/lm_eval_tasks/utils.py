@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.evaluation.rows import read_texts
-from tiny_transformers.work import TinyTransformersError
 
 PAIR = ("sentence_good", "sentence_bad")
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 runpy.run_path("@REPO@/tests/fake_science/sitecustomize.py")
-_stand_in = sys.modules["tiny_transformers.pretrain"].run
+_stand_in = sys.modules["tiny_transformers.training.pretrain"].run
 
 
 def _run(work):
@@ -18,4 +18,4 @@ def _run(work):
     return _stand_in(work)
 
 
-sys.modules["tiny_transformers.pretrain"].run = _run
+sys.modules["tiny_transformers.training.pretrain"].run = _run

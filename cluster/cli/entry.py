@@ -1,0 +1,64 @@
+"""The entry points, and what an error of the user's prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from sqlite3 import DatabaseError
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cluster.cli import looking, reporting, running, starting  # noqa: F401 - their commands
+from cluster.cli.shared import app
+from cluster.console import stderr
+from cluster.errors import InputError, TinyError
+from cluster.files.whole_files import TornFile
+
+
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        typer.echo(f"tiny-transformers {metadata.version('tiny-transformers')}")
+    except metadata.PackageNotFoundError:
+        raise InputError("--version: this copy is not installed, so it has none. `pip install -e .` does it.") from None
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the installed version.")
+    ] = False,
+) -> None:
+    """One manifest, one cluster, a finished table."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; an error of the user's prints as one message and sets the exit code."""
+    try:
+        app(args=arguments, prog_name="tiny-transformers")
+    except TinyError as error:
+        stderr.print(Text(str(error), style="red"))
+        sys.exit(error.exit_code)
+    except (OSError, TornFile) as error:  # a full disk, a folder that may not be written, a file that is not whole
+        stderr.print(Text(f"{type(error).__name__}: {error}", style="red"))
+        sys.exit(TinyError.exit_code)
+    except DatabaseError as error:
+        stderr.print(Text(f"ledger.db: {error}. `tiny-transformers ledger rebuild` makes it again.", style="red"))
+        sys.exit(TinyError.exit_code)
+
+
+def submit_main() -> None:
+    main(["submit", *sys.argv[1:]])
+
+
+def status_main() -> None:
+    main(["status", *sys.argv[1:]])
+
+
+def rerun_main() -> None:
+    main(["rerun", *sys.argv[1:]])

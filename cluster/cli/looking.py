@@ -1,0 +1,117 @@
+"""The commands that show what is known: status, logs, usage, compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cluster.cli import completion
+from cluster.cli.shared import OUTPUT, OutputOption, SmokeOption, app, find_runs, reading_ledger, root_of, watch_queue
+from cluster.console import console
+from cluster.errors import InputError, SlurmSilent, did_you_mean
+from cluster.reconcile import session
+from cluster.status import reading, showing
+from cluster.submit import tables
+from tiny_transformers.settings.config import PAIR_SCORES
+from tiny_transformers.settings.stages import STAGES
+
+
+@app.command(name="status")
+def status_command(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed, and why.")] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="A line per run.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds, until all has ended.")] = False,
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """What has been done, what is under way, what failed and why."""
+    root = root_of(output_root, smoke)
+    if watch and as_json:
+        raise InputError("status: --json is of one moment; give it without --watch.")
+    if watch:
+        watch_queue(root, failed_only=failed, per_run=runs)
+        return
+    with reading_ledger(root) as view:
+        if as_json:
+            typer.echo(json.dumps(reading.status_json(view, root), indent=1))
+        else:
+            console.print(showing.status_view(view, root, per_run=runs, failed_only=failed))
+    if view.slurm == "unreachable":
+        raise typer.Exit(SlurmSilent.exit_code)
+
+
+@app.command()
+def logs(
+    run: Annotated[
+        str, typer.Argument(help="Its id, the beginning of it, or its name.", autocompletion=completion.runs)
+    ],
+    stage: Annotated[str | None, typer.Argument(help="Only this stage.", autocompletion=completion.stages)] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Only this attempt; else the newest.")] = None,
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Print the logs of a run."""
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    with reading_ledger(root) as view:
+        (run_id,) = find_runs(view.ledger, [run], one=True)
+    if stage and stage not in STAGES:
+        raise InputError(f"logs: {stage} is no stage. {did_you_mean(stage, STAGES)}")
+    shown = False
+    for name in [stage] if stage else STAGES:
+        attempts = [each for each in root.run(run_id).attempts(name) if attempt in (None, each.number)]
+        for each in attempts[-1:]:
+            if each.log.exists():
+                typer.echo(f"==> {each.log}")
+                typer.echo(each.log.read_text(encoding="utf-8", errors="replace"))
+                shown = True
+    if not shown:
+        raise InputError(f"logs: {run_id} has no log{f' of {stage}' if stage else ''} yet.")
+
+
+@app.command()
+def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> None:
+    """What each submission was planned to take, what it used, and what to change."""
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    with reading_ledger(root) as view:
+        console.print(tables.usage_table(view.ledger.usage()))
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="A run: its id, the beginning of it, or its name.", autocompletion=completion.runs)
+    ],
+    b: Annotated[str, typer.Argument(help="The run that it is held against.", autocompletion=completion.runs)],
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Hold two runs against each other on BLiMP, pair by pair."""
+    import subprocess
+
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    with reading_ledger(root) as view:
+        ids = [find_runs(view.ledger, [run], one=True)[0] for run in (a, b)]
+        names = view.ledger.names(ids)
+    files = [root.run(run_id).path / PAIR_SCORES for run_id in ids]
+    for run_id, file in zip(ids, files, strict=True):
+        if not file.exists():
+            raise InputError(
+                f"compare: {names[run_id]} ({run_id}) has no scores of pairs ({file}). The stage blimp writes them: "
+                "add it to the study's stages and submit, or see `status` for how it went."
+            )
+    for letter, run_id in zip("ab", ids, strict=True):
+        console.print(Text(f"{letter}: {names[run_id]} ({run_id})"))
+    # A process of its own: it loads numpy, which no other command here does. Its text is printed here, since this
+    # process knows what to do when nobody reads on.
+    pairs = [sys.executable, "-m", "tiny_transformers.common.pairs", *map(str, files)]
+    done = subprocess.run(pairs, stdout=subprocess.PIPE, text=True, check=False)
+    typer.echo(done.stdout, nl=False)
+    raise typer.Exit(done.returncode)

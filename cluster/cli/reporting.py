@@ -1,0 +1,99 @@
+"""The commands on results as a whole: report, import, ledger rebuild."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cluster.cli.shared import OUTPUT, OutputOption, SmokeOption, app, ledger_app, reading_ledger, root_of
+from cluster.console import console, count
+from cluster.errors import InputError
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.ledger.lock import locked
+from cluster.reconcile import reconciling, session
+from cluster.report import score_tables
+
+
+@app.command(name="report")
+def report_command(
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder; default OUTPUT_ROOT/report.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE.tar.gz", help="Instead: all results as one archive.")
+    ] = None,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="With --export: models and checkpoints, too.")
+    ] = False,
+) -> None:
+    """Write what the runs have found as a page, tables and figures, and show the scores."""
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    if with_models and not export:
+        raise InputError("--with-models: is for --export FILE.tar.gz.")
+    if export:
+        _export(root, export, with_models)
+        return
+    from cluster.report import writing  # loads numpy, scipy and matplotlib
+
+    with reading_ledger(root) as view:
+        written = writing.write(view, root, to or root.path / "report")
+        console.print(score_tables.score_table(view.ledger, console.width))
+    console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
+
+
+def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
+    from cluster import archive
+
+    with reading_ledger(root):  # brings the ledger up to date
+        pass
+    made = archive.export(root, path, session.now(), with_models=with_models)
+    console.print(f"{path}: {made.size / 1e6:,.1f} MB, {made.models}", soft_wrap=True)
+    if made.gone:
+        left = f"{count(len(made.gone), 'checkpoint')} left out, since removed while the archive was written: "
+        console.print(Text(left + ", ".join(made.gone), style="yellow"), soft_wrap=True)
+
+
+@app.command(name="import")
+def import_command(
+    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.")],
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""
+    from cluster import archive
+
+    made = archive.unpack(path, output_root.resolve(), session.now())
+    with closing(Ledger(made.root.ledger)) as ledger:
+        console.print(f"{made.root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
+    if made.under_way:
+        console.print(f"{count(made.under_way, 'stage run')} were under way when it was made, and are to be done here.")
+    if made.commands:
+        console.print("What is missing is done, with your --site and --data-root, by")
+    for line in made.commands:
+        console.print(Text(f"    {line}"), soft_wrap=True)
+
+
+@ledger_app.command()
+def rebuild(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> None:
+    """Make the ledger again from the files; an old one is kept beside it."""
+    root = root_of(output_root, smoke)
+    if not root.runs():
+        raise InputError(f"{root.path}: has no runs to make a ledger of. Is --output-root right?")
+    with locked(root.lock):
+        draft = root.ledger.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        ledger = Ledger(draft)
+        torn = reconciling.rebuild(ledger, root)
+        runs = len(ledger.known_runs())
+        ledger.close()
+        if root.ledger.exists():
+            root.ledger.replace(root.ledger.with_suffix(".old"))
+        draft.replace(root.ledger)
+    for text in torn:
+        console.print(f"left out: {text}", style="yellow")
+    console.print(f"{root.ledger}: {runs} runs")

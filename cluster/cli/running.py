@@ -1,0 +1,299 @@
+"""The commands that submit and cancel: submit, probe, rerun, tick, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli import completion
+from cluster.cli.shared import (
+    LOGS,
+    OUTPUT,
+    AccountOption,
+    DataOption,
+    OutputOption,
+    PartitionOption,
+    SiteOption,
+    SmokeOption,
+    app,
+    cancel_jobs,
+    find_runs,
+    live_packs,
+    reading_ledger,
+    root_of,
+    same_site,
+    wait_until_done,
+)
+from cluster.console import ask, console, count
+from cluster.errors import InputError, did_you_mean
+from cluster.files import whole_files
+from cluster.files.documents import SourceOfWork
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.manifest.loading import Cell
+from cluster.plan import cost, expansion
+from cluster.reconcile import session
+from cluster.sites import profiles
+from cluster.sites.profiles import Site
+from cluster.slurm.queries import Slurm
+from cluster.submit import tables
+from cluster.submit.dispatch import SubmitOptions
+from tiny_transformers.settings.stages import STAGES
+
+LogOption = Annotated[Path, typer.Option("--log-dir", help="SLURM's and submitit's files.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Stay until all of it has ended.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and submit nothing.")]
+CodeOption = Annotated[
+    bool, typer.Option("--allow-code-change", help="Go on with runs that another version of the code began.")
+]
+PROBE_VALIDATION = {False: "train.eval_stories=8", True: "train.eval_characters=4096"}  # of stories, of a stream
+
+
+@app.command()
+def submit(
+    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs; part of their identity.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Small, and kept apart: a trial of the machinery.")] = False,
+    site: SiteOption = None,
+    data_root: DataOption = None,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    output_root: OutputOption = OUTPUT,
+    log_dir: LogOption = LOGS,
+    dry_run: DryOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = False,
+    allow_code_change: CodeOption = False,
+) -> None:
+    """Submit what is missing of a manifest."""
+    from cluster.submit import submitting
+
+    document = loading.load(manifest_path)
+    profile = profiles.load(site or profiles.default_site(), account=account, partition=partition).with_rules(
+        document.retry, document.notify
+    )
+    cells = grids.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
+    runs, root = expansion.expand(cells), root_of(output_root, smoke)
+    where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change)
+    source = loading.source(manifest_path, overrides or (), study or ())
+    about = expansion.studies(document, cells, overrides or ())
+    submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about)
+    if wait and not dry_run:
+        wait_until_done(where, runs)
+
+
+@app.command()
+def probe(
+    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of each probe.")] = 5,
+    slots: Annotated[
+        str | None, typer.Option("--slots", metavar="1,2,4,8", help="So many runs at a time: what do they gain?")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="With --slots: this model, not the largest; may be given again.")
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="With torch.compile, as long trainings on a GPU; give --steps 100 or more."),
+    ] = False,
+    site: SiteOption = None,
+    data_root: DataOption = None,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    output_root: OutputOption = OUTPUT,
+    log_dir: LogOption = LOGS,
+    dry_run: DryOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = False,
+) -> None:
+    """Measure memory and speed: a few steps of each distinct architecture, kept apart in OUTPUT_ROOT/probe.
+
+    With --slots: several runs of one model at the same time, and what they reach together. `submit` and `rerun` plan by
+    what the probes measured where no real run has. Given again, it reads the results."""
+    from cluster.submit import submitting
+
+    numbers = _numbers(slots)
+    document = loading.load(manifest_path)
+    profile = profiles.load(site or profiles.default_site(), account=account, partition=partition).with_rules(
+        document.retry
+    )
+    short = [f"train.max_steps={steps}", "train.budget=null", "train.evaluations=1"]
+    if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
+        short.append("train.compile=true")
+    overrides = [*(overrides or ()), *short]
+    cells = grids.cells(document, studies=study or (), overrides=overrides)
+    overrides += [PROBE_VALIDATION[is_stream] for is_stream in sorted({cell.config.data.is_stream for cell in cells})]
+    cells = grids.cells(document, studies=study or (), overrides=overrides)
+    root = OutputRoot(output_root).probe
+    where = SubmitOptions(root, log_dir, dry_run, yes)
+    source = loading.source(manifest_path, overrides)
+
+    def submit_and_wait(runs: list[Run], profile: Site, wait: bool) -> None:
+        submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source)
+        if wait and not dry_run:
+            wait_until_done(where, runs)
+
+    runs: list[Run] = []
+    if numbers:
+        chosen = _chosen_models(cells, model)
+        for number in numbers:
+            these = expansion.expand(expansion.probe_together(chosen, number))
+            each = profile.model_copy(update={"slots": number, "runs_per_pack": number})
+            # On this machine a pack begins at once, and would be beside the one before.
+            submit_and_wait(these, each, wait or profile.scheduler == "local")
+            runs += these
+    else:
+        submit_and_wait(runs := expansion.expand(expansion.probes(cells)), profile, wait)
+    if root.ledger.exists():
+        with closing(Ledger(root.ledger, read_only=True)) as ledger:
+            measured = submitting.measured(ledger, root, profile)
+            shown = tables.together_table(runs, numbers, profile, measured) if numbers else None
+            console.print(shown or tables.measured_table(runs, profile, measured))
+
+
+def _numbers(slots: str | None) -> list[int]:
+    """The numbers of --slots; one alone is always among them, since the others are held against it."""
+    words = [word.strip() for word in slots.split(",")] if slots else []
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise InputError(f"--slots {slots}: must be numbers of runs at a time, such as 1,2,4,8.")
+    return sorted({1, *map(int, words)}) if words else []
+
+
+def _chosen_models(cells: Sequence[Cell], models: Sequence[str] | None) -> list[Cell]:
+    """The first architecture of each of these models; of none, the one with the most FLOPs."""
+    if not models:
+        return [max(cells, key=lambda cell: cost.training_flops(cell.config))]
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.model, cell)
+    for name in models:
+        if name not in first:
+            raise InputError(f"--model {name}: is in no study that was asked for. {did_you_mean(name, first)}")
+    return [first[name] for name in dict.fromkeys(models)]
+
+
+@app.command()
+def rerun(
+    failed: Annotated[bool, typer.Option("--failed", help="Stage runs that failed.")] = False,
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", help="Stage runs of this stage.", autocompletion=completion.stages)
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Stage runs of this run: id or name.", autocompletion=completion.runs),
+    ] = None,
+    smoke: SmokeOption = False,
+    site: SiteOption = None,
+    data_root: DataOption = None,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    output_root: OutputOption = OUTPUT,
+    log_dir: LogOption = LOGS,
+    dry_run: DryOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = False,
+    allow_code_change: CodeOption = False,
+) -> None:
+    """Do stage runs again, and what follows from them; nothing else.
+
+    The choices narrow each other: --failed --stage blimp is every blimp that failed. Without --failed, completed
+    stage runs are done again too. Where and on which data: as the last submission, unless given."""
+    from cluster.submit import submitting
+
+    if not (failed or stage or run):
+        raise InputError("rerun: say what: --failed, --stage STAGE or --run RUN.")
+    for name in stage or ():
+        if name not in STAGES:
+            raise InputError(f"--stage {name}: is no stage. {did_you_mean(name, STAGES)}")
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+
+    def site_of(before: SourceOfWork | None) -> Site:
+        if site:
+            return profiles.load(site, account=account, partition=partition)
+        if before is None:
+            raise submitting.nothing_submitted(root)
+        return same_site(before, account=account, partition=partition)
+
+    where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change)
+    runs = submitting.rerun(
+        where, lambda ledger: find_runs(ledger, run) if run else None, stage, failed, site_of, data_root
+    )
+    if wait and not dry_run:
+        wait_until_done(where, runs)
+
+
+@app.command()
+def tick(
+    smoke: SmokeOption = False,
+    site: SiteOption = None,
+    data_root: DataOption = None,
+    output_root: OutputOption = OUTPUT,
+    log_dir: LogOption = LOGS,
+) -> None:
+    """Go on with what was submitted: try again what failed, as its rule says, and submit what limits held back.
+
+    Asks nothing, so that cron may run it. Where and on which data: as each run was before, unless given."""
+    from cluster.submit import submitting
+
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    submitting.tick(SubmitOptions(root, log_dir, yes=True), profiles.load(site) if site else None, data_root)
+
+
+@app.command()
+def cancel(
+    everything: Annotated[bool, typer.Option("--all", help="All that is running or waiting.")] = False,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="The packs of this run: id or name.", autocompletion=completion.runs),
+    ] = None,
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+    yes: YesOption = False,
+) -> None:
+    """Cancel jobs. A pack is one job: with a run, the other runs of its pack are cancelled too."""
+    if everything == bool(run):
+        raise InputError("cancel: say what: --all or --run RUN.")
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    with reading_ledger(root) as view:
+        packs = live_packs(view.ledger, set(find_runs(view.ledger, run)) if run else None)
+    runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
+    if not packs and not everything:
+        console.print("Nothing is running or waiting.")
+        return
+    if packs:
+        ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
+    with session.writing(root, Slurm(), unsettled=True) as ledger:
+        assert ledger
+        if everything:  # and nothing new is begun, until a person asks for it
+            whole_files.write_json(root.paused, {"time": session.now()})
+            for path in root.requests():
+                path.unlink(missing_ok=True)
+        packs = live_packs(ledger, set(find_runs(ledger, run)) if run else None)
+        cancel_jobs(ledger, root, list(packs))
+    if packs:
+        console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
+    else:
+        console.print(
+            "Nothing is running or waiting; `tick` begins nothing either, until the next `submit` or `rerun`."
+        )

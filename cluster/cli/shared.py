@@ -1,0 +1,181 @@
+"""The options that several commands have, and what several commands do. Nothing is decided here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cluster.console import console, stderr
+from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
+from cluster.files import documents, whole_files
+from cluster.files.documents import SourceOfWork
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger.database import Ledger
+from cluster.reconcile import session
+from cluster.reconcile.session import LedgerView
+from cluster.report import score_tables
+from cluster.sites.profiles import Site
+from cluster.slurm.queries import Slurm
+from cluster.status import showing
+
+if TYPE_CHECKING:
+    from cluster.submit.dispatch import SubmitOptions
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+ledger_app = typer.Typer(help="The ledger itself.", no_args_is_help=True, rich_markup_mode=None)
+
+
+app.add_typer(ledger_app, name="ledger")
+
+
+OutputOption = Annotated[
+    Path,
+    typer.Option("--output-root", envvar="TINY_TRANSFORMERS_OUTPUT", help="Where runs and the ledger are."),
+]
+SmokeOption = Annotated[bool, typer.Option("--smoke", help="The smoke runs, which are kept apart.")]
+SiteOption = Annotated[str | None, typer.Option("--site", help="A shipped site, or a YAML file of yours.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="TINY_TRANSFORMERS_DATA", help="The data, in the layout of docs/data.md."),
+]
+AccountOption = Annotated[str | None, typer.Option("--account", help="Overrides the site's account.")]
+PartitionOption = Annotated[str | None, typer.Option("--partition", help="Overrides the site's partition.")]
+OUTPUT, LOGS = Path("output"), Path("slurm_logs")
+
+
+def root_of(output_root: Path, smoke: bool) -> OutputRoot:
+    root = OutputRoot(output_root)
+    return root.smoke if smoke else root
+
+
+@contextmanager
+def reading_ledger(root: OutputRoot) -> Iterator[LedgerView]:
+    with session.reading(root, Slurm()) as (view, warning):
+        if warning:
+            stderr.print(warning, style="yellow", soft_wrap=True)
+        yield view
+
+
+def same_site(before: SourceOfWork, **overrides: Any) -> Site:
+    return Site.model_validate(before["site"] | {key: value for key, value in overrides.items() if value is not None})
+
+
+def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[str]:
+    """Run ids for ids, beginnings of ids, or names."""
+    runs = ledger.overview()
+    found: list[str] = []
+    for word in words:
+        exact = [run["run_id"] for run in runs if word in (run["run_id"], run["name"])]
+        matches = exact or [run["run_id"] for run in runs if run["run_id"].startswith(word)]
+        if not matches:
+            raise InputError(f"{word}: is no run. {did_you_mean(word, [run['name'] for run in runs])}")
+        if (one or not exact) and len(matches) > 1:
+            raise InputError(f"{word}: may be any of {', '.join(matches)}. Give the id.")
+        found += matches
+    return found
+
+
+def live_packs(
+    ledger: Ledger, runs: set[str] | None, token: str | None = None
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(token, index) of packs with something open, and what; only those of these runs or of this submission, if
+    given."""
+    packs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for submission in ledger.open_submissions():
+        if token not in (None, submission["token"]):
+            continue
+        for attempt in ledger.open_attempts(submission["token"]):
+            packs.setdefault((submission["token"], attempt["task"]), []).append(attempt)
+    return {
+        key: attempts
+        for key, attempts in packs.items()
+        if runs is None or any(attempt["run_id"] in runs for attempt in attempts)
+    }
+
+
+def cancel_jobs(ledger: Ledger, root: OutputRoot, packs: Sequence[tuple[str, int]]) -> None:
+    from cluster.submit import launch
+
+    rows = {row["token"]: row for row in ledger.open_submissions()}
+    # An array of which all that is open is cancelled is named by its id alone, as is an array of one.
+    jobs: list[str] = []
+    for token, indices in _by_token(packs).items():
+        row = rows[token]
+        if row["scheduler"] == "slurm" and row["job_id"]:
+            everything = len(indices) == len(live_packs(ledger, None, token))
+            jobs += [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
+        elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
+            answer = root.submission(token).answer
+            whole_files.write_json(
+                answer, {**(documents.read(answer, documents.AnswerFile) or {"state": "intended"}), "cancelled": True}
+            )
+    problem = Slurm().cancel(jobs) if jobs else None
+    problems: list[TinyError] = [SlurmSilent(f"scancel: {problem}. Try again.")] if problem else []
+    for token, index in packs:
+        if rows[token]["scheduler"] == "local":
+            try:
+                launch.cancel_local(root.submission(token), index)
+            except InputError as elsewhere:
+                problems.append(elsewhere)
+    if problems:
+        raise problems[0]
+
+
+def _by_token(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    indices: dict[str, list[int]] = {}
+    for token, index in packs:
+        indices.setdefault(token, []).append(index)
+    return indices
+
+
+def wait_until_done(where: SubmitOptions, runs: Sequence[Run]) -> None:
+    """Until nothing is open and nothing is left to try. Exit code 1 if something of these runs failed."""
+    from cluster.submit import submitting
+
+    ids = {run.id for run in runs}
+    going_on = True
+    while going_on:
+        watch_queue(where.root)
+        try:
+            ticked = submitting.tick(where, None, None, ids)
+        except BreakerOpen as error:
+            stderr.print(Text(str(error), style="red"))
+            break
+        going_on = ticked.submitted or ticked.more
+        if ticked.more and not ticked.submitted:
+            time.sleep(30)
+    with reading_ledger(where.root) as view:
+        console.print(score_tables.score_table(view.ledger, console.width))
+        overview = view.ledger.overview(ids)
+    if any(stage["status"] == "failed" for run in overview for stage in run["stages"].values()):
+        raise typer.Exit(1)
+
+
+def watch_queue(root: OutputRoot, **shown: bool) -> None:
+    """Raises typer.Exit if the person left before all had ended."""
+    from cluster.status import watching
+
+    def cancel_packs(entry: showing.LineEntry) -> int:
+        with session.writing(root, Slurm(), unsettled=True) as ledger:
+            assert ledger
+            begun = {(pack["token"], pack["task"]) for pack in ledger.open_packs() if pack["started"]}
+            left = live_packs(ledger, None).keys() - (begun if entry.waiting else ())
+            chosen = [pack for pack in entry.packs if pack in left]
+            cancel_jobs(ledger, root, chosen)
+            return len(chosen)
+
+    session.need_ledger(root)
+    if not watching.until_done(console, root, cancel_packs, **shown):
+        raise typer.Exit

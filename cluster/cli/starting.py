@@ -1,0 +1,115 @@
+"""The commands before anything runs: init, models, schema, fetch, doctor."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cluster.cli import completion
+from cluster.cli.shared import OUTPUT, AccountOption, DataOption, OutputOption, PartitionOption, SiteOption, app
+from cluster.console import console
+from cluster.errors import InputError
+from cluster.manifest import grids, loading
+from cluster.sites import profiles
+from cluster.slurm.queries import Slurm
+from cluster.submit import tables
+
+START = ("experiments.yaml", "site.yaml")  # what `init` copies from templates/
+NEXT = """\
+    submit experiments.yaml --smoke --site local --yes --wait
+    status --smoke
+    tiny-transformers report --smoke
+Then the whole of it, here or on a cluster:
+    submit experiments.yaml --site local --dry-run
+    tiny-transformers doctor --site site.yaml        # once site.yaml says what the cluster has
+    submit experiments.yaml --site site.yaml --dry-run"""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it is made if it is not there.")] = Path(),
+) -> None:
+    """Write a manifest and a site file to start from, with comments, and say what to type next."""
+    from cluster.render import FOLDER
+
+    if there := [str(folder / name) for name in START if (folder / name).exists()]:
+        raise InputError(f"init: {' and '.join(there)}: already there. Nothing was written; name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in START:
+        with (folder / name).open("x", encoding="utf-8") as file:
+            file.write((FOLDER / name).read_text(encoding="utf-8"))
+    console.print(Text(f"Wrote {' and '.join(str(folder / name) for name in START)}. Next, a trial on this machine:"))
+    if folder != Path():
+        console.print(Text(f"    cd {shlex.quote(str(folder))}"))
+    console.print(NEXT, soft_wrap=True)
+
+
+@app.command()
+def models(
+    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
+    study: Annotated[
+        list[str] | None,
+        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
+) -> None:
+    """The distinct models of a manifest: their parameters, exactly, and FLOPs of a token."""
+    cells = grids.cells(loading.load(manifest_path), studies=study or (), overrides=overrides or ())
+    if as_json:
+        typer.echo(json.dumps(tables.distinct_models(cells), indent=1))
+    else:
+        console.print(tables.models_table(cells, console.width))
+
+
+@app.command()
+def schema(
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Into this file, not to the output.")] = None,
+) -> None:
+    """Write the JSON schema of the manifest, for editors."""
+    from cluster.manifest.schema import json_schema
+
+    text = json.dumps(json_schema(), indent=1)
+    if to:
+        to.write_text(text + "\n", encoding="utf-8")
+        console.print(str(to), soft_wrap=True)
+    else:
+        typer.echo(text)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+def fetch(context: typer.Context) -> None:
+    """Bring the data to DATA_ROOT, on a machine with internet. `fetch --help` lists its options."""
+    import subprocess
+
+    # A process of its own, since it loads the hub's libraries, which no other command here does.
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.data.fetch", *context.args]))
+
+
+@app.command()
+def doctor(
+    site: SiteOption = None,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    data_root: DataOption = None,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Compare what this site offers with what its profile assumes."""
+    from cluster.sites import doctor as examination
+
+    where = profiles.load(site or profiles.default_site(), account=account, partition=partition)
+    findings = examination.examine(where, Slurm(), data_root, output_root)
+    table = Table(title=f"site {where.name}", title_justify="left")
+    for title in ("", "what", "found"):
+        table.add_column(title)
+    for finding in findings:
+        table.add_row(Text(finding.mark, style=finding.colour), finding.what, finding.found)
+    console.print(table)
+    raise typer.Exit(2 if any(finding.mark == "wrong" for finding in findings) else 0)

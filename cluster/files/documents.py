@@ -1,0 +1,270 @@
+"""The JSON files below OUTPUT_ROOT, each by its fields, and how one is checked when it is read. Standard library only.
+
+What a file has beside these fields is kept: a later version may have written it. `read` refuses a file that is not one
+of its kind as it refuses one that is not whole: it counts as absent, and is told by its name.
+(Annotations are read when this module is loaded, so they are no strings.)"""
+
+import math
+import types
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Union
+
+from cluster.files.causes import Cause
+from cluster.files.processes import Process
+from cluster.files.whole_files import TornFile, read_json
+from tiny_transformers.common.provenance import CodeVersion
+
+LARGEST = 2**63 - 1  # of SQLite's integers
+
+T = TypeVar("T")
+State = Literal["intended", "submitted", "done", "refused", "void"]  # of a submission
+
+
+class Life(Process):
+    """A life of an array task: it has another after each requeue."""
+
+    job: str
+    restart: int
+    ended_by: NotRequired[Cause]
+    code: NotRequired[CodeVersion | None]
+    environment: NotRequired[dict[str, Any] | None]
+
+
+class TaskFile(Life):
+    """task-<index>.json: the array task that works through a pack."""
+
+    earlier: NotRequired[list[Life]]  # before it was requeued
+
+
+class Claim(Life):
+    """claim.json: whose an attempt is, and what it is done with."""
+
+    token: str  # the submission's
+    time: float
+
+
+class Heartbeat(TypedDict):
+    """heartbeat.json: how far an attempt is. Measured numbers may stand beside these fields."""
+
+    time: float
+    fraction: NotRequired[float]
+    text: NotRequired[str]
+
+
+class ScoreRow(TypedDict):
+    task: str
+    metric: str
+    value: float
+    n: int
+
+
+class CheckRow(TypedDict):
+    name: str
+    passed: bool
+    value: float | str
+    blocking: bool
+
+
+class OutcomeRecord(TypedDict):
+    """What a stage has found."""
+
+    scores: NotRequired[list[ScoreRow]]
+    checks: NotRequired[list[CheckRow]]
+    metrics: NotRequired[dict[str, float | str]]
+    data: NotRequired[dict[str, str]]
+
+
+class ResultFile(TypedDict):
+    """result.json: how an attempt ended, in its own words."""
+
+    status: Literal["completed", "failed"]
+    cause: NotRequired[Cause | None]
+    message: NotRequired[str | None]
+    ended: NotRequired[float | None]
+    outcome: NotRequired[OutcomeRecord | None]
+
+
+class Verdict(TypedDict):
+    """verdict.json: how an attempt ended that could not say so."""
+
+    status: Literal["completed", "failed", "void"]
+    cause: NotRequired[Cause | None]
+    message: NotRequired[str | None]
+    ended: NotRequired[float | None]
+    job: NotRequired[str | None]
+    host: NotRequired[str | None]
+
+
+class DecisionFile(TypedDict):
+    """decision.json: whether a failure is tried again."""
+
+    run_id: str
+    stage: str
+    number: int
+    time: float
+    action: Literal["retry", "stop"]
+    cause: str
+    tries: int
+    changes: str
+    due: float
+
+
+class PackedRun(TypedDict):
+    """One run's share of a pack."""
+
+    run_id: str
+    stages: list[tuple[str, int]]  # each with the number of its attempt
+    micro_batch_tokens: NotRequired[int | None]
+    alone: NotRequired[bool]
+
+
+class SourceOfWork(TypedDict):
+    """Where and how something was asked for."""
+
+    created: str
+    site: dict[str, Any]
+    data_root: str | None
+    asked_by: NotRequired[str]
+    code: NotRequired[CodeVersion | None]
+    manifest: NotRequired[dict[str, Any] | None]
+    allow_code_change: NotRequired[bool]
+
+
+class Intent(SourceOfWork):
+    """submission.json: an array of packs, written before sbatch runs."""
+
+    token: NotRequired[str]
+    output_root: NotRequired[str]
+    cache: NotRequired[str]
+    packs: list[list[PackedRun]]
+    slots: NotRequired[int]
+    cpus: NotRequired[int]
+    minutes: NotRequired[int]
+    memory: NotRequired[int | None]
+    seconds: NotRequired[float]
+    requeues: NotRequired[int]
+
+
+class RequestFile(SourceOfWork):
+    """requests/<name>.json: what a `submit` has asked for and limits hold back."""
+
+    runs: list[str]
+
+
+class AnswerFile(TypedDict):
+    """answer.json: what sbatch said, and what was found out since."""
+
+    state: State
+    job_id: NotRequired[str | None]
+    message: NotRequired[str | None]
+    cancelled: NotRequired[bool]
+    reached: NotRequired[bool]
+    process: NotRequired[Process | None]
+
+
+class RunFile(TypedDict):
+    """run.json: a planned run."""
+
+    run_id: str
+    name: str
+    created: str
+    order: int
+    studies: list[str]
+    stages: list[str]
+    parameters: NotRequired[int]
+    config: dict[str, Any]
+
+
+class Grid(TypedDict):
+    overrides: list[str]
+    stages: list[str]
+    runs: list[str]
+    baselines: list[str]
+
+
+class StudyFile(TypedDict):
+    """studies/<study>.json: its question, and the runs and baselines of its grids."""
+
+    name: str
+    description: str
+    grids: list[Grid]
+
+
+def read(path: Path, kind: type[T]) -> T | None:
+    """Return the file's value, a `kind`, or None if there is no such file.
+
+    Raises TornFile if it is not whole, or not such a file."""
+    value = read_json(path)
+    if value is None and not path.exists():
+        return None
+    if wrong := find_fault(value, kind):
+        raise TornFile(f"{path}: is no {path.name} ({wrong})")
+    return typing.cast(T, value)
+
+
+def find_fault(value: Any, kind: Any, where: str = "") -> str:
+    """Say what in a JSON value is not of an annotated kind; empty if all is. There may be fields that it lacks."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return ""
+    if origin in (Union, types.UnionType):
+        faults = [find_fault(value, one, where) for one in inner]
+        return "" if "" in faults else faults[0]
+    if origin is Literal:
+        return "" if isinstance(value, str) and value in inner else f"{_told(where)}must be one of {', '.join(inner)}"
+    if typing.is_typeddict(kind):
+        return _fault_of_fields(value, kind, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            return f"{_told(where)}must be an object"
+        faults = [find_fault(each, inner[1], _inside(where, key)) for key, each in value.items()]
+        return next(filter(None, faults), "")
+    if origin in (list, tuple):
+        if not isinstance(value, list) or (origin is tuple and len(value) != len(inner)):
+            return f"{_told(where)}must be a list{f' of {len(inner)}' if origin is tuple else ''}"
+        kinds = inner if origin is tuple else inner * len(value)
+        pairs = enumerate(zip(value, kinds, strict=True))
+        faults = [find_fault(each, one, _inside(where, number)) for number, (each, one) in pairs]
+        return next(filter(None, faults), "")
+    return "" if _is_plain(value, kind) else f"{_told(where)}must be {PLAIN[kind]}"
+
+
+PLAIN = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if kind is float:
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+        return whole or (isinstance(value, float) and math.isfinite(value))
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return type(value) is kind
+
+
+def _fault_of_fields(value: Any, kind: Any, where: str) -> str:
+    if not isinstance(value, dict):
+        return f"{_told(where)}must be an object"
+    for name, (one, needed) in _fields(kind).items():
+        if name not in value:
+            if needed:
+                return f"{_told(_inside(where, name))}is missing"
+        elif fault := find_fault(value[name], one, _inside(where, name)):
+            return fault
+    return ""
+
+
+@cache
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """Name -> kind, and whether it must be there."""
+    hints = typing.get_type_hints(kind)
+    return {name: (hint, name in kind.__required_keys__) for name, hint in hints.items()}
+
+
+def _inside(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def _told(where: str) -> str:
+    return f"{where}: " if where else ""

@@ -1,0 +1,210 @@
+"""The files below OUTPUT_ROOT: names, whole reads, write-then-rename. Standard library only.
+
+A job writes only files of its own and never appends to a shared one: on a parallel file system locks and O_APPEND
+hold within one node at most. A file is complete or absent; a claim exists or does not.
+
+    OUTPUT_ROOT/
+      ledger.db, ledger.lock            the login node's
+      runs/<run_id>/
+        run.json                        name, settings, stages, studies (login node)
+        model/  checkpoints/  curve.jsonl
+        stages/<stage>/<attempt>/
+          claim.json  heartbeat.json  result.json  log.txt     (the job)
+          verdict.json                  why there is no result (login node)
+          decision.json                 whether a failure is tried again, and how (login node)
+      submissions/<token>/
+        submission.json                 the intent: an array of packs (login node, before sbatch)
+        answer.json                     what sbatch said (login node)
+        task-<index>.json               the array task that works through pack <index> (the job)
+      requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
+      studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
+      paused.json                       `cancel --all` was given: `tick` does nothing (login node)
+      notify.json                       the command that is to be told of events, as last submitted (login node)
+      notifications/<event>.<try>.json  what was told, and what came of it (login node)
+      imported.json                     it was unpacked from an archive, and which submissions came with it (login node)
+      cache/                            tokenised stories, builtin data"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from cluster.files.whole_files import read_json
+
+OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    path: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name)
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / "heartbeat.json"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def verdict(self) -> Path:
+        return self.path / "verdict.json"
+
+    @property
+    def decision(self) -> Path:
+        return self.path / "decision.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        return any((self.path / "checkpoints").glob("step-*"))
+
+    def attempt(self, stage: str, number: int) -> AttemptDir:
+        return AttemptDir(self.path / "stages" / stage / str(number))
+
+    def attempts(self, stage: str) -> list[AttemptDir]:
+        """Oldest first."""
+        try:
+            names = os.listdir(self.path / "stages" / stage)
+        except FileNotFoundError:
+            return []
+        return [self.attempt(stage, number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+
+@dataclass(frozen=True)
+class SubmissionDir:
+    path: Path
+
+    @property
+    def token(self) -> str:
+        return self.path.name
+
+    @property
+    def submission(self) -> Path:
+        return self.path / "submission.json"
+
+    @property
+    def answer(self) -> Path:
+        return self.path / "answer.json"
+
+    def task(self, index: int) -> Path:
+        return self.path / f"task-{index}.json"
+
+    def tasks(self) -> list[int]:
+        """The packs that a job has taken."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        indices = (name.removeprefix("task-").removesuffix(".json") for name in names if name.startswith("task-"))
+        return sorted(int(index) for index in indices if index.isdigit())
+
+
+@dataclass(frozen=True)
+class OutputRoot:
+    path: Path
+
+    @property
+    def smoke(self) -> OutputRoot:
+        """Smoke runs are kept apart, and never count."""
+        return OutputRoot(self.path / "smoke")
+
+    @property
+    def options(self) -> str:
+        """What a command must be told to speak of it: " --smoke --output-root elsewhere", or nothing."""
+        smoke = self.path.name == "smoke"
+        base = self.path.parent if smoke else self.path
+        where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
+        return (" --smoke" if smoke else "") + where
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "ledger.lock"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def paused(self) -> Path:
+        return self.path / "paused.json"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.json"
+
+    def came_along(self) -> set[str]:
+        """Tokens of submissions that were made elsewhere, and came with an archive."""
+        return set((read_json(self.imported) or {}).get("tokens", ()))
+
+    @property
+    def notify(self) -> Path:
+        return self.path / "notify.json"
+
+    def notification(self, name: str) -> Path:
+        return self.path / "notifications" / f"{name}.json"
+
+    def request(self, name: str) -> Path:
+        return self.path / "requests" / f"{name}.json"
+
+    def requests(self) -> list[Path]:
+        """The oldest first."""
+        return sorted((self.path / "requests").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+
+    def study(self, name: str) -> Path:
+        return self.path / "studies" / f"{quote(name, safe=' ')}.json"
+
+    def studies(self) -> list[Path]:
+        return sorted(self.path.glob("studies/*.json"))
+
+    @property
+    def probe(self) -> OutputRoot:
+        """Probes are kept apart, as smoke runs are, and never count."""
+        return OutputRoot(self.path / "probe")
+
+    def run(self, run_id: str) -> RunDir:
+        return RunDir(self.path / "runs" / run_id)
+
+    def runs(self) -> list[RunDir]:
+        return [RunDir(path.parent) for path in sorted(self.path.glob("runs/*/run.json"))]
+
+    def submission(self, token: str) -> SubmissionDir:
+        return SubmissionDir(self.path / "submissions" / token)
+
+    def tokens(self) -> set[str]:
+        """Of all submissions."""
+        try:
+            return set(os.listdir(self.path / "submissions"))
+        except FileNotFoundError:
+            return set()
+
+    def decisions(self) -> list[AttemptDir]:
+        """The attempts whose failure was decided on."""
+        return [AttemptDir(path.parent) for path in sorted(self.path.glob("runs/*/stages/*/*/decision.json"))]

@@ -1,0 +1,107 @@
+"""Files that are read whole and written by renaming: one is complete or it is not there. Standard library only.
+
+A job writes only files of its own and never appends to a shared one: on a parallel file system locks and O_APPEND
+hold within one node at most."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class TornFile(Exception):
+    """A file that is there, but is not whole JSON, or not the kind of file that stands in its place."""
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Replace `path` whole: temporary file in the same folder, fsync, close, rename. If the disk is full, the old
+    file stays as it was and OSError is raised. Without `indent` many long files are written in half of the time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path, value, indent)
+    try:
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any | None:
+    """The value, or None if there is no such file. Raises TornFile."""
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except IsADirectoryError:
+        raise TornFile(f"{path}: is a folder, not a file") from None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TornFile(f"{path}: not whole: {error}") from None
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Create `path` whole, or return False because it exists: whoever dies or fails on the way leaves no `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path, value)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        return _create_without_link(path, draft)  # a file system without hard links
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _create_without_link(path: Path, draft: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "wb") as file:
+        file.write(draft.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def age(path: Path) -> float:
+    """Seconds since `path` was last written, by the file system's own clock: hosts' clocks may differ by hours."""
+    handle, probe = tempfile.mkstemp(dir=path.parent, prefix=".now.")
+    try:
+        return os.fstat(handle).st_mtime - path.stat().st_mtime
+    finally:
+        os.close(handle)
+        Path(probe).unlink(missing_ok=True)
+
+
+def _draft(path: Path, value: Any, indent: int | None = 1) -> Path:
+    """A file beside `path`, closed and on disk."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=indent))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    return Path(draft)
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log, read from its last 64 KiB; none if there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 65_536))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []

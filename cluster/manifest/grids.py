@@ -1,0 +1,239 @@
+"""A study -> its cells: every combination of its grid with every seed, checked.
+
+Grids follow GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. `baseline` says what
+the other cells of a study are held against."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from cluster.errors import InputError, did_you_mean
+from cluster.manifest.checking import base_model, check_heeded, checked
+from cluster.manifest.loading import (
+    FEED_FORWARD_KIND,
+    SECTIONS,
+    SETTING_KEYS,
+    Cell,
+    Layer,
+    Manifest,
+    SettingValue,
+    baseline_entries,
+    check_known,
+    flatten,
+    merge,
+)
+from cluster.manifest.matching import match_parameters
+from tiny_transformers.settings.config import RunConfig, misfit
+from tiny_transformers.settings.stages import DEFAULT_STAGES, NEEDS, STAGES
+
+SEEDS = 2**32  # RunConfig.seed is below
+NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
+
+
+def cells(
+    manifest: Manifest, *, studies: Iterable[str] = (), overrides: Iterable[str] = (), smoke: bool = False
+) -> list[Cell]:
+    """Every cell of these studies (all, if none is named), in the manifest's order.
+
+    `overrides` are `path=value` texts of --set. `smoke` applies the manifest's smoke layer and the first seed only.
+    Raises InputError."""
+    top = _smoke_layer(manifest, smoke) | _parse_overrides(overrides)
+    try:
+        names = list(studies) or list(manifest.studies)
+        for name in names:
+            check_known(name, manifest.studies, "studies")
+        found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
+        check_heeded(top, found)
+        return found
+    except InputError as error:
+        raise InputError(f"{manifest.path}: {error}") from None
+
+
+def _parse_overrides(texts: Iterable[str]) -> Layer:
+    layer: Layer = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if path in ("stages", "seeds"):
+            raise InputError(f"--set {text}: {path} are the study's: write them there, or under defaults.")
+        if not equals or path.partition(".")[0] not in ("model", *SECTIONS) or "." not in path:
+            raise InputError(f"--set {text}: write it as a path and a value, such as train.max_steps=20.")
+        try:
+            layer[path] = SettingValue(yaml.safe_load(value), f"--set {path}")
+        except yaml.YAMLError:
+            raise InputError(f"--set {text}: {value!r} is not a YAML value.") from None
+    return layer
+
+
+def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
+    if not smoke:
+        return {}
+    if not manifest.smoke:
+        raise InputError(f"{manifest.path}: has no section `smoke`, which says what --smoke makes small.")
+    return manifest.smoke | {"smoke": SettingValue(True, "--smoke")}
+
+
+def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
+    study, where = manifest.studies[name], f"studies.{name}"
+    seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
+    stages = _stages(study.get("stages") or _default(manifest, "stages", list(DEFAULT_STAGES)), where)
+    own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
+    base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
+    combinations = _combinations(study, where)
+    chosen = _chosen(study, flatten(own, where), combinations, where)
+    variants: list[tuple[str, list[RunConfig]]] = []
+    for combination in combinations:
+        layer = flatten(own, where) | combination
+        model, model_layer = base_model(manifest, layer, where)
+        merged = match_parameters(manifest, merge(base, model_layer, layer, top), model, model_layer, top, where)
+        variants.append((model, _seeded(merged, seeds, stages, where)))
+    baselines = _baselines(variants, chosen)
+    for index, (model, configs) in enumerate(variants):
+        for config in configs:
+            yield Cell(name, model, config, stages, index in baselines)
+
+
+def _seeded(layer: Layer, seeds: Iterable[int], stages: tuple[str, ...], where: str) -> list[RunConfig]:
+    """A combination's settings with each seed: checked once, and copied with the other seeds, so that they share their
+    sections."""
+    configs: list[RunConfig] = []
+    for seed in seeds:
+        if configs and type(seed) is int and 0 <= seed < SEEDS:
+            configs.append(configs[0].model_copy(update={"seed": seed}))
+            continue
+        configs.append(checked(layer | {"seed": SettingValue(seed, f"{where}.seeds")}, where))
+        if wrong := misfit(configs[-1], stages):
+            raise InputError(f"{where}: {wrong}. Change it, or leave the stage out.")
+    return configs
+
+
+def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], where: str) -> dict[int, str]:
+    """The combinations that the study's `baseline` matches, by what is written in the study and its grid -> by which
+    entry."""
+    chosen: dict[int, str] = {}
+    for number, entry in enumerate(baseline_entries(study)):
+        place = f"{where}.baseline[{number}]" if isinstance(study["baseline"], list) else f"{where}.baseline"
+        wanted = {path: value.value for path, value in _point(entry, place).items()}
+        found = [
+            index
+            for index, combination in enumerate(combinations)
+            if wanted.items() <= {path: value.value for path, value in (own | combination).items()}.items()
+        ]
+        if not found:
+            known = sorted({path for combination in combinations for path in own | combination})
+            unknown = next((path for path in wanted if path not in known), None)
+            if unknown:
+                raise InputError(f"{place}.{unknown}: no cell of the study sets it. {did_you_mean(unknown, known)}")
+            raise InputError(f"{place}: matches no cell of the study. Give values that its grid or an include has.")
+        chosen |= dict.fromkeys(found, place)
+    return chosen
+
+
+def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int, str]) -> set[int]:
+    """Of each family the variant that was chosen, or else the first one; combinations may make the same variant."""
+    first: dict[str, int] = {}
+    for index in (*chosen, *range(len(variants))):
+        config = variants[index][1][0]
+        before = first.setdefault(config.family, index)
+        if index in chosen and config != variants[before][1][0]:
+            if chosen[index] != chosen[before]:
+                raise InputError(
+                    f"{chosen[before]} and {chosen[index]}: match two variants of {config.family}, and one is "
+                    "the baseline."
+                )
+            raise InputError(
+                f"{chosen[index]}: matches several variants of {config.family}, and one is the baseline. Give "
+                "more of its values."
+            )
+    return {*chosen, *first.values()}
+
+
+def _default(manifest: Manifest, key: str, otherwise: Any) -> Any:
+    return manifest.defaults[key].value if key in manifest.defaults else otherwise
+
+
+def _seeds(manifest: Manifest, study: Mapping[str, Any], where: str) -> list[int]:
+    seeds = study.get("seeds", _default(manifest, "seeds", [42]))
+    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
+        raise InputError(f"{where}.seeds: {seeds!r} must be a list of different whole numbers.")
+    return seeds
+
+
+def _stages(stages: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(stages, list):
+        raise InputError(f"{where}.stages: {stages!r} must be a list of stages.")
+    for stage in stages:
+        check_known(str(stage), STAGES, f"{where}.stages")
+    for stage in stages:
+        for need in NEEDS[stage]:
+            if need not in stages:
+                raise InputError(f"{where}.stages: {stage} needs {need}. Add it.")
+    return tuple(stage for stage in STAGES if stage in stages)
+
+
+def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
+    """The matrix: grid, minus exclude, then include, with GitHub's rules."""
+    grid = study.get("grid", {})
+    product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for number, entry in enumerate(study.get("exclude", [])):
+        kept = [cell for cell in product if not _matches(cell, entry, where)]
+        if len(kept) == len(product):
+            raise InputError(f"{where}.exclude[{number}]: matches no cell of the grid.")
+        product = kept
+    if not product:
+        raise InputError(f"{where}.exclude: leaves no cell of the grid.")
+    layers = [_point(cell, f"{where}.grid") for cell in product]
+    if not grid and study.get("include"):
+        layers = []
+    return _include(layers, list(grid), study.get("include", []), where)
+
+
+def _point(cell: Mapping[str, Any], where: str) -> Layer:
+    """One value of every axis -> settings. A value may be a mapping: of settings below the axis' own path, or, where
+    the axis has a name that is no setting, of any settings."""
+    layer: Layer = {}
+    for axis, value in cell.items():
+        origin = f"{where}.{axis}"
+        prefix = f"{axis}." if axis.partition(".")[0] in SETTING_KEYS else ""
+        entries = flatten(value, origin, prefix) if isinstance(value, dict) else {axis: SettingValue(value, origin)}
+        for path, entry in entries.items():
+            if path in NO_SETTINGS:
+                raise InputError(f"{entry.origin}: cannot be set here; {NO_SETTINGS[path]}.")
+            check_known(path.partition(".")[0], SETTING_KEYS, entry.origin.removesuffix(f".{path}"))
+            if path in layer:
+                raise InputError(f"{entry.origin}: is set by another axis, too: {layer[path].origin}.")
+            layer[path] = entry
+    return layer
+
+
+def _matches(cell: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> bool:
+    """Whether a cell of the grid has all values of an `exclude` entry: axes, or the settings that they make."""
+    point = {path: value.value for path, value in _point(cell, where).items()}
+    wanted = {path: value.value for path, value in _point(entry, where).items()}
+    return entry.items() <= cell.items() or wanted.items() <= point.items()
+
+
+def _fits(cell: Layer, added: Layer, axes: set[str]) -> bool:
+    """Whether an `include` entry changes no value of the grid in this cell."""
+    same = all(path in cell and added[path].value == cell[path].value for path in axes & added.keys())
+    kind = {path: value.value for path, value in added.items() if path.startswith("model.ffn.")}
+    of_grid = {path: value.value for path, value in cell.items() if path.startswith("model.ffn.")}
+    # A whole feed-forward module stands for itself: what it leaves out is its default, not open.
+    return same and (FEED_FORWARD_KIND not in kind or FEED_FORWARD_KIND not in of_grid or kind == of_grid)
+
+
+def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]], where: str) -> list[Layer]:
+    """An entry extends every cell of the grid whose grid values it does not change; if there is none, it is a cell."""
+    originals = [dict(layer) for layer in layers]
+    axes = {path for layer in layers for path in layer} | set(grid)
+    for number, entry in enumerate(entries):
+        added = _point(entry, f"{where}.include[{number}]")
+        fits = [index for index, cell in enumerate(originals) if _fits(cell, added, axes)]
+        for index in fits:
+            layers[index] = layers[index] | added
+        if not fits:
+            layers.append(added)
+    return layers

@@ -1,0 +1,235 @@
+"""experiments.yaml -> a manifest: layers of dotted paths that remember where each value was written.
+
+The layers are defaults, a model, a study, a cell of its grid, --smoke, --set; a later one overrides an earlier one.
+Knows nothing of runs or SLURM."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import InputError, did_you_mean
+from cluster.files.causes import Cause
+from cluster.sites.profiles import Notify, Rule
+from tiny_transformers.settings.architecture import FAMILIES
+from tiny_transformers.settings.config import (
+    Data,
+    RunConfig,
+    Train,
+)
+
+SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
+MATCHING = ("match_params", "match_by")
+FEED_FORWARD_KIND = "model.ffn.kind"
+SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
+STUDY_KEYS = ("description", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
+TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify")
+
+
+@dataclass(frozen=True)
+class SettingValue:
+    value: Any
+    origin: str  # where the user wrote it: studies.width.grid.model.hidden_size
+
+
+T = TypeVar("T")
+Layer = dict[str, SettingValue]  # dotted path -> value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a study's grid with one seed, checked."""
+
+    study: str
+    model: str  # its name in the manifest
+    config: RunConfig
+    stages: tuple[str, ...]
+    baseline: bool = False  # the other cells of its study and family are held against it
+
+
+@dataclass(frozen=True)
+class Manifest:
+    path: str
+    defaults: Layer
+    models: dict[str, Layer]
+    studies: dict[str, Mapping[str, Any]]
+    smoke: Layer
+    retry: dict[Cause, Rule]  # in place of the site's
+    notify: Notify | None = None  # in place of the site's
+
+
+def load(path: Path) -> Manifest:
+    """Read and check the manifest's outline; its cells are checked by `cells`.
+
+    Raises InputError naming file, path, value and the nearest known key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    try:
+        return _outline(str(path), document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) -> dict[str, Any]:
+    """What a submission came from, to be kept with it: name, SHA-256 and text of the file, the --set texts, and the
+    studies that were asked for (none: all)."""
+    text = path.read_text(encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    given = {"overrides": list(overrides), "studies": list(studies)}
+    return {"name": path.name, "sha256": digest, **given, "text": text}
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+# libyaml reads a list of 25,000 seeds in a tenth of the time, where PyYAML was built with it.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
+    """Safe, and refuses a key written twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key_node.value} is here twice", node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _outline(path: str, document: Any) -> Manifest:
+    top = _mapping(document, "the manifest")
+    for key in top:
+        check_known(key, TOP_KEYS, "")
+    defaults = dict(_mapping(top.get("defaults") or {}, "defaults"))
+    for key in defaults:
+        check_known(key.partition(".")[0], (*SECTIONS, "seeds", "stages"), "defaults")
+    models = _mapping(top.get("models") or {}, "models")
+    studies = _mapping(top.get("studies"), "studies")
+    if not studies:
+        raise InputError("studies: there is none. Write at least one.")
+    if not models:
+        raise InputError("models: there is none. Name at least one base configuration.")
+    return Manifest(
+        path=path,
+        defaults=flatten(defaults, "defaults"),
+        models={name: flatten(_mapping(model, f"models.{name}"), f"models.{name}") for name, model in models.items()},
+        studies={
+            name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
+        },
+        smoke=flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
+        retry=_rules(_mapping(top.get("retry") or {}, "retry")),
+        notify=_notify(_mapping(top["notify"], "notify")) if top.get("notify") else None,
+    )
+
+
+def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    for key in study:
+        check_known(key.partition(".")[0], STUDY_KEYS, where)
+    grid = _mapping(study.get("grid", {}), f"{where}.grid")
+    if "grid" in study and not grid:
+        raise InputError(f"{where}.grid: is empty. Give each key a list of values, or leave the grid out.")
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            raise InputError(f"{where}.grid.{key}: {values!r} is not a list. Write [{values!r}].")
+        if not values:
+            raise InputError(f"{where}.grid.{key}: has no values, so the grid has no cells.")
+    for key in ("include", "exclude"):
+        entries = study.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry for entry in entries):
+            raise InputError(f"{where}.{key}: must be a list of mappings, like a cell of the grid.")
+    if not all(isinstance(entry, dict) and entry for entry in baseline_entries(study)):
+        raise InputError(f"{where}.baseline: must be a mapping, like a cell of the grid, or a list of them.")
+    if not isinstance(study.get("description", ""), str):
+        raise InputError(f"{where}.description: {study['description']!r} is not text. Put it in quotes.")
+    return study
+
+
+def _rules(rules: Mapping[str, Any]) -> dict[Cause, Rule]:
+    for cause, rule in rules.items():
+        check_known(cause, get_args(Cause), "retry")
+        for key in _mapping(rule, f"retry.{cause}"):
+            check_known(key, Rule.model_fields, f"retry.{cause}")
+    return _valid(TypeAdapter(dict[Cause, Rule]), rules, "retry")
+
+
+def _notify(settings: Mapping[str, Any]) -> Notify:
+    for key in settings:
+        check_known(key, Notify.model_fields, "notify")
+    return _valid(TypeAdapter(Notify), settings, "notify")
+
+
+def _valid(adapter: TypeAdapter[T], value: Any, where: str) -> T:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join([where, *map(str, first["loc"])])
+        raise InputError(f"{path}: {first['input']!r}: {first['msg']}") from None
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: must be a mapping (key: value), not {value!r}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise InputError(f"{where}: the key {key!r} is not text. Put it in quotes.")
+    return value
+
+
+def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> Layer:
+    """Nested mappings and dotted keys alike -> dotted paths."""
+    flat: Layer = {}
+    for key, value in tree.items():
+        path, origin = f"{prefix}{key}", f"{where}.{key}"
+        if isinstance(value, dict):
+            entries = flatten(_mapping(value, origin), origin, f"{path}.")
+        else:
+            entries = {path: SettingValue(value, origin)}
+        for entry in entries.keys() & flat.keys():
+            raise InputError(f"{entries[entry].origin}: is set twice, also at {flat[entry].origin}.")
+        flat |= entries
+    return flat
+
+
+def check_known(key: str, known: Iterable[str], where: str) -> None:
+    known = list(known)
+    if key not in known:
+        path = f"{where}.{key}" if where else key
+        sections = {"model": FAMILIES["gpt_neo"], "data": Data, "train": Train}
+        inside = [section for section, settings in sections.items() if key in settings.model_fields]
+        hint = f"Did you mean {inside[0]}.{key}?" if inside else did_you_mean(key, known)
+        raise InputError(f"{path}: unknown key. {hint}")
+
+
+def merge(*layers: Layer) -> Layer:
+    """A later layer wins. One with another kind of feed-forward module leaves nothing of an earlier one's, and one
+    that says how long to train leaves no earlier budget."""
+    merged: Layer = {}
+    for layer in layers:
+        kind, before = layer.get(FEED_FORWARD_KIND), merged.get(FEED_FORWARD_KIND)
+        if kind and kind.value != (before.value if before else "dense"):
+            merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}
+        if any(path.startswith(("train.max_steps", "train.budget")) for path in layer):
+            merged = {path: value for path, value in merged.items() if not path.startswith("train.budget")}
+        merged |= layer
+    return merged
+
+
+def baseline_entries(study: Mapping[str, Any]) -> list[Any]:
+    """Of the study's `baseline`."""
+    entries = study.get("baseline", [])
+    return entries if isinstance(entries, list) else [entries]

@@ -1,0 +1,111 @@
+"""The JSON schema of experiments.yaml, for editors: they complete and check its keys while it is written.
+
+Laxer than the manifest's own reading where one layer leaves to another what a value means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from cluster.files.causes import Cause
+from cluster.manifest.loading import SECTIONS
+from cluster.manifest.matching import SIZES
+from cluster.sites.profiles import Notify, Rule
+from tiny_transformers.settings.architecture import FAMILIES
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema of experiments.yaml; every setting is known nested and as a dotted path."""
+    run = RunConfig.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = run["$defs"]
+    for definition in definitions.values():
+        definition.pop("required", None)  # what one layer leaves out another may say
+    _allow_any_kind(run)
+    matching = {
+        "match_params": {
+            "type": ["boolean", "string", "null"],
+            "description": "a model's name; true: the cell's own base",
+        },
+        "match_by": {"enum": list(SIZES)},
+    }
+    model = {"properties": {}, "additionalProperties": False, "type": "object", "required": ["family"]}
+    for family in FAMILIES.values():
+        model["properties"] |= definitions.pop(family.__name__)["properties"]
+    model["properties"]["family"] = {"enum": list(FAMILIES)}  # type: ignore[index]
+    model["properties"] |= matching  # type: ignore[operator]
+    sections = {name: run["properties"][name] for name in SECTIONS}
+    dotted = dict(_dotted(sections, definitions)) | dict(_dotted({"model": model}, definitions))
+    stages = {"type": "array", "items": {"enum": list(STAGES)}}
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    named = {"type": "string", "description": "the name of one of `models`"}
+    settings = dotted | matching | {"model": named}
+    cell = {"type": "object", "properties": settings, "additionalProperties": False}
+    axes = {path: {"type": "array", "items": value, "minItems": 1} for path, value in settings.items()}
+    free = {"type": "array", "items": cell, "minItems": 1}
+    entry = {"type": "object"}  # settings, or axes of any name
+    study = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": sections | settings | {
+            "description": {"type": "string"},
+            "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
+            "grid": {"type": "object", "properties": axes, "additionalProperties": free, "minProperties": 1},
+            "include": {"type": "array", "items": cell},
+            "exclude": {"type": "array", "items": entry},
+            "seeds": seeds,
+            "stages": stages,
+        },
+    }  # fmt: skip
+    sets = {"type": "object", "properties": sections | dotted, "additionalProperties": False}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tiny-transformers manifest",
+        "type": "object",
+        "required": ["models", "studies"],
+        "additionalProperties": False,
+        "properties": {
+            "defaults": sets | {"properties": sets["properties"] | {"seeds": seeds, "stages": stages}},  # type: ignore[operator]
+            "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
+            "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
+            "smoke": sets,
+            "notify": Notify.model_json_schema(),
+            "retry": {"type": "object", "properties": _rules(), "additionalProperties": False},
+        },
+        "$defs": definitions,
+    }
+
+
+def _rules() -> dict[str, Any]:
+    rule = Rule.model_json_schema()
+    return dict.fromkeys(get_args(Cause), rule)
+
+
+def _allow_any_kind(schema: Any) -> None:
+    """Part of a feed-forward module may fit several kinds: which one it is another layer may say."""
+    if isinstance(schema, dict):
+        if "oneOf" in schema:
+            schema["anyOf"] = schema.pop("oneOf")
+        for value in schema.values():
+            _allow_any_kind(value)
+
+
+def _dotted(properties: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, schema in properties.items():
+        inner = _properties(schema, definitions)
+        if inner:
+            yield from _dotted(inner, definitions, f"{prefix}{name}.")
+        if prefix:
+            yield f"{prefix}{name}", schema
+
+
+def _properties(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Of the section that a schema describes; of a union, those of all its members."""
+    members = schema.get("oneOf") or schema.get("anyOf") or [schema]
+    found: dict[str, Any] = {}
+    for member in members:
+        section = definitions[member["$ref"].rpartition("/")[2]] if "$ref" in member else member
+        for name, value in section.get("properties", {}).items():
+            found[name] = value if name not in found else {"anyOf": [found[name], value]}
+    return found

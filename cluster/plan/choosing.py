@@ -1,0 +1,67 @@
+"""Choose what is to be done of a run, by how far its stages are. Pure: reads no files, calls no SLURM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.files.records import Run, StageState
+from cluster.plan import cost
+from cluster.plan.expansion import in_order
+from cluster.plan.retry import Adjustment
+from tiny_transformers.settings.stages import NEEDS
+
+
+@dataclass(frozen=True)
+class PackItem:
+    """One run's share of a pack: stages in order, each with the number of its new attempt."""
+
+    run_id: str
+    stages: tuple[tuple[str, int], ...]
+    seconds: float  # estimated
+    adjustment: Adjustment = Adjustment()
+    micro_batch_tokens: int | None = None  # null: as in the run's settings
+
+
+def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = ()) -> list[str]:
+    """Stages of this run that were never tried, or are to be tried again, and can go ahead: what they need is
+    completed or goes with them. What is tried again waits until nothing of the run is under way."""
+    if again and any(status(states, stage) in ("running", "submitted") for stage in run.stages):
+        again = ()
+    again = redo(run, again)
+    chosen: list[str] = []
+    for stage in run.stages:
+        if status(states, stage) not in ("eligible", "waiting", "blocked") and stage not in again:
+            continue
+        if ready(stage, chosen, states):
+            chosen.append(stage)
+    return chosen
+
+
+def ready(stage: str, chosen: Sequence[str], states: Mapping[str, StageState]) -> bool:
+    """Whether all that a stage needs is completed or goes with it."""
+    return all(need in chosen or status(states, need) == "completed" for need in NEEDS[stage])
+
+
+def status(states: Mapping[str, StageState], stage: str) -> str:
+    return states[stage].status if stage in states else "waiting"
+
+
+def redo(run: Run, stages: Iterable[str]) -> list[str]:
+    """These stages of the run and whatever follows from them, in order."""
+    chosen = set(stages)
+    for stage in run.stages:
+        if chosen & set(NEEDS[stage]):
+            chosen.add(stage)
+    return list(in_order(chosen & set(run.stages)))
+
+
+def item(
+    run: Run,
+    stages: Sequence[str],
+    states: Mapping[str, StageState],
+    measured: cost.Measured,
+    adjustment: Adjustment = Adjustment(),  # noqa: B008 - immutable
+) -> PackItem:
+    numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
+    return PackItem(run.id, numbered, measured.seconds(run.config, *stages) * adjustment.time, adjustment)

@@ -1,0 +1,177 @@
+"""What the ledger has measured on a site -> `cost.Measured`, by which runs are planned.
+
+Only attempts on the site of the same name and the same kind of device, where it is known, count. Speeds are of whole
+packs: a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known
+from those that were trained at the same time, and nothing else beside them. What a probe measured counts where the
+ledger proper has nothing. Bounded: the newest attempts of each stage, and each distinct settings parsed once."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from statistics import median
+from typing import Any
+
+from cluster.ledger.database import Ledger
+from cluster.plan import cost
+from cluster.plan.cost import Estimate
+from cluster.sites.profiles import Site
+from tiny_transformers.settings.config import RunConfig, tokens_at_once
+from tiny_transformers.settings.stages import ALONE, STAGES
+
+NEWEST = 2_000  # attempts of each stage that are looked at
+STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
+
+
+def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured:
+    """From ledgers, each with the word for its basis ("measured"); an earlier one's figures count before a later's."""
+    by_stage: dict[str, Estimate] = {}
+    by_architecture: dict[tuple[str, str], Estimate] = {}
+    peaks: dict[str, Estimate] = {}
+    read = [
+        ([each for row in _parsed(ledger, site) if (each := _Attempt(row)).here(site)], word)
+        for ledger, word in ledgers
+    ]
+    shared = _together(read, site)
+    for attempts, word in read:
+        speeds: dict[tuple[str, str], list[float]] = {}
+        memory: dict[str, list[float]] = {}
+        trained = {each.key for each in attempts if each.stage == "pretrain"}
+        for each in attempts:
+            if speed := each.speed():
+                gain = shared.gain(each.config, each.together) if each.stage == "pretrain" else 1.0
+                speeds.setdefault((each.key, each.stage), []).append(speed / gain)
+            # Of an architecture whose pretraining was not measured the peak is not known yet.
+            if each.peak and each.key in trained:
+                memory.setdefault(each.key, []).append(each.peak)
+        for key, values in speeds.items():
+            by_architecture.setdefault(key, Estimate(median(values), f"{word} ({len(values)})"))
+        for stage in STAGES:
+            values = [value for (_, of), found in speeds.items() if of == stage for value in found]
+            if values:
+                basis = f"{word} for this stage on other models ({len(values)})"
+                by_stage.setdefault(stage, Estimate(median(values), basis))
+        for architecture, found in memory.items():
+            peaks.setdefault(architecture, Estimate(max(found), f"{word} ({len(found)})"))
+    return replace(shared, by_stage=by_stage, by_architecture=by_architecture, peaks=peaks)
+
+
+def _together(read: Iterable[tuple[Sequence[_Attempt], str]], site: Site) -> cost.Measured:
+    """The speeds of pretrainings at the same time, and the gains over one alone. A gain is of one ledger: a probe's few
+    steps are slower than those of a real run."""
+    figures: defaultdict[str, dict[int, Estimate]] = defaultdict(dict)
+    gains: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for attempts, word in read:
+        speeds: dict[tuple[str, int], list[float]] = {}
+        for key, number, speed in _at_the_same_time(attempts):
+            speeds.setdefault((key, number), []).append(speed)
+        for (key, number), values in sorted(speeds.items()):
+            basis = f"{word} ({len(values)}), {f'{number} at a time' if number > 1 else 'alone'}"
+            figures[key].setdefault(number, Estimate(median(values), basis))
+            several = sum(of == key for of, _ in speeds) > 1
+            if several and (alone := speeds.get((key, 1))):
+                gains[key].setdefault(number, median(values) / median(alone))
+    return cost.Measured(site.flops, together=figures, gains=gains)
+
+
+def _at_the_same_time(attempts: Sequence[_Attempt]) -> Iterable[tuple[str, int, float]]:
+    """(architecture key, runs, their FLOP/s) of the pretrainings that had the same number of others beside them all of
+    the time, and no other stage."""
+    packs: defaultdict[tuple[str, int], list[tuple[_Attempt, tuple[float, float]]]] = defaultdict(list)
+    for each in attempts:
+        if each.span:
+            packs[each.pack].append((each, each.span))
+    for pack in packs.values():
+        training = _Busy(span for each, span in pack if each.stage == "pretrain")
+        anything = _Busy(span for _, span in pack)
+        for each, span in pack:
+            runs = training.mean(span)
+            number = round(runs)
+            alike = abs(runs - number) <= STEADY * number and anything.mean(span) - runs <= STEADY * number
+            if each.rate and alike:
+                yield each.key, number, each.rate * runs
+
+
+class _Busy:
+    """How many of some spans of time, (start, end) in seconds, go on at once."""
+
+    def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
+        spans = list(spans)
+        self._starts, self._ends = sorted(start for start, _ in spans), sorted(end for _, end in spans)
+        self._sums = [[0.0, *accumulate(times)] for times in (self._starts, self._ends)]
+
+    def mean(self, span: tuple[float, float]) -> float:
+        """The mean number of spans during this one."""
+        start, end = span
+        return (self._until(end) - self._until(start)) / (end - start)
+
+    def _until(self, moment: float) -> float:
+        """The seconds that all spans together have gone on by then."""
+        begun, ended = bisect(self._starts, moment), bisect(self._ends, moment)
+        return (begun * moment - self._sums[0][begun]) - (ended * moment - self._sums[1][ended])
+
+
+def _parsed(ledger: Ledger, site: Site) -> list[dict[str, Any]]:
+    """The ledger's rows, with `config` parsed and the architecture's `key`: once for runs that differ in seed only."""
+    known: dict[str, tuple[RunConfig, str]] = {}
+    rows = [row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)]
+    for row in rows:
+        unseeded = re.sub(r'"seed":\d+', "", row["config"], count=1)
+        if unseeded not in known:
+            config = RunConfig.model_validate_json(row["config"])
+            known[unseeded] = config, cost.architecture_key(config)
+        row["config"], row["key"] = known[unseeded]
+    return rows
+
+
+class _Attempt:
+    """One completed attempt, as `Ledger.measurements` has it."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.config: RunConfig = row["config"]
+        self.key, self.stage, self.seconds = row["key"], row["stage"], row["seconds"]
+        self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
+        usual = (None, self.config.train.micro_batch_tokens, tokens_at_once(self.config, gpu=self.on_gpu))
+        if row["micro_batch_tokens"] not in usual:
+            self.peak = None  # with a smaller micro-batch, after it had run out of memory
+        if self.stage in ALONE:
+            self.peak = None  # it has all the memory there is, and limits nobody's slots
+        self.tokens_per_second = row["tokens_per_second"]
+        # runs that shared the pack
+        self.together = 1 if self.stage in ALONE else max(1, min(row["slots"] or 1, row["runs"]))
+
+        self.device = row["device"]
+        self.pack = row["token"], row["task"]
+        self.span = _span(row)
+
+    def here(self, site: Site) -> bool:
+        """Whether it was on the kind of device that the site has; of most stages only the time is known."""
+        return self.device is None or self.on_gpu == bool(site.gpus)
+
+    @property
+    def rate(self) -> float | None:
+        """FLOP/s of a pretraining by itself."""
+        if self.stage != "pretrain" or not self.tokens_per_second:
+            return None
+        return float(self.tokens_per_second * cost.training_flops(self.config))
+
+    def speed(self) -> float | None:
+        """FLOP/s of the pack; None where the time says nothing of it."""
+        if self.rate:
+            return self.rate * self.together
+        work, seconds = cost.flops(self.config, self.stage), (self.seconds or 0) - cost.STAGE_OVERHEAD
+        return work * self.together / seconds if work and seconds > 0 else None
+
+
+def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+    """When the device was at work on an attempt: a pretraining's steps are the last thing of any length that it does,
+    after loading, tokenising and compiling. None if that is not known."""
+    start, end = row["started"], row["ended"]
+    if start is None or end is None or end <= start:
+        return None
+    trained = row["trained"] or end - start
+    return max(start, end - trained), end

@@ -1,0 +1,156 @@
+"""The ledger of one OUTPUT_ROOT, opened as a command needs it: for writing, locked and reconciled, or for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
+from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.ledger.lock import locked
+from cluster.reconcile import notify, reconciling
+from cluster.slurm.queries import Slurm
+
+WAIT = 5.0  # seconds for the lock, before the ledger is read as it is
+
+
+@dataclass(frozen=True)
+class LedgerView:
+    """A ledger to read from."""
+
+    ledger: Ledger
+    as_of: str  # when SLURM last answered, or nothing of it was open
+    slurm: str  # reconcile's Answer
+
+
+def need_ledger(root: OutputRoot) -> None:
+    if not root.ledger.exists():
+        advice = "`tiny-transformers ledger rebuild` makes it from the files." if root.runs() else "Submit first."
+        if root.smoke.ledger.exists():
+            advice += " Smoke runs are kept apart: say --smoke."
+        raise InputError(f"{root.ledger}: there is no ledger. {advice}")
+
+
+@contextmanager
+def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bool = False) -> Iterator[Ledger | None]:
+    """The ledger, locked and reconciled; None for a dry run where there is none, so that it leaves no trace.
+
+    Raises SlurmSilent, with nothing changed, if SLURM does not answer, or has not answered for a submission unless such
+    `unsettled` ones may be."""
+    if dry_run and not root.ledger.exists():
+        yield None
+        return
+    if not root.ledger.exists() and root.runs():
+        need_ledger(root)
+    try:
+        with locked(root.lock):
+            ledger = Ledger(root.ledger)
+            try:
+                if _reconcile(ledger, root, slurm) == "unreachable":
+                    raise SlurmSilent(
+                        "SLURM did not answer, so what is under way is not known. Nothing was submitted or cancelled."
+                    )
+                if not unsettled:
+                    _refuse_unsettled(ledger, root)
+                yield ledger
+            finally:
+                ledger.close()
+    finally:
+        if not dry_run:
+            notify.tell(root)  # with the ledger unlocked
+
+
+@contextmanager
+def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[LedgerView, str | None]]:
+    """The ledger, reconciled if nobody else is at it; with a warning if somebody is. Without `slurm` only the files
+    are read, and what SLURM said last stands."""
+    if not root.ledger.exists():
+        need_ledger(root)
+    warning = None
+    try:
+        with locked(root.lock, wait=WAIT):
+            ledger = Ledger(root.ledger)
+            answer: str = _reconcile(ledger, root, slurm) if slurm else _read_files(ledger, root)
+    except LedgerBusy as busy:
+        warning = f"{busy} What follows is its last state."
+        try:
+            ledger = Ledger(root.ledger, read_only=True)
+        except OldLedger as old:
+            raise OldLedger(f"{busy} {old}") from None
+        answer = ledger.recall("slurm") or "none"
+    try:
+        yield LedgerView(ledger, ledger.recall("as_of") or "never", answer), warning
+        notify.tell(root)
+    finally:
+        ledger.close()
+
+
+def made_here(ledger: Ledger, root: OutputRoot) -> list[dict[str, Any]]:
+    """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
+    those that came with an archive, whose site, account and folders are somebody else's."""
+    elsewhere = root.came_along()
+    return [
+        row for row in ledger.submissions() if row["state"] not in ("refused", "void") and row["token"] not in elsewhere
+    ]
+
+
+def only_imported(ledger: Ledger, root: OutputRoot) -> bool:
+    """Whether it was unpacked from an archive, and nothing has been submitted here yet."""
+    return root.imported.exists() and not root.requests() and not made_here(ledger, root)
+
+
+def now() -> str:
+    """The time as people read it."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def moment() -> str:
+    """The time as what happened is put in order by: of two, the later one is the greater string."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _reconcile(ledger: Ledger, root: OutputRoot, slurm: Slurm) -> reconciling.SlurmReply:
+    answer = reconciling.reconcile(ledger, root, slurm)
+    with ledger.transaction():
+        ledger.remember("slurm", answer)
+        if answer != "unreachable":
+            ledger.remember("as_of", now())
+    return answer
+
+
+class _Unasked:
+    """In SLURM's place: no answer, which changes nothing."""
+
+    def queue(self) -> None:
+        return None
+
+    def history(self, names: Iterable[str], days: int) -> None:  # noqa: ARG002
+        return None
+
+
+def _read_files(ledger: Ledger, root: OutputRoot) -> str:
+    if reconciling.reconcile(ledger, root, _Unasked()) == "none":
+        with ledger.transaction():
+            ledger.remember("slurm", "none")
+            ledger.remember("as_of", now())
+    return ledger.recall("slurm") or "none"
+
+
+def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
+    """Nothing is submitted beside a submission that may still arrive."""
+    unsettled = [row["token"] for row in ledger.open_submissions() if row["state"] == "intended"]
+    if not unsettled:
+        return
+    youngest = min(whole_files.age(root.submission(token).submission) for token in unsettled)
+    left = max(0, round(reconciling.patience() - youngest))
+    when = f"in {left} s" if left else "when sacct answers"
+    raise SlurmSilent(
+        f"sbatch never answered for {', '.join(map(recording.job_name, unsettled))}; SLURM does not show it, and it "
+        f"may still arrive. Nothing was submitted; try again {when}."
+    )

@@ -1,0 +1,236 @@
+"""What the figures of a study's runs allow to say: intervals over seeds, tests against the baseline, sentences.
+
+A test is chosen by the design, how many seeds and how many comparisons there are, never by the scores. Where the seeds
+cannot give a p-value, it is None and the comparison says how many are needed. docs/statistics.md has the reasons."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from cluster.report.findings import ALPHA, Comparison, Floats, Interval, Pairs, PairsFinding
+from cluster.report.results import BY_KEY, MAIN, Measure, Study, Variant
+from cluster.report.wording import sentence_of, told_seeds
+from tiny_transformers.common import bootstrap
+from tiny_transformers.common.pairs import KeptPairs, mcnemar, same_pairs
+from tiny_transformers.settings.config import SUPPLEMENT_TASKS
+
+LEAST_SEEDS = 3  # for an interval
+PERMUTATIONS = 20_000  # at most: more are sampled, with one fixed seed
+BATCH = 1_000  # of them at once, so that memory stays small
+
+
+def interval(values: Iterable[float]) -> Interval | None:
+    """Student's t: with so few seeds the bootstrap's intervals are too narrow. None for no value."""
+    known = [*values]
+    if not known:
+        return None
+    n, mean = len(known), float(np.mean(known))
+    if n < LEAST_SEEDS:
+        return Interval(mean, None, None, n)
+    half = float(stats.t.ppf((1 + bootstrap.LEVEL) / 2, n - 1) * stats.sem(known))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def compare(study: Study, pairs: Pairs) -> list[Comparison]:
+    """Every variant with its baseline, on every measure of MAIN for which they have seeds in common."""
+    right = _RightPairs(pairs)
+    comparisons = []
+    for measure in (BY_KEY[key] for key in MAIN):
+        found = [
+            (family, variant, _paired(variant, family.baseline, measure))
+            for family in study.families
+            for variant in family.variants[1:]
+        ]
+        found = [each for each in found if each[2].size]
+        items: list[PairsFinding | None] = [None] * len(found)
+        if measure.key == "blimp":
+            items = _corrected_items([right.compare(variant, family.baseline) for family, variant, _ in found], study)
+        p_values = _p_values([values for *_, values in found], planned(study))
+        corrected = holm(p_values, planned(study))
+        for (family, variant, values), item, p, p_corrected in zip(found, items, p_values, corrected, strict=True):
+            difference = interval(values[0] - values[1])
+            assert difference
+            unsaid = Comparison(
+                measure=measure,
+                family=family,
+                variant=variant,
+                n=difference.n,
+                difference=difference.mean,
+                low=difference.low,
+                high=difference.high,
+                p=p,
+                p_corrected=p_corrected,
+                test=describe_test(difference.n, planned(study)),
+                effect_size=hedges_g(*values),
+                items=item,
+                sentence="",
+            )
+            comparisons.append(replace(unsaid, sentence=sentence_of(unsaid)))
+    return comparisons
+
+
+def planned(study: Study) -> int:
+    """Comparisons on a measure if all runs are finished: what is corrected for, so that no p-value grows on the way."""
+    return sum(len(family.variants) - 1 for family in study.families)
+
+
+def _paired(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
+    """Values of both, (2, seeds), of the seeds that both have."""
+    ours, theirs = variant.values(measure), baseline.values(measure)
+    seeds = [seed for seed in ours if seed in theirs]
+    return np.array([[ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]])
+
+
+# -- over seeds -------------------------------------------------------------------------------------------------------
+
+
+def permutation(values: Floats, *, paired: bool) -> Floats:
+    """Two-sided p-values of differences of means: (comparisons, 2, seeds) -> (comparisons,).
+
+    Exact up to PERMUTATIONS. Paired: each seed's difference changes its sign (Fisher 1935, section 21). Unpaired: the
+    values of both are dealt out anew."""
+
+    def mean(differences: Floats, axis: int) -> Floats:
+        return differences.mean(axis)
+
+    def difference(ours: Floats, theirs: Floats, axis: int) -> Floats:
+        return ours.mean(axis) - theirs.mean(axis)
+
+    ours, theirs = values[:, 0], values[:, 1]
+    data, statistic, kind = (
+        ((ours - theirs,), mean, "samples") if paired else ((ours, theirs), difference, "independent")
+    )
+    found = stats.permutation_test(
+        data,
+        statistic,
+        permutation_type=kind,
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=BATCH,
+        axis=-1,
+        rng=np.random.default_rng(bootstrap.SEED),
+    )
+    return np.asarray(found.pvalue)
+
+
+def paired_test(n: int, comparisons: int) -> bool | None:
+    """Which permutation test can reach ALPHA after correction with n seeds: the paired one, else the unpaired one
+    (False), else none (None)."""
+    if 2 / 2**n * comparisons <= ALPHA:
+        return True
+    return False if 2 / math.comb(2 * n, n) * comparisons <= ALPHA else None
+
+
+def seeds_needed(comparisons: int) -> int:
+    return next(n for n in itertools.count(2) if paired_test(n, comparisons) is not None)
+
+
+def describe_test(n: int, comparisons: int) -> str:
+    many = f"{comparisons} comparison{'s' if comparisons > 1 else ''}"
+    paired = paired_test(n, comparisons)
+    if paired is None:
+        needed = f"at least {seeds_needed(comparisons)} are needed for a p-value with {many}"
+        return f"{told_seeds(n)}: {needed}"
+    how = "paired permutation test" if paired else "permutation test of two groups"
+    return f"{how} over {told_seeds(n)}, Holm's correction for {many}"
+
+
+def _p_values(values: Sequence[Floats], comparisons: int) -> list[float | None]:
+    """Comparisons with as many seeds are tested together, which is faster and the same."""
+    found: list[float | None] = [None] * len(values)
+    for n in {each.shape[1] for each in values}:
+        paired = paired_test(n, comparisons)
+        if paired is not None:
+            places = [place for place, each in enumerate(values) if each.shape[1] == n]
+            p_values = permutation(np.stack([values[place] for place in places]), paired=paired)
+            for place, p in zip(places, p_values, strict=True):
+                found[place] = float(p)
+    return found
+
+
+def holm(p_values: Sequence[float | None], comparisons: int) -> list[float | None]:
+    """Holm 1979: corrected for so many comparisons; those without a p-value stand last."""
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    ordered = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    for rank, (p, place) in enumerate(ordered):
+        highest = max(highest, min(1.0, (comparisons - rank) * p))
+        corrected[place] = highest
+    return corrected
+
+
+def hedges_g(ours: Floats, theirs: Floats) -> float | None:
+    """Hedges 1981: the difference of the means in pooled standard deviations, corrected for small samples."""
+    freedom = len(ours) + len(theirs) - 2
+    pooled = math.sqrt((np.var(ours) * len(ours) + np.var(theirs) * len(theirs)) / freedom) if freedom else 0.0
+    if pooled <= 1e-9 * max(np.abs(ours).max(), np.abs(theirs).max()):  # rounding: equal values have no spread
+        return None
+    gamma = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
+    return float((ours.mean() - theirs.mean()) / pooled * math.exp(gamma) / math.sqrt(freedom / 2))
+
+
+# -- over pairs of BLiMP ----------------------------------------------------------------------------------------------
+
+
+class _RightPairs:
+    """Which pairs of BLiMP the runs have right; each run's file is read once."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.known: dict[str, tuple[KeptPairs, NDArray[np.bool_]] | None] = {}
+
+    def of(self, run_id: str) -> tuple[KeptPairs, NDArray[np.bool_]] | None:
+        if run_id not in self.known:
+            kept = self.pairs(run_id)
+            self.known[run_id] = (kept, kept.right) if kept else None
+        return self.known[run_id]
+
+    def compare(self, variant: Variant, baseline: Variant) -> PairsFinding | None:
+        """Of the seeds for which both have a score and kept their pairs; None if there is none, or the pairs are not
+        the same. Pairs without a score are of an attempt that failed, or of one before."""
+        one, other = (
+            {run.seed: self.of(run.run_id) for run in each.runs if run.value(BY_KEY["blimp"]) is not None}
+            for each in (variant, baseline)
+        )
+        both = [(ours, theirs) for seed, ours in one.items() if ours and (theirs := other.get(seed))]
+        if not both:
+            return None
+        first = both[0][0][0]
+        if not all(same_pairs(first, kept) for models in both for kept, _ in models):
+            return None
+        differences = sum(ours.astype(np.int8) - theirs for (_, ours), (_, theirs) in both)
+        of_blimp = np.repeat([task not in SUPPLEMENT_TASKS for task in first.files], first.counts)
+        return over_items(np.asarray(differences)[of_blimp], len(both)) if of_blimp.any() else None
+
+
+def over_items(differences: NDArray[np.int8], seeds: int) -> PairsFinding:
+    """`differences`: of each pair, in how many seeds the variant alone has it right less those where the baseline has.
+
+    If the models are alike, the sign of each is as good as the other. One seed: McNemar's exact test; more: the same
+    with a normal distribution, corrected by half a step between the sums that can be."""
+    counts = np.bincount(differences + seeds, minlength=2 * seeds + 1)
+    values = np.arange(-seeds, seeds + 1)
+    total, spread = int(counts @ values), math.sqrt(counts @ values**2)
+    if seeds == 1:
+        p = mcnemar(int(counts[2]), int(counts[0]))
+    else:
+        half_step = int(np.gcd.reduce(values[counts > 0]))
+        p = float(2 * stats.norm.sf(max(abs(total) - half_step, 0) / spread)) if spread else 1.0
+    n = len(differences)
+    low, high = bootstrap.interval(bootstrap.resample(counts[None])[:, 0] @ values / (n * seeds))
+    return PairsFinding(n, seeds, total / (n * seeds), low, high, min(p, 1.0), math.nan)
+
+
+def _corrected_items(found: Sequence[PairsFinding | None], study: Study) -> list[PairsFinding | None]:
+    corrected = holm([items.p if items else None for items in found], planned(study))
+    return [
+        replace(items, p_corrected=p) if items and p is not None else None
+        for items, p in zip(found, corrected, strict=True)
+    ]

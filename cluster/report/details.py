@@ -1,0 +1,106 @@
+"""The ledger and the logs -> what each run is made of, for a report: settings, attempts, scores, checks, data, the
+environment and the end of the log. What many runs share, environments and data files, is held once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.console import clean
+from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger.database import Ledger
+
+LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
+
+
+@dataclass(frozen=True)
+class StageDetails:
+    name: str
+    status: str
+    attempts: Sequence[Mapping[str, Any]] = ()  # oldest first
+    scores: Sequence[Mapping[str, Any]] = ()
+    checks: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    data: str | None = None  # a key of Details.data
+    log: str = ""  # the end of the newest attempt's
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    run: Run
+    stages: Sequence[StageDetails]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Where the figures come from."""
+
+    runs: Sequence[RunDetails]
+    environments: Mapping[str, Mapping[str, Any]]  # only those that its attempts ran in
+    data: Mapping[str, Mapping[str, str]]  # key -> file -> SHA-256: the same files are listed once for all stage runs
+
+
+def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Details:
+    """Of these runs, in the order in which they were recorded."""
+    chosen = list(run_ids)
+    attempts = _by_stage(ledger.attempts_of(chosen))
+    scores = _by_stage(ledger.outcomes_of("score", chosen))
+    checks = _by_stage(ledger.outcomes_of("check_result", chosen))
+    metrics = _by_stage(ledger.outcomes_of("metric", chosen))
+    statuses = {run["run_id"]: run["stages"] for run in ledger.overview(chosen)}
+    data = _Sets()
+    files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of("data_file", chosen)).items()}
+
+    def stage(run: Run, name: str) -> StageDetails:
+        key = run.id, name
+        return StageDetails(
+            name,
+            statuses[run.id][name]["status"],
+            attempts.get(key, ()),
+            scores.get(key, ()),
+            checks.get(key, ()),
+            {row["name"]: row["value"] for row in metrics.get(key, ())},
+            files.get(key),
+            _log(root, attempts[key][-1]) if key in attempts else "",
+        )
+
+    runs = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in ledger.runs(chosen)]
+    used = {attempt["environment"] for rows in attempts.values() for attempt in rows}
+    return Details(runs, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
+
+
+def _by_stage(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["run_id"], row["stage"]), []).append(row)
+    return grouped
+
+
+class _Sets:
+    """Sets of data files, each once, numbered as they come."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, str]] = {}
+        self._keys: dict[tuple[tuple[str, str], ...], str] = {}
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        files = tuple((row["file"], row["sha256"]) for row in rows)
+        key = self._keys.setdefault(files, str(len(self._keys) + 1))
+        self.found[key] = dict(files)
+        return key
+
+
+def _log(root: OutputRoot, attempt: Mapping[str, Any]) -> str:
+    path = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
+    lines = (clean(line).rstrip() for line in whole_files.tail(path, LOG_LINES))
+    return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
+
+
+def code_versions(details: Details) -> Counter[str]:
+    """Digest of the science's source -> completed stage runs that are of it."""
+    newest = (stage.attempts[-1] for run in details.runs for stage in run.stages if stage.attempts)
+    return Counter(attempt["code"] for attempt in newest if attempt["code"] and attempt["status"] == "completed")

@@ -1,0 +1,44 @@
+"""A study -> its figures, each as SVG and PDF, to be printed at 3.4 or 7 inches of width.
+
+A figure whose data is not there is left out. What is drawn is a function of the results and the runs' files: the same
+ledger gives the same bytes. The baseline is drawn in ink, others in Okabe and Ito's colours, and no figure needs
+them: lines and markers differ as well. Only `report` imports this room, and with it matplotlib; never pyplot."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib
+
+from cluster.files.folders import OutputRoot
+from cluster.report.figures.costs import costs
+from cluster.report.figures.forest import forest
+from cluster.report.figures.heat_maps import heat_maps
+from cluster.report.figures.learned_functions import learned_functions
+from cluster.report.figures.learning_curves import learning_curves
+from cluster.report.figures.sheets import INK, RC, Figure, make_font, print_sheet
+from cluster.report.figures.weight_sharing import sharing
+from cluster.report.results import Study
+
+
+def draw(study: Study, root: OutputRoot) -> list[Figure]:
+    """Every figure that there is data for."""
+    make_font()
+    with matplotlib.rc_context(RC):
+        sheets = [
+            *forest(study), *learning_curves(study, root), *costs(study), *heat_maps(study), *sharing(study),
+            *learned_functions(study, root),
+        ]  # fmt: skip
+        return [print_sheet(sheet, study) for sheet in sheets]
+
+
+def inline_svg(svg: str) -> str:
+    """For a page, light or dark: in its colour, on its ground, as wide as there is room, and told to who cannot see.
+    Figures of one report have no id in common."""
+    start = svg.index("<svg")
+    title = re.search(r"<title>(.*?)</title>", svg)
+    label = title[1].replace('"', "&quot;") if title else ""
+    head, body = svg[start:].split(">", 1)
+    head = re.sub(r' (width|height|xmlns:\w+)="[^"]*"', "", head)
+    body = re.sub(r"\s*<title>.*?</title>", "", body, count=1)  # a browser would show it over the whole figure
+    return f'{head} role="img" aria-label="{label}">{body}'.replace("xlink:href", "href").replace(INK, "currentColor")

@@ -1,0 +1,87 @@
+"""Draw every variant against the baseline: differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from cluster.report.figures.sheets import (
+    GREY,
+    HEADING,
+    INK,
+    WIDE,
+    Sheet,
+    middles,
+    row_edges,
+    text_width,
+    told_seeds,
+    unit_of,
+    wrapped,
+)
+from cluster.report.figures.styles import OKABE_ITO, interval_of, measures_of, of_families, pages, suffix, values_of
+from cluster.report.results import Family, Measure, Study
+
+
+def forest(study: Study) -> Iterator[Sheet]:
+    measures = measures_of(study)
+    for families in pages(study):
+        if measures and len(study.variants) > 1:
+            yield _forest(study, families, measures)
+
+
+def _forest(study: Study, families: Sequence[Family], measures: Sequence[Measure]) -> Sheet:
+    labels = {v.key: wrapped(v.label) for family in families for v in family.variants}
+    left, gap = 0.1 + max(map(text_width, labels.values())), 0.15
+    width = (WIDE - left - 0.12 - gap * (len(measures) - 1)) / len(measures)
+    rows = [row_edges([labels[v.key] for v in family.variants]) for family in families]
+    name, title = (
+        f"scores{suffix(families, study)}",
+        f"Scores over seeds, against the baseline{of_families(families, study)}",
+    )
+    sheet = Sheet(name, title, WIDE, sum(edges[-1] for edges in rows) + 0.5 * len(families) + 0.3)
+    top = 0.0
+    for family, edges in zip(families, rows, strict=True):
+        sheet.text(0.02, top + 0.16, family.title, size=HEADING)
+        for column, measure in enumerate(measures):
+            axes = sheet.axes(left + column * (width + gap), top + 0.22, width, edges[-1])
+            _forest_of(axes, family, measure, edges)
+            axes.set_yticks(middles(edges), [labels[v.key] for v in family.variants] if not column else [])
+            if family is families[-1]:
+                axes.set_xlabel(unit_of(measure))
+        top += edges[-1] + 0.5
+    variants = [v for family in families for v in family.variants]
+    has = lambda run: any(run.value(measure) is not None for measure in measures)  # noqa: E731
+    sheet.caption = (
+        f"Large markers are means over seeds ({told_seeds(variants, has)}), small dots the seeds, bars 95 % intervals "
+        "of the mean where there are at least 3 seeds. The diamond, the line and the band are the baseline."
+    )
+    return sheet
+
+
+def _forest_of(axes: Axes, family: Family, measure: Measure, edges: Any) -> None:
+    base = interval_of(family.baseline, measure)
+    if base:
+        axes.axvline(base.mean, color=INK, lw=0.7)
+        if base.low is not None and base.high is not None:
+            axes.axvspan(base.low, base.high, color=INK, alpha=0.1, lw=0)
+    for place, variant in zip(middles(edges), family.variants, strict=True):
+        values, found = values_of(variant, measure), interval_of(variant, measure)
+        if not found:
+            continue
+        colour = INK if variant.is_baseline else OKABE_ITO[0]
+        if found.n > 1:
+            axes.plot(values, [place] * len(values), "o", color=GREY, ms=1.8, mew=0)
+        if found.low is not None and found.high is not None:
+            axes.plot([found.low, found.high], [place, place], color=colour, lw=1.3, solid_capstyle="butt")
+        axes.plot(found.mean, place, "D" if variant.is_baseline else "o", color=colour, ms=4.5, mew=0)
+    axes.set_ylim(edges[-1], 0)
+    axes.margins(x=0.08)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(True, axis="y")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
+    if not any(values_of(variant, measure) for variant in family.variants):
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "no value", transform=axes.transAxes, ha="center", color=GREY)

@@ -1,0 +1,190 @@
+"""A sheet: a drawing whose axes are placed in inches, its text, and how it becomes an SVG and a PDF file."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import html
+import io
+import re
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends import backend_pdf, backend_svg
+from matplotlib.figure import Figure as Drawing
+
+from cluster.report.results import Family, Measure, Result, Study, Variant
+
+INK = "#1b1b1b"  # of text, axes and the baseline: `inline_svg` makes it the page's
+GREY = "#8c8c8c"  # seen on white and on black
+NARROW, WIDE = 3.4, 7.0  # inches: a column, a page
+SIZE, HEADING = 8, 9.5  # points; nothing is smaller
+LINE = 0.155  # inches, of a line of text
+LABEL = 30  # characters of a variant's name in a line
+BROWSER_FONTS = "'DejaVu Sans', Arial, Helvetica, sans-serif"  # as drawn, then narrower ones
+FAMILY = "Figure Sans"  # DejaVu Sans with these characters: Latin, Greek, punctuation, the minus
+CHARACTERS = (*range(0x20, 0x180), *range(0x370, 0x400), *range(0x2010, 0x2027), 0x2212)
+RC: Any = {
+    "font.family": [FAMILY, "DejaVu Sans"], "font.size": SIZE, "axes.titlesize": HEADING,
+    "axes.titlelocation": "left", "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "axes.axisbelow": True, "figure.facecolor": "none", "axes.facecolor": "none",
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}  # fmt: skip
+ABOUT_SVG: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+ABOUT_PDF: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a study."""
+
+    name: str  # its file's stem, unique in a report
+    title: str
+    caption: str
+    svg: str  # a file's text, with text as text
+    pdf: bytes
+
+
+@dataclass
+class Sheet:
+    """A drawing whose axes are placed in inches, from the top left."""
+
+    name: str
+    title: str
+    width: float
+    height: float
+    caption: str = ""
+    drawing: Drawing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.drawing = Drawing(figsize=(self.width, self.height))
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        where = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        return self.drawing.add_axes(where)
+
+    def text(self, left: float, top: float, text: str, **how: Any) -> None:
+        self.drawing.text(left / self.width, 1 - top / self.height, text, **how)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def print_sheet(sheet: Sheet, study: Study) -> Figure:
+    name = f"{study.stem}-{sheet.name}"
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        svg, pdf = io.StringIO(), io.BytesIO()
+        backend_svg.FigureCanvasSVG(sheet.drawing).print_svg(svg, metadata=ABOUT_SVG)
+        backend_pdf.FigureCanvasPdf(sheet.drawing).print_pdf(pdf, metadata=ABOUT_PDF | {"Title": sheet.title})
+    return Figure(name, sheet.title, sheet.caption, _tidied(svg.getvalue(), name, sheet.title), pdf.getvalue())
+
+
+def _tidied(svg: str, name: str, title: str) -> str:
+    """matplotlib's SVG with ids of its own, a title, no ground, and what all of it has in common said once."""
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style a whole page
+    svg = re.sub(r"<[^>]+>", lambda tag: _tidied_tag(tag[0], name), svg)  # and no text
+    svg = re.sub(r"[ \t]+$", "", svg, flags=re.M)
+    head = f'<svg style="font-family: {BROWSER_FONTS}" stroke-linejoin="round" stroke-linecap="butt"'
+    svg = svg.replace("<svg", head, 1)
+    end = svg.index(">", svg.index("<svg")) + 1
+    return f"{svg[:end]}\n <title>{html.escape(title, quote=False)}</title>{svg[end:]}"
+
+
+def _tidied_tag(tag: str, name: str) -> str:
+    tag = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{name}-", tag)
+    tag = re.sub(r" font-family: [^;\"]*;", "", tag)
+    tag = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", tag)
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag)  # of a point
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def make_font() -> None:
+    """A PDF holds the letters that it shows. Picking them from the whole of DejaVu Sans, with its rules for Arabic,
+    took nearly half of the time; from this part of it, hardly any."""
+    font = TTFont(font_manager.findfont("DejaVu Sans"), recalcTimestamp=False)
+    options = subset.Options(layout_features=[], hinting=True, name_IDs=["*"])
+    options.drop_tables += ["GSUB", "GPOS", "GDEF", "FFTM"]
+    part = subset.Subsetter(options)
+    part.populate(unicodes=CHARACTERS)
+    part.subset(font)
+    for record in font["name"].names:
+        if record.nameID in (1, 16):  # the family
+            record.string = FAMILY
+    folder = tempfile.mkdtemp(prefix="tiny-transformers-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "figure-sans.ttf"
+    font.save(file)
+    font_manager.fontManager.addfont(file)
+
+
+def wrapped(label: str, width: int = LABEL) -> str:
+    """In lines of at most `width` characters; but words of up to LABEL stay whole."""
+    return textwrap.fill(textwrap.fill(label, LABEL), width, break_long_words=False) or label
+
+
+def row_edges(labels: Sequence[str]) -> Any:
+    """Where the rows of these labels begin and end, in inches from the first. -> (rows + 1,)"""
+    return np.cumsum([0.0, *(LINE * (label.count("\n") + 1.2) for label in labels)])
+
+
+def middles(edges: Any) -> Any:
+    return (edges[1:] + edges[:-1]) / 2
+
+
+@functools.cache
+def text_width(text: str) -> float:
+    """Inches of its longest line."""
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    font.set_size(SIZE, 72)
+    widths = []
+    for line in text.splitlines() or [""]:
+        font.set_text(line, 0.0)
+        widths.append(font.get_width_height()[0] / 64 / 72)
+    return max(widths)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if float(f"{value:.{digits}f}") else f"{0:.{digits}f}"
+
+
+def told_seeds(variants: Iterable[Variant], has: Callable[[Result], bool]) -> str:
+    counts = sorted({count for variant in variants if (count := sum(map(has, variant.runs)))})
+    if not counts:
+        return "no seed"
+    if counts == [1]:
+        return "1 seed each"
+    return f"{counts[0]} seeds each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds each"
+
+
+def unit_of(measure: Measure) -> str:
+    return (
+        f"{measure.title} (%)"
+        if measure.percent
+        else f"{measure.title} (nats)" * (measure.key == "loss") or measure.title
+    )
+
+
+def lacking(variants: Sequence[Variant]) -> str:
+    return f" Without data: {', '.join(_named(variant) for variant in variants)}." if variants else ""
+
+
+def _named(variant: Variant) -> str:
+    return f"{Family(variant.family, ()).title} {variant.label}"

@@ -1,0 +1,121 @@
+"""The values that figures draw, and what each variant looks like in all figures of its study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.report.comparison import interval
+from cluster.report.figures.sheets import GREY, INK
+from cluster.report.findings import Interval
+from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+
+COLOURED = 12  # variants of a family that have a line of their own colour; of more the baseline and
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # without its yellow, lost on white
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+MARKERS = "o^sDvPX"
+BEST = 5  # so many
+ROWS = 40  # of variants that fit a page
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def values_of(variant: Variant, measure: Measure) -> list[float]:
+    """Over its seeds, as shown: shares as percentages."""
+    scale = 100 if measure.percent else 1
+    return [scale * value for value in variant.values(measure).values() if math.isfinite(value)]
+
+
+def mean_of(variant: Variant, measure: Measure) -> float | None:
+    values = values_of(variant, measure)
+    return math.fsum(values) / len(values) if values else None
+
+
+def interval_of(variant: Variant, measure: Measure) -> Interval | None:
+    return interval(values_of(variant, measure))
+
+
+def measures_of(study: Study) -> list[Measure]:
+    """The main ones that any variant has."""
+    return [BY_KEY[key] for key in MAIN if any(values_of(variant, BY_KEY[key]) for variant in study.variants)]
+
+
+def pages(study: Study) -> list[tuple[Family, ...]]:
+    """The families of each page of rows, one a variant."""
+    if len(study.variants) <= ROWS:
+        return [study.families]
+    return [(family,) for family in study.families]
+
+
+def suffix(families: Sequence[Family], study: Study) -> str:
+    """Of the name and the title of one page of several."""
+    return "" if len(families) == len(study.families) else f"-{families[0].name}"
+
+
+def of_families(families: Sequence[Family], study: Study) -> str:
+    return "" if len(families) == len(study.families) else f", {families[0].title}"
+
+
+# -- what a line looks like -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    dash: Any = "-"
+    marker: str = ""
+    width: float = 1.1
+
+    @property
+    def is_grey(self) -> bool:
+        return self.colour == GREY
+
+
+BASELINE = Look(INK, marker="o", width=1.8)
+OTHER = Look(GREY, width=0.7)
+LOOKS = [Look(OKABE_ITO[i % 6], DASHES[i // 6 * 2 + i % 2], MARKERS[(i + 1) % 7]) for i in range(COLOURED - 1)]
+
+
+def looks_of(study: Study) -> dict[str, Look]:
+    """By variants' keys. A label that several families have looks alike in all of them."""
+    by_label: dict[str, Look] = {}
+    looks = {}
+    for family in study.families:
+        chosen = _coloured(family, study)
+        taken = {by_label[variant.label] for variant in chosen if variant.label in by_label}
+        free = iter([look for look in LOOKS if look not in taken])
+        for variant in family.variants:
+            if variant.is_baseline:
+                looks[variant.key] = BASELINE
+            elif variant in chosen:
+                looks[variant.key] = by_label.setdefault(variant.label, by_label.get(variant.label) or next(free))
+            else:
+                looks[variant.key] = OTHER
+    return looks
+
+
+def first_title(study: Study) -> str:
+    measures = measures_of(study)
+    return measures[0].title if measures else "their order"
+
+
+def _coloured(family: Family, study: Study) -> list[Variant]:
+    """All but the baseline, or the best of many."""
+    others = [variant for variant in family.variants if not variant.is_baseline]
+    if len(family.variants) <= COLOURED:
+        return others
+    return _best(others, study)[:BEST]
+
+
+def _best(variants: Sequence[Variant], study: Study) -> list[Variant]:
+    """By the study's first measure; those without a value last."""
+    measures = measures_of(study)
+
+    def place(variant: Variant) -> float:
+        mean = mean_of(variant, measures[0]) if measures else None
+        return math.inf if mean is None else -mean if measures[0].higher_is_better else mean
+
+    return sorted(variants, key=place)

@@ -1,0 +1,106 @@
+"""Draw what sharing weights across layers costs, strategy by strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, unit_of
+from cluster.report.figures.styles import MARKERS, OKABE_ITO, interval_of, measures_of, values_of
+from cluster.report.results import Family, Measure, Study, Variant
+from tiny_transformers.settings.architecture import Architecture, Sharing
+
+STRATEGIES = ("seq", "cycle", "cycle_rev")
+OF_LAYOUT = (  # what a layout decides
+    "sharing", "num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "qk_size", "v_size",
+)  # fmt: skip
+
+
+def sharing(study: Study) -> Iterator[Sheet]:
+    """Only where layers are shared: by layout and strategy."""
+    families = [f for f in study.families if any(map(_shared, f.variants))]
+    measures = measures_of(study)
+    if not families or not measures:
+        return
+    layouts = max(len(_layouts(family)) for family in families)
+    left, width = 0.6, (WIDE - 0.7 - 0.55 * (len(families) - 1)) / len(families)
+    sheet = Sheet("sharing", "Weight sharing by depth, width and strategy", WIDE, 1.75 * len(measures) + 0.9)
+    for column, family in enumerate(families):
+        for row, measure in enumerate(measures):
+            axes = sheet.axes(left + column * (width + 0.55), 0.22 + 1.75 * row, width, 1.55)
+            _sharing_of(axes, family, measure, slim=width / layouts < 0.9)
+            if not row:
+                axes.set_title(family.title)
+            if not column:
+                axes.set_ylabel(unit_of(measure))
+            if row < len(measures) - 1:
+                axes.tick_params(labelbottom=False)
+    handles, names = sheet.drawing.axes[0].get_legend_handles_labels()
+    sheet.drawing.legend(handles, names, loc="lower center", ncols=5, frameon=False, bbox_to_anchor=(0.5, 0.0))
+    sheet.caption = (
+        "Groups are layouts: layers that are applied, layers with weights of their own, hidden size. Large markers are "
+        "means over seeds, small dots the seeds; the line is the plain model, which shares nothing and is otherwise as "
+        "the baseline, the band its 95 % interval where it has at least 3 seeds. Models that differ from the baseline "
+        "in more than layout and strategy are left out."
+    )
+    yield sheet
+
+
+def _shared(variant: Variant) -> Sharing | None:
+    """How its layers share their weights; a Brainformer's order says that for itself."""
+    model = variant.config.model
+    return model.sharing if isinstance(model, Architecture) else None
+
+
+def _layout(variant: Variant) -> tuple[int, int, int]:
+    """Layers, of them unique, hidden size."""
+    model, shared = variant.config.model, _shared(variant)
+    return model.layers, shared.unique_layers if shared else model.layers, model.hidden_size
+
+
+def _layouts(family: Family) -> list[tuple[int, int, int]]:
+    return sorted({_layout(variant) for variant in _comparable(family) if _shared(variant)})
+
+
+def _comparable(family: Family) -> list[Variant]:
+    """Those like the baseline but for layout and strategy, and of the ones that share nothing the first."""
+    alike = [variant for variant in family.variants if _but_for_sharing(variant) == _but_for_sharing(family.baseline)]
+    plain = [variant for variant in alike if not _shared(variant)]
+    return [*plain[:1], *(variant for variant in alike if _shared(variant))]
+
+
+def _but_for_sharing(variant: Variant) -> Any:
+    config = variant.config.model_dump(exclude={"seed"})
+    config["model"] = {key: value for key, value in config["model"].items() if key not in OF_LAYOUT}
+    return config
+
+
+def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> None:
+    layouts, variants = _layouts(family), _comparable(family)
+    for variant in variants:
+        shared, found = _shared(variant), interval_of(variant, measure)
+        if not shared and found:
+            axes.axhline(found.mean, color=INK, lw=1.2, label="nothing shared")
+            if found.low is not None and found.high is not None:
+                axes.axhspan(found.low, found.high, color=INK, alpha=0.1, lw=0)
+    for number, strategy in enumerate(STRATEGIES):
+        look: dict[str, Any] = {"marker": MARKERS[number], "color": OKABE_ITO[number], "ls": "", "mew": 0, "ms": 5}
+        axes.plot([], [], label=strategy.replace("_", ", last pass ").replace("rev", "reversed"), **look)
+        for variant in variants:
+            shared = _shared(variant)
+            if shared and shared.strategy == strategy:
+                place = layouts.index(_layout(variant)) + 0.22 * (number - 1)
+                values = values_of(variant, measure)
+                if len(values) > 1:
+                    axes.plot([place + 0.08] * len(values), values, ".", color=GREY, ms=2.5, mew=0)
+                if values:
+                    axes.plot(place, np.mean(values), **look)
+    words = "{}L\n{} unique\n{}" if slim else "{} layers\n{} unique\n{} wide"
+    axes.set_xticks(range(len(layouts)), [words.format(*layout) for layout in layouts])
+    axes.set_xlim(-0.5, len(layouts) - 0.5)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(True, axis="y")
+    axes.margins(y=0.12)

@@ -1,0 +1,119 @@
+"""A report as one HTML page that opens from a file: styles, scripts and figures are in it, and nothing is fetched.
+
+The template escapes all text. The tables are study_tables.py's and run_tables.py's, figures come in as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.render import render
+from cluster.report.details import Details, code_versions
+from cluster.report.results import Family, Result, Study, Variant, flat
+from cluster.report.run_tables import shown_run
+from cluster.report.study_tables import (
+    Column,
+    Row,
+    Section,
+    StudyTable,
+    TableCell,
+    ablation,
+    anchor,
+    checks_table,
+    comparisons_table,
+    missing_table,
+    published_table,
+    seeds_table,
+    task_tables,
+    variant_target,
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    as_of: str
+    sections: Sequence[Section]
+    details: Details
+    flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
+
+
+def text(page: Page) -> str:
+    """index.html. The drawings' files are the caller's to write."""
+    runs = {run.run_id: run for section in page.sections for run in section.study.runs}
+    studies = {section.study.name for section in page.sections}
+    return render(
+        "report.html.j2",
+        page=page,
+        done=sum(not run.missing for run in runs.values()),
+        total=len(runs),
+        versions=code_versions(page.details),
+        overview=_overview(page.sections),
+        sections=[_shown(section) for section in page.sections],
+        runs=[shown_run(details, studies) for details in page.details.runs],
+        environments={key: flat(value) for key, value in page.details.environments.items()},
+    )
+
+
+def _shown(section: Section) -> dict[str, Any]:
+    """What the template shows of a study."""
+    study = section.study
+    return {
+        "section": section,
+        "target": anchor("study", study.name),
+        "checks_target": anchor("checks", study.name),
+        "missing_target": anchor("missing", study.name),
+        "done": sum(not run.missing for run in study.runs),
+        "total": len(study.runs),
+        "missing": missing_table(study),
+        "checks": checks_table(study),
+        "ablations": [ablation(section, family) for family in study.families],
+        "untested": sorted({comparison.test for comparison in section.comparisons if comparison.p is None}),
+        "tasks": [table for family in study.families for _, table in task_tables(study, family)],
+        "published": published_table(section),
+        "comparisons": comparisons_table(section) if section.comparisons else None,
+        "families": [
+            (family, [_shown_variant(study, family, variant) for variant in family.variants])
+            for family in study.families
+        ],
+    }
+
+
+def _overview(sections: Sequence[Section]) -> StudyTable:
+    rows = []
+    for section in sections:
+        study, target = section.study, anchor("study", section.study.name)
+        done, failed = sum(not run.missing for run in study.runs), _failed(study.runs)
+        rows.append(
+            Row([
+                TableCell(study.name, link=target),
+                TableCell(study.description or "not known to the ledger"),
+                TableCell(f"{done:,} of {len(study.runs):,}", done, target if done == len(study.runs)
+                     else anchor("missing", study.name)),
+                TableCell(f"{failed:,}", failed, anchor("missing", study.name) if failed else target,
+                     kind="flagged" if failed else ""),
+                TableCell(f"{len(study.variants):,}", len(study.variants), target),
+            ])
+        )  # fmt: skip
+    columns = [Column("study"), Column("question", is_text=True), Column("runs done"), Column("runs failed"),
+               Column("variants")]  # fmt: skip
+    return StudyTable("Studies", columns, rows)
+
+
+def _failed(runs: Iterable[Result]) -> int:
+    return sum(any(stage["status"] == "failed" for stage in run.stages.values()) for run in runs)
+
+
+def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, Any]:
+    base, own = (flat(each.config.model_dump(mode="json")) for each in (family.baseline, variant))
+    changed = [
+        f"{name}: {own.get(name, 'none')} (baseline: {base.get(name, 'none')})"
+        for name in {**base, **own}
+        if own.get(name) != base.get(name) and name != "seed"
+    ]
+    return {
+        "variant": variant,
+        "target": variant_target(study, variant),
+        "changed": changed,
+        "table": seeds_table(family, variant),
+    }

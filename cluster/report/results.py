@@ -1,0 +1,350 @@
+"""The ledger -> what a report shows, as plain values: studies, their families, variants and runs. Reads nothing else.
+
+A variant is the runs of a study that differ in nothing but their seed; it is held against its family's baseline. Every
+figure is of a run, whose id stands beside it; what is not there is None, never a guess."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from cluster.ledger.database import Ledger
+from tiny_transformers.settings.config import RunConfig
+
+LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
+FAMILIES = {
+    "gpt_neo": "GPT-Neo", "roberta": "RoBERTa",
+    "brainformer-enwik8": "Brainformer, enwik8", "brainformer-text8": "Brainformer, text8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a run that studies are about."""
+
+    key: str
+    title: str
+    stage: str
+    task: str
+    metric: str
+    percent: bool = True  # shown as a percentage with one digit, else as it is with three
+    higher_is_better: bool = True
+
+    @property
+    def where(self) -> tuple[str, str, str]:
+        return self.stage, self.task, self.metric
+
+    def show(self, value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
+
+
+MEASURES = (
+    Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False),
+    Measure("blimp_all", "BLiMP+suppl.", "blimp", "average", "accuracy"),
+    Measure("blimp", "BLiMP", "blimp", "blimp", "accuracy"),
+    Measure("supplement", "suppl.", "blimp", "supplement", "accuracy"),
+    Measure("superglue", "(Super)GLUE", "superglue", "average", "main"),
+    Measure("lambada", "LAMBADA", "lambada", "last_word", "accuracy"),
+    Measure(
+        "lambada_ppl", "LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False, higher_is_better=False
+    ),
+    Measure("bpc", "bits/char", "bpc", "test", "bpc", percent=False, higher_is_better=False),
+    Measure("bpc_validation", "val. bits/char", "bpc", "validation", "bpc", percent=False, higher_is_better=False),
+)
+BY_KEY = {measure.key: measure for measure in MEASURES}
+# That a study's question is answered by, as far as it has them.
+MAIN = ("blimp", "superglue", "lambada", "bpc", "bpc_validation", "loss")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, as far as it has come."""
+
+    run_id: str
+    name: str
+    seed: int
+    studies: tuple[str, ...]
+    stages: Mapping[str, Mapping[str, Any]]  # stage -> status, cause, attempts, job
+    scores: Mapping[tuple[str, str, str], tuple[float, int]]  # (stage, task, metric) -> value, rows it is of
+    metrics: Mapping[tuple[str, str], str]  # (stage, name) -> whatever else the stage measured
+    failed_checks: tuple[Mapping[str, Any], ...]  # stage, name, value, blocking
+    hours: Mapping[str, float]  # stage -> GPU-hours of all its attempts; on a machine without GPUs, hours
+
+    def value(self, measure: Measure) -> float | None:
+        found = self.scores.get(measure.where)
+        return found[0] if found else None
+
+    def number(self, stage: str, name: str) -> float | None:
+        """A metric that is a number."""
+        try:
+            return float(self.metrics[stage, name])
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def training_seconds(self) -> float | None:
+        return self.number("pretrain", "seconds")
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of its stages, all attempts included; on a machine without GPUs, hours."""
+        known = [self.hours[stage] for stage in self.stages if stage in self.hours]
+        return sum(known) if known else None
+
+    def with_stages(self, stages: Sequence[str]) -> Result:
+        """As a study sees it that has these stages only."""
+        return replace(
+            self,
+            stages={stage: state for stage, state in self.stages.items() if stage in stages},
+            failed_checks=tuple(check for check in self.failed_checks if check["stage"] in stages),
+        )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Stages that are not completed."""
+        return tuple(stage for stage, state in self.stages.items() if state["status"] != "completed")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The runs of a study with one configuration, by their seeds."""
+
+    key: str  # unique within a study, fit for a file's name and a link's target
+    label: str  # what sets it apart within its family: short, unique there
+    family: str  # gpt_neo, roberta, brainformer-enwik8, ...
+    config: RunConfig  # of its first seed
+    parameters: int
+    is_baseline: bool
+    runs: tuple[Result, ...]  # by seed
+
+    def values(self, measure: Measure) -> dict[int, float]:
+        """Seed -> value, of the runs that have one."""
+        found = {run.seed: run.value(measure) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, measure: Measure) -> float | None:
+        values = self.values(measure)
+        return statistics.fmean(values.values()) if values else None
+
+    def mean_of(self, numbers: Iterable[float | None]) -> float | None:
+        known = [number for number in numbers if number is not None]
+        return statistics.fmean(known) if known else None
+
+    @property
+    def training_seconds(self) -> float | None:
+        return self.mean_of(run.training_seconds for run in self.runs)
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """The mean of a run."""
+        return self.mean_of(run.gpu_hours for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A study's models of one architecture: the baseline first."""
+
+    name: str
+    variants: tuple[Variant, ...]
+
+    @property
+    def title(self) -> str:
+        return FAMILIES.get(self.name, self.name)
+
+    @property
+    def baseline(self) -> Variant:
+        return self.variants[0]
+
+    def measures(self) -> list[Measure]:
+        """Those for which at least one of its runs has a value."""
+        return [measure for measure in MEASURES if any(variant.values(measure) for variant in self.variants)]
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    description: str  # its question; empty if the ledger does not know it
+    families: tuple[Family, ...]
+
+    @property
+    def stem(self) -> str:
+        return stem(self.name)
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [variant for family in self.families for variant in family.variants]
+
+    @property
+    def runs(self) -> list[Result]:
+        return [run for variant in self.variants for run in variant.runs]
+
+    def measures(self) -> list[Measure]:
+        known = {measure.key for family in self.families for measure in family.measures()}
+        return [measure for measure in MEASURES if measure.key in known]
+
+
+def stem(name: str) -> str:
+    """A name of the user's as a part of file names and links: letters, digits and _.-~ only, another for each name."""
+    told = quote(name, safe="").replace("~", "%7E").replace("%", "~")
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def read(ledger: Ledger) -> list[Study]:
+    """Every study of the ledger, in the order in which they were submitted; a grid with other --set is one of its own,
+    and so is what the manifest no longer has."""
+    about = {row["name"]: row for row in ledger.studies()}
+    configs = {run.id: run.config for run in ledger.runs()}
+    parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
+    results = _results(ledger, configs)
+    studies = []
+    for name in ledger.study_sizes():
+        of_study = [result for result in results if name in result.studies]
+        row = about.get(name, {"description": "", "grids": []})
+        for title, grid in _grids(name, row["grids"], of_study):
+            chosen = [run.with_stages(grid["stages"]) for run in of_study if run.run_id in set(grid["runs"])]
+            if chosen:
+                families = _families(chosen, configs, parameters, set(grid["baselines"]))
+                studies.append(Study(title, row["description"], families))
+    return studies
+
+
+def _grids(
+    name: str, grids: Sequence[Mapping[str, Any]], results: Sequence[Result]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each with a title; the runs that are in none, as if they were one."""
+    for grid in grids:
+        yield " ".join([name, *grid["overrides"]]), grid
+    listed = {run_id for grid in grids for run_id in grid["runs"]}
+    left = [result.run_id for result in results if result.run_id not in listed]
+    stages = dict.fromkeys(stage for result in results for stage in result.stages)
+    if left:
+        title = f"{name}, no longer in the manifest" if grids else name
+        yield title, {"runs": left, "baselines": (), "stages": tuple(stages)}
+
+
+def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
+    scores: dict[str, dict[tuple[str, str, str], tuple[float, int]]] = {}
+    for row in ledger.scores():
+        of_run = scores.setdefault(row["run_id"], {})
+        of_run[row["stage"], row["task"], row["metric"]] = row["value"], row["n"]
+    metrics: dict[str, dict[tuple[str, str], str]] = {}
+    for row in ledger.metrics():
+        metrics.setdefault(row["run_id"], {})[row["stage"], row["name"]] = row["value"]
+    checks: dict[str, list[Mapping[str, Any]]] = {}
+    for row in ledger.failed_checks():
+        checks.setdefault(row["run_id"], []).append(row)
+    hours: dict[str, dict[str, float]] = {}
+    for row in ledger.gpu_hours():
+        hours.setdefault(row["run_id"], {})[row["stage"]] = row["gpu_hours"]
+    return [
+        Result(
+            run_id=(run_id := run["run_id"]),
+            name=run["name"],
+            seed=configs[run_id].seed,
+            studies=tuple(run["studies"]),
+            stages=run["stages"],
+            scores=scores.get(run_id, {}),
+            metrics=metrics.get(run_id, {}),
+            failed_checks=tuple(checks.get(run_id, ())),
+            hours=hours.get(run_id, {}),
+        )
+        for run in ledger.overview()
+    ]
+
+
+def _families(
+    results: Sequence[Result], configs: Mapping[str, RunConfig], parameters: Mapping[str, int], baselines: set[str]
+) -> tuple[Family, ...]:
+    """`baselines`: ids of the runs that the others are held against; of a family without one, the first variant is."""
+    alike: dict[str, dict[str, list[Result]]] = {}  # family -> settings without the seed -> runs
+    for result in results:
+        config = configs[result.run_id]
+        alike.setdefault(config.family, {}).setdefault(_without_seed(config), []).append(result)
+    families = []
+    for family, groups in alike.items():
+        groups_of = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
+        first = next((group for group in groups_of if any(run.run_id in baselines for run in group)), groups_of[0])
+        ordered = [first, *(group for group in groups_of if group is not first)]
+        labels = _labels([(group[0].name, configs[group[0].run_id]) for group in ordered])
+        families.append(
+            Family(
+                family,
+                tuple(
+                    Variant(
+                        key=group[0].run_id,
+                        label=text,
+                        family=family,
+                        config=configs[group[0].run_id],
+                        parameters=parameters[group[0].run_id],
+                        is_baseline=group is first,
+                        runs=tuple(group),
+                    )
+                    for group, text in zip(ordered, labels, strict=True)
+                ),
+            )
+        )
+    return tuple(families)
+
+
+def _without_seed(config: RunConfig) -> str:
+    return config.model_copy(update={"seed": 0}).model_dump_json()
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def _labels(variants: Sequence[tuple[str, RunConfig]]) -> list[str]:
+    """What sets each of a family's variants apart, from their runs' names and settings: as few parts of the name as
+    will do, and, of those which differ in other settings only, these settings."""
+    parts = [_parts(name, config) for name, config in variants]
+    texts = [" ".join(filter(None, (part[index] for index in _telling(parts)))) for part in parts]
+    settings = [flat(config.model_dump(mode="json")) for _, config in variants]
+    for text in {text for text in texts if texts.count(text) > 1}:
+        same = [index for index, each in enumerate(texts) if each == text]
+        keys = [
+            key
+            for key in dict.fromkeys(key for index in same for key in settings[index])
+            if key != "seed" and len({settings[index].get(key) for index in same}) > 1
+        ]
+        for index in same:
+            texts[index] = " ".join([text, *(f"{key}={settings[index].get(key)}" for key in keys)])
+    return texts
+
+
+def _parts(name: str, config: RunConfig) -> tuple[str, ...]:
+    """A run's name, taken apart, the most telling first: the model's label and its name in the manifest, how long it
+    was trained, its sizes."""
+    model = config.model
+    base, _, sizes = name.partition(f"-{model.label}-")
+    width = f"{model.intermediate_size}I"
+    trained = sizes.partition(f"-{width}")[2].removesuffix(f"-s{config.seed}").removeprefix("-")
+    return model.label, base, trained, f"{model.layers}L", f"{model.hidden_size}C", f"{model.heads}H", width
+
+
+def _telling(parts: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
+    """Places of the fewest parts that tell all apart, or else of all that differ; the first one if none does."""
+    differing = [index for index in range(len(parts[0])) if len({part[index] for part in parts}) > 1]
+    for size in range(1, len(differing)):
+        for chosen in itertools.combinations(differing, size):
+            if len({tuple(part[index] for index in chosen) for part in parts}) == len(parts):
+                return chosen
+    return tuple(differing) or (0,)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
+    lines: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            lines |= flat(value, f"{prefix}{key}.")
+        else:
+            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return lines

@@ -1,0 +1,138 @@
+"""One run as the page shows it: its settings, attempts, scores, checks, and what else its stages measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.report.details import RunDetails, StageDetails
+from cluster.report.results import flat
+from cluster.report.study_tables import WORST_FIRST, Column, Row, StudyTable, TableCell, anchor, short
+
+
+def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
+    """What the template shows of a run; `shown`: the studies that the page has."""
+    run = details.run
+    config = run.config.model_dump(mode="json")
+    unusual = run.config.model_dump(mode="json", exclude_defaults=True)
+    status = [stage.status for stage in details.stages if stage.status != "completed"]
+    return {
+        "run": run,
+        "target": anchor("run", run.id),
+        "status": min(status, key=WORST_FIRST.index) if status else "completed",
+        "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
+        "unusual": flat({"model": {"family": run.config.model.family}}) | flat(unusual) | _sizes(config),
+        "settings": flat(config),
+        "attempts": _attempts_table(details),
+        "scores": _scores_table(details),
+        "parts": _parts(details),
+        "checks": _run_checks_table(details),
+        "metrics": [(stage.name, _metrics(stage)) for stage in details.stages if stage.metrics],
+        "data": [(stage.name, stage.data) for stage in details.stages if stage.data],
+        "logs": [(stage.name, stage.attempts[-1]["number"], stage.log) for stage in details.stages if stage.log],
+    }
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a model is known by, be it a default or not."""
+    names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
+    model = config["model"]
+    return flat({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
+
+
+def _attempts_table(details: RunDetails) -> StudyTable:
+    titles = ("attempt", "status", "job", "host", "site", "started (UTC)", "took", "code", "environment")
+    columns = [Column("stage"), *(Column(title, is_text=True) for title in titles)]
+    rows = []
+    for stage in details.stages:
+        if not stage.attempts:
+            rows.append(Row([TableCell(stage.name), TableCell(""), TableCell(stage.status), *[TableCell("")] * 7]))
+        rows += [Row([TableCell(stage.name), *_attempt_cells(attempt)]) for attempt in stage.attempts]
+    return StudyTable("Stages and their attempts", columns, rows, is_plain=True)
+
+
+def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[TableCell]:
+    failed = attempt["status"] == "failed"
+    why = ": ".join(filter(None, (attempt["cause"], attempt["message"]))) if failed else ""
+    yield TableCell(f"{attempt['number']}")
+    yield TableCell(attempt["status"], small=why, kind="flagged" if failed else "")
+    for name in ("job", "host", "site"):
+        yield TableCell(attempt[name] or "")
+    began, ended = attempt["started"], attempt["ended"]
+    yield TableCell(f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M}" if began else "")
+    yield TableCell(_duration(ended - began) if began and ended else "")
+    yield TableCell(attempt["code"] or "")
+    key = attempt["environment"]
+    yield TableCell(key, link=anchor("environment", key)) if key else TableCell("")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def _scores_table(details: RunDetails) -> StudyTable | None:
+    rows = []
+    for stage in details.stages:
+        tasks: dict[str, dict[str, Any]] = {}
+        for score in _whole(stage):
+            tasks.setdefault(score["task"], {})[score["metric"]] = score
+        for task, metrics in tasks.items():
+            n = max(score["n"] for score in metrics.values())
+            values = {metric: score["value"] for metric, score in metrics.items()}
+            rows.append(
+                Row([TableCell(stage.name), TableCell(task), TableCell(_scores(values)), TableCell(f"{n:,}", n)])
+            )
+    columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
+               Column("of", hint="rows, pairs or tokens")]  # fmt: skip
+    return StudyTable("Scores, as the ledger has them", columns, rows, is_plain=True) if rows else None
+
+
+def _whole(stage: StageDetails) -> Iterator[Mapping[str, Any]]:
+    """Scores of tasks; those of a task's parts are `task/part`: BLiMP's 67 paradigms."""
+    return (score for score in stage.scores if "/" not in score["task"])
+
+
+def _parts(details: RunDetails) -> list[tuple[str, str, str, str]]:
+    return [
+        (stage.name, score["task"], f"{score['metric']} {short(score['value'])}", f"{score['n']:,}")
+        for stage in details.stages
+        for score in stage.scores
+        if "/" in score["task"]
+    ]
+
+
+def _scores(values: Mapping[str, float]) -> str:
+    """A task's metrics, each with its interval and with what one answer for all rows gets."""
+    told = []
+    for metric, value in values.items():
+        if metric.startswith("majority_") or metric.endswith(("_low", "_high")):
+            continue
+        text = f"{metric} {short(value)}"
+        if f"{metric}_low" in values and f"{metric}_high" in values:
+            text += f" [{short(values[f'{metric}_low'])}, {short(values[f'{metric}_high'])}]"
+        if f"majority_{metric}" in values:
+            text += f" (one answer for all: {short(values[f'majority_{metric}'])})"
+        told.append(text)
+    return ", ".join(told)
+
+
+def _run_checks_table(details: RunDetails) -> StudyTable | None:
+    rows = [
+        Row([
+            TableCell(stage.name), TableCell(check["name"]), TableCell(short(check["value"])),
+            TableCell("held") if check["passed"]
+            else TableCell("did not hold" + (": the stage failed" if check["blocking"] else ""), kind="flagged"),
+        ])
+        for stage in details.stages for check in stage.checks
+    ]  # fmt: skip
+    columns = [Column("stage"), *(Column(title, is_text=True) for title in ("check", "value", "result"))]
+    return StudyTable("Checks", columns, rows, is_plain=True) if rows else None
+
+
+def _metrics(stage: StageDetails) -> str:
+    """Of the whole stage; a task's own (`rte.steps`) are in metrics.csv."""
+    return ", ".join(f"{name} {short(value)}" for name, value in stage.metrics.items() if "." not in name)

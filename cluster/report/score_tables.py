@@ -1,0 +1,77 @@
+"""The scores of runs, as they are in the ledger: a table for a terminal, and rows for CSV files.
+
+Every figure comes from an evaluator's result file through the ledger, with its count; a run without a score has an
+empty cell, never a guess. What is said of studies is report.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cluster.ledger.database import Ledger
+from cluster.report.results import MAIN, MEASURES, Measure
+
+NARROW = 120  # columns of a terminal, below which it gets the main figures only
+
+
+def score_table(ledger: Ledger, width: int) -> Table:
+    """For a terminal of so many columns."""
+    table = Table(
+        title="scores (accuracies and averages in %, losses in nats)", title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    rows = summary(ledger)
+    names = [row["run"] for row in rows]
+    measures = [
+        measure
+        for measure in MEASURES
+        if any(row[measure.title] is not None for row in rows) and (width >= NARROW or measure.key in MAIN)
+    ]
+    table.add_column("run", overflow="fold")
+    for title in ("parameters", *(measure.title for measure in measures)):
+        table.add_column(title, justify="right")
+    for row in rows:
+        # A name is not unique: runs may differ in settings that it does not tell.
+        name = row["run"] if names.count(row["run"]) == 1 else f"{row['run']} ({row['run_id']})"
+        cells = [measure.show(row[measure.title]) for measure in measures]
+        table.add_row(Text(name), f"{row['parameters']:,}", *cells)
+    return table
+
+
+def summary(ledger: Ledger) -> list[dict[str, Any]]:
+    """A row per run that has a score: run, run_id, studies, parameters, and the value of every measure or None."""
+    values = {(row["run_id"], row["stage"], row["task"], row["metric"]): row["value"] for row in ledger.scores()}
+    scored = {run_id for run_id, *_ in values}
+
+    def of(run_id: str, measure: Measure) -> float | None:
+        return values.get((run_id, *measure.where))
+
+    return [
+        {"run": run["name"], "run_id": run["run_id"], "studies": " ".join(run["studies"]),
+         "parameters": run["parameters"]}
+        | {measure.title: of(run["run_id"], measure) for measure in MEASURES}
+        for run in ledger.overview()
+        if run["run_id"] in scored
+    ]  # fmt: skip
+
+
+def named(runs: Mapping[str, Mapping[str, Any]], rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the name and the studies of their run; `runs`: id -> a row of the ledger's overview."""
+    return [
+        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"])} | row for row in rows
+    ]
+
+
+def failed_checks(ledger: Ledger) -> list[str]:
+    """A line per check that did not hold."""
+    rows = ledger.failed_checks()
+    names = ledger.names(row["run_id"] for row in rows)
+    return [
+        f"{names[row['run_id']]} ({row['run_id']}): {row['stage']}: {row['name']}: {row['value']}"
+        + (", so the stage failed" if row["blocking"] else "")
+        for row in rows
+    ]

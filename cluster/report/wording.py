@@ -1,0 +1,217 @@
+"""Findings -> sentences in plain words. What cannot be told is never called equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.report.findings import ALPHA, Comparison, PairsFinding
+from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+from tiny_transformers.settings.architecture import Architecture
+
+NOTHING = 1e-9  # a difference of means below it is rounding
+NAMES = {
+    "gelu": "GELU",
+    "relu": "ReLU",
+    "silu": "SiLU",
+    "swish": "Swish",
+    "swish_thesis": "the thesis' Swish",
+    "prelu": "PReLU",
+    "learnable_gelu": "learnable GELU",
+    "geglu": "GEGLU",
+    "learnable_geglu": "learnable GEGLU",
+    "none": "no activation",
+}
+
+
+# -- sentences --------------------------------------------------------------------------------------------------------
+
+
+def sentence_of(found: Comparison) -> str:
+    """A comparison in plain words. What cannot be told is never called equal."""
+    ours, theirs = name(found.variant, found.family), name(found.family.baseline, found.family)
+    where, by = _where(found.measure), f"{_amount(found)}{_range(found)}"
+    side = f"is {by} {'better' if found.advantage > 0 else 'worse'}"
+    if found.p_corrected is None:
+        how = f"has the same mean as {theirs}" if _is_zero(found) else f"{side} than {theirs}"
+        told = f"{_at_start(found)} {how} {where}, but {found.test}"
+        told += f"; {_of_models(found.items)}" if found.items else ""
+    elif found.significant:
+        verb = "beats" if found.advantage > 0 else "is worse than"
+        told = f"{_at_start(found)} {verb} {theirs} {where} by {by}"
+        told += f", {_p(found.p_corrected)} after correction, {told_seeds(found.n)}"
+    else:
+        how = f"they have the same mean{_range(found)}" if _is_zero(found) else f"{ours} {side}"
+        told = f"No difference between {ours} and {theirs} can be told {where}: {how}"
+        told += f", {_p(found.p_corrected)} after correction, {told_seeds(found.n)}"
+    return f"{told}{_parameters(found)}"
+
+
+def name(variant: Variant, family: Family) -> str:
+    """Of a variant, as a sentence says it."""
+    sparse = any(_feed_forward_kind(each) in ("moe", "controller", "pkm") for each in family.variants)
+    called = NAMES.get(variant.label, variant.label)
+    return f"dense {called}" if sparse and _feed_forward_kind(variant) == "dense" else called
+
+
+def _feed_forward_kind(variant: Variant) -> str | None:
+    """None: its label names its modules."""
+    model = variant.config.model
+    return model.ffn.kind if isinstance(model, Architecture) else None
+
+
+def _where(measure: Measure) -> str:
+    return "in validation loss" if measure.key == "loss" else f"on {measure.title}"
+
+
+def _unit(measure: Measure) -> str:
+    return " points" if measure.percent else " nats" if measure.key == "loss" else ""
+
+
+def _at_start(found: Comparison) -> str:
+    """The variant as a sentence begins with it. A label stays as it is written."""
+    called = name(found.variant, found.family)
+    return called if called == found.variant.label else f"{called[0].upper()}{called[1:]}"
+
+
+def _is_zero(found: Comparison) -> bool:
+    return abs(found.difference) < NOTHING
+
+
+def _digits(found: Comparison) -> int:
+    """As many as the measure has, or more until the difference is not shown as zero."""
+    value, digits = found.difference * (100 if found.measure.percent else 1), 1 if found.measure.percent else 3
+    while not _is_zero(found) and not round(value, digits):
+        digits += 1
+    return digits
+
+
+def _shown(found: Comparison, value: float) -> str:
+    digits = _digits(found)
+    return _rounded(100 * value if found.measure.percent else value, digits)
+
+
+def _rounded(value: float, digits: int) -> str:
+    """Without a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _amount(found: Comparison) -> str:
+    return f"{_shown(found, abs(found.difference))}{_unit(found.measure)}"
+
+
+def _range(found: Comparison) -> str:
+    """The interval of the amount: turned so that the difference is positive."""
+    if found.low is None or found.high is None:
+        return ""
+    ends = (found.low, found.high) if found.difference >= 0 else (-found.high, -found.low)
+    low, high = (_shown(found, end) for end in ends)
+    return f" [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def told_seeds(n: int) -> str:
+    return f"{n} seed{'s' if n > 1 else ''}"
+
+
+def _seeds_of(found: Sequence[Comparison]) -> str:
+    low, high = min(each.n for each in found), max(each.n for each in found)
+    return told_seeds(high) if low == high else f"{low} to {high} seeds"
+
+
+def _of_models(items: PairsFinding) -> str:
+    """What the pairs say, and of what they say it."""
+    sign = 1 if items.difference >= 0 else -1
+    low, high = sorted((100 * sign * items.low, 100 * sign * items.high))
+    told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.1f} points "
+    told += f"{'more' if sign > 0 else 'fewer'} right [{_rounded(low, 1)}, {_rounded(high, 1)}]"
+    told += f", {_p(items.p_corrected)} after correction"
+    return f"{told}; {_only_models(items)}"
+
+
+def _only_models(items: PairsFinding) -> str:
+    if items.seeds == 1:
+        return "one seed: this compares two trained models, not the designs"
+    return f"this compares {2 * items.seeds} trained models, not the designs"
+
+
+def _parameters(found: Comparison) -> str:
+    """How the sizes differ, from one percent on."""
+    ratio = found.variant.parameters / found.family.baseline.parameters - 1
+    if abs(ratio) < 0.01:
+        return ""
+    return f"; it has {100 * abs(ratio):.0f} % {'more' if ratio > 0 else 'fewer'} parameters"
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answer(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
+    """What the figures say to the study's question, family by family and measure by measure, or what is missing."""
+    if not study.families:
+        return [f"Nothing can be said: the ledger has no run of {study.name}."]
+    return [sentence for family in study.families for sentence in _of_family(family, comparisons)]
+
+
+def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
+    runs = [run for variant in family.variants for run in variant.runs]
+    scored = [BY_KEY[key] for key in MAIN if BY_KEY[key] in family.measures()]
+    if not scored:
+        return [f"{family.title}: nothing can be said yet, none of its {len(runs)} runs has a score."]
+    if len(family.variants) == 1:
+        lines = [_alone(family, scored)]
+    else:
+        mine = [each for each in comparisons if each.family is family]
+        lines = [_of_measure(family, measure, [each for each in mine if each.measure == measure]) for measure in scored]
+    if unfinished := sum(bool(run.missing) for run in runs):
+        lines.append(f"{unfinished} of {len(runs)} runs are not finished, so this may change.")
+    return [f"{family.title}: {line}" for line in lines]
+
+
+def _alone(family: Family, scored: Sequence[Measure]) -> str:
+    only = family.variants[0]
+    scores = ", ".join(f"{measure.title} {measure.show(only.mean(measure))}" for measure in scored)
+    return f"the study has {name(only, family)} only, so there is nothing to compare; its means are {scores}."
+
+
+def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -> str:
+    """`found`: the family's comparisons on this measure."""
+    baseline, where = name(family.baseline, family), _where(measure)
+    if not found:
+        lacking = "no variant has a score on one of its seeds" if family.baseline.values(measure) else "it has no score"
+        return f"nothing can be compared with the baseline {baseline} {where} yet: {lacking}."
+    ranked = sorted(found, key=lambda each: each.advantage, reverse=True)
+    unsure = [each for each in ranked if each.p is not None and not each.significant]
+    too_few = [each for each in ranked if each.p is None]
+    told = [each.sentence for each in ranked if each.significant]
+    if len(unsure) > 1:
+        told.append(f"No difference to {baseline} can be told {where} for {_listed(unsure)}, {_seeds_of(unsure)}")
+    else:
+        told += [each.sentence for each in unsure]
+    for test in dict.fromkeys(each.test for each in too_few):  # it says how many seeds they have
+        alike = [each for each in too_few if each.test == test]
+        told.append(f"No difference to {baseline} can be told {where} ({test}): {_listed(alike)}")
+    told += _differing_models(too_few)
+    return ". ".join(told) + "."
+
+
+def _differing_models(found: Sequence[Comparison]) -> list[str]:
+    """Of which variants the trained models differ from the baseline's on the pairs of BLiMP."""
+    differing = [(each, each.items) for each in found if each.items and each.items.p_corrected <= ALPHA]
+    if not differing:
+        return []
+    names = ", ".join(name(each.variant, each.family) for each, _ in differing)
+    return [f"Pair by pair the models of {names} do differ from the baseline's, but {_only_models(differing[0][1])}"]
+
+
+def _listed(found: Sequence[Comparison]) -> str:
+    """Variants with their differences to the baseline, as measured."""
+    differences = [f"{name(each.variant, each.family)} {_signed(each.measure, each.difference)}" for each in found]
+    return f"{', '.join(differences)}{_unit(found[0].measure)}"
+
+
+def _signed(measure: Measure, value: float) -> str:
+    shown = measure.show(abs(value))
+    return shown if not float(shown) else f"{'+' if value > 0 else '-'}{shown}"

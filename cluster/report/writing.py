@@ -1,0 +1,218 @@
+"""The ledger -> a folder that needs no server: the page, Markdown, CSV and LaTeX tables, figures as SVG and PDF.
+
+Loads numpy, scipy and matplotlib, as no other command does: only `report` imports it."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import InputError
+from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
+from cluster.ledger.checks import identical_scores
+from cluster.reconcile.session import LedgerView
+from cluster.render import render
+from cluster.report import comparison, details, forms, page, published, results, score_tables, study_tables, wording
+from cluster.report.figures import drawing
+from cluster.report.figures.sheets import Figure
+from cluster.report.page import Page
+from cluster.report.results import MEASURES, Study
+from cluster.report.study_tables import PageFigure, Section, StudyTable
+from tiny_transformers.common import pairs
+from tiny_transformers.common.files import whole_file
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.settings.config import PAIR_SCORES
+
+WRITTEN = ".written.json"  # what the last report wrote, so that this one removes what it has no more
+
+
+def write(view: LedgerView, root: OutputRoot, folder: Path) -> list[Path]:
+    """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
+    one does not is removed, other files are left alone."""
+    ledger, files, sections = view.ledger, dict[str, str | bytes](), []
+    for study in results.read(ledger):
+        with _collected_at_the_end():
+            drawn = drawing.draw(study, root)
+        sections.append(section(study, root, drawn))
+        for figure in drawn:
+            files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
+        files |= _table_files(sections[-1])
+    notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view)]
+    flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
+    made_of = details.run_details(ledger, root, [run["run_id"] for run in ledger.overview()])
+    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))
+    files["report.md"] = render(
+        "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
+    )
+    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
+    return _replace(folder, files)
+
+
+@contextmanager
+def _collected_at_the_end() -> Iterator[None]:
+    """Looking for cycles of objects again and again takes a quarter of the time in which figures are drawn."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def section(study: Study, root: OutputRoot, drawn: Sequence[Figure]) -> Section:
+    """All that is to be said of a study."""
+
+    def pairs_of(run_id: str) -> pairs.KeptPairs | None:
+        try:
+            return pairs.read(root.run(run_id).path / PAIR_SCORES)
+        except TinyTransformersError:  # missing or torn: nothing can be said pair by pair
+            return None
+
+    comparisons = comparison.compare(study, pairs_of)
+    return Section(
+        study,
+        answers=wording.answer(study, comparisons),
+        intervals={
+            (variant.key, measure.key): interval
+            for variant in study.variants
+            for measure in MEASURES
+            if (interval := comparison.interval(variant.values(measure).values()))
+        },
+        comparisons=comparisons,
+        published=published.published(study),
+        known_differences=published.known_differences(study),
+        drawings=[PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg)) for each in drawn],
+    )
+
+
+def _trials(sections: Sequence[Section]) -> list[str]:
+    """What keeps figures from being results."""
+    configs = [variant.config for each in sections for variant in each.study.variants]
+    notes = {
+        "Smoke runs: a trial of the machinery, whose scores say nothing": any(config.smoke for config in configs),
+        "Built-in data, made by a grammar: its scores stand beside no others": any(
+            config.data.source == "builtin" for config in configs
+        ),
+        "Scored on a part of the data only (evaluation.limit)": any(config.evaluation.limit for config in configs),
+    }
+    return [note for note, applies in notes.items() if applies]
+
+
+def _changed_data(view: LedgerView) -> list[str]:
+    return [f"{file}: {versions} versions of it were read" for file, versions in view.ledger.changed_data().items()]
+
+
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def _tables(of: Section) -> Iterator[tuple[str, StudyTable]]:
+    """Those that go into a text, with the stems of their files."""
+    for family in of.study.families:
+        stem = f"{of.study.stem}-{family.name}"
+        yield stem, study_tables.ablation(of, family)
+        for stage, table in study_tables.task_tables(of.study, family):
+            yield f"{stem}-{stage}", table
+    if theirs := study_tables.published_table(of):
+        yield f"{of.study.stem}-published", theirs
+
+
+def _table_files(of: Section) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {}
+    for stem, table in _tables(of):
+        files[f"tables/{stem}.tex"] = forms.latex(table, stem, _notes(table), of.study.name)
+        files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
+    return files
+
+
+def _notes(table: StudyTable) -> list[str]:
+    """What the marks in its cells are, of those that it has."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    told = {
+        "Means over seeds": True,
+        "in brackets 95 % intervals": any("[" in cell.small for cell in cells),
+        "*: corrected p ≤ 0.05 against the baseline (Holm)": any(cell.text.endswith("*") for cell in cells),
+        "†: of a run a check did not hold": any(cell.checks for cell in cells),
+    }
+    return [note for note, is_there in told.items() if is_there]
+
+
+def _in_markdown(of: Section) -> dict[str, Any]:
+    tables = [(table.label, forms.markdown(table)) for _, table in _tables(of)]
+    missing = study_tables.missing_table(of.study)
+    return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
+
+
+def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
+    """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
+    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
+    runs = {run["run_id"]: run for run in view.ledger.overview()}
+    return {
+        "summary.csv": score_tables.summary(view.ledger),
+        "comparisons.csv": [row for each in sections for row in _comparisons(each)],
+        "scores.csv": score_tables.named(runs, view.ledger.scores()),
+        "metrics.csv": score_tables.named(runs, view.ledger.metrics()),
+    }
+
+
+def _comparisons(of: Section) -> Iterator[dict[str, Any]]:
+    for each in of.comparisons:
+        items = each.items
+        yield {
+            "study": of.study.name,
+            "family": each.family.name,
+            "variant": each.variant.label,
+            "baseline": each.family.baseline.label,
+            "measure": each.measure.title,
+            "seeds": each.n,
+            "difference": each.difference,
+            "low": each.low,
+            "high": each.high,
+            "effect_size": each.effect_size,
+            "p": each.p,
+            "p_corrected": each.p_corrected,
+            "test": each.test,
+            "pairs": items and items.n,
+            "pairs_difference": items and items.difference,
+            "pairs_low": items and items.low,
+            "pairs_high": items and items.high,
+            "pairs_p": items and items.p,
+            "pairs_p_corrected": items and items.p_corrected,
+        }
+
+
+def _replace(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write each file whole, then remove what only the report before wrote. The page comes first.
+
+    Raises InputError, with nothing written, if a file would lie outside of the folder."""
+    for name in files:
+        if not _is_within(folder, name):
+            raise InputError(f"report: {name} would lie outside of {folder}, so nothing was written: rename its study")
+    for name, content in files.items():
+        with whole_file(folder / name) as draft:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    record = folder / WRITTEN
+    for name in _written_before(record) - files.keys():
+        if _is_within(folder, name) and (folder / name).is_file():
+            (folder / name).unlink()
+    with whole_file(record) as draft:
+        draft.write_text(json.dumps(sorted(files)))
+    return sorted((folder / name for name in files), key=lambda path: (path.name != "index.html", str(path)))
+
+
+def _written_before(record: Path) -> set[str]:
+    """Empty if there is no record, or it is none of ours."""
+    try:
+        before = whole_files.read_json(record)
+    except (whole_files.TornFile, OSError):
+        return set()
+    return {name for name in before if isinstance(name, str)} if isinstance(before, list) else set()
+
+
+def _is_within(folder: Path, name: str) -> bool:
+    """Whether the file lies in the folder, whatever links are on the way to it."""
+    return "\0" not in name and (folder / name).parent.resolve().is_relative_to(folder.resolve())

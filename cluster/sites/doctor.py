@@ -1,0 +1,146 @@
+"""What a site offers, as it says itself, against what its profile assumes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.sites.profiles import Site
+from cluster.slurm.queries import Slurm, minutes
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import RunConfig, lacking_files, required_files
+
+
+@dataclass(frozen=True)
+class Finding:
+    mark: str  # fine, wrong (a submission would fail), unknown
+    what: str
+    found: str
+
+    @property
+    def colour(self) -> str:
+        return {"fine": "green", "wrong": "red"}.get(self.mark, "yellow")
+
+
+def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path) -> list[Finding]:
+    findings = [Finding("fine", "Python", f"{sys.version.split()[0]}, {sys.executable}"), _writable(output_root)]
+    findings.append(_data(data_root))
+    if site.scheduler == "local":
+        findings.append(
+            Finding("fine", "this machine", f"{site.cpus} CPUs, {site.gpus} GPUs, {site.local_slots} at a time")
+        )
+        return findings
+    missing = [name for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol") if shutil.which(name) is None]
+    if missing:
+        return [*findings, Finding("wrong", "SLURM's commands", f"not here: {', '.join(missing)}. Use a login node.")]
+    return [
+        *findings,
+        *_controller(site, slurm),
+        *_partition(site, slurm),
+        _account(site, slurm),
+        *_limits(site, slurm),
+    ]
+
+
+def _writable(output_root: Path) -> Finding:
+    try:
+        output_root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_root):
+            free = shutil.disk_usage(output_root).free / 1e9
+    except OSError as error:
+        return Finding("wrong", "OUTPUT_ROOT", f"{output_root}: {error}")
+    return Finding("fine" if free > 10 else "wrong", "OUTPUT_ROOT", f"{output_root}: {free:,.0f} GB free")
+
+
+def _data(data_root: Path | None) -> Finding:
+    if data_root is None:
+        return Finding("unknown", "DATA_ROOT", "not given: --data-root or TINY_TRANSFORMERS_DATA")
+    files = required_files(RunConfig(model=GPTNeo()))
+    lacking = lacking_files(data_root, files)
+    if lacking:
+        found = f"{data_root}: lacks {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
+        return Finding("wrong", "DATA_ROOT", f"{found}; run `tiny-transformers fetch`")
+    return Finding("fine", "DATA_ROOT", f"{data_root}: {len(files)} files")
+
+
+def _controller(site: Site, slurm: Slurm) -> Iterator[Finding]:
+    configuration = slurm.configuration()
+    if configuration is None:
+        yield Finding("unknown", "slurmctld", "did not answer")
+        return
+    yield Finding("fine", "SLURM", f"{configuration.get('SLURM_VERSION')}, {configuration.get('ClusterName')}")
+    limit = int(configuration.get("MaxArraySize", "0"))
+    yield Finding(
+        "fine" if limit >= site.max_array_size else "wrong",
+        "MaxArraySize",
+        f"{limit}; the profile's max_array_size is {site.max_array_size}",
+    )
+    storage = configuration.get("AccountingStorageType", "")
+    what = "without it a vanished job's cause is not known" if storage.endswith("none") else "sacct explains failures"
+    yield Finding("fine", "accounting", f"{storage}: {what}")
+
+
+def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
+    if site.partition is None:
+        yield Finding("unknown", "partition", "the profile names none: SLURM's default is taken")
+        return
+    partition = slurm.partition(site.partition)
+    if partition is None:
+        yield Finding("unknown", "partition", f"{site.partition}: no answer")
+        return
+    if not partition:
+        yield Finding("wrong", "partition", f"{site.partition}: there is none of this name")
+        return
+    most = minutes(partition.get("MaxTime", "UNLIMITED"))
+    fits = most is None or most >= site.max_time
+    time = f"{partition.get('MaxTime')}; the profile's max_time is {site.max_time} minutes"
+    yield Finding("fine" if fits else "wrong", f"time limit of {site.partition}", time)
+    cap = partition.get("MaxMemPerCPU", "UNLIMITED")
+    allowed = not cap.isdigit() or int(cap) >= site.memory_per_cpu
+    yield Finding(
+        "fine" if allowed else "wrong",
+        "memory per CPU",
+        f"at most {cap} MB; the profile asks for {site.memory_per_cpu}",
+    )
+    nodes = slurm.nodes(site.partition)
+    yield Finding("fine" if nodes else "unknown", "nodes", "; ".join(nodes or ["no answer"]))
+    if site.gpus and nodes:
+        counts = [int(number) for line in nodes for number in re.findall(r"gpu:[^,(]*?(\d+)(?:\(|,|$)", line)]
+        enough = any(count >= site.gpus for count in counts)
+        yield Finding("fine" if enough else "wrong", "GPUs of a node", f"{counts or 'none'}; a pack takes {site.gpus}")
+
+
+def _account(site: Site, slurm: Slurm) -> Finding:
+    accounts = slurm.accounts()
+    if accounts is None:
+        return Finding("unknown", "account", "sacctmgr did not answer")
+    user = os.environ.get("USER", "you")
+    if site.account and site.account.lower() not in accounts:
+        return Finding("wrong", "account", f"{site.account} is none of {user}'s: {', '.join(accounts)}")
+    return Finding("fine", "account", f"{site.account or 'the default'}, of {', '.join(accounts)}")
+
+
+def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:
+    """What the account may have waiting and running, which `submit` and `tick` keep to."""
+    limits = slurm.limits(site.account, site.qos)
+    if limits is None:
+        yield Finding(
+            "unknown", "limits", "sacctmgr did not answer; max_submit and max_jobs of the profile are kept to"
+        )
+        return
+    for what, most, said in (
+        ("jobs waiting and running", limits.max_submit, site.max_submit),
+        ("jobs running at once", limits.max_jobs, site.max_jobs),
+    ):
+        profile = f"; the profile says {said}" if said else ""
+        yield Finding("fine", what, f"at most {most}{profile}" if most else f"no limit{profile}")
+    if limits.max_time:
+        fits = limits.max_time >= site.max_time
+        found = f"{limits.max_time} minutes; the profile's max_time is {site.max_time}"
+        yield Finding("fine" if fits else "wrong", "time limit of the account", found)

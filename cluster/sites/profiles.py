@@ -1,0 +1,143 @@
+"""A site: where jobs run, what its nodes have, what its scheduler allows. A YAML profile, checked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from cluster.errors import InputError, did_you_mean
+from cluster.files.causes import Cause
+from tiny_transformers.settings.base import Settings
+
+SHIPPED = Path(__file__).parent
+
+
+class Rule(Settings):
+    """What is done about a failure of one cause, and how often for one stage run."""
+
+    times: NonNegativeInt = 0  # tries after the first; 0: stop and show it
+    time: Annotated[float, Field(ge=1)] = 1.0  # the next try's time limit, in this one's
+    less_memory: bool = False  # half as many runs at a time; from one on, half the micro-batch
+    exclude_node: bool = False  # not on the node where it failed
+    wait: NonNegativeInt = 0  # minutes before the next try
+
+
+RETRY: dict[Cause, Rule] = {
+    "timeout": Rule(times=3, time=1.5),
+    "out_of_memory": Rule(times=3, less_memory=True),
+    "node_fail": Rule(times=3, exclude_node=True),
+    "preempted": Rule(times=10),
+    "lost": Rule(times=1),
+    "launch_failed": Rule(times=2, exclude_node=True, wait=5),
+}
+Event = Literal["study_finished", "first_failure", "slurm_unreachable"]
+
+
+class Notify(Settings):
+    """Whom to tell of what (cluster/reconcile/notify.py)."""
+
+    command: Annotated[str, Field(min_length=1)]  # for the shell; the message is its input, TT_EVENT etc. are set
+    events: tuple[Event, ...] = get_args(Event)
+    unreachable_after: PositiveInt = 60  # minutes that SLURM does not answer
+
+
+class Site(Settings):
+    name: str
+    scheduler: Literal["slurm", "local"]
+    # one pack, that is one array task
+    gpus: NonNegativeInt = 0  # per pack; a local pack takes what the machine has
+    gpu_memory: PositiveInt = 80_000  # MB of one GPU
+    mig: bool = False  # a pack's GPU is a MIG slice: one run at a time, unless `slots` says otherwise
+    mps: bool = False  # a pack with several runs on a GPU starts CUDA's MPS for them, as its own user
+    cpus: PositiveInt = 1  # per pack
+    memory_per_cpu: PositiveInt = 4_000  # MB, as sbatch --mem-per-cpu
+    slots: PositiveInt | None = None  # runs at a time in a pack; null: as measured, or as memory and CPUs allow
+    max_slots: PositiveInt = 8
+    runs_per_pack: PositiveInt | None = None  # null: as many as slots, or more if max_jobs is few
+    flops: Annotated[float, Field(gt=0)] = 1e13  # FLOP/s that training reaches on one pack, until measured
+    # the scheduler
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    min_time: PositiveInt = 30  # minutes; the least that is asked for
+    max_time: PositiveInt = 1_440  # minutes
+    max_array_size: PositiveInt = 1_001  # as slurm.conf's MaxArraySize: indices 0 to 1000
+    max_jobs: PositiveInt | None = None  # tasks that the account may run at once; null: not known, or no limit
+    max_tasks_at_once: PositiveInt | None = None  # the %N of --array; null: no throttle
+    max_submit: PositiveInt | None = None  # tasks waiting and running together; null: as SLURM says
+    signal_delay: NonNegativeInt = 120  # seconds before the time limit that USR2 comes
+    requeues: NonNegativeInt = 3  # times that a pack goes on after its time limit, as the same job
+    retry: dict[Cause, Rule] = {}  # a cause's rule in place of the built-in one (docs/orchestration.md)
+    breaker: PositiveInt | None = 5  # stop submitting after so many failures of one kind in a row; null: never
+    notify: Notify | None = None
+    sbatch: dict[str, Any] = {}  # further #SBATCH options, such as {constraint: a100}
+    # the job's prologue
+    prologue: str = "slurm.sh.j2"  # a template of templates/, or a path
+    modules: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    python: str | None = None  # the interpreter of the jobs; null: the one that submits
+
+    def with_rules(self, rules: Mapping[Cause, Rule], notify: Notify | None = None) -> Site:
+        """With a manifest's own rules in place of the profile's."""
+        return self.model_copy(update={"retry": {**self.retry, **rules}, "notify": notify or self.notify})
+
+    @property
+    def local_slots(self) -> int:
+        """Runs at a time on this machine where it was not measured how many are best: one a GPU, or half of the
+        cores."""
+        return self.slots or self.gpus or max(1, self.cpus // 2)
+
+    def rule(self, cause: str) -> Rule:
+        rules: Mapping[Any, Rule] = {**RETRY, **self.retry}
+        return rules.get(cause, Rule())
+
+
+def default_site() -> str:
+    """`local` where there is no sbatch; elsewhere the user must say."""
+    if shutil.which("sbatch"):
+        shipped = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+        raise InputError(f"This machine has SLURM: say where to run with --site: {shipped}, or a YAML file of yours.")
+    return "local"
+
+
+def load(name: str, **overrides: Any) -> Site:
+    """A shipped site by its name, or a file by its path. Overrides that are None are left out. Raises InputError."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
+    try:
+        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
+        raise InputError(
+            f"--site {name}: there is no such site. {did_you_mean(name, shipped)} Or give a .yaml file."
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(profile, dict):
+        raise InputError(f"{path}: must be a mapping of settings.")
+    try:
+        site = Site.model_validate(profile | {key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        hint = did_you_mean(key, Site.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+        raise InputError(f"{path}: {key}: {first['input']!r}: {hint}") from None
+    return _local_machine(site) if site.scheduler == "local" else site
+
+
+def _local_machine(site: Site) -> Site:
+    """With what this machine has; its memory, unless the profile says how much of it."""
+    found = {"gpus": len(_gpu_devices()), "cpus": os.cpu_count() or 1}
+    if "memory_per_cpu" not in site.model_fields_set:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found["memory_per_cpu"] = memory // 1_000_000 // found["cpus"]
+    return site.model_copy(update=found)
+
+
+def _gpu_devices() -> list[Path]:
+    return [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]

@@ -1,0 +1,235 @@
+"""Read the ledger for `status`: what is known of studies, packs, the queue and failures."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cluster.console import clean
+from cluster.files.folders import OutputRoot
+from cluster.ledger.checks import FLAGGED, identical_scores
+from cluster.ledger.database import Ledger
+from cluster.reconcile import session
+from cluster.reconcile.session import LedgerView
+from cluster.status.estimate import LITTLE, estimate_times, hours_used
+from cluster.status.facts import Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
+
+STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")
+NAMED = 3  # runs of a group of failures that are named
+SILENT = 300.0  # seconds without a heartbeat, which comes every 10
+
+
+def read(view: LedgerView, root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
+    """`study`: only what is of this one, but for the hours and the estimate."""
+    ledger, now, options = view.ledger, now or time.time(), root.options
+    imported = session.only_imported(ledger, root)
+    progress = _progress(ledger)
+    total = progress.pop("")
+    attempts = ledger.newest_attempts("running", "submitted", "failed")
+    if study:
+        members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
+        attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
+        progress = {study: progress[study]}
+    names = labels(ledger, (attempt["run_id"] for attempt in attempts))
+    submissions = {row["token"]: row for row in ledger.hours()}
+    open_packs = {(row["token"], row["task"]): row for row in ledger.open_packs()}
+    running = [attempt for attempt in attempts if attempt["status"] in ("running", "submitted")]
+    failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
+    packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
+    left, why = estimate_times(submissions, open_packs, packs, queue, now)
+    return Status(
+        studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
+        failures=_failures(ledger, failed, names, options, imported), hours=hours_used(submissions.values()),
+        seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm,
+        options=options, now=now, only_imported=imported,
+    )  # fmt: skip
+
+
+def labels(ledger: Ledger, run_ids: Iterable[str]) -> dict[str, str]:
+    """Run id -> its name, with the id where several runs have that name."""
+    names = ledger.names(run_ids)
+    several = ledger.ambiguous(names.values())
+    return {run_id: f"{name} ({run_id})" if name in several else name for run_id, name in names.items()}
+
+
+def _progress(ledger: Ledger) -> dict[str, Progress]:
+    """By study; "" is every run once."""
+    found = {"": Progress("", {}, {})}
+    for study, statuses, runs in ledger.kinds():
+        progress = found.setdefault(study, Progress(study, {}, {}))
+        of_run = _of_run(statuses.values())
+        progress.runs[of_run] = progress.runs.get(of_run, 0) + runs
+        for stage, status in statuses.items():
+            counts = progress.stages.setdefault(stage, {})
+            counts[status] = counts.get(status, 0) + runs
+    return found
+
+
+def _of_run(statuses: Iterable[str]) -> str:
+    """One word for a run whose stages are so."""
+    known = set(statuses)
+    for status in ("running", "failed", "submitted"):
+        if status in known:
+            return status
+    return "completed" if known == {"completed"} else "eligible"
+
+
+def _packs(
+    attempts: Sequence[dict[str, Any]],
+    names: Mapping[str, str],
+    submissions: Mapping[str, dict[str, Any]],
+    open_packs: Mapping[tuple[str, int], dict[str, Any]],
+    now: float,
+) -> tuple[RunningPack, ...]:
+    members: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for attempt in attempts:
+        members.setdefault((attempt["token"], attempt["task"]), []).append(attempt)
+    packs = []
+    for key, own in members.items():
+        if key not in open_packs or not open_packs[key]["started"]:
+            continue
+        working = tuple(_working(attempt, names, now) for attempt in own if attempt["status"] == "running")
+        busy = {each.run_id for each in working}
+        pack, slots = open_packs[key], submissions.get(key[0], {}).get("slots") or 1
+        waiting = len({attempt["run_id"] for attempt in own} - busy)
+        packs.append(
+            RunningPack(
+                *key, pack["job"] or "", pack["host"] or "", min(slots, pack["runs"]), pack["runs"], waiting, working
+            )
+        )
+    return tuple(packs)
+
+
+def _working(attempt: dict[str, Any], names: Mapping[str, str], now: float) -> RunningStage:
+    beat = json.loads(attempt["progress"]) if attempt["progress"] else {}
+    fraction, said = beat.get("fraction", 0.0), beat.get("time", now)
+    silent, left = max(0.0, now - said), beat.get("seconds_left")
+    if left is None and attempt["started"] and fraction >= LITTLE:  # not a training, or of an older version
+        left = (said - attempt["started"]) * (1 / fraction - 1)
+    return RunningStage(
+        attempt["run_id"], names[attempt["run_id"]], attempt["stage"], attempt["number"], fraction,
+        beat.get("text", ""), beat.get("loss"), beat.get("tokens_per_second"),
+        None if left is None or silent > SILENT else max(0.0, left - silent), silent,
+    )  # fmt: skip
+
+
+def _queue(
+    attempts: Sequence[dict[str, Any]], open_packs: Mapping[tuple[str, int], dict[str, Any]]
+) -> tuple[WaitingPacks, ...]:
+    """By reason, most runs first."""
+    reasons: dict[tuple[str, int], str] = {}
+    jobs: dict[tuple[str, int], str] = {}
+    for attempt in attempts:
+        key = (attempt["token"], attempt["task"])
+        if attempt["status"] == "submitted" and not (open_packs.get(key) or {"started": 1})["started"]:
+            said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
+            reasons[key] = reasons.get(key) or said
+            jobs[key] = jobs.get(key) or attempt["job"] or ""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for key, reason in reasons.items():
+        groups.setdefault(reason, []).append(key)
+    waiting = [
+        WaitingPacks(
+            reason, sum(open_packs[key]["runs"] for key in keys), tuple(keys), tuple(jobs[key] for key in keys)
+        )
+        for reason, keys in groups.items()
+    ]
+    return tuple(sorted(waiting, key=lambda each: -each.runs))
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+def _failures(
+    ledger: Ledger, failed: Sequence[dict[str, Any]], names: Mapping[str, str], options: str, imported: bool
+) -> tuple[Failure, ...]:
+    """Largest group first."""
+    if not failed:
+        return ()
+    decisions = ledger.decisions()
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for attempt in failed:
+        decided = _decided(decisions.get((attempt["run_id"], attempt["stage"], attempt["number"])))
+        key = (attempt["stage"], attempt["cause"] or "", _alike(attempt["message"] or ""), decided)
+        groups.setdefault(key, []).append(attempt)
+    found = []
+    for (stage, cause, _, decided), group in groups.items():
+        again = decided.startswith("to be tried again")
+        ticks = again and not imported
+        command = f"tiny-transformers tick{options}" if ticks else _rerun(stage, group, failed) + options
+        command += " --site SITE" if imported else ""
+        told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
+        found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
+    return tuple(sorted(found, key=lambda each: -len(each.attempts)))
+
+
+def _alike(message: str) -> str:
+    """Messages of one cause differ in the numbers of jobs, nodes, runs and steps."""
+    return re.sub(r"\b[0-9a-f]{8,}\b|\d[\d.,]*", "#", message)
+
+
+def _rerun(stage: str, group: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> str:
+    """The command that does these again, and as few others as can be."""
+    if len(group) == len(failed):
+        return "rerun --failed"
+    command = f"rerun --failed --stage {stage}"
+    if len(group) <= NAMED and any(row["stage"] == stage and row not in group for row in failed):
+        return command + "".join(f" --run {row['run_id']}" for row in group)
+    return command
+
+
+def _decided(decision: dict[str, Any] | None) -> str:
+    if decision is None:
+        return ""
+    if decision["action"] == "stop":
+        return f"not tried again by itself: {decision['tries']} x {decision['cause']}"
+    return f"to be tried again: {decision['changes']}"
+
+
+def _flags(ledger: Ledger) -> list[str]:
+    """Checks that did not hold but do not make a score wrong by themselves, and code that changed between runs."""
+    rows = [row for row in ledger.failed_checks() if not row["blocking"]]
+    flagged: dict[str, list[str]] = {}
+    for row in rows:
+        flagged.setdefault(row["run_id"], []).append(row["name"])
+    if len(flagged) > FLAGGED:
+        counted = Counter(row["name"] for row in rows).most_common()
+        told = [f"{len(flagged):,} runs: {', '.join(f'{check} ({number:,})' for check, number in counted)}"]
+    else:
+        names = labels(ledger, flagged)
+        told = [f"{names[run_id]}: {', '.join(checks)}" for run_id, checks in flagged.items()]
+    told += identical_scores(ledger)
+    versions = ledger.code_versions()
+    if len(versions) > 1:
+        of_each = ", ".join(f"{code} ({number:,})" for code, number in versions.items())
+        told.append(f"completed stage runs are of {len(versions)} versions of the code: {of_each}")
+    return told
+
+
+# -- for programs -----------------------------------------------------------------------------------------------------
+
+
+def status_json(view: LedgerView, root: OutputRoot) -> dict[str, Any]:
+    overview, status = view.ledger.overview(), read(view, root)
+    told = asdict(status)
+    return {
+        "as_of": view.as_of,
+        "slurm": view.slurm,
+        "counts": counts(view.ledger),
+        "runs": [{key: run[key] for key in ("run_id", "name", "studies", "stages")} for run in overview],
+        "estimate": {"seconds_left": status.seconds_left, "why": status.why},
+        **{key: told[key] for key in ("studies", "packs", "queue", "failures", "hours", "flags")},
+    }
+
+
+def counts(ledger: Ledger) -> dict[str, int]:
+    """Status -> stage runs, every run once."""
+    found: Counter[str] = Counter()
+    for of_stage in ledger.tally().get("", {}).values():
+        found += of_stage
+    return {status: found[status] for status in STATUSES}

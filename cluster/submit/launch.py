@@ -1,0 +1,323 @@
+"""Arrays -> submitted arrays, on SLURM and on this machine alike. The only module that imports submitit.
+
+The intent, with a random token that is the job's name and comment, is on disk and in the ledger before sbatch runs.
+submitit starts `jobs.pack.PackJob`, the one callable of the compute node's half that is named here; its own call of
+sbatch and its status watcher are not used."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import InputError, SlurmSilent, SubmitError
+from cluster.files import documents, folders, processes, whole_files
+from cluster.files.documents import AnswerFile, CodeVersion, Intent, PackedRun, SourceOfWork, TaskFile
+from cluster.files.folders import OutputRoot
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.plan.packing import Array, Pack
+from cluster.render import render
+from cluster.sites.profiles import Site
+from jobs import pack
+from tiny_transformers.settings.stages import ALONE
+
+SBATCH_TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
+PICKLE = "pack.pkl"  # one for all tasks of an array
+REQUEUES = 1_000  # submitit's own limit; `PackJob.checkpoint` has the site's
+# sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
+# else sbatch itself says is a refusal; should a job come of that, it finds answer.json and leaves.
+NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
+NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
+             "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
+             "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip
+NO_SUCH_NODE = ("node configuration is not available", "Invalid node name")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a submission comes from; every one of its attempts can be traced to it."""
+
+    asked_by: str  # submit, rerun, tick
+    created: str
+    data_root: Path | None
+    code: CodeVersion  # version of the science's source
+    manifest: dict[str, Any] | None  # name, sha256, text
+    allow_code_change: bool = False
+
+
+def submit(
+    ledger: Ledger, root: OutputRoot, arrays: Sequence[Array], site: Site, origin: Origin, log_dir: Path
+) -> list[str]:
+    """Submit each array; returns the jobs' ids. The caller holds the lock and has reconciled.
+
+    Raises InputError (no sbatch), SubmitError (refused; earlier arrays are submitted and recorded), SlurmSilent."""
+    if site.scheduler == "slurm" and shutil.which("sbatch") is None:
+        raise InputError(
+            f"site {site.name} needs SLURM, and there is no sbatch on this machine. Log in to the cluster, or use "
+            "--site local. Nothing was submitted."
+        )
+    prologue(site, root)  # a mistake in it shows before the first intent is written
+    jobs: list[str] = []
+    for number, array in enumerate(arrays, 1):
+        token = secrets.token_hex(6)
+        _intend(ledger, root, array, site, origin, token, log_dir)
+        try:
+            answer = _launch_somewhere(array, site, root, token, log_dir)
+        except SubmitError as error:
+            whole_files.write_json(
+                root.submission(token).answer, {"state": "refused", "job_id": None, "message": str(error)}
+            )
+            with ledger.transaction():
+                ledger.update_submission(token, state="refused")
+                for attempt in ledger.open_attempts(token):
+                    ledger.put_attempt(attempt["run_id"], attempt["stage"], attempt["number"], status="void")
+            raise SubmitError(
+                f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
+                f"{log_dir / token}; see `tiny-transformers doctor`."
+            ) from None
+        except SlurmSilent as error:
+            if any(words in str(error) for words in NOT_REACHED):
+                whole_files.write_json(root.submission(token).answer, {"state": "intended", "reached": False})
+            raise SlurmSilent(
+                f"sbatch gave no answer for array {number} of {len(arrays)} ({error}); {_before(number)} It may have "
+                f"been accepted all the same: run the command again, which looks for {recording.job_name(token)} "
+                "first."
+            ) from None
+        whole_files.write_json(root.submission(token).answer, answer)
+        with ledger.transaction():
+            ledger.update_submission(token, state=answer["state"], job_id=answer["job_id"])
+        jobs.append(answer["job_id"])
+    return jobs
+
+
+def _intend(
+    ledger: Ledger, root: OutputRoot, array: Array, site: Site, origin: Origin, token: str, log_dir: Path
+) -> None:
+    """The intent on disk and in the ledger, or, if that fails, nowhere: sbatch was not called."""
+    directory = root.submission(token)
+    try:
+        (log_dir / token).mkdir(parents=True)  # before 23.02 SLURM loses the log of a job whose folder is missing
+        intent = describe(array, site, root, token, origin)
+        whole_files.write_json(directory.submission, intent)
+        with ledger.transaction():
+            recording.record_intent(ledger, directory, intent)
+    except BaseException:
+        if token not in ledger.tokens():
+            shutil.rmtree(directory.path, ignore_errors=True)
+        raise
+
+
+def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Origin) -> Intent:
+    """submission.json: all that an array task must know, and the map from its index to its pack."""
+    return {
+        "token": token,
+        **origin_of(site, origin),
+        "output_root": str(root.path.resolve()),
+        "cache": str(root.cache.resolve()),
+        "slots": array.resources.slots,
+        "cpus": array.resources.cpus,
+        "minutes": array.resources.minutes,
+        "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
+        "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
+        "requeues": site.requeues,
+        "packs": [_described(pack) for pack in array.packs],
+    }
+
+
+def origin_of(site: Site, origin: Origin) -> SourceOfWork:
+    """Where and how something was asked for, as a file keeps it."""
+    return {
+        "created": origin.created,
+        "asked_by": origin.asked_by,
+        "site": site.model_dump(mode="json"),
+        "data_root": str(origin.data_root.resolve()) if origin.data_root else None,
+        "code": origin.code,
+        "manifest": origin.manifest,
+        "allow_code_change": origin.allow_code_change,
+    }
+
+
+def _described(pack: Pack) -> list[PackedRun]:
+    """What the children of a pack are told: of each run what may share the device, then what must be `alone` on it."""
+    together: list[PackedRun] = []
+    alone: list[PackedRun] = []
+    for item in pack.items:
+        sharing = [stage for stage in item.stages if stage[0] not in ALONE]
+        if sharing:
+            together.append({"run_id": item.run_id, "stages": sharing})
+            if item.micro_batch_tokens:
+                together[-1]["micro_batch_tokens"] = item.micro_batch_tokens
+        if len(sharing) < len(item.stages):
+            rest = [stage for stage in item.stages if stage[0] in ALONE]
+            alone.append({"run_id": item.run_id, "stages": rest, "alone": True})
+    return together + alone
+
+
+def script(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
+    """The text that sbatch is given."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    folder = log_dir / token
+    count = len(array.packs)
+    options = _slurm_options(array, site, root, token)
+    # submitit gives each task's pickle the job's id once sbatch has answered. A task whose answer was lost would wait
+    # for it in vain; all tasks of an array have one pickle, so each links it to its own name. One that was requeued
+    # has its own by then.
+    link = [
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        f"pickle={shlex.quote(str(folder))}/${{job:-$SLURM_JOB_ID}}_submitted.pkl",
+        f'[ -e "$pickle" ] || ln -s {PICKLE} "$pickle"',
+    ]
+    options["setup"] = [*link, *options["setup"]]
+    return _make_sbatch_string(
+        command=_command(site, folder), folder=folder, map_count=count if count > 1 else None, **options
+    )
+
+
+def _command(site: Site, folder: Path) -> str:
+    python = shlex.quote(site.python or sys.executable)
+    return f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+
+
+def prologue(site: Site, root: OutputRoot) -> list[str]:
+    """The shell lines before Python. Raises InputError if the site's template is wrong or not there."""
+    return render(site.prologue, **site.model_dump(), cache=root.cache.resolve()).splitlines()
+
+
+def _before(number: int) -> str:
+    if number == 1:
+        return "nothing was submitted."
+    return f"array{'s 1-' if number > 2 else ' '}{number - 1} {'are' if number > 2 else 'is'} submitted and recorded."
+
+
+def _slurm_options(array: Array, site: Site, root: OutputRoot, token: str) -> dict[str, Any]:
+    """submitit's words for one array. srun, because SLURM sends USR2 to steps only; it is told the CPUs again because
+    on 22.05 to 23.02 it does not take them from the job."""
+    resources = array.resources
+    options: dict[str, Any] = {
+        "job_name": recording.job_name(token),
+        "comment": token,
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "time": resources.minutes,
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": resources.cpus,
+        "gpus_per_task": resources.gpus or None,
+        "mem_per_cpu": f"{resources.memory_per_cpu}M",
+        "signal_delay_s": site.signal_delay,
+        "array_parallelism": site.max_tasks_at_once or len(array.packs),
+        "setup": prologue(site, root),
+        "srun_args": ["--cpus-per-task", str(resources.cpus)],
+        "stderr_to_stdout": True,
+        "exclude": ",".join(resources.exclude) or None,
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | site.sbatch,
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _launch_somewhere(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
+    """Off the excluded nodes, or, if there are no others, on any."""
+    try:
+        return _launch(array, site, root, token, log_dir)
+    except SubmitError as error:
+        if not array.resources.exclude or not any(words in str(error) for words in NO_SUCH_NODE):
+            raise
+        anywhere = replace(array, resources=replace(array.resources, exclude=()))
+        return _launch(anywhere, site, root, token, log_dir)
+
+
+def _launch(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
+    folder = log_dir / token
+    task = pack.PackJob(str(root.submission(token).path.resolve()))
+    if site.scheduler == "local":
+        return _launch_local(task, array, site, root, folder)
+    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, token, log_dir)}
+
+
+def _launch_slurm(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
+    """submitit's pickle, script and job-side runner; sbatch is called here, since its answer is what matters.
+
+    Raises SubmitError (refused) and SlurmSilent (accepted or not: nobody knows)."""
+    from submitit.helpers import DelayedSubmission
+
+    folder = log_dir / token
+    delayed = DelayedSubmission(task)
+    delayed.set_timeout(array.resources.minutes, REQUEUES)
+    delayed.dump(folder / PICKLE)
+    path = folder / "submission.sh"
+    path.write_text(script(array, site, root, token, log_dir), encoding="utf-8")
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(path)], capture_output=True, text=True, timeout=SBATCH_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmSilent(f"no answer in {SBATCH_TIMEOUT} s") from None
+    job_id = done.stdout.strip().partition(";")[0]  # of a cluster among several: 17;name
+    if done.returncode == 0 and job_id.isdigit():
+        return job_id
+    text = " ".join((done.stderr.strip() or done.stdout.strip() or "no job id").split())
+    # Accepted, it seems; or not its own words: it was killed, or something around it spoke.
+    if done.returncode == 0 or "sbatch: " not in text:
+        raise SlurmSilent(f"exit code {done.returncode}: {text}")
+    text = text.rpartition("sbatch: error: ")[2] or text
+    raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
+
+
+def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
+    import submitit
+
+    executor = submitit.LocalExecutor(folder, python=site.python and shlex.quote(site.python))
+    # The pack outlives this command, its terminal and its pipes: Ctrl-C and a hang-up are not for it.
+    detach = ["trap '' INT HUP", f"exec >> {shlex.quote(str(folder / 'controller.out'))} 2>&1 < /dev/null"]
+    script = folder / "prologue.sh"
+    script.write_text("\n".join(prologue(site, root)) + "\n", encoding="utf-8")
+    setup = [*detach, f". {shlex.quote(str(script))}"]
+    executor.update_parameters(
+        timeout_min=array.resources.minutes,
+        gpus_per_node=array.resources.gpus,
+        signal_delay_s=site.signal_delay,
+        stderr_to_stdout=True,
+        setup=setup,
+    )
+    job = executor.submit(task)
+    pid = int(job.job_id)
+    process = {"host": socket.gethostname(), "pid": pid, "start": processes.process_start(pid)}
+    return {"state": "submitted", "job_id": f"local-{pid}", "process": process}
+
+
+def resource_line(array: Array, site: Site) -> str:
+    """What one array asks for, in a line."""
+    resources = array.resources
+    where = f"{site.partition} " if site.partition else ""
+    gpus = f"{resources.gpus} GPU, " if resources.gpus else ""
+    hours, minutes = divmod(resources.minutes, 60)
+    return (
+        f"{where}{gpus}{resources.cpus} CPUs, {resources.cpus * resources.memory_per_cpu:,} MB, "
+        f"{hours}:{minutes:02d} h, {resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
+    )
+
+
+def cancel_local(directory: folders.SubmissionDir, index: int) -> None:
+    """End a local pack and its children, and leave word that it was cancelled.
+
+    Raises InputError if it runs on another machine."""
+    import os
+    import signal
+
+    answer = documents.read(directory.answer, AnswerFile) or {"state": "intended"}
+    process = documents.read(directory.task(index), TaskFile) or answer.get("process")
+    if process and processes.is_alive(process) is None:
+        raise InputError(f"process {process['pid']} runs on {process['host']}: cancel it there.")
+    whole_files.write_json(directory.answer, {**answer, "cancelled": True})
+    if process and processes.is_alive(process):
+        os.kill(process["pid"], signal.SIGTERM)

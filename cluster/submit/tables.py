@@ -1,0 +1,332 @@
+"""What is planned, as tables for a terminal: studies, runs, models, sizes; and planned against used. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cluster.files.records import Run
+from cluster.manifest.loading import Cell
+from cluster.plan import cost
+from cluster.plan.choosing import PackItem
+from cluster.plan.expansion import model_name
+from cluster.plan.memo import PerSettings
+from cluster.plan.packing import TIME_MARGIN, Array, Sizing
+from cluster.sites.profiles import Site
+from tiny_transformers.settings.architecture import flops_per_token, parameters
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
+
+WIDE = 140  # columns
+SPEEDS = {"tokens/s": ("tokens_per_second", ",.0f"), "MFU": ("mfu", ".0%"), "data wait": ("data_wait", ".0%"),
+          "precision": ("precisions", "")}  # fmt: skip
+ADVISED_BELOW, ADVISED_ABOVE = 0.7, 1.05  # of what was planned; between, nothing is advised
+
+
+def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Each model once, in the manifest's order: name, studies, parameters, FLOPs of a token, settings."""
+    models: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        model = cell.config.model
+        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, model), "studies": []})
+        if cell.study not in entry["studies"]:
+            entry["studies"].append(cell.study)
+        counts = parameters(model)
+        entry["parameters"] = counts.total
+        for part in ("embedding", "attention", "feed_forward", "head"):
+            entry[part] = getattr(counts, part)
+        entry["flops_per_token"] = flops_per_token(model)
+        entry["training_flops_per_token"] = 3 * flops_per_token(model, training=True)  # with the backward pass
+        entry["settings"] = model.model_dump(mode="json")
+    return list(models.values())
+
+
+def models_table(cells: Iterable[Cell], width: int) -> Table:
+    """For a terminal of `width` columns; where they are few, without the parts and the studies."""
+    models = distinct_models(cells)
+    wide = width >= WIDE
+    table = _table(f"{len(models)} distinct models; FLOPs are millions per token, forward and of a training step")
+    table.add_column("model", no_wrap=wide, overflow="fold")
+    parts = ("embedding", "attention", "feed_forward", "head") if wide else ()
+    for title in ("parameters", *(part.replace("_", "-") for part in parts), "forward", "training"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("studies", overflow="fold")
+    for model in models:
+        counts = [f"{model[key]:,}" for key in ("parameters", *parts)]
+        flops = [f"{model[key] / 1e6:.1f}" for key in ("flops_per_token", "training_flops_per_token")]
+        table.add_row(Text(model["name"]), *counts, *flops, *([" ".join(model["studies"])] if wide else []))
+    return table
+
+
+def studies_table(runs: Sequence[Run], items: Sequence[PackItem], unit: str, order: Sequence[str]) -> Table:
+    """Studies in this order: runs, models, what is to do, how long it takes, and what the studies' own way would take
+    for its pretraining, as far as its time was published. A run counts in each of its studies."""
+    todo = {item.run_id: item for item in items}
+    studies_seconds = PerSettings(cost.studies_seconds)
+    own_way = {
+        run.id: seconds
+        for run in runs
+        if run.id in todo
+        and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
+        and (seconds := studies_seconds.of(run.config)) is not None
+    }
+    table = _table("")
+    for title in ("study", "runs", "models", "runs to do", "stage runs", unit, "studies' way"):
+        table.add_column(title, justify="left" if title == "study" else "right")
+    for study in sorted({study for run in runs for study in run.studies}, key=list(order).index):
+        _add_study(table, study, [run for run in runs if study in run.studies], todo, own_way)
+    table.add_section()
+    _add_study(table, "in all, each once", runs, todo, own_way)
+    return table
+
+
+def _add_study(
+    table: Table, name: str, runs: Sequence[Run], todo: Mapping[str, PackItem], own_way: Mapping[str, float]
+) -> None:
+    own = [todo[run.id] for run in runs if run.id in todo]
+    texts = PerSettings(lambda config: config.model.model_dump_json())
+    models = {texts.of(run.config) for run in runs}
+    figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
+    hours = sum(item.seconds for item in own) / 3600
+    theirs = [own_way[run.id] / 3600 for run in runs if run.id in own_way]
+    told = f"{sum(theirs):,.1f}" if theirs else ""
+    table.add_row(name, *[f"{n:,}" for n in figures], f"{hours:,.1f}", told)
+
+
+def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:
+    """What is to do, stage by stage: stage runs, how long they take, and by which speeds."""
+    by_id = {run.id: run for run in runs}
+    counts: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    bases: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
+    kinds = PerSettings(lambda config, stage, slots: _kind(config, stage, slots, measured))
+    for item, slots in _at_a_time(arrays):
+        config = by_id[item.run_id].config
+        for stage, _ in item.stages:
+            counts[stage] += 1
+            seconds[stage] += measured.seconds(config, stage, slots=slots) * item.adjustment.time
+            bases[stage][kinds.of(config, stage, slots)] += 1
+    table = _table("")
+    for title in ("stage", "stage runs", unit, "by the speed"):
+        table.add_column(title, justify="right" if title in ("stage runs", unit) else "left")
+    for stage in (stage for stage in STAGES if counts[stage]):
+        told = [basis if len(bases[stage]) == 1 else f"{basis}: {runs:,}" for basis, runs in bases[stage].items()]
+        table.add_row(stage, f"{counts[stage]:,}", f"{seconds[stage] / 3600:,.1f}", "; ".join(told))
+    return table
+
+
+def _at_a_time(arrays: Iterable[Array]) -> Iterable[tuple[PackItem, int]]:
+    """Each item, and how many runs of its pack go on at once."""
+    return ((item, array.at_a_time(pack)) for array in arrays for pack in array.packs for item in pack.items)
+
+
+def _kind(config: RunConfig, stage: str, slots: int, measured: cost.Measured) -> str:
+    """A figure's basis without its numbers."""
+    if stage == "pretrain" and cost.budgeted_seconds(config):
+        return "a budget of hours"
+    if not cost.flops(config, stage):
+        return "fixed"
+    return re.sub(r" \(\d+\)", "", measured.speed(config, stage, slots).basis)
+
+
+def studies_way(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> str:
+    """In words, what the studies' own way would take for the pretraining that is to do; empty if there is none."""
+    by_id = {run.id: run.config for run in runs}
+    own_way = PerSettings(cost.studies_seconds)
+    ours = theirs = 0.0
+    for item, slots in _at_a_time(arrays):
+        seconds = own_way.of(by_id[item.run_id])
+        if seconds is not None and any(stage == "pretrain" for stage, _ in item.stages):
+            ours += measured.seconds(by_id[item.run_id], "pretrain", slots=slots) * item.adjustment.time
+            theirs += seconds
+    if not theirs:
+        return ""
+    return (
+        f"Pretraining of models with a published time is {ours / 3600:,.1f} {unit} of these. The studies' own way "
+        "(Trainer, float32, padded, one run "
+        f"per GPU; the last column above) would take {theirs / 3600:,.1f} hours on one A100 for it, by its published "
+        "times; for its evaluations none were published."
+    )
+
+
+def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[Array]) -> Table:
+    """Every run that is to be done, with its pack."""
+    by_id = {run.id: run for run in runs}
+    packs = {item.run_id: f"{number}.{index}" for number, array in enumerate(arrays, 1)
+             for index, pack in enumerate(array.packs) for item in pack.items}  # fmt: skip
+    table = Table(title=f"{len(items)} runs to do", title_justify="left")
+    for title in ("run", "id", "studies", "pack", "stages", "hours"):
+        table.add_column(title, overflow="fold")
+    for item in items:
+        run = by_id[item.run_id]
+        stages = "all" if len(item.stages) == len(run.stages) else " ".join(stage for stage, _ in item.stages)
+        table.add_row(
+            Text(run.name, overflow="fold"),
+            run.id,
+            " ".join(run.studies),
+            packs[run.id],
+            stages,
+            f"{item.seconds / 3600:.2f}",
+        )
+    return table
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
+    """How memory, slots, time and the runs of a pack came about: a few lines for each distinct size."""
+    by_id = {run.id: run for run in runs}
+    table = Table(title="How the sizes came about", title_justify="left", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    seen: list[tuple[object, object]] = []
+    for number, array in enumerate(arrays, 1):
+        if array.sizing is None or (array.resources, array.sizing) in seen:
+            continue
+        seen.append((array.resources, array.sizing))
+        for index, (word, text) in enumerate(_size_lines(array, array.sizing, by_id, site, measured)):
+            table.add_row(
+                f"array {number} {word}" if index == 0 else f"{'':{len(f'array {number} ')}}{word}", Text(text)
+            )
+    return table
+
+
+def _size_lines(
+    array: Array, sizing: Sizing, runs: dict[str, Run], site: Site, measured: cost.Measured
+) -> list[tuple[str, str]]:
+    resources = array.resources
+    longest, slots = max(_at_a_time([array]), key=lambda pair: pair[0].seconds)
+    config = runs[longest.run_id].config
+    stages = []
+    for stage, _ in longest.stages:
+        speed = measured.speed(config, stage, slots)
+        hours = measured.seconds(config, stage, slots=slots) / 3600
+        known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(config, stage) else ", fixed"
+        stages.append(f"{stage} {hours:.2f} h{known}")
+    pack = max(array.packs, key=lambda pack: pack.seconds)
+    asked = f"{resources.minutes / 60:.1f} h asked"
+    wanted = TIME_MARGIN * pack.seconds / 60
+    if resources.minutes < wanted:
+        asked += f" (the site's max_time; the estimate x {TIME_MARGIN} is {wanted / 60:,.1f} h)"
+    elif wanted <= site.min_time == resources.minutes:
+        asked += " (the site's min_time)"
+    else:
+        asked += f" (x {TIME_MARGIN})"
+    return [
+        ("memory", f"{sizing.memory:,} MB, {sizing.memory_basis}; the largest is {sizing.largest}"),
+        ("slots", f"{sizing.slots}: {sizing.slots_bound}"),
+        ("runs", f"{sizing.size} in a pack: {sizing.size_bound}"),
+        ("time", f"{pack.seconds / 3600:.2f} h for the longest pack -> {asked}. Its longest run: {'; '.join(stages)}"),
+    ]
+
+
+def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
+    """What is known of each of these runs' architectures on this site."""
+    table = _table(f"site {site.name}: {len(runs)} architectures")
+    table.add_column("model", overflow="fold")
+    for title in ("peak MB", "closed form MB", "pretraining FLOP/s"):
+        table.add_column(title, justify="right")
+    table.add_column("basis", overflow="fold")
+    for run in runs:
+        peak, speed = measured.peak(run.config), measured.speed(run.config, "pretrain")
+        shown = f"{peak.value:,.0f}" if peak else ""
+        table.add_row(
+            Text(run.name), shown, f"{cost.memory(run.config, bool(site.gpus)):,}", f"{speed.value:.2e}", speed.basis
+        )
+    return table
+
+
+def together_table(runs: Sequence[Run], numbers: Sequence[int], site: Site, measured: cost.Measured) -> Table:
+    """Of each of these runs' architectures what so many at a time reach together."""
+    table = _table(f"site {site.name}: pretrainings at a time")
+    table.add_column("model", overflow="fold")
+    for title in ("at a time", "tokens/s together", "FLOP/s together", "x one"):
+        table.add_column(title, justify="right")
+    table.add_column("basis", overflow="fold")
+    for key, run in {cost.architecture_key(run.config): run for run in runs}.items():
+        figures, gains = measured.together.get(key, {}), measured.gains.get(key, {})
+        for number in sorted({*numbers, *figures}):
+            cells = ["", "", "", "not known: they must train at the same time nearly throughout; give more --steps"]
+            if figure := figures.get(number):
+                speed = f"{figure.value / cost.training_flops(run.config):,.0f}"
+                gain = f"{gains[number]:.2f}" if number in gains else ""
+                cells = [speed, f"{figure.value:.2e}", gain, figure.basis]
+            table.add_row(Text(run.name.rpartition("-s")[0]), str(number), *cells)
+    return table
+
+
+# -- planned against used ---------------------------------------------------------------------------------------------
+
+
+def usage_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """`Ledger.usage`: each figure as used / planned, of the packs that have ended; and how fast a pretraining was, on
+    average: tokens per second, model FLOPs utilisation, the part of the time that data was waited for, precision."""
+    table = _table("used / planned, of the packs that have ended")
+    table.add_column("submission", no_wrap=True)
+    table.add_column("studies", overflow="fold")
+    for title in ("packs", "longest, min", "hours", "memory, MB", "at a time"):
+        table.add_column(title, justify="right")
+    speeds = [_speeds(row) for row in rows]
+    shown = [title for title in SPEEDS if any(title in speed for speed in speeds)]
+    for title in shown:
+        table.add_column(title, justify="right")
+    table.add_column("advice", overflow="fold")
+    for row, speed in zip(rows, speeds, strict=True):
+        studies = (row["studies"] or "").replace(",", " ")
+        table.add_row(row["token"], studies, *_usage(row), *[speed.get(title, "") for title in shown], advice(row))
+    return table
+
+
+def _speeds(row: dict[str, Any]) -> dict[str, str]:
+    """What is known of them; attempts of older versions tell their tokens per second only."""
+    known: dict[str, str] = {}
+    for title, (key, how) in SPEEDS.items():
+        if row[key] is not None:
+            known[title] = format(row[key], how) if how else row[key].replace(",", " ")
+    return known
+
+
+def _usage(row: dict[str, Any]) -> list[str]:
+    gpus, ended = row["gpus"] or 1, row["ended"]
+    planned = gpus * ended * row["minutes"] / 60 if row["minutes"] else None
+    together = row["busy"] / row["used"] if row["used"] else None
+    return [
+        f"{ended} / {row['packs']}",
+        _pair(row["longest"] and row["longest"] / 60, row["minutes"], ".0f"),
+        _pair(row["used"] and gpus * row["used"] / 3600, planned, ",.1f"),
+        _pair(row["peak"], row["memory"], ",.0f"),
+        _pair(together, row["slots"], ".1f"),
+    ]
+
+
+def _pair(used: float | None, planned: float | None, how: str) -> str:
+    shown = ["?" if value is None else format(value, how) for value in (used, planned)]
+    return f"{shown[0]} / {shown[1]}" if used is not None else f"- / {shown[1]}"
+
+
+def advice(row: dict[str, Any]) -> str:
+    """What a submission like this one should have asked for, as factors; a margin as in planning is kept."""
+    if not row["longest"] or not row["minutes"]:
+        return ""
+    words = []
+    time = TIME_MARGIN * row["longest"] / 60 / row["minutes"]
+    # On one's own machine nobody waits for what was asked too much.
+    if row["scheduler"] != "local" and not ADVISED_BELOW <= time <= ADVISED_ABOVE:
+        words.append(f"time x {time:.1g}" if time < 1 else f"time x {time:.1f}")
+    if row["peak"] and row["memory"]:
+        memory = cost.MEMORY_MARGIN * row["peak"] / row["memory"]
+        if not ADVISED_BELOW <= memory <= ADVISED_ABOVE:
+            words.append(f"memory x {memory:.1f}")
+    return ", ".join(words) or "as it was"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -1,0 +1,86 @@
+"""What `submit`, `rerun` and `tick` tell the user: what would be submitted, what waits, what was decided."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.text import Text
+
+from cluster.console import console, count
+from cluster.plan import choosing, packing
+from cluster.submit import dispatch, launch, tables
+from cluster.submit.dispatch import Request, SubmitOptions
+
+LISTED_RUNS = 60  # a dry run of more shows the studies only
+
+
+def show(request: Request, where: SubmitOptions, asked_by: str) -> None:
+    unit = "GPU-hours" if request.site.gpus else "hours"
+    arrays = [*request.arrays, *request.held]
+    if where.dry_run and len(request.items) <= LISTED_RUNS:
+        console.print(tables.runs_table(request.runs, request.items, arrays))
+    if where.dry_run:
+        console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
+        console.print(tables.stages_table(arrays, request.runs, unit, request.measured))
+    shown: list[packing.Resources] = []
+    for number, array in enumerate(request.arrays, 1):
+        runs = sum(len(pack.items) for pack in array.packs)
+        console.print(
+            f"array {number}: {count(len(array.packs), 'pack')} with {count(runs, 'run')}; each "
+            f"{launch.resource_line(array, request.site)}"
+        )
+        if where.dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else the same script
+            shown.append(array.resources)
+            text = launch.script(array, request.site, where.root, "TOKEN", where.log_dir.resolve())
+            console.print(Text(text, style="dim"), soft_wrap=True)
+    say_held(request, asked_by)
+    basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"
+    stages = sum(len(item.stages) for item in request.items)
+    console.print(f"{count(stages, 'stage run')}, about {packing.gpu_hours(arrays):,.1f} {unit} {basis}.")
+    if way := where.dry_run and tables.studies_way(arrays, request.runs, unit, request.measured):
+        console.print(way)
+    if where.dry_run:
+        console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))
+    if note := packing.too_long(request.items, request.site):
+        console.print(f"Note: {note}", style="yellow", soft_wrap=True)
+    if where.dry_run:
+        console.print("A dry run: nothing was submitted.")
+
+
+def say_held(request: Request, asked_by: str) -> None:
+    packs = sum(len(array.packs) for array in request.held)
+    if packs:
+        console.print(
+            f"{count(packs, 'pack')} wait for room: the account may have {request.limits.max_submit} jobs waiting and "
+            "running. "
+            + ("Do it again then." if asked_by == "rerun" else "`tick` submits them, now and then or by cron."),
+            soft_wrap=True,
+        )
+
+
+def say_decided(again: dispatch.RetryPlan) -> None:
+    retried = Counter((d["cause"], d["changes"]) for d in again.decided if d["action"] == "retry")
+    stopped = Counter(d["cause"] for d in again.decided if d["action"] == "stop")
+    for (cause, changes), number in retried.items():
+        console.print(f"{count(number, 'stage run')} ended in {cause}: tried again, {changes}.")
+    for cause, number in stopped.items():
+        console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
+    if again.waiting:
+        console.print(f"{count(again.waiting, 'stage run')} will be tried again later, as the rule says.")
+
+
+def say_nothing_missing(request: Request) -> None:
+    states = request.states
+    status = [state.status for run in request.runs for state in states.get(run.id, {}).values()]
+    held = sum(
+        choosing.status(states.get(run.id, {}), stage) == "waiting" for run in request.runs for stage in run.stages
+    )
+    if held:
+        console.print(f"{count(held, 'stage run')} cannot be submitted before what is under way has ended.")
+        return
+    failed = status.count("failed")
+    live = status.count("running") + status.count("submitted")
+    console.print(f"Nothing is missing: {count(len(request.runs), 'run')}, {count(len(status), 'stage run')}, "
+                  f"{status.count('completed')} completed"
+                  + (f", {live} under way" if live else "")
+                  + (f", {failed} failed (`rerun --failed` does them again)" if failed else "") + ".")  # fmt: skip

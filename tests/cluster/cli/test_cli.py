@@ -1,0 +1,523 @@
+"""The commands from end to end on this machine, with stand-ins for the stages."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import command as run_command
+from waiting import PATIENCE, wait_for
+
+from cluster.files import processes, whole_files
+from cluster.manifest import grids, loading
+from cluster.plan import expansion
+from tiny_transformers.common import pairs
+from tiny_transformers.settings.config import PAIR_SCORES
+
+ROOT = Path(__file__).parents[3]
+
+STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
+
+
+@pytest.fixture
+def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
+    """Run a command in a process of its own, in an empty folder."""
+    assert manifest_file.parent == tmp_path
+    (tmp_path / "site.yaml").write_text(
+        f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
+    )  # fmt: skip
+
+    def run(*words, check=True, **options):
+        done = run_command(*words, cwd=tmp_path, **options)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    yield run
+    run("cancel", "--all", "--yes", check=False)
+
+
+SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
+
+
+def status(command, *words):
+    return json.loads(command("status", "--json", *words).stdout)
+
+
+def stage_statuses(shown):
+    return {run["name"]: [stage["status"] for stage in run["stages"].values()] for run in shown["runs"]}
+
+
+def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(command, tmp_path):
+    command(*SUBMIT, "--yes", "--wait")
+    shown = status(command)
+    assert {"as_of", "slurm", "counts", "runs"} <= set(shown)
+    assert (shown["slurm"], shown["counts"]["completed"], len(shown["runs"])) == ("none", 28, 7)
+    assert set(shown["runs"][0]["stages"]["blimp"]) == {"status", "cause", "attempts", "job"}
+    again = command(*SUBMIT, "--yes", "--wait")
+    assert "Nothing is missing: 7 runs, 28 stage runs, 28 completed." in again.stdout
+    for run in (tmp_path / "output" / "runs").iterdir():
+        assert (run / "done.txt").read_text().split() == STAGES
+
+
+def test_models_lists_each_distinct_model_with_its_exact_count(command):
+    shown = command("models", "experiments.yaml").stdout
+    assert "5 distinct models" in shown
+    assert re.search(r"gpt-relu-\S+ +\S*.*first second", shown)
+    listed = json.loads(command("models", "experiments.yaml", "--json", "--study", "second").stdout)
+    assert [model["settings"]["activation"] for model in listed] == ["relu", "silu"]
+    for model in listed:
+        assert model["parameters"] == sum(model[part] for part in ("embedding", "attention", "feed_forward", "head"))
+        assert model["training_flops_per_token"] == 3 * model["flops_per_token"]
+
+
+def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
+    shown = command("submit", str(ROOT / "experiments.yaml"), "--site", "delftblue", "--account", "a",
+                    "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
+    assert re.search(r"activations +132 +22 +132 +530 ", shown)
+    assert re.search(r"in all, each once +\d+ +165 ", shown)
+    assert re.search(r"pretrain +289 +[\d.,]+ +site profile: 287; a budget of hours: 2", shown)
+    way = r"of models with a published time is [\d.]+ GPU-hours of these. The studies' own way .* take [\d.]+ hours"
+    assert re.search(way, shown.replace("\n", " "))
+    assert "GPU-hours" in shown
+    assert shown.count("#SBATCH --array") == 3  # by memory and time; one for what trains for some hours, alone
+
+
+def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    shown = command("submit", "experiments.yaml", "--site", "delftblue", "--dry-run").stdout
+    assert "7 runs to do" in shown
+    assert "#SBATCH --partition=gpu-a100" in shown
+    assert "GPU-hours" in shown
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_submit_records_what_the_chosen_studies_ask_even_if_nothing_is_missing(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    (path,) = (tmp_path / "output/studies").iterdir()
+    told = json.loads(path.read_text())
+    names = {run["run_id"]: run["name"] for run in status(command)["runs"]}
+    assert (told["name"], told["description"]) == ("first", "")
+    assert [names[run_id].split("-")[:2] for run_id in told["grids"][0]["baselines"]] == [
+        ["gpt", "gelu"],
+        ["bert", "gelu"],
+    ]
+    manifest = tmp_path / "experiments.yaml"
+    manifest.write_text(manifest.read_text().replace("first:\n", "first:\n    baseline: {model.activation: relu}\n"))
+    command(*SUBMIT, "--study", "first", "--dry-run")
+    assert json.loads(path.read_text()) == told
+    assert "Nothing is missing: 4 runs" in command(*SUBMIT, "--study", "first").stdout
+    told = json.loads(path.read_text())
+    assert [names[run_id].split("-")[:2] for run_id in told["grids"][0]["baselines"]] == [
+        ["gpt", "relu"],
+        ["bert", "relu"],
+    ]
+
+
+def test_a_pilot_with_other_settings_leaves_a_study_its_grid_and_baseline(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    (path,) = (tmp_path / "output/studies").iterdir()
+    (whole,) = json.loads(path.read_text())["grids"]
+    command(*SUBMIT, "--study", "first", "--yes", "--wait", "--set", "train.max_steps=5")
+    grids = json.loads(path.read_text())["grids"]
+    assert grids[0] == whole
+    assert grids[1]["overrides"] == ["train.max_steps=5"]
+    assert not set(grids[1]["runs"]) & set(whole["runs"])
+    assert set(grids[1]["baselines"]) < set(grids[1]["runs"])
+
+
+def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command, tmp_path):
+    probed = command("probe", "experiments.yaml", "--site", "site.yaml", "--yes", "--wait").stdout
+    assert "site here: 5 architectures" in probed
+    assert len(list((tmp_path / "output/probe/runs").iterdir())) == 5
+    assert not (tmp_path / "output/runs").exists()
+    for path in (tmp_path / "output/probe/runs").glob("*/run.json"):
+        described = json.loads(path.read_text())
+        assert described["stages"] == ["pretrain"]
+        assert described["config"]["train"]["max_steps"] == 5
+    shown = command(*SUBMIT, "--dry-run").stdout
+    assert "345 MB, probed (1) x 1.15" in shown
+    assert "FLOP/s, probed (1)" in shown
+    assert "closed form" in command(*SUBMIT, "--dry-run", "--output-root", "elsewhere").stdout
+    assert "Nothing is missing: 5 runs" in command("probe", "experiments.yaml", "--site", "site.yaml").stdout
+
+
+def test_a_probe_of_stories_and_streams_validates_on_a_little_of_either(command, tmp_path):
+    studies = ("--study", "quickstart", "--study", "brainformer", "--set", "data.source=builtin")
+    command("probe", ROOT / "experiments.yaml", *studies, "--site", "site.yaml", "--yes", "--wait")
+    trains = [json.loads(path.read_text())["config"]["train"] for path in tmp_path.glob("output/probe/runs/*/run.json")]
+    few = {(train["eval_stories"], train.get("eval_characters")) for train in trains}
+    assert few == {(8, None), (None, 4096)}
+
+
+def test_a_probe_of_several_at_a_time_runs_each_number_in_a_pack_of_its_own(command, tmp_path):
+    words = ("probe", "experiments.yaml", "--site", "site.yaml", "--model", "bert", "--yes")
+    shown = command(*words, "--slots", "1,3").stdout
+    assert "site here: pretrainings at a time" in shown
+    assert re.search(r"bert-gelu\S+ +1 +10,000 .* alone", shown)
+    assert re.search(r"bert-gelu\S+ +3 ", shown)
+    intents = [
+        json.loads(path.read_text()) for path in (tmp_path / "output/probe/submissions").glob("*/submission.json")
+    ]
+    assert sorted((intent["slots"], [len(pack) for pack in intent["packs"]]) for intent in intents) == [
+        (1, [1]),
+        (3, [3]),
+    ]
+    assert "Nothing is missing: 3 runs" in command(*words, "--slots", "3").stdout
+    assert "must be numbers" in command(*words, "--slots", "1,x", check=False).stderr
+    assert (
+        "--model gtp: is in no study that was asked for. Did you mean gpt"
+        in command(
+            "probe", "experiments.yaml", "--site", "site.yaml", "--slots", "2", "--model", "gtp", check=False
+        ).stderr
+    )
+
+
+def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
+    words = ("submit", "experiments.yaml", "--site", "delftblue-small", "--dry-run", "--set", "train.max_steps=2000000")
+    shown = command(*words).stdout
+    for line in ("memory +[\\d,]+ MB, closed form", "slots +1: a MIG slice takes one run", "runs +1 in a pack",
+                 "site profile"):  # fmt: skip
+        assert re.search(line, shown), line
+    assert re.search(
+        r"7 runs may need up to .* h, more than the site's 4 h: they will be requeued up to \d+ times", shown
+    )
+
+
+def test_usage_holds_what_was_used_against_what_was_planned(command):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    shown = command("usage").stdout
+    assert re.search(r"first +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +10,000 +memory x 0.\d", shown)
+    before = shown
+    command("ledger", "rebuild")
+    assert command("usage").stdout == before
+
+
+def test_without_yes_and_without_a_terminal_nothing_is_submitted(command, tmp_path):
+    refused = command(*SUBMIT, check=False)
+    assert refused.returncode == 2
+    assert "say --yes" in refused.stderr
+    assert not list((tmp_path / "output").glob("runs/*"))
+
+
+def test_a_failed_stage_is_shown_and_rerun_with_what_follows_and_nothing_else(command, fake_science,
+                                                                             tmp_path):  # fmt: skip
+    fake_science.write_text('{"*": {"add_tokenizer": "fail"}}')
+    assert command(*SUBMIT, "--study", "first", "--yes", "--wait", check=False).returncode == 1
+    shown = status(command)
+    assert set(map(tuple, stage_statuses(shown).values())) == {("completed", "failed", "blocked", "blocked")}
+    failures = command("status", "--failed").stdout
+    assert "error: RuntimeError: add_tokenizer was told to fail" in failures
+    assert 'raise RuntimeError(f"{stage} was told to fail")' in failures, "the log's last lines"
+    assert "Nothing is missing" in command(*SUBMIT, "--study", "first", "--yes").stdout
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    for run in (tmp_path / "output" / "runs").iterdir():
+        assert (run / "done.txt").read_text().split() == STAGES, "pretrain was not done again"
+    assert "Nothing to rerun" in command("rerun", "--failed", "--yes").stdout
+
+
+def test_one_runs_crash_leaves_the_others_alone(command, fake_science, tmp_path):
+    victim = plan_ids(tmp_path)[0]
+    fake_science.write_text(json.dumps({victim: {"pretrain": "exit", "blimp": "fail"}}))
+    command(*SUBMIT, "--yes", "--wait", check=False)
+    shown = {run["run_id"]: run["stages"] for run in status(command)["runs"]}
+    assert shown.pop(victim)["pretrain"]["cause"] == "error"
+    assert {stage["status"] for stages in shown.values() for stage in stages.values()} == {"completed"}
+    assert "killed by SIGKILL" in command("status", "--failed").stdout
+
+
+def plan_ids(folder):
+    document = loading.load(folder / "experiments.yaml")
+    return [run.id for run in expansion.expand(grids.cells(document))]
+
+
+def test_a_sibling_of_a_failed_stage_still_runs(command, fake_science):
+    fake_science.write_text('{"*": {"blimp": "out_of_memory"}}')
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", check=False)
+    shown = status(command)
+    assert set(map(tuple, stage_statuses(shown).values())) == {("completed", "completed", "failed", "completed")}
+    assert {run["stages"]["blimp"]["cause"] for run in shown["runs"]} == {"out_of_memory"}
+    assert "Nothing to rerun" in command("rerun", "--failed", "--stage", "superglue", "--yes").stdout
+    fake_science.write_text("{}")
+    name = shown["runs"][0]["name"]
+    command("rerun", "--failed", "--run", name, "--yes", "--wait", check=False)
+    assert status(command)["counts"]["failed"] == 3
+
+
+def test_two_submits_at_once_submit_once(command, tmp_path):
+    words = [sys.executable, "-m", "cluster.cli", *SUBMIT, "--yes"]
+    racers = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [racer.communicate()[0] for racer in racers]
+    assert sorted("Submitted" in text for text in said) == [False, False, True]
+    assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
+    wait_for(lambda: status(command)["counts"]["completed"] == 28)
+
+
+def test_a_pack_killed_with_9_is_lost_and_done_again(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"blimp": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    (task,) = (tmp_path / "output" / "submissions").glob("*/task-0.json")
+    pack = whole_files.read_json(task)["pid"]
+    claims = [
+        whole_files.read_json(path) for path in (tmp_path / "output" / "runs").glob("*/stages/blimp/1/claim.json")
+    ]
+    os.kill(pack, signal.SIGKILL)
+    wait_for(lambda: not any(map(processes.is_alive, claims)))  # its children do not go on without it
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    shown = status(command)
+    assert {stage["cause"] for run in shown["runs"] for stage in run["stages"].values()} == {None, "lost"}
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+
+
+def test_cancel_ends_the_pack_and_says_so(command, fake_science):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    causes = {stage["cause"] for run in status(command)["runs"] for stage in run["stages"].values()}
+    assert causes == {None, "cancelled"}
+    assert "Nothing is running" in command("cancel", "--all", "--yes").stdout
+
+
+def test_a_ledger_removed_is_rebuilt_as_it_was(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"superglue": "fail"}}')
+    command(*SUBMIT, "--yes", "--wait", check=False)
+    before = status(command)
+    (tmp_path / "output" / "ledger.db").unlink()
+    refused = command("status", check=False)
+    assert refused.returncode == 2
+    assert "ledger rebuild" in refused.stderr
+    assert command(*SUBMIT, "--yes", check=False).returncode == 2, "submitting blindly would do everything again"
+    command("ledger", "rebuild")
+    after = status(command)
+    assert {**after, "as_of": ""} == {**before, "as_of": ""}
+
+
+def test_a_run_file_torn_and_left_out_of_a_rebuild_breaks_nothing_else(command, tmp_path):
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    torn = next((tmp_path / "output" / "runs").glob("*/run.json"))
+    torn.write_text('{"run_id": ')
+    assert "left out" in command("ledger", "rebuild").stdout
+    assert status(command)["counts"]["completed"] == 12
+    command("report")
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    assert whole_files.read_json(torn)["run_id"] == torn.parent.name
+
+
+def test_a_rerun_leaves_out_what_cannot_go_ahead(command, fake_science):
+    fake_science.write_text('{"*": {"pretrain": "fail"}}')
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", check=False)
+    assert "Nothing to rerun" in command("rerun", "--stage", "blimp", "--yes").stdout
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_without_a_traceback(command):
+    refused = command("submit", "experiments.yaml", "--site", "site.yaml", "--output-root", "/dev/null/x", "--yes",
+                      check=False)  # fmt: skip
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert "/dev/null/x" in refused.stderr
+
+
+def test_smoke_runs_are_kept_apart(command, tmp_path):
+    told = command(*SUBMIT, "--smoke", "--study", "first", "--yes", "--wait").stdout
+    assert "`status --smoke` shows how it goes" in told
+    assert "say --smoke" in command("report", check=False).stderr
+    assert status(command, "--smoke")["counts"]["completed"] == 16
+    assert command("status", check=False).returncode == 2
+    assert not (tmp_path / "output" / "ledger.db").exists()
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    ids = {run["run_id"] for run in status(command)["runs"]}
+    assert ids.isdisjoint(run["run_id"] for run in status(command, "--smoke")["runs"])
+
+
+def test_data_that_is_not_there_is_named_before_anything_is_submitted(command, manifest_file, tmp_path):
+    manifest_file.write_text(manifest_file.read_text().replace("source: builtin", "source: files"))
+    refused = command(*SUBMIT, "--yes", check=False)
+    assert refused.returncode == 2
+    assert "--data-root" in refused.stderr
+    (tmp_path / "data").mkdir()
+    refused = command(*SUBMIT, "--data-root", "data", "--yes", check=False)
+    assert refused.returncode == 2
+    assert "data: lacks filter-data/blimp_filtered/anaphor_agreement.json" in refused.stderr
+    assert "`tiny-transformers fetch --data-root data`" in refused.stderr
+    full = command(*SUBMIT, "--data-root", "data", "--set", "evaluation.blimp.data=full", "--yes", check=False)
+    assert "`tiny-transformers fetch --data-root data --full-blimp`" in full.stderr
+    assert not (tmp_path / "output" / "submissions").exists()
+
+
+def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    command("report")
+    folder = tmp_path / "output" / "report"
+    assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
+    assert len((folder / "scores.csv").read_text().splitlines()) == 1 + 4 * 4
+    assert ",pretrain,1,tokens_per_second,10000.0\n" in (folder / "metrics.csv").read_text()
+    text = (folder / "report.md").read_text()
+    assert "## second" in text
+    assert "| 50.0 " in text
+    assert (folder / "index.html").exists()
+
+
+def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    ids = [run["run_id"] for run in status(command)["runs"]][:2]
+    refused = command("compare", *ids, check=False)
+    assert refused.returncode == 2
+    assert f"({ids[0]}) has no scores of pairs" in refused.stderr
+    assert refused.stdout == ""
+    for run_id, good in zip(ids, (-1.0, -3.0), strict=True):
+        kept = pairs.KeptPairs({"binding": "sha"}, np.array([4]), np.arange(4), np.full(4, good), np.full(4, -2.0), {})
+        pairs.write(tmp_path / "output" / "runs" / run_id / PAIR_SCORES, kept)
+    told = command("compare", *ids).stdout
+    assert told.splitlines()[0].startswith("a: ")
+    assert "4 pairs: both right 0, a alone 4, b alone 0, neither 0" in told
+
+
+def test_logs_prints_the_newest_attempt(command):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    run_id = status(command)["runs"][0]["run_id"]
+    assert "blimp stand-in" in command("logs", run_id[:8], "blimp").stdout
+    refused = command("logs", "gpt-gelo", check=False)
+    assert refused.returncode == 2
+    assert "is no run" in refused.stderr
+
+
+def test_a_held_ledger_is_still_shown(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    lock = tmp_path / "output" / "ledger.lock"
+    whole_files.create_json(lock, {"host": "elsewhere", "pid": 1, "start": "0"})
+    shown = command("status")
+    assert "another command holds the ledger" in shown.stderr
+    assert "4/4 runs" in shown.stdout
+    lock.unlink()
+
+
+def test_a_torn_result_on_disk_is_a_failure_that_can_be_rerun(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"superglue": "hang"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    (folder, *_) = [path.parent for path in (tmp_path / "output" / "runs").glob("*/stages/superglue/1/claim.json")]
+    command("cancel", "--all", "--yes")
+    (folder / "result.json").write_text('{"status": "completed", "out')
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    assert status(command)["counts"]["failed"] >= 2
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+
+
+def test_a_slurm_site_without_sbatch_is_refused(command, tmp_path):
+    nowhere = os.environ | {"PATH": str(tmp_path)}
+    refused = command("submit", "experiments.yaml", "--site", "delftblue", "--yes", check=False, env=nowhere)
+    assert refused.returncode == 2
+    assert "there is no sbatch on this machine" in refused.stderr
+
+
+# -- tick -------------------------------------------------------------------------------------------------------------
+
+
+def decisions(tmp_path):
+    return [whole_files.read_json(path) for path in sorted(tmp_path.glob("output/runs/*/stages/*/*/decision.json"))]
+
+
+def test_tick_tries_again_what_its_rule_says_and_nothing_else(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"blimp": "out_of_memory", "superglue": "fail"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["failed"] == 8)
+    fake_science.write_text("{}")
+    shown = command("tick").stdout
+    assert "4 stage runs ended in out_of_memory: tried again, 1/2 of the memory." in shown
+    assert "4 stage runs ended in error: not tried again" in shown
+    assert "Submitted" in shown
+    wait_for(lambda: status(command)["counts"]["running"] + status(command)["counts"]["submitted"] == 0)
+    assert (status(command)["counts"]["completed"], status(command)["counts"]["failed"]) == (12, 4)
+    assert sorted((each["stage"], each["action"]) for each in decisions(tmp_path)) == (
+        [("blimp", "retry")] * 4 + [("superglue", "stop")] * 4)  # fmt: skip
+    assert "Nothing to do." in command("tick").stdout
+    assert "not tried again by itself" in command("status", "--failed").stdout
+    command("ledger", "rebuild")
+    assert "Nothing to do." in command("tick").stdout, "the decisions are in the files"
+
+
+def test_tick_submits_nothing_after_the_same_failure_again_and_again(command, fake_science, tmp_path):
+    (tmp_path / "experiments.yaml").write_text(
+        (tmp_path / "experiments.yaml").read_text() + "retry: {error: {times: 9}}\n"
+    )
+    fake_science.write_text('{"*": {"pretrain": "fail"}}')
+    assert command(*SUBMIT, "--yes", "--wait", check=False).returncode == 1
+    for words in (("tick",), SUBMIT):
+        refused = command(*words, *(["--yes"] if words == SUBMIT else []), check=False)
+        assert (refused.returncode, "failed alike" in refused.stderr) == (2, True)
+    fake_science.write_text("{}")
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 28
+
+
+def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
+    import pty
+
+    terminal, theirs = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", *SUBMIT, "--study", "first"], cwd=tmp_path, stdin=theirs,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: (tmp_path / "output" / "ledger.db").exists())
+    wait_for(lambda: not (tmp_path / "output" / "ledger.lock").exists())
+    time.sleep(1)
+    command(*SUBMIT, "--study", "first", "--yes", "--wait")
+    os.write(terminal, b"y\n")
+    asking.communicate(timeout=PATIENCE)
+    assert asking.returncode == 2, "it has been done since"
+    assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
+
+
+def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(command, tmp_path):
+    """What limits held back is on disk, with its own site; what SLURM refused is the user's to ask for again."""
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    (tmp_path / "far.yaml").write_text("name: far\nscheduler: slurm\n")
+    (tmp_path / "bin").mkdir()
+    scripts = {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1", "srun": "exit 0", "squeue": "exit 0",
+               "sacct": "exit 0", "sacctmgr": "exit 1", "scontrol": "exit 1"}  # fmt: skip
+    for name, script in scripts.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    away = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    refused = command("submit", "experiments.yaml", "--site", "far.yaml", "--yes", check=False, env=away)
+    assert "Invalid account" in refused.stderr
+    assert "Nothing to do." in command("tick", env=away).stdout
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 17\n")
+    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\ncase $* in *assoc*) echo 'a|root||0||||';; esac\n")
+    shown = command("submit", "experiments.yaml", "--site", "far.yaml", "--yes", env=away).stdout
+    assert "wait for room" in shown
+    assert status(command)["counts"]["submitted"] == 0
+    assert "wait for room" in command("tick", env=away).stdout
+    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\nexit 1\n")
+    assert "Submitted 17" in command("tick", env=away).stdout
+    assert not list((tmp_path / "output" / "requests").iterdir())
+    command("cancel", "--all", "--yes", env=away)
+
+
+def test_after_cancel_all_tick_begins_nothing_until_a_person_asks(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] > 0)
+    command("cancel", "--all", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    fake_science.write_text("{}")
+    assert "`cancel --all` was given" in command("tick").stdout
+    command("rerun", "--failed", "--yes", "--wait")
+    assert status(command)["counts"]["completed"] == 16
+    assert "Nothing to do." in command("tick").stdout
+    assert not (tmp_path / "output" / "paused.json").exists()

@@ -1,0 +1,77 @@
+"""A file that is not of its kind is refused with what is wrong in it."""
+
+import json
+
+import pytest
+
+from cluster.files import documents
+from cluster.files.whole_files import TornFile
+
+SCORE = {"task": "average", "metric": "accuracy", "value": 0.5, "n": 100}
+
+
+def result(**outcome):
+    return {
+        "status": "completed",
+        "cause": None,
+        "message": None,
+        "ended": 1.8e9,
+        "outcome": {"scores": [SCORE]} | outcome,
+    }
+
+
+def test_a_file_of_its_kind_is_its_value_and_what_a_later_version_added_is_kept(tmp_path):
+    path = tmp_path / "result.json"
+    value = result(metrics={"loss": 1, "precision": "bfloat16"}) | {"new": [1]}
+    path.write_text(json.dumps(value))
+    assert documents.read(path, documents.ResultFile) == value
+    assert documents.read(tmp_path / "absent.json", documents.ResultFile) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ([1], "must be an object"),
+        (None, "must be an object"),
+        ({}, "status: is missing"),
+        (result() | {"status": ["completed"]}, "status: must be one of completed, failed"),
+        (result() | {"cause": "bad luck"}, "cause: must be one of error, timeout,"),
+        (result() | {"message": {"a": 1}}, "message: must be text"),
+        (result() | {"ended": float("nan")}, "ended: must be a number"),
+        (result() | {"ended": 10**400}, "ended: must be a number"),
+        (result() | {"ended": True}, "ended: must be a number"),
+        (result(scores=None), "outcome.scores: must be a list"),
+        (result(scores=[SCORE | {"n": 10**30}]), "outcome.scores.0.n: must be a whole number"),
+        (result(scores=[SCORE, {**SCORE, "value": "high"}]), "outcome.scores.1.value: must be a number"),
+        (result(scores=[{"task": "a"}]), "outcome.scores.0.metric: is missing"),
+        (result(metrics=[1]), "outcome.metrics: must be an object"),
+        (result(data={"file": 1}), "outcome.data.file: must be text"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_by_its_place(tmp_path, value, wrong):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(TornFile) as error:
+        documents.read(path, documents.ResultFile)
+    assert str(error.value).startswith(f"{path}: is no result.json ({wrong}")
+
+
+def test_stages_of_a_pack_are_pairs():
+    packed = {"run_id": "abc", "stages": [["pretrain", 1]]}
+    assert documents.find_fault(packed, documents.PackedRun) == ""
+    for stages in ([["pretrain"]], [["pretrain", 1, 2]], [[1, "pretrain"]], ["pretrain"]):
+        assert documents.find_fault(packed | {"stages": stages}, documents.PackedRun).startswith("stages.0")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, "\x00", '{"a": 1'])
+def test_what_json_cannot_be_read_is_not_whole(tmp_path, text):
+    path = tmp_path / "claim.json"
+    path.write_text(text)
+    with pytest.raises(TornFile, match=r"claim\.json: not whole"):
+        documents.read(path, documents.Claim)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path):
+    (tmp_path / "claim.json").mkdir()
+    with pytest.raises(TornFile, match=r"claim\.json: is a folder"):
+        documents.read(tmp_path / "claim.json", documents.Claim)

@@ -1,0 +1,75 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from cluster.files import folders, processes, whole_files
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    whole_files.write_json(path, {"a": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        whole_files.write_json(path, {"a": 2})
+    monkeypatch.undo()
+    assert whole_files.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_missing_file_is_none_and_a_torn_one_is_told(tmp_path):
+    assert whole_files.read_json(tmp_path / "none.json") is None
+    torn = tmp_path / "torn.json"
+    torn.write_text('{"status": "comple')
+    with pytest.raises(whole_files.TornFile, match="torn.json: not whole"):
+        whole_files.read_json(torn)
+    torn.write_bytes(b"\x00" * 100)  # as some file systems leave it after a crash
+    with pytest.raises(whole_files.TornFile):
+        whole_files.read_json(torn)
+
+
+def test_one_of_many_claims_wins(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from cluster.files import whole_files\n"
+        "print(whole_files.create_json(Path(sys.argv[1]), {'pid': 1}))"
+    )
+    claim = str(tmp_path / "stages" / "claim.json")
+    racers = [subprocess.Popen([sys.executable, "-c", code, claim], stdout=subprocess.PIPE) for _ in range(6)]
+    assert sorted(racer.communicate()[0].strip() for racer in racers) == [b"False"] * 5 + [b"True"]
+
+
+def test_a_process_is_told_from_another_with_its_pid():
+    start = processes.process_start(os.getpid())
+    assert start == processes.process_start(os.getpid())
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
+    assert [processes.is_alive(mine | other) for other in ({}, {"start": "1"}, {"host": "another"})] == [
+        True,
+        False,
+        None,
+    ]
+    child = subprocess.Popen(["sleep", "60"])
+    assert processes.process_start(child.pid) not in (None, start)
+    child.kill()
+    child.wait()
+    assert processes.process_start(child.pid) is None
+
+
+def test_attempts_are_listed_by_number(tmp_path):
+    run = folders.OutputRoot(tmp_path).run("abc")
+    for number in (10, 9, 1):
+        run.attempt("blimp", number).path.mkdir(parents=True)
+    (run.path / "stages" / "blimp" / "notes").mkdir()
+    assert [attempt.number for attempt in run.attempts("blimp")] == [1, 9, 10]
+
+
+def test_a_tail_is_the_end_of_a_log(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join(map(str, range(100_000))))
+    assert whole_files.tail(log, 2) == ["99998", "99999"]
+    assert whole_files.tail(tmp_path / "none", 2) == []

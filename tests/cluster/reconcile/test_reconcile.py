@@ -1,0 +1,633 @@
+"""What the files and SLURM say, for every state and every bad answer, with a small fake of SLURM's clients."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from cluster.files import processes, records, whole_files
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.plan import choosing, cost, expansion, packing
+from cluster.reconcile import reconciling
+from cluster.sites import profiles
+from cluster.slurm.queries import Job
+from cluster.submit import launch
+
+STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
+
+
+class FakeSlurm:
+    """Answers what it was told; None is silence."""
+
+    def __init__(self, queue=(), history=()):
+        self.jobs, self.past, self.calls = queue, history, []
+
+    def queue(self):
+        self.calls.append("squeue")
+        return None if self.jobs is None else {job.key: job for job in self.jobs}
+
+    def history(self, names, days):
+        self.calls.append("sacct")
+        assert days >= 2
+        if self.past is None:
+            return None
+        return {job.key: job for job in self.past if job.name in list(names)}
+
+
+@pytest.fixture
+def runs(manifest_file):
+    return expansion.expand(grids.cells(loading.load(manifest_file), studies=["first"]))
+
+
+ORIGIN = launch.Origin("submit", "2026-01-01T00:00:00+00:00", None, {"digest": "c0de"}, None)
+
+
+def intend(ledger, root, runs, token="cafe", scheduler="slurm", runs_per_pack=1):
+    """Record runs and a submission of all their stages, as `launch.submit` does before sbatch."""
+    where = profiles.Site(name="test", scheduler=scheduler, runs_per_pack=runs_per_pack, cpus=4)
+    recording.record_runs(ledger, root, runs, "2026-01-01")
+    work = [choosing.item(run, run.stages, ledger.states()[run.id], cost.Measured(1e12)) for run in runs]
+    (array,) = packing.arrange(work, {run.id: run for run in runs}, where)
+    directory = root.submission(token)
+    intent = launch.describe(array, where, root, token, ORIGIN)
+    whole_files.write_json(directory.submission, intent)
+    recording.record_intent(ledger, directory, intent)
+    return [[item["run_id"] for item in pack] for pack in intent["packs"]]
+
+
+def answer(ledger, root, token="cafe", **values):
+    values = {"state": "submitted", "job_id": "7"} | values
+    whole_files.write_json(root.submission(token).answer, values)
+    ledger.update_submission(token, state=values["state"], job_id=values["job_id"])
+
+
+def claim(root, run_id, stage, number=1, job="7_0", token="cafe", restart=0):
+    """As a job does: its pack first, then the attempt."""
+    mine = {"token": token, "job": job, "host": "n1", "pid": 1, "restart": restart, "time": 1.0}
+    intent = whole_files.read_json(root.submission(token).submission)
+    packs = [[item["run_id"] for item in pack] for pack in intent["packs"]] if intent else []
+    for index, pack in enumerate(packs):
+        if run_id in pack:
+            whole_files.write_json(root.submission(token).task(index), mine)
+    attempt = root.run(run_id).attempt(stage, number)
+    whole_files.create_json(attempt.claim, mine)
+    return attempt
+
+
+def complete(root, run_id, stage, number=1, **claimed):
+    score = {"task": "average", "metric": "accuracy", "value": 0.75, "n": 8}
+    outcome = {"scores": [score], "checks": [], "metrics": {"seconds": 2.0}, "data": {"a.json": "00"}}
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0, "outcome": outcome}
+    whole_files.write_json(claim(root, run_id, stage, number, **claimed).result, result)
+
+
+def statuses(ledger, run_id):
+    (run,) = [run for run in ledger.overview() if run["run_id"] == run_id]
+    return [run["stages"][stage]["status"] for stage in STAGES]
+
+
+def causes(ledger, run_id):
+    (run,) = [run for run in ledger.overview() if run["run_id"] == run_id]
+    return [run["stages"][stage]["cause"] for stage in STAGES]
+
+
+def test_results_are_the_truth_whatever_slurm_says(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    for stage in STAGES:
+        complete(root, pack[0], stage)
+    slurm = FakeSlurm([Job("7", "tt-cafe", "FAILED")])
+    assert reconciling.reconcile(ledger, root, slurm) == "none", "there is nothing left to ask"
+    assert statuses(ledger, pack[0]) == ["completed"] * 4
+    assert {row["value"] for row in ledger.scores()} == {0.75}
+    assert ledger.open_submissions() == []
+
+
+def test_a_claim_is_running_and_its_pack_mates_are_submitted(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    claim(root, packs[0][0], "pretrain")
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING"), Job("7_1", "tt-cafe", "PENDING", "Resources")])
+    reconciling.reconcile(ledger, root, slurm)
+    assert statuses(ledger, packs[0][0]) == ["running", "submitted", "submitted", "submitted"]
+    assert statuses(ledger, packs[1][0]) == ["submitted"] * 4
+    waiting = [row for row in ledger.newest_attempts("submitted") if row["job"] == "7_1"]
+    assert [row["progress"] for row in waiting] == ['{"reason": "Resources"}', None, None, None], "a run waits once"
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [("FAILED", "error"), ("TIMEOUT", "timeout"), ("OUT_OF_MEMORY", "out_of_memory"), ("NODE_FAIL", "node_fail"),
+     ("BOOT_FAIL", "node_fail"), ("PREEMPTED", "preempted"), ("CANCELLED", "cancelled"), ("DEADLINE", "timeout"),
+     ("COMPLETED", "lost")],
+)  # fmt: skip
+def test_an_ended_job_explains_a_missing_result(ledger, root, runs, state, cause):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", state, node="n1", exit_code="0:9")]))
+    assert statuses(ledger, pack[0]) == ["failed", "blocked", "blocked", "blocked"]
+    assert causes(ledger, pack[0])[0] == cause
+    verdict = whole_files.read_json(root.run(pack[0]).attempt("pretrain", 1).verdict)
+    assert verdict["cause"] == cause
+    assert state in verdict["message"]
+
+
+@pytest.mark.parametrize(
+    ("slurm", "said"),
+    [(FakeSlurm(None), "unreachable"), (FakeSlurm([], None), "partial")],
+    ids=["no squeue", "no sacct"],
+)
+def test_silence_changes_nothing(ledger, root, runs, slurm, said):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    before = ledger.overview()
+    assert reconciling.reconcile(ledger, root, slurm) == said
+    assert ledger.overview() == before
+
+
+def test_a_job_that_every_answer_lacks_is_lost(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUE_HOLD", "CONFIGURING"])
+def test_a_live_job_fails_nothing_however_old_its_heartbeat(ledger, root, runs, state):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    attempt = claim(root, pack[0], "pretrain", job="7")
+    whole_files.write_json(attempt.heartbeat, {"time": 0.0, "fraction": 0.5, "text": "step 3"})
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", state)]))
+    assert statuses(ledger, pack[0])[0] == "running"
+
+
+def test_at_most_two_calls_and_none_when_nothing_is_open(ledger, root, runs):
+    packs = intend(ledger, root, runs)
+    answer(ledger, root)
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING")], [Job(f"7_{i}", "tt-cafe", "FAILED") for i in (1, 2, 3)])
+    reconciling.reconcile(ledger, root, slurm)
+    assert slurm.calls == ["squeue", "sacct"]
+    assert len(packs) == 4
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "CANCELLED")])
+    reconciling.reconcile(ledger, root, slurm)
+    assert reconciling.reconcile(ledger, root, slurm) == "none"
+    assert slurm.calls == ["squeue"]
+
+
+def test_reconciling_twice_changes_nothing(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    complete(root, packs[0][0], "pretrain")
+    claim(root, packs[1][0], "pretrain", job="7_1")
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "RUNNING"), Job("7_1", "tt-cafe", "TIMEOUT")])
+    reconciling.reconcile(ledger, root, slurm)
+    before = list(ledger.db.query("SELECT * FROM attempt ORDER BY rowid"))
+    reconciling.reconcile(ledger, root, slurm)
+    assert list(ledger.db.query("SELECT * FROM attempt ORDER BY rowid")) == before
+
+
+def test_a_torn_result_is_none(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    complete(root, pack[0], "pretrain", job="7")
+    root.run(pack[0]).attempt("pretrain", 1).result.write_text('{"status": "compl')
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(ledger, pack[0])[0] == "running"
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "COMPLETED")]))
+    assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
+    assert "result.json is there but not whole" in ledger.attempt(pack[0], "pretrain", 1)["message"]
+
+
+def test_a_stage_that_raised_blocks_what_needs_it_and_not_its_siblings(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    for stage in ("pretrain", "add_tokenizer", "superglue"):
+        complete(root, pack[0], stage, job="7")
+    failure = {"status": "failed", "cause": "error", "message": "ValueError: no", "ended": 2.0, "outcome": None}
+    whole_files.write_json(claim(root, pack[0], "blimp", job="7").result, failure)
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(ledger, pack[0]) == ["completed", "completed", "failed", "completed"]
+
+
+def requeued(ledger, root, runs):
+    """A pack whose job was requeued in its pretraining, and has begun the next attempt."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", 1, job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")]))
+    assert statuses(ledger, pack[0])[0] == "running", "it is not over: it goes on"
+    claim(root, pack[0], "pretrain", 2, job="7", restart=1)
+    return pack[0]
+
+
+def lives(*states):
+    *earlier, last = [Job("7", "tt-cafe", state, node="n1") for state in states]
+    return Job("7", "tt-cafe", last.state, earlier=tuple(earlier))
+
+
+@pytest.mark.parametrize(
+    ("past", "cause"),
+    [([lives("NODE_FAIL", "RUNNING")], "node_fail"), ([lives("PREEMPTED", "RUNNING")], "preempted"), ([], "preempted")],
+)
+def test_a_requeued_job_goes_on_under_the_next_number(ledger, root, runs, past, cause):
+    run_id = requeued(ledger, root, runs)
+    slurm = FakeSlurm([Job("7", "tt-cafe", "RUNNING")], past)
+    reconciling.reconcile(ledger, root, slurm)
+    assert slurm.calls == ["squeue", "sacct"]
+    assert statuses(ledger, run_id)[0] == "running"
+    assert [(each["status"], each["cause"]) for each in ledger.history(run_id, "pretrain")] == [
+        ("failed", cause), ("running", None)]  # fmt: skip
+    complete(root, run_id, "pretrain", 2, job="7", restart=1)
+    reconciling.reconcile(ledger, root, slurm)
+    assert statuses(ledger, run_id)[:2] == ["completed", "submitted"]
+
+
+def test_a_stage_that_had_no_turn_because_its_run_was_killed_has_not_failed(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2], runs_per_pack=2)
+    answer(ledger, root)
+    for stage in STAGES[:2]:
+        complete(root, packs[0][0], stage, job="7")
+    killed = {"status": "failed", "cause": "error", "message": "killed by SIGKILL", "ended": 2.0, "outcome": None}
+    whole_files.write_json(claim(root, packs[0][0], "blimp", job="7").result, killed)
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "COMPLETED")]))
+    assert statuses(ledger, packs[0][0]) == ["completed", "completed", "failed", "eligible"]
+    assert causes(ledger, packs[0][1])[0] == "lost", "a run of which nothing was begun is not passed over in silence"
+    again = Ledger(root.path / "again.db")
+    reconciling.rebuild(again, root)
+    assert again.open_submissions() == [], "it is known from the files alone"
+    assert statuses(again, packs[0][0]) == statuses(ledger, packs[0][0])
+    key = (packs[0][0], "superglue", 1)
+    assert again.attempt(*key) == ledger.attempt(*key), "to the last word"
+    again.close()
+
+
+def test_a_requeue_at_the_time_limit_is_marked_as_such_by_the_pack(ledger, root, runs):
+    run_id = requeued(ledger, root, runs)
+    task = root.submission("cafe").task(0)
+    earlier = [{"job": "7", "restart": 0, "host": "n1", "pid": 1, "ended_by": "timeout"}]
+    whole_files.write_json(task, whole_files.read_json(task) | {"earlier": earlier})
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))
+    assert ledger.attempt(run_id, "pretrain", 1)["cause"] == "timeout"
+
+
+def test_a_cancelled_job_that_had_requeued_itself_is_cancelled(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    task = root.submission("cafe").task(0)
+    whole_files.write_json(task, whole_files.read_json(task) | {"ended_by": "timeout"})
+    waiting = FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")])
+    reconciling.reconcile(ledger, root, waiting)
+    assert statuses(ledger, pack[0])[0] == "running"
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "CANCELLED")]))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+
+
+@pytest.mark.parametrize(("past", "cause"), [(["FAILED"], "timeout"), (["REQUEUED", "FAILED"], "launch_failed")])
+def test_a_job_that_could_not_be_requeued_ran_out_of_time_and_one_that_was_failed_at_its_launch(
+    ledger, root, runs, past, cause
+):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    task = root.submission("cafe").task(0)
+    whole_files.write_json(task, whole_files.read_json(task) | {"ended_by": "timeout"})
+    reconciling.reconcile(ledger, root, FakeSlurm([], [lives(*past)]))
+    assert causes(ledger, pack[0])[0] == cause
+
+
+def test_a_late_result_outweighs_what_was_guessed(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+    for stage in STAGES:
+        complete(root, pack[0], stage, job="7")
+    reconciling.late_results(ledger, root)
+    assert statuses(ledger, pack[0]) == ["completed"] * 4, "those that had no turn by then, too"
+    assert {row["value"] for row in ledger.scores()} == {0.75}
+    assert ledger.attempt(pack[0], "blimp", 1)["host"] == "n1"
+
+
+def test_what_died_while_nobody_looked_counts_until_its_last_sign_of_life(ledger, root, runs, tmp_path):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    beaten, silent = (claim(root, pack[0], "pretrain", job=f"7_{task}") for task, pack in enumerate(packs))
+    whole_files.write_json(beaten.heartbeat, {"time": 1801.0})
+    os.utime(beaten.heartbeat, (1801.0, 1801.0))
+    reconciling.reconcile(ledger, root, FakeSlurm(None))
+    assert [row["spent"] for row in ledger.hours()] == [0.5], "running, and last heard of after half an hour"
+    lost = [Job(f"7_{task}", "tt-cafe", "NODE_FAIL", node="n1") for task in range(2)]
+    reconciling.reconcile(ledger, root, FakeSlurm([], lost))
+    assert [whole_files.read_json(attempt.verdict)["ended"] for attempt in (beaten, silent)] == [1801.0, 1.0]
+    again = Ledger(tmp_path / "again.db")
+    reconciling.rebuild(again, root)
+    assert again.hours() == ledger.hours()
+    assert [row["spent"] for row in ledger.hours()] == [0.5]
+    assert sum(row["gpu_hours"] for row in ledger.gpu_hours()) == 0.5
+    again.close()
+
+
+def test_a_late_result_counts_with_its_hours(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    attempt = claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "NODE_FAIL")]))
+    assert [row["spent"] for row in ledger.hours()] == [0.0]
+    whole_files.write_json(attempt.result, {"status": "completed", "cause": None, "message": None, "ended": 3601.0})
+    reconciling.late_results(ledger, root)
+    assert [row["spent"] for row in ledger.hours()] == [1.0]
+
+
+def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
+    run_id = requeued(ledger, root, runs)
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")], None))
+    assert [each["status"] for each in ledger.history(run_id, "pretrain")] == ["running", "running"]
+
+
+def test_a_pack_that_never_began_has_failed_at_its_launch(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "FAILED", exit_code="1:0", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "launch_failed"
+    attempt = ledger.attempt(pack[0], "pretrain", 1)
+    assert "slurm_logs/cafe" in attempt["message"]
+    assert attempt["host"] == "n1", "which is to be avoided"
+
+
+def test_a_kill_for_memory_is_known_by_accounting(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    killed = Job("7", "tt-cafe", "FAILED", exit_code="0:9", memory=3950, asked=4000)
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "FAILED")], None))
+    assert statuses(ledger, pack[0])[0] == "running", "why is not known before accounting answers"
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "FAILED")], [killed]))
+    assert causes(ledger, pack[0])[0] == "out_of_memory"
+    assert "3,950 of 4,000 MB" in ledger.attempt(pack[0], "pretrain", 1)["message"]
+
+
+def test_a_job_that_the_controller_forgot_but_that_still_beats_is_not_lost(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    beat = claim(root, pack[0], "pretrain", job="7").heartbeat
+    whole_files.write_json(beat, {"time": 0.0, "fraction": 0.5, "text": "step 3"})  # by a node whose clock is wrong
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert statuses(ledger, pack[0])[0] == "running"
+    os.utime(beat, (time.time() - 120,) * 2)
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost"
+
+
+def test_a_submission_that_the_ledger_never_heard_of_is_taken_in(ledger, root, runs, tmp_path):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    complete(root, pack[0], "pretrain", job="7")
+    other = Ledger(tmp_path / "other.db")  # as it was before `submit` was killed
+    reconciling.reconcile(other, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert statuses(other, pack[0]) == ["completed", "submitted", "submitted", "submitted"]
+    other.close()
+
+
+def test_runs_that_were_taken_in_have_the_order_of_the_manifest(ledger, root, runs, tmp_path):
+    intend(ledger, root, runs)
+    other = Ledger(tmp_path / "other.db")
+    reconciling.reconcile(other, root, FakeSlurm())
+    assert [run["run_id"] for run in other.overview()] == [run.id for run in runs]
+    other.close()
+
+
+def test_a_study_that_is_on_disk_only_is_taken_in(ledger, root):
+    ledger.put_study("first", "Which?", [])
+    grid = {"overrides": [], "stages": ["pretrain"], "runs": ["0123456789ab"], "baselines": ["0123456789ab"]}
+    told = {"name": "first", "description": "Which one?", "grids": [grid]}
+    whole_files.write_json(root.study("first"), told)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert ledger.studies() == [told]
+
+
+def test_an_answer_that_was_heard_needs_no_search(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    whole_files.write_json(root.submission("cafe").answer, {"state": "submitted", "job_id": "9"})
+    reconciling.reconcile(ledger, root, FakeSlurm(None))
+    (submission,) = ledger.open_submissions()
+    assert (submission["state"], submission["job_id"]) == ("submitted", "9")
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4
+
+
+def test_another_submissions_claim_is_not_read_as_ours(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", token="beef")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
+    assert statuses(ledger, pack[0])[0] == "submitted"
+
+
+# -- a lost answer ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_whose_answer_was_lost_is_adopted_from_the_queue(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    slurm = FakeSlurm([Job("9_0", "tt-cafe", "RUNNING"), Job("9_1", "tt-cafe", "PENDING"), Job("8", "x", "RUNNING")])
+    reconciling.reconcile(ledger, root, slurm)
+    (submission,) = ledger.open_submissions()
+    assert (submission["state"], submission["job_id"]) == ("submitted", "9")
+    assert whole_files.read_json(root.submission("cafe").answer)["job_id"] == "9"
+    assert statuses(ledger, packs[0][0]) == ["submitted"] * 4
+
+
+def test_tasks_of_an_adopted_array_that_have_left_the_queue_are_judged_by_accounting(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    slurm = FakeSlurm([Job("9_1", "tt-cafe", "PENDING")], [Job("9_0", "tt-cafe", "OUT_OF_MEMORY", node="n1")])
+    reconciling.reconcile(ledger, root, slurm)
+    assert causes(ledger, packs[0][0])[0] == "out_of_memory"
+
+
+def test_an_intent_without_its_folder_is_void(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    shutil.rmtree(root.submission("cafe").path)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
+
+
+def test_a_job_whose_answer_was_lost_is_adopted_from_accounting(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("9", "tt-cafe", "NODE_FAIL", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "node_fail"
+
+
+@pytest.mark.parametrize("slurm", [FakeSlurm(None), FakeSlurm([], None)], ids=["no squeue", "no sacct"])
+def test_an_unanswered_submission_stays_while_slurm_is_silent(ledger, root, runs, slurm):
+    intend(ledger, root, runs[:1])
+    age(root)
+    reconciling.reconcile(ledger, root, slurm)
+    assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+
+
+def age(root, seconds=3600):
+    path = root.submission("cafe").submission
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "local"])
+def test_an_unanswered_submission_is_void_only_once_its_absence_is_proven(ledger, root, runs, scheduler):
+    (pack,) = intend(ledger, root, runs[:1], scheduler=scheduler)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4, "sbatch may still be trying"
+    age(root)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert ledger.open_submissions() == []
+    assert statuses(ledger, pack[0]) == ["eligible", "waiting", "waiting", "waiting"]
+    assert ledger.states()[pack[0]]["pretrain"].attempts == 1, "its number is not used again"
+
+
+def test_an_sbatch_that_never_reached_the_controller_need_not_be_waited_for(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    whole_files.write_json(root.submission("cafe").answer, {"state": "intended", "reached": False})
+    reconciling.reconcile(ledger, root, FakeSlurm(None))
+    assert statuses(ledger, pack[0]) == ["submitted"] * 4, "silence proves nothing"
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
+
+
+def test_a_job_that_arrives_while_it_is_given_up_is_adopted(ledger, root, runs, monkeypatch):
+    (pack,) = intend(ledger, root, runs[:1])
+    age(root)
+    directory = root.submission("cafe")
+    write = whole_files.write_json
+
+    def late(path, value):
+        write(path, value)
+        if value.get("state") == "void":
+            write(directory.task(0), {"job": "9", "restart": 0, "host": "n1", "pid": 1})
+
+    monkeypatch.setattr(whole_files, "write_json", late)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert whole_files.read_json(directory.answer) == {"state": "submitted", "job_id": "9"}
+    assert statuses(ledger, pack[0])[0] == "submitted"
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
+
+
+def test_a_local_pack_is_alive_as_long_as_its_process(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    me = {"host": os.uname().nodename, "pid": os.getpid(), "start": processes.process_start(os.getpid())}
+    answer(ledger, root, job_id="local-1", process=me)
+    claim(root, pack[0], "pretrain", job="local-1")
+    assert reconciling.reconcile(ledger, root, FakeSlurm(None)) == "none"
+    assert statuses(ledger, pack[0])[0] == "running"
+    whole_files.write_json(
+        root.submission("cafe").task(0), me | {"job": "local-1", "restart": 0, "start": "0"}
+    )  # its pid came again
+    reconciling.reconcile(ledger, root, FakeSlurm(None))
+    assert (statuses(ledger, pack[0])[0], causes(ledger, pack[0])[0]) == ("failed", "lost")
+
+
+def test_a_process_of_another_machine_is_not_judged(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    answer(ledger, root, job_id="local-1", process={"host": "elsewhere", "pid": 1, "start": "0"})
+    claim(root, pack[0], "pretrain")
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "running"
+
+
+def test_a_local_pack_that_was_cancelled_before_it_was_started_is_void(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1], scheduler="local")
+    launch.cancel_local(root.submission("cafe"), 0)
+    age(root)
+    reconciling.reconcile(ledger, root, FakeSlurm())
+    assert statuses(ledger, pack[0])[0] == "eligible"
+
+
+def test_a_cancelled_submission_that_arrives_after_all_leaves_as_cancelled(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    whole_files.write_json(root.submission("cafe").answer, {"state": "intended", "cancelled": True})
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
+    assert whole_files.read_json(root.submission("cafe").answer) == {
+        "state": "submitted",
+        "job_id": "7",
+        "cancelled": True,
+    }
+    whole_files.write_json(root.submission("cafe").task(0), {"job": "7", "restart": 0, "host": "n1", "pid": 1})
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "COMPLETED")]))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+
+
+# -- rebuilding -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
+    packs = intend(ledger, root, runs, runs_per_pack=2)
+    answer(ledger, root)
+    for stage in STAGES:
+        complete(root, packs[0][0], stage)
+    complete(root, packs[0][1], "pretrain")
+    claim(root, packs[0][1], "add_tokenizer")
+    recording.record_studies(
+        ledger, root, [records.StudyRecord("z/1", "Why?", (runs[0].id,)), records.StudyRecord("first", "", ())]
+    )
+    slurm = FakeSlurm([Job("7_0", "tt-cafe", "TIMEOUT"), Job("7_1", "tt-cafe", "CANCELLED")])
+    reconciling.reconcile(ledger, root, slurm)
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    assert json.dumps(again.overview()) == json.dumps(ledger.overview())
+    assert again.scores() == ledger.scores()
+    assert [study["name"] for study in again.studies()] == ["first", "z/1"]
+    tables = ("run", "study_run", "study", "submission", "score", "metric", "data_file", "check_result")
+    for table in tables:
+        query = f"SELECT * FROM {table} ORDER BY 1, 2"
+        assert list(again.db.query(query)) == list(ledger.db.query(query)), table
+    again.close()
+
+
+def test_a_torn_run_file_is_told_and_the_others_are_kept(ledger, root, runs, tmp_path):
+    intend(ledger, root, runs[:2])
+    root.run(runs[0].id).run_json.write_text('{"run_id": ')
+    again = Ledger(tmp_path / "again.db")
+    (torn,) = reconciling.rebuild(again, root)
+    assert runs[0].id in torn
+    assert [run["run_id"] for run in again.overview()] == [runs[1].id]
+    again.close()
+
+
+FORMS = ("[" * 100_000, "[1]", '"x"', "3", "null", "{}", '{"status": ["completed"], "time": 1e999, "state": 1}')
+PLACES = ("result", "claim", "verdict", "heartbeat", "run", "submission", "answer", "task", "study", "decision")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_file_of_another_form_is_left_out_and_named_and_all_else_is_as_before(ledger, root, runs, place, form):
+    recording.record_studies(ledger, root, [records.StudyRecord("first", "", ())])
+    for token, run in (("cafe", runs[0]), ("beef", runs[1])):
+        intend(ledger, root, [run], token)
+        answer(ledger, root, token)
+        for stage in STAGES[:3]:
+            complete(root, run.id, stage, job="7", token=token)
+    attempt = root.run(runs[0].id).attempt("blimp", 1)
+    if place in ("verdict", "heartbeat"):
+        attempt.result.unlink()
+    submission = root.submission("cafe")
+    path = {
+        "run": root.run(runs[0].id).run_json, "submission": submission.submission, "answer": submission.answer,
+        "task": submission.task(0), "study": root.study("first"),
+    }.get(place) or getattr(attempt, place)  # fmt: skip
+    path.write_text(form)
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING"), Job("7", "tt-beef", "RUNNING")]))
+    assert statuses(ledger, runs[1].id)[:3] == ["completed"] * 3
+    ledger.close()
+    root.ledger.unlink()
+    again = Ledger(root.ledger)
+    named = reconciling.rebuild(again, root)
+    assert [str(path) in text for text in named] == [True] * (place not in ("answer", "task"))
+    assert statuses(again, runs[1].id)[:3] == ["completed"] * 3
+    again.close()

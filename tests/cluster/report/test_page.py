@@ -1,0 +1,335 @@
+"""The report's page: what is in it, and how it behaves in a browser (headless Chromium)."""
+
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import synthetic
+
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.report import details, page, results
+from cluster.report.findings import Comparison, PairsFinding
+from cluster.report.page import Page
+from cluster.report.results import MAIN, Study
+from cluster.report.study_tables import PageFigure, Section
+
+HOSTILE = "<script>fail('run')</script>"
+LOG = (
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07</pre><script>fail('log')</script> & more\r50%|#####     |\r100%|##########|\n"
+)
+SVG = """<svg viewBox="0 0 400 200" role="img" aria-label="scores" xmlns="http://www.w3.org/2000/svg">
+<path d="M40 10V170H390" fill="none" stroke="currentColor"/>
+<text x="40" y="190" fill="currentColor" font-size="14">parameters</text></svg>"""
+
+
+def interval(values: list[float]) -> Any:
+    mean = statistics.fmean(values)
+    margin = 2 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 2 else None
+    few = margin is None
+    return SimpleNamespace(
+        mean=mean, low=None if few else mean - margin, high=None if few else mean + margin, n=len(values)
+    )
+
+
+def comparisons(study: Study) -> Iterator[Any]:
+    """As the statistics make them, with p-values from nowhere: a third of them significant."""
+    for family in study.families:
+        for number, variant in enumerate(family.variants[1:]):
+            for measure in map(results.BY_KEY.__getitem__, MAIN):
+                ours, base = variant.values(measure), family.baseline.values(measure)
+                both = sorted(ours.keys() & base.keys())
+                if not both:
+                    continue
+                told = interval([ours[seed] - base[seed] for seed in both])
+                p = None if told.low is None else (0.004, 0.2, 0.9)[number % 3]
+                yield Comparison(
+                    measure=measure, family=family, variant=variant, n=len(both), difference=told.mean,
+                    low=told.low, high=told.high, p=p, p_corrected=p and min(1, 2 * p),
+                    test="sign-flip permutation over seeds" if p else "2 seeds: at least 5 are needed for p < 0.05",
+                    effect_size=0.4 if p else None,
+                    items=PairsFinding(n=5000, seeds=1, difference=told.mean, low=-0.01, high=0.02, p=0.03,
+                                       p_corrected=0.06)
+                    if measure.key == "blimp" else None,
+                    sentence=f"{variant.label} is {100 * told.mean:+.1f} from {family.baseline.label} on "
+                    f"{measure.title}, {len(both)} seeds.",
+                )  # fmt: skip
+
+
+def section(study: Study) -> Section:
+    kept = {
+        (variant.key, measure.key): list(variant.values(measure).values())
+        for variant in study.variants
+        for measure in study.measures()
+    }
+    blimp = results.BY_KEY["blimp"]
+    theirs = SimpleNamespace(
+        measure=blimp, value=0.614, low=0.60, high=0.63, n=6, source="thesis, table 3",
+        ours=lambda variant: list(variant.values(blimp).values()),
+    )  # fmt: skip
+    return Section(
+        study,
+        answers=["GPT-Neo: no variant is better than gelu on BLiMP; 2 seeds are too few to tell."],
+        intervals={key: interval(values) for key, values in kept.items() if values},
+        comparisons=list(comparisons(study)),
+        published={(variant.key, "blimp"): theirs for variant in study.families[0].variants[:3]},
+        known_differences=["The originals did not mask.", "Their averages are micro averages."],
+        drawings=[PageFigure(f"{study.name}-{number}", "Score against parameters", "A point is a variant.", SVG)
+                  for number in range(3)],
+    )  # fmt: skip
+
+
+def write(folder: Path, root: OutputRoot) -> Path:
+    ledger = Ledger(root.ledger, read_only=True)
+    studies = results.read(ledger)
+    found = details.run_details(ledger, root, [run.id for run in ledger.runs()])
+    ledger.close()
+    sections = [section(study) for study in studies]
+    for drawing in (drawing for each in sections for drawing in each.drawings):
+        for kind in ("svg", "pdf"):
+            (folder / "figures").mkdir(parents=True, exist_ok=True)
+            (folder / "figures" / f"{drawing.name}.{kind}").touch()
+    path = folder / "index.html"
+    path.write_text(page.text(Page("2026-11-22T12:00:00", sections, found, ["blimp.jsonl has 2 versions"])))
+    return path
+
+
+@dataclass(frozen=True)
+class Report:
+    path: Path
+    runs: int
+    failed: str  # id of a run whose fine-tuning failed
+    hostile: str  # id of a run with markup in its name and its log
+
+    @property
+    def url(self) -> str:
+        return self.path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Of two studies; one failed, one is running, one wants to be a script."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = [*synthetic.planned(("activations",), seeds=2), *synthetic.planned(("heads",))]
+    runs = list({run.id: run for run in runs}.values())
+    hostile, failed, running = runs[0].id, runs[3].id, runs[-1].id
+    runs[0] = replace(runs[0], name=HOSTILE)
+    root = synthetic.make(
+        folder / "output",
+        runs,
+        failing=lambda run: "superglue" if run.id == failed else None,
+        unfinished=lambda run: "pretrain" if run.id == running else None,
+    )
+    root.run(hostile).attempt("pretrain", 1).log.write_text(LOG)
+    return Report(write(folder / "page", root), len(runs), failed, hostile)
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------
+
+
+class Visit:
+    """The page, opened; `trouble` is what the console and the network had to say."""
+
+    def __init__(self, tab: Any, url: str, **media: str) -> None:
+        self.tab, self.trouble, self.requests = tab, [], []
+        tab.on("console", lambda message: self.trouble.append(message.text))
+        tab.on("pageerror", lambda error: self.trouble.append(str(error)))
+        tab.on("request", lambda request: self.requests.append(request.url))
+        tab.emulate_media(**media)
+        tab.goto(url)
+
+    def ask(self, script: str, value: Any = None) -> Any:
+        return self.tab.evaluate(script, value)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: `make test` installs it"
+    )
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any, report: Report) -> Iterator[Callable[..., Visit]]:
+    tab = browser.new_page()
+    yield lambda target="", width=1400, **media: (
+        tab.set_viewport_size({"width": width, "height": 900}),
+        Visit(tab, report.url + target, **media),
+    )[1]
+    tab.close()
+
+
+def test_the_page_asks_for_nothing_but_itself_and_has_no_errors(visit, report):
+    opened = visit()
+    assert opened.requests == [report.url]
+    assert opened.trouble == []
+
+
+def test_every_link_on_the_page_leads_somewhere_and_targets_are_unique(visit, report):
+    opened = visit()
+    ids = opened.ask("Array.from(document.querySelectorAll('[id]'), node => node.id)")
+    assert len(ids) == len(set(ids))
+    links = opened.ask("Array.from(document.querySelectorAll('a'), link => link.getAttribute('href'))")
+    assert len(links) > 1_000
+    assert {link.removeprefix("#") for link in links if link.startswith("#")} <= set(ids)
+    files = {link for link in links if not link.startswith("#")}
+    assert len(files) == 2 * 2 * 3
+    assert all((report.path.parent / file).is_file() for file in files)
+
+
+COLUMN = "(body, column) => Array.from(body.rows, row => row.cells[column].firstChild?.textContent ?? '')"
+
+
+def test_tables_sort_numbers_as_numbers_with_what_is_missing_last(visit):
+    table = visit().tab.locator("#study-heads [aria-label=RoBERTa]")
+    loss = table.locator("th[data-column='2']")
+    assert loss.get_attribute("aria-sort") is None
+    loss.locator("button").click()
+    assert loss.get_attribute("aria-sort") == "ascending"
+    *values, missing = table.locator("tbody").evaluate(COLUMN, 2)
+    assert missing == "–"
+    assert values == sorted(values, key=float)
+    assert len(values) > 1
+    loss.locator("button").press("Enter")
+    assert loss.get_attribute("aria-sort") == "descending"
+    assert table.locator("tbody").evaluate(COLUMN, 2) == [*reversed(values), missing]
+
+
+def test_numbers_with_commas_or_a_sign_sort_by_their_size(visit):
+    table = visit().tab.locator("#study-activations [aria-label=GPT-Neo]")
+    count = table.locator("th:has-text('parameters')")
+    count.locator("button").click()
+    shown = table.locator("tbody").evaluate(COLUMN, int(count.get_attribute("data-column")))
+    sizes = [int(text.replace(",", "")) for text in shown]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 10_000_000 < sizes[-1]
+    table.locator("th[data-column='6'] button").click()
+    *differences, of_baseline = table.locator("tbody").evaluate(COLUMN, 6)
+    assert of_baseline == ""
+    numbers = [float(text.replace("−", "-").rstrip("*")) for text in differences]
+    assert numbers == sorted(numbers)
+    assert numbers[1] < 0 < numbers[-1]
+
+
+def test_a_figure_leads_to_its_variants_runs_and_from_there_to_a_run(visit):
+    opened = visit()
+    opened.tab.locator("#study-heads [aria-label=GPT-Neo] tbody tr:nth-child(2) td:nth-child(3) a").click()
+    target = opened.ask("location.hash")
+    assert target.startswith("#variant-heads-")
+    seed = opened.tab.locator(f"[id='{target[1:]}'] tbody td a").first
+    assert seed.is_visible()
+    seed.click()
+    run = opened.ask("location.hash")
+    assert run.startswith("#run-")
+    attempts = opened.tab.locator(f"{run} table").first
+    assert attempts.is_visible()
+    assert attempts.bounding_box()["y"] < 900
+    opened.tab.locator(f"{run} > summary").click()
+    assert not attempts.is_visible()
+    opened.tab.go_back()
+    opened.tab.go_forward()
+    assert attempts.is_visible()
+
+
+def test_a_pages_address_with_a_target_opens_it(visit, report):
+    opened = visit(f"#run-{report.failed}")
+    assert opened.tab.locator(f"#run-{report.failed} table").first.is_visible()
+    assert "ValueError: the loss is not a number" in opened.tab.inner_text(f"#run-{report.failed}")
+
+
+def test_what_runs_are_named_and_log_is_text_and_nothing_else(visit, report):
+    opened = visit(f"#run-{report.hostile}")
+    assert opened.trouble == []
+    assert HOSTILE in opened.tab.inner_text(f"#run-{report.hostile} > summary")
+    log = opened.tab.locator(f"#run-{report.hostile} details:has-text('pretrain, attempt 1') pre").text_content()
+    assert log == "red </pre><script>fail('log')</script> & more\n50%|#####     |\n100%|##########|"
+
+
+OPEN = "document.querySelectorAll('details').forEach(node => { node.open = true })"
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_is_no_wider_than_the_window(visit, width):
+    opened = visit(width=width)
+    assert opened.ask("document.documentElement.scrollWidth") == width
+    opened.ask(OPEN)
+    opened.ask("document.querySelectorAll('.run').forEach(node => { node.style.contentVisibility = 'visible' })")
+    assert opened.ask("document.documentElement.scrollWidth") == width
+
+
+def test_no_table_is_cut_off_on_paper(visit):
+    """A4 across, without its margins, has 1,032 CSS pixels."""
+    opened = visit(width=1032, media="print")
+    assert opened.tab.locator("#study-activations [aria-label=GPT-Neo]").is_visible()
+    cut = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => [box.ariaLabel, box.scrollWidth])"
+    assert opened.tab.locator(".scroll").evaluate_all(cut) == []
+    assert not opened.tab.locator(".files").first.is_visible()
+
+
+CONTRASTS = """() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const ground = node => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+      if (color[3] > 0) throw new Error("a translucent ground: " + node.outerHTML.slice(0, 80));
+    }
+    throw new Error("no ground");
+  };
+  const found = new Map();
+  for (const node of document.querySelectorAll("body *")) {
+    const says = Array.from(node.childNodes).some(child => child.nodeType === 3 && child.data.trim());
+    if (!says || !node.getClientRects().length) continue;
+    const style = getComputedStyle(node), text = parse(node instanceof SVGElement ? style.fill : style.color);
+    const [low, high] = [luminance(text), luminance(ground(node))].sort((a, b) => a - b);
+    found.set(`${node.localName}.${node.className.baseVal ?? node.className}: ${text}`, (high + 0.05) / (low + 0.05));
+  }
+  return Object.fromEntries(found);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(visit, scheme):
+    opened = visit(color_scheme=scheme)
+    opened.ask(OPEN)
+    ratios = opened.ask(CONTRASTS)
+    assert len(ratios) > 10
+    assert {what: ratio for what, ratio in ratios.items() if ratio < 4.5} == {}
+    dark = opened.ask("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+
+
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_failed_says_so_in_its_place(report):
+    text = report.path.read_text()
+    assert f"{report.runs - 2} of {report.runs} runs are complete" in text
+    assert "1 of 2 seeds" in text
+    assert "superglue failed (error)" in text
+    assert re.search(r'class="missing"[^>]*><a href="#variant-heads-[0-9a-f]+">–</a> <small>1 running</small>', text)
+    assert "blimp.jsonl has 2 versions" in text
+
+
+def test_runs_share_what_is_the_same_for_them(report):
+    text = report.path.read_text()
+    assert text.count('id="environment-') == 1
+    assert text.count('id="data-') == 4  # of four stages
+    assert len(text) < 30_000 * report.runs  # a report of 200 runs has less than 6 MB

@@ -1,0 +1,73 @@
+import os
+
+import pytest
+
+from cluster.errors import InputError
+from cluster.sites import profiles
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in profiles.SHIPPED.glob("*.yaml")))
+def test_shipped_sites_load(name):
+    assert profiles.load(name).name == name
+
+
+def test_delftblue_asks_memory_within_the_partitions_cap():
+    delftblue = profiles.load("delftblue")
+    assert delftblue.memory_per_cpu <= 8000
+    assert 4 * delftblue.cpus <= 64
+    assert 4 * delftblue.cpus * delftblue.memory_per_cpu <= 512_000
+
+
+def test_the_small_partition_asks_what_one_mig_slice_allows():
+    small = profiles.load("delftblue-small")
+    assert (small.gpus, small.cpus, small.max_time, small.mig) == (1, 2, 240, True)
+    assert small.memory_per_cpu <= 8000
+    assert small.gpu_memory <= 10_000
+
+
+def test_options_override_a_profile():
+    assert profiles.load("delftblue", account="research-eemcs-st", partition=None).account == "research-eemcs-st"
+
+
+def test_this_machine_has_its_own_cores_and_memory_unless_the_profile_says_how_much(tmp_path):
+    here = profiles.load("local")
+    assert (here.slots, here.cpus) == (None, os.cpu_count())
+    assert here.local_slots == (here.gpus or max(1, here.cpus // 2))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert here.memory_per_cpu == memory // 10**6 // here.cpus
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nscheduler: local\nslots: 3\nmemory_per_cpu: 1234\n")
+    mine = profiles.load(str(path))
+    assert (mine.slots, mine.local_slots, mine.memory_per_cpu) == (3, 3, 1234)
+
+
+def test_an_unknown_site_names_the_nearest():
+    with pytest.raises(InputError, match="no such site. Did you mean delftblue"):
+        profiles.load("delft-blue")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nscheduler: slurm\npartitoin: gpu\n", "partitoin.*Did you mean partition"),
+        ("name: x\nscheduler: pbs\n", "scheduler: 'pbs'"),
+        ("name: x\nscheduler: slurm\ncpus: 0\n", "cpus: 0"),
+        ("a: [", "not valid YAML"),
+        ("- 1", "must be a mapping"),
+    ],
+)
+def test_a_wrong_profile_says_where(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        profiles.load(str(path))
+
+
+def test_where_there_is_sbatch_the_site_must_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert profiles.default_site() == "local"
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\n")
+    sbatch.chmod(0o755)
+    with pytest.raises(InputError, match="--site"):
+        profiles.default_site()

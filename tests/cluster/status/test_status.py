@@ -1,0 +1,568 @@
+"""What status says, at several widths, and while it is watched."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import synthetic
+import waiting
+from rich.console import Console
+
+from cluster.cli import entry, shared
+from cluster.files.folders import OutputRoot
+from cluster.reconcile import session
+from cluster.reconcile.session import LedgerView
+from cluster.status import reading, showing, watching
+
+START = 1_790_000_000.0
+EXPECTED = Path(__file__).parent  # TT_RECORD=1 writes it anew
+SUBMISSION = {"created": "2026-09-21", "scheduler": "slurm", "site": "s", "job_id": "7", "data_root": None,
+              "asked_by": "submit", "slots": 2, "gpus": 1}  # fmt: skip
+BEAT = {"fraction": 0.4, "text": "step 40 of 100", "time": START + 4190, "loss": 1.9, "tokens_per_second": 61_000.0,
+        "seconds_left": 730.0}  # fmt: skip
+STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
+
+
+def rendered(what, width=200, **options):
+    console = Console(width=width, file=io.StringIO(), highlight=False, **options)
+    console.print(what)
+    return console.file.getvalue()
+
+
+def submit(ledger, token, packs, state="submitted", seconds=7200.0, **values):
+    """Record a submission of these packs: each a list of runs."""
+    attempts = [
+        {"run_id": run.id, "stage": stage, "number": 1, "task": task}
+        for task, pack in enumerate(packs) for run in pack for stage in STAGES
+    ]  # fmt: skip
+    ledger.record_submission(
+        {"token": token, "state": "submitted", "seconds": seconds, **SUBMISSION, **values}, attempts
+    )
+    if state != "submitted":
+        ledger.update_submission(token, state=state)
+
+
+def complete(ledger, run, task, began, took):
+    for index, stage in enumerate(STAGES):
+        times = {"started": began + index * took / 4, "ended": began + (index + 1) * took / 4}
+        ledger.put_attempt(run.id, stage, 1, status="completed", job=f"7_{task}", host="gpu001", **times)
+
+
+@pytest.fixture
+def study(ledger, root, runs, monkeypatch):
+    """One pack has ended, one is running, one waits; two runs failed alike. Read at START + 4200."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    ledger.record_runs(runs, "2026")
+    submit(ledger, "aa", [[runs[5]], [runs[6]]])
+    for task, run in enumerate(runs[5:7]):
+        message = f"ValueError: line {task + 3} of a.json: label is 7"
+        told = {"status": "failed", "cause": "error", "message": message, "job": f"6_{task}", "host": "gpu000"}
+        ledger.put_attempt(run.id, "pretrain", 1, **told, started=START, ended=START + 360)
+        for stage in STAGES[1:]:
+            ledger.put_attempt(run.id, stage, 1, status="void")
+    ledger.update_submission("aa", state="done")
+    log = root.run(runs[5].id).attempt("pretrain", 1).log
+    log.parent.mkdir(parents=True)
+    log.write_text("reading a.json\nValueError: line 3 of a.json: label is 7\n")
+    submit(ledger, "cafe", [[runs[0]], runs[1:3], [runs[3]], [runs[4]]], seconds=4 * 3600.0)
+    complete(ledger, runs[0], 0, START, 3960.0)
+    ledger.put_attempt(runs[1].id, "pretrain", 1, status="running", job="7_1", host="gpu002", started=START + 3900,
+                       progress=json.dumps(BEAT))  # fmt: skip
+    for run, task in ((runs[3], 2), (runs[4], 3)):
+        ledger.put_attempt(run.id, "pretrain", 1, job=f"7_{task}", progress=json.dumps({"reason": "Priority"}))
+    yield ledger
+    monkeypatch.undo()
+    time.tzset()
+
+
+def shown(ledger, root, width=160, slurm="answered", show="all", everything=False, **options):
+    read = reading.read(LedgerView(ledger, "14:02", slurm), root, now=START + 4200)
+    return rendered(showing.StatusLines(read, root, show, everything), width, **options)
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_status_reads_well_at_this_width(study, tmp_path, monkeypatch, width):
+    monkeypatch.chdir(tmp_path)
+    told = shown(study, OutputRoot(Path("output")), width)
+    assert max(map(len, told.splitlines())) <= width
+    path = EXPECTED / f"{width}.txt"
+    if os.environ.get("TT_RECORD"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(told)
+    assert told.splitlines() == path.read_text().splitlines()
+
+
+def test_a_pipe_gets_no_control_codes_and_a_plain_terminal_ascii(study, root):
+    assert "\x1b" not in shown(study, root)
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    read = reading.read(LedgerView(study, "14:02", "answered"), root, now=START + 4200)
+    Console(width=80, file=ascii_only, highlight=False).print(showing.StatusLines(read, root))
+    ascii_only.flush()
+    assert "###" in ascii_only.buffer.getvalue().decode("ascii")
+
+
+def test_without_colour_a_terminal_shows_the_same_words(study, root, monkeypatch):
+    plain = shown(study, root)
+    monkeypatch.setenv("NO_COLOR", "1")
+    bare = shown(study, root, force_terminal=True)
+    assert not re.search(r"\x1b\[[0-9;]*3[1-7]", bare)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", bare) == plain
+
+
+def test_when_slurm_is_silent_it_says_so(study, root):
+    assert "SLURM did not answer; as of 14:02" in shown(study, root, slurm="unreachable")
+
+
+def test_failures_of_one_cause_are_one_group_with_the_command_that_mends_them(study, root, runs):
+    (failure,) = reading.read(LedgerView(study, "now", "none"), root).failures
+    assert [run_id for run_id, *_ in failure.attempts] == [runs[5].id, runs[6].id]
+    assert failure.command == f"rerun --failed --output-root {root.path}"
+    study.put_attempt(runs[6].id, "pretrain", 1, message="OSError: no data")
+    commands = {each.command for each in reading.read(LedgerView(study, "now", "none"), root).failures}
+    expected = {f"rerun --failed --stage pretrain --run {run.id} --output-root {root.path}" for run in runs[5:7]}
+    assert commands == expected
+    study.put_decision({"run_id": runs[5].id, "stage": "pretrain", "number": 1, "action": "retry", "cause": "timeout",
+                        "tries": 1, "changes": "1.5 x the time", "due": 0.0, "time": 0.0})  # fmt: skip
+    told = shown(study, root)
+    assert "to be tried again: 1.5 x the time" in told
+    assert f"-> tiny-transformers tick --output-root {root.path}" in told.replace("\n    ", " ")
+
+
+def test_a_log_that_ends_in_what_the_message_says_is_not_shown_twice(study, root):
+    told = shown(study, root, show="failed", everything=True)
+    assert told.count("label is 7") == 1
+    assert "    reading a.json" in told
+
+
+def test_what_a_terminal_would_obey_is_not_shown_and_a_message_of_several_lines_is_whole(study, root, runs):
+    evil = "\x1b]0;title\x07\x1b[31mone\x1b[0m\r\ntwo\n\tthree\x9b2J\x08"
+    for run in runs[5:7]:
+        study.put_attempt(run.id, "pretrain", 1, message=evil)
+    root.run(runs[5].id).attempt("pretrain", 1).log.write_text("\x1b[2Jthe end\x1b]0;title\x07 of it\n")
+    told = shown(study, root, force_terminal=True, no_color=True)
+    assert not re.search(r"\x1b(?!\[[0-9;]*m)|[\x00-\x09\x0b-\x1a\x7f-\x9f]", told)
+    plain = shown(study, root, show="failed", everything=True)
+    assert "error: one\n  two\n" in plain
+    assert "    the end of it\n" in plain
+    (failure,) = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200).failures
+    lines = showing.lines(reading.read(LedgerView(study, "now", "none"), root), root, Console(width=80), 80)
+    assert all("\n" not in line.text.plain for line in lines), "each is one row of the screen"
+    assert failure.message.startswith("one\ntwo")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_ids(ledger, root, runs):
+    twins = [replace(run, name="gpt-twin-s42") for run in runs[:2]]
+    ledger.record_runs([*twins, runs[2]], "2026")
+    one_class = {"name": "rte.majority_class", "passed": False, "blocking": False, "value": 1.0}
+    for run in [*twins, runs[2]]:
+        ledger.put_attempt(run.id, "superglue", 1, status="completed")
+        ledger.put_outcome(run.id, "superglue", 1, {"checks": [one_class]})
+    told = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=False))
+    assert [f"flagged: gpt-twin-s42 ({run.id}): rte.majority_class" in told for run in twins] == [True, True]
+    assert f"flagged: {runs[2].name}: rte.majority_class" in told
+
+
+def test_identical_scores_are_told(ledger, root, runs):
+    ledger.record_runs(runs[:2], "2026")
+    for run in runs[:2]:
+        ledger.put_attempt(run.id, "blimp", 1, status="completed")
+        score = {"task": "average", "metric": "accuracy", "value": 0.512345, "n": 5_000}
+        ledger.put_outcome(run.id, "blimp", 1, {"scores": [score]})
+    told = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=False))
+    assert f"flagged: blimp: identical_scores: {runs[0].name} ({runs[0].id}), {runs[1].name} ({runs[1].id})" in told
+
+
+def test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run(study, root, runs):
+    read = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
+    # Of two failures 0.1 hours each; 1.1 of the pack that has ended; 290 s of one of two slots, by its heartbeat.
+    assert read.hours.used == pytest.approx(0.2 + 1.1 + 290 / 3600 / 2)
+    assert (read.hours.planned, read.hours.unit) == (pytest.approx(2 + 4), "GPU-hours")
+    # A pack takes 1.1 hours, as the first did; the running one is 300 s old, and the other two come after it.
+    assert read.seconds_left == pytest.approx(3 * 3960 - 300)
+    study.put_attempt(runs[3].id, "pretrain", 1, progress=json.dumps({"reason": "JobHeldUser"}))
+    held = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
+    assert (held.seconds_left, held.why) == (None, "1 pack will not start by itself")
+    assert "unknown: 1 pack will not start by itself" in shown(study, root)
+    study.put_attempt(runs[1].id, "pretrain", 1, status="submitted", started=None, progress=None)
+    study.put_attempt(runs[3].id, "pretrain", 1, progress=None)
+    waiting = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
+    assert waiting.seconds_left is None
+
+
+def test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_done(ledger, root, runs):
+    def left(now):
+        read = reading.read(LedgerView(ledger, "now", "none"), root, now=START + now)
+        return read.seconds_left and round(read.seconds_left), read.why
+
+    ledger.record_runs(runs[:2], "2026")
+    submit(ledger, "cafe", [runs[:2]], seconds=3600.0)
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="running", started=START, job="7")
+    assert left(3000) == (600, "as planned")
+    assert left(4000) == (None, "a pack takes longer than planned, and nothing of it is done")
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed", ended=START + 3900)
+    beat = {"fraction": 0.5, "text": "", "time": START + 4200, "seconds_left": 180.0}
+    ledger.put_attempt(runs[0].id, "add_tokenizer", 1, status="running", started=START + 3900,
+                       progress=json.dumps(beat))  # fmt: skip
+    why = "as planned; 1 pack longer than that, reckoned from what of it is done"
+    assert left(4200) == (round(4200 * (8 / 1.5 - 1)), why)
+    for run in runs[:2]:
+        for stage in STAGES:
+            if (run, stage) != (runs[0], "add_tokenizer"):
+                ledger.put_attempt(run.id, stage, 1, status="completed", started=START, ended=START + 4000)
+    assert left(4200) == (180, why)
+
+
+def test_heartbeats_without_figures_are_shown_in_their_own_words(study, root, runs):
+    old = {"fraction": 0.5, "text": "step 3 of 6", "time": START + 4200}
+    study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(old))
+    assert "pretrain   50%  5 min left, step 3 of 6" in shown(study, root)
+    study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(old | {"time": START + 3600}))
+    assert "no sign for 10 min, step 3 of 6" in shown(study, root)
+
+
+def test_the_estimate_and_the_rest_are_there_for_programs(study, root):
+    told = json.loads(json.dumps(reading.status_json(LedgerView(study, "now", "none"), root)))
+    assert {"as_of", "slurm", "counts", "runs", "estimate", "studies", "packs", "queue", "failures", "hours"} <= set(
+        told
+    )
+    assert told["counts"]["failed"] == 2
+    assert set(told["runs"][0]) == {"run_id", "name", "studies", "stages"}
+
+
+# -- watched ----------------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """`status --watch` in a terminal of its own, with stand-ins for SLURM's clients."""
+
+    def __init__(self, folder, root, columns=100, client="cat queue.txt", **variables):
+        self.calls = folder / "calls.txt"
+        self.calls.touch()
+        self.folder, self.root = folder, root
+        self.client("squeue", client)
+        self.client("scancel", "true")
+        self.client("sacct", "exit 1")
+        main, self.side = pty.openpty()
+        self.main, self.text = main, ""
+        self.resize(columns)
+        self.before = termios.tcgetattr(self.side)
+        environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "TERM": "xterm-256color",
+                                    "PYTHONPATH": str(Path(__file__).parents[3])}  # fmt: skip
+        environment |= variables
+        for name in ("COLUMNS", "LINES"):  # which a worker of pytest has
+            environment.pop(name, None)
+        command = [sys.executable, "-m", "cluster.cli", "status", "--watch", "--output-root", str(root.path)]
+        self.process = subprocess.Popen(command, stdin=self.side, stdout=self.side, stderr=self.side, cwd=folder,
+                                        env=environment, start_new_session=True,
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # fmt: skip
+
+    def client(self, name, script):
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\necho {name} "$@" >> {self.calls}\n{script}\n')
+        path.chmod(0o755)
+
+    def resize(self, columns, rows=30):
+        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def press(self, keys):
+        os.write(self.main, keys.encode())
+
+    def wait_for(self, words):
+        self.take_until(lambda: words in self.picture(), f"{words!r} did not come")
+
+    def take_until(self, condition, told):
+        """Read what is drawn meanwhile: a program whose terminal nobody reads waits for ever."""
+        deadline = time.monotonic() + waiting.PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"{told}; it shows:\n{self.picture()}"
+            self.take()
+
+    def take(self):
+        """Whether there was something to read."""
+        there = bool(select.select([self.main], [], [], 0.2)[0])
+        if there:
+            self.text += os.read(self.main, 65_536).decode("utf-8", "replace")
+        return there
+
+    def picture(self):
+        """What was drawn last."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text.rpartition("\x1b[H")[2])
+
+    def ended(self):
+        """Its exit code; the terminal is as it was."""
+        self.take_until(lambda: self.process.poll() is not None, "it did not end")
+        while self.take():
+            pass
+        assert self.text.count("\x1b[?1049h") == self.text.count("\x1b[?1049l") == 1
+        assert "\x1b[?25h" in self.text.rpartition("\x1b[?25l")[2]
+        assert termios.tcgetattr(self.side) == self.before
+        return self.process.returncode
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    runs = synthetic.planned(["width"], limit=10)
+    first, second = runs[0].id, runs[9].id
+    root = synthetic.make(
+        tmp_path / "output", runs, with_pairs=False,
+        unfinished=lambda run: "pretrain" if run.id == first else None,
+        failing=lambda run: "blimp" if run.id == second else None,
+    )  # fmt: skip
+    jobs = [f"100_{task}|100|{task}|RUNNING|None|gpu000|acc|tt-00000000\n" for task in range(4)]
+    (tmp_path / "queue.txt").write_text("".join(jobs))
+    made = Terminal(tmp_path, root)
+    made.running, made.failed = runs[0], runs[9]
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_keys_filter_open_a_log_and_cancel(terminal):
+    terminal.wait_for("Running: ")
+    terminal.wait_for("Failed: 1 error")
+    terminal.press("f")
+    terminal.wait_for("[running]")
+    assert "Failed: " not in terminal.picture()
+    terminal.press("f")
+    terminal.wait_for("[failed]")
+    terminal.press("\r")
+    terminal.wait_for(f"blimp of {terminal.failed.name}")
+    terminal.press("qc")
+    terminal.wait_for("nothing to cancel")
+    terminal.press("ffj")
+    terminal.wait_for("[running]")
+    terminal.press("c")
+    terminal.wait_for("Cancel the pack of")
+    terminal.press("n")
+    terminal.wait_for("not cancelled")
+    assert "scancel" not in terminal.calls.read_text()
+    terminal.press("cy")
+    terminal.wait_for("cancelled")
+    terminal.wait_for("it is shown as that")
+    assert re.search(r"scancel --quiet 100(_\d)?\n", terminal.calls.read_text())
+    terminal.press("s")
+    terminal.wait_for("[width]")
+    terminal.press("q")
+    assert terminal.ended() == 0
+    # Once for the screen, and once so that nothing but what is known is cancelled.
+    assert terminal.calls.read_text().count("squeue") == 2
+
+
+def test_keys_that_mean_nothing_do_nothing_and_a_key_may_come_in_pieces(terminal):
+    terminal.wait_for("Running: ")
+    terminal.press("\x1b[C\x1b[3~\x1b[1~\x1b[4~\x1bOQ\x1b[1;5Df")  # right, delete, home, end, F2, Ctrl-left
+    terminal.wait_for("[running]")
+    terminal.press("\x1b")
+    time.sleep(0.01)
+    terminal.press("[Bf")
+    terminal.wait_for("[failed]")
+    terminal.press("\x1b")  # Escape itself
+    assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_what_is_asked_before_a_cancellation_is_never_cut(width):
+    entry = showing.LineEntry("gpt-" + "x" * 100 + " pretrain", ("r", "pretrain", 1), (("t", 0),))
+    asked = watching._question(replace(entry, others=2), width, "…")
+    assert len(asked) <= width
+    assert asked.startswith("Cancel the pa")
+    assert asked.endswith(", with its other runs? y/n")
+    assert watching._question(entry, 200, "…").endswith("pretrain? y/n"), "it is alone in its pack"
+    assert watching._question(showing.LineEntry("2 waiting packs", None, (("t", 0), ("t", 1))), 80, "…").endswith(
+        "packs? y/n"
+    )
+
+
+def test_what_is_chosen_stays_chosen_when_something_above_it_ends(study, root):
+    view = LedgerView(study, "never", "none")
+    console = Console(width=100, height=30, file=io.StringIO(), force_terminal=True)
+    screen = watching.Screen(console, watching.Reader(root), print)
+    before = reading.read(view, root, now=START + 4200)
+    screen.seen = watching.Snapshot(before, {}, True)
+    entries = watching._entries(screen._lines())
+    screen.chosen = len(entries) - 1
+    screen._take(watching.Snapshot(replace(before, packs=()), {}, True))
+    assert screen._entry() == entries[-1]
+    assert screen.chosen < len(entries) - 1
+
+
+def test_what_was_cancelled_is_said(study, root):
+    (waiting,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.waiting}
+    assert len(waiting.packs) == 2
+    told = [watching._cancelled(waiting, number) for number in (2, 1, 0)]
+    assert told[0].startswith("cancelled 2 waiting packs; it is shown")
+    assert told[1:] == ["cancelled 1 of 2 waiting packs; the others have begun or ended",
+                        "nothing of it was left to cancel: what waited has begun or ended"]  # fmt: skip
+    (running,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.log and line.entry.packs}
+    assert running.others == 1, "that of the pack whose turn has not come"
+
+
+def lines_of(study, root):
+    read = reading.read(LedgerView(study, "never", "none"), root, now=START + 4200)
+    return showing.lines(read, root, Console(width=100), 100)
+
+
+def test_of_packs_that_wait_those_that_have_begun_are_not_cancelled(study, root, runs, monkeypatch):
+    (waiting,) = {line.entry for line in lines_of(study, root) if line.entry and line.entry.waiting}
+    study.put_attempt(runs[3].id, "pretrain", 1, status="running", started=START)  # after it was shown
+
+    @contextlib.contextmanager
+    def writing(*_, **__):
+        yield study
+
+    cancelled, numbers = [], []
+
+    def until_done(console, root, cancel, **shown):  # noqa: ARG001
+        numbers.extend([cancel(waiting), cancel(replace(waiting, waiting=False))])
+        return True
+
+    monkeypatch.setattr(session, "writing", writing)
+    monkeypatch.setattr(watching, "until_done", until_done)
+    monkeypatch.setattr(shared, "cancel_jobs", lambda *given: cancelled.append(given[-1]))
+    shared.watch_queue(root)
+    assert (cancelled, numbers) == ([[("cafe", 3)], [("cafe", 2), ("cafe", 3)]], [1, 2])
+
+
+def test_a_warning_and_the_runs_are_on_the_screen_and_can_be_reached(study, root):
+    console = Console(width=100, height=20, file=io.StringIO(), force_terminal=True)
+    view = LedgerView(study, "never", "none")
+    read = reading.read(view, root, now=START + 4200)
+    screen = watching.Screen(console, watching.Reader(root, True), print)
+    screen.seen = watching.Snapshot(read, {}, True, "another command holds the ledger", showing.run_tables(view, read))
+    shown = screen._lines()
+    assert shown[0].text.plain == "another command holds the ledger"
+    screen._press("end", None)
+    last = next(line.text.plain for line in reversed(shown) if line.entry)
+    assert last in [text.plain for text in screen._status_lines(19)]
+    assert all(line.text.cell_len <= 100 for line in shown)
+
+
+def test_a_dumb_terminal_gets_lines_that_say_when_slurm_is_silent(tmp_path, terminal):
+    terminal.process.kill()
+    terminal.process.wait()
+    dumb = Terminal(tmp_path, terminal.root, client="exit 1", TERM="dumb")
+    dumb.take_until(lambda: "1 running" in dumb.text, "no line came")
+    assert "; SLURM did not answer; as of" in dumb.text
+    assert "\x1b[?1049h" not in dumb.text
+    dumb.process.kill()
+    dumb.process.wait()
+
+
+def test_the_screen_does_not_wait_for_slurm(tmp_path, terminal):
+    terminal.process.kill()
+    terminal.process.wait()
+    slow = Terminal(tmp_path, terminal.root, client="until [ -e answer ]; do sleep 0.1; done")
+    slow.wait_for("Running: ")
+    slow.process.kill()
+    slow.process.wait()
+
+
+def test_json_is_of_one_moment(root, capsys):
+    with pytest.raises(SystemExit):
+        entry.main(["status", "--watch", "--json", "--output-root", str(root.path)])
+    assert "give it without --watch" in capsys.readouterr().err
+
+
+def test_without_runs_watching_says_so_and_ends(ledger, tmp_path):
+    ledger.close()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "cluster.cli", "status", "--watch"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No runs yet in" in done.stdout
+
+
+def drawn(terminal, rows, columns):
+    """Whether a whole picture of this size is there."""
+    lines = terminal.picture().splitlines()
+    return len(lines) == rows and max(map(len, lines)) <= columns
+
+
+def test_a_new_size_is_drawn_at_once(terminal):
+    terminal.wait_for("Running: ")
+    terminal.resize(60)
+    terminal.take_until(lambda: drawn(terminal, rows=30, columns=60), "it is as wide as before")
+    terminal.press("\x03")
+    assert terminal.ended() != 0
+
+
+def test_the_terminal_is_given_back_to_whoever_ends_it(terminal):
+    terminal.wait_for("Running: ")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.ended() == 128 + signal.SIGTERM
+
+
+def test_slurm_away_is_told_and_survived(tmp_path, terminal):
+    terminal.process.kill()
+    terminal.process.wait()
+    away = Terminal(tmp_path, terminal.root)
+    away.client("squeue", "exit 1")
+    away.wait_for("SLURM did not answer; as of")
+    away.press("q")
+    assert away.ended() == 0
+
+
+def test_between_two_questions_to_slurm_only_files_are_read(terminal, tmp_path):
+    terminal.process.kill()
+    terminal.process.wait()
+    with session.reading(terminal.root, None) as (view, _):
+        assert view.slurm == "none"
+        assert reading.counts(view.ledger)["running"] == 1, "nothing is judged by an answer that was not given"
+    assert OutputRoot(tmp_path / "output").ledger.exists()
+
+
+# -- what the shell does ----------------------------------------------------------------------------------------------
+
+
+def complete_words(folder, words):
+    environment = os.environ | {"_TINY_TRANSFORMERS_COMPLETE": "complete_bash", "COMP_WORDS": words,
+                                "COMP_CWORD": str(len(words.split(" ")) - 1),
+                                "PYTHONPATH": str(Path(__file__).parents[3])}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "cluster.cli"], cwd=folder, env=environment, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_runs_and_never_fails_loudly(study, root, runs, tmp_path):
+    study.record_runs(
+        [replace(run, id=f"{number:012x}", name="gpt-twin") for number, run in enumerate(runs[:2])], "2026"
+    )
+    assert complete_words(tmp_path, "tiny-transformers logs bert") == sorted(
+        {run.name for run in runs if run.name.startswith("bert")})  # fmt: skip
+    assert complete_words(tmp_path, f"tiny-transformers rerun --run {runs[0].id[:8]}") == [runs[0].id]
+    assert complete_words(tmp_path, "tiny-transformers compare gpt-tw") == ["gpt-twin"]
+    assert complete_words(tmp_path, "tiny-transformers rerun --stage su") == ["superglue"]
+    assert complete_words(tmp_path, "tiny-transformers submit experiments.yaml --study f") == ["first"]
+    root.ledger.write_bytes(b"no ledger")
+    assert complete_words(tmp_path, "tiny-transformers logs bert") == []
+    assert complete_words("/", "tiny-transformers logs bert") == []
+
+
+@pytest.mark.parametrize(
+    "words", ["status", "status --json", "report", "usage", "models experiments.yaml", "logs {run}"]
+)
+def test_a_command_whose_output_nobody_reads_ends_quietly(study, root, runs, tmp_path, words):  # noqa: ARG001
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "cluster.cli", *words.format(run=runs[5].id).split()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 1)

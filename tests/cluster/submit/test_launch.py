@@ -1,0 +1,147 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import InputError, SlurmSilent, SubmitError
+from cluster.files.folders import OutputRoot
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.plan import choosing, cost, packing
+from cluster.plan.retry import Adjustment
+from cluster.sites import profiles
+from cluster.submit import launch
+
+RECORDED = Path(__file__).parent / "delftblue.sbatch"
+
+
+def arrange(runs, where):
+    work = [choosing.item(run, run.stages, {}, cost.Measured(where.flops)) for run in runs]
+    return packing.arrange(work, {run.id: run for run in runs}, where)
+
+
+def test_the_script_for_delftblue_is_the_recorded_one(runs):
+    where = profiles.load("delftblue", account="education-eemcs-courses-cse3000").model_copy(
+        update={"python": "/venv/bin/python", "runs_per_pack": 4}
+    )
+    (array,) = arrange(runs, where)
+    text = launch.script(array, where, OutputRoot(Path("/scratch/me/output")), "cafe", Path("/scratch/me/slurm_logs"))
+    assert text == RECORDED.read_text(), f"if the change is meant, it goes into {RECORDED.name}"
+
+
+def submit(ledger, root, runs, where, tmp_path):
+    recording.record_runs(ledger, root, runs, "2026-01-01")
+    return launch.submit(ledger, root, arrange(runs, where), where, ORIGIN, tmp_path / "logs")
+
+
+ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
+SLURM = profiles.Site(name="test", scheduler="slurm", runs_per_pack=3, max_array_size=2)
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A stand-in for sbatch, and an srun so that submitit believes in SLURM."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def write(script):
+        for name, text in (("sbatch", script), ("srun", "exit 0")):
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    return write
+
+
+def test_without_sbatch_nothing_is_submitted_or_recorded(ledger, root, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no sbatch on this machine"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert ledger.submissions() == []
+
+
+def test_a_refusal_gives_sbatchs_words_and_keeps_what_was_accepted(ledger, root, runs, tmp_path, sbatch):
+    once = tmp_path / "once"
+    sbatch(f"[ -e {once} ] && {{ echo 'sbatch: error: Invalid account' >&2; exit 1; }}; touch {once}; "
+           "echo 41")  # fmt: skip
+    with pytest.raises(SubmitError, match=r"sbatch refused array 2 of 2 .*Invalid account.*array 1 is submitted"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert sorted(row["state"] for row in ledger.submissions()) == ["refused", "submitted"]
+    status = [run["stages"]["pretrain"]["status"] for run in ledger.overview()]
+    assert (status.count("submitted"), status.count("eligible")) == (6, 1)
+
+
+def test_no_answer_leaves_the_intent_to_be_looked_up(ledger, root, runs, tmp_path, sbatch):
+    sbatch("echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1")
+    with pytest.raises(SlurmSilent, match="array 1 of 2 .*nothing was submitted.*run the command again"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    (row,) = ledger.submissions()
+    assert row["state"] == "intended"
+    assert SlurmSilent.exit_code == 3
+
+
+def test_a_wrong_prologue_stops_before_the_first_intent(ledger, root, runs, tmp_path, sbatch):
+    sbatch("exit 1")
+    template = tmp_path / "mine.sh.j2"
+    template.write_text("module load {{ modul }}")
+    where = SLURM.model_copy(update={"prologue": str(template)})
+    with pytest.raises(InputError, match="'modul' is undefined"):
+        submit(ledger, root, runs, where, tmp_path)
+    assert ledger.submissions() == []
+
+
+def test_a_users_prologue_may_extend_ours(root, tmp_path):
+    template = tmp_path / "mine.sh.j2"
+    template.write_text("{% extends 'slurm.sh.j2' %}{% block site %}module load {{ modules[0] | quote }}{% endblock %}")
+    lines = launch.prologue(SLURM.model_copy(update={"prologue": str(template), "modules": ("a b",)}), root)
+    assert lines[-1] == "module load 'a b'"
+    assert any("HF_HUB_OFFLINE=1" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo Submitted, somehow",
+        "echo 'sbatch: warning: odd' >&2; echo 'job seventeen'",
+        "echo Killed >&2; exit 137",
+        "exit 1",
+    ],
+)
+def test_an_answer_that_is_not_sbatchs_refusal_is_none(ledger, root, runs, tmp_path, sbatch, script):
+    sbatch(script)
+    with pytest.raises(SlurmSilent):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+
+
+def test_where_all_nodes_are_excluded_any_will_do(ledger, root, runs, tmp_path, sbatch):
+    words = "Batch job submission failed: Requested node configuration is not available"
+    sbatch(f"grep -q exclude $2 && {{ echo 'sbatch: error: {words}' >&2; exit 1; }}; echo 41")
+    item = choosing.item(runs[0], runs[0].stages, {}, cost.Measured(1e12), Adjustment(exclude=("n1",)))
+    arrays = packing.arrange([item], {runs[0].id: runs[0]}, SLURM)
+    recording.record_runs(ledger, root, runs[:1], "2026-01-01")
+    assert launch.submit(ledger, root, arrays, SLURM, ORIGIN, tmp_path / "logs") == ["41"]
+
+
+def test_an_intent_that_cannot_be_recorded_leaves_no_file(ledger, root, runs, tmp_path, sbatch, monkeypatch):
+    sbatch("echo 41")
+    monkeypatch.setattr(Ledger, "record_submission", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert root.tokens() == set()
+
+
+def test_a_pack_tells_apart_what_may_share_the_device_and_what_must_be_alone_on_it(root, runs):
+    first, second, *_ = (replace(run, stages=("pretrain", "blimp", "speed")) for run in runs)
+    work = [
+        choosing.item(first, first.stages, {}, cost.Measured(1e12)),
+        choosing.item(second, ["speed"], {}, cost.Measured(1e12)),
+    ]
+    (array,) = packing.arrange(work, {run.id: run for run in (first, second)}, SLURM)
+    (pack,) = launch.describe(array, SLURM, root, "cafe", ORIGIN)["packs"]
+    told = [(item["run_id"], [stage for stage, _ in item["stages"]], item.get("alone", False)) for item in pack]
+    assert told == [
+        (first.id, ["pretrain", "blimp"], False),
+        (first.id, ["speed"], True),
+        (second.id, ["speed"], True),
+    ]

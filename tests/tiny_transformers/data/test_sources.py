@@ -1,0 +1,134 @@
+import json
+import os
+
+import pytest
+
+from tiny_transformers.common.files import whole_file, whole_folder
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data import sources
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import Data, RunConfig, required_files
+
+BUILTIN = RunConfig(model=GPTNeo(), data=Data(source="builtin"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return sources.resolve_root(BUILTIN, None, tmp_path_factory.mktemp("cache"))
+
+
+def write(path, *rows):
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_builtin_data_is_made_once_and_is_complete(root):
+    assert all((root / file).is_file() for file in required_files(BUILTIN))
+    made = root.stat().st_mtime_ns
+    assert sources.resolve_root(BUILTIN, None, root.parent) == root
+    assert root.stat().st_mtime_ns == made
+
+
+def test_a_data_root_that_lacks_files_names_every_one(tmp_path):
+    config = RunConfig(model=GPTNeo())
+    for file in required_files(config)[1:-1]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(TinyTransformersError) as raised:
+        sources.resolve_root(config, tmp_path, tmp_path)
+    first, last = required_files(config)[0], required_files(config)[-1]
+    assert f"{tmp_path}: lacks {first}, {last}. Put it there, or run" in str(raised.value)
+    (tmp_path / first).write_text("")
+    with pytest.raises(TinyTransformersError, match=f"lacks {first}, {last}"):  # an empty one is as good as none
+        sources.resolve_root(config, tmp_path, tmp_path)
+    assert sources.resolve_root(config, tmp_path, tmp_path, ["blimp"]) == tmp_path
+    with pytest.raises(TinyTransformersError, match="--data-root"):
+        sources.resolve_root(config, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty"),
+        (["", " "], "is empty"),
+        ([{"a": 1}, "", '{"a": '], "line 3: not JSON"),
+        ([{"a": 1}, {"b": 2}], "line 2: lacks the field 'a'; it has b"),
+        (["[1]"], "line 1: .* is no JSON object"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path, rows, message):
+    with pytest.raises(TinyTransformersError, match=f"rows.json.*{message}"):
+        sources.read_rows(write(tmp_path / "rows.json", *rows), ["a"])
+
+
+def test_blank_lines_are_passed_over_and_a_missing_file_is_told(tmp_path):
+    assert sources.read_rows(write(tmp_path / "rows.json", {"a": 1}, "", {"a": 2}), ["a"]) == [{"a": 1}, {"a": 2}]
+    with pytest.raises(TinyTransformersError, match="none.json: is missing"):
+        sources.read_rows(tmp_path / "none.json", ["a"])
+    (tmp_path / "latin.json").write_bytes(b'{"a": "\xe9"}\n')
+    with pytest.raises(TinyTransformersError, match="is not UTF-8"):
+        sources.read_rows(tmp_path / "latin.json", ["a"])
+
+
+def test_a_sample_covers_the_file_evenly_and_in_order():
+    rows = list(range(100))
+    assert sources.sample(rows, None) == rows
+    assert sources.sample(rows, 1000) == rows
+    assert sources.sample(rows, 4) == [0, 25, 50, 75]
+    assert len(set(sources.sample(rows, 99))) == 99
+
+
+def test_a_file_is_hashed_once_for_each_state_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SETTLED", -1)
+    file, cache = write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache"
+    assert sources.known_fingerprint(file, cache) == sources.fingerprint(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "fingerprint", lambda _: pytest.fail("hashed again"))
+        sources.known_fingerprint(file, cache)
+    before = file.stat()
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may be coarse
+        write(file, {"text": "The dog."})
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert sources.known_fingerprint(file, cache) == sources.fingerprint(file)
+    assert len(list((cache / "fingerprints").iterdir())) == 1
+
+
+def test_the_hash_of_a_file_just_written_is_not_kept(tmp_path):
+    sources.known_fingerprint(write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    def write_half():
+        with whole_folder(tmp_path / "model") as draft:
+            (draft / "half").write_text("x")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "model", replace=True) as draft:
+            (draft / "weights").write_text(text)
+    assert (tmp_path / "model" / "weights").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "scores" / "blimp.npz"
+
+    def write_half():
+        with whole_file(path) as draft:
+            draft.write_text("x")
+            raise OSError("disk full")
+
+    with whole_file(path) as draft:
+        draft.write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_text() == "old"
+    with whole_file(path) as draft:
+        draft.write_text("new")
+    assert path.read_text() == "new"
+    assert [*path.parent.iterdir()] == [path]

@@ -1,0 +1,73 @@
+"""What a stage is given, and what it hands back. Plain data; no torch.
+
+Every stage of the science is one function `run(work: Work) -> Outcome`; whoever calls it (a job, a notebook, a test)
+decides where files go and who hears of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiny_transformers.settings.config import RunConfig
+
+
+class TinyTransformersError(Exception):
+    """A mistake in the user's input or data: says where, what, and what to do. Shown without a traceback."""
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop; what it had done is in its newest checkpoint."""
+
+
+class CheckFailed(Exception):
+    """A blocking check did not hold, so a score would be wrong."""
+
+
+@dataclass
+class Work:
+    config: RunConfig
+    root: Path  # the data, in the layout of docs/data.md (`data.resolve_root`)
+    cache: Path  # shared by all runs: tokenised stories
+    run_dir: Path  # the stage's own files: model/, checkpoints/, curve.jsonl
+    progress: Callable[[float, str], None] = lambda _, __: None  # told the fraction done, 0 to 1, and a text
+    figures: Callable[[Mapping[str, float]], None] = lambda _: None  # told loss, tokens_per_second, seconds_left
+    should_stop: Callable[[], bool] = lambda: False  # asked often; True: save and raise Interrupted
+
+    @property
+    def model_dir(self) -> Path:
+        """The trained model, in Hugging Face's format; complete or absent."""
+        return self.run_dir / "model"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure that an evaluator computed from `n` rows."""
+
+    task: str  # anaphor_agreement, cola, mnli-mm, validation, ...; "average" for a mean over tasks
+    metric: str  # accuracy, f1, mcc, loss, ...
+    value: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.task}.{self.metric} is {self.value}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold before a score counts. A failed blocking check fails its stage."""
+
+    name: str
+    passed: bool
+    value: float | str
+    blocking: bool = True
+
+
+@dataclass
+class Outcome:
+    scores: list[Score] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    metrics: dict[str, float | int | str] = field(default_factory=dict)  # tokens_per_second, peak_memory_mb, ...
+    data: dict[str, str] = field(default_factory=dict)  # file below the data root -> SHA-256 of its bytes

@@ -1,0 +1,291 @@
+"""Bring the data to DATA_ROOT, on a machine with internet: compute nodes have none.
+
+Stories and LAMBADA come through `datasets`, the tokenizer is cut from GPT-2's, BabyLM 2023's evaluation data is a zip
+file; the full BLiMP, enwik8 and text8, which no study reads unless it says so, are brought on request. Each file is
+written under another name and renamed when it is whole; whole files are kept, so an interrupted fetch is simply run
+again. Any source may be a local folder or file: the same code reads it."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tiny_transformers.common.files import whole_file, whole_folder
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data.sources import read_rows
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import (
+    LAMBADA,
+    STREAMS,
+    TRAIN_STORIES,
+    VALIDATION_STORIES,
+    Data,
+    RunConfig,
+    blimp_files,
+    lacking_files,
+    required_files,
+)
+
+STORIES = "roneneldan/TinyStories"
+LAMBADA_TEST = "EleutherAI/lambada_openai"  # OpenAI's copy of the test set, its configuration default: lm-eval's
+FULL_BLIMP = "nyu-mll/blimp"  # a configuration per paradigm
+GPT2 = "openai-community/gpt2"
+MAHONEY = "https://mattmahoney.net/dc/{}.zip"  # enwik8 and text8, 100,000,000 bytes each, as published
+MD5 = {"enwik8": "a1fa5ffddb56f4953e226637dabbb36a", "text8": "3bea1919949baf155f99411df5fada7e"}
+IN_ONE_ROW = {"enwik8": "enwik8-raw"}  # on the hub, the configuration that is not cut into lines
+FILTER_DATA = "https://github.com/babylm/evaluation-pipeline-2023/raw/main/filter_data.zip"
+VOCABULARY = 10_000
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3, in place of the four that GPT-2 has there
+MASK = "<mask>"  # the last id
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 if DATA_ROOT is complete, 2 if something is missing or a source could not be read."""
+    parser = argparse.ArgumentParser(prog="tiny-transformers fetch", description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("TINY_TRANSFORMERS_DATA"))
+    parser.add_argument("--stories", default=STORIES, help=f"a data set's id, or a folder ({STORIES})")
+    parser.add_argument("--tokenizer", default=GPT2, help=f"GPT-2's tokenizer: an id, or its tokenizer.json ({GPT2})")
+    parser.add_argument(
+        "--filter-data", default=FILTER_DATA, help="BabyLM 2023's filter_data: an address, zip or folder"
+    )
+    parser.add_argument("--lambada", default=LAMBADA_TEST, help=f"a data set's id, or a folder ({LAMBADA_TEST})")
+    parser.add_argument(
+        "--full-blimp",
+        nargs="?",
+        const=FULL_BLIMP,
+        help=f"also the 67 paradigms of BLiMP: an id, or a folder of <paradigm>.jsonl ({FULL_BLIMP})",
+    )
+    for corpus in STREAMS:
+        parser.add_argument(
+            f"--{corpus}",
+            nargs="?",
+            const=MAHONEY.format(corpus),
+            help=f"also {corpus}: a zip file, its address, a text file, or a data set's id ({MAHONEY.format(corpus)})",
+        )
+    options = parser.parse_args(arguments)
+    if options.data_root is None:
+        parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where to")
+    root = Path(options.data_root)
+    wanted = required_files(RunConfig(model=GPTNeo()))
+    sources: list[tuple[str, Callable[[Path, str], None], str]] = [
+        ("stories", fetch_stories, options.stories),
+        ("tokenizer", fetch_tokenizer, options.tokenizer),
+        ("evaluation data", fetch_filter_data, options.filter_data),
+        ("LAMBADA", fetch_lambada, options.lambada),
+    ]
+    if options.full_blimp is not None:
+        wanted += blimp_files(Data(), "full").values()
+        sources.append(("the full BLiMP", fetch_full_blimp, options.full_blimp))
+    for corpus, file in STREAMS.items():
+        if getattr(options, corpus) is not None:
+            wanted.append(file)
+            sources.append((corpus, partial(fetch_stream, corpus=corpus), getattr(options, corpus)))
+    problems = []
+    for what, fetch, source in sources:
+        try:
+            fetch(root, source)
+        except Exception as error:  # noqa: BLE001 - the hub's libraries raise all sorts; the others can still be had
+            problems.append(f"{what} from {source}: {type(error).__name__}: {error}")
+    return _report(root, wanted, problems)
+
+
+def fetch_stories(root: Path, source: str) -> None:
+    """TinyStories' two splits, as JSON lines with the key `text`."""
+    wanted = {"train": root / TRAIN_STORIES, "validation": root / VALIDATION_STORIES}
+    missing = {split: path for split, path in wanted.items() if not _kept(path)}
+    if not missing:
+        return
+    from datasets import load_dataset
+
+    for split, path in missing.items():
+        rows = load_dataset(source, split=split, streaming=True)
+        count = _write_lines(path, ({"text": row["text"]} for row in rows))
+        print(f"{path}: {count:,} stories", flush=True)
+
+
+def fetch_tokenizer(root: Path, source: str) -> None:
+    """The study's 10k tokenizer, cut from GPT-2's."""
+    folder = root / "tokenizer" / Data().tokenizer
+    if _kept(folder / "tokenizer.json"):
+        return
+    path = Path(source)
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download(source, "tokenizer.json"))
+    cut = cut_gpt2(json.loads(path.read_text(encoding="utf-8")))
+    with whole_folder(folder, replace=True) as draft:
+        (draft / "tokenizer.json").write_text(json.dumps(cut, ensure_ascii=False, indent=1), encoding="utf-8")
+    print(f"{folder}: {len(cut['model']['vocab']):,} tokens", flush=True)
+
+
+def fetch_filter_data(root: Path, source: str) -> None:
+    """The filtered BLiMP, its supplement and (Super)GLUE."""
+    wanted = [file for file in required_files(RunConfig(model=GPTNeo())) if file.startswith("filter-data/")]
+    if all(_kept(root / file) for file in wanted):
+        return
+    with _unpacked(source) as folder:
+        for file in wanted:
+            name = Path(file).relative_to("filter-data")
+            found = [path for path in folder.rglob(name.name) if path.parent.name == name.parent.name]
+            if found and not _kept(root / file):
+                with whole_file(root / file) as draft:
+                    shutil.copyfile(found[0], draft)
+    print(
+        f"{root / 'filter-data'}: {sum((root / file).is_file() for file in wanted)} of {len(wanted)} files", flush=True
+    )
+
+
+def fetch_lambada(root: Path, source: str) -> None:
+    """LAMBADA's test set as JSON lines with the key `text`."""
+    if _kept(root / LAMBADA):
+        return
+    from datasets import load_dataset
+
+    rows = load_dataset(source, "default", split="test", streaming=True)
+    count = _write_lines(root / LAMBADA, ({"text": row["text"]} for row in rows))
+    print(f"{root / LAMBADA}: {count:,} passages", flush=True)
+
+
+def fetch_full_blimp(root: Path, source: str) -> None:
+    """BLiMP's paradigms, a file each, with all fields that they have."""
+    for paradigm, file in blimp_files(Data(), "full").items():
+        if not _kept(root / file):
+            count = _write_lines(root / file, _paradigm(source, paradigm))
+            print(f"{root / file}: {count:,} pairs", flush=True)
+
+
+def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
+    if Path(source).is_dir():
+        found = sorted(Path(source).rglob(f"{paradigm}.jsonl"))
+        if not found:
+            raise TinyTransformersError(f"it has no {paradigm}.jsonl")
+        return read_rows(found[0], ["sentence_good", "sentence_bad"])
+    from datasets import load_dataset
+
+    rows: Iterable[dict[str, Any]] = load_dataset(source, paradigm, split="train", streaming=True)
+    return rows
+
+
+def fetch_stream(root: Path, source: str, corpus: str) -> None:
+    """enwik8 or text8, the file as it was published. A local source may be another text, as a part of it."""
+    path = root / STREAMS[corpus]
+    if _kept(path):
+        return
+    with whole_file(path) as draft:
+        _write_stream(draft, source, corpus)
+        size = draft.stat().st_size
+        published = hashlib.md5(draft.read_bytes(), usedforsecurity=False).hexdigest() == MD5[corpus]
+        if not size:
+            raise TinyTransformersError("the source has no text")
+        if not published and not Path(source).exists():
+            raise TinyTransformersError(f"its {size:,} bytes are not those that were published (MD5 {MD5[corpus]})")
+    print(f"{path}: {size:,} bytes{', as published' if published else ''}", flush=True)
+
+
+def _write_stream(draft: Path, source: str, corpus: str) -> None:
+    if Path(source).suffix == ".zip":
+        with _unpacked(source) as folder:
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            if len(files) != 1:
+                raise TinyTransformersError(f"it holds {len(files)} files, not one")
+            shutil.copyfile(files[0], draft)
+    elif Path(source).is_file():
+        shutil.copyfile(source, draft)
+    else:
+        from datasets import load_dataset
+
+        splits = load_dataset(source, IN_ONE_ROW.get(corpus), streaming=True)
+        with open(draft, "wb") as file:
+            for split in ("train", "validation", "test"):  # parts of one text, in this order
+                file.writelines(row["text"].encode() for row in splits.get(split, ()))
+
+
+def cut_gpt2(tokenizer: dict[str, Any], size: int = VOCABULARY) -> dict[str, Any]:
+    """GPT-2's tokenizer.json cut to its first `size` ids, as the study's: ids 0 to 3 become the special tokens and what
+    they displace moves to the end, before `<mask>`; merges that make a token beyond are dropped; a text is encoded as
+    `<s> text </s>`."""
+    cut = copy.deepcopy(tokenizer)
+    by_id = {index: token for token, index in tokenizer["model"]["vocab"].items()}
+    kept = {by_id[index]: index for index in range(len(SPECIAL), size - len(SPECIAL) - 1)}
+    displaced = {by_id[index]: size - len(SPECIAL) - 1 + index for index in range(len(SPECIAL))}
+    special = {token: index for index, token in enumerate(SPECIAL)} | {MASK: size - 1}
+    vocabulary = special | kept | displaced
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in tokenizer["model"]["merges"]]
+    cut["model"] |= {
+        "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])),
+        "merges": [merge for merge in merges if "".join(merge) in vocabulary],
+        "unk_token": None,
+    }
+    cut["added_tokens"] = [
+        {"id": index, "content": token, "single_word": False, "lstrip": token == MASK, "rstrip": False,
+         "normalized": token != MASK, "special": True}
+        for token, index in special.items()
+    ]  # fmt: skip
+    cut["post_processor"] = {
+        "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": True,
+        "add_prefix_space": False,
+    }  # fmt: skip
+    return cut
+
+
+def _kept(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    with whole_file(path) as draft, open(draft, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+        if not count:
+            raise TinyTransformersError("the source has no rows")
+    return count
+
+
+@contextmanager
+def _unpacked(source: str) -> Iterator[Path]:
+    """The folder of a folder, of a zip file, or of the zip file at an address."""
+    if Path(source).is_dir():
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        archive = Path(source)
+        if "://" in source:
+            if os.environ.get("HF_HUB_OFFLINE") == "1":
+                raise TinyTransformersError("HF_HUB_OFFLINE=1 forbids downloads; give a local file or folder")
+            archive = Path(name) / "archive.zip"
+            with urllib.request.urlopen(source, timeout=60) as response, open(archive, "wb") as file:
+                shutil.copyfileobj(response, file)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(Path(name) / "unpacked")
+        yield Path(name) / "unpacked"
+
+
+def _report(root: Path, wanted: list[str], problems: list[str]) -> int:
+    lacking = lacking_files(root, wanted)
+    for problem in problems:
+        print(f"could not be had: {problem}", file=sys.stderr)
+    if lacking:
+        print(f"{root}: still lacks {', '.join(lacking)}. Run fetch again, or put them there.", file=sys.stderr)
+    else:
+        print(f"{root}: complete")
+    return 2 if lacking or problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

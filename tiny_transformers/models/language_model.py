@@ -1,0 +1,169 @@
+"""What pretraining asks of a language model of any family, whoever wrote its modules.
+
+It is saved so that others can load it, its weights can be drawn module by module, its loss is computed outside of
+`forward` from hidden states, and it may have losses besides. What changes Hugging Face's models is in variant.py, a
+model all of our own in brainformer.py."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.layers.layer import STD, Layer, PerToken
+
+CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
+# What releases of transformers call the keys and values of what came before, among a model's arguments and outputs.
+CACHE_NAMES = ("cache", "past_key_values")
+# What the installed one calls them.
+CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in CACHE_NAMES)
+
+
+def one_cache(cache: Cache | None = None, past_key_values: Cache | None = None) -> Cache | None:
+    """The cache that is given by either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise TinyTransformersError("cache and past_key_values are two names for one thing: give one.")
+    return past_key_values if cache is None else cache
+
+
+class SavedConfig(PreTrainedConfig):
+    """A configuration of ours."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """With a line of code beside it: `trust_remote_code=True` loads what is saved here in any program that knows
+        only transformers, if this package is installed. Who has imported the package needs neither."""
+        name = type(self).__name__
+        self.auto_map = {"AutoConfig": f"{CODE}.{name}"}  # the models follow: the import registers them
+        super().save_pretrained(save_directory, *args, **kwargs)
+        (Path(save_directory) / f"{CODE}.py").write_text(f"from {type(self).__module__} import {name}  # noqa: F401\n")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: transformers would copy the whole module, absolute imports and all, to where a model is saved."""
+
+
+def known_attention(implementation: str) -> str:
+    """Raises ValueError for what is neither `eager` nor `sdpa`: its masks have another form, which our attention
+    would take for a matrix of queries and keys."""
+    if implementation not in ("eager", "sdpa"):
+        said = f'Specified `attn_implementation="{implementation}"` is not supported'  # in transformers' own words
+        raise ValueError(f"{said}: this model has eager and sdpa.")
+    return implementation
+
+
+class LanguageModel(PreTrainedModel):
+    """`_begin` and `_end` are hooks for the constructor of a family to register: before `base_model`, after a head."""
+
+    divides_by_items = False  # whether the head heeds `num_items_in_batch`
+
+    def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:
+        """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
+        self.config._attn_implementation = known_attention(attn_implementation)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """It can. transformers would look for that in the source, or remember what it found in the class we extend."""
+        return True
+
+    def stack(self) -> tuple[nn.Module, str]:
+        """The module that holds the list of blocks, and the list's name there."""
+        raise NotImplementedError
+
+    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The summed cross-entropy, in nats, of labels (N,) given the last hidden states (N, H) where they are."""
+        raise NotImplementedError
+
+    def feed_forward(self, block: Any) -> nn.Module | None:
+        """A block's feed-forward module by itself, (B, T, H) -> (B, T, H), without LayerNorm and residual; None if the
+        block has none."""
+        raise NotImplementedError
+
+    def schedule(self, fraction: float) -> None:
+        """For what changes in the course of training, of which this part is done, 0 to 1: before each step."""
+
+    def after_update(self) -> None:
+        """For what is not the optimizer's to do: after each of its updates."""
+
+    def empty_memory(self, rows: int) -> list[Tensor]:
+        """Of the beginning of so many streams, if the model reads such."""
+        raise NotImplementedError
+
+    def keys_per_token(self, length: float) -> float:
+        """How many keys a token's attention has, where so many are there."""
+        return length
+
+    def figures(self) -> dict[str, float]:
+        """What there is to tell of a trained model besides its loss."""
+        return {}
+
+    # --- initial weights
+
+    @property
+    def _std(self) -> float:
+        return getattr(self.config, "initializer_range", STD)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """The family's rule, after what it does not know of.
+
+        `from_pretrained` calls this too, for what a checkpoint lacks. (`_init_weights` is not asked about the modules
+        of a head's inner, stock model.)"""
+        for module in self.modules():
+            if isinstance(module, Layer):
+                self._initialize_weights(module)
+        super().initialize_weights()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Layer):
+            module.initialize(self._std)
+        else:
+            super()._init_weights(module)
+
+    def draw(self, module: nn.Module) -> None:
+        """Give a module's own parameters, not its children's, their initial values by the rules above, once more."""
+        self._init_weights(module)
+
+    # --- losses besides the model's own
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """To be added to the loss of the forward pass just made, in training: a scalar, 0 for most models.
+
+        `forward` with labels has added it; whoever computes the loss outside asks here."""
+        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
+        return sum((loss for loss in losses if loss is not None), 0.0)
+
+    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
+        sparse = [module for module in base.modules() if isinstance(module, PerToken)]
+        if sparse:
+            real = self._real_tokens(args, kwargs) if base.training else None
+            for module in sparse:
+                module.real, module.auxiliary_loss = real, None
+
+    def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids", args[0] if args else None)
+        if mask is not None and mask.ndim == 2:
+            new = mask.shape[1] if ids is None else ids.shape[1]  # with a cache the mask is of the past, too
+            return mask[:, -new:].bool()
+        padding = self.config.pad_token_id
+        return None if ids is None or padding is None else ids != padding
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
+        """After a forward pass of a head with labels: the loss is whole."""
+        labels, items = kwargs.get("labels"), kwargs.get("num_items_in_batch")
+        if not model.training or labels is None:
+            return output
+        # Of one of several micro-batches of Hugging Face's Trainer, the loss is divided by the labels of all of them.
+        share = (labels != -100).sum() / items if items is not None and self.divides_by_items else 1.0
+        if isinstance(output, tuple):
+            return (output[0] + share * self.auxiliary_loss(), *output[1:])
+        output.loss = output.loss + share * self.auxiliary_loss()
+        return output

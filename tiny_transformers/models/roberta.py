@@ -1,0 +1,117 @@
+# RoBERTa, except: a block's feed-forward module and attention are as the configuration says, blocks may share their
+# weights, and the two kinds of modules may stand in another order.
+"""The encoder: Hugging Face's RoBERTa classes, and only what differs from them (see `variant`).
+
+The GELU inside the language-model head is not a block's: it stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+    RobertaPreTrainedModel,
+)
+
+from tiny_transformers.layers import attention, feed_forward
+from tiny_transformers.layers.activations import stock_name
+from tiny_transformers.layers.head import cross_entropy
+from tiny_transformers.models.variant import VariantConfig, VariantModel
+
+GELU = "gelu"  # the exact one, by erf
+
+
+@strict
+class TinyRobertaConfig(VariantConfig, RobertaConfig):
+    model_type = "tiny_roberta"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.hidden_act = stock_name(self.activation, GELU)
+        super().__post_init__(**kwargs)
+
+
+class NoAttention(nn.Module):
+    """In a block without attention."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:  # noqa: ARG002
+        """hidden_states: (B, T, H), handed on"""
+        return hidden_states, None
+
+
+class NoOutput(nn.Module):
+    """In a block without a feed-forward module."""
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:  # noqa: ARG002
+        """input_tensor: (B, T, H), handed on"""
+        return input_tensor
+
+
+class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
+    config_class = TinyRobertaConfig
+    _supports_flash_attn = _supports_flex_attn = False  # see `known_attention`
+
+    def stack(self) -> tuple[nn.Module, str]:
+        return self.base_model.get_submodule("encoder"), "layer"
+
+    def change(self, block: Any, modules: str) -> None:
+        if "s" in modules:
+            self._change_attention(block.attention)
+        else:
+            block.attention = NoAttention()
+        if "f" in modules:
+            self._change_feed_forward(block)
+        else:
+            block.intermediate, block.output = nn.Identity(), NoOutput()
+
+    def feed_forward(self, block: Any) -> nn.Module | None:
+        output = block.output
+        if isinstance(output, NoOutput):
+            return None
+        return nn.Sequential(block.intermediate, output.dense, output.dropout).train(block.training)
+
+    def _change_attention(self, module: Any) -> None:
+        module.self = attention.TinyRobertaSelfAttention(self.config, module.self)
+        module.output.dense = module.self.widths.out(module.output.dense)
+        for linear in (module.self.query, module.self.key, module.self.value, module.output.dense):
+            attention.set_bias(linear, self.config.bias)
+
+    def _change_feed_forward(self, block: Any) -> None:
+        intermediate, output = block.intermediate, block.output
+        whole = feed_forward.sparse(self.config, GELU)
+        if whole:
+            block.intermediate, output.dense = whole, nn.Identity()
+        else:
+            intermediate.dense, intermediate.intermediate_act_fn, output.dense = feed_forward.dense(
+                self.config, GELU, intermediate.dense, output.dense
+            )
+
+
+class TinyRobertaModel(TinyRobertaPreTrainedModel, RobertaModel):
+    pass
+
+
+class TinyRobertaForMaskedLM(TinyRobertaPreTrainedModel, RobertaForMaskedLM):
+    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        head = self.lm_head
+        features = head.layer_norm(F.gelu(head.dense(hidden)))
+        return cross_entropy(features, head.decoder.weight, head.decoder.bias, labels)
+
+
+class TinyRobertaForSequenceClassification(TinyRobertaPreTrainedModel, RobertaForSequenceClassification):
+    pass
+
+
+AutoConfig.register(TinyRobertaConfig.model_type, TinyRobertaConfig)
+AutoModel.register(TinyRobertaConfig, TinyRobertaModel)
+AutoModelForMaskedLM.register(TinyRobertaConfig, TinyRobertaForMaskedLM)
+AutoModelForSequenceClassification.register(TinyRobertaConfig, TinyRobertaForSequenceClassification)

@@ -1,0 +1,442 @@
+"""Pretraining: stories, or a stream of characters, in; a checked model folder out.
+
+A decoder learns to predict every token, an encoder those that are masked. A step's loss is the mean over the labels of
+the whole step, however it is cut into micro-batches. A run that was interrupted, at any moment and any number of times,
+ends in the same weights as one that was not: bit for bit on a CPU with the same number of threads.
+
+As in the studies: AdamW, linear decay to zero without warm-up, clipping by the norm; of Brainformers Adagrad, warm-up,
+clipping by tensor. Products are of bfloat16 where the hardware has them, in autocast's way, with weights, gradients and
+optimizer in float32. It ends after so many steps, or with a budget of tokens or hours: then the decay and the
+evaluations follow what part of the budget is used."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tiny_transformers.common.files import whole_folder
+from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.data import batches, corpus
+from tiny_transformers.data.batches import Batch
+from tiny_transformers.data.feed import Feed, Step
+from tiny_transformers.layers.noise import set_seed
+from tiny_transformers.models import auto
+from tiny_transformers.models.language_model import LanguageModel
+from tiny_transformers.settings import architecture, config
+from tiny_transformers.training import checkpoint, functions, optimizers
+from tiny_transformers.training.curve import Counters, Curve, Log
+from tiny_transformers.training.device import (
+    bound_kernel_caches,
+    has_bfloat16,
+    has_tensor_cores,
+    peak_flops,
+    peak_memory_mb,
+    pick_device,
+)
+
+Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
+CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
+COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
+INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
+DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
+RELOADED = 1e-6  # the largest difference of a logit after saving and loading, in units of the largest, or of 1
+LOSS_FLOOR = 0.05  # nats; an encoder below was probably shown what it had to predict
+
+
+def run(work: Work) -> Outcome:
+    """Train `work.config.model`, or go on from its newest checkpoint, and save it in `work.model_dir`.
+
+    Raises Interrupted, with a checkpoint saved, if `work.should_stop` says so; CheckFailed if the model is not what
+    was planned; TinyTransformersError for data that does not fit it, and for a loss that is not finite."""
+    training = Training(work)
+    training.resume()
+    try:
+        training.train()
+    except Interrupted:
+        training.write_checkpoint()
+        raise
+    finally:
+        training.feed.close()
+    training.save()
+    return training.outcome()
+
+
+def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tuple[Tensor, Memory]:
+    """The sum of the cross-entropies, in nats, of the batch's labels; and, of a stream, what is to be remembered of it.
+
+    `memory` is of all rows. The head, half of all multiplications in a small decoder, is applied only where there is a
+    label."""
+    carried = {} if batch.rows is None else {"memory": _remembered(model, batch, memory)}
+    output = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **carried
+    )
+    hidden = output[0].flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
+    return model.loss_at(hidden, batch.labels), output.memory if carried else ()
+
+
+def evaluation_steps(max_steps: int, evaluations: int) -> list[int]:
+    """Evenly spaced, the last step among them: (8280, 10) -> 828, 1656, ..., 8280."""
+    return sorted({math.ceil(max_steps * (i + 1) / evaluations) for i in range(evaluations)})
+
+
+class Training:
+    """One run of `run`: everything it holds, and what is done with it."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.config, self.settings = work, work.config, work.config.train
+        self.checkpoints = work.run_dir / "checkpoints"
+        self.counters = Counters()
+        self.checkpointed = 0  # the step of the newest checkpoint
+        self.checks: dict[str, Check] = {}
+        steps = self.settings.max_steps  # None with a budget
+        self.evaluation_steps = evaluation_steps(steps, self.settings.evaluations) if steps else []
+        self.device = pick_device()
+        self.corpus = corpus.read(work, config.tokens_at_once(self.config, gpu=self.device.type == "cuda"))
+        self.memory: Memory = ()  # of a stream: what each attention module was given, for all rows
+        bound_kernel_caches()
+        self.precision = resolve_precision(self.settings.precision, self.device)
+        self.model = _on(self.device, auto.build(self.config.model, self.config.seed))
+        self._check_parameters()
+        self.compiled = self._compiles()
+        if self.compiled:
+            self._compile()
+        self.optimizer = optimizers.build(self.model, self.settings)
+        self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
+        self.log = Log()
+        self.feed = Feed(self._make_step)
+        self.first_of_sitting = True
+
+    def _compiles(self) -> bool:
+        """Unless it is set: dense models on a GPU. What others compute depends on the data, in many small pieces."""
+        if self.settings.compile is not None:
+            return self.settings.compile
+        steps = self.settings.max_steps
+        long = steps is None or steps >= COMPILED_STEPS
+        return long and self.device.type == "cuda" and self.config.model.same_shapes
+
+    def _compile(self) -> None:
+        """Block by block: while transformers' forward pass is traced, it makes a mask where attention needs none."""
+        owner, name = self.model.stack()
+        for block in getattr(owner, name).children():
+            block.compile(dynamic=True)
+
+    # --- checkpoints
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between two sittings of one training. The size of a micro-batch may, and precision stays
+        what it was in the first, whatever it is set to."""
+        settings = self.config.model_dump(mode="json", include={"model", "data", "train", "seed", "recipe"})
+        for how in ("micro_batch_tokens", "batch_split", "precision", "compile"):
+            settings["train"].pop(how, None)
+        return {"settings": settings, "files": self.corpus.fingerprints}
+
+    def resume(self) -> None:
+        checkpoint.remove_drafts(self.checkpoints)
+        found = checkpoint.read_newest(self.checkpoints)
+        if found:
+            if found.state["identity"] != self.identity():
+                raise TinyTransformersError(
+                    f"{self.checkpoints}: written with other settings or other data. Remove it to begin anew."
+                )
+            checkpoint.restore(found, self.model, self.optimizer)
+            self.memory = [tensor.to(self.device) for tensor in found.memory]
+            # Of the first sitting, which may have been on other hardware.
+            advice = f"go on on one, or remove {self.checkpoints} to begin anew."
+            self.precision = resolve_precision(found.state["precision"], self.device, advice)
+            self.counters = Counters(**found.state["counters"])
+            self.checkpointed = self.counters.step
+            print(f"resuming after step {self.counters.step}", flush=True)
+        self.curve.cut(self.counters.step)
+
+    def write_checkpoint(self) -> None:
+        step = self.counters.step
+        if step == self.checkpointed:
+            return
+        self.curve.sync()
+        state = {"identity": self.identity(), "precision": self.precision, "counters": asdict(self.counters)}
+        checkpoint.write(self.checkpoints, step, self.model, self.optimizer, state, self.memory)
+        self.checkpointed = step
+
+    # --- training
+
+    def train(self) -> None:
+        self._evaluate_if_due()  # after a stop between a checkpoint and its evaluation
+        while self.fraction() < 1:
+            self._step()
+            if self.counters.due:
+                self.write_checkpoint()
+                self._evaluate_if_due()
+
+    def fraction(self) -> float:
+        """Of max_steps or of the budget, that is done: 0 to 1."""
+        return self.settings.fraction(
+            step=self.counters.step, tokens=self.counters.tokens, seconds=self.counters.seconds
+        )
+
+    def _so_far(self, step: int) -> str:
+        if self.settings.budget:
+            return f"step {step}, {100 * self.fraction():.0f} % of {self.settings.budget}"
+        return f"step {step} of {self.settings.max_steps}"
+
+    def _passed(self, before: float, parts: int) -> bool:
+        """Whether the last step took the budget past one of its equal parts."""
+        return int(before * parts) < int(self.fraction() * parts)
+
+    def _make_step(self, number: int) -> Step:
+        step = self.corpus.step(number)
+        return replace(step, batches=[b.pinned() for b in step.batches]) if self.device.type == "cuda" else step
+
+    def _step(self) -> None:
+        started, number, done = time.monotonic(), self.counters.step, self.fraction()
+        step = self.feed.take(number, last=number + 1 == self.settings.max_steps)
+        waited = time.monotonic() - started
+        set_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
+        before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
+        self.model.schedule(done)
+        try:
+            loss, memory = self._backward(step.batches)
+        except Interrupted:  # the step is given up, and what forward passes have tracked with it
+            for name, buffer in checkpoint.buffers(self.model).items():
+                buffer.copy_(before[name])
+            raise
+        self._update(loss, optimizers.learning_rate(self.settings, step=number, done=done))
+        self.memory = memory  # only now: what was given up is not remembered
+        self._count(step, loss, time.monotonic() - started, waited)
+        if self.settings.budget:
+            self.counters.due = self._passed(done, self.settings.evaluations)
+        else:
+            self.counters.due = self.counters.step in self.evaluation_steps
+        if not self.settings.budget or number == 0 or self._passed(done, CURVE_POINTS):
+            self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.fraction() >= 1)
+        self.log.step(self.counters, loss, self.fraction(), self._so_far(self.counters.step))
+        self.work.figures({"loss": loss, "tokens_per_second": self.counters.tokens_per_second,
+                           "seconds_left": self.counters.seconds_left(self.fraction())})  # fmt: skip
+        if self.counters.step == 1:
+            self._check_start()
+
+    def _backward(self, made: Sequence[Batch]) -> tuple[float, Memory]:
+        """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats, and
+        what is remembered of all rows."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        labels, done = sum(len(batch.labels) for batch in made), 0
+        remembered: list[Memory] = []
+        with self._arithmetic():  # around all micro-batches, so that weights are rounded once
+            for batch in made:
+                self._report(self.counters.step + done / labels)
+                losses, memory = token_losses(self.model, batch.to(self.device), self.memory)
+                remembered.append(memory)
+                # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
+                share = len(batch.labels) / labels
+                (losses / labels + share * self.model.auxiliary_loss()).backward()
+                total += losses.detach()
+                done += len(batch.labels)
+        return total.item() / labels, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Products in the training's precision, and a failing compiler explained."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                yield
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise TinyTransformersError(
+                f"torch.compile failed: {str(error).strip().splitlines()[0]}. Is there a C++ compiler on this machine? "
+                "Otherwise set train.compile to false."
+            ) from error
+
+    def _update(self, loss: float, learning_rate: float) -> None:
+        norm = optimizers.clip(self.model, self.settings)
+        self._check_finite(loss, f"the loss is {loss}")
+        self._check_finite(norm, f"the loss is {loss} and the norm of its gradient {norm}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.model.after_update()
+
+    def _count(self, step: Step, loss: float, seconds: float, waited: float) -> None:
+        counters = self.counters
+        counters.step += 1
+        counters.tokens += step.tokens
+        counters.seconds += seconds
+        counters.waited += waited
+        if not self.first_of_sitting:
+            counters.steady_tokens += step.tokens
+            counters.steady_seconds += seconds
+        self.first_of_sitting = False
+        counters.labels += step.labels
+        counters.eligible += step.eligible
+        if counters.step == 1:
+            counters.first_loss, counters.first_labels = loss, step.labels
+
+    def _report(self, step: float, doing: str = "") -> None:
+        """Say how far we are, and leave if asked to; parameters and counters are those of the last whole step."""
+        fraction = self.fraction() if self.settings.max_steps is None else step / self.settings.max_steps
+        self.work.progress(fraction, f"{self._so_far(int(step))}{doing}")
+        if self.work.should_stop():
+            raise Interrupted(f"asked to stop after {self._so_far(self.counters.step)}")
+
+    # --- evaluation
+
+    def _evaluate_if_due(self) -> None:
+        step = self.counters.step
+        if self.counters.due and step not in self.curve.evaluations:
+            loss = self._evaluate()
+            self._check_finite(loss, f"the validation loss is {loss}")
+            self.curve.add_evaluation(step, loss)
+            print(f"step {step}: validation loss {loss:.4f}", flush=True)
+
+    @torch.no_grad()
+    def _evaluate(self) -> float:
+        """The mean loss, in nats, over the labels of the validation data."""
+        self.model.eval()
+        self.model.schedule(self.fraction())
+        memory: Memory = ()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        with self._arithmetic():
+            for batch in self.corpus.validation():
+                self._report(self.counters.step, ", evaluating")
+                losses, memory = token_losses(self.model, batch.to(self.device), memory)
+                total += losses
+        return total.item() / self.corpus.validation_labels
+
+    # --- checks
+
+    def _require(self, check: Check, expected: str) -> None:
+        self.checks[check.name] = check
+        if check.blocking and not check.passed:
+            raise CheckFailed(f"{check.name} is {check.value}; expected {expected}")
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TinyTransformersError(
+                f"after {self._so_far(self.counters.step)} {what}: training has diverged. "
+                f"Lower train.learning_rate (it is {self.settings.learning_rate:g})."
+            )
+
+    def _check_parameters(self) -> None:
+        built, planned = self.model.num_parameters(), architecture.num_parameters(self.config.model)
+        self._require(Check("parameters", built == planned, built), f"{planned}, as planned")
+
+    def _check_start(self) -> None:
+        """The two checks that the first step allows, before hours are spent."""
+        # Untrained logits are about normal: the loss starts at ln V plus half their variance.
+        variance = self.config.model.initial_logit_variance
+        expected = math.log(self.config.model.vocab_size) + variance / 2
+        tolerance = INITIAL_LOSS + DEVIATIONS * math.sqrt(variance / self.counters.first_labels)
+        loss, slack = self.counters.first_loss, self.config.model.initial_loss_slack
+        holds = expected - tolerance <= loss <= expected + tolerance + slack
+        above = f", or {slack:.0f} higher" if slack else ""
+        self._require(Check("initial_loss", holds, loss), f"{expected:.2f} within {tolerance:.2f}{above}")
+        self._check_masked_share()
+
+    def _check_masked_share(self) -> None:
+        if self.config.model.causal:
+            return
+        expected = self.settings.mlm_probability
+        share = self.counters.labels / self.counters.eligible
+        chance = DEVIATIONS * math.sqrt(expected * (1 - expected) / self.counters.eligible)
+        # One token more where chance would have left a step without a label.
+        tolerance = chance + self.counters.step / self.counters.eligible
+        self._require(
+            Check("masked_share", abs(share - expected) <= tolerance, share), f"{expected} within {tolerance:.4f}"
+        )
+
+    def _check_floor(self) -> None:
+        """Not blocking: a small enough language may be learnt to the last word."""
+        if not self.config.model.causal:
+            loss = self.final_loss
+            self._require(Check("loss_floor", loss >= LOSS_FLOOR, loss, blocking=False), f"at least {LOSS_FLOOR}")
+
+    def _check_reload(self, folder: Path) -> None:
+        """A saved model must be the trained one to whoever loads it, its own activation included."""
+        batch = self.corpus.sample()
+        reloaded = _on(self.device, auto.load_lm(folder))
+        with torch.compiler.set_stance("force_eager"):  # compiled, the same weights round otherwise
+            logits = [_logits(model, batch.to(self.device)) for model in (self.model, reloaded)]
+        difference = ((logits[0] - logits[1]).abs().max() / logits[0].abs().max().clamp(min=1)).item()
+        self._require(Check("reload_logits", difference <= RELOADED, difference), f"at most {RELOADED}")
+
+    # --- the end
+
+    @property
+    def final_loss(self) -> float:
+        return self.curve.evaluations[self.counters.step]  # the last step is evaluated
+
+    def flops_per_token(self) -> float:
+        """Of training, on average; see `architecture.training_flops`."""
+        labelled = self.counters.labels / self.counters.tokens
+        length = self.model.keys_per_token(self.corpus.keys_per_token)
+        return architecture.training_flops(self.config.model, labelled=labelled, length=length)
+
+    def save(self) -> None:
+        """Save the model if all checks hold, and only then remove the checkpoints."""
+        self._check_start()  # again, for a training whose first step was another sitting's
+        self._check_masked_share()
+        self._check_floor()
+        with whole_folder(self.work.model_dir, replace=True) as draft, auto.quiet():
+            self.model.save_pretrained(draft)
+            self._check_reload(draft)
+        functions.write(self.work.run_dir / config.FUNCTIONS, self.model)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        print(f"saved {self.work.model_dir}", flush=True)
+
+    def outcome(self) -> Outcome:
+        counters = self.counters
+        peak = peak_flops(self.device, self.precision)
+        return Outcome(
+            scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels)],
+            checks=list(self.checks.values()),
+            metrics={
+                "steps": counters.step,
+                "tokens": counters.tokens,
+                "tokens_per_second": counters.tokens_per_second,
+                "seconds": counters.seconds,
+                "data_wait": counters.waited / counters.seconds,
+                **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
+                "precision": self.precision,
+                "compiled": int(self.compiled),
+                **self.model.figures(),
+                "peak_memory_mb": peak_memory_mb(),
+                "micro_batch_tokens": self.settings.micro_batch_tokens,
+                "parameters": self.model.num_parameters(),
+                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            },
+            data=self.corpus.fingerprints,
+        )
+
+
+def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:
+    """What `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one that the
+    device lacks."""
+    if asked == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if asked == "tf32" and not has_tensor_cores(device):
+        raise TinyTransformersError(f"train.precision is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
+    return asked
+
+
+def _remembered(model: LanguageModel, batch: Batch, memory: Memory) -> Memory:
+    """By the batch's rows; nothing where they begin."""
+    return model.empty_memory(len(batch.input_ids)) if batch.begins else [tensor[batch.rows] for tensor in memory]
+
+
+def _on(device: torch.device, model: Any) -> LanguageModel:
+    return model.to(device)
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    return model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
