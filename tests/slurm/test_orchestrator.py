@@ -14,12 +14,11 @@ import yaml
 from slurm.faults import wait_for
 
 from cluster.files import whole_files
-from tiny_transformers.settings.config import OF_STREAMS
-from tiny_transformers.settings.stages import STAGES
+from tiny_transformers.settings.stages import KINDS
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
-OF_STORIES = [stage for stage in STAGES if stage not in OF_STREAMS]
+OF_STORIES = [kind.name for kind in KINDS if kind.reads != "streams"]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
 
