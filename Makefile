@@ -15,7 +15,7 @@ DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_sto
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
 
-# What needs neither torch nor SLURM, but for what takes long: a minute, before every commit.
+# What needs neither torch nor SLURM, but for what takes long: before every commit.
 check: lint types
 	$(BIN)/python -m pytest $(TESTS) --light
 

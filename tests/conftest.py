@@ -17,7 +17,7 @@ LIGHT = (  # what `make check` runs: these load no torch
     "tiny_transformers/data/test_stories", "tiny_transformers/settings/test_brainformer_architecture",
     "tiny_transformers/settings/test_order", "tiny_transformers/settings/test_stages",
 )  # fmt: skip
-HEAVY = (  # but for these, which would take longer than the minute that `make check` has: processes, and drawings
+HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/report/test_comparison", "cluster/report/test_figures",
     "cluster/report/test_page", "cluster/report/test_report", "jobs/test_pack", "test_wheel",
 )  # fmt: skip
