@@ -17,6 +17,7 @@ from cluster.files.whole_files import TornFile, read_json
 from tiny_transformers.common.provenance import CodeVersion
 
 LARGEST = 2**63 - 1  # of SQLite's integers
+ABSENT = object()
 
 T = TypeVar("T")
 State = Literal["intended", "submitted", "done", "refused", "void"]  # of a submission
@@ -63,7 +64,7 @@ class ScoreRow(TypedDict):
 class CheckRow(TypedDict):
     name: str
     passed: bool
-    value: float | str
+    value: Any  # kept as text: a diverged loss is not a number
     blocking: bool
 
 
@@ -72,7 +73,7 @@ class OutcomeRecord(TypedDict):
 
     scores: NotRequired[list[ScoreRow]]
     checks: NotRequired[list[CheckRow]]
-    metrics: NotRequired[dict[str, float | str]]
+    metrics: NotRequired[dict[str, Any]]  # kept as text
     data: NotRequired[dict[str, str]]
 
 
@@ -196,8 +197,8 @@ def read(path: Path, kind: type[T]) -> T | None:
     """Return the file's value, a `kind`, or None if there is no such file.
 
     Raises TornFile if it is not whole, or not such a file."""
-    value = read_json(path)
-    if value is None and not path.exists():
+    value = read_json(path, absent=ABSENT)
+    if value is ABSENT:
         return None
     if wrong := find_fault(value, kind):
         raise TornFile(f"{path}: is no {path.name} ({wrong})")

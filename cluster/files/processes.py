@@ -28,9 +28,11 @@ def is_alive(process: Process) -> bool | None:
     """Whether a process named by host, pid and start is there; None if that cannot be known from this host."""
     if process["host"] != socket.gethostname():
         return None
-    if process.get("start") is None:  # it had ended before it could be named
+    if "start" not in process:  # its pid alone may be another's by now
+        return None
+    if process["start"] is None:  # it had ended before it could be named
         return False
-    return process_start(process["pid"]) == process.get("start")
+    return process_start(process["pid"]) == process["start"]
 
 
 def _process_start_by_ps(pid: int) -> str | None:

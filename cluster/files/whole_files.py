@@ -29,12 +29,12 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
         raise
 
 
-def read_json(path: Path) -> Any | None:
-    """The value, or None if there is no such file. Raises TornFile."""
+def read_json(path: Path, absent: Any = None) -> Any | None:
+    """Return the value of a file, or `absent` if there is none. Raises TornFile."""
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return absent
     except IsADirectoryError:
         raise TornFile(f"{path}: is a folder, not a file") from None
     try:

@@ -29,8 +29,9 @@ from cluster.slurm.queries import Job
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import NEEDS
 
-# sbatch tries for two minutes by itself, so a younger submission may still reach the controller.
 T = TypeVar("T")
+
+# sbatch tries for two minutes by itself, so a younger submission may still reach the controller.
 PATIENCE = "TINY_TRANSFORMERS_SBATCH_PATIENCE"  # seconds; for sites whose sbatch gives up sooner or later
 SBATCH_PATIENCE = 200.0
 FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows

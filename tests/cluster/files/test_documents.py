@@ -45,6 +45,7 @@ def test_a_file_of_its_kind_is_its_value_and_what_a_later_version_added_is_kept(
         (result(scores=[SCORE, {**SCORE, "value": "high"}]), "outcome.scores.1.value: must be a number"),
         (result(scores=[{"task": "a"}]), "outcome.scores.0.metric: is missing"),
         (result(metrics=[1]), "outcome.metrics: must be an object"),
+        (result(checks=[{"name": "x", "passed": True, "blocking": False}]), "outcome.checks.0.value: is missing"),
         (result(data={"file": 1}), "outcome.data.file: must be text"),
     ],
 )  # fmt: skip
@@ -54,6 +55,19 @@ def test_what_is_wrong_is_told_by_its_place(tmp_path, value, wrong):
     with pytest.raises(TornFile) as error:
         documents.read(path, documents.ResultFile)
     assert str(error.value).startswith(f"{path}: is no result.json ({wrong}")
+
+
+def test_a_result_with_a_check_that_is_no_number_is_a_result(tmp_path):
+    """As of a loss that diverged: the attempt must not count as lost for it."""
+    path = tmp_path / "result.json"
+    check = {"name": "loss", "passed": False, "value": float("nan"), "blocking": False}
+    path.write_text(json.dumps(result(checks=[check], metrics={"loss": float("inf"), "compiled": True})))
+    assert documents.read(path, documents.ResultFile)
+
+
+def test_a_file_that_comes_while_it_is_asked_for_is_absent_or_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    assert documents.read(tmp_path / "claim.json", documents.Claim) is None
 
 
 def test_stages_of_a_pack_are_pairs():

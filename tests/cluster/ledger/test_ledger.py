@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -79,6 +80,15 @@ def test_a_dead_holders_lock_is_taken_over(tmp_path):
     assert lock.exists()
     with locked(lock, wait=1):
         assert whole_files.read_json(lock)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("held", ["[1]", "{}", json.dumps({"host": socket.gethostname(), "pid": 9**9})])
+def test_a_lock_that_names_no_holder_is_never_broken(tmp_path, held):
+    lock = tmp_path / "ledger.lock"
+    lock.write_text(held)
+    with pytest.raises(LedgerBusy, match="another command holds the ledger"), locked(lock, wait=0.1):
+        pass
+    assert lock.read_text() == held
 
 
 def test_another_hosts_lock_is_never_broken(tmp_path):
