@@ -9,7 +9,7 @@ import types
 import typing
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar, Union
+from typing import Any, Literal, NewType, NotRequired, TypedDict, TypeVar, Union
 
 from cluster.files.causes import Cause
 from cluster.files.processes import Process
@@ -20,6 +20,7 @@ LARGEST = 2**63 - 1  # of SQLite's integers
 ABSENT = object()
 
 T = TypeVar("T")
+Number = NewType("Number", float)  # also one that is none: NaN, or infinite
 State = Literal["intended", "submitted", "done", "refused", "void"]  # of a submission
 
 
@@ -47,11 +48,14 @@ class Claim(Life):
 
 
 class Heartbeat(TypedDict):
-    """heartbeat.json: how far an attempt is. Measured numbers may stand beside these fields."""
+    """heartbeat.json: how far an attempt is."""
 
     time: float
     fraction: NotRequired[float]
     text: NotRequired[str]
+    loss: NotRequired[Number | None]
+    tokens_per_second: NotRequired[Number | None]
+    seconds_left: NotRequired[Number | None]
 
 
 class ScoreRow(TypedDict):
@@ -185,6 +189,18 @@ class Grid(TypedDict):
     baselines: list[str]
 
 
+class Paused(TypedDict):
+    """paused.json: `cancel --all` was given."""
+
+    time: str
+
+
+class Imported(TypedDict):
+    """imported.json: which submissions came with an archive."""
+
+    tokens: list[str]
+
+
 class StudyFile(TypedDict):
     """studies/<study>.json: its question, and the runs and baselines of its grids."""
 
@@ -232,11 +248,20 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
     return "" if _is_plain(value, kind) else f"{_told(where)}must be {PLAIN[kind]}"
 
 
-PLAIN = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+PLAIN = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Number: "a number",
+    type(None): "null",
+}
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
-    if kind is float:
+    if kind is Number and isinstance(value, float):
+        return True
+    if kind in (float, Number):
         whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
         return whole or (isinstance(value, float) and math.isfinite(value))
     if kind is int:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from cluster.files.whole_files import read_json
+from cluster.files.documents import Imported, read
 
 OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it
 
@@ -162,7 +162,8 @@ class OutputRoot:
 
     def came_along(self) -> set[str]:
         """Tokens of submissions that were made elsewhere, and came with an archive."""
-        return set((read_json(self.imported) or {}).get("tokens", ()))
+        told = read(self.imported, Imported)
+        return set(told["tokens"]) if told else set()
 
     @property
     def notify(self) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.text import Text
 
@@ -20,7 +20,7 @@ from cluster import archive
 from cluster.console import ask, console, count, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import documents, records, whole_files
-from cluster.files.documents import Intent, RequestFile, SourceOfWork
+from cluster.files.documents import Intent, Paused, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger import recording
@@ -35,6 +35,8 @@ from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_decided, say_held, say_nothing_missing, show
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files, required_files
+
+T = TypeVar("T")
 
 
 def submit_missing(
@@ -113,7 +115,7 @@ def tick(
     slurm = Slurm()
     with session.writing(where.root, slurm) as ledger:
         assert ledger
-        if paused := whole_files.read_json(where.root.paused):
+        if paused := documents.read(where.root.paused, Paused):
             console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
             return TickOutcome(False, False)
         reconciling.late_results(ledger, where.root)
@@ -154,7 +156,7 @@ class _EarlierSubmissions:
         self._root, self._ledger, self._site = root, ledger, site
         self._elsewhere = root.came_along()
         self._intents: dict[str, Intent | None] = {}
-        self._requests = [(path, value) for path in root.requests() if (value := documents.read(path, RequestFile))]
+        self._requests = [(path, value) for path in root.requests() if (value := _told(path, RequestFile))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
     def site(self, token: str) -> Site:
@@ -193,7 +195,7 @@ class _EarlierSubmissions:
 
     def _intent(self, token: str) -> Intent | None:
         if token not in self._intents:
-            intent = documents.read(self._root.submission(token).submission, Intent)
+            intent = _told(self._root.submission(token).submission, Intent)
             self._intents[token] = self._from_here(intent) if intent and token in self._elsewhere else intent
         return self._intents[token]
 
@@ -205,6 +207,15 @@ class _EarlierSubmissions:
         if last:
             return {**intent, "site": last["site"], "data_root": last["data_root"]}
         return {**intent, "site": self._site.model_dump(mode="json") if self._site else {}, "data_root": None}
+
+
+def _told(path: Path, kind: type[T]) -> T | None:
+    """Return what a file says; one that is spoilt is named, and its runs are left alone."""
+    try:
+        return documents.read(path, kind)
+    except whole_files.TornFile as error:
+        stderr.print(Text(f"{error}. Its runs are left alone: `submit` them again.", style="yellow"), soft_wrap=True)
+        return None
 
 
 def nothing_submitted(root: OutputRoot) -> InputError:

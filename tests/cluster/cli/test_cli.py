@@ -521,3 +521,13 @@ def test_after_cancel_all_tick_begins_nothing_until_a_person_asks(command, fake_
     assert status(command)["counts"]["completed"] == 16
     assert "Nothing to do." in command("tick").stdout
     assert not (tmp_path / "output" / "paused.json").exists()
+
+
+def test_tick_names_what_is_spoilt_and_is_paused_where_that_cannot_be_known(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    (tmp_path / "output" / "requests" / "cafe.json").write_text("[1]")
+    ticked = command("tick")
+    assert "cafe.json: is no cafe.json (must be an object)" in ticked.stderr.replace("\n", "")
+    assert "Nothing to do." in ticked.stdout
+    (tmp_path / "output" / "paused.json").write_text("[]")
+    assert "paused.json: is no paused.json" in command("tick", check=False).stderr.replace("\n", "")

@@ -70,6 +70,13 @@ def test_a_file_that_comes_while_it_is_asked_for_is_absent_or_there(tmp_path, mo
     assert documents.read(tmp_path / "claim.json", documents.Claim) is None
 
 
+def test_a_heartbeat_has_numbers_but_a_loss_that_is_none_is_still_a_heartbeat():
+    beat = {"time": 1.0, "loss": float("nan"), "seconds_left": float("inf")}
+    assert documents.find_fault(beat, documents.Heartbeat) == ""
+    assert documents.find_fault(beat | {"loss": "high"}, documents.Heartbeat) == "loss: must be a number"
+    assert documents.find_fault(beat | {"loss": 10**400}, documents.Heartbeat) == "loss: must be a number"
+
+
 def test_stages_of_a_pack_are_pairs():
     packed = {"run_id": "abc", "stages": [["pretrain", 1]]}
     assert documents.find_fault(packed, documents.PackedRun) == ""
