@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet
 DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_stories=60 evaluation.limit=60 \
 	evaluation.superglue.epochs=2,--set $(setting))
 
+# The tests start some hundreds of Pythons: none needs to compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check test test-longer lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
 
 demo: $(INSTALLED)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import processes
 import pytest
 import yaml
@@ -121,7 +122,7 @@ def load_in_a_fresh_process(folder, name):
         f"model, tokenizer = {auto}.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])\n"
         "print(type(model).__name__, tokenizer('Once upon')['input_ids'][0])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    done = fresh.python(code, folder)
     assert done.stdout.split() == [f"Tiny{'GPTNeoForCausalLM' if 'Causal' in auto else 'RobertaForMaskedLM'}", "1"]
 
 

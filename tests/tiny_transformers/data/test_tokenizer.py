@@ -1,7 +1,6 @@
 import json
-import subprocess
-import sys
 
+import fresh
 import pytest
 
 from tiny_transformers.common.work import TinyTransformersError, Work
@@ -39,7 +38,7 @@ def test_a_fresh_process_gets_the_study_tokenizer_from_the_model_folder(work):
         "print(json.dumps([special, t('Once upon')['input_ids'], t('Once', 'upon')['input_ids'], dict(batch),"
         " t.decode(t(' a cat, <mask>!')['input_ids'], skip_special_tokens=False), t.model_max_length]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(work.model_dir)], capture_output=True, text=True, check=True)
+    done = fresh.python(code, work.model_dir)
     special, alone, pair, batch, decoded, longest = json.loads(done.stdout)
     assert special == [0, 1, 2, 3, 9999, 1, 2]
     assert alone == [1, 7454, 2402, 2]
@@ -121,7 +120,7 @@ def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(wo
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)\n"  # None: it would ask
         "print(tokenizer('Once upon')['input_ids'])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(work.model_dir)], capture_output=True, text=True, check=True)
+    done = fresh.python(code, work.model_dir)
     assert done.stdout.strip() == "[1, 7454, 2402, 2]"
 
 
@@ -164,8 +163,8 @@ def test_a_fresh_process_gets_the_ids_of_the_stream_from_the_model_folder(stream
         "batch = t(text)\n"
         "print(json.dumps([list(batch), batch['input_ids'], t.decode(batch['input_ids']) == text, len(t)]))"
     )
-    command = [sys.executable, "-c", code, str(stream_work.model_dir), str(stream.path)]
-    keys, ids, same, size = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = fresh.python(code, stream_work.model_dir, stream.path)
+    keys, ids, same, size = json.loads(done.stdout or done.stderr)
     assert keys == ["input_ids"]
     assert ids == stream.ids.tolist()
     assert same

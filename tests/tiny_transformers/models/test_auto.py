@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from transformers import (
@@ -597,10 +598,8 @@ def test_who_has_imported_the_package_is_not_asked_to_trust(tmp_path):
         "import sys, pathlib, tiny_transformers.models.auto as m\n"
         "for folder in pathlib.Path(sys.argv[1]).iterdir(): m.load_lm(folder)"
     )
-    silent = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, stdin=subprocess.DEVNULL, timeout=300
-    )
-    assert (silent.returncode, silent.stdout, silent.stderr) == (0, b"", b"")
+    silent = fresh.python(code, tmp_path)
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
 
 
 def test_losing_the_learnt_activation_would_be_noticed(tmp_path):

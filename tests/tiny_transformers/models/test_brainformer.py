@@ -1,7 +1,6 @@
 import json
-import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 from torch.nn import functional as F
@@ -449,9 +448,7 @@ with torch.no_grad():
 texts = [model.generate(ids, max_new_tokens=100, do_sample=False, use_cache=cached) for cached in (True, False)]
 print(json.dumps([type(model).__name__, *(text.tolist() for text in texts)]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = fresh.python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     name, cached, uncached = json.loads(done.stdout)
     assert name == "TinyBrainformerForCausalLM"

@@ -1,7 +1,6 @@
 import json
-import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 
@@ -114,7 +113,7 @@ checkpoint.write(pathlib.Path(sys.argv[1]), 10, model, torch.optim.AdamW(model.p
 
 def test_kill_between_two_files_leaves_the_checkpoint_before(tmp_path):
     write(tmp_path, 5)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    done = fresh.python(KILLED, tmp_path)
     assert done.returncode == -9, done.stderr
     (draft,) = (path for path in tmp_path.iterdir() if path.name.startswith("."))
     assert [path.name for path in draft.iterdir()] == [MODEL]

@@ -4,10 +4,9 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import types
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -362,8 +361,9 @@ assert [check.value for check in outcome.checks if check.name == "reload_logits"
 
 
 def in_a_process(job, backend, killed_at=None):
-    arguments = [job.config.model_dump_json(), str(killed_at), backend, job.root, job.cache, job.run_dir]
-    return subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], check=False).returncode
+    arguments = [job.config.model_dump_json(), killed_at, backend, job.root, job.cache, job.run_dir]
+    done = fresh.python(CHILD, *arguments)
+    return done.returncode, done.stderr if done.returncode == 1 else ""
 
 
 # Inductor writes C++, which takes minutes to compile; the other one only captures the graphs.
@@ -371,10 +371,10 @@ def in_a_process(job, backend, killed_at=None):
 def test_a_compiled_bfloat16_run_that_was_killed_has_the_curve_of_one_that_was_not(work, backend):
     settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 1}}
     whole, killed = work(name="whole", **settings), work(name="killed", **settings)
-    assert in_a_process(whole, backend) == 0
-    assert in_a_process(killed, backend, killed_at=5) == -signal.SIGKILL
+    assert in_a_process(whole, backend) == (0, "")
+    assert in_a_process(killed, backend, killed_at=5) == (-signal.SIGKILL, "")
     assert checkpoints(killed) == ["step-00000003"]
-    assert in_a_process(killed, backend) == 0
+    assert in_a_process(killed, backend) == (0, "")
     # Which shapes a process meets first decides what is compiled, and so the last digits.
     for record, expected in zip(curve(killed), curve(whole), strict=True):
         assert record == pytest.approx(expected, rel=1e-5)
