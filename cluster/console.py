@@ -26,7 +26,7 @@ def ask(question: str, yes: bool) -> None:
 
 
 def clean(text: str) -> str:
-    """Of what was written by others: without what a terminal obeys."""
+    """Return a text of others without the characters that a terminal obeys."""
     return CONTROL.sub("", text)
 
 

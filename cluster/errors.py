@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree, and the exit code of each branch.
+"""The errors that a user may meet, as a tree, and the exit code of each branch.
 
     TinyError
     +-- InputError    2  the user's input is wrong: a manifest, a site, a folder, a run's name

@@ -80,7 +80,7 @@ def _folders(line: str, root: Path) -> list[Path]:
 
 
 def slurm_limit(environment: Mapping[str, str] = os.environ) -> int | None:
-    """What SLURM has given this job on this node."""
+    """Return the memory that SLURM has given this job on this node."""
     megabytes = 1 << 20
     try:
         if "SLURM_MEM_PER_CPU" in environment:

@@ -38,8 +38,8 @@ NOT_TO_RUN = ("void", "refused")  # answers by which the login node has given th
 
 
 class PackJob:
-    """What submitit starts, on SLURM and on one machine alike: `__call__` does the work, `checkpoint` is its protocol
-    for the signal before the time limit. Pickled before it is called, so it holds a path and no more."""
+    """The callable that submitit starts, on SLURM and on one machine alike: `__call__` does the work, `checkpoint` is
+    its protocol for the signal before the time limit. Pickled before it is called, so it holds a path and no more."""
 
     def __init__(self, submission: str) -> None:
         self.submission = submission
@@ -202,7 +202,7 @@ class PackWork:
         return subprocess.Popen(command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL)
 
     def _hear_end(self, number: int, pid: int, code: int, peak: int, beside: list[int]) -> None:
-        """What the child's exit code means for its run."""
+        """Note what the child's exit code means for its run."""
         if code in (STOPPED, -signal.SIGUSR2) or (code == -signal.SIGKILL and self.out_of_patience):
             return  # it is left, and goes on after a requeue or is settled as timed out
         self.left.discard(number)

@@ -1,4 +1,4 @@
-"""What every stage does: claim, log, heartbeat, work, result. Runs one run's stages, in order, in one process.
+"""Do what every stage does: claim, log, heartbeat, work, result. Runs one run's stages, in order, in one process.
 
 `python -m jobs.stage SUBMISSION PACK ITEM`. The result file is written last: it alone says that a stage succeeded.
 A stage that fails leaves its traceback in its log and its cause in its result; stages that do not need it go on. One
@@ -118,10 +118,10 @@ def _explain(error: BaseException) -> str:
 
 
 def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> str | None:
-    """What to say if this attempt would go on from work of other code: from a completed stage that it needs and that is
-    not done `again` here, or was by this submission; or from the checkpoints of an attempt that did not fail by a
-    mistake, which other code may mend. Claims of older versions name no code. The login node has the same rule, on
-    the ledger (cluster/submit/dispatch.py)."""
+    """Return what to say if this attempt would go on from work of other code: from a completed stage that it needs and
+    that is not done `again` here, or was by this submission; or from the checkpoints of an attempt that did not fail
+    by a mistake, which other code may mend. Claims of older versions name no code. The login node has the same rule,
+    on the ledger (cluster/submit/dispatch.py)."""
     mine = whole(attempt.claim, Claim)
     code, stage = _digest(mine), attempt.path.parent.name
     for name in (stage, *needed_by([stage])):
@@ -161,7 +161,7 @@ def _digest(claim: Claim | None) -> str | None:
 
 
 def _made_with(pack: TaskFile | None) -> dict[str, Any]:
-    """What the pack found, unless the source has changed since: this process has just loaded it."""
+    """Return the version that the pack found, unless the source has changed since: this process has just loaded it."""
     found: dict[str, Any] = {key: value for key, value in (pack or {}).items() if key in ("code", "environment")}
     if "code" in found and (digest := source_digest()) != found["code"]["digest"]:
         found["code"] = {"digest": digest, "commit": None, "diff": None}

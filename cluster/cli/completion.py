@@ -1,4 +1,4 @@
-"""What the shell may complete: runs, studies and stages. Reads the ledger or the manifest, never SLURM; whatever is
+"""Complete names of runs, studies and stages in the shell. Reads the ledger or the manifest, never SLURM; whatever is
 wrong with them, nothing is completed and nothing is said."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def runs(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 def studies(context: typer.Context, incomplete: str) -> list[str]:
-    """Of the manifest that the command is given."""
+    """Return the studies of the manifest that the command is given."""
     try:
         from cluster.manifest import loading
 

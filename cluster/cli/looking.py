@@ -29,7 +29,7 @@ def status_command(
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
 ) -> None:
-    """What has been done, what is under way, what failed and why."""
+    """Show what has been done, what is under way, what failed and why."""
     root = root_of(output_root, smoke)
     if watch and as_json:
         raise InputError("status: --json is of one moment; give it without --watch.")
@@ -76,7 +76,7 @@ def logs(
 
 @app.command()
 def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> None:
-    """What each submission was planned to take, what it used, and what to change."""
+    """Show what each submission was planned to take, what it used, and what to change."""
     root = root_of(output_root, smoke)
     session.need_ledger(root)
     with reading_ledger(root) as view:

@@ -59,7 +59,7 @@ def _unheeded(layer: Layer, config: RunConfig) -> list[SettingValue]:
 
 
 def check_heeded(top: Layer, cells: Iterable[Cell]) -> None:
-    """What --set says must count for one of the cells."""
+    """Refuse a --set that counts for none of the cells."""
     given = {path: value for path, value in top.items() if value.origin.startswith("--set ")}
     corpora = {cell.config.data.corpus: cell.config for cell in cells}
     unheeded = [{value.origin for value in _unheeded(given, config)} for config in corpora.values()]
@@ -114,7 +114,7 @@ def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: 
 
 
 def _whose(loc: list[str], tree: dict[str, Any]) -> str:
-    """Of a model's unknown key that is known elsewhere: where. Ends the sentence."""
+    """Say where a model's unknown key is known, if anywhere, as the end of a sentence."""
     name = loc[-1]
     if loc[:1] == ["model"] and loc[1:2] == ["ffn"]:
         kinds = [kind for kind, settings in FEED_FORWARD.items() if name in settings.model_fields]

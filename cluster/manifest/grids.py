@@ -133,7 +133,8 @@ def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], whe
 
 
 def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int, str]) -> set[int]:
-    """Of each family the variant that was chosen, or else the first one; combinations may make the same variant."""
+    """Return each family's baseline: the variant that was chosen, or else the first. Combinations may make the same
+    one."""
     first: dict[str, int] = {}
     for index in (*chosen, *range(len(variants))):
         config = variants[index][1][0]

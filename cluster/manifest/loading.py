@@ -83,8 +83,8 @@ def load(path: Path) -> Manifest:
 
 
 def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) -> dict[str, Any]:
-    """What a submission came from, to be kept with it: name, SHA-256 and text of the file, the --set texts, and the
-    studies that were asked for (none: all)."""
+    """Return where a submission came from, to be kept with it: name, SHA-256 and text of the file, the --set texts, and
+    the studies that were asked for (none: all)."""
     text = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     given = {"overrides": list(overrides), "studies": list(studies)}
@@ -230,6 +230,6 @@ def merge(*layers: Layer) -> Layer:
 
 
 def baseline_entries(study: Mapping[str, Any]) -> list[Any]:
-    """Of the study's `baseline`."""
+    """Return the entries of the study's `baseline`."""
     entries = study.get("baseline", [])
     return entries if isinstance(entries, list) else [entries]

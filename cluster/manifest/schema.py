@@ -101,7 +101,7 @@ def _dotted(properties: dict[str, Any], definitions: dict[str, Any], prefix: str
 
 
 def _properties(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Of the section that a schema describes; of a union, those of all its members."""
+    """Return the properties of the section that a schema describes, and for a union those of all its members."""
     members = schema.get("oneOf") or schema.get("anyOf") or [schema]
     found: dict[str, Any] = {}
     for member in members:

@@ -1,4 +1,4 @@
-"""What the figures of a study's runs allow to say: intervals over seeds, tests against the baseline, sentences.
+"""Say what the measures of a study's runs allow to say: intervals over seeds, tests against the baseline, sentences.
 
 A test is chosen by the design, how many seeds and how many comparisons there are, never by the scores. Where the seeds
 cannot give a p-value, it is None and the comparison says how many are needed. docs/statistics.md has the reasons."""
@@ -193,8 +193,8 @@ class _RightPairs:
         return self.known[run_id]
 
     def compare(self, variant: Variant, baseline: Variant) -> PairsFinding | None:
-        """Of the seeds for which both have a score and kept their pairs; None if there is none, or the pairs are not
-        the same. Pairs without a score are of an attempt that failed, or of one before."""
+        """Compare two variants over the seeds for which both have a score and kept their pairs. None if there is none,
+        or the pairs are not the same. Pairs without a score are of an attempt that failed, or of one before."""
         one, other = (
             {run.seed: self.of(run.run_id) for run in each.runs if run.value(BY_KEY["blimp"]) is not None}
             for each in (variant, baseline)

@@ -45,7 +45,7 @@ class Details:
 
 
 def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Details:
-    """Of these runs, in the order in which they were recorded."""
+    """Return the details of these runs, in the order in which they were recorded."""
     chosen = list(run_ids)
     attempts = _by_stage(ledger.attempts_of(chosen))
     scores = _by_stage(ledger.outcomes_of("score", chosen))

@@ -1,4 +1,4 @@
-"""What is found of a variant against its baseline: the difference, its interval, its p-values."""
+"""A variant is compared with its baseline: the difference, its interval, its p-values."""
 
 from __future__ import annotations
 

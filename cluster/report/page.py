@@ -56,7 +56,7 @@ def text(page: Page) -> str:
 
 
 def _shown(section: Section) -> dict[str, Any]:
-    """What the template shows of a study."""
+    """Return the part of a study that the template shows."""
     study = section.study
     return {
         "section": section,

@@ -71,7 +71,7 @@ def published(study: Study) -> dict[tuple[str, str], Published]:
 
 
 def known_differences(study: Study) -> list[str]:
-    """What differs from ours in the figures that `published` gives, a sentence each."""
+    """Return how the studies differ from ours in the numbers that `published` gives, a sentence each."""
     about = {variant.key: (variant.family, _label(variant.config.model)) for variant in study.variants}
     found = {(figure.table, *about[key]) for (key, _), figure in published(study).items()}
     return [row["sentence"] for row in _rows("differences") if any(_concerns(row, *figure) for figure in found)]

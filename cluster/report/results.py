@@ -95,7 +95,7 @@ class Result:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of its stages, all attempts included; on a machine without GPUs, hours."""
+        """The GPU-hours of its stages, all attempts included; on a machine without GPUs, hours."""
         known = [self.hours[stage] for stage in self.stages if stage in self.hours]
         return sum(known) if known else None
 
@@ -302,8 +302,8 @@ def _without_seed(config: RunConfig) -> str:
 
 
 def _labels(variants: Sequence[tuple[str, RunConfig]]) -> list[str]:
-    """What sets each of a family's variants apart, from their runs' names and settings: as few parts of the name as
-    will do, and, of those which differ in other settings only, these settings."""
+    """Return what sets each of a family's variants apart, from their runs' names and settings: as few parts of the name
+    as will do, and, of those which differ in other settings only, these settings."""
     parts = [_parts(name, config) for name, config in variants]
     texts = [" ".join(filter(None, (part[index] for index in _telling(parts)))) for part in parts]
     settings = [flat(config.model_dump(mode="json")) for _, config in variants]

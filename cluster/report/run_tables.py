@@ -12,7 +12,7 @@ from cluster.report.study_tables import WORST_FIRST, Column, Row, StudyTable, Ta
 
 
 def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
-    """What the template shows of a run; `shown`: the studies that the page has."""
+    """Return the part of a run that the template shows; `shown`: the studies that the page has."""
     run = details.run
     config = run.config.model_dump(mode="json")
     unusual = run.config.model_dump(mode="json", exclude_defaults=True)
@@ -35,7 +35,7 @@ def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
-    """What a model is known by, be it a default or not."""
+    """Return the sizes that a model is known by, defaults or not."""
     names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
     model = config["model"]
     return flat({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
@@ -134,5 +134,5 @@ def _run_checks_table(details: RunDetails) -> StudyTable | None:
 
 
 def _metrics(stage: StageDetails) -> str:
-    """Of the whole stage; a task's own (`rte.steps`) are in metrics.csv."""
+    """Return the metrics of the whole stage. A task's own (`rte.steps`) are in metrics.csv."""
     return ", ".join(f"{name} {short(value)}" for name, value in stage.metrics.items() if "." not in name)

@@ -47,7 +47,7 @@ def sentence_of(found: Comparison) -> str:
 
 
 def name(variant: Variant, family: Family) -> str:
-    """Of a variant, as a sentence says it."""
+    """Return the name of a variant as a sentence says it."""
     sparse = any(_feed_forward_kind(each) in ("moe", "controller", "pkm") for each in family.variants)
     called = NAMES.get(variant.label, variant.label)
     return f"dense {called}" if sparse and _feed_forward_kind(variant) == "dense" else called
@@ -122,7 +122,7 @@ def _seeds_of(found: Sequence[Comparison]) -> str:
 
 
 def _of_models(items: PairsFinding) -> str:
-    """What the pairs say, and of what they say it."""
+    """Return what the pairs say, and of which models."""
     sign = 1 if items.difference >= 0 else -1
     low, high = sorted((100 * sign * items.low, 100 * sign * items.high))
     told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.1f} points "
@@ -149,7 +149,7 @@ def _parameters(found: Comparison) -> str:
 
 
 def answer(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
-    """What the figures say to the study's question, family by family and measure by measure, or what is missing."""
+    """Answer the study's question from its measures, family by family and measure by measure, or what is missing."""
     if not study.families:
         return [f"Nothing can be said: the ledger has no run of {study.name}."]
     return [sentence for family in study.families for sentence in _of_family(family, comparisons)]
@@ -198,7 +198,7 @@ def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -
 
 
 def _differing_models(found: Sequence[Comparison]) -> list[str]:
-    """Of which variants the trained models differ from the baseline's on the pairs of BLiMP."""
+    """Say which variants' trained models differ from the baseline's on the pairs of BLiMP."""
     differing = [(each, each.items) for each in found if each.items and each.items.p_corrected <= ALPHA]
     if not differing:
         return []

@@ -91,7 +91,7 @@ def section(study: Study, root: OutputRoot, drawn: Sequence[Figure]) -> Section:
 
 
 def _trials(sections: Sequence[Section]) -> list[str]:
-    """What keeps figures from being results."""
+    """Say what keeps the numbers from being results."""
     configs = [variant.config for each in sections for variant in each.study.variants]
     notes = {
         "Smoke runs: a trial of the machinery, whose scores say nothing": any(config.smoke for config in configs),
@@ -130,7 +130,7 @@ def _table_files(of: Section) -> dict[str, str | bytes]:
 
 
 def _notes(table: StudyTable) -> list[str]:
-    """What the marks in its cells are, of those that it has."""
+    """Explain those marks that a table has in its cells."""
     cells = [cell for row in table.rows for cell in row.cells]
     told = {
         "Means over seeds": True,

@@ -1,4 +1,4 @@
-"""What a site offers, as it says itself, against what its profile assumes."""
+"""Compare what a site says that it offers with what its profile assumes."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _account(site: Site, slurm: Slurm) -> Finding:
 
 
 def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:
-    """What the account may have waiting and running, which `submit` and `tick` keep to."""
+    """Say how many jobs the account may have waiting and running, which `submit` and `tick` keep to."""
     limits = slurm.limits(site.account, site.qos)
     if limits is None:
         yield Finding(

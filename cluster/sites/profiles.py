@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parent
 
 
 class Rule(Settings):
-    """What is done about a failure of one cause, and how often for one stage run."""
+    """The answer to a failure of one cause, and how often it is given for one stage run."""
 
     times: NonNegativeInt = 0  # tries after the first; 0: stop and show it
     time: Annotated[float, Field(ge=1)] = 1.0  # the next try's time limit, in this one's

@@ -1,4 +1,4 @@
-"""What a result was made with: the version of this package's source, and the machine and libraries around it.
+"""Tell what a result was made with: the version of this package's source, and the machine and libraries around it.
 
 Plain values for a JSON file. No torch: versions are read from the installed packages' metadata, GPUs from /proc, so
 that the login node may ask too. What cannot be known is None; nothing here raises or waits long."""

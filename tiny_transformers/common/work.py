@@ -1,4 +1,4 @@
-"""What a stage is given, and what it hands back. Plain data; no torch.
+"""The record that a stage is given, and the one that it hands back. Plain data; no torch.
 
 Every stage of the science is one function `run(work: Work) -> Outcome`; whoever calls it (a job, a notebook, a test)
 decides where files go and who hears of progress."""

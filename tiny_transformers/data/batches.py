@@ -28,7 +28,7 @@ Ids = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking needs to know of a tokenizer."""
+    """The part of a tokenizer that masking needs."""
 
     mask: int  # the id of <mask>
     special: NDArray[np.bool_]  # (ids,) True for <pad>, <s>, </s>, <unk>, <mask>

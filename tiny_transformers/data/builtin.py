@@ -188,7 +188,7 @@ def mood(rng: Random, scene: Scene) -> Phrase:
 
 
 def state(rng: Random, scene: Scene) -> Phrase:
-    """What can follow `is`."""
+    """Return the words that can follow `is`."""
     return rng.choice((mood(rng, scene), somewhere(rng), activity(rng)))
 
 

@@ -1,5 +1,5 @@
-"""What a training reads: the batches of every step, and those of validation. Of nothing but the data, the settings and
-the step's number, so that a training that was stopped goes on where it was."""
+"""The batches that a training reads at every step, and those of validation. They follow from nothing but the data, the
+settings and the step's number, so that a training that was stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Corpus(Protocol):
     validation_labels: int
 
     def step(self, number: int) -> Step:
-        """What the optimizer step after so many steps learns from."""
+        """Return the batches that the optimizer step after so many steps learns from."""
 
     def validation(self) -> Iterator[Batch]: ...
 

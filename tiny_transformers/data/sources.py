@@ -90,7 +90,7 @@ def known_fingerprint(path: Path, cache: Path) -> str:
 
 
 def state(path: Path) -> tuple[int, ...]:
-    """What changes whenever the file's bytes do: size, inode, and both times (ns), for mtime can be set back."""
+    """Return what changes whenever the file's bytes do: size, inode, and both times (ns), for mtime can be set back."""
     stat = path.stat()
     return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 

@@ -64,7 +64,7 @@ class Stories:
 
 @dataclass(frozen=True)
 class EncodingTask:
-    """What is made of what: the same for every process that takes part."""
+    """The inputs and the place of an encoding: the same for every process that takes part."""
 
     path: Path  # the story file
     tokenizer_file: Path

@@ -190,7 +190,7 @@ def _counts(result: TaskScores) -> dict[str, int]:
 
 
 def _print(results: Sequence[TaskScores], shown: Sequence[Accuracy]) -> None:
-    """What is shown of a task is its phenomenon; only the full BLiMP has several tasks of one."""
+    """Print the accuracy of each phenomenon; only the full BLiMP has several tasks of one."""
     width = max(len(figure.name) for figure in shown)
     print(f"{'task':{width}} accuracy   95 % interval   pairs  ties  equal  too long")
     for figure in shown:

@@ -1,4 +1,4 @@
-"""What a row of a (Super)GLUE file becomes: one or two input texts and a label, as in BabyLM 2023.
+"""Turn a row of a (Super)GLUE file into one or two input texts and a label, as in BabyLM 2023.
 
 No model here. The fields of each task are those of its template (docs/evaluation.md)."""
 
@@ -76,7 +76,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a task is trained on, what selects its weights, and what is scored."""
+    """The rows that a task is trained on, those that select its weights, and those that are scored."""
 
     name: str
     train: Encoded

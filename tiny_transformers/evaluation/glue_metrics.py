@@ -27,7 +27,7 @@ def metrics(labels: Labels, predictions: Labels, num_labels: int) -> Values:
 
 
 def selection_metric(labels: Labels, predictions: Labels, num_labels: int) -> float:
-    """What BabyLM selects weights by: F1 of two labels, else accuracy."""
+    """Return the metric that BabyLM selects weights by: F1 of two labels, else accuracy."""
     values = metrics(labels, predictions, num_labels)
     return values["f1"] if num_labels == 2 else values["accuracy"]
 

@@ -37,7 +37,7 @@ class Passages:
 
 @dataclass(frozen=True)
 class PassageScores:
-    """Of N passages, the last words; of as many or fewer, the whole."""
+    """The scores of the last words of N passages, and of the whole of as many or fewer."""
 
     correct: NDArray[np.bool_]  # (N,) every token of the last word is the likeliest
     last_word: NDArray[np.float64]  # (N,) its log-likelihood
@@ -117,7 +117,7 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _special(tokenizer: Any, run_config: config.RunConfig) -> tuple[list[int], list[int]]:
-    """What stands before and after a passage."""
+    """Return the special tokens that stand before and after a passage."""
     if run_config.model.family == "roberta":
         return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     start = {"bos": [tokenizer.bos_token_id], "eos": [tokenizer.eos_token_id], "none": []}

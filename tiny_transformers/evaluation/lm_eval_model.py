@@ -62,7 +62,7 @@ class TinyTransformersLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """The id of the token that stands before a text without context."""
         eos = self.start_token == "eos" and not self.is_encoder
         return self.tokenizer.eos_token_id if eos else self.tokenizer.bos_token_id
 
@@ -116,7 +116,7 @@ class TinyTransformersLM(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,  # noqa: ARG002
     ) -> list[tuple[float, bool]]:
-        """Of each request log p(continuation | context), and whether each of its tokens is the likeliest one."""
+        """Return log p(continuation | context) of each request, and whether each token is the likeliest one."""
         sequences: list[list[int]] = []
         scored = []
         for text, context, continuation in requests:

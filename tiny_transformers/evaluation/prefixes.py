@@ -28,7 +28,8 @@ class Batch:
 
 
 class Forest:
-    """Of sequences and the index of the first scored token of each; rows of at most `width` tokens where possible."""
+    """A forest is made from sequences and the index of the first scored token of each. Its rows have at
+    most `width` tokens where possible."""
 
     def __init__(self, sequences: Sequence[tuple[int, ...]], starts: Sequence[int], width: int) -> None:
         order = sorted(range(len(sequences)), key=lambda number: sequences[number])

@@ -47,7 +47,7 @@ HEAD_ROWS = 1_024  # positions whose logits exist at once: 41 MB in float32 at 1
 
 @dataclass(frozen=True)
 class Scores:
-    """Of N sequences."""
+    """The scores of N sequences."""
 
     log_likelihoods: NDArray[np.float64]  # (N,)
     greedy: NDArray[np.bool_]  # (N,): every scored token is the likeliest; of equal ones that of the lowest id

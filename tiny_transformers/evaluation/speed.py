@@ -57,7 +57,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Timing:
-    """What came of a measurement."""
+    """The outcome of one measurement."""
 
     of: Measurement
     seconds: list[float]  # of every counted pass
@@ -109,7 +109,7 @@ def run(work: Work) -> Outcome:
 
 
 def plan(model: Any, config: RunConfig, *, cached: bool) -> list[Measurement]:
-    """What is measured, in order; of each task the smallest batch comes first."""
+    """Return what is measured, in order; of each task the smallest batch comes first."""
     settings = config.evaluation.speed
     whole = partial(Measurement, warmup=settings.warmup, repetitions=settings.repetitions)
     sizes = sorted(set(settings.batch_sizes))
@@ -244,7 +244,7 @@ def _generate(model: Any, prompt: Tensor, new_tokens: int, cached: bool) -> Tens
 
 
 def _settings(prompt: Tensor, new_tokens: int, cached: bool) -> dict[str, Any]:
-    """Of Hugging Face's `generate`."""
+    """Return the settings of Hugging Face's `generate`."""
     return {
         "attention_mask": torch.ones_like(prompt),
         "min_new_tokens": new_tokens,

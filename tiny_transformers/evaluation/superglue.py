@@ -46,7 +46,7 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a fine-tuned model answered, and how it got there."""
+    """The answers of a fine-tuned model, and how it got there."""
 
     fit: Fit
     seconds: float
@@ -55,7 +55,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Scored:
-    """What is known of one score."""
+    """One score, and what it rests on."""
 
     seeds: list[Values]  # of each fine-tuning
     majority: Values
@@ -194,7 +194,7 @@ def _keep(one: FineTuning, answers: Answers) -> None:
 
 
 def _read_kept(one: FineTuning) -> Answers | None:
-    """What an earlier attempt has kept; None: nothing, or nothing that is whole."""
+    """Return what an earlier attempt has kept; None if that is nothing, or nothing whole."""
     if not one.path.exists():
         return None
     try:

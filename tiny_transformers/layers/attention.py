@@ -47,7 +47,7 @@ def rounded(x: Tensor) -> Tensor:
 
 
 def _added(visible: Tensor, scores: Tensor) -> Tensor:
-    """What is added to scores: 0, and for what is not visible as good as minus infinity."""
+    """Return what is added to scores: 0, and for what is not visible as good as minus infinity."""
     if visible.dtype != torch.bool:  # float32's least would be minus infinity in bfloat16
         return visible.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)
     added = torch.zeros(visible.shape, dtype=scores.dtype, device=scores.device)

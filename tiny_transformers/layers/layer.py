@@ -1,4 +1,4 @@
-"""What the layers of our own have in common: a starting point that Hugging Face's rule for them does not know."""
+"""The layers of our own have this in common: a starting point that Hugging Face's rule for them does not know."""
 
 from __future__ import annotations
 

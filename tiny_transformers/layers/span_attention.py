@@ -59,7 +59,7 @@ class SpanAttention(Layer):
     # --- spans
 
     def spans(self) -> list[int]:
-        """Of each head: positions that have any weight, the ramp's included."""
+        """Return the span of each head: the positions that have any weight, the ramp's included."""
         if self.reach is None:
             return [self.attn_span] * self.num_heads
         return [self._positions(reach) for reach in self.reach.tolist()]
@@ -197,6 +197,6 @@ def _skewed(scores: Tensor, width: int) -> Tensor:
 
 
 def _windows(x: Tensor, chunk: int, width: int) -> Tensor:
-    """What each chunk sees. (heads, B, S + N, D) -> (heads B chunks, S + chunk, D)"""
+    """Return the window that each chunk sees. (heads, B, S + N, D) -> (heads B chunks, S + chunk, D)"""
     starts = range(0, x.shape[2] - width + 1, chunk)
     return torch.stack([x[:, :, start : start + width] for start in starts], dim=2).flatten(0, 2)

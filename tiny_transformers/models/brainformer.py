@@ -85,7 +85,7 @@ class BrainformerLMOutput(CausalLMOutputWithPast):
 
 @dataclass
 class Past:
-    """What attention sees of earlier blocks, in the order in which a pass comes to it."""
+    """The states of earlier blocks that attention sees, in the order in which a pass comes to them."""
 
     memory: list[Tensor] | None  # (B, P, H) each
     cache: Cache | None
@@ -178,7 +178,7 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         return {"mean_span": sum(spans) / len(spans), "longest_span": max(spans)}
 
     def empty_memory(self, rows: int) -> list[Tensor]:
-        """Of the beginning of `rows` streams."""
+        """Return the memory at the beginning of `rows` streams."""
         config = self.config
         nothing = torch.empty(rows, 0, config.hidden_size, dtype=self.dtype, device=self.device)
         return [nothing] * config.num_hidden_layers

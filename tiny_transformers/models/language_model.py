@@ -1,4 +1,4 @@
-"""What pretraining asks of a language model of any family, whoever wrote its modules.
+"""A language model of any family answers what pretraining asks of it, whoever wrote its modules.
 
 It is saved so that others can load it, its weights can be drawn module by module, its loss is computed outside of
 `forward` from hidden states, and it may have losses besides. What changes Hugging Face's models is in variant.py, a
@@ -92,7 +92,7 @@ class LanguageModel(PreTrainedModel):
         """For what is not the optimizer's to do: after each of its updates."""
 
     def empty_memory(self, rows: int) -> list[Tensor]:
-        """Of the beginning of so many streams, if the model reads such."""
+        """Return the memory at the beginning of so many streams, if the model reads such."""
         raise NotImplementedError
 
     def keys_per_token(self, length: float) -> float:
@@ -100,7 +100,7 @@ class LanguageModel(PreTrainedModel):
         return length
 
     def figures(self) -> dict[str, float]:
-        """What there is to tell of a trained model besides its loss."""
+        """Return the numbers that there are to tell of a trained model besides its loss."""
         return {}
 
     # --- initial weights

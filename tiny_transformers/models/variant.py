@@ -33,7 +33,7 @@ UNNAMED = {
 
 @strict
 class VariantConfig(SavedConfig):
-    """What `architecture.Architecture` says and Hugging Face's configurations have no word for.
+    """The settings of `architecture.Architecture` for which Hugging Face's configurations have no word.
 
     `None` everywhere is the stock model. The family's own name of the activation follows from `activation`."""
 

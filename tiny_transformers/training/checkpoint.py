@@ -79,7 +79,7 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.opt
 
 
 def buffers(model: torch.nn.Module) -> dict[str, Tensor]:
-    """What is saved with a model besides its parameters, such as the running statistics of a batch normalization."""
+    """Return what is saved with a model besides its parameters, such as running statistics of a normalization."""
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name in saved}
 

@@ -1,4 +1,4 @@
-"""What a training says while it runs: curve.jsonl, which is kept, and lines on stdout."""
+"""A training speaks while it runs: curve.jsonl, which is kept, and lines on stdout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRINT_EVERY = 10  # seconds
 
 @dataclass
 class Counters:
-    """What a training has done so far; saved with every checkpoint."""
+    """The counts of what a training has done so far; saved with every checkpoint."""
 
     step: int = 0  # optimizer steps
     tokens: int = 0  # of the stories, without padding

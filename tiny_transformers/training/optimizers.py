@@ -72,6 +72,6 @@ def clip(model: nn.Module, settings: Train) -> float:
 
 
 def learning_rate(settings: Train, *, step: int, done: float) -> float:
-    """Of the step after `step` steps, when so much of the training is done, 0 to 1."""
+    """Return the learning rate of the step after `step` steps, when so much of the training is done, 0 to 1."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     return settings.learning_rate * warm * (1 - done if settings.lr_scheduler_type == "linear" else 1)

@@ -133,8 +133,8 @@ class Training:
     # --- checkpoints
 
     def identity(self) -> dict[str, Any]:
-        """What must not change between two sittings of one training. The size of a micro-batch may, and precision stays
-        what it was in the first, whatever it is set to."""
+        """Return what must not change between two sittings of one training. The size of a micro-batch may, and
+        precision stays what it was in the first, whatever it is set to."""
         settings = self.config.model_dump(mode="json", include={"model", "data", "train", "seed", "recipe"})
         for how in ("micro_batch_tokens", "batch_split", "precision", "compile"):
             settings["train"].pop(how, None)
@@ -178,7 +178,7 @@ class Training:
                 self._evaluate_if_due()
 
     def fraction(self) -> float:
-        """Of max_steps or of the budget, that is done: 0 to 1."""
+        """Return the share of max_steps or of the budget that is done: 0 to 1."""
         return self.settings.fraction(
             step=self.counters.step, tokens=self.counters.tokens, seconds=self.counters.seconds
         )
@@ -376,7 +376,7 @@ class Training:
         return self.curve.evaluations[self.counters.step]  # the last step is evaluated
 
     def flops_per_token(self) -> float:
-        """Of training, on average; see `architecture.training_flops`."""
+        """Return the FLOPs of a token in training, on average; see `architecture.training_flops`."""
         labelled = self.counters.labels / self.counters.tokens
         length = self.model.keys_per_token(self.corpus.keys_per_token)
         return architecture.training_flops(self.config.model, labelled=labelled, length=length)
@@ -419,8 +419,8 @@ class Training:
 
 
 def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:
-    """What `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one that the
-    device lacks."""
+    """Return what `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one
+    that the device lacks."""
     if asked == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     if asked == "tf32" and not has_tensor_cores(device):
@@ -429,7 +429,7 @@ def resolve_precision(asked: str, device: torch.device, advice: str = "set float
 
 
 def _remembered(model: LanguageModel, batch: Batch, memory: Memory) -> Memory:
-    """By the batch's rows; nothing where they begin."""
+    """Return what is remembered of the batch's rows; nothing where they begin."""
     return model.empty_memory(len(batch.input_ids)) if batch.begins else [tensor[batch.rows] for tensor in memory]
 
 

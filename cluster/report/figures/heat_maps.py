@@ -107,7 +107,7 @@ class CellGrid:
 
     @property
     def overhang(self) -> float:
-        """Of the last column's name, which is slanted."""
+        """Return how far the last column's name, which is slanted, stands out."""
         return max(0.1, text_width(self.columns[-1]) * math.cos(SLANT) - 0.1)
 
     @property

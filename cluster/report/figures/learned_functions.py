@@ -58,7 +58,7 @@ def learned_functions(study: Study, root: OutputRoot) -> Iterator[Sheet]:
 
 
 def _learned(variant: Variant, root: OutputRoot) -> Iterator[Learned]:
-    """Of the runs whose file is whole."""
+    """Return the learned functions of the runs whose file is whole."""
     for run in variant.runs:
         try:
             told = whole_files.read_json(root.run(run.run_id).path / FUNCTIONS)
@@ -131,7 +131,7 @@ def _head(columns: Sequence[tuple[Family, Place]], family: Family, place: Place)
 
 
 def _limits(panels: Sequence[Learned]) -> tuple[float, float]:
-    """Of a row: what bands, medians and starts need; an edge may leave it."""
+    """Return the limits of a row: what bands, medians and starts need. A single edge may leave them."""
     values = [y for each in panels for key in QUANTILES for y in each.curves[key]]
     values += [y for each in panels for y in each.initial or ()]
     strong = [abs(y) for each in panels for key, ys in each.curves.items() if key not in QUANTILES for y in ys]

@@ -28,7 +28,7 @@ Curve = dict[int, float]  # step -> loss
 
 @dataclass(frozen=True)
 class Band:
-    """Of one variant, over its seeds."""
+    """The band of one variant's curves, over its seeds."""
 
     steps: Any
     mean: Any

@@ -51,7 +51,7 @@ def pages(study: Study) -> list[tuple[Family, ...]]:
 
 
 def suffix(families: Sequence[Family], study: Study) -> str:
-    """Of the name and the title of one page of several."""
+    """Return how the name and the title of one page of several end."""
     return "" if len(families) == len(study.families) else f"-{families[0].name}"
 
 
@@ -80,7 +80,7 @@ LOOKS = [Look(OKABE_ITO[i % 6], DASHES[i // 6 * 2 + i % 2], MARKERS[(i + 1) % 7]
 
 
 def looks_of(study: Study) -> dict[str, Look]:
-    """By variants' keys. A label that several families have looks alike in all of them."""
+    """Return the looks of variants, by their keys. A label that several families have looks alike in all of them."""
     by_label: dict[str, Look] = {}
     looks = {}
     for family in study.families:
@@ -111,7 +111,7 @@ def _coloured(family: Family, study: Study) -> list[Variant]:
 
 
 def _best(variants: Sequence[Variant], study: Study) -> list[Variant]:
-    """By the study's first measure; those without a value last."""
+    """Return the variants in the order of the study's first measure, those without a value last."""
     measures = measures_of(study)
 
     def place(variant: Variant) -> float:

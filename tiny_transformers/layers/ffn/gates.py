@@ -21,7 +21,7 @@ LEAST_DEVIATION = 0.01  # of the noise, where the load's estimate divides by it
 
 
 class Routing(NamedTuple):
-    """What a gate says of N tokens."""
+    """A gate's choice of experts for N tokens."""
 
     weights: Tensor  # (N, k) float32
     chosen: Tensor  # (N, k), numbers of experts, all different in a row
