@@ -102,9 +102,9 @@ def is_completed(attempt: AttemptDir) -> bool:
 def has_turn(run: RunDir, stage: str) -> bool:
     """Whether all that a stage needs is completed: here, by an earlier job, or in another part of the pack. What was
     done again and failed is not, though it had completed before."""
-    from tiny_transformers.settings.stages import NEEDS  # pydantic, which a pack can mostly do without
+    from tiny_transformers.settings.stages import STAGES  # pydantic, which a pack can mostly do without
 
-    return all(_newest_completed(run, need) for need in NEEDS[stage])
+    return all(_newest_completed(run, need) for need in STAGES[stage].needs)
 
 
 def _newest_completed(run: RunDir, stage: str) -> bool:

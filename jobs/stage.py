@@ -40,7 +40,7 @@ from jobs.attempts import (
 from tiny_transformers.common.provenance import source_digest
 from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.settings.stages import RUNNERS, needed_by
+from tiny_transformers.settings.stages import STAGES, needed_by
 
 HEARTBEAT = 10.0  # seconds
 STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
@@ -198,7 +198,7 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         figures=heartbeat.figures,
         should_stop=STOP.is_set,
     )
-    return importlib.import_module(RUNNERS[stage]).run(work)
+    return importlib.import_module(STAGES[stage].runner).run(work)
 
 
 def _die_with_parent() -> None:

@@ -26,8 +26,9 @@ from cluster.sites.profiles import Site
 from cluster.submit import launch
 from tiny_transformers.common import pairs
 from tiny_transformers.settings.architecture import Architecture
-from tiny_transformers.settings.config import FUNCTIONS, PAIR_SCORES
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.config import FUNCTIONS
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES
+from tiny_transformers.settings.stages import STAGES
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
 STUDIES = ("activations", "sparse_ffn", "sharing", "width", "heads")
@@ -292,7 +293,7 @@ def fill(
         if stage == failed:
             told = {"status": "failed", "cause": "error", "message": "ValueError: the loss is not a number at step 12"}
             whole_files.write_json(attempt.result, told | {"ended": now, "outcome": None})
-            if any(stage in NEEDS[later] for later, _ in stages):
+            if any(stage in STAGES[later].needs for later, _ in stages):
                 return
             continue
         outcome = made_up.outcome(stage, root)

@@ -16,7 +16,7 @@ from cluster.errors import InputError, SlurmSilent, did_you_mean
 from cluster.reconcile import session
 from cluster.status import reading, showing
 from cluster.submit import tables
-from tiny_transformers.settings.config import PAIR_SCORES
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stages import STAGES
 
 

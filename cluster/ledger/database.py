@@ -18,7 +18,7 @@ from cluster.files.documents import CheckRow, OutcomeRecord, ScoreRow
 from cluster.files.records import Run, StageState
 from cluster.ledger.schema import SPENT, digest_of_scores, migrate, without_modules
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.stages import STAGES
 
 with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
@@ -621,7 +621,7 @@ def _stage_runs(stages: Sequence[str], newest: dict[str, dict[str, Any]]) -> dic
     views: dict[str, dict[str, Any]] = {}
     for stage in stages:
         attempt = newest.get(stage)
-        needs = [views[need]["status"] for need in NEEDS[stage] if need in views]
+        needs = [views[need]["status"] for need in STAGES[stage].needs if need in views]
         if attempt:
             status = attempt["status"]
         elif any(need in ("failed", "blocked") for need in needs):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tiny_transformers.settings.stages import ALONE
+from tiny_transformers.settings.stages import STAGES
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def m007_characters(db: Database) -> None:
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
     """Of the scores of a stage; None if their rows are few enough to be alike by chance, or if they are times. A row
     counts once: an average has the rows of all tasks, and a task has several metrics."""
-    if stage in ALONE or max((score["n"] for score in scores), default=0) < DISTINCTIVE:
+    if STAGES[stage].alone or max((score["n"] for score in scores), default=0) < DISTINCTIVE:
         return None
     told = sorted((score["task"], score["metric"], score["value"], score["n"]) for score in scores)
     return hashlib.sha256(json.dumps([stage, told]).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from tiny_transformers.settings.config import (
     STORY_SETTINGS,
     STREAM_SETTINGS,
     RunConfig,
+    evaluation_class,
 )
 
 FAMILY_WORDS = {  # Hugging Face's, of the other family
@@ -142,6 +143,8 @@ def _section(loc: list[str], tree: dict[str, Any]) -> type[Settings]:
             section = FAMILIES[tree["model"]["family"]]
         elif part == "ffn":
             section = FEED_FORWARD[tree["model"]["ffn"].get("kind", "dense")]
+        elif part == "evaluation":
+            section = evaluation_class()
         else:
             annotation: Any = section.model_fields[part].annotation
             section = next((each for each in get_args(annotation) if each is not type(None)), annotation)

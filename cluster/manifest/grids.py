@@ -27,8 +27,8 @@ from cluster.manifest.loading import (
     merge,
 )
 from cluster.manifest.matching import match_parameters
-from tiny_transformers.settings.config import RunConfig, misfit
-from tiny_transformers.settings.stages import DEFAULT_STAGES, NEEDS, STAGES
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
 SEEDS = 2**32  # RunConfig.seed is below
 NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
@@ -79,7 +79,7 @@ def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
 def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
     study, where = manifest.studies[name], f"studies.{name}"
     seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
-    stages = _stages(study.get("stages") or _default(manifest, "stages", list(DEFAULT_STAGES)), where)
+    stages = _stages(study.get("stages") or _default(manifest, "stages", list(default_stages())), where)
     own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     combinations = _combinations(study, where)
@@ -169,7 +169,7 @@ def _stages(stages: Any, where: str) -> tuple[str, ...]:
     for stage in stages:
         check_known(str(stage), STAGES, f"{where}.stages")
     for stage in stages:
-        for need in NEEDS[stage]:
+        for need in STAGES[stage].needs:
             if need not in stages:
                 raise InputError(f"{where}.stages: {stage} needs {need}. Add it.")
     return tuple(stage for stage in STAGES if stage in stages)

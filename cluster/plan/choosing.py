@@ -9,7 +9,7 @@ from cluster.files.records import Run, StageState
 from cluster.plan import cost
 from cluster.plan.expansion import in_order
 from cluster.plan.retry import Adjustment
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = (
 
 def ready(stage: str, chosen: Sequence[str], states: Mapping[str, StageState]) -> bool:
     """Whether all that a stage needs is completed or goes with it."""
-    return all(need in chosen or status(states, need) == "completed" for need in NEEDS[stage])
+    return all(need in chosen or status(states, need) == "completed" for need in STAGES[stage].needs)
 
 
 def status(states: Mapping[str, StageState], stage: str) -> str:
@@ -51,7 +51,7 @@ def redo(run: Run, stages: Iterable[str]) -> list[str]:
     """These stages of the run and whatever follows from them, in order."""
     chosen = set(stages)
     for stage in run.stages:
-        if chosen & set(NEEDS[stage]):
+        if chosen & set(STAGES[stage].needs):
             chosen.add(stage)
     return list(in_order(chosen & set(run.stages)))
 

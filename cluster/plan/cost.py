@@ -2,10 +2,7 @@
 
 A figure says what it is based on. Measured is what the same architecture did on the same site
 (`cluster/reconcile/measure.py` reads it from the ledger); the speed of a stage may be that of other models, the memory
-may not.
-
-FLOPs of a forward pass are those of `architecture.flops_per_token`, and with the backward pass three times as many
-(Kaplan et al. 2020, section 2.1)."""
+may not. The FLOPs of a stage are said where the stage is (tiny_transformers/settings/stage/)."""
 
 from __future__ import annotations
 
@@ -16,25 +13,11 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from cluster.plan.memo import PerSettings
-from tiny_transformers.settings.architecture import FAMILIES, Brainformer, flops_per_token, num_parameters
-from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, blimp_files, superglue_tasks, tokens_at_once
+from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
+from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
+from tiny_transformers.settings.costs import STORY_TOKENS, forward_flops, keys_of_a_token, training_tokens
+from tiny_transformers.settings.stages import STAGES
 
-# Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
-STORY_TOKENS = {"files": 224, "builtin": 45}
-LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
-VALIDATION_STORIES = {"files": 21_990, "builtin": 300}
-SENTENCE_TOKENS = 12
-DISTINCT_PREFIXES = 0.6  # of BLiMP's tokens; a decoder computes a beginning that sentences share once
-TASK_PAIRS = {"files": 63_280 / 17, "builtin": 200}  # pairs of a BLiMP task, on average
-FULL_PAIRS = 1_000  # of a paradigm of the full BLiMP
-TRAIN_ROWS = {"files": 40_000, "builtin": 600}  # of a fine-tuning task, on average
-VALIDATION_ROWS = {"files": 2_500, "builtin": 150}
-ROW_TOKENS = {"files": 60, "builtin": 20}
-PASSAGES = {"files": 5_153, "builtin": 200}  # of LAMBADA
-PASSAGE_TOKENS = {"files": 94, "builtin": 40}
-TARGET_TOKENS = 2.0  # of the last word
-# Of a stream: training, validation and test, in the published split (tiny_transformers/data/characters.py).
-CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (1_000_000, 55_000, 55_000)}
 STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
@@ -143,29 +126,14 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
     logits = 2 * min(labels, HEAD_ROWS["cuda" if gpu else "cpu"]) * model.vocab_size  # and their gradient
     if config.data.is_stream:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
-    layers = tokens * model.kept_per_token(_keys(config))
-    carried = config.train.batch_size * model.carried_per_row(_keys(config))
+    layers = tokens * model.kept_per_token(keys_of_a_token(config))
+    carried = config.train.batch_size * model.carried_per_row(keys_of_a_token(config))
     return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers + carried)) / 1e6)
-
-
-def _keys(config: RunConfig) -> float:
-    """That a token meets, at most: of the longest texts; of a stream, as many as the model looks back."""
-    if isinstance(config.model, Brainformer):
-        return config.model.expected_keys
-    return min(config.data.max_length, LONGEST_STORY[config.data.source])
-
-
-def _forward(config: RunConfig) -> float:
-    """FLOPs of one token. In a stream all see as far as their heads do, so that what scores take is known.
-
-    As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
-    weights = flops_per_token(config.model, training=True)
-    return weights + config.model.score_flops(_keys(config)) if config.data.is_stream else weights
 
 
 def training_flops(config: RunConfig) -> float:
     """Of one token of pretraining, forward and backward."""
-    return 3.0 * _forward(config)
+    return 3.0 * forward_flops(config)
 
 
 def studies_seconds(config: RunConfig) -> float | None:
@@ -177,7 +145,7 @@ def studies_seconds(config: RunConfig) -> float | None:
         return None
     if seconds := budgeted_seconds(config):
         return seconds
-    tokens = _tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
+    tokens = training_tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
     base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
     return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
 
@@ -188,78 +156,10 @@ def budgeted_seconds(config: RunConfig) -> float:
     return 3600 * budget.hours if budget and budget.hours else 0.0
 
 
-def _tokens(config: RunConfig) -> float:
-    """That pretraining goes through; 0 with a budget of hours, which leaves that to the speed."""
-    train = config.train
-    if train.max_steps is not None:
-        if config.data.is_stream:
-            return train.max_steps * train.batch_size * train.block_size
-        return train.max_steps * train.stories_per_step * STORY_TOKENS[config.data.source]
-    return float((train.budget and train.budget.tokens) or 0)
-
-
 def flops(config: RunConfig, stage: str) -> float:
     """FLOPs of one stage, from the settings and the usual size of the data; without the steps that a budget of hours
     pays for."""
-    if stage == "add_tokenizer":
-        return 0.0
-    forward = _forward(config)
-    source, evaluation = config.data.source, config.evaluation
-
-    def limited(rows: float, limit: int | None = evaluation.limit) -> float:
-        return min(rows, limit or rows)
-
-    if stage == "pretrain":
-        train = config.train
-        return forward * (3.0 * _tokens(config) + train.evaluations * _validation_tokens(config))
-    if stage == "blimp":
-        full = evaluation.blimp.data == "full"
-        pairs = FULL_PAIRS if full else TASK_PAIRS[source]
-        sentences = 2 * sum(limited(pairs) for _ in blimp_files(config.data, evaluation.blimp.data))
-        if config.model.causal:
-            return forward * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
-        return _one_mask(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
-    if stage == "bpc":
-        return forward * CHARACTERS[source][1 if evaluation.bpc.split == "validation" else 2]
-    head = _head(config)
-    if stage == "lambada":
-        passages, length = limited(PASSAGES[source]), PASSAGE_TOKENS[source]
-        if config.model.causal:
-            return 1.0 * forward * passages * length
-        whole = min(passages, evaluation.lambada.passages or passages) * length  # masks
-        return _one_mask(config, length) * (passages * TARGET_TOKENS + whole)
-    if stage == "speed":
-        speed = evaluation.speed
-        passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
-        generated = speed.prompt_tokens + speed.new_tokens if config.model.causal else 0
-        return passes * rows * ((forward - head) * speed.tokens + forward * generated)
-    settings, tokens = evaluation.superglue, ROW_TOKENS[source]
-    train_rows = limited(TRAIN_ROWS[source], evaluation.superglue_limit) * settings.epochs
-    evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-    trained = 3.0 * (forward - head) * train_rows * tokens
-    evaluated = (forward - head) * evaluations * limited(VALIDATION_ROWS[source], evaluation.superglue_limit) * tokens
-    return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
-
-
-def _validation_tokens(config: RunConfig) -> float:
-    """Of one evaluation while a model is trained."""
-    source, train = config.data.source, config.train
-    if config.data.is_stream:
-        return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
-    stories = VALIDATION_STORIES[source]
-    return min(stories, train.eval_stories or stories) * STORY_TOKENS[source]
-
-
-def _head(config: RunConfig) -> float:
-    """FLOPs of the language model's head at one position."""
-    return 2.0 * config.model.vocab_size * config.model.hidden_size
-
-
-def _one_mask(config: RunConfig, length: int) -> float:
-    """FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at that token
-    alone (tiny_transformers/evaluation/masked.py)."""
-    forward, head, layers = flops_per_token(config.model, training=True), _head(config), config.model.layers
-    return (forward - head) * ((layers - 1) * length + 1) / layers + head
+    return STAGES[stage].flops(config)
 
 
 def _estimate(measured: Measured, config: RunConfig, stages: tuple[str, ...], slots: int) -> float:

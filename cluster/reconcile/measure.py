@@ -21,7 +21,7 @@ from cluster.plan import cost
 from cluster.plan.cost import Estimate
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.config import RunConfig, tokens_at_once
-from tiny_transformers.settings.stages import ALONE, STAGES
+from tiny_transformers.settings.stages import STAGES
 
 NEWEST = 2_000  # attempts of each stage that are looked at
 STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
@@ -138,11 +138,11 @@ class _Attempt:
         usual = (None, self.config.train.micro_batch_tokens, tokens_at_once(self.config, gpu=self.on_gpu))
         if row["micro_batch_tokens"] not in usual:
             self.peak = None  # with a smaller micro-batch, after it had run out of memory
-        if self.stage in ALONE:
+        if STAGES[self.stage].alone:
             self.peak = None  # it has all the memory there is, and limits nobody's slots
         self.tokens_per_second = row["tokens_per_second"]
         # runs that shared the pack
-        self.together = 1 if self.stage in ALONE else max(1, min(row["slots"] or 1, row["runs"]))
+        self.together = 1 if STAGES[self.stage].alone else max(1, min(row["slots"] or 1, row["runs"]))
 
         self.device = row["device"]
         self.pack = row["token"], row["task"]

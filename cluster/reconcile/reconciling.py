@@ -27,7 +27,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.recording import job_name, record_intent
 from cluster.slurm.queries import Job
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.stages import STAGES
 
 T = TypeVar("T")
 
@@ -437,7 +437,7 @@ def _statuses(opened: OpenSubmission) -> dict[tuple[str, str], str]:
 def _settle_by_pack(
     opened: OpenSubmission, attempt: dict[str, Any], fate: Fate, statuses: dict[tuple[str, str], str]
 ) -> None:
-    needs = [statuses.get((attempt["run_id"], need)) for need in NEEDS[attempt["stage"]]]
+    needs = [statuses.get((attempt["run_id"], need)) for need in STAGES[attempt["stage"]].needs]
     out_of_turn = any(need in ("failed", "void") for need in needs)
     died = (
         isinstance(fate, EndedJob)

@@ -19,7 +19,7 @@ from cluster.report.results import BY_KEY, MAIN, Measure, Study, Variant
 from cluster.report.wording import sentence_of, told_seeds
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.pairs import KeptPairs, mcnemar, same_pairs
-from tiny_transformers.settings.config import SUPPLEMENT_TASKS
+from tiny_transformers.settings.stage.blimp import SUPPLEMENT_TASKS
 
 LEAST_SEEDS = 3  # for an interval
 PERMUTATIONS = 20_000  # at most: more are sampled, with one fixed seed

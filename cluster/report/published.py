@@ -15,7 +15,11 @@ from importlib import resources
 from cluster.report.results import BY_KEY, Measure, Study, Variant
 from tiny_transformers.settings.architecture import KAN, AnyModel, Architecture, Controller, GPTNeo
 from tiny_transformers.settings.base import Settings
-from tiny_transformers.settings.config import SUPERGLUE_TASKS, Data, Evaluation, RunConfig, Train, superglue_tasks
+from tiny_transformers.settings.config import Data, Evaluation, RunConfig, Train
+from tiny_transformers.settings.stage import superglue
+from tiny_transformers.settings.stage.blimp import Blimp
+from tiny_transformers.settings.stage.lambada import Lambada
+from tiny_transformers.settings.stage.superglue import Superglue
 
 # The first that has a figure counts.
 TABLES = ("activations", "sparse_ffn", "sharing", "training_times", "activations_thesis")
@@ -153,20 +157,20 @@ def _stock_feed_forward(model: Architecture) -> Settings:
 
 def _scored_alike(config: RunConfig, measure: Measure) -> bool:
     """On all of the data, with the settings of the originals: the default ones, and either start token in BLiMP."""
-    evaluation, stock = config.evaluation, Evaluation()
+    evaluation = config.evaluation
     if measure.key == "training_hours":
         return True
     if measure.stage == "pretrain":
         return config.train.eval_stories is None
     if measure.stage == "superglue":
-        whole = set(superglue_tasks(config)) == set(SUPERGLUE_TASKS)
+        whole = set(superglue.superglue_tasks(config)) == set(superglue.SUPERGLUE_TASKS)
         return (
             whole
-            and evaluation.superglue_limit is None
-            and evaluation.superglue.model_copy(update={"tasks": None}) == stock.superglue
+            and superglue.limit(evaluation) is None
+            and evaluation.of(Superglue).model_copy(update={"tasks": None}) == Superglue()
         )
-    if evaluation.limit is not None or evaluation.precision != stock.precision:
+    if evaluation.limit is not None or evaluation.precision != Evaluation().precision:
         return False
     if measure.stage == "blimp":
-        return evaluation.blimp.model_copy(update={"start_token": stock.blimp.start_token}) == stock.blimp
-    return evaluation.lambada == stock.lambada
+        return evaluation.of(Blimp).model_copy(update={"start_token": Blimp().start_token}) == Blimp()
+    return evaluation.of(Lambada) == Lambada()

@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 from cluster.ledger.database import Ledger
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.kind import Measure
+from tiny_transformers.settings.stages import STAGES
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
 FAMILIES = {
@@ -24,44 +26,11 @@ FAMILIES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a run that studies are about."""
-
-    key: str
-    title: str
-    stage: str
-    task: str
-    metric: str
-    percent: bool = True  # shown as a percentage with one digit, else as it is with three
-    higher_is_better: bool = True
-
-    @property
-    def where(self) -> tuple[str, str, str]:
-        return self.stage, self.task, self.metric
-
-    def show(self, value: float | None) -> str:
-        if value is None:
-            return ""
-        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
-
-
-MEASURES = (
-    Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False),
-    Measure("blimp_all", "BLiMP+suppl.", "blimp", "average", "accuracy"),
-    Measure("blimp", "BLiMP", "blimp", "blimp", "accuracy"),
-    Measure("supplement", "suppl.", "blimp", "supplement", "accuracy"),
-    Measure("superglue", "(Super)GLUE", "superglue", "average", "main"),
-    Measure("lambada", "LAMBADA", "lambada", "last_word", "accuracy"),
-    Measure(
-        "lambada_ppl", "LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False, higher_is_better=False
-    ),
-    Measure("bpc", "bits/char", "bpc", "test", "bpc", percent=False, higher_is_better=False),
-    Measure("bpc_validation", "val. bits/char", "bpc", "validation", "bpc", percent=False, higher_is_better=False),
-)
+MEASURES = tuple(measure for kind in STAGES.values() for measure in kind.measures)
 BY_KEY = {measure.key: measure for measure in MEASURES}
-# That a study's question is answered by, as far as it has them.
-MAIN = ("blimp", "superglue", "lambada", "bpc", "bpc_validation", "loss")
+# That a study's question is answered by, as far as it has them: scores first, and what training itself told last.
+MAIN = tuple(sorted((m.key for m in MEASURES if m.is_main), key=lambda key: BY_KEY[key].stage == "pretrain"))
+TASKS = tuple(kind.tasks for kind in STAGES.values() if kind.tasks)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.report.results import MAIN, MEASURES, Family, Measure, Result, Study, Variant, stem
-from tiny_transformers.settings.config import SUPPLEMENT_TASKS
+from cluster.report.results import MAIN, MEASURES, TASKS, Family, Measure, Result, Study, Variant, stem
 
 if TYPE_CHECKING:
     from cluster.report.findings import Comparison, Interval, PairsFinding
     from cluster.report.published import Published
 
-AVERAGES = ("average", "blimp", "supplement", "micro")  # tasks that are means of others
 WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
 
 
@@ -232,33 +230,28 @@ def _cost_cell(values: Iterable[float | None], runs: int, unit: float, digits: i
 
 def task_tables(study: Study, family: Family) -> Iterator[tuple[str, StudyTable]]:
     """Stage -> its tasks, a column each."""
-    for stage, metric, title in (("superglue", "main", "(Super)GLUE by task"), ("blimp", "accuracy", "BLiMP")):
+    for scored in reversed(TASKS):
         keys = {key: None for variant in family.variants for run in variant.runs for key in run.scores}
         tasks = [
             task
-            for at, task, name in keys
-            if (at, name) == (stage, metric) and task not in AVERAGES and "/" not in task  # "/": a part of a task
+            for stage, task, metric in keys
+            if (stage, metric) == (scored.stage, scored.metric)
+            and task not in scored.averages
+            and "/" not in task  # "/": a part of a task
         ]
         if not tasks:
             continue
         columns = [
             Column("variant"),
-            *(Column(task.replace("_", " "), _task_group(stage, task)) for task in tasks),
+            *(Column(task.replace("_", " "), scored.group(task)) for task in tasks),
         ]
         rows = []
         for variant in family.variants:
-            measures = [Measure(task, task, stage, task, metric) for task in tasks]
+            measures = [Measure(task, task, scored.stage, task, scored.metric) for task in tasks]
             means = [_mean_cell(Section(study), variant, measure) for measure in measures]
             label = TableCell(variant.label, link=variant_target(study, variant))
             rows.append(Row([label, *means], is_baseline=variant.is_baseline))
-        by = " by phenomenon" if stage == "blimp" else ""
-        yield stage, StudyTable(f"{family.title}: {title}{by}, %", columns, rows)
-
-
-def _task_group(stage: str, task: str) -> str:
-    if stage == "superglue":
-        return ""
-    return "supplement" if task in SUPPLEMENT_TASKS else "BLiMP"
+        yield scored.stage, StudyTable(f"{family.title}: {scored.title}, %", columns, rows)
 
 
 def published_table(section: Section) -> StudyTable | None:

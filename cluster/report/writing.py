@@ -26,7 +26,7 @@ from cluster.report.study_tables import PageFigure, Section, StudyTable
 from tiny_transformers.common import pairs
 from tiny_transformers.common.files import whole_file
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.settings.config import PAIR_SCORES
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 
 WRITTEN = ".written.json"  # what the last report wrote, so that this one removes what it has no more
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm, minutes
 from tiny_transformers.settings.architecture import GPTNeo
-from tiny_transformers.settings.config import RunConfig, lacking_files, required_files
+from tiny_transformers.settings.config import RunConfig, lacking_files
+from tiny_transformers.settings.stages import required_files
 
 
 @dataclass(frozen=True)

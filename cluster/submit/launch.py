@@ -27,7 +27,7 @@ from cluster.plan.packing import Array, Pack
 from cluster.render import render
 from cluster.sites.profiles import Site
 from jobs import pack
-from tiny_transformers.settings.stages import ALONE
+from tiny_transformers.settings.stages import STAGES
 
 SBATCH_TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
 PICKLE = "pack.pkl"  # one for all tasks of an array
@@ -150,13 +150,13 @@ def _described(pack: Pack) -> list[PackedRun]:
     together: list[PackedRun] = []
     alone: list[PackedRun] = []
     for item in pack.items:
-        sharing = [stage for stage in item.stages if stage[0] not in ALONE]
+        sharing = [stage for stage in item.stages if not STAGES[stage[0]].alone]
         if sharing:
             together.append({"run_id": item.run_id, "stages": sharing})
             if item.micro_batch_tokens:
                 together[-1]["micro_batch_tokens"] = item.micro_batch_tokens
         if len(sharing) < len(item.stages):
-            rest = [stage for stage in item.stages if stage[0] in ALONE]
+            rest = [stage for stage in item.stages if STAGES[stage[0]].alone]
             alone.append({"run_id": item.run_id, "stages": rest, "alone": True})
     return together + alone
 

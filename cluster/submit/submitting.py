@@ -34,7 +34,8 @@ from cluster.submit import dispatch, launch
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_decided, say_held, say_nothing_missing, show
 from tiny_transformers.common.provenance import code_version
-from tiny_transformers.settings.config import fetch_command, lacking_files, required_files
+from tiny_transformers.settings.config import fetch_command, lacking_files
+from tiny_transformers.settings.stages import required_files
 
 T = TypeVar("T")
 

@@ -41,6 +41,7 @@ from tiny_transformers.evaluation import fine_tuning, glue, glue_metrics, superg
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings.stage.superglue import Superglue, superglue_files
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1024}
 MODELS = {
@@ -97,7 +98,7 @@ def seconds_per_step(ours: bool, model_dir: Path, task: glue.TaskData, tokenizer
     model: Any = auto.load_classifier(model_dir, task.num_labels, seed=1)
     times: list[float] = []
     if ours:
-        settings = config.Superglue(epochs=1, max_length=MAX_LENGTH)
+        settings = Superglue(epochs=1, max_length=MAX_LENGTH)
 
         def report(fraction: float, text: str) -> None:  # noqa: ARG001
             times.append(time.perf_counter())
@@ -117,7 +118,7 @@ def speed(name: str, model_dir: Path, root: Path, tasks: list[str], steps: int) 
     print(f"\n| {name}: task | tokens a row | ours, rows/s | Trainer, rows/s | ratio |\n|---|---:|---:|---:|---:|")
     epoch = {True: 0.0, False: 0.0}
     for task in tasks:
-        examples = glue.read_examples(root / config.superglue_files(task)["train"], task, 64 * steps)
+        examples = glue.read_examples(root / superglue_files(task)["train"], task, 64 * steps)
         order = np.random.default_rng(0).permutation(len(examples.labels))  # a sample is sorted by its label
         encoded = glue.encode(examples.take(order), tokenizer, MAX_LENGTH)
         few = glue.encode(examples.take(order[:2]), tokenizer, MAX_LENGTH)
@@ -140,11 +141,11 @@ def speed(name: str, model_dir: Path, root: Path, tasks: list[str], steps: int) 
 # -- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-def by_ours(model: Any, task: glue.TaskData, settings: config.Superglue, seed: int) -> None:
+def by_ours(model: Any, task: glue.TaskData, settings: Superglue, seed: int) -> None:
     fine_tuning.fine_tune(model, task, settings, seed, lambda *_: None)
 
 
-def by_trainer(model: Any, task: glue.TaskData, settings: config.Superglue, seed: int, tokenizer: Any) -> None:
+def by_trainer(model: Any, task: glue.TaskData, settings: Superglue, seed: int, tokenizer: Any) -> None:
     best = "f1" if task.num_labels == 2 else "accuracy"
     with tempfile.TemporaryDirectory() as folder:
         trainer(
@@ -157,8 +158,8 @@ def by_trainer(model: Any, task: glue.TaskData, settings: config.Superglue, seed
 
 def accuracy(name: str, model_dir: Path, root: Path, arguments: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer" / "10k-tok")
-    settings = config.Superglue(epochs=arguments.epochs, max_length=MAX_LENGTH)
-    evaluation = config.Evaluation(superglue=settings, limit=arguments.limit)
+    settings = Superglue(epochs=arguments.epochs, max_length=MAX_LENGTH)
+    evaluation = config.evaluation_class()(superglue=settings, limit=arguments.limit)
     print(f"\n| {name}: task, metric | ours | Trainer | of each seed: ours; Trainer |\n|---|---:|---:|---|")
     for task in arguments.tasks or ["rte", "cola"]:
         data = glue.read_task(root, task, tokenizer, evaluation, seed=0)

@@ -33,9 +33,10 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import Evaluation, RunConfig
+from tiny_transformers.settings.stage.blimp import SUPPLEMENT_TASKS, blimp_files
 
 GPT = GPTNeo(hidden_size=512, num_layers=2, num_heads=4, intermediate_size=1024)
-FILES = config.blimp_files(config.Data())
+FILES = blimp_files(config.Data())
 TASKS = Path(blimp.__file__).parent / "lm_eval_tasks"
 
 
@@ -114,9 +115,7 @@ def run_lm_eval(folder: Path) -> dict[str, float]:
     subprocess.run(command, check=True, env=os.environ | environment, stdout=subprocess.DEVNULL)
     (file,) = (folder / "lm_eval").rglob("results_*.json")
     results = json.loads(file.read_text())["results"]
-    names = {
-        task: ("blimp_supplement_" if task in config.SUPPLEMENT_TASKS else "blimp_filtered_") + task for task in FILES
-    }
+    names = {task: ("blimp_supplement_" if task in SUPPLEMENT_TASKS else "blimp_filtered_") + task for task in FILES}
     return {task: results[name]["acc,none"] for task, name in names.items()}
 
 

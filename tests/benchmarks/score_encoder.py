@@ -23,6 +23,7 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import Roberta
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.blimp import blimp_files
 
 BERT = Roberta(hidden_size=512, num_hidden_layers=2, num_attention_heads=4, intermediate_size=1024)
 
@@ -45,7 +46,7 @@ def main() -> None:
     model = auto.build(BERT, seed=0).eval()
     scoring.pseudo_log_likelihoods(model, [[1, 5, 6, 2]], tokens.mask_token_id)  # warms up
     seconds, largest, moved, sentences = np.zeros(3), 0.0, 0.0, 0
-    for file in config.blimp_files(config.Data()).values():
+    for file in blimp_files(config.Data()).values():
         rows = sources.sample(sources.read_rows(options.root / file, FIELDS), options.pairs)
         texts = [" " + row[field] for row in rows for field in FIELDS]
         sequences = [

@@ -24,10 +24,10 @@ README = (ROOT / "README.md").read_text()
 def defaults(settings, prefix=""):
     """Path -> default, as YAML writes it; of what must be said, nothing."""
     for name, field in settings.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            yield from defaults(type(field.default), f"{prefix}{name}.")
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield from defaults(type(default), f"{prefix}{name}.")
         elif not field.is_required():
-            default = field.default
             yield f"{prefix}{name}", default if isinstance(default, str) else json.dumps(default)
         else:
             yield f"{prefix}{name}", ""

@@ -15,11 +15,11 @@ import yaml
 from slurm.faults import wait_for
 
 from cluster.files import whole_files
-from tiny_transformers.settings.stages import KINDS
+from tiny_transformers.settings.stages import STAGES
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parent / "site.yaml"
-OF_STORIES = [kind.name for kind in KINDS if kind.reads != "streams"]
+OF_STORIES = [name for name, kind in STAGES.items() if kind.reads != "streams"]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
 

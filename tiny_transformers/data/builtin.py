@@ -22,6 +22,9 @@ import tokenizers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage import lambada
+from tiny_transformers.settings.stage.blimp import blimp_files
+from tiny_transformers.settings.stage.superglue import superglue_files
 
 # Names the folder that the data is kept in: another generator, or another trainer of the tokenizer, makes another.
 VERSION = hashlib.sha256(Path(__file__).read_bytes() + tokenizers.__version__.encode()).hexdigest()[:12]
@@ -429,7 +432,7 @@ def _split(rows: list[dict[str, Any]], rng: Random) -> Splits:
 
 
 def write_builtin(folder: Path) -> None:
-    """Write everything that `config.required_files` names for the builtin data, in the layout of docs/data.md."""
+    """Write everything that `stages.required_files` names for the builtin data, in the layout of docs/data.md."""
     held_out: set[str] = set()
     blimp = {
         task: draw_pairs(phenomenon, PAIRS, Random(f"pairs {task}"), held_out) for task, phenomenon in PHENOMENA.items()
@@ -447,13 +450,13 @@ def write_builtin(folder: Path) -> None:
 
     _write_rows(folder / config.TRAIN_STORIES, [{"text": story} for story in train])
     _write_rows(folder / config.VALIDATION_STORIES, [{"text": story} for story in validation])
-    _write_rows(folder / config.LAMBADA, [{"text": passage} for passage in passages])
+    _write_rows(folder / lambada.FILE, [{"text": passage} for passage in passages])
     _write_text(folder / config.STREAMS["enwik8"], "".join(map(_page, range(IN_MARKUP), train)))
     _write_text(folder / config.STREAMS["text8"], " ".join(re.findall(r"[a-z]+", " ".join(train).lower())))
-    for task, file in config.blimp_files(config.Data(source="builtin")).items():
+    for task, file in blimp_files(config.Data(source="builtin")).items():
         _write_rows(folder / file, _blimp_rows(task, blimp[task]))
     for task, splits in superglue.items():
-        for split, file in config.superglue_files(task).items():
+        for split, file in superglue_files(task).items():
             _write_rows(folder / file, [row | {"idx": index} for index, row in enumerate(splits[split])])
     _write_tokenizer(folder / "tokenizer" / config.Data().tokenizer / "tokenizer.json", train)
 

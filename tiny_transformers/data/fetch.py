@@ -28,16 +28,16 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data.sources import read_rows
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import (
-    LAMBADA,
     STREAMS,
     TRAIN_STORIES,
     VALIDATION_STORIES,
     Data,
     RunConfig,
-    blimp_files,
     lacking_files,
-    required_files,
 )
+from tiny_transformers.settings.stage import lambada
+from tiny_transformers.settings.stage.blimp import blimp_files
+from tiny_transformers.settings.stages import required_files
 
 STORIES = "roneneldan/TinyStories"
 LAMBADA_TEST = "EleutherAI/lambada_openai"  # OpenAI's copy of the test set, its configuration default: lm-eval's
@@ -151,13 +151,13 @@ def fetch_filter_data(root: Path, source: str) -> None:
 
 def fetch_lambada(root: Path, source: str) -> None:
     """LAMBADA's test set as JSON lines with the key `text`."""
-    if _kept(root / LAMBADA):
+    if _kept(root / lambada.FILE):
         return
     from datasets import load_dataset
 
     rows = load_dataset(source, "default", split="test", streaming=True)
-    count = _write_lines(root / LAMBADA, ({"text": row["text"]} for row in rows))
-    print(f"{root / LAMBADA}: {count:,} passages", flush=True)
+    count = _write_lines(root / lambada.FILE, ({"text": row["text"]} for row in rows))
+    print(f"{root / lambada.FILE}: {count:,} passages", flush=True)
 
 
 def fetch_full_blimp(root: Path, source: str) -> None:

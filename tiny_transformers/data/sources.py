@@ -9,23 +9,23 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.settings.config import RunConfig, fetch_command, lacking_files, required_files
-from tiny_transformers.settings.stages import STAGES
+from tiny_transformers.settings.config import RunConfig, fetch_command, lacking_files
+from tiny_transformers.settings.stages import required_files
 
 SETTLED = 2  # seconds since a file was written, after which another write would show in its times
 
 T = TypeVar("T")
 
 
-def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages: Sequence[str] = STAGES) -> Path:
-    """The folder with what these stages read, in the layout of docs/data.md; builtin data is made in `cache` if it is
-    not there yet.
+def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages: Iterable[str] | None = None) -> Path:
+    """The folder with what these stages (None: all) read, in the layout of docs/data.md; builtin data is made in
+    `cache` if it is not there yet.
 
     Raises TinyTransformersError naming the files that are missing."""
     if config.data.source == "builtin":
@@ -38,7 +38,7 @@ def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages:
         return root
     if data_root is None:
         raise TinyTransformersError("data.source is files, and no data root is given. Give --data-root DIR.")
-    lacking = lacking_files(data_root, required_files(config, tuple(stages)))
+    lacking = lacking_files(data_root, required_files(config, stages))
     if lacking:
         raise TinyTransformersError(
             f"{data_root}: lacks {', '.join(lacking)}. Put it there, or run `{fetch_command(lacking)}`."

@@ -21,6 +21,7 @@ from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.minimal_pairs import PairTask, read_task
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES, SUPPLEMENT_TASKS, Blimp, blimp_files
 from tiny_transformers.training import device
 
 
@@ -59,7 +60,7 @@ class Accuracy:
 
 def run(work: Work) -> Outcome:
     """Score every task of the data with the model and the tokenizer of `work.model_dir`."""
-    files = config.blimp_files(work.config.data, work.config.evaluation.blimp.data)
+    files = blimp_files(work.config.data, work.config.evaluation.of(Blimp).data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = _read_tasks(work, files, tokenizer)
     fingerprints = {name: sources.fingerprint(work.root / file) for name, file in files.items()}
@@ -68,7 +69,7 @@ def run(work: Work) -> Outcome:
     started = time.monotonic()
     results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
     seconds = time.monotonic() - started
-    pairs.write(work.run_dir / config.PAIR_SCORES, _kept(results, fingerprints, work.config))
+    pairs.write(work.run_dir / PAIR_SCORES, _kept(results, fingerprints, work.config))
     shown = figures(results)
     _print(results, shown)
     return Outcome(
@@ -113,7 +114,7 @@ def figures(results: Sequence[TaskScores]) -> list[Accuracy]:
         return Accuracy(name, float(accuracy(right)), *bootstrap.interval(accuracy(draws)), n=int(n[chosen].sum()))
 
     phenomena = [result.task.phenomenon for result in results]
-    supplement = [phenomenon in config.SUPPLEMENT_TASKS for phenomenon in phenomena]
+    supplement = [phenomenon in SUPPLEMENT_TASKS for phenomenon in phenomena]
     averages = {"average": [True] * len(results), "blimp": [not part for part in supplement], "supplement": supplement}
     return [
         *(figure(name, [name == other for other in phenomena], pooled=True) for name in dict.fromkeys(phenomena)),
@@ -144,7 +145,7 @@ def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[Pai
     options: dict[str, Any] = {"precision": work.config.evaluation.precision, "on_batch": on_batch}
     if work.config.model.family != "roberta":
         return scoring.decoder_log_likelihoods(model, sequences, **options)
-    if work.config.evaluation.blimp.pll == "word_l2r":
+    if work.config.evaluation.of(Blimp).pll == "word_l2r":
         options["words"] = [sentence.words for sentence in sentences]
     return scoring.pseudo_log_likelihoods(model, sequences, tokenizer.mask_token_id, **options)
 
@@ -160,7 +161,7 @@ def _kept(results: Sequence[TaskScores], fingerprints: dict[str, str], run_confi
         settings={
             "family": run_config.model.family,
             "precision": evaluation.precision,
-            **evaluation.blimp.model_dump(),
+            **evaluation.of(Blimp).model_dump(),
         },
     )
 

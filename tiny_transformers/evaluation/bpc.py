@@ -20,6 +20,7 @@ from tiny_transformers.data.characters import Ids
 from tiny_transformers.evaluation.scoring import evaluating
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.bpc import Bpc
 from tiny_transformers.training import device
 
 AT_ONCE = 2_048  # characters on the device, of all rows; no result depends on it
@@ -27,7 +28,7 @@ AT_ONCE = 2_048  # characters on the device, of all rows; no result depends on i
 
 def run(work: Work) -> Outcome:
     """Score the split `evaluation.bpc.split` with the model of `work.model_dir`."""
-    file, settings = config.STREAMS[work.config.data.corpus], work.config.evaluation.bpc
+    file, settings = config.STREAMS[work.config.data.corpus], work.config.evaluation.of(Bpc)
     stream = characters.read_stream(work.root / file, work.config.data.units, work.cache)
     characters.fits(stream, work.config.model.vocab_size)
     model: Any = auto.load_lm(work.model_dir)

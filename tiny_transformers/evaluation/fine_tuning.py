@@ -25,7 +25,7 @@ from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
 from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.layers.noise import set_seed
 from tiny_transformers.models.gpt_neo import NoAttention
-from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.superglue import Superglue
 
 MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
 
@@ -43,7 +43,7 @@ class Fit:
     patience_used: int = 0  # evaluations in a row without an improvement of more than the threshold
 
 
-def fine_tune(model: Any, task: TaskData, settings: config.Superglue, seed: int, report: Report) -> Fit:
+def fine_tune(model: Any, task: TaskData, settings: Superglue, seed: int, report: Report) -> Fit:
     """Train with AdamW and a linear decay to 0, as Hugging Face's Trainer; leave `model` at its best evaluation.
 
     Evaluates on `task.selection` every `eval_every` steps and after the last. An evaluation improves if it exceeds the
@@ -88,7 +88,7 @@ def predict(model: Any, encoded: Encoded, tick: Callable[[], None] = lambda: Non
     return predictions
 
 
-def training_batches(rows: int, settings: config.Superglue, seed: int) -> Iterator[NDArray[np.int64]]:
+def training_batches(rows: int, settings: Superglue, seed: int) -> Iterator[NDArray[np.int64]]:
     """Batches of row numbers, shuffled anew each epoch; the last of an epoch may be smaller."""
     order = np.random.default_rng(seed)
     for _ in range(settings.epochs):

@@ -18,6 +18,7 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
 from tiny_transformers.evaluation.rows import read_texts, refuse
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files
 
 SCORED_AS = {"validation": "{task}", "validation_matched": "{task}", "validation_mismatched": "{task}-mm"}
 HELD_OUT, MOST_HELD_OUT = 0.1, 1_000  # of the training rows, for `select_on: train_split`
@@ -93,23 +94,23 @@ def read_task(root: Path, task: str, tokenizer: Any, settings: config.Evaluation
 
     Raises TinyTransformersError, with file and line, for a row as in `read_examples`, for training rows that all have
     one label, and where a label is too rare to be held out."""
-    files = {split: root / file for split, file in config.superglue_files(task).items()}
+    files = {split: root / file for split, file in superglue_files(task).items()}
     path = files.pop("train")
-    train = read_examples(path, task, settings.superglue_limit)
+    train = read_examples(path, task, limit(settings))
     if not np.ptp(train.labels):
         what = f"the {len(train.labels)} rows used of it all have the label {train.labels[0]}: nothing can be learnt"
         raise TinyTransformersError(
             f"{path}: {what}. Bring the file again, or raise the limit of evaluation.superglue."
         )
     held_out = None
-    if settings.superglue.select_on == "train_split":
+    if settings.of(Superglue).select_on == "train_split":
         train, held_out = hold_out(path, train, seed)
 
     def encoded(examples: Examples) -> Encoded:
-        return encode(examples, tokenizer, settings.superglue.max_length)
+        return encode(examples, tokenizer, settings.of(Superglue).max_length)
 
     validation = {
-        SCORED_AS[split].format(task=task): encoded(read_examples(file, task, settings.superglue_limit))
+        SCORED_AS[split].format(task=task): encoded(read_examples(file, task, limit(settings)))
         for split, file in files.items()
     }
     selection = encoded(held_out) if held_out else next(iter(validation.values()))

@@ -22,6 +22,7 @@ from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.rows import read_texts, refuse
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.lambada import FILE, Lambada
 from tiny_transformers.training import device
 
 
@@ -47,7 +48,7 @@ class PassageScores:
 
 def run(work: Work) -> Outcome:
     """Score the passages with the model and the tokenizer of `work.model_dir`."""
-    path = work.root / config.LAMBADA
+    path = work.root / FILE
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     passages = read_passages(path, tokenizer, work.config)
     model: Any = auto.load_lm(work.model_dir)
@@ -68,7 +69,7 @@ def run(work: Work) -> Outcome:
             "passages_per_second": len(passages) / seconds,
             "peak_memory_mb": device.peak_memory_mb(),
         },
-        data={config.LAMBADA: sources.fingerprint(path)},
+        data={FILE: sources.fingerprint(path)},
     )
 
 
@@ -121,7 +122,7 @@ def _special(tokenizer: Any, run_config: config.RunConfig) -> tuple[list[int], l
     if run_config.model.family == "roberta":
         return [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     start = {"bos": [tokenizer.bos_token_id], "eos": [tokenizer.eos_token_id], "none": []}
-    return start[run_config.evaluation.lambada.start_token], []
+    return start[run_config.evaluation.of(Lambada).start_token], []
 
 
 def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> PassageScores:
@@ -133,7 +134,7 @@ def _score(work: Work, model: Any, tokenizer: Any, passages: Passages) -> Passag
     encoder = work.config.model.family == "roberta"
     # A decoder's last word is a part of its passage, which costs nothing more; an encoder's passage is a forward pass
     # for each of its tokens.
-    chosen = sources.sample(passages.sequences, work.config.evaluation.lambada.passages if encoder else None)
+    chosen = sources.sample(passages.sequences, work.config.evaluation.of(Lambada).passages if encoder else None)
     sequences = [*passages.sequences, *chosen]
     scored = [*passages.targets, *[1] * len(chosen)]
     options: dict[str, Any] = {"precision": work.config.evaluation.precision, "on_batch": on_batch}

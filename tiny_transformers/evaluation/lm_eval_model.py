@@ -32,7 +32,7 @@ class TinyTransformersLM(TemplateLM):
     """`--model tiny-transformers --model_args pretrained=DIR,...`
 
     `start_token`, of decoders: what stands before every text, or, with `none`, before a text without context only
-    (`<s>`), as `--model hf` with `add_bos_token=False` has it. `pll`, of encoders: see `config.Blimp`.
+    (`<s>`), as `--model hf` with `add_bos_token=False` has it. `pll`, of encoders: see `stage.blimp.Blimp`.
     `batch_size` is of no consequence: the engine fills its batches by tokens."""
 
     def __init__(

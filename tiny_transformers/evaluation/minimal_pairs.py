@@ -13,6 +13,7 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
 from tiny_transformers.evaluation.rows import read_texts, refuse
 from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, Blimp
 
 FIELDS = ("sentence_good", "sentence_bad")
 GROUPS = {"filler_gap_dependency": "filler_gap", "s-selection": "argument_structure"}  # `linguistics_term` -> group
@@ -53,8 +54,8 @@ def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfi
     """The task's pairs: `start_token` + sentence for a decoder, `<s>` + sentence + `</s>` for an encoder.
 
     Raises TinyTransformersError for a file that is empty, lacks a field or has no pair that can be scored."""
-    full = run_config.evaluation.blimp.data == "full"
-    labels = () if name in config.SUPPLEMENT_TASKS else ("UID", "linguistics_term") if full else ("UID",)
+    full = run_config.evaluation.of(Blimp).data == "full"
+    labels = () if name in SUPPLEMENT_TASKS else ("UID", "linguistics_term") if full else ("UID",)
     rows = read_texts(path, (*FIELDS, *labels))
     _refuse_empty_sentences(path, rows)
     phenomenon = _phenomenon(path, rows) if full else name
@@ -86,8 +87,8 @@ def _phenomenon(path: Path, rows: list[dict[str, Any]]) -> str:
     """The one phenomenon of a paradigm's rows."""
     phenomena = [GROUPS.get(row["linguistics_term"], row["linguistics_term"]) for row in rows]
     for index, phenomenon in enumerate(phenomena):
-        if phenomenon not in config.BLIMP_TASKS:
-            known = ", ".join((*config.BLIMP_TASKS, *GROUPS))
+        if phenomenon not in BLIMP_TASKS:
+            known = ", ".join((*BLIMP_TASKS, *GROUPS))
             refuse(path, index, f"linguistics_term is {phenomenon!r}, none of BLiMP's: {known}.")
         if phenomenon != phenomena[0]:
             refuse(path, index, f"is of {phenomenon}, the rows before it of {phenomena[0]}. A file is one paradigm.")
@@ -95,7 +96,7 @@ def _phenomenon(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def _tokenise(sentences: list[str], tokenizer: Any, run_config: config.RunConfig) -> list[Sentence]:
-    settings = run_config.evaluation.blimp
+    settings = run_config.evaluation.of(Blimp)
     if not sentences:
         return []
     encoded = tokenizer([" " * settings.leading_space + sentence for sentence in sentences], add_special_tokens=False)

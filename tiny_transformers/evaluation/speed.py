@@ -2,7 +2,7 @@
 
 The saved model itself, in evaluation mode, without gradients, on random tokens of a fixed seed. Every pass is timed by
 itself, from an idle device to an idle device; what a figure says is in docs/evaluation.md. That nothing else runs on
-the device is the caller's to see to (`stages.ALONE`)."""
+the device is the caller's to see to (`StageKind.alone`)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.speed import Speed
 from tiny_transformers.training import device
 
 Tick = Callable[[int], None]  # told the number of passes done, before each; may raise, to stop
@@ -110,7 +111,7 @@ def run(work: Work) -> Outcome:
 
 def plan(model: Any, config: RunConfig, *, cached: bool) -> list[Measurement]:
     """Return what is measured, in order; of each task the smallest batch comes first."""
-    settings = config.evaluation.speed
+    settings = config.evaluation.of(Speed)
     whole = partial(Measurement, warmup=settings.warmup, repetitions=settings.repetitions)
     sizes = sorted(set(settings.batch_sizes))
     measurements = [
@@ -269,7 +270,7 @@ def _check_cache(model: Any, config: RunConfig, outcome: Outcome) -> bool:
 def _logits_of_generation(model: Any, config: RunConfig, cached: bool) -> Tensor:
     """(2, new_tokens, V), before each token of a text that is given: a choice between two that are as good as equal
     would hang on rounding, and what comes after it with it."""
-    settings = config.evaluation.speed
+    settings = config.evaluation.of(Speed)
     text = _tokens(model, 2, settings.prompt_tokens + settings.new_tokens)
     prompt = text[:, : settings.prompt_tokens]
     generated = model.generate(

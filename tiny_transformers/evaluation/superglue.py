@@ -27,7 +27,7 @@ from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, pre
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
 from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, evaluate, majority
 from tiny_transformers.models import auto
-from tiny_transformers.settings import config
+from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files, superglue_tasks
 from tiny_transformers.training import device
 
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
@@ -70,7 +70,7 @@ def run(work: Work) -> Outcome:
     `work.should_stop` says so. Finished fine-tunings are kept in `work.run_dir`/superglue."""
     started = time.monotonic()
     tasks = _read_tasks(work)
-    files = [file for task in tasks for file in config.superglue_files(task.name).values()]
+    files = [file for task in tasks for file in superglue_files(task.name).values()]
     outcome = Outcome(data={file: sources.fingerprint(work.root / file) for file in files})
     planned = _plan(work, tasks, outcome.data)
     kept = {one.path: found for one in planned if (found := _read_kept(one))}
@@ -82,7 +82,7 @@ def run(work: Work) -> Outcome:
         _record_training(outcome, task, of_task)
     _record_averages(outcome, scored)
     outcome.metrics |= {
-        "selected_on": work.config.evaluation.superglue.select_on,
+        "selected_on": work.config.evaluation.of(Superglue).select_on,
         "fine_tunings": len(planned),
         "fine_tunings_kept": len(kept),  # from earlier attempts
         "seconds": time.monotonic() - started,  # of this attempt
@@ -103,7 +103,7 @@ def task_seed(seed: int, task: str, index: int = 0) -> int:
 def _read_tasks(work: Work) -> list[TaskData]:
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks, wrong = [], []
-    for task in config.superglue_tasks(work.config):
+    for task in superglue_tasks(work.config):
         work.progress(0.0, f"reading {task}")
         try:
             seed = task_seed(work.config.seed, task)
@@ -118,19 +118,19 @@ def _read_tasks(work: Work) -> list[TaskData]:
 def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -> list[FineTuning]:
     """Every fine-tuning of these tasks. Its answers are kept under a name made of all that they depend on, the code
     among it: whoever mends a mistake gets no answer of before."""
-    settings = work.config.evaluation.superglue.model_dump(mode="json", exclude=set(NO_RESULT))
+    settings = work.config.evaluation.of(Superglue).model_dump(mode="json", exclude=set(NO_RESULT))
     model = {
         path.name: sources.fingerprint(path)
         for pattern in ("*.safetensors", "config.json", "tokenizer*.json")
         for path in work.model_dir.glob(pattern)
     }
     code = source_digest()
-    seeds, planned = work.config.evaluation.superglue.seeds, []
+    seeds, planned = work.config.evaluation.of(Superglue).seeds, []
     for task in tasks:
-        files = {file: fingerprints[file] for file in config.superglue_files(task.name).values()}
+        files = {file: fingerprints[file] for file in superglue_files(task.name).values()}
         for index in range(seeds):
             seed = task_seed(work.config.seed, task.name, index)
-            identity = [code, model, files, settings, work.config.evaluation.superglue_limit, work.config.seed, index]
+            identity = [code, model, files, settings, limit(work.config.evaluation), work.config.seed, index]
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
             label = task.name if seeds == 1 else f"{task.name}, fine-tuning {index + 1} of {seeds}"
             path = work.run_dir / "superglue" / f"{task.name}-{index}-{key}.json"
@@ -177,7 +177,7 @@ def _fine_tune(work: Work, one: FineTuning, report: Report) -> Answers:
     print(f"{one.label}: {len(task.train.labels)} rows to train on, {truncated}, seed {one.seed}", flush=True)
     model: Any = auto.load_classifier(work.model_dir, task.num_labels, one.seed)
     model.to(device.pick_device())
-    fit = fine_tune(model, task, work.config.evaluation.superglue, one.seed, report)
+    fit = fine_tune(model, task, work.config.evaluation.of(Superglue), one.seed, report)
     predictions = {
         name: predict(model, validation, partial(report, 1.0, f"scoring {name}"))
         for name, validation in task.validation.items()

@@ -6,17 +6,18 @@ reads this module to plan, a compute node to work, so a size or a file name is s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, create_model, model_validator
 
 from tiny_transformers.settings.architecture import Brainformer, Model
 from tiny_transformers.settings.base import Probability, Settings, added
-from tiny_transformers.settings.stages import STAGES, read_other_corpora
+from tiny_transformers.settings.kinds import KnownNow
+from tiny_transformers.settings.stage.kind import STAGES, StageKind
 
 RECIPE = 3  # raised when the same settings would give another result: it is part of every run id
-Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
 
 
 class Data(Settings):
@@ -99,72 +100,50 @@ class Train(Settings):
         return min(1.0, done)
 
 
-class Blimp(Settings):
-    data: Literal["filtered", "full"] = "filtered"  # BabyLM 2023's 17 tasks, or BLiMP's 67 paradigms
-    start_token: Literal["bos", "eos"] = "bos"  # decoders: the context of the first token; BabyLM 2023 took eos
-    leading_space: bool = True  # " " + sentence, as BabyLM 2023
-    normalisation: Literal["none", "tokens", "characters"] = "none"  # what a sentence's log-likelihood is divided by
-    pll: Literal["original", "word_l2r"] = "original"  # encoders: Salazar et al. 2020, or Kauf and Ivanova 2023
-
-
-class Superglue(Settings):
-    """Fine-tuning, BabyLM 2023's hyperparameters."""
-
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1)] | None = None  # null: all that the data has
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    batch_size: PositiveInt = 64
-    epochs: PositiveInt = 10  # at most
-    eval_every: PositiveInt = 200  # optimizer steps
-    patience: PositiveInt = 10  # evaluations without an improvement of `threshold`
-    threshold: Annotated[float, Field(ge=0)] = 0.001
-    max_length: PositiveInt = 128  # tokens
-    seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
-    limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
-    select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
-
-    @field_validator("tasks")
-    @classmethod
-    def _each_once(cls, tasks: tuple[Task, ...] | None) -> tuple[Task, ...] | None:
-        if tasks and len(set(tasks)) < len(tasks):
-            raise ValueError("a task is named twice, and an average would count it twice")
-        return tasks
-
-
-class Lambada(Settings):
-    start_token: Literal["bos", "eos", "none"] = "bos"  # decoders: what stands before the passage; lm-eval: none
-    passages: PositiveInt | None = 1_000  # encoders: so many, evenly spaced, get a pseudo-perplexity; null: all
-
-
-class Bpc(Settings):
-    """Bits per character of a split of the stream, all of it."""
-
-    split: Literal["validation", "test"] = "test"
-    batch_size: PositiveInt = 1  # rows that the split is cut into; 1: each character sees all that is before it
-
-
-class Speed(Settings):
-    """The inference study."""
-
-    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8, 64, 512)
-    tokens: PositiveInt = 256  # of an encoded sequence
-    prompt_tokens: PositiveInt = 16  # decoders: what generation begins with
-    new_tokens: PositiveInt = 64  # decoders: generated, greedily
-    warmup: PositiveInt = 3  # passes that are not counted
-    repetitions: PositiveInt = 10  # passes that are
+S = TypeVar("S", bound=Settings)
 
 
 class Evaluation(Settings):
+    """What all stages heed; the settings of each one that has some are beside it, in a section of the stage's name
+    (`evaluation_class`)."""
+
     limit: PositiveInt | None = None  # rows used of each file, evenly spaced; null: all
     precision: Literal["float32", "bfloat16"] = "float32"  # of what is not trained: blimp, lambada, speed
-    blimp: Blimp = Blimp()
-    superglue: Superglue = Superglue()
-    lambada: Lambada = Lambada()
-    bpc: Bpc = added(Bpc())
-    speed: Speed = Speed()
 
-    @property
-    def superglue_limit(self) -> int | None:
-        return self.superglue.limit or self.limit
+    def of(self, settings: type[S]) -> S:
+        """Return the settings of the stage that has this class of them."""
+        return next(section for section in vars(self).values() if type(section) is settings)
+
+
+def evaluation_class() -> type[Evaluation]:
+    """The class of `RunConfig.evaluation`, with a section for each stage that is known now and has settings."""
+    return _with_sections(tuple(kind for kind in STAGES.values() if kind.settings))
+
+
+@cache
+def _with_sections(kinds: tuple[StageKind, ...]) -> type[Evaluation]:
+    sections: dict[str, Any] = {}
+    for kind in kinds:
+        assert kind.settings
+        stock = kind.settings()
+        sections[kind.name] = kind.settings, stock if kind.keeps_defaults else added(stock)
+    return create_model("Evaluation", __base__=Evaluation, __module__=__name__, **sections)
+
+
+def _of_now(value: Any) -> Any:
+    """Settings of the plain class, or from before a stage was added, as values to be checked."""
+    return vars(value) if isinstance(value, Evaluation) and not isinstance(value, evaluation_class()) else value
+
+
+def _stock_evaluation() -> Evaluation:
+    return evaluation_class()()
+
+
+def _tell_stock_evaluation(schema: dict[str, Any]) -> None:
+    schema["default"] = _stock_evaluation().model_dump(mode="json")
+
+
+EvaluationNow = Annotated[Evaluation, KnownNow(STAGES, lambda: Annotated[evaluation_class(), BeforeValidator(_of_now)])]
 
 
 # What only stories have, and only streams. A layer for all models may set either; what is of no use is dropped.
@@ -178,7 +157,7 @@ class RunConfig(Settings):
     model: Model
     data: Data = Data()
     train: Train = Train()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationNow = Field(default_factory=_stock_evaluation, json_schema_extra=_tell_stock_evaluation)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
     recipe: int = RECIPE
@@ -211,34 +190,12 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _story_fits_model(self) -> RunConfig:
-        for name, length in (
-            ("data.max_length", self.data.max_length),
-            ("evaluation.superglue.max_length", self.evaluation.superglue.max_length),
-        ):
-            if length > self.positions:
-                raise ValueError(f"{name} {length} exceeds the model's {self.positions} positions")
-        if self.data.source == "builtin" and self.evaluation.blimp.data == "full":
-            raise ValueError("evaluation.blimp.data: the builtin data has no full BLiMP; write filtered")
+    def _fits_model(self) -> RunConfig:
+        if self.data.max_length > self.positions:
+            raise ValueError(f"data.max_length {self.data.max_length} exceeds the model's {self.positions} positions")
+        for kind in STAGES.values():
+            kind.check(self)
         return self
-
-
-def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
-    """What of these stages cannot be done with the model or the data, in words; the settings alone do not tell."""
-    others = read_other_corpora(stages, config.data.is_stream)
-    if others:
-        return f"stages: {others[0]} is not for models of {config.data.corpus}"
-    tasks = set(config.evaluation.superglue.tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS)
-    if "superglue" in stages and config.data.source == "builtin" and tasks:
-        return f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
-    speed = config.evaluation.speed
-    longest = {"tokens": speed.tokens}
-    if config.model.causal:
-        longest["prompt_tokens + new_tokens"] = speed.prompt_tokens + speed.new_tokens
-    for name, length in longest.items():
-        if "speed" in stages and length > config.positions:
-            return f"evaluation.speed.{name} {length} exceeds the model's {config.positions} positions"
-    return None
 
 
 # Labels whose logits are in memory at once (tiny_transformers/layers/head.py).
@@ -253,96 +210,20 @@ def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
 
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).
-BLIMP_TASKS = (
-    "anaphor_agreement", "argument_structure", "binding", "control_raising", "determiner_noun_agreement", "ellipsis",
-    "filler_gap", "irregular_forms", "island_effects", "npi_licensing", "quantifiers", "subject_verb_agreement",
-)  # fmt: skip
-SUPPLEMENT_TASKS = (
-    "hypernym", "qa_congruence_easy", "qa_congruence_tricky", "subject_aux_inversion", "turn_taking",
-)  # fmt: skip
-SUPERGLUE_TASKS: tuple[Task, ...] = (
-    "cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc",
-)  # fmt: skip
-# What the builtin data has of them.
-BUILTIN_BLIMP_TASKS = (
-    "anaphor_agreement", "argument_structure", "determiner_noun_agreement", "irregular_forms", "npi_licensing",
-    "subject_verb_agreement",
-)  # fmt: skip
-BUILTIN_SUPPLEMENT_TASKS = ("subject_aux_inversion",)
-BUILTIN_SUPERGLUE_TASKS: tuple[Task, ...] = ("cola", "sst2", "rte")
-# Warstadt et al. 2020, the names of the files of their repository and of the configurations on the hub.
-BLIMP_PARADIGMS = (
-    "adjunct_island", "anaphor_gender_agreement", "anaphor_number_agreement", "animate_subject_passive",
-    "animate_subject_trans", "causative", "complex_NP_island",
-    "coordinate_structure_constraint_complex_left_branch", "coordinate_structure_constraint_object_extraction",
-    "determiner_noun_agreement_1", "determiner_noun_agreement_2", "determiner_noun_agreement_irregular_1",
-    "determiner_noun_agreement_irregular_2", "determiner_noun_agreement_with_adj_2",
-    "determiner_noun_agreement_with_adj_irregular_1", "determiner_noun_agreement_with_adj_irregular_2",
-    "determiner_noun_agreement_with_adjective_1", "distractor_agreement_relational_noun",
-    "distractor_agreement_relative_clause", "drop_argument", "ellipsis_n_bar_1", "ellipsis_n_bar_2",
-    "existential_there_object_raising", "existential_there_quantifiers_1", "existential_there_quantifiers_2",
-    "existential_there_subject_raising", "expletive_it_object_raising", "inchoative", "intransitive",
-    "irregular_past_participle_adjectives", "irregular_past_participle_verbs",
-    "irregular_plural_subject_verb_agreement_1", "irregular_plural_subject_verb_agreement_2",
-    "left_branch_island_echo_question", "left_branch_island_simple_question",
-    "matrix_question_npi_licensor_present", "npi_present_1", "npi_present_2", "only_npi_licensor_present",
-    "only_npi_scope", "passive_1", "passive_2", "principle_A_c_command", "principle_A_case_1", "principle_A_case_2",
-    "principle_A_domain_1", "principle_A_domain_2", "principle_A_domain_3", "principle_A_reconstruction",
-    "regular_plural_subject_verb_agreement_1", "regular_plural_subject_verb_agreement_2",
-    "sentential_negation_npi_licensor_present", "sentential_negation_npi_scope", "sentential_subject_island",
-    "superlative_quantifiers_1", "superlative_quantifiers_2", "tough_vs_raising_1", "tough_vs_raising_2",
-    "transitive", "wh_island", "wh_questions_object_gap", "wh_questions_subject_gap",
-    "wh_questions_subject_gap_long_distance", "wh_vs_that_no_gap", "wh_vs_that_no_gap_long_distance",
-    "wh_vs_that_with_gap", "wh_vs_that_with_gap_long_distance",
-)  # fmt: skip
-
 TRAIN_STORIES = "tinystories/train.jsonl"
 VALIDATION_STORIES = "tinystories/validation.jsonl"
-LAMBADA = "lambada/lambada_test.jsonl"
 STREAMS = {"enwik8": "char/enwik8.xml", "text8": "char/text8.txt"}  # corpus -> its file
 CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/training/curve.py
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/training/functions.py
-PAIR_SCORES = "scores/blimp.npz"  # in a run's folder: what the stage blimp keeps of every pair
 
 
-def blimp_files(data: Data, which: Literal["filtered", "full"] = "filtered") -> dict[str, str]:
-    """Task -> its file below DATA_ROOT; BLiMP's groups first, then BabyLM's supplement. Of the full BLiMP a task is a
-    paradigm, and there is no supplement."""
-    if which == "full":
-        return {paradigm: f"blimp/{paradigm}.jsonl" for paradigm in BLIMP_PARADIGMS}
-    builtin = data.source == "builtin"
-    blimp = BUILTIN_BLIMP_TASKS if builtin else BLIMP_TASKS
-    supplement = BUILTIN_SUPPLEMENT_TASKS if builtin else SUPPLEMENT_TASKS
-    return {task: f"filter-data/blimp_filtered/{task}.json" for task in blimp} | {
-        task: f"filter-data/supplement_filtered/{task}.json" for task in supplement
-    }
+def tokenizer_file(config: RunConfig) -> str:
+    return f"tokenizer/{config.data.tokenizer}/tokenizer.json"
 
 
-def superglue_tasks(config: RunConfig) -> tuple[Task, ...]:
-    have = BUILTIN_SUPERGLUE_TASKS if config.data.source == "builtin" else SUPERGLUE_TASKS
-    return have if config.evaluation.superglue.tasks is None else config.evaluation.superglue.tasks
-
-
-def superglue_files(task: str) -> dict[str, str]:
-    """Split -> its file below DATA_ROOT. MNLI is scored on two validation files."""
-    splits = ("train", "validation_matched", "validation_mismatched") if task == "mnli" else ("train", "validation")
-    return {split: f"filter-data/glue_filtered/{task}.{split}.json" for split in splits}
-
-
-def required_files(config: RunConfig, stages: tuple[str, ...] = STAGES) -> list[str]:
-    """What these stages read below DATA_ROOT; for the builtin data, what its generator must have written."""
-    tokenizer = f"tokenizer/{config.data.tokenizer}/tokenizer.json"
-    stream = [STREAMS[config.data.corpus]] if config.data.is_stream else []
-    files = {
-        "pretrain": stream or [TRAIN_STORIES, VALIDATION_STORIES, tokenizer],
-        "add_tokenizer": stream or [tokenizer, VALIDATION_STORIES],
-        "blimp": list(blimp_files(config.data, config.evaluation.blimp.data).values()),
-        "superglue": [file for task in superglue_tasks(config) for file in superglue_files(task).values()],
-        "lambada": [LAMBADA],
-        "bpc": stream,
-        "speed": [],
-    }
-    return list(dict.fromkeys(file for stage in stages for file in files[stage]))
+def stream_files(config: RunConfig) -> list[str]:
+    """The one file of a stream's characters; of stories none."""
+    return [STREAMS[config.data.corpus]] if config.data.is_stream else []
 
 
 def lacking_files(root: Path, files: Iterable[str]) -> list[str]:

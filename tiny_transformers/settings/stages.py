@@ -1,48 +1,55 @@
-"""The stages of a run, each declared once: what it needs, which models it is for, the module that does it. No torch.
+"""The stages of a run, in the order in which they are done; what each is, is said in its own module of stage/.
 
-A stage is a function `run(work: Work) -> Outcome` (common/work.py). What it costs is in cluster/plan/cost.py, what the
-report shows of it in cluster/report/results.py."""
+A stage from elsewhere is added in the same way, by `STAGES.add`. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.add_tokenizer import ADD_TOKENIZER
+from tiny_transformers.settings.stage.blimp import BLIMP
+from tiny_transformers.settings.stage.bpc import BPC
+from tiny_transformers.settings.stage.kind import STAGES
+from tiny_transformers.settings.stage.lambada import LAMBADA
+from tiny_transformers.settings.stage.pretrain import PRETRAIN
+from tiny_transformers.settings.stage.speed import SPEED
+from tiny_transformers.settings.stage.superglue import SUPERGLUE
+
+__all__ = ["STAGES", "default_stages", "misfit", "needed_by", "read_other_corpora", "required_files"]
+
+STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED)
 
 
-@dataclass(frozen=True)
-class StageKind:
-    name: str
-    runner: str  # the module whose `run` does it; the job that does it loads it
-    needs: tuple[str, ...] = ()  # the stages that must have completed before it
-    reads: Literal["stories", "streams", "either"] = "either"  # the corpora of the models that it is for
-    alone: bool = False  # measured with nothing else on the device: after all else of a pack, one run at a time
-    by_default: bool = False  # part of a study that names no stages
-
-
-KINDS = (  # in the order in which they are done
-    StageKind("pretrain", "tiny_transformers.training.pretrain", by_default=True),
-    StageKind("add_tokenizer", "tiny_transformers.data.tokenizer", ("pretrain",), by_default=True),
-    StageKind("blimp", "tiny_transformers.evaluation.blimp", ("add_tokenizer",), "stories", by_default=True),
-    StageKind("superglue", "tiny_transformers.evaluation.superglue", ("add_tokenizer",), "stories", by_default=True),
-    StageKind("lambada", "tiny_transformers.evaluation.lambada", ("add_tokenizer",), "stories"),
-    StageKind("bpc", "tiny_transformers.evaluation.bpc", ("pretrain",), "streams"),
-    StageKind("speed", "tiny_transformers.evaluation.speed", ("pretrain",), alone=True),
-)
-RUNNERS = {kind.name: kind.runner for kind in KINDS}
-STAGES = tuple(RUNNERS)
-NEEDS = {kind.name: kind.needs for kind in KINDS}
-DEFAULT_STAGES = tuple(kind.name for kind in KINDS if kind.by_default)
-ALONE = tuple(kind.name for kind in KINDS if kind.alone)
+def default_stages() -> tuple[str, ...]:
+    """Return the stages of a study that names none."""
+    return tuple(name for name, kind in STAGES.items() if kind.by_default)
 
 
 def needed_by(stages: Iterable[str]) -> set[str]:
     """Return all that these stages need, directly or not."""
-    needs = {need for stage in stages for need in NEEDS[stage]}
+    needs = {need for stage in stages for need in STAGES[stage].needs}
     return needs | needed_by(needs) if needs else needs
 
 
 def read_other_corpora(stages: Iterable[str], is_stream: bool) -> list[str]:
     """Return those of these stages that are not for models of this kind of corpus."""
-    other = "stories" if is_stream else "streams"
-    return [kind.name for kind in KINDS if kind.reads == other and kind.name in set(stages)]
+    other, asked = "stories" if is_stream else "streams", set(stages)
+    return [name for name, kind in STAGES.items() if kind.reads == other and name in asked]
+
+
+def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
+    """Return why one of these stages cannot be done with the model or the data, in words; None: all can."""
+    asked = set(stages)
+    others = read_other_corpora(asked, config.data.is_stream)
+    if others:
+        return f"stages: {others[0]} is not for models of {config.data.corpus}"
+    told = (kind.misfit(config) for name, kind in STAGES.items() if name in asked)
+    return next(filter(None, told), None)
+
+
+def required_files(config: RunConfig, stages: Iterable[str] | None = None) -> list[str]:
+    """Return what these stages (None: all) read below DATA_ROOT; for the builtin data, what its generator must have
+    written."""
+    chosen = STAGES if stages is None else stages
+    return list(dict.fromkeys(file for stage in chosen for file in STAGES[stage].files(config)))

@@ -25,53 +25,37 @@ from cluster.report.figures.sheets import (
     text_width,
     wrapped,
 )
-from cluster.report.results import Family, Study, Variant
+from cluster.report.results import TASKS, Family, Study, Variant
+from tiny_transformers.settings.stage.kind import Tasks
 
 TASK_COLUMNS = 20  # of a heat map; more tasks are its rows
 SLANT = math.radians(55)  # of the columns' names in a heat map
 
 
-@dataclass(frozen=True)
-class ScoreTable:
-    """Tasks of one stage."""
-
-    key: str
-    title: str
-    stage: str
-    metric: str
-    leave_out: tuple[str, ...]  # means over tasks
-
-
-TABLES = (
-    ScoreTable("blimp", "BLiMP by phenomenon", "blimp", "accuracy", ("blimp", "supplement", "average", "micro")),
-    ScoreTable("superglue", "(Super)GLUE by task", "superglue", "main", ("average",)),
-)
-
-
 def heat_maps(study: Study) -> Iterator[Sheet]:
-    for table in TABLES:
+    for scored in TASKS:
         for family in study.families:
-            tasks = _tasks(table, family)
-            variants = [v for v in family.variants if any(_task(v, table, task) is not None for task in tasks)]
+            tasks = _tasks(scored, family)
+            variants = [v for v in family.variants if any(_task(v, scored, task) is not None for task in tasks)]
             if len(variants) > 1 and variants[0].is_baseline:
-                yield _heat_map(table, family, variants, tasks)
+                yield _heat_map(scored, family, variants, tasks)
 
 
-def _tasks(table: ScoreTable, family: Family) -> list[str]:
+def _tasks(scored: Tasks, family: Family) -> list[str]:
     """In the order in which they were scored; without their parts, which are `task/part`."""
     found = {task: None for run in runs_of(family) for stage, task, metric in run.scores
-             if (stage, metric) == (table.stage, table.metric)}  # fmt: skip
-    return [task for task in found if task not in table.leave_out and "/" not in task]
+             if (stage, metric) == (scored.stage, scored.metric)}  # fmt: skip
+    return [task for task in found if task not in scored.averages and "/" not in task]
 
 
-def _task(variant: Variant, table: ScoreTable, task: str) -> float | None:
-    found = [run.scores.get((table.stage, task, table.metric)) for run in variant.runs]
+def _task(variant: Variant, scored: Tasks, task: str) -> float | None:
+    found = [run.scores.get((scored.stage, task, scored.metric)) for run in variant.runs]
     mean = variant.mean_of(each[0] for each in found if each and math.isfinite(each[0]))
     return None if mean is None else 100 * mean
 
 
-def _heat_map(table: ScoreTable, family: Family, variants: Sequence[Variant], tasks: Sequence[str]) -> Sheet:
-    values = np.array([[_task(v, table, task) for task in tasks] for v in variants], dtype=float)
+def _heat_map(scored: Tasks, family: Family, variants: Sequence[Variant], tasks: Sequence[str]) -> Sheet:
+    values = np.array([[_task(v, scored, task) for task in tasks] for v in variants], dtype=float)
     differences = values - values[0]
     labels = [f"{v.label} (baseline, %)" if v.is_baseline else v.label for v in variants]
     names = [task.replace("_", " ") for task in tasks]
@@ -83,7 +67,7 @@ def _heat_map(table: ScoreTable, family: Family, variants: Sequence[Variant], ta
         cells = CellGrid(values, differences, own, [wrapped(label) for label in labels], names)
         if not cells.fits(1):  # with more room for the columns
             cells = CellGrid(values, differences, own, [wrapped(label, LABEL // 2) for label in labels], names)
-    sheet = cells.sheet(f"{table.key}-{family.name}", f"{table.title}, {family.title}")
+    sheet = cells.sheet(f"{scored.stage}-{family.name}", f"{scored.title}, {family.title}")
     sheet.caption = (
         f"{family.title}: difference to the baseline in percentage points, blue better and red worse, means over "
         "seeds; of the baseline its own score in %. An empty cell has no score."

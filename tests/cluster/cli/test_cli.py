@@ -18,7 +18,7 @@ from cluster.files import processes, whole_files
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
 from tiny_transformers.common import pairs
-from tiny_transformers.settings.config import PAIR_SCORES
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 
 ROOT = Path(__file__).parents[3]
 

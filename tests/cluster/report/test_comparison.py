@@ -15,7 +15,8 @@ from cluster.report import comparison, findings, results, wording
 from cluster.report.results import BY_KEY, Family, Result, Study, Variant
 from tiny_transformers.common import pairs
 from tiny_transformers.common.pairs import KeptPairs
-from tiny_transformers.settings.config import PAIR_SCORES, RunConfig
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 
 BLIMP, LOSS = BY_KEY["blimp"], BY_KEY["loss"]
 CONFIG = RunConfig.model_validate({"model": {"family": "gpt_neo"}})

@@ -26,7 +26,7 @@ from cluster.report.figures import (
     styles,
     weight_sharing,
 )
-from cluster.report.results import BY_KEY, Study
+from cluster.report.results import BY_KEY, TASKS, Study
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -348,7 +348,7 @@ def test_heat_maps_have_tasks_and_neither_averages_nor_parts(studies):
         return variants
 
     family = with_variants(studies["heads"], full).families[0]
-    tasks = heat_maps._tasks(heat_maps.TABLES[0], family)
+    tasks = heat_maps._tasks(TASKS[0], family)
     assert "binding" in tasks
     assert not [task for task in tasks if task == "micro" or "/" in task]
 

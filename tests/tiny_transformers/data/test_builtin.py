@@ -13,7 +13,6 @@ from tiny_transformers.evaluation import blimp, lambada
 from tiny_transformers.models import auto
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import (
-    LAMBADA,
     STREAMS,
     TRAIN_STORIES,
     VALIDATION_STORIES,
@@ -21,10 +20,11 @@ from tiny_transformers.settings.config import (
     Evaluation,
     RunConfig,
     Train,
-    blimp_files,
-    required_files,
-    superglue_files,
 )
+from tiny_transformers.settings.stage.blimp import blimp_files
+from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
+from tiny_transformers.settings.stage.superglue import superglue_files
+from tiny_transformers.settings.stages import required_files
 from tiny_transformers.training import pretrain
 
 DATA = Data(source="builtin")

@@ -11,15 +11,15 @@ from tiny_transformers.data import fetch
 from tiny_transformers.data.sources import read_rows
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import (
-    LAMBADA,
     STREAMS,
     TRAIN_STORIES,
     Data,
     RunConfig,
-    blimp_files,
     fetch_command,
-    required_files,
 )
+from tiny_transformers.settings.stage.blimp import blimp_files
+from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
+from tiny_transformers.settings.stages import required_files
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
 from tiny_transformers.settings.architecture import GPTNeo
-from tiny_transformers.settings.config import Data, RunConfig, required_files
+from tiny_transformers.settings.config import Data, RunConfig
+from tiny_transformers.settings.stages import required_files
 
 BUILTIN = RunConfig(model=GPTNeo(), data=Data(source="builtin"))
 

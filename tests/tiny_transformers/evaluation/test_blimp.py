@@ -10,7 +10,9 @@ from tiny_transformers.common.work import Interrupted, TinyTransformersError
 from tiny_transformers.evaluation import blimp, scoring
 from tiny_transformers.models.auto import build, load_lm
 from tiny_transformers.settings import config
-from tiny_transformers.settings.config import BUILTIN_BLIMP_TASKS, Blimp, Data, Evaluation, blimp_files
+from tiny_transformers.settings.config import Data
+from tiny_transformers.settings.stage import blimp as stage
+from tiny_transformers.settings.stage.blimp import BUILTIN_BLIMP_TASKS, PAIR_SCORES, Blimp, blimp_files
 
 BUILTIN = blimp_files(Data(source="builtin"))
 
@@ -170,9 +172,9 @@ def test_the_full_blimp_averages_paradigms_and_pools_them_by_phenomenon(
 ):
     terms = {"wh_island": "island_effects", "adjunct_island": "island_effects", "causative": "argument_structure",
              "animate_subject_trans": "s-selection"}  # fmt: skip
-    monkeypatch.setattr(config, "BLIMP_PARADIGMS", tuple(terms))
+    monkeypatch.setattr(stage, "BLIMP_PARADIGMS", tuple(terms))
     work = make_work(preferring(family, tokenizer, "g"))
-    full = Evaluation(blimp=Blimp(data="full"))
+    full = config.evaluation_class()(blimp=Blimp(data="full"))
     work.config = work.config.model_copy(update={"evaluation": full, "data": Data()})
     wrong = {"wh_island": 1, "adjunct_island": 0, "causative": 2, "animate_subject_trans": 0}
     for paradigm, term in terms.items():
@@ -198,7 +200,7 @@ def test_every_pairs_two_scores_are_kept(family, tokenizer, make_work, write_pai
     work = make_work(preferring(family, tokenizer, "g"), limit=2)
     write_pairs(work, [pair("g", "b"), pair("x", "y")], npi_licensing=[pair("same", "same"), pair("x", "xg")])
     outcome = blimp.run(work)
-    kept = pairs.read(work.run_dir / config.PAIR_SCORES)
+    kept = pairs.read(work.run_dir / PAIR_SCORES)
     assert dict(zip(kept.files, kept.counts.tolist(), strict=True)) == dict.fromkeys(BUILTIN, 2) | {"npi_licensing": 1}
     assert {BUILTIN[task]: fingerprint for task, fingerprint in kept.files.items()} == outcome.data
     assert kept.of_task(kept.rows)["npi_licensing"].tolist() == [1]
@@ -219,7 +221,7 @@ def test_word_l2r_masks_the_rest_of_a_word(family, make_work, tokenizer, write_p
     model = load_lm(work.model_dir)
     expected = scoring.pseudo_log_likelihoods(model, [sequence], mask_id, words=[words])
     assert abs(expected - scoring.pseudo_log_likelihoods(model, [sequence], mask_id)) > 1e-3
-    assert pairs.read(work.run_dir / config.PAIR_SCORES).good[0] == pytest.approx(expected[0], abs=1e-4)
+    assert pairs.read(work.run_dir / PAIR_SCORES).good[0] == pytest.approx(expected[0], abs=1e-4)
 
 
 def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, write_pairs):
@@ -231,7 +233,7 @@ def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, 
         work = make_work(opinionated(family), precision=precision)
         write_pairs(work, rows)
         blimp.run(work)
-        kept[precision] = (work.run_dir / config.PAIR_SCORES).rename(work.run_dir / precision)
+        kept[precision] = (work.run_dir / PAIR_SCORES).rename(work.run_dir / precision)
     exact, rounded = (pairs.read(path).good for path in kept.values())
     assert 0 < np.abs(rounded - exact).max() < 0.01 * np.abs(exact).max()
     found = pairs.compare(*kept.values())

@@ -12,7 +12,7 @@ from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.evaluation import bpc
 from tiny_transformers.models import auto
 from tiny_transformers.settings.architecture import Brainformer
-from tiny_transformers.settings.config import STREAMS, Bpc, Data, Evaluation, RunConfig
+from tiny_transformers.settings.config import STREAMS, Data, RunConfig
 
 VOCABULARY, WIDTH = 11, 6
 
@@ -98,7 +98,7 @@ def work(tmp_path):
     path = tmp_path / STREAMS["text8"]
     path.parent.mkdir()
     path.write_text("".join("abcdefghijk"[i * i % 31 % VOCABULARY] for i in range(4_000)))
-    evaluation = Evaluation(bpc=Bpc(split="validation"))
+    evaluation = {"bpc": {"split": "validation"}}
     config = RunConfig(model=BRAINFORMER, data=Data(corpus="text8"), evaluation=evaluation)
     made = Work(config, tmp_path, tmp_path / "cache", tmp_path)
     auto.build(config.model, 0).save_pretrained(made.model_dir)

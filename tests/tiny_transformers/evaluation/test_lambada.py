@@ -12,7 +12,8 @@ from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.evaluation import lambada
 from tiny_transformers.models.auto import build, load_lm
 from tiny_transformers.settings.architecture import GPTNeo
-from tiny_transformers.settings.config import LAMBADA, RunConfig
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
 
 TEXTS = ["my dog, my dog, my dog, my dog", "a  b", 'She said: "yes', "one two\nthree"]
 

@@ -27,10 +27,12 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import GPTNeo, Model
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, blimp_files
+from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
 
 TASKS = Path(lm_eval_tasks.__path__[0])
-FILES = config.blimp_files(config.Data())
-NAMES = {task: ("blimp_supplement_" if task in config.SUPPLEMENT_TASKS else "blimp_filtered_") + task for task in FILES}
+FILES = blimp_files(config.Data())
+NAMES = {task: ("blimp_supplement_" if task in SUPPLEMENT_TASKS else "blimp_filtered_") + task for task in FILES}
 PAIRS, PASSAGES = 12, 12
 SMALL = GPTNeo(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64)
 TOLERANCE = 1e-4
@@ -53,7 +55,7 @@ def root(tmp_path: Path, write_rows: Callable[..., None]) -> Path:
     for file in FILES.values():
         rows = [("A cat sleeps.", "A cat sleep."), ("The same.", "The same."), ("He ran.", "He runned.")]
         write_rows(tmp_path / file, [{"sentence_good": good, "sentence_bad": bad} for good, bad in rows])
-    write_rows(tmp_path / config.LAMBADA, [{"text": "Once upon a time"}])
+    write_rows(tmp_path / LAMBADA, [{"text": "Once upon a time"}])
     return tmp_path
 
 
@@ -69,8 +71,8 @@ def test_there_is_a_task_for_every_file_and_a_group_for_every_average(root: Path
     }
     members = {name: {task.task_name for task in group.get_all_tasks()} for name, group in loaded["groups"].items()}
     assert members == {
-        "blimp_filtered": {NAMES[task] for task in config.BLIMP_TASKS},
-        "blimp_supplement": {NAMES[task] for task in config.SUPPLEMENT_TASKS},
+        "blimp_filtered": {NAMES[task] for task in BLIMP_TASKS},
+        "blimp_supplement": {NAMES[task] for task in SUPPLEMENT_TASKS},
         "babylm_blimp": set(NAMES.values()),
     }
     averages = [metric for group in loaded["groups"].values() for metric in group.aggregate_metric_list]
@@ -82,7 +84,7 @@ def test_lambada_is_lm_evals_own_but_for_the_file(root: Path) -> None:
     ours = load(root, "lambada_local")["tasks"]["lambada_local"].config
     for key in ("output_type", "doc_to_text", "doc_to_target", "metric_list"):
         assert getattr(ours, key) == stock[key], key
-    assert ours.dataset_kwargs == {"file": config.LAMBADA}
+    assert ours.dataset_kwargs == {"file": LAMBADA}
 
 
 def test_pairs_of_equal_sentences_are_left_out(root: Path) -> None:
@@ -114,7 +116,7 @@ def work(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     work = Work(config=run_config, root=folder / "data", cache=folder / "cache", run_dir=folder / "run")
     spread(auto.build(SMALL, seed=1)).save_pretrained(work.model_dir)
     tokenizer.load_tokenizer(shared_data, run_config).save_pretrained(work.model_dir)
-    for file, count in {**dict.fromkeys(FILES.values(), PAIRS), config.LAMBADA: PASSAGES}.items():
+    for file, count in {**dict.fromkeys(FILES.values(), PAIRS), LAMBADA: PASSAGES}.items():
         rows = sources.sample(sources.read_rows(shared_data / file, ()), count)
         if file == FILES["binding"]:
             rows.append(rows[-1] | {"sentence_good": "The same.", "sentence_bad": "The same."})

@@ -6,7 +6,8 @@ from transformers import AutoTokenizer
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.evaluation.minimal_pairs import read_task
 from tiny_transformers.settings.architecture import GPTNeo, Roberta
-from tiny_transformers.settings.config import BLIMP_TASKS, SUPPLEMENT_TASKS, Data, RunConfig, blimp_files
+from tiny_transformers.settings.config import Data, RunConfig
+from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, blimp_files
 
 PAIR = {"sentence_good": "a", "sentence_bad": "b", "UID": "wh_island", "linguistics_term": "island_effects"}
 

@@ -16,7 +16,7 @@ from variants import FAMILIES, small
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError
 from tiny_transformers.evaluation import fine_tuning, glue, glue_metrics, scoring, superglue
 from tiny_transformers.models.auto import build, load_classifier
-from tiny_transformers.settings.config import SUPERGLUE_TASKS, Superglue, superglue_files
+from tiny_transformers.settings.stage.superglue import SUPERGLUE_TASKS, Superglue, superglue_files
 
 # Rows (train, then validation) of the real files.
 REAL_COUNTS = {

@@ -1,0 +1,57 @@
+"""What the costs of several stages have in common: the usual sizes of the data, and FLOPs in closed form. No torch.
+
+FLOPs of a forward pass are those of `architecture.flops_per_token`, and with the backward pass three times as many
+(Kaplan et al. 2020, section 2.1)."""
+
+from __future__ import annotations
+
+from tiny_transformers.settings.architecture import Brainformer, flops_per_token
+from tiny_transformers.settings.config import RunConfig
+
+# Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
+STORY_TOKENS = {"files": 224, "builtin": 45}
+LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
+# Of a stream: training, validation and test, in the published split (tiny_transformers/data/characters.py).
+CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (1_000_000, 55_000, 55_000)}
+
+
+def limited(rows: float, limit: int | None) -> float:
+    """Return how many rows are used where no more than `limit` are; None: all."""
+    return min(rows, limit or rows)
+
+
+def keys_of_a_token(config: RunConfig) -> float:
+    """Return how many keys a token meets, at most: of the longest texts; of a stream, as many as it looks back."""
+    if isinstance(config.model, Brainformer):
+        return config.model.expected_keys
+    return min(config.data.max_length, LONGEST_STORY[config.data.source])
+
+
+def training_tokens(config: RunConfig) -> float:
+    """Return the tokens that pretraining goes through; 0 with a budget of hours, which leaves that to the speed."""
+    train = config.train
+    if train.max_steps is not None:
+        if config.data.is_stream:
+            return train.max_steps * train.batch_size * train.block_size
+        return train.max_steps * train.stories_per_step * STORY_TOKENS[config.data.source]
+    return float((train.budget and train.budget.tokens) or 0)
+
+
+def forward_flops(config: RunConfig) -> float:
+    """Return the FLOPs of one token. In a stream all see as far as their heads do, so that what scores take is known.
+
+    As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
+    weights = flops_per_token(config.model, training=True)
+    return weights + config.model.score_flops(keys_of_a_token(config)) if config.data.is_stream else weights
+
+
+def head_flops(config: RunConfig) -> float:
+    """Return the FLOPs of the language model's head at one position."""
+    return 2.0 * config.model.vocab_size * config.model.hidden_size
+
+
+def one_mask_flops(config: RunConfig, length: int) -> float:
+    """Return the FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at
+    that token alone (tiny_transformers/evaluation/masked.py)."""
+    forward, head, layers = flops_per_token(config.model, training=True), head_flops(config), config.model.layers
+    return (forward - head) * ((layers - 1) * length + 1) / layers + head

@@ -1,0 +1,63 @@
+"""What comes in kinds (stages, feed-forward modules, activations), by its name. No torch here.
+
+A kind is one object that answers all questions about itself. `add` is the one way in, for ours and for those of others:
+who adds one does so before settings that name it are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+
+K = TypeVar("K")
+
+
+class Kinds(Mapping[str, K]):
+    """The kinds of one thing, in the order in which they were added."""
+
+    def __init__(self, what: str, name_of: Callable[[K], str]) -> None:
+        self.what, self._name_of = what, name_of
+        self._known: dict[str, K] = {}
+
+    def add(self, *kinds: K) -> None:
+        """Raises ValueError for a name that is taken: what was written of the one would be read as the other."""
+        for kind in kinds:
+            name = self._name_of(kind)
+            if name in self._known:
+                raise ValueError(f"there is a {self.what} {name} already: give yours another name")
+            self._known[name] = kind
+
+    def __getitem__(self, name: str) -> K:
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class KnownNow:
+    """Annotates settings whose type depends on which kinds are known when they are checked: `type_of` tells it then.
+
+    Pydantic builds its checks when a class is defined, and what is added later would never be let in."""
+
+    def __init__(self, kinds: Kinds[Any], type_of: Callable[[], Any]) -> None:
+        self.type_of = type_of
+        self._kinds = kinds
+        self._adapters: dict[int, TypeAdapter[Any]] = {}  # by how many kinds there are; none is ever taken away
+
+    @property
+    def adapter(self) -> TypeAdapter[Any]:
+        number = len(self._kinds)
+        if number not in self._adapters:
+            self._adapters[number] = TypeAdapter(self.type_of())
+        return self._adapters[number]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(lambda value: self.adapter.validate_python(value))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(self.adapter.core_schema)

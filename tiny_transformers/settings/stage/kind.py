@@ -1,0 +1,72 @@
+"""What is said of a stage, once: its name, its settings, what it needs, reads and costs, what the report shows of it.
+
+A stage is a function `run(work: Work) -> Outcome` (common/work.py) in a module that only the job that does it loads.
+The functions of an entry take a RunConfig, and are in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tiny_transformers.settings.base import Settings
+from tiny_transformers.settings.kinds import Kinds
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a run that studies are about."""
+
+    key: str
+    title: str
+    stage: str
+    task: str
+    metric: str
+    percent: bool = True  # shown as a percentage with one digit, else as it is with three
+    higher_is_better: bool = True
+    is_main: bool = False  # a study's question is answered by it, as far as there are scores
+
+    @property
+    def where(self) -> tuple[str, str, str]:
+        return self.stage, self.task, self.metric
+
+    def show(self, value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The tasks of a stage, which the report shows one by one."""
+
+    stage: str
+    title: str
+    metric: str  # a share
+    averages: tuple[str, ...]  # tasks that are means over others
+    group: Callable[[str], str] = lambda _: ""  # the common title of tasks side by side
+
+
+def _nothing(_: Any) -> None:
+    """Returns None: there is nothing to object to."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    name: str
+    runner: str  # the module whose `run` does it; the job that does it loads it
+    needs: tuple[str, ...] = ()  # the stages that must have completed before it
+    reads: Literal["stories", "streams", "either"] = "either"  # the corpora of the models that it is for
+    alone: bool = False  # measured with nothing else on the device: after all else of a pack, one run at a time
+    by_default: bool = False  # part of a study that names no stages
+    settings: type[Settings] | None = None  # the section `evaluation.<name>`
+    keeps_defaults: bool = False  # the section is part of run ids even where it says nothing: of the first stages
+    files: Callable[[Any], list[str]] = lambda _: []  # what it reads below DATA_ROOT
+    flops: Callable[[Any], float] = lambda _: 0.0  # from the settings and the usual size of the data
+    check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
+    misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
+    measures: tuple[Measure, ...] = ()  # columns of the report
+    tasks: Tasks | None = None
+
+
+STAGES: Kinds[StageKind] = Kinds("stage", lambda kind: kind.name)  # in the order in which they are done

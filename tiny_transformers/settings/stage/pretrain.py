@@ -1,0 +1,40 @@
+"""The stage pretrain. Its settings are the section `train`."""
+
+from __future__ import annotations
+
+from tiny_transformers.settings.config import TRAIN_STORIES, VALIDATION_STORIES, RunConfig, stream_files, tokenizer_file
+from tiny_transformers.settings.costs import CHARACTERS, STORY_TOKENS, forward_flops, limited, training_tokens
+from tiny_transformers.settings.stage.kind import Measure, StageKind
+
+VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
+
+
+def files(config: RunConfig) -> list[str]:
+    return stream_files(config) or [TRAIN_STORIES, VALIDATION_STORIES, tokenizer_file(config)]
+
+
+def flops(config: RunConfig) -> float:
+    """Without the steps that a budget of hours pays for."""
+    evaluations = config.train.evaluations * _validation_tokens(config)
+    return forward_flops(config) * (3.0 * training_tokens(config) + evaluations)
+
+
+def _validation_tokens(config: RunConfig) -> float:
+    """Of one evaluation while a model is trained."""
+    source, train = config.data.source, config.train
+    if config.data.is_stream:
+        return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
+    return limited(VALIDATION_SIZE[source], train.eval_stories) * STORY_TOKENS[source]
+
+
+PRETRAIN = StageKind(
+    "pretrain",
+    "tiny_transformers.training.pretrain",
+    by_default=True,
+    files=files,
+    flops=flops,
+    measures=(
+        Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,
+                is_main=True),
+    ),
+)  # fmt: skip

@@ -1,0 +1,53 @@
+"""The stage speed: how fast the model encodes and generates."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from tiny_transformers.settings.base import Settings
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.costs import forward_flops, head_flops
+from tiny_transformers.settings.stage.kind import StageKind
+
+
+class Speed(Settings):
+    """The inference study."""
+
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8, 64, 512)
+    tokens: PositiveInt = 256  # of an encoded sequence
+    prompt_tokens: PositiveInt = 16  # decoders: what generation begins with
+    new_tokens: PositiveInt = 64  # decoders: generated, greedily
+    warmup: PositiveInt = 3  # passes that are not counted
+    repetitions: PositiveInt = 10  # passes that are
+
+
+def flops(config: RunConfig) -> float:
+    speed, forward = config.evaluation.of(Speed), forward_flops(config)
+    passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
+    generated = speed.prompt_tokens + speed.new_tokens if config.model.causal else 0
+    return passes * rows * ((forward - head_flops(config)) * speed.tokens + forward * generated)
+
+
+def misfit(config: RunConfig) -> str | None:
+    speed = config.evaluation.of(Speed)
+    longest = {"tokens": speed.tokens}
+    if config.model.causal:
+        longest["prompt_tokens + new_tokens"] = speed.prompt_tokens + speed.new_tokens
+    for name, length in longest.items():
+        if length > config.positions:
+            return f"evaluation.speed.{name} {length} exceeds the model's {config.positions} positions"
+    return None
+
+
+SPEED = StageKind(
+    "speed",
+    "tiny_transformers.evaluation.speed",
+    needs=("pretrain",),
+    alone=True,
+    settings=Speed,
+    keeps_defaults=True,
+    flops=flops,
+    misfit=misfit,
+)

@@ -1,0 +1,107 @@
+"""The stage superglue: fine-tuning on tasks of GLUE and SuperGLUE, as BabyLM 2023."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from tiny_transformers.settings.base import Settings
+from tiny_transformers.settings.config import Evaluation, RunConfig
+from tiny_transformers.settings.costs import forward_flops, head_flops, limited
+from tiny_transformers.settings.stage.kind import Measure, StageKind, Tasks
+
+Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
+SUPERGLUE_TASKS: tuple[Task, ...] = (
+    "cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc",
+)  # fmt: skip
+# What the builtin data has of them.
+BUILTIN_SUPERGLUE_TASKS: tuple[Task, ...] = ("cola", "sst2", "rte")
+
+TRAIN_ROWS = {"files": 40_000, "builtin": 600}  # of a task, on average
+VALIDATION_ROWS = {"files": 2_500, "builtin": 150}
+ROW_TOKENS = {"files": 60, "builtin": 20}
+
+
+class Superglue(Settings):
+    """Fine-tuning, BabyLM 2023's hyperparameters."""
+
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)] | None = None  # null: all that the data has
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    batch_size: PositiveInt = 64
+    epochs: PositiveInt = 10  # at most
+    eval_every: PositiveInt = 200  # optimizer steps
+    patience: PositiveInt = 10  # evaluations without an improvement of `threshold`
+    threshold: Annotated[float, Field(ge=0)] = 0.001
+    max_length: PositiveInt = 128  # tokens
+    seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
+    limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
+    select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: tuple[Task, ...] | None) -> tuple[Task, ...] | None:
+        if tasks and len(set(tasks)) < len(tasks):
+            raise ValueError("a task is named twice, and an average would count it twice")
+        return tasks
+
+
+def limit(evaluation: Evaluation) -> int | None:
+    """Rows used of each of its files; None: all."""
+    return evaluation.of(Superglue).limit or evaluation.limit
+
+
+def superglue_tasks(config: RunConfig) -> tuple[Task, ...]:
+    have = BUILTIN_SUPERGLUE_TASKS if config.data.source == "builtin" else SUPERGLUE_TASKS
+    return have if (tasks := config.evaluation.of(Superglue).tasks) is None else tasks
+
+
+def superglue_files(task: str) -> dict[str, str]:
+    """Split -> its file below DATA_ROOT. MNLI is scored on two validation files."""
+    splits = ("train", "validation_matched", "validation_mismatched") if task == "mnli" else ("train", "validation")
+    return {split: f"filter-data/glue_filtered/{task}.{split}.json" for split in splits}
+
+
+def files(config: RunConfig) -> list[str]:
+    return [file for task in superglue_tasks(config) for file in superglue_files(task).values()]
+
+
+def flops(config: RunConfig) -> float:
+    settings, source, most = config.evaluation.of(Superglue), config.data.source, limit(config.evaluation)
+    forward, tokens = forward_flops(config) - head_flops(config), ROW_TOKENS[source]
+    train_rows = limited(TRAIN_ROWS[source], most) * settings.epochs
+    evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
+    trained = 3.0 * forward * train_rows * tokens
+    evaluated = forward * evaluations * limited(VALIDATION_ROWS[source], most) * tokens
+    return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
+
+
+def check(config: RunConfig) -> None:
+    length = config.evaluation.of(Superglue).max_length
+    if length > config.positions:
+        name = "evaluation.superglue.max_length"
+        raise ValueError(f"{name} {length} exceeds the model's {config.positions} positions")
+
+
+def misfit(config: RunConfig) -> str | None:
+    tasks = set(config.evaluation.of(Superglue).tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS)
+    if config.data.source == "builtin" and tasks:
+        return f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
+    return None
+
+
+SUPERGLUE = StageKind(
+    "superglue",
+    "tiny_transformers.evaluation.superglue",
+    needs=("add_tokenizer",),
+    reads="stories",
+    by_default=True,
+    settings=Superglue,
+    keeps_defaults=True,
+    files=files,
+    flops=flops,
+    check=check,
+    misfit=misfit,
+    measures=(Measure("superglue", "(Super)GLUE", "superglue", "average", "main", is_main=True),),
+    tasks=Tasks("superglue", "(Super)GLUE by task", "main", averages=("average",)),
+)
