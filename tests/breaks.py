@@ -216,7 +216,7 @@ BREAKS = (
     Break("tiny_transformers/settings/architecture.py", "once[::-1] if strategy", "once[::1] if strategy",
           "cycle_rev does not reverse", "tiny_transformers/settings/test_architecture.py",
           ("test_layer_maps_of_weight_sharing",)),
-    Break("tiny_transformers/settings/architecture.py", "return 2 * hidden * intermediate + intermediate + hidden",
+    Break("tiny_transformers/settings/feed_forward/kind.py", "return 2 * hidden * intermediate + intermediate + hidden",
           "return 2 * hidden * intermediate + intermediate - hidden", "a module's parameters lack a bias",
           "tiny_transformers/settings/test_architecture.py",
           ("test_a_sparse_module_takes_the_parameters_of_the_dense_one",)),

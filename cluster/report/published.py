@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 
 from cluster.report.results import BY_KEY, Measure, Study, Variant
-from tiny_transformers.settings.architecture import KAN, AnyModel, Architecture, Controller, GPTNeo
+from tiny_transformers.settings.architecture import AnyModel, Architecture
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import Data, Evaluation, RunConfig, Train
 from tiny_transformers.settings.stage import superglue
@@ -36,10 +36,6 @@ TRAINING = (  # what of a training is as theirs
     "stories_per_step", "learning_rate", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm",
     "mlm_probability",
 )  # fmt: skip
-TOLD = {  # settings of a feed-forward module that the label tells, or the units in all
-    "dense": ("depth",), "kan": ("grid_size", "spline_order"), "moe": ("num_experts", "top_k", "expert_size"),
-    "controller": ("num_blocks", "size"), "pkm": ("top_k", "num_subkeys", "study_values"),
-}  # fmt: skip
 SIZES = ("vocab_size", "max_position_embeddings", "window_size", "dropout")  # that a label does not tell
 CONFIGURATION = ("family", "label", "layers", "hidden_size", "heads", "intermediate_size", "max_steps")  # columns
 Configuration = tuple[str, ...]  # a value of each
@@ -145,14 +141,8 @@ def _trained_alike(config: RunConfig) -> bool:
 def _stock_feed_forward(model: Architecture) -> Settings:
     """As the model's, with what its label and sizes do not tell as it is by default."""
     ffn = model.ffn
-    told = {name: getattr(ffn, name) for name in TOLD[ffn.kind]}
-    stock = type(ffn)(**told)
-    if isinstance(stock, KAN):  # null is by family
-        layers = "both" if isinstance(model, GPTNeo) else "intermediate"
-        return stock.model_copy(update={"layers": layers})
-    if isinstance(stock, Controller):
-        return stock.model_copy(update={"rank": max(1, model.hidden_size // stock.num_blocks)})
-    return stock
+    stock = type(ffn)(**{name: getattr(ffn, name) for name in ffn.told})
+    return stock.resolved(model.hidden_size, model.intermediate_size, model.causal)
 
 
 def _scored_alike(config: RunConfig, measure: Measure) -> bool:

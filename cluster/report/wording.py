@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cluster.report.findings import ALPHA, Comparison, PairsFinding
 from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
 from tiny_transformers.settings.architecture import Architecture
+from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 
 NOTHING = 1e-9  # a difference of means below it is rounding
 NAMES = {
@@ -48,15 +49,15 @@ def sentence_of(found: Comparison) -> str:
 
 def name(variant: Variant, family: Family) -> str:
     """Return the name of a variant as a sentence says it."""
-    sparse = any(_feed_forward_kind(each) in ("moe", "controller", "pkm") for each in family.variants)
+    sparse = any((ffn := _feed_forward(each)) and ffn.whole for each in family.variants)
     called = NAMES.get(variant.label, variant.label)
-    return f"dense {called}" if sparse and _feed_forward_kind(variant) == "dense" else called
+    return f"dense {called}" if sparse and (ffn := _feed_forward(variant)) and ffn.kind == "dense" else called
 
 
-def _feed_forward_kind(variant: Variant) -> str | None:
+def _feed_forward(variant: Variant) -> FeedForwardKind | None:
     """None: its label names its modules."""
     model = variant.config.model
-    return model.ffn.kind if isinstance(model, Architecture) else None
+    return model.ffn if isinstance(model, Architecture) else None
 
 
 def _where(measure: Measure) -> str:

@@ -103,11 +103,11 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
             attention.set_bias(getattr(attn.attention, name), self.config.bias)
 
     def _change_feed_forward(self, block: Any) -> None:
-        mlp, whole = block.mlp, feed_forward.sparse(self.config, GELU)
+        mlp, whole = block.mlp, feed_forward.whole(self.config, GELU)
         if whole:
             block.mlp = nn.Sequential(OrderedDict(ffn=whole, dropout=mlp.dropout))
         else:
-            mlp.c_fc, mlp.act, mlp.c_proj = feed_forward.dense(self.config, GELU, mlp.c_fc, mlp.c_proj)
+            mlp.c_fc, mlp.act, mlp.c_proj = feed_forward.parts(self.config, GELU, mlp.c_fc, mlp.c_proj)
 
 
 class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):

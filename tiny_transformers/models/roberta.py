@@ -87,11 +87,11 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
 
     def _change_feed_forward(self, block: Any) -> None:
         intermediate, output = block.intermediate, block.output
-        whole = feed_forward.sparse(self.config, GELU)
+        whole = feed_forward.whole(self.config, GELU)
         if whole:
             block.intermediate, output.dense = whole, nn.Identity()
         else:
-            intermediate.dense, intermediate.intermediate_act_fn, output.dense = feed_forward.dense(
+            intermediate.dense, intermediate.intermediate_act_fn, output.dense = feed_forward.parts(
                 self.config, GELU, intermediate.dense, output.dense
             )
 

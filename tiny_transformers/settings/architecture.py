@@ -2,19 +2,27 @@
 
 A default that depends on other settings is written `null` and resolved when the settings are checked, so equal
 models have equal settings, and a size that a rule gave is recorded. Of two ways to write one model, one is refused
-or becomes the other. GPT-Neo and RoBERTa are here, Brainformers in brainformer_architecture.py; the modules themselves
-are in gpt_neo.py, roberta.py, attention.py, feed_forward.py and ffn/."""
+or becomes the other. GPT-Neo and RoBERTa are here, Brainformers in brainformer_architecture.py, what a kind of
+feed-forward module is in feed_forward/; the modules themselves are in models/ and layers/."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from tiny_transformers.settings.base import NonNegative, Probability, Settings
+from tiny_transformers.settings.base import Probability, Settings
 from tiny_transformers.settings.brainformer_architecture import Brainformer
+from tiny_transformers.settings.feed_forward.controller import Controller
+from tiny_transformers.settings.feed_forward.dense import Dense
+from tiny_transformers.settings.feed_forward.kan import KAN
+from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD, Block, FeedForwardKind
+from tiny_transformers.settings.feed_forward.moe import MoE
+from tiny_transformers.settings.feed_forward.pkm import ProductKey
+from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
 
 ACTIVATIONS = (
@@ -31,75 +39,11 @@ Activation = Literal[
 # -- feed-forward modules ---------------------------------------------------------------------------------------------
 
 
-class Dense(Settings):
-    """Linear layers with the activation between them."""
-
-    kind: Literal["dense"] = "dense"
-    depth: PositiveInt = 2  # linear layers
-
-
-class KAN(Settings):
-    """B-spline layers (Liu et al. 2024, arXiv:2404.19756, as efficient-kan computes them) for linear ones."""
-
-    kind: Literal["kan"] = "kan"
-    grid_size: PositiveInt = 3  # intervals; the thesis says 3 and order 5, its code has 3 and 3
-    spline_order: Annotated[int, Field(ge=0, le=8)] = 3
-    layers: Literal["both", "intermediate"] | None = None  # null: both in gpt_neo, the first in roberta, as the study
-    regularization: NonNegative = 0.0  # weight of the L1 and entropy loss
-
-
-class MoE(Settings):
-    """Mixture of experts with a noisy top-k gate (Shazeer et al. 2017, arXiv:1701.06538)."""
-
-    kind: Literal["moe"] = "moe"
-    num_experts: PositiveInt = 4
-    top_k: PositiveInt = 2
-    expert_size: PositiveInt | None = None  # null: as many parameters as the dense module
-    balance_loss: NonNegative = 0.01  # weight of CV^2, the experts' uneven share
-
-    @model_validator(mode="after")
-    def _enough_experts(self) -> MoE:
-        return _at_most(self, "top_k", self.top_k, "num_experts", self.num_experts)
-
-
-class Controller(Settings):
-    """One unit of each block, chosen by a low-rank controller (Jaszczur et al. 2021, arXiv:2111.12763)."""
-
-    kind: Literal["controller"] = "controller"
-    num_blocks: PositiveInt = 64
-    rank: PositiveInt | None = None  # of the controller; null: hidden_size / num_blocks
-    size: PositiveInt | None = None  # units in all; null: as many parameters as the dense module
-    temperature: Annotated[float, Field(gt=0)] = 0.1  # of Gumbel's softmax, in training
-
-    @model_validator(mode="after")
-    def _whole_blocks(self) -> Controller:
-        if self.size is not None and self.size % self.num_blocks:
-            raise ValueError(f"size {self.size} is not a multiple of num_blocks {self.num_blocks}")
-        return self
-
-
-class ProductKey(Settings):
-    """A memory of num_subkeys^2 values, addressed by pairs of sub-keys (Lample et al. 2019, arXiv:1907.05242)."""
-
-    kind: Literal["pkm"] = "pkm"
-    top_k: PositiveInt = 28  # of the sub-keys of each half, and of the memory
-    num_subkeys: PositiveInt | None = None  # null: as many parameters as the dense module
-    num_heads: PositiveInt = 4
-    query_size: Annotated[int, Field(gt=0, multiple_of=2)] = 1024  # of each head
-    study_values: bool = False  # read the values as the study's code does, which is not as the paper
-
-
-FeedForward = Annotated[Dense | KAN | MoE | Controller | ProductKey, Field(discriminator="kind")]
-FEED_FORWARD: dict[str, type[Settings]] = {
-    "dense": Dense, "kan": KAN, "moe": MoE, "controller": Controller, "pkm": ProductKey,
-}  # fmt: skip
-SPARSE = (MoE, Controller, ProductKey)
-# What a sparse module may have between its layers; the first is the default, that of its paper.
-SPARSE_ACTIVATIONS = {
-    "moe": ("relu", "gelu", "silu", "none"),
-    "controller": ("relu", "gelu", "silu", "none"),
-    "pkm": ("none",),
-}
+FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
+FeedForward = Annotated[
+    FeedForwardKind,
+    KnownNow(FEED_FORWARD, lambda: Annotated[reduce(or_, FEED_FORWARD.values()), Field(discriminator="kind")]),
+]
 
 
 class Sharing(Settings):
@@ -148,35 +92,14 @@ class Architecture(Settings):
         return self
 
     def _resolve_feed_forward(self) -> None:
-        ffn = self.ffn
-        if isinstance(ffn, Dense) and ffn.depth == 1:
-            self._resolve(intermediate_size=self.hidden_size)  # there is none, and no activation
-            if self.activation not in (None, "none"):
-                raise ValueError("ffn.depth 1 is one linear layer: it has no activation; leave it out or write none")
-            self._resolve(activation="none")
-        if isinstance(ffn, KAN) and ffn.layers is None:
-            layers = "both" if isinstance(self, GPTNeo) else "intermediate"
-            self._resolve(ffn=ffn.model_copy(update={"layers": layers}))
-        if isinstance(ffn, SPARSE):
-            whole = sized(ffn, self.hidden_size, self.intermediate_size)
-            self._resolve(ffn=whole, intermediate_size=units(whole))
-        if self.bias is False and not isinstance(ffn, Dense):
-            raise ValueError(f"bias false is defined for dense feed-forward modules, not for {ffn.kind}")
-        if self.initialization == "study" and isinstance(ffn, (Controller, ProductKey)):
-            raise ValueError(f"initialization study is that of dense, kan and moe; {ffn.kind} has family only")
-        stock = isinstance(ffn, Dense) and self.activation in (None, "gelu", "relu", "silu")
-        if self.initialization == "study" and stock:
-            raise ValueError("initialization study: the study's gelu, relu and silu were drawn as the family's")
+        ffn = self.ffn.resolved(self.hidden_size, self.intermediate_size, self.causal)
+        self._resolve(ffn=ffn, intermediate_size=ffn.units(self.hidden_size, self.intermediate_size))
+        ffn.check(self.activation, self.bias, self.initialization)
 
     def _resolve_activation(self) -> None:
-        kind = self.ffn.kind
-        allowed = SPARSE_ACTIVATIONS.get(kind, ACTIVATIONS)
-        if self.activation is None:
-            self._resolve(activation=allowed[0])
-        if self.activation not in allowed:
-            raise ValueError(f"activation {self.activation} cannot be used in {kind}, only {', '.join(allowed)}")
-        if self.activation in GATED and kind == "kan":
-            raise ValueError(f"activation {self.activation} gates linear layers, which kan replaces")
+        self._resolve(activation=self.activation or self.ffn.usual_activation)
+        if self.activation in GATED and not self.ffn.takes_gated:
+            raise ValueError(f"activation {self.activation} gates linear layers, which {self.ffn.kind} replaces")
         if self.activation in LEARNABLE:
             self._resolve(
                 activation_parameters=self.activation_parameters or "per_unit",
@@ -250,14 +173,24 @@ class Architecture(Settings):
 
     @property
     def micro_batch_is_free(self) -> bool:
-        """Whether a step comes out the same however it is cut. A mixture of experts balances its load, and a
-        product-key memory normalizes its queries, over a micro-batch."""
-        return self.ffn.kind not in ("moe", "pkm")
+        """Whether a step comes out the same however it is cut."""
+        return self.ffn.micro_batch_is_free
 
     @property
     def same_shapes(self) -> bool:
-        """Whether every pass computes the same; sparse modules go by their tokens."""
-        return self.ffn.kind == "dense"
+        """Whether every pass computes the same."""
+        return self.ffn.same_shapes
+
+    @property
+    def _block(self) -> Block:
+        learnable, per_unit = self.activation in LEARNABLE, self.activation_parameters == "per_unit"
+        return Block(
+            hidden=self.hidden_size,
+            intermediate=self.intermediate_size,
+            activation_parameters=(self.intermediate_size if per_unit else 1) if learnable else 0,
+            gated=self.activation in GATED,
+            bias=self.bias is not False,
+        )
 
     @property
     def embedding_parameters(self) -> int:
@@ -269,7 +202,7 @@ class Architecture(Settings):
 
     @property
     def feed_forward_parameters(self) -> int:
-        return _modules(self, unique=True)[1] * (_feed_forward_parameters(self) + 2 * self.hidden_size)
+        return _modules(self, unique=True)[1] * (self.ffn.parameters(self._block) + 2 * self.hidden_size)
 
     @property
     def head_parameters(self) -> int:
@@ -281,15 +214,14 @@ class Architecture(Settings):
         return self.hidden_size * self.vocab_size
 
     def weights_per_token(self, *, training: bool) -> float:
-        """That one token is multiplied with, the head's left out. In training a controller's layers are dense and a
-        MoE's gate has noise."""
+        """That one token is multiplied with, the head's left out."""
         attention, feed_forward = _modules(self, unique=False)
-        return attention * _attention_weights(self) + feed_forward * _feed_forward_weights(self, training=training)
+        return attention * _attention_weights(self) + feed_forward * self.ffn.weights(self._block, training=training)
 
     @property
     def feed_forward_flops(self) -> int:
         """Of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
-        return 2 * _feed_forward_weights(self, training=False)
+        return 2 * self.ffn.weights(self._block, training=False)
 
     def score_flops(self, length: float) -> float:
         """Of one token's attention to so many keys, beside the weights."""
@@ -300,7 +232,7 @@ class Architecture(Settings):
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
         scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
-        return self.layers * (16 * self.hidden_size + _units_per_token(self) + scores)
+        return self.layers * (16 * self.hidden_size + self.ffn.kept(self._block) + scores)
 
     def carried_per_row(self, length: float) -> float:  # noqa: ARG002
         """Numbers that go from one text to the next: none."""
@@ -396,75 +328,6 @@ def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
     return once * (passes - 1) + (once[::-1] if strategy == "cycle_rev" else once)
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------
-
-
-def dense_size(hidden: int, intermediate: int) -> int:
-    """Parameters of the stock feed-forward module, biases included."""
-    return 2 * hidden * intermediate + intermediate + hidden
-
-
-def expert_size(hidden: int, intermediate: int, experts: int) -> int:
-    """Units of each expert so that all of them, with the gate, have as many parameters as the dense module.
-
-    E (2hI + I + h) + 2hE = dense. The study wrote (I - E) / E, rounded: 1023 of 4096 by either."""
-    left = dense_size(hidden, intermediate) - 3 * hidden * experts
-    return max(1, round(left / (experts * (2 * hidden + 1))))
-
-
-def controller_size(hidden: int, intermediate: int, blocks: int, rank: int) -> int:
-    """Units, a multiple of the blocks, so that they and the controller have as many parameters as the dense module.
-
-    I (2h + 1 + r) + h + hr = dense. The study left the biases out, h (32N - 1) / (2N + 1) for I = 16h: the same
-    multiples."""
-    left = dense_size(hidden, intermediate) - hidden - hidden * rank
-    return max(1, round(left / (2 * hidden + 1 + rank) / blocks)) * blocks
-
-
-def num_subkeys(hidden: int, intermediate: int, heads: int, query: int) -> int:
-    """Sub-keys s, the positive root of h s^2 + heads query s + heads query (h + 2) = dense, rounded.
-
-    Raises ValueError if there is none."""
-    b, c = heads * query, heads * query * (hidden + 2) - dense_size(hidden, intermediate)
-    if c >= 0:
-        raise ValueError(
-            f"ffn: queries of {heads} x {query} alone have more parameters than the dense module whose size the memory "
-            "is to take: lower ffn.query_size, or say ffn.num_subkeys"
-        )
-    return max(1, round((math.sqrt(b * b - 4 * hidden * c) - b) / (2 * hidden)))
-
-
-def units(ffn: MoE | Controller | ProductKey) -> int:
-    """Of a sparse module with its sizes: hidden units, or values of a memory, in all."""
-    if isinstance(ffn, MoE):
-        return ffn.num_experts * (ffn.expert_size or 0)
-    if isinstance(ffn, Controller):
-        return ffn.size or 0
-    return (ffn.num_subkeys or 0) ** 2
-
-
-def sized(ffn: MoE | Controller | ProductKey, hidden: int, intermediate: int) -> MoE | Controller | ProductKey:
-    """With every size that was left open, as many parameters as a dense module of `intermediate` units.
-
-    Raises ValueError where that cannot be."""
-    if isinstance(ffn, MoE):
-        size = ffn.expert_size or expert_size(hidden, intermediate, ffn.num_experts)
-        return ffn.model_copy(update={"expert_size": size})
-    if isinstance(ffn, Controller):
-        rank = ffn.rank or max(1, hidden // ffn.num_blocks)
-        size = ffn.size or controller_size(hidden, intermediate, ffn.num_blocks, rank)
-        return ffn.model_copy(update={"rank": rank, "size": size})
-    subkeys = ffn.num_subkeys or num_subkeys(hidden, intermediate, ffn.num_heads, ffn.query_size)
-    _at_most(ffn, "ffn.top_k", ffn.top_k, "ffn.num_subkeys", subkeys)
-    return ffn.model_copy(update={"num_subkeys": subkeys})
-
-
-def _at_most(settings: Any, name: str, value: int, limit_name: str, limit: int) -> Any:
-    if value > limit:
-        raise ValueError(f"{name} {value} is more than {limit_name} {limit}")
-    return settings
-
-
 # -- closed forms -----------------------------------------------------------------------------------------------------
 
 
@@ -510,19 +373,6 @@ def training_flops(model: AnyModel, *, labelled: float, length: float) -> float:
     return 3.0 * (flops_per_token(model, training=True) - unlabelled + model.score_flops(length))
 
 
-def _units_per_token(model: Architecture) -> int:
-    """Numbers that one feed-forward module keeps of a token for the backward pass, about."""
-    ffn = model.ffn
-    if isinstance(ffn, MoE):
-        return 4 * ffn.top_k * (ffn.expert_size or 0)
-    if isinstance(ffn, Controller):
-        return 8 * (ffn.size or 0)
-    if isinstance(ffn, ProductKey):
-        return ffn.num_heads * (ffn.query_size + 16 * ffn.top_k)
-    wide = 2 if model.activation in GATED else 1
-    return (4 if isinstance(ffn, KAN) else 4 * wide * max(1, ffn.depth - 1)) * model.intermediate_size
-
-
 def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
     """How many attention and feed-forward modules there are, or are applied."""
     if model.order is not None:
@@ -549,72 +399,12 @@ def _attention_parameters(model: Architecture) -> int:
     return _attention_weights(model) + biases + (0 if model.bias is False else model.hidden_size)
 
 
-def _feed_forward_parameters(model: Architecture) -> int:
-    h, ffn = model.hidden_size, model.ffn
-    if isinstance(ffn, MoE):
-        assert ffn.expert_size
-        return ffn.num_experts * (dense_size(h, ffn.expert_size) + 2 * h)
-    if isinstance(ffn, Controller):
-        assert ffn.size
-        assert ffn.rank
-        return dense_size(h, ffn.size) + ffn.rank * (h + ffn.size)
-    if isinstance(ffn, ProductKey):
-        assert ffn.num_subkeys
-        query = ffn.num_heads * ffn.query_size
-        return h * query + 2 * query + query * ffn.num_subkeys + h * ffn.num_subkeys**2
-    if isinstance(ffn, KAN):
-        coefficients = 2 + ffn.grid_size + ffn.spline_order  # base, scaler and the spline's
-        linears = [(coefficients, 0), (coefficients, 0) if ffn.layers == "both" else (1, h)]
-        sizes = h * model.intermediate_size
-        return sum(times * sizes + bias for times, bias in linears) + _activation_parameters(model)
-    shapes = _linears(model)
-    biases = 0 if model.bias is False else sum(out for _, out in shapes)
-    return sum(i * o for i, o in shapes) + biases + (ffn.depth - 1) * _activation_parameters(model)
-
-
-def _linears(model: Architecture) -> list[tuple[int, int]]:
-    """(in, out) of the linear layers of a dense module."""
-    assert isinstance(model.ffn, Dense)
-    h, size, wide = model.hidden_size, model.intermediate_size, 2 if model.activation in GATED else 1
-    if model.ffn.depth == 1:
-        return [(h, h)]
-    return [(h, wide * size), *[(size, wide * size)] * (model.ffn.depth - 2), (size, h)]
-
-
-def _activation_parameters(model: Architecture) -> int:
-    if model.activation not in LEARNABLE:
-        return 0
-    return model.intermediate_size if model.activation_parameters == "per_unit" else 1
-
-
-def _feed_forward_weights(model: Architecture, *, training: bool) -> int:
-    """That one token is multiplied with."""
-    h, ffn = model.hidden_size, model.ffn
-    if isinstance(ffn, MoE):
-        assert ffn.expert_size
-        return (2 if training else 1) * h * ffn.num_experts + ffn.top_k * 2 * h * ffn.expert_size
-    if isinstance(ffn, Controller):
-        assert ffn.size
-        assert ffn.rank
-        return ffn.rank * (h + ffn.size) + 2 * h * (ffn.size if training else ffn.num_blocks)
-    if isinstance(ffn, ProductKey):
-        assert ffn.num_subkeys
-        query = ffn.num_heads * ffn.query_size
-        return h * query + query * ffn.num_subkeys + ffn.num_heads * ffn.top_k * h
-    if isinstance(ffn, KAN):
-        times = 1 + ffn.grid_size + ffn.spline_order
-        return h * model.intermediate_size * (times + (times if ffn.layers == "both" else 1))
-    return sum(i * o for i, o in _linears(model))
-
-
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
 def _label(model: Architecture) -> str:
-    h, ffn = model.hidden_size, model.ffn
-    words = [_feed_forward_label(model)]
-    if isinstance(ffn, Dense) and ffn.depth != 2:
-        words.append(f"depth{ffn.depth}")
+    h = model.hidden_size
+    words = [model.ffn.label(str(model.activation))]
     if model.activation in LEARNABLE and model.activation_parameters == "one":
         words.append("one")
     if model.activation in LEARNABLE and model.activation_init != LEARNABLE[model.activation]:
@@ -631,18 +421,3 @@ def _label(model: Architecture) -> str:
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)
-
-
-def _feed_forward_label(model: Architecture) -> str:
-    ffn, activation = model.ffn, str(model.activation)
-    if isinstance(ffn, Dense):
-        return activation
-    if isinstance(ffn, KAN):
-        name, usual = f"kan_g{ffn.grid_size}k{ffn.spline_order}", "gelu"
-    elif isinstance(ffn, MoE):
-        name, usual = f"moe{ffn.num_experts}k{ffn.top_k}", "relu"
-    elif isinstance(ffn, Controller):
-        name, usual = f"cnt{ffn.num_blocks}", "relu"
-    else:
-        name, usual = f"pkm{ffn.num_subkeys}k{ffn.top_k}{'study' if ffn.study_values else ''}", "none"
-    return name if activation == usual else f"{name}-{activation}"

@@ -12,14 +12,14 @@ from tiny_transformers.models.brainformer import TinyBrainformerForCausalLM
 from tiny_transformers.settings.architecture import (
     GPTNeo,
     Roberta,
-    controller_size,
-    expert_size,
     flops_per_token,
     layer_map,
     num_parameters,
-    num_subkeys,
     parameters,
 )
+from tiny_transformers.settings.feed_forward.controller import controller_size
+from tiny_transformers.settings.feed_forward.moe import expert_size
+from tiny_transformers.settings.feed_forward.pkm import num_subkeys
 
 NARROW = {"hidden_size": 256, "intermediate_size": 4096}
 COUNTS = [  # settings, parameters of GPT-Neo, of RoBERTa: the study's

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from tiny_transformers.layers import activations
 from tiny_transformers.layers.layer import STD, PerToken
 from tiny_transformers.layers.noise import gumbel
+from tiny_transformers.settings.feed_forward import controller
+from tiny_transformers.settings.feed_forward.kind import sized
 
 # Measured on two cores of a CPU, float32, hidden size 256, against the product with all units. Up to so many chosen
 # units in all, reading only their rows is faster (sixteen tokens of 256 blocks take as long either way), and the rows
@@ -115,3 +118,14 @@ class Controller(PerToken):
     def _sparse_is_faster(self, device: str, rows: int) -> bool:
         units = len(self.b1) // self.num_blocks
         return rows <= ROWS or units >= UNITS_PER_BLOCK.get(device, units + 1)
+
+
+def build(ffn: controller.Controller, config: Any, gelu: str) -> Controller:
+    return Controller(
+        config.hidden_size,
+        sized(ffn.size),
+        ffn.num_blocks,
+        sized(ffn.rank),
+        temperature=ffn.temperature,
+        activation=activations.build(config, gelu),
+    )

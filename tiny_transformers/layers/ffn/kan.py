@@ -18,7 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from tiny_transformers.layers import activations
 from tiny_transformers.layers.layer import Layer
+from tiny_transformers.settings.feed_forward.kan import KAN
 
 # Values of features worked on at a time. On a CPU they should stay in the cache, while the matrix products want some
 # hundreds of rows (measured: 2**20 is best, twice or half of it little worse); elsewhere only the memory counts.
@@ -265,3 +267,22 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 def _working_dtype(tensor: Tensor) -> torch.dtype:
     """At least float32: B-splines are differences."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def build(
+    ffn: KAN,
+    config: Any,
+    gelu: str,
+    first: nn.Linear,  # noqa: ARG001 - it gives way
+    last: nn.Linear,
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The layers of a block; with `layers: intermediate` the last one stays linear."""
+    h, size = config.hidden_size, config.intermediate_size
+    spline: dict[str, Any] = {
+        "grid_size": ffn.grid_size,
+        "spline_order": ffn.spline_order,
+        "initialization": "study" if config.initialization == "study" else "upstream",
+    }
+    both = ffn.layers != "intermediate"
+    between = activations.build(config, gelu)
+    return KANLinear(h, size, **spline), between, KANLinear(size, h, **spline) if both else last

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from tiny_transformers.layers import activations
 from tiny_transformers.layers.ffn.experts import Experts
 from tiny_transformers.layers.ffn.gates import cv_squared, importance, largest
 from tiny_transformers.layers.layer import STD
+from tiny_transformers.settings.feed_forward.kind import sized
+from tiny_transformers.settings.feed_forward.moe import MoE
 
 
 class MixtureOfExperts(Experts):
@@ -64,3 +68,15 @@ class MixtureOfExperts(Experts):
         if self.training and self.noise is not None:
             logits = logits + torch.randn_like(logits) * F.softplus(self.noise(x).float())
         return largest(logits, self.top_k)
+
+
+def build(ffn: MoE, config: Any, gelu: str) -> MixtureOfExperts:
+    return MixtureOfExperts(
+        config.hidden_size,
+        sized(ffn.expert_size),
+        ffn.num_experts,
+        ffn.top_k,
+        balance_loss=ffn.balance_loss,
+        activation=activations.build(config, gelu),
+        study_initialization=config.initialization == "study",
+    )

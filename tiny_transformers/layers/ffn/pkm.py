@@ -8,6 +8,7 @@ are added up as they are read."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from tiny_transformers.layers.layer import STD, PerToken
+from tiny_transformers.settings.feed_forward.kind import sized
+from tiny_transformers.settings.feed_forward.pkm import ProductKey
 
 MOMENTUM = 0.1  # of the running statistics, torch's own
 
@@ -135,3 +138,8 @@ def _key_first(tokens: int, hidden: int, heads: int, n: int, half: int) -> bool:
     """Whether x (W^T key) takes fewer multiplications than (x W^T) key."""
     width = heads * 2 * half
     return width * n * hidden + tokens * heads * 2 * n * hidden < tokens * width * (hidden + n)
+
+
+def build(ffn: ProductKey, config: Any, gelu: str) -> ProductKeyMemory:  # noqa: ARG001 - nothing is between its layers
+    subkeys = sized(ffn.num_subkeys)
+    return ProductKeyMemory(config.hidden_size, subkeys, ffn.top_k, ffn.num_heads, ffn.query_size, ffn.study_values)
