@@ -15,7 +15,8 @@ LIGHT = (  # what `make check` runs: these load no torch
     "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack", "tiny_transformers/common/",
     "tiny_transformers/data/test_characters", "tiny_transformers/data/test_sources",
     "tiny_transformers/data/test_stories", "tiny_transformers/settings/test_brainformer_architecture",
-    "tiny_transformers/settings/test_order", "tiny_transformers/settings/test_stages",
+    "tiny_transformers/settings/test_kinds", "tiny_transformers/settings/test_order",
+    "tiny_transformers/settings/test_stages",
 )  # fmt: skip
 HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/report/test_comparison", "cluster/report/test_figures",

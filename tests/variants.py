@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tiny_transformers.settings.architecture import ACTIVATIONS, GPTNeo, Roberta
+from tiny_transformers.settings.activations import ACTIVATIONS
+from tiny_transformers.settings.architecture import GPTNeo, Roberta
 
 FAMILIES = ("gpt_neo", "roberta")
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 24}

@@ -18,6 +18,7 @@ from tiny_transformers.settings.config import (
     RunConfig,
     evaluation_class,
 )
+from tiny_transformers.settings.kinds import KnownNow
 
 FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
@@ -158,6 +159,7 @@ def _fields(loc: list[str], tree: dict[str, Any]) -> list[str]:
 def _choices(loc: list[str], tree: dict[str, Any]) -> list[str]:
     names = [part for part in loc if not part.isdigit()]
     annotation: Any = _section(names[:-1], tree).model_fields[names[-1]].annotation
-    while get_args(annotation) and not isinstance(get_args(annotation)[0], str):
-        annotation = get_args(annotation)[0]
+    while not isinstance((args := get_args(annotation))[0], str):
+        known = [each for each in args if isinstance(each, KnownNow)]
+        annotation = known[0].type_of() if known else args[0]
     return [str(choice) for choice in get_args(annotation)]

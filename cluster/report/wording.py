@@ -6,22 +6,11 @@ from collections.abc import Sequence
 
 from cluster.report.findings import ALPHA, Comparison, PairsFinding
 from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 
 NOTHING = 1e-9  # a difference of means below it is rounding
-NAMES = {
-    "gelu": "GELU",
-    "relu": "ReLU",
-    "silu": "SiLU",
-    "swish": "Swish",
-    "swish_thesis": "the thesis' Swish",
-    "prelu": "PReLU",
-    "learnable_gelu": "learnable GELU",
-    "geglu": "GEGLU",
-    "learnable_geglu": "learnable GEGLU",
-    "none": "no activation",
-}
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -50,7 +39,7 @@ def sentence_of(found: Comparison) -> str:
 def name(variant: Variant, family: Family) -> str:
     """Return the name of a variant as a sentence says it."""
     sparse = any((ffn := _feed_forward(each)) and ffn.whole for each in family.variants)
-    called = NAMES.get(variant.label, variant.label)
+    called = ACTIVATIONS[variant.label].title if variant.label in ACTIVATIONS else variant.label
     return f"dense {called}" if sparse and (ffn := _feed_forward(variant)) and ffn.kind == "dense" else called
 
 

@@ -1,10 +1,11 @@
 """The activations of the feed-forward modules: Hugging Face's own by name, learnable and gated ones as modules.
 
-Which names there are is said once, in `architecture.ACTIVATIONS`. A learnable one has a parameter per unit of the
+Which there are is said once, in settings/activations.py. A learnable one has a parameter per unit of the
 last axis, or one in all, and starts where the settings say."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,9 +16,7 @@ from transformers.activations import ACT2FN
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.layer import STD, Layer
-from tiny_transformers.settings.architecture import ACTIVATIONS, LEARNABLE
-
-STOCK = {"relu": "relu", "silu": "silu", "none": "linear"}  # ours -> Hugging Face's, besides gelu, the family's own
+from tiny_transformers.settings.activations import ACTIVATIONS, Activation
 
 
 class Learnable(Layer):
@@ -86,30 +85,30 @@ class LearnableGEGLU(Learnable):
         return x * (self.alpha * F.gelu(gate, approximate="tanh"))
 
 
-MODULES: dict[str, type[Learnable]] = {
-    "swish": Swish,
-    "swish_thesis": SwishThesis,
-    "prelu": PReLU,
-    "learnable_gelu": LearnableGELU,
-    "learnable_geglu": LearnableGEGLU,
-}
-
-
 def check_activation(name: str) -> None:
-    """Raises TinyTransformersError for a name that is not one of `architecture.ACTIVATIONS`."""
+    """Raises TinyTransformersError for a name that is not one of `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
         raise TinyTransformersError(f"activation: {name!r} is unknown. Known: {', '.join(ACTIVATIONS)}.")
 
 
 def stock_name(activation: str, gelu: str) -> str:
     """Hugging Face's name for `activation`, where `gelu` is the family's own; one that it lacks begins as that."""
-    return STOCK.get(activation, gelu)
+    return ACTIVATIONS[activation].stock or gelu
+
+
+def module_of(activation: Activation) -> type[nn.Module]:
+    """The class that computes an activation which is not Hugging Face's."""
+    assert activation.module
+    place, _, name = activation.module.partition(":")
+    found: type[nn.Module] = getattr(import_module(place), name)
+    return found
 
 
 def build(config: Any, gelu: str) -> nn.Module:
     """A new module for the activation that a Hugging Face configuration of ours names."""
-    if config.activation in LEARNABLE:
+    activation = ACTIVATIONS[config.activation]
+    if activation.is_learnable:
         units = config.intermediate_size if config.activation_parameters != "one" else 1
         start = config.activation_init
-        return MODULES[config.activation](units, LEARNABLE[config.activation] if start is None else start)
-    return GEGLU() if config.activation == "geglu" else ACT2FN[stock_name(config.activation, gelu)]
+        return module_of(activation)(units, activation.start if start is None else start)
+    return module_of(activation)() if activation.module else ACT2FN[stock_name(activation.name, gelu)]

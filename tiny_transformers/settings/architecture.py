@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from tiny_transformers.settings.activations import ACTIVATIONS, Activation, ActivationName
 from tiny_transformers.settings.base import Probability, Settings
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.feed_forward.controller import Controller
@@ -24,20 +25,6 @@ from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
-
-ACTIVATIONS = (
-    "gelu", "relu", "silu", "swish", "swish_thesis", "prelu", "learnable_gelu", "geglu", "learnable_geglu", "none",
-)  # fmt: skip
-# The learnable ones, and where their parameters start unless `activation_init` says otherwise.
-LEARNABLE = {"swish": 1.0, "swish_thesis": 1.0, "prelu": 0.25, "learnable_gelu": 1.0, "learnable_geglu": 1.0}
-GATED = ("geglu", "learnable_geglu")  # half of the units gate the other half: the layer before is twice as wide
-
-Activation = Literal[
-    "gelu", "relu", "silu", "swish", "swish_thesis", "prelu", "learnable_gelu", "geglu", "learnable_geglu", "none"
-]
-
-# -- feed-forward modules ---------------------------------------------------------------------------------------------
-
 
 FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
 FeedForward = Annotated[
@@ -64,7 +51,7 @@ class Architecture(Settings):
 
     hidden_size: PositiveInt = 512
     intermediate_size: PositiveInt = 1024  # a sparse module takes the size of the dense one, and has then its own units
-    activation: Activation | None = None  # null: gelu; in a sparse module that of its paper
+    activation: ActivationName | None = None  # null: gelu; in a sparse module that of its paper
     activation_parameters: Literal["per_unit", "one"] | None = None  # learnable activations; null: per_unit
     activation_init: float | None = None  # where they start; null: 0.25 for prelu, else 1
     ffn: FeedForward = Dense()
@@ -98,12 +85,13 @@ class Architecture(Settings):
 
     def _resolve_activation(self) -> None:
         self._resolve(activation=self.activation or self.ffn.usual_activation)
-        if self.activation in GATED and not self.ffn.takes_gated:
+        activation = self._activation
+        if activation.gated and not self.ffn.takes_gated:
             raise ValueError(f"activation {self.activation} gates linear layers, which {self.ffn.kind} replaces")
-        if self.activation in LEARNABLE:
+        if activation.is_learnable:
             self._resolve(
                 activation_parameters=self.activation_parameters or "per_unit",
-                activation_init=LEARNABLE[self.activation] if self.activation_init is None else self.activation_init,
+                activation_init=activation.start if self.activation_init is None else self.activation_init,
             )
         elif self.activation_parameters is not None or self.activation_init is not None:
             raise ValueError(f"activation {self.activation} has no parameters: leave out activation_parameters, _init")
@@ -182,13 +170,17 @@ class Architecture(Settings):
         return self.ffn.same_shapes
 
     @property
+    def _activation(self) -> Activation:
+        return ACTIVATIONS[str(self.activation)]
+
+    @property
     def _block(self) -> Block:
-        learnable, per_unit = self.activation in LEARNABLE, self.activation_parameters == "per_unit"
+        learnable, per_unit = self._activation.is_learnable, self.activation_parameters == "per_unit"
         return Block(
             hidden=self.hidden_size,
             intermediate=self.intermediate_size,
             activation_parameters=(self.intermediate_size if per_unit else 1) if learnable else 0,
-            gated=self.activation in GATED,
+            gated=self._activation.gated,
             bias=self.bias is not False,
         )
 
@@ -405,9 +397,9 @@ def _attention_parameters(model: Architecture) -> int:
 def _label(model: Architecture) -> str:
     h = model.hidden_size
     words = [model.ffn.label(str(model.activation))]
-    if model.activation in LEARNABLE and model.activation_parameters == "one":
+    if model.activation_parameters == "one":
         words.append("one")
-    if model.activation in LEARNABLE and model.activation_init != LEARNABLE[model.activation]:
+    if model.activation_init != model._activation.start:
         words.append(f"init{model.activation_init:g}")
     words += [f"{name}{size}" for name, size in (("qk", model.qk_size), ("v", model.v_size)) if size != h]
     if model.num_key_value_heads != model.heads:

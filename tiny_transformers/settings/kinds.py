@@ -26,7 +26,7 @@ class Kinds(Mapping[str, K]):
         for kind in kinds:
             name = self._name_of(kind)
             if name in self._known:
-                raise ValueError(f"there is a {self.what} {name} already: give yours another name")
+                raise ValueError(f"{self.what} {name} is there already: give yours another name")
             self._known[name] = kind
 
     def __getitem__(self, name: str) -> K:

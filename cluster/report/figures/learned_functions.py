@@ -16,7 +16,7 @@ from cluster.files.folders import OutputRoot
 from cluster.report.figures.sheets import HEADING, INK, LINE, NARROW, WIDE, Sheet
 from cluster.report.figures.styles import DASHES, OKABE_ITO
 from cluster.report.results import Family, Study, Variant
-from tiny_transformers.settings.architecture import GATED
+from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.config import FUNCTIONS
 
 PANELS = 6  # side by side
@@ -172,7 +172,8 @@ def _function_caption(edges: bool, found: Sequence[Learned], total: int) -> str:
             "a seed; bands: 5 % to 95 % of the edges, means over seeds; thin lines: the edges of one seed with the "
             f"largest splines.{some}"
         )
-    gated = any(getattr(each.variant.config.model, "activation", None) in GATED for each in found)
+    names = {getattr(each.variant.config.model, "activation", None) for each in found}
+    gated = any(ACTIVATIONS[name].gated for name in names if name)
     of_gate = " Of a gated one it is that of the gate, for a value of 1." if gated else ""
     return (
         f"Solid lines: the median over the units of a layer, a line a seed ({count}); bands: 5 % to 95 % of the "

@@ -8,7 +8,7 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.activations import GEGLU, LearnableGEGLU, LearnableGELU, PReLU, Swish, SwishThesis, build
 from tiny_transformers.models.gpt_neo import TinyGPTNeoConfig
 from tiny_transformers.models.roberta import TinyRobertaConfig
-from tiny_transformers.settings.architecture import ACTIVATIONS
+from tiny_transformers.settings.activations import ACTIVATIONS
 
 X = torch.linspace(-6, 6, 48).reshape(4, 12)
 

@@ -27,7 +27,8 @@ from tiny_transformers.layers.layer import Layer, PerToken
 from tiny_transformers.models import auto
 from tiny_transformers.models.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.models.roberta import TinyRobertaForMaskedLM
-from tiny_transformers.settings.architecture import ACTIVATIONS, GATED, LEARNABLE, Brainformer, num_parameters
+from tiny_transformers.settings.activations import ACTIVATIONS
+from tiny_transformers.settings.architecture import Brainformer, num_parameters
 
 STOCK_NAMES = {"gpt_neo": {"gelu": "gelu_new"}, "roberta": {}}  # Hugging Face's, where they differ from ours
 
@@ -107,13 +108,13 @@ def test_layers_of_our_own_are_drawn_by_transformers_own_method(family, monkeypa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("activation", "start"), LEARNABLE.items())
-def test_learnable_activations_start_where_the_settings_say(family, activation, start):
+@pytest.mark.parametrize("activation", [name for name, activation in ACTIVATIONS.items() if activation.is_learnable])
+def test_learnable_activations_start_where_the_settings_say(family, activation):
     def alphas(**settings):
         model = auto.build(small(family, activation, **settings), seed=3)
         return [parameter for name, parameter in model.named_parameters() if name.endswith("alpha")]
 
-    assert [alpha.tolist() for alpha in alphas()] == [[start] * 48] * 2
+    assert [alpha.tolist() for alpha in alphas()] == [[ACTIVATIONS[activation].start] * 48] * 2
     assert [alpha.tolist() for alpha in alphas(activation_parameters="one", activation_init=0.5)] == [[0.5]] * 2
 
 
@@ -158,7 +159,7 @@ def test_no_two_modules_are_drawn_alike(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_activation_leaves_the_weights_around_it_as_they_are(family):
     stock = auto.build(small(family), seed=5).state_dict()
-    for activation in set(ACTIVATIONS) - set(GATED):
+    for activation in (name for name, activation in ACTIVATIONS.items() if not activation.gated):
         built = auto.build(small(family, activation), seed=5).state_dict()
         assert all(torch.equal(tensor, built[name]) for name, tensor in stock.items())
 
@@ -284,7 +285,7 @@ def test_bias_is_everywhere_or_nowhere_in_the_blocks(family):
 def test_activations_differ(family):
     logits = []
     for activation in ACTIVATIONS:
-        if activation not in GATED:
+        if not ACTIVATIONS[activation].gated:
             logits.append(perturb(auto.build(small(family, activation), seed=1))(tokens()).logits)
     for a, b in itertools.combinations(logits, 2):
         assert (a - b).abs().max() > 1e-2

@@ -8,10 +8,11 @@ from variants import perturb, small
 
 from tiny_transformers.common.work import Work
 from tiny_transformers.data import builtin
-from tiny_transformers.layers.activations import MODULES, LearnableGEGLU
+from tiny_transformers.layers.activations import LearnableGEGLU, module_of
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
+from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training import functions, pretrain
@@ -27,13 +28,13 @@ def curve(layer, name):
     return torch.tensor(next(curve["y"] for curve in layer["curves"] if curve["name"] == name))
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name, activation in ACTIVATIONS.items() if activation.is_learnable])
 @pytest.mark.parametrize("family", ["gpt_neo", "roberta"])
 def test_the_curves_of_an_activation_are_the_module_applied_to_x(family, name):
     model = perturb(auto.build(small(family, name), seed=1))
     found = functions.learned(model)
     assert [layer["layer"] for layer in found] == [0, 1]
-    modules = [module for module in model.modules() if isinstance(module, MODULES[name])]
+    modules = [module for module in model.modules() if isinstance(module, module_of(ACTIVATIONS[name]))]
     for layer, module in zip(found, modules, strict=True):
         units = len(module.alpha)
         rows = X[:, None].expand(-1, units)
@@ -42,7 +43,7 @@ def test_the_curves_of_an_activation_are_the_module_applied_to_x(family, name):
         for quantile, share in functions.QUANTILES.items():
             expected = y.quantile(share, dim=1, interpolation="nearest")
             torch.testing.assert_close(curve(layer, quantile), expected, rtol=1e-3, atol=1e-4)
-        start = MODULES[name](units, module.start)
+        start = module_of(ACTIVATIONS[name])(units, module.start)
         with torch.no_grad():
             begun = start(torch.cat([torch.ones_like(rows), rows], -1) if name == "learnable_geglu" else rows)[:, 0]
         torch.testing.assert_close(torch.tensor(layer["initial"]), begun, rtol=1e-3, atol=1e-4)

@@ -9,7 +9,7 @@ from torch import nn
 from tiny_transformers.layers import activations
 from tiny_transformers.layers.attention import set_bias
 from tiny_transformers.layers.layer import StudyLinear
-from tiny_transformers.settings.architecture import GATED
+from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.feed_forward.dense import Dense
 
 
@@ -19,7 +19,7 @@ def build(
     h, size = config.hidden_size, config.intermediate_size
     if ffn.depth == 1:
         return nn.Identity(), nn.Identity(), _linear(config, h, h, last)
-    wide = 2 * size if config.activation in GATED else size
+    wide = 2 * size if ACTIVATIONS[config.activation].gated else size
     layers: list[nn.Module] = [activations.build(config, gelu)]
     for _ in range(ffn.depth - 2):
         layers += [_linear(config, size, wide), activations.build(config, gelu)]
