@@ -14,7 +14,6 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.settings import architecture
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 
@@ -28,7 +27,7 @@ def settings(config: Any) -> FeedForwardKind:
     return ffn.resolved(config.hidden_size, config.intermediate_size, causal) if ffn.whole else ffn
 
 
-def whole(config: Any, gelu: str) -> PerToken | None:
+def whole(config: Any, gelu: str) -> nn.Module | None:
     """The whole module (B, T, H) -> (B, T, H), if the kind has one of its own."""
     ffn = settings(config)
     return import_module(ffn.layer).build(ffn, config, gelu) if ffn.whole else None

@@ -16,8 +16,6 @@ from tiny_transformers.settings.stage.pretrain import PRETRAIN
 from tiny_transformers.settings.stage.speed import SPEED
 from tiny_transformers.settings.stage.superglue import SUPERGLUE
 
-__all__ = ["STAGES", "default_stages", "misfit", "needed_by", "read_other_corpora", "required_files"]
-
 STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED)
 
 
