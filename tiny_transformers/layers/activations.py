@@ -93,7 +93,8 @@ def check_activation(name: str) -> None:
 
 def stock_name(activation: str, gelu: str) -> str:
     """Hugging Face's name for `activation`, where `gelu` is the family's own; one that it lacks begins as that."""
-    return ACTIVATIONS[activation].stock or gelu
+    known = ACTIVATIONS.get(activation)  # an unknown one is refused by its name, later
+    return known.stock if known and known.stock else gelu
 
 
 def module_of(activation: Activation) -> type[nn.Module]:
