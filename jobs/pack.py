@@ -25,6 +25,7 @@ from cluster.files import whole_files
 from cluster.files.causes import Cause
 from cluster.files.documents import AnswerFile, Intent, TaskFile
 from cluster.files.folders import OutputRoot, SubmissionDir
+from cluster.files.statuses import GIVEN_UP
 from jobs import attempts, memory, mps
 from jobs.attempts import STOPPED, ArrayTask, failure, read_intent, say, this_task, whole
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 RESERVE = 20  # seconds of the signal's delay that are kept for what comes after the children
 LEAST_PATIENCE = 10  # seconds
 LAST_WORDS = 10  # seconds that this process has for what killed children could not say
-NOT_TO_RUN = ("void", "refused")  # answers by which the login node has given this submission up
 
 
 class PackJob:
@@ -81,7 +81,7 @@ def take(directory: SubmissionDir, index: int, task: ArrayTask) -> bool:
             return False
         whole_files.write_json(path, {**vars(task), "earlier": _lives(holder)})
     answer = whole(directory.answer, AnswerFile)
-    if answer and (answer.get("cancelled") or answer["state"] in NOT_TO_RUN):
+    if answer and (answer.get("cancelled") or answer["state"] in GIVEN_UP):
         said = "cancelled" if answer.get("cancelled") else answer["state"]
         say(f"{directory.token} is {said}; nothing to do")
         return False

@@ -13,6 +13,7 @@ from typing import Any, Literal, NewType, NotRequired, TypedDict, TypeVar, Union
 
 from cluster.files.causes import Cause
 from cluster.files.processes import Process
+from cluster.files.statuses import Ended, Judged, State
 from cluster.files.whole_files import TornFile, read_json
 from tiny_transformers.common.provenance import CodeVersion
 
@@ -21,7 +22,6 @@ ABSENT = object()
 
 T = TypeVar("T")
 Number = NewType("Number", float)  # also one that is none: NaN, or infinite
-State = Literal["intended", "submitted", "done", "refused", "void"]  # of a submission
 
 
 class Life(Process):
@@ -84,7 +84,7 @@ class OutcomeRecord(TypedDict):
 class ResultFile(TypedDict):
     """result.json: how an attempt ended, in its own words."""
 
-    status: Literal["completed", "failed"]
+    status: Ended
     cause: NotRequired[Cause | None]
     message: NotRequired[str | None]
     ended: NotRequired[float | None]
@@ -94,7 +94,7 @@ class ResultFile(TypedDict):
 class Verdict(TypedDict):
     """verdict.json: how an attempt ended that could not say so."""
 
-    status: Literal["completed", "failed", "void"]
+    status: Judged
     cause: NotRequired[Cause | None]
     message: NotRequired[str | None]
     ended: NotRequired[float | None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.files.statuses import StageStatus
 from tiny_transformers.settings.architecture import num_parameters
 from tiny_transformers.settings.config import RunConfig
 
@@ -43,5 +44,5 @@ class StudyRecord:
 class StageState:
     """What the ledger knows of one stage run."""
 
-    status: str
+    status: StageStatus
     attempts: int  # the highest number so far

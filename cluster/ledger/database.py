@@ -11,20 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from cluster.errors import OldLedger
 from cluster.files.documents import CheckRow, OutcomeRecord, ScoreRow
 from cluster.files.records import Run, StageState
+from cluster.files.statuses import GIVEN_UP, LIVE, OPEN, STUCK, TAKEN, TRIED, AttemptStatus, Ended, StageStatus
 from cluster.ledger.schema import SPENT, digest_of_scores, migrate, without_modules
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES
 
 with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
-
-
-TRIED = ("completed", "running", "submitted", "failed")  # statuses of stage runs that have an attempt
 
 
 class Ledger:
@@ -117,17 +115,17 @@ class Ledger:
             studies.setdefault(run_id, []).append(study)
         return studies
 
-    def tally(self) -> dict[str, dict[str, Counter[str]]]:
+    def tally(self) -> dict[str, dict[str, Counter[StageStatus]]]:
         """Study -> stage -> how many stage runs have which status; "" is every run once. Quick at any number of runs:
         the statuses are kept with the run."""
-        counted: dict[str, dict[str, Counter[str]]] = {}
+        counted: dict[str, dict[str, Counter[StageStatus]]] = {}
         for study, statuses, runs in self.kinds():
             stages = counted.setdefault(study, {})
             for stage, status in statuses.items():
                 stages.setdefault(stage, Counter())[status] += runs
         return counted
 
-    def kinds(self) -> Iterator[tuple[str, dict[str, str], int]]:
+    def kinds(self) -> Iterator[tuple[str, dict[str, StageStatus], int]]:
         """Study, stage -> status, and how many of its runs are so; study "" is every run once. In the order in which
         the studies were submitted."""
         order: dict[str, list[Any]] = {}
@@ -136,8 +134,7 @@ class Ledger:
         for study, rows in order.items():
             for row in rows:
                 if row["runs"]:
-                    pairs = zip(json.loads(row["stages"]), row["statuses"].split(","), strict=True)
-                    yield study, dict(pairs), row["runs"]
+                    yield study, _statuses(row["stages"], row["statuses"]), row["runs"]
 
     def put_study(self, name: str, description: str, grids: Sequence[Mapping[str, Any]]) -> None:
         baselines = [run_id for grid in grids for run_id in grid["baselines"]]
@@ -233,8 +230,8 @@ class Ledger:
         for run_id, stages, statuses in self.db.execute("SELECT id, stages, statuses FROM run ORDER BY rowid"):
             once = alike.get((stages, statuses))
             if once is None:
-                pairs = zip(json.loads(stages), statuses.split(","), strict=True)
-                once = {stage: StageState(status, int(status in TRIED)) for stage, status in pairs}
+                told = _statuses(stages, statuses).items()
+                once = {stage: StageState(status, int(status in TRIED)) for stage, status in told}
                 alike[stages, statuses] = once
             states[run_id] = once
             if run_id in several:
@@ -279,7 +276,7 @@ class Ledger:
 
     def open_submissions(self) -> list[dict[str, Any]]:
         """Those of which something may still happen."""
-        return list(self.db.query("SELECT * FROM submission WHERE state IN ('intended', 'submitted') ORDER BY created"))
+        return list(self.db.query(f"SELECT * FROM submission WHERE state IN {_sql(OPEN)} ORDER BY created"))
 
     def hours(self) -> list[dict[str, Any]]:
         """Per submission that was submitted: token, state, scheduler, gpus, slots, seconds (planned, of all its packs;
@@ -287,7 +284,7 @@ class Ledger:
         rows = self.db.query(
             "SELECT token, state, scheduler, gpus, slots, seconds, "
             f"CASE WHEN state = 'done' AND spent IS NOT NULL THEN spent ELSE ({SPENT}) END AS spent "
-            "FROM submission WHERE state IN ('submitted', 'done') ORDER BY created"
+            f"FROM submission WHERE state IN {_sql(TAKEN)} ORDER BY created"
         )
         return list(rows)
 
@@ -295,11 +292,11 @@ class Ledger:
         """Of the submissions of which something may still happen: token, task, runs, and how many of its attempts are
         open, running, completed; started, ended (the last that did); job, host."""
         rows = self.db.query(
-            "SELECT token, task, count(DISTINCT run_id) AS runs, sum(status IN ('submitted', 'running')) AS open, "
+            f"SELECT token, task, count(DISTINCT run_id) AS runs, sum(status IN {_sql(LIVE)}) AS open, "
             "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
             "min(started) AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
             "WHERE status != 'void' AND token IN "
-            "(SELECT token FROM submission WHERE state IN ('intended', 'submitted')) GROUP BY token, task"
+            f"(SELECT token FROM submission WHERE state IN {_sql(OPEN)}) GROUP BY token, task"
         )
         return list(rows)
 
@@ -315,7 +312,7 @@ class Ledger:
 
     def open_attempts(self, token: str) -> list[dict[str, Any]]:
         """Those of a submission that are submitted or running."""
-        return [attempt for attempt in self.attempts_in(token) if attempt["status"] in ("submitted", "running")]
+        return [attempt for attempt in self.attempts_in(token) if attempt["status"] in LIVE]
 
     def history(self, run_id: str, stage: str) -> list[dict[str, Any]]:
         """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
@@ -333,7 +330,7 @@ class Ledger:
         )
         return next(iter(rows), None)
 
-    def newest_attempts(self, *statuses: str) -> list[dict[str, Any]]:
+    def newest_attempts(self, *statuses: AttemptStatus) -> list[dict[str, Any]]:
         """The newest attempt of every stage run whose newest attempt has one of these statuses."""
         # The statuses kept with the runs lead to the few that matter among very many that are completed.
         wanted = " OR ".join(f"statuses LIKE '%{status}%'" for status in statuses)
@@ -386,7 +383,7 @@ class Ledger:
         return list(
             self.db.query(
                 "SELECT attempt.* FROM attempt JOIN submission USING (token) "
-                "WHERE status IN ('completed', 'failed') AND ended IS NOT NULL AND submission.created >= "
+                f"WHERE status IN {_sql(get_args(Ended))} AND ended IS NOT NULL AND submission.created >= "
                 "(SELECT coalesce(max(created), '') FROM submission WHERE asked_by = 'rerun' AND state != 'refused') "
                 "ORDER BY ended DESC LIMIT ?",
                 [count],
@@ -408,7 +405,7 @@ class Ledger:
         )
         return {row["run_id"]: row["token"] for row in rows}
 
-    def runs_with(self, status: str) -> list[str]:
+    def runs_with(self, status: StageStatus) -> list[str]:
         """Ids of the runs that have a stage run of this status."""
         rows = self.db.query("SELECT id FROM run WHERE statuses LIKE ? ORDER BY rowid", [f"%{status}%"])
         return [row["id"] for row in rows]
@@ -581,7 +578,7 @@ class Ledger:
                 # what was judged has its last sign of life as its end, which need not be its pack's
                 "  AND (status != 'failed' OR cause IN ('error', 'check_failed', 'out_of_memory')) "
                 "  GROUP BY token, task "
-                "  HAVING sum(status IN ('submitted', 'running')) = 0 AND max(ended) > min(started)), "
+                f"  HAVING sum(status IN {_sql(LIVE)}) = 0 AND max(ended) > min(started)), "
                 "peaks AS (SELECT token, max(CAST(value AS REAL)) AS peak FROM metric "
                 "  JOIN attempt USING (run_id, stage, number) WHERE name = 'peak_memory_mb' GROUP BY token), "
                 "trained AS (SELECT token, avg(CASE name WHEN 'tokens_per_second' THEN CAST(value AS REAL) END) "
@@ -597,7 +594,7 @@ class Ledger:
                 "  max(packs.seconds) AS longest, sum(packs.seconds) AS used, sum(busy) AS busy "
                 "FROM submission JOIN planned USING (token) LEFT JOIN packs USING (token) "
                 "LEFT JOIN peaks USING (token) LEFT JOIN trained USING (token) LEFT JOIN names USING (token) "
-                "WHERE state NOT IN ('refused', 'void') GROUP BY token ORDER BY created"
+                f"WHERE state NOT IN {_sql(GIVEN_UP)} GROUP BY token ORDER BY created"
             )
         )
 
@@ -624,7 +621,7 @@ def _stage_runs(stages: Sequence[str], newest: dict[str, dict[str, Any]]) -> dic
         needs = [views[need]["status"] for need in STAGES[stage].needs if need in views]
         if attempt:
             status = attempt["status"]
-        elif any(need in ("failed", "blocked") for need in needs):
+        elif any(need in STUCK for need in needs):
             status = "blocked"
         else:
             status = "eligible" if all(need == "completed" for need in needs) else "waiting"
@@ -635,6 +632,15 @@ def _stage_runs(stages: Sequence[str], newest: dict[str, dict[str, Any]]) -> dic
             "job": attempt["job"] if attempt else None,
         }
     return views
+
+
+def _statuses(stages: str, statuses: str) -> dict[str, StageStatus]:
+    """Stage -> its status, as the columns of a run keep them."""
+    return dict(zip(json.loads(stages), cast(list[StageStatus], statuses.split(",")), strict=True))
+
+
+def _sql(words: Iterable[str]) -> str:
+    return f"({', '.join(map(repr, words))})"
 
 
 def _known(row: Mapping[str, Any], kind: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, Intent, RunFile
 from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.records import Run, StudyRecord
+from cluster.files.statuses import GIVEN_UP
 from cluster.ledger.database import Ledger
 
 
@@ -79,7 +80,7 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         for item in pack
         for stage, number in item["stages"]
     ]
-    if row["state"] in ("refused", "void"):
+    if row["state"] in GIVEN_UP:
         attempts = [attempt | {"status": "void"} for attempt in attempts]
     ledger.record_submission(row, attempts)
 

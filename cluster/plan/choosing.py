@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.files.records import Run, StageState
+from cluster.files.statuses import LIVE, UNTRIED, StageStatus
 from cluster.plan import cost
 from cluster.plan.expansion import in_order
 from cluster.plan.retry import Adjustment
@@ -26,12 +27,12 @@ class PackItem:
 def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = ()) -> list[str]:
     """Stages of this run that were never tried, or are to be tried again, and can go ahead: what they need is
     completed or goes with them. What is tried again waits until nothing of the run is under way."""
-    if again and any(status(states, stage) in ("running", "submitted") for stage in run.stages):
+    if again and any(status(states, stage) in LIVE for stage in run.stages):
         again = ()
     again = redo(run, again)
     chosen: list[str] = []
     for stage in run.stages:
-        if status(states, stage) not in ("eligible", "waiting", "blocked") and stage not in again:
+        if status(states, stage) not in UNTRIED and stage not in again:
             continue
         if ready(stage, chosen, states):
             chosen.append(stage)
@@ -43,7 +44,7 @@ def ready(stage: str, chosen: Sequence[str], states: Mapping[str, StageState]) -
     return all(need in chosen or status(states, need) == "completed" for need in STAGES[stage].needs)
 
 
-def status(states: Mapping[str, StageState], stage: str) -> str:
+def status(states: Mapping[str, StageState], stage: str) -> StageStatus:
     return states[stage].status if stage in states else "waiting"
 
 

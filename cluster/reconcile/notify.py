@@ -25,6 +25,7 @@ from cluster.console import count, stderr
 from cluster.files import whole_files
 from cluster.files.causes import Cause
 from cluster.files.folders import OutputRoot
+from cluster.files.statuses import STATUSES, STUCK, UNFINISHED
 from cluster.ledger.database import Ledger
 from cluster.sites.profiles import Site
 
@@ -94,12 +95,10 @@ def _of_studies(ledger: Ledger, settings: dict[str, Any]) -> Iterator[Event]:
             one = final[0]
             text = f"{study}: {one['stage']} of {one['name']} failed: {one['cause']}: {one['message']}"
             yield Event("first_failure", study, text, study, counts)
-        if len(final) == len(failed) and not any(
-            counts.get(s) for s in ("submitted", "running", "eligible", "waiting")
-        ):
+        if len(final) == len(failed) and not any(counts.get(status) for status in UNFINISHED):
             completed, total = counts.get("completed", 0), sum(counts.values())
             text = f"{study} has finished: {completed:,} of {count(total, 'stage run')} completed"
-            lacking = [f"{counts[status]:,} {status}" for status in ("failed", "blocked") if counts.get(status)]
+            lacking = [f"{counts[status]:,} {status}" for status in STUCK if counts.get(status)]
             yield Event("study_finished", f"{study}.{completed}-of-{total}", ", ".join([text, *lacking]), study, counts)
 
 
@@ -151,8 +150,7 @@ def _run(command: str, root: OutputRoot, event: Event) -> str | None:
     """What went wrong. The command has no terminal, and what it starts is stopped with it."""
     told = {"TT_EVENT": event.kind, "TT_STUDY": event.study, "TT_MESSAGE": event.message[:2_000].replace("\0", " "),
             "TT_OUTPUT_ROOT": str(root.path.resolve()),
-            **{f"TT_{status.upper()}": str(event.counts.get(status, 0))
-               for status in ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")},
+            **{f"TT_{status.upper()}": str(event.counts.get(status, 0)) for status in STATUSES},
             "TT_COUNTS": json.dumps(event.counts)}  # fmt: skip
     with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as said:
         text.write(f"{event.message}\n".encode("utf-8", "replace"))

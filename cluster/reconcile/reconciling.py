@@ -22,6 +22,7 @@ from cluster.files.documents import AnswerFile, Claim, Heartbeat, Life, ResultFi
 from cluster.files.folders import AttemptDir, OutputRoot, SubmissionDir
 from cluster.files.processes import Process
 from cluster.files.records import Run
+from cluster.files.statuses import FRUITLESS, GIVEN_UP, LIVE, OPEN
 from cluster.files.whole_files import TornFile
 from cluster.ledger.database import Ledger
 from cluster.ledger.recording import job_name, record_intent
@@ -95,7 +96,7 @@ class OpenSubmission:
 
     @property
     def open_attempts(self) -> list[dict[str, Any]]:
-        return [attempt for attempt in self.attempts if attempt["status"] in ("submitted", "running")]
+        return [attempt for attempt in self.attempts if attempt["status"] in LIVE]
 
     def put(self, attempt: dict[str, Any], **values: Any) -> None:
         """Change an attempt's row, here and in the ledger."""
@@ -129,7 +130,7 @@ def reconcile(ledger: Ledger, root: OutputRoot, slurm: Queries) -> SlurmReply:
         for each in opened:
             _read_files(each)
             _close_if_done(each)
-    asked = [each for each in opened if each.slurm and each.row["state"] in ("intended", "submitted")]
+    asked = [each for each in opened if each.slurm and each.row["state"] in OPEN]
     queue = slurm.queue() if asked else None
     doubtful = [each for each in asked if queue is not None and _needs_history(each, queue)]
     history = slurm.history([each.name for each in doubtful], _days(doubtful)) if doubtful else {}
@@ -138,7 +139,7 @@ def reconcile(ledger: Ledger, root: OutputRoot, slurm: Queries) -> SlurmReply:
         for each in opened:
             if each.row["state"] == "intended":
                 _settle_intent(each, seen)
-            if each.row["state"] in ("intended", "submitted"):
+            if each.row["state"] in OPEN:
                 _judge(each, seen)
     if not asked:
         return "none"
@@ -174,7 +175,7 @@ def late_results(ledger: Ledger, root: OutputRoot) -> None:
     with ledger.transaction():
         for failed in ledger.newest_attempts("failed"):
             for attempt in ledger.attempts_in(failed["token"]):
-                if attempt["run_id"] == failed["run_id"] and attempt["status"] in ("failed", "void"):
+                if attempt["run_id"] == failed["run_id"] and attempt["status"] in FRUITLESS:
                     _take_late(ledger, root, attempt)
 
 
@@ -371,7 +372,7 @@ def _answer(opened: OpenSubmission, answer: AnswerFile) -> None:
 def _conclude(opened: OpenSubmission, answer: AnswerFile) -> None:
     opened.update(state=answer["state"], job_id=answer.get("job_id"))
     for attempt in opened.attempts:
-        if answer["state"] in ("refused", "void") and attempt["status"] in ("submitted", "running"):
+        if answer["state"] in GIVEN_UP and attempt["status"] in LIVE:
             opened.put(attempt, status="void", job=None, progress=None)  # it will never run, and does not count
         elif answer["state"] == "submitted" and attempt["status"] == "void":
             opened.put(attempt, status="submitted")
@@ -438,7 +439,7 @@ def _settle_by_pack(
     opened: OpenSubmission, attempt: dict[str, Any], fate: Fate, statuses: dict[tuple[str, str], str]
 ) -> None:
     needs = [statuses.get((attempt["run_id"], need)) for need in STAGES[attempt["stage"]].needs]
-    out_of_turn = any(need in ("failed", "void") for need in needs)
+    out_of_turn = any(need in FRUITLESS for need in needs)
     died = (
         isinstance(fate, EndedJob)
         and fate.cause == "lost"

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.files.statuses import GIVEN_UP
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
@@ -95,9 +96,7 @@ def made_here(ledger: Ledger, root: OutputRoot) -> list[dict[str, Any]]:
     """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
     those that came with an archive, whose site, account and folders are somebody else's."""
     elsewhere = root.came_along()
-    return [
-        row for row in ledger.submissions() if row["state"] not in ("refused", "void") and row["token"] not in elsewhere
-    ]
+    return [row for row in ledger.submissions() if row["state"] not in GIVEN_UP and row["token"] not in elsewhere]
 
 
 def only_imported(ledger: Ledger, root: OutputRoot) -> bool:

@@ -12,6 +12,7 @@ from cluster.console import clean
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
+from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
 
 LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
@@ -20,7 +21,7 @@ LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
 @dataclass(frozen=True)
 class StageDetails:
     name: str
-    status: str
+    status: StageStatus
     attempts: Sequence[Mapping[str, Any]] = ()  # oldest first
     scores: Sequence[Mapping[str, Any]] = ()
     checks: Sequence[Mapping[str, Any]] = ()

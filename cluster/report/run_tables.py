@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.files.statuses import WORST_FIRST
 from cluster.report.details import RunDetails, StageDetails
 from cluster.report.results import flat
-from cluster.report.study_tables import WORST_FIRST, Column, Row, StudyTable, TableCell, anchor, short
+from cluster.report.study_tables import Column, Row, StudyTable, TableCell, anchor, short
 
 
 def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:

@@ -11,14 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.files.statuses import WORST_FIRST
 from cluster.report.results import MAIN, MEASURES, TASKS, Family, Measure, Result, Study, Variant, stem
 
 if TYPE_CHECKING:
     from cluster.report.findings import Comparison, Interval, PairsFinding
     from cluster.report.published import Published
-
-WORST_FIRST = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
-
 
 @dataclass(frozen=True)
 class PageFigure:

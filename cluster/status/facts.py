@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from cluster.files.statuses import StageStatus
+
+TELLING: Final = ("running", "failed", "submitted")  # a run is called after the first that a stage of it has
 
 
 @dataclass(frozen=True)
@@ -10,8 +15,8 @@ class Progress:
     """A study, or all of them: how far its runs are, and each of its stages."""
 
     study: str
-    runs: dict[str, int]  # completed, running, failed, submitted, eligible -> how many runs
-    stages: dict[str, dict[str, int]]  # stage -> status -> how many stage runs
+    runs: dict[StageStatus, int]  # one of TELLING, completed, or eligible -> how many runs
+    stages: dict[str, dict[StageStatus, int]]  # stage -> status -> how many stage runs
 
     @property
     def total(self) -> int:

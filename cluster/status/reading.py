@@ -12,14 +12,14 @@ from typing import Any
 
 from cluster.console import clean
 from cluster.files.folders import OutputRoot
+from cluster.files.statuses import LIVE, STATUSES, StageStatus
 from cluster.ledger.checks import FLAGGED, identical_scores
 from cluster.ledger.database import Ledger
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
-from cluster.status.facts import Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
+from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
 
-STATUSES = ("completed", "running", "submitted", "failed", "blocked", "eligible", "waiting")
 NAMED = 3  # runs of a group of failures that are named
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
 
@@ -30,7 +30,7 @@ def read(view: LedgerView, root: OutputRoot, study: str | None = None, now: floa
     imported = session.only_imported(ledger, root)
     progress = _progress(ledger)
     total = progress.pop("")
-    attempts = ledger.newest_attempts("running", "submitted", "failed")
+    attempts = ledger.newest_attempts(*LIVE, "failed")
     if study:
         members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
         attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
@@ -38,7 +38,7 @@ def read(view: LedgerView, root: OutputRoot, study: str | None = None, now: floa
     names = labels(ledger, (attempt["run_id"] for attempt in attempts))
     submissions = {row["token"]: row for row in ledger.hours()}
     open_packs = {(row["token"], row["task"]): row for row in ledger.open_packs()}
-    running = [attempt for attempt in attempts if attempt["status"] in ("running", "submitted")]
+    running = [attempt for attempt in attempts if attempt["status"] in LIVE]
     failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
     packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
     left, why = estimate_times(submissions, open_packs, packs, queue, now)
@@ -70,13 +70,11 @@ def _progress(ledger: Ledger) -> dict[str, Progress]:
     return found
 
 
-def _of_run(statuses: Iterable[str]) -> str:
+def _of_run(statuses: Iterable[StageStatus]) -> StageStatus:
     """One word for a run whose stages are so."""
     known = set(statuses)
-    for status in ("running", "failed", "submitted"):
-        if status in known:
-            return status
-    return "completed" if known == {"completed"} else "eligible"
+    otherwise: StageStatus = "completed" if known == {"completed"} else "eligible"
+    return next((status for status in TELLING if status in known), otherwise)
 
 
 def _packs(
@@ -227,9 +225,9 @@ def status_json(view: LedgerView, root: OutputRoot) -> dict[str, Any]:
     }
 
 
-def counts(ledger: Ledger) -> dict[str, int]:
+def counts(ledger: Ledger) -> dict[StageStatus, int]:
     """Status -> stage runs, every run once."""
-    found: Counter[str] = Counter()
+    found: Counter[StageStatus] = Counter()
     for of_stage in ledger.tally().get("", {}).values():
         found += of_stage
     return {status: found[status] for status in STATUSES}

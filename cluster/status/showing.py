@@ -16,10 +16,11 @@ from rich.text import Text
 from cluster.console import clean, count
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
 from cluster.reconcile.session import LedgerView
 from cluster.slurm.queries import in_words, never_starts
-from cluster.status.facts import Failure, Progress, RunningStage, Status
+from cluster.status.facts import TELLING, Failure, Progress, RunningStage, Status
 from cluster.status.reading import NAMED, SILENT, read
 from tiny_transformers.settings.stages import STAGES
 
@@ -147,7 +148,7 @@ def _progress_line(progress: Progress, title: int, bar: int, plain: bool) -> Tex
     line = Text().append(f"{progress.study:<{title}}  ", "bold")
     line.append_text(_bar(progress, bar, plain))
     line.append(f"  {progress.runs.get('completed', 0):,}/{count(progress.total, 'run')}")
-    for status in ("running", "failed", "submitted", "eligible"):
+    for status in (*TELLING, "eligible"):
         if progress.runs.get(status):
             line.append(f"  {progress.runs[status]:,} {status}", COLOURS.get(status, ""))
     return line
@@ -164,7 +165,7 @@ def _wrapped(parts: Sequence[Text], width: int) -> Iterator[Text]:
         yield line
 
 
-def _stage_part(stage: str, counts: Mapping[str, int]) -> Text:
+def _stage_part(stage: str, counts: Mapping[StageStatus, int]) -> Text:
     done, total = counts.get("completed", 0), sum(counts.values())
     text = Text().append(f"{stage} ", "dim").append(f"{done:,}/{total:,}", "green" if done == total else "")
     told = [(f"{counts[status]:,} {status}", COLOURS[status]) for status in ("running", "failed") if counts.get(status)]
@@ -175,7 +176,7 @@ def _stage_part(stage: str, counts: Mapping[str, int]) -> Text:
 
 def _bar(progress: Progress, width: int, plain: bool) -> Text:
     """Completed, failed and running runs are different marks, so that it reads without colour."""
-    marks = (
+    marks: dict[StageStatus, str] = (
         {"completed": "#", "failed": "x", "running": ">"}
         if plain
         else {"completed": "█", "failed": "×", "running": "▒"}

@@ -30,6 +30,7 @@ from cluster.console import clean, stderr
 from cluster.errors import TinyError
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.files.statuses import StageStatus
 from cluster.reconcile import session
 from cluster.slurm.queries import Slurm
 from cluster.status import reading, showing
@@ -61,7 +62,7 @@ class Snapshot:
     """What one look found."""
 
     status: Status
-    counts: dict[str, int]
+    counts: dict[StageStatus, int]
     open: bool  # whether something may still happen
     warning: str | None = None  # why it may be out of date
     tables: Sequence[Table] = ()  # of the runs, if they are asked for

@@ -23,6 +23,7 @@ from cluster.files import documents, records, whole_files
 from cluster.files.documents import Intent, Paused, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
+from cluster.files.statuses import LIVE
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing, cost
@@ -458,7 +459,7 @@ def _chosen(run: Run, states: Any, stages: Sequence[str] | None, failed: bool) -
     if failed:
         selected = [stage for stage in selected if states[stage].status == "failed"]
     chosen = choosing.redo(run, [stage for stage in selected if choosing.ready(stage, selected, states)])
-    live = [stage for stage in run.stages if states[stage].status in ("running", "submitted")]
+    live = [stage for stage in run.stages if states[stage].status in LIVE]
     if chosen and live:
         console.print(f"{run.name}: left alone, {', '.join(live)} under way", style="yellow")
         return []

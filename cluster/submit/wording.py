@@ -7,6 +7,7 @@ from collections import Counter
 from rich.text import Text
 
 from cluster.console import console, count
+from cluster.files.statuses import LIVE
 from cluster.plan import choosing, packing
 from cluster.submit import dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
@@ -79,7 +80,7 @@ def say_nothing_missing(request: Request) -> None:
         console.print(f"{count(held, 'stage run')} cannot be submitted before what is under way has ended.")
         return
     failed = status.count("failed")
-    live = status.count("running") + status.count("submitted")
+    live = sum(each in LIVE for each in status)
     console.print(f"Nothing is missing: {count(len(request.runs), 'run')}, {count(len(status), 'stage run')}, "
                   f"{status.count('completed')} completed"
                   + (f", {live} under way" if live else "")

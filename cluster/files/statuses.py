@@ -1,0 +1,28 @@
+"""How far a stage run, an attempt or a submission is, in one word. Both halves and the ledger use these words, and the
+groups of them that are asked for."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+# Of a stage run: the first that fits.
+StageStatus = Literal["completed", "running", "submitted", "failed", "blocked", "eligible", "waiting"]
+STATUSES: tuple[StageStatus, ...] = get_args(StageStatus)
+WORST_FIRST: Final = ("failed", "blocked", "running", "submitted", "eligible", "waiting", "completed")
+
+# Of an attempt.
+Ended = Literal["completed", "failed"]  # as the job itself says
+Judged = Literal[Ended, "void"]  # as the login node says; void: its pack ended before its turn, so it does not count
+AttemptStatus = Literal["submitted", "running", Judged]
+LIVE: Final = ("submitted", "running")  # under way
+TRIED: Final = ("completed", "running", "submitted", "failed")  # stage runs that have an attempt
+UNTRIED: Final = ("eligible", "waiting", "blocked")  # and those that have none
+UNFINISHED: Final = (*LIVE, "eligible", "waiting")  # of which a result may still come by itself
+STUCK: Final = ("failed", "blocked")  # what needs one of these is blocked
+FRUITLESS: Final = ("failed", "void")  # attempts that are over and have no score
+
+# Of a submission. intended: sbatch may know it or not; refused: sbatch said no; void: proven absent.
+State = Literal["intended", "submitted", "done", "refused", "void"]
+OPEN: Final = ("intended", "submitted")  # something may still happen
+TAKEN: Final = ("submitted", "done")  # the scheduler has taken it
+GIVEN_UP: Final = ("refused", "void")  # none of it will run
