@@ -48,11 +48,11 @@ def report_command(
 
 
 def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
-    from cluster import archive
+    from cluster.archive import exporting
 
     with reading_ledger(root):  # brings the ledger up to date
         pass
-    made = archive.export(root, path, session.now(), with_models=with_models)
+    made = exporting.export(root, path, session.now(), with_models=with_models)
     console.print(f"{path}: {made.size / 1e6:,.1f} MB, {made.models}", soft_wrap=True)
     if made.gone:
         left = f"{count(len(made.gone), 'checkpoint')} left out, since removed while the archive was written: "
@@ -65,9 +65,9 @@ def import_command(
     output_root: OutputOption = OUTPUT,
 ) -> None:
     """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""
-    from cluster import archive
+    from cluster.archive import unpacking
 
-    made = archive.unpack(path, output_root.resolve(), session.now())
+    made = unpacking.unpack(path, output_root.resolve(), session.now())
     with closing(Ledger(made.root.ledger)) as ledger:
         console.print(f"{made.root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
     if made.under_way:

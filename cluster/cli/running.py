@@ -128,7 +128,7 @@ def probe(
 
     With --slots: several runs of one model at the same time, and what they reach together. `submit` and `rerun` plan by
     what the probes measured where no real run has. Given again, it reads the results."""
-    from cluster.submit import submitting
+    from cluster.submit import requests, submitting
 
     numbers = _numbers(slots)
     document = loading.load(manifest_path)
@@ -164,7 +164,7 @@ def probe(
         submit_and_wait(runs := expansion.expand(expansion.probes(cells)), profile, wait)
     if root.ledger.exists():
         with closing(Ledger(root.ledger, read_only=True)) as ledger:
-            measured = submitting.measured(ledger, root, profile)
+            measured = requests.measured(ledger, root, profile)
             shown = tables.together_table(runs, numbers, profile, measured) if numbers else None
             console.print(shown or tables.measured_table(runs, profile, measured))
 
@@ -216,7 +216,7 @@ def rerun(
 
     The choices narrow each other: --failed --stage blimp is every blimp that failed. Without --failed, completed
     stage runs are done again too. Where and on which data: as the last submission, unless given."""
-    from cluster.submit import submitting
+    from cluster.submit import earlier, submitting
 
     if not (failed or stage or run):
         raise InputError("rerun: say what: --failed, --stage STAGE or --run RUN.")
@@ -230,7 +230,7 @@ def rerun(
         if site:
             return profiles.load(site, account=account, partition=partition)
         if before is None:
-            raise submitting.nothing_submitted(root)
+            raise earlier.nothing_submitted(root)
         return same_site(before, account=account, partition=partition)
 
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change)

@@ -16,7 +16,7 @@ from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_
 from cluster.files import documents, whole_files
 from cluster.files.documents import SourceOfWork
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run
+from cluster.files.records import AttemptRow, Run
 from cluster.ledger.database import Ledger
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
@@ -89,10 +89,10 @@ def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[s
 
 def live_packs(
     ledger: Ledger, runs: set[str] | None, token: str | None = None
-) -> dict[tuple[str, int], list[dict[str, Any]]]:
+) -> dict[tuple[str, int], list[AttemptRow]]:
     """(token, index) of packs with something open, and what; only those of these runs or of this submission, if
     given."""
-    packs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    packs: dict[tuple[str, int], list[AttemptRow]] = {}
     for submission in ledger.open_submissions():
         if token not in (None, submission["token"]):
             continue

@@ -195,6 +195,15 @@ class Paused(TypedDict):
     time: str
 
 
+class NotifyFile(TypedDict):
+    """notify.json: the command that is told of events, as last submitted."""
+
+    command: str
+    events: list[str]
+    unreachable_after: float  # minutes
+    retried: list[str]  # causes of failures that are tried again
+
+
 class Imported(TypedDict):
     """imported.json: which submissions came with an archive."""
 

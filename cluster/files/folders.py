@@ -193,6 +193,9 @@ class OutputRoot:
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.path / "runs" / run_id)
 
+    def attempt(self, run_id: str, stage: str, number: int) -> AttemptDir:
+        return self.run(run_id).attempt(stage, number)
+
     def runs(self) -> list[RunDir]:
         return [RunDir(path.parent) for path in sorted(self.path.glob("runs/*/run.json"))]
 

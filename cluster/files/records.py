@@ -1,11 +1,13 @@
-"""What the plan, the ledger and the commands tell each other: runs, studies, and how far a stage run is."""
+"""What the plan, the ledger and the commands tell each other: runs, studies, how far a stage run is, its attempts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-from cluster.files.statuses import StageStatus
+from cluster.files.causes import Cause
+from cluster.files.documents import Grid
+from cluster.files.statuses import AttemptStatus, StageStatus
 from tiny_transformers.settings.architecture import num_parameters
 from tiny_transformers.settings.config import RunConfig
 
@@ -35,9 +37,10 @@ class StudyRecord:
     overrides: tuple[str, ...] = ()
 
     @property
-    def grid(self) -> dict[str, Any]:
+    def grid(self) -> Grid:
         """As a file keeps it."""
-        return {key: list(getattr(self, key)) for key in ("overrides", "stages", "runs", "baselines")}
+        return {"overrides": list(self.overrides), "stages": list(self.stages), "runs": list(self.runs),
+                "baselines": list(self.baselines)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,50 @@ class StageState:
 
     status: StageStatus
     attempts: int  # the highest number so far
+
+
+class AttemptKey(TypedDict):
+    """Which attempt."""
+
+    run_id: str
+    stage: str
+    number: int
+
+
+def key_of(attempt: AttemptKey) -> tuple[str, str, int]:
+    return attempt["run_id"], attempt["stage"], attempt["number"]
+
+
+class AttemptValues(TypedDict, total=False):
+    """What the ledger's row of an attempt says of it; what is written at once may be a part."""
+
+    token: str
+    task: int  # index of its pack in the array
+    status: AttemptStatus
+    cause: Cause | None
+    message: str | None
+    job: str | None
+    host: str | None
+    started: float | None
+    ended: float | None
+    progress: str | None  # JSON
+    code: str | None
+    environment: str | None
+    scores: str | None
+
+
+class AttemptRow(AttemptKey, AttemptValues):
+    """A row of the ledger, with all of them."""
+
+
+class AskedAttempt(AttemptRow):
+    """An attempt with what its submission says: who asked for it, and its time limit."""
+
+    asked_by: str
+    minutes: int | None
+
+
+class SitedAttempt(AttemptRow):
+    """An attempt with the site of its submission."""
+
+    site: str | None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from cluster.files import documents, whole_files
-from cluster.files.documents import AnswerFile, Intent, RunFile
+from cluster.files.documents import AnswerFile, Intent, RunFile, StudyFile
 from cluster.files.folders import OutputRoot, SubmissionDir
-from cluster.files.records import Run, StudyRecord
-from cluster.files.statuses import GIVEN_UP
+from cluster.files.records import AttemptRow, Run, StudyRecord
+from cluster.files.statuses import GIVEN_UP, AttemptStatus
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import SubmissionRow
 
 
 def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: str) -> None:
@@ -48,11 +48,11 @@ def record_studies(ledger: Ledger, root: OutputRoot, studies: Sequence[StudyReco
     the same --set: what was submitted with others stays beside it, with a baseline of its own."""
     known = {row["name"]: row for row in ledger.studies()}
     for study in studies:
-        row = known.get(study.name, {"grids": []})
-        others = [grid for grid in row["grids"] if grid["overrides"] != list(study.overrides)]
+        row = known.get(study.name)
+        others = [grid for grid in (row["grids"] if row else ()) if grid["overrides"] != list(study.overrides)]
         grids = sorted([*others, study.grid], key=lambda grid: grid["overrides"])
-        value: dict[str, Any] = {"name": study.name, "description": study.description, "grids": grids}
-        if value != {key: row.get(key) for key in value} or not root.study(study.name).exists():
+        value: StudyFile = {"name": study.name, "description": study.description, "grids": grids}
+        if value != row or not root.study(study.name).exists():
             whole_files.write_json(root.study(study.name), value, indent=None)
             ledger.put_study(**value)
 
@@ -63,32 +63,32 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         answer = documents.read(directory.answer, AnswerFile) or {"state": "intended"}
     except whole_files.TornFile:
         answer = {"state": "intended"}
-    row = {
+    site = value["site"]
+    row: SubmissionRow = {
         "token": directory.token,
         "created": value["created"],
-        "scheduler": value["site"]["scheduler"],
-        "site": value["site"]["name"],
+        "scheduler": site["scheduler"],
+        "site": site["name"],
         "state": answer["state"],
         "job_id": answer.get("job_id"),
         "data_root": value["data_root"],
         "asked_by": value.get("asked_by", "submit"),
-        **_planned(value),
+        "slots": value.get("slots"),
+        "gpus": site.get("gpus"),
+        "cpus": value.get("cpus"),
+        "memory_per_cpu": site.get("memory_per_cpu"),
+        "minutes": value.get("minutes"),
+        "memory": value.get("memory"),
+        "seconds": value.get("seconds"),
     }
-    attempts = [
-        {"run_id": item["run_id"], "stage": stage, "number": number, "task": index}
+    status: AttemptStatus = "void" if row["state"] in GIVEN_UP else "submitted"
+    attempts: list[AttemptRow] = [
+        {"run_id": item["run_id"], "stage": stage, "number": number, "task": index, "status": status}
         for index, pack in enumerate(value["packs"])
         for item in pack
         for stage, number in item["stages"]
     ]
-    if row["state"] in GIVEN_UP:
-        attempts = [attempt | {"status": "void"} for attempt in attempts]
     ledger.record_submission(row, attempts)
-
-
-def _planned(value: Intent) -> dict[str, Any]:
-    """What was asked for and estimated, as columns; None where an older file does not say."""
-    asked = {key: value["site"].get(key) for key in ("gpus", "cpus", "memory_per_cpu")}
-    return asked | {key: value.get(key) for key in ("slots", "cpus", "minutes", "memory", "seconds")}
 
 
 def job_name(token: str) -> str:

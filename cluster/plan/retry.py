@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
+from cluster.files.records import AskedAttempt, AttemptRow
 from cluster.sites.profiles import Site
 
 
@@ -49,7 +50,7 @@ class Decision:
     due: float  # seconds since the epoch
 
 
-def adjust(history: Sequence[Mapping[str, Any]], site: Site) -> Adjustment:
+def adjust(history: Sequence[AskedAttempt], site: Site) -> Adjustment:
     """How the attempt after these, oldest first, differs. A completed one ends what was learnt before it."""
     adjustment = Adjustment()
     for attempt in _submitted(history):
@@ -58,7 +59,7 @@ def adjust(history: Sequence[Mapping[str, Any]], site: Site) -> Adjustment:
         if attempt["status"] != "failed":
             continue
         rule = site.rule(attempt["cause"])
-        limit = math.ceil(rule.time * (attempt.get("minutes") or 0)) if rule.time > 1 else 0
+        limit = math.ceil(rule.time * (attempt["minutes"] or 0)) if rule.time > 1 else 0
         # Only the last such node: a small partition would soon have none left.
         node = (attempt["host"],) if rule.exclude_node and attempt["host"] else adjustment.exclude
         adjustment = Adjustment(
@@ -70,10 +71,10 @@ def adjust(history: Sequence[Mapping[str, Any]], site: Site) -> Adjustment:
     return adjustment
 
 
-def decide(history: Sequence[Mapping[str, Any]], site: Site, now: float) -> Decision:
+def decide(history: Sequence[AskedAttempt], site: Site, now: float) -> Decision:
     """What to do about the last of these attempts, which failed."""
     failed = history[-1]
-    cause = failed["cause"]
+    cause = cast(str, failed["cause"])  # what has failed has one
     rule = site.rule(cause)
     tries = 0
     for attempt in reversed(_submitted(history)):
@@ -88,18 +89,18 @@ def decide(history: Sequence[Mapping[str, Any]], site: Site, now: float) -> Deci
     return Decision("retry", cause, tries, str(adjust(history, site)), min(due, now + 60 * rule.wait))
 
 
-def _submitted(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _submitted(history: Sequence[AskedAttempt]) -> list[AskedAttempt]:
     """The last attempt of each submission: those before it are of a job that was requeued and went on."""
     return list({attempt["token"]: attempt for attempt in history}.values())
 
 
-def kind(attempt: Mapping[str, Any]) -> tuple[str, str, str]:
+def kind(attempt: AttemptRow) -> tuple[str, str, str]:
     """Failures that are alike: stage, cause, and the message without its numbers and names."""
     message = re.sub(r"\S*[\d/]\S*", "", attempt["message"] or "")
     return attempt["stage"], attempt["cause"] or "", " ".join(message.split())[:80]
 
 
-def in_a_row(ended: Sequence[Mapping[str, Any]]) -> int:
+def in_a_row(ended: Sequence[AttemptRow]) -> int:
     """In how many packs, one after another, the attempts that ended last, newest first, failed alike: what befalls a
     pack befalls all its runs. Those that a person cancelled, and what is no mistake in a run, do not count."""
     packs: set[tuple[str, int]] = set()

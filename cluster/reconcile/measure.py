@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from statistics import median
-from typing import Any
 
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import MeasurementRow
 from cluster.plan import cost
 from cluster.plan.cost import Estimate
 from cluster.sites.profiles import Site
@@ -32,10 +32,7 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
     by_stage: dict[str, Estimate] = {}
     by_architecture: dict[tuple[str, str], Estimate] = {}
     peaks: dict[str, Estimate] = {}
-    read = [
-        ([each for row in _parsed(ledger, site) if (each := _Attempt(row)).here(site)], word)
-        for ledger, word in ledgers
-    ]
+    read = [([each for each in _measured(ledger, site) if each.here(site)], word) for ledger, word in ledgers]
     shared = _together(read, site)
     for attempts, word in read:
         speeds: dict[tuple[str, str], list[float]] = {}
@@ -115,25 +112,23 @@ class _Busy:
         return (begun * moment - self._sums[0][begun]) - (ended * moment - self._sums[1][ended])
 
 
-def _parsed(ledger: Ledger, site: Site) -> list[dict[str, Any]]:
-    """The ledger's rows, with `config` parsed and the architecture's `key`: once for runs that differ in seed only."""
+def _measured(ledger: Ledger, site: Site) -> Iterator[_Attempt]:
+    """The ledger's attempts; settings are parsed once for runs that differ in seed only."""
     known: dict[str, tuple[RunConfig, str]] = {}
-    rows = [row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)]
-    for row in rows:
+    for row in (row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)):
         unseeded = re.sub(r'"seed":\d+', "", row["config"], count=1)
         if unseeded not in known:
             config = RunConfig.model_validate_json(row["config"])
             known[unseeded] = config, cost.architecture_key(config)
-        row["config"], row["key"] = known[unseeded]
-    return rows
+        yield _Attempt(row, *known[unseeded])
 
 
 class _Attempt:
     """One completed attempt, as `Ledger.measurements` has it."""
 
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.config: RunConfig = row["config"]
-        self.key, self.stage, self.seconds = row["key"], row["stage"], row["seconds"]
+    def __init__(self, row: MeasurementRow, config: RunConfig, key: str) -> None:
+        self.config, self.key = config, key  # of its architecture
+        self.stage, self.seconds = row["stage"], row["seconds"]
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
         usual = (None, self.config.train.micro_batch_tokens, tokens_at_once(self.config, gpu=self.on_gpu))
         if row["micro_batch_tokens"] not in usual:
@@ -167,7 +162,7 @@ class _Attempt:
         return work * self.together / seconds if work and seconds > 0 else None
 
 
-def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+def _span(row: MeasurementRow) -> tuple[float, float] | None:
     """When the device was at work on an attempt: a pretraining's steps are the last thing of any length that it does,
     after loading, tokenising and compiling. None if that is not known."""
     start, end = row["started"], row["ended"]

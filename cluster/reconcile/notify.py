@@ -14,19 +14,21 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 from urllib.parse import quote
 
 from cluster.console import count, stderr
 from cluster.files import whole_files
 from cluster.files.causes import Cause
+from cluster.files.documents import NotifyFile
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import STATUSES, STUCK, UNFINISHED
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import FailureRow
 from cluster.sites.profiles import Site
 
 TIMEOUT = 30.0  # seconds
@@ -52,8 +54,11 @@ def configure(ledger: Ledger, root: OutputRoot, site: Site) -> None:
     if site.notify is None:
         root.notify.unlink(missing_ok=True)
         return
-    retried = [cause for cause in get_args(Cause) if site.rule(cause).times]
-    settings = {**site.notify.model_dump(mode="json"), "retried": retried}
+    retried: list[str] = [cause for cause in get_args(Cause) if site.rule(cause).times]
+    settings: NotifyFile = {
+        "command": site.notify.command, "events": list(site.notify.events),
+        "unreachable_after": site.notify.unreachable_after, "retried": retried,
+    }  # fmt: skip
     if not root.notify.exists():
         for event in _of_studies(ledger, settings):
             whole_files.create_json(_file(root, event, 1), {**asdict(event), "outcome": "sent", "why": "it was past"})
@@ -63,7 +68,7 @@ def configure(ledger: Ledger, root: OutputRoot, site: Site) -> None:
 def tell(root: OutputRoot) -> None:
     """Tell what is new. What goes wrong is a warning."""
     try:
-        settings = whole_files.read_json(root.notify)
+        settings: NotifyFile | None = whole_files.read_json(root.notify)
         if settings is None:
             return
         with closing(Ledger(root.ledger, read_only=True)) as ledger:
@@ -78,8 +83,8 @@ def tell(root: OutputRoot) -> None:
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-def _of_studies(ledger: Ledger, settings: dict[str, Any]) -> Iterator[Event]:
-    failures: dict[str, list[dict[str, Any]]] = {}
+def _of_studies(ledger: Ledger, settings: NotifyFile) -> Iterator[Event]:
+    failures: dict[str, list[FailureRow]] = {}
     for failure in ledger.failures_by_study():
         failures.setdefault(failure["study"], []).append(failure)
     for study, stages in ledger.tally().items():
@@ -102,12 +107,12 @@ def _of_studies(ledger: Ledger, settings: dict[str, Any]) -> Iterator[Event]:
             yield Event("study_finished", f"{study}.{completed}-of-{total}", ", ".join([text, *lacking]), study, counts)
 
 
-def _is_final(failure: dict[str, Any], retried: list[str]) -> bool:
+def _is_final(failure: FailureRow, retried: Collection[str]) -> bool:
     """Whether a failure is not tried again by itself."""
     return bool(failure["decided"] == "stop" or (failure["decided"] is None and failure["cause"] not in retried))
 
 
-def _of_slurm(root: OutputRoot, answer: str | None, settings: dict[str, Any]) -> Iterator[Event]:
+def _of_slurm(root: OutputRoot, answer: str | None, settings: NotifyFile) -> Iterator[Event]:
     path = root.notification("unreachable")
     if answer != "unreachable":
         path.unlink(missing_ok=True)

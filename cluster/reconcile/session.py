@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
 from cluster.files import whole_files
@@ -15,7 +14,8 @@ from cluster.files.statuses import GIVEN_UP
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
-from cluster.reconcile import notify, reconciling
+from cluster.ledger.rows import SubmissionRow
+from cluster.reconcile import intents, notify, reconciling
 from cluster.slurm.queries import Slurm
 
 WAIT = 5.0  # seconds for the lock, before the ledger is read as it is
@@ -92,7 +92,7 @@ def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[LedgerView,
         ledger.close()
 
 
-def made_here(ledger: Ledger, root: OutputRoot) -> list[dict[str, Any]]:
+def made_here(ledger: Ledger, root: OutputRoot) -> list[SubmissionRow]:
     """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
     those that came with an archive, whose site, account and folders are somebody else's."""
     elsewhere = root.came_along()
@@ -147,7 +147,7 @@ def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
     if not unsettled:
         return
     youngest = min(whole_files.age(root.submission(token).submission) for token in unsettled)
-    left = max(0, round(reconciling.patience() - youngest))
+    left = max(0, round(intents.patience() - youngest))
     when = f"in {left} s" if left else "when sacct answers"
     raise SlurmSilent(
         f"sbatch never answered for {', '.join(map(recording.job_name, unsettled))}; SLURM does not show it, and it "

@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.console import clean
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run
+from cluster.files.records import AttemptKey, AttemptRow, Run, SitedAttempt, key_of
 from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import CheckRow, DataFileRow, MetricRow, ScoreRow
+
+Row = TypeVar("Row", bound=AttemptKey)
 
 LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
 
@@ -22,9 +25,9 @@ LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
 class StageDetails:
     name: str
     status: StageStatus
-    attempts: Sequence[Mapping[str, Any]] = ()  # oldest first
-    scores: Sequence[Mapping[str, Any]] = ()
-    checks: Sequence[Mapping[str, Any]] = ()
+    attempts: Sequence[SitedAttempt] = ()  # oldest first
+    scores: Sequence[ScoreRow] = ()
+    checks: Sequence[CheckRow] = ()
     metrics: Mapping[str, str] = field(default_factory=dict)
     data: str | None = None  # a key of Details.data
     log: str = ""  # the end of the newest attempt's
@@ -49,12 +52,12 @@ def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Det
     """Return the details of these runs, in the order in which they were recorded."""
     chosen = list(run_ids)
     attempts = _by_stage(ledger.attempts_of(chosen))
-    scores = _by_stage(ledger.outcomes_of("score", chosen))
-    checks = _by_stage(ledger.outcomes_of("check_result", chosen))
-    metrics = _by_stage(ledger.outcomes_of("metric", chosen))
+    scores = _by_stage(ledger.outcomes_of(ScoreRow, chosen))
+    checks = _by_stage(ledger.outcomes_of(CheckRow, chosen))
+    metrics = _by_stage(ledger.outcomes_of(MetricRow, chosen))
     statuses = {run["run_id"]: run["stages"] for run in ledger.overview(chosen)}
     data = _Sets()
-    files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of("data_file", chosen)).items()}
+    files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of(DataFileRow, chosen)).items()}
 
     def stage(run: Run, name: str) -> StageDetails:
         key = run.id, name
@@ -74,8 +77,8 @@ def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Det
     return Details(runs, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
 
 
-def _by_stage(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _by_stage(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["run_id"], row["stage"]), []).append(row)
     return grouped
@@ -88,15 +91,15 @@ class _Sets:
         self.found: dict[str, dict[str, str]] = {}
         self._keys: dict[tuple[tuple[str, str], ...], str] = {}
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> str:
+    def add(self, rows: Sequence[DataFileRow]) -> str:
         files = tuple((row["file"], row["sha256"]) for row in rows)
         key = self._keys.setdefault(files, str(len(self._keys) + 1))
         self.found[key] = dict(files)
         return key
 
 
-def _log(root: OutputRoot, attempt: Mapping[str, Any]) -> str:
-    path = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"]).log
+def _log(root: OutputRoot, attempt: AttemptRow) -> str:
+    path = root.attempt(*key_of(attempt)).log
     lines = (clean(line).rstrip() for line in whole_files.tail(path, LOG_LINES))
     return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
 

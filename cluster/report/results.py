@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from cluster.files.documents import Grid, StudyFile
+from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import CheckRow, StageRow
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stage.kind import Measure
 from tiny_transformers.settings.stages import STAGES
@@ -41,11 +44,14 @@ class Result:
     name: str
     seed: int
     studies: tuple[str, ...]
-    stages: Mapping[str, Mapping[str, Any]]  # stage -> status, cause, attempts, job
+    stages: Mapping[str, StageRow]
     scores: Mapping[tuple[str, str, str], tuple[float, int]]  # (stage, task, metric) -> value, rows it is of
     metrics: Mapping[tuple[str, str], str]  # (stage, name) -> whatever else the stage measured
-    failed_checks: tuple[Mapping[str, Any], ...]  # stage, name, value, blocking
+    failed_checks: tuple[CheckRow, ...]
     hours: Mapping[str, float]  # stage -> GPU-hours of all its attempts; on a machine without GPUs, hours
+
+    def status(self, stage: str) -> StageStatus | None:
+        return self.stages[stage]["status"] if stage in self.stages else None
 
     def value(self, measure: Measure) -> float | None:
         found = self.scores.get(measure.where)
@@ -176,7 +182,7 @@ def read(ledger: Ledger) -> list[Study]:
     studies = []
     for name in ledger.study_sizes():
         of_study = [result for result in results if name in result.studies]
-        row = about.get(name, {"description": "", "grids": []})
+        row = about.get(name, StudyFile(name=name, description="", grids=[]))
         for title, grid in _grids(name, row["grids"], of_study):
             chosen = [run.with_stages(grid["stages"]) for run in of_study if run.run_id in set(grid["runs"])]
             if chosen:
@@ -185,9 +191,7 @@ def read(ledger: Ledger) -> list[Study]:
     return studies
 
 
-def _grids(
-    name: str, grids: Sequence[Mapping[str, Any]], results: Sequence[Result]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _grids(name: str, grids: Sequence[Grid], results: Sequence[Result]) -> Iterator[tuple[str, Grid]]:
     """Each with a title; the runs that are in none, as if they were one."""
     for grid in grids:
         yield " ".join([name, *grid["overrides"]]), grid
@@ -196,23 +200,23 @@ def _grids(
     stages = dict.fromkeys(stage for result in results for stage in result.stages)
     if left:
         title = f"{name}, no longer in the manifest" if grids else name
-        yield title, {"runs": left, "baselines": (), "stages": tuple(stages)}
+        yield title, {"overrides": [], "runs": left, "baselines": [], "stages": list(stages)}
 
 
 def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
     scores: dict[str, dict[tuple[str, str, str], tuple[float, int]]] = {}
-    for row in ledger.scores():
-        of_run = scores.setdefault(row["run_id"], {})
-        of_run[row["stage"], row["task"], row["metric"]] = row["value"], row["n"]
+    for score in ledger.scores():
+        of_run = scores.setdefault(score["run_id"], {})
+        of_run[score["stage"], score["task"], score["metric"]] = score["value"], score["n"]
     metrics: dict[str, dict[tuple[str, str], str]] = {}
-    for row in ledger.metrics():
-        metrics.setdefault(row["run_id"], {})[row["stage"], row["name"]] = row["value"]
-    checks: dict[str, list[Mapping[str, Any]]] = {}
-    for row in ledger.failed_checks():
-        checks.setdefault(row["run_id"], []).append(row)
+    for metric in ledger.metrics():
+        metrics.setdefault(metric["run_id"], {})[metric["stage"], metric["name"]] = metric["value"]
+    checks: dict[str, list[CheckRow]] = {}
+    for check in ledger.failed_checks():
+        checks.setdefault(check["run_id"], []).append(check)
     hours: dict[str, dict[str, float]] = {}
-    for row in ledger.gpu_hours():
-        hours.setdefault(row["run_id"], {})[row["stage"]] = row["gpu_hours"]
+    for each in ledger.gpu_hours():
+        hours.setdefault(each["run_id"], {})[each["stage"]] = each["gpu_hours"]
     return [
         Result(
             run_id=(run_id := run["run_id"]),

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.files.records import SitedAttempt
 from cluster.files.statuses import WORST_FIRST
+from cluster.ledger.rows import ScoreRow
 from cluster.report.details import RunDetails, StageDetails
 from cluster.report.results import flat
 from cluster.report.study_tables import Column, Row, StudyTable, TableCell, anchor, short
@@ -53,13 +55,13 @@ def _attempts_table(details: RunDetails) -> StudyTable:
     return StudyTable("Stages and their attempts", columns, rows, is_plain=True)
 
 
-def _attempt_cells(attempt: Mapping[str, Any]) -> Iterator[TableCell]:
+def _attempt_cells(attempt: SitedAttempt) -> Iterator[TableCell]:
     failed = attempt["status"] == "failed"
     why = ": ".join(filter(None, (attempt["cause"], attempt["message"]))) if failed else ""
     yield TableCell(f"{attempt['number']}")
     yield TableCell(attempt["status"], small=why, kind="flagged" if failed else "")
-    for name in ("job", "host", "site"):
-        yield TableCell(attempt[name] or "")
+    for text in (attempt["job"], attempt["host"], attempt["site"]):
+        yield TableCell(text or "")
     began, ended = attempt["started"], attempt["ended"]
     yield TableCell(f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M}" if began else "")
     yield TableCell(_duration(ended - began) if began and ended else "")
@@ -78,7 +80,7 @@ def _duration(seconds: float) -> str:
 def _scores_table(details: RunDetails) -> StudyTable | None:
     rows = []
     for stage in details.stages:
-        tasks: dict[str, dict[str, Any]] = {}
+        tasks: dict[str, dict[str, ScoreRow]] = {}
         for score in _whole(stage):
             tasks.setdefault(score["task"], {})[score["metric"]] = score
         for task, metrics in tasks.items():
@@ -92,7 +94,7 @@ def _scores_table(details: RunDetails) -> StudyTable | None:
     return StudyTable("Scores, as the ledger has them", columns, rows, is_plain=True) if rows else None
 
 
-def _whole(stage: StageDetails) -> Iterator[Mapping[str, Any]]:
+def _whole(stage: StageDetails) -> Iterator[ScoreRow]:
     """Scores of tasks; those of a task's parts are `task/part`: BLiMP's 67 paradigms."""
     return (score for score in stage.scores if "/" not in score["task"])
 

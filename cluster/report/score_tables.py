@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
 from cluster.report.results import MAIN, MEASURES, Measure
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
@@ -42,7 +43,7 @@ def score_table(ledger: Ledger, width: int) -> Table:
     return table
 
 
-def summary(ledger: Ledger) -> list[dict[str, Any]]:
+def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
     """A row per run that has a score: run, run_id, studies, parameters, and the value of every measure or None."""
     values = {(row["run_id"], row["stage"], row["task"], row["metric"]): row["value"] for row in ledger.scores()}
     scored = {run_id for run_id, *_ in values}
@@ -59,10 +60,10 @@ def summary(ledger: Ledger) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def named(runs: Mapping[str, Mapping[str, Any]], rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> list[Mapping[str, Any]]:
     """Rows with the name and the studies of their run; `runs`: id -> a row of the ledger's overview."""
     return [
-        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"])} | row for row in rows
+        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"]), **row} for row in rows
     ]
 
 

@@ -332,7 +332,7 @@ def seeds_table(family: Family, variant: Variant) -> StudyTable:
             value = run.value(measure)
             flagged = any(check["stage"] == measure.stage for check in run.failed_checks)
             cells.append(
-                TableCell("–", link=target, small=run.stages.get(measure.stage, {}).get("status", ""), kind="missing")
+                TableCell("–", link=target, small=run.status(measure.stage) or "", kind="missing")
                 if value is None
                 else TableCell(measure.show(value), value, target, checks=target if flagged else "")
             )

@@ -147,7 +147,7 @@ def _in_markdown(of: Section) -> dict[str, Any]:
     return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
 
 
-def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
+def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[Mapping[str, Any]]]:
     """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
     and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
     runs = {run["run_id"]: run for run in view.ledger.overview()}
@@ -159,7 +159,7 @@ def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[dict[
     }
 
 
-def _comparisons(of: Section) -> Iterator[dict[str, Any]]:
+def _comparisons(of: Section) -> Iterator[Mapping[str, Any]]:
     for each in of.comparisons:
         items = each.items
         yield {

@@ -93,7 +93,7 @@ class Site(Settings):
         cores."""
         return self.slots or self.gpus or max(1, self.cpus // 2)
 
-    def rule(self, cause: str) -> Rule:
+    def rule(self, cause: str | None) -> Rule:
         rules: Mapping[Any, Rule] = {**RETRY, **self.retry}
         return rules.get(cause, Rule())
 

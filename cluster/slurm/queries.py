@@ -10,12 +10,14 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.files.causes import Cause
+
 TIMEOUT = 30  # seconds
 LIVE = {
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
     "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD",
 }  # fmt: skip
-CAUSES = {  # a state that a job ends in -> why a result is missing
+CAUSES: dict[str, Cause] = {  # a state that a job ends in -> why a result is missing
     "COMPLETED": "lost",
     "FAILED": "error",
     "TIMEOUT": "timeout",
@@ -100,7 +102,7 @@ class Job:
         return self.state in LIVE
 
     @property
-    def cause(self) -> str:
+    def cause(self) -> Cause:
         """Why a result is missing, if one is."""
         killed = self.exit_code.endswith(":9") and self.state in ("FAILED", "CANCELLED")
         if killed and self.asked and self.memory >= FULL * self.asked:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from cluster.console import count
+from cluster.ledger.rows import HoursRow, PackRow
 from cluster.slurm.queries import never_starts
 from cluster.status.facts import HoursUsed, RunningPack, RunningStage, WaitingPacks
 
 LITTLE = 0.02  # of a stage: from so little no time is reckoned
 
 
-def hours_used(submissions: Iterable[dict[str, Any]]) -> HoursUsed | None:
+def hours_used(submissions: Iterable[HoursRow]) -> HoursUsed | None:
     rows = list(submissions)
     if not rows:
         return None
-    planned = [row["seconds"] and row["seconds"] / 3600 * max(row["gpus"] or 1, 1) for row in rows]
-    known = None if None in planned else sum(planned)
+    planned = [row["seconds"] / 3600 * max(row["gpus"] or 1, 1) for row in rows if row["seconds"] is not None]
+    known = sum(planned) if len(planned) == len(rows) else None
     return HoursUsed(
         sum(row["spent"] for row in rows), known, "GPU-hours" if any(row["gpus"] for row in rows) else "hours"
     )
 
 
 def estimate_times(
-    submissions: Mapping[str, dict[str, Any]],
-    open_packs: Mapping[tuple[str, int], dict[str, Any]],
+    submissions: Mapping[str, HoursRow],
+    open_packs: Mapping[tuple[str, int], PackRow],
     packs: Sequence[RunningPack],
     queue: Sequence[WaitingPacks],
     now: float,
@@ -42,19 +42,27 @@ def estimate_times(
     if stuck:
         return None, f"{count(len(stuck.packs), 'pack')} will not start by itself"
     sizes = Counter(token for token, _ in open_packs)
-    if any(not (submissions.get(token) or {}).get("seconds") for token, _ in still):
+    planned = {
+        (token, index): seconds / sizes[token]
+        for token, index in open_packs
+        if token in submissions and (seconds := submissions[token]["seconds"])
+    }
+    if still.keys() - planned.keys():
         return None, "how long it takes was not planned"
-    planned = {key: submissions[key[0]]["seconds"] / sizes[key[0]] for key in open_packs if key[0] in submissions}
-    ended = [key for key, row in open_packs.items() if row["completed"] == row["attempts"]]
-    took = sum(open_packs[key]["ended"] - open_packs[key]["started"] for key in ended)
-    pace = took / sum(planned[key] for key in ended) if ended else 1.0
+    ended = {
+        key: row["ended"] - row["started"]
+        for key, row in open_packs.items()
+        if key in planned and row["completed"] == row["attempts"] and row["ended"] and row["started"]
+    }
+    pace = sum(ended.values()) / sum(planned[key] for key in ended) if ended else 1.0
     working = {(pack.token, pack.task): pack.working for pack in packs}
     lefts, longer = [], 0  # of these, packs that have taken more than their time
     for key, row in still.items():
         if row["started"]:
-            over = now - row["started"] >= pace * planned[key]
+            taken = now - row["started"]
+            over = taken >= pace * planned[key]
             of_stages = max((each.seconds_left or 0.0 for each in working.get(key, ())), default=0.0)
-            left = _beyond(row, working.get(key, ()), now) if over else pace * planned[key] - (now - row["started"])
+            left = _beyond(row, working.get(key, ()), taken) if over else pace * planned[key] - taken
             if left is None:
                 return None, "a pack takes longer than planned, and nothing of it is done"
             lefts.append(max(left, of_stages))
@@ -71,10 +79,10 @@ def estimate_times(
     return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
 
 
-def _beyond(row: Mapping[str, Any], working: Sequence[RunningStage], now: float) -> float | None:
+def _beyond(row: PackRow, working: Sequence[RunningStage], taken: float) -> float | None:
     """Seconds that are left of a pack that has taken all of its time: none but its stages', if all that is open is at
     work and says when it ends; else by the share of its stage runs that is done. None: none of it is."""
     if len(working) == row["open"] and all(each.seconds_left is not None for each in working):
         return 0.0
     done = row["attempts"] - row["open"] + sum(each.fraction for each in working)
-    return float((now - row["started"]) * (row["attempts"] / done - 1)) if done else None
+    return taken * (row["attempts"] / done - 1) if done else None

@@ -11,10 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.console import clean
+from cluster.files.documents import DecisionFile
 from cluster.files.folders import OutputRoot
+from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import LIVE, STATUSES, StageStatus
 from cluster.ledger.checks import FLAGGED, identical_scores
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
@@ -78,13 +81,13 @@ def _of_run(statuses: Iterable[StageStatus]) -> StageStatus:
 
 
 def _packs(
-    attempts: Sequence[dict[str, Any]],
+    attempts: Sequence[AttemptRow],
     names: Mapping[str, str],
-    submissions: Mapping[str, dict[str, Any]],
-    open_packs: Mapping[tuple[str, int], dict[str, Any]],
+    submissions: Mapping[str, HoursRow],
+    open_packs: Mapping[tuple[str, int], PackRow],
     now: float,
 ) -> tuple[RunningPack, ...]:
-    members: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    members: dict[tuple[str, int], list[AttemptRow]] = {}
     for attempt in attempts:
         members.setdefault((attempt["token"], attempt["task"]), []).append(attempt)
     packs = []
@@ -93,7 +96,7 @@ def _packs(
             continue
         working = tuple(_working(attempt, names, now) for attempt in own if attempt["status"] == "running")
         busy = {each.run_id for each in working}
-        pack, slots = open_packs[key], submissions.get(key[0], {}).get("slots") or 1
+        pack, slots = open_packs[key], (submissions[key[0]]["slots"] if key[0] in submissions else None) or 1
         waiting = len({attempt["run_id"] for attempt in own} - busy)
         packs.append(
             RunningPack(
@@ -103,7 +106,7 @@ def _packs(
     return tuple(packs)
 
 
-def _working(attempt: dict[str, Any], names: Mapping[str, str], now: float) -> RunningStage:
+def _working(attempt: AttemptRow, names: Mapping[str, str], now: float) -> RunningStage:
     beat = json.loads(attempt["progress"]) if attempt["progress"] else {}
     fraction, said = beat.get("fraction", 0.0), beat.get("time", now)
     silent, left = max(0.0, now - said), beat.get("seconds_left")
@@ -116,15 +119,13 @@ def _working(attempt: dict[str, Any], names: Mapping[str, str], now: float) -> R
     )  # fmt: skip
 
 
-def _queue(
-    attempts: Sequence[dict[str, Any]], open_packs: Mapping[tuple[str, int], dict[str, Any]]
-) -> tuple[WaitingPacks, ...]:
+def _queue(attempts: Sequence[AttemptRow], open_packs: Mapping[tuple[str, int], PackRow]) -> tuple[WaitingPacks, ...]:
     """By reason, most runs first."""
     reasons: dict[tuple[str, int], str] = {}
     jobs: dict[tuple[str, int], str] = {}
     for attempt in attempts:
         key = (attempt["token"], attempt["task"])
-        if attempt["status"] == "submitted" and not (open_packs.get(key) or {"started": 1})["started"]:
+        if attempt["status"] == "submitted" and key in open_packs and not open_packs[key]["started"]:
             said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
             reasons[key] = reasons.get(key) or said
             jobs[key] = jobs.get(key) or attempt["job"] or ""
@@ -144,15 +145,15 @@ def _queue(
 
 
 def _failures(
-    ledger: Ledger, failed: Sequence[dict[str, Any]], names: Mapping[str, str], options: str, imported: bool
+    ledger: Ledger, failed: Sequence[AttemptRow], names: Mapping[str, str], options: str, imported: bool
 ) -> tuple[Failure, ...]:
     """Largest group first."""
     if not failed:
         return ()
     decisions = ledger.decisions()
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, str], list[AttemptRow]] = {}
     for attempt in failed:
-        decided = _decided(decisions.get((attempt["run_id"], attempt["stage"], attempt["number"])))
+        decided = _decided(decisions.get(key_of(attempt)))
         key = (attempt["stage"], attempt["cause"] or "", _alike(attempt["message"] or ""), decided)
         groups.setdefault(key, []).append(attempt)
     found = []
@@ -171,7 +172,7 @@ def _alike(message: str) -> str:
     return re.sub(r"\b[0-9a-f]{8,}\b|\d[\d.,]*", "#", message)
 
 
-def _rerun(stage: str, group: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]) -> str:
+def _rerun(stage: str, group: Sequence[AttemptRow], failed: Sequence[AttemptRow]) -> str:
     """The command that does these again, and as few others as can be."""
     if len(group) == len(failed):
         return "rerun --failed"
@@ -181,7 +182,7 @@ def _rerun(stage: str, group: Sequence[dict[str, Any]], failed: Sequence[dict[st
     return command
 
 
-def _decided(decision: dict[str, Any] | None) -> str:
+def _decided(decision: DecisionFile | None) -> str:
     if decision is None:
         return ""
     if decision["action"] == "stop":

@@ -18,6 +18,7 @@ from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import RunRow
 from cluster.reconcile.session import LedgerView
 from cluster.slurm.queries import in_words, never_starts
 from cluster.status.facts import TELLING, Failure, Progress, RunningStage, Status
@@ -371,7 +372,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"
 
 
-def _run_table(study: str, runs: Sequence[dict[str, Any]], speeds: Mapping[str, Mapping[str, str]]) -> Table:
+def _run_table(study: str, runs: Sequence[RunRow], speeds: Mapping[str, Mapping[str, str]]) -> Table:
     """`speeds`: title -> run id -> how fast its pretraining was."""
     table = Table(title=study, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
@@ -381,7 +382,7 @@ def _run_table(study: str, runs: Sequence[dict[str, Any]], speeds: Mapping[str, 
     for title in speeds:
         table.add_column(title, justify="right")
     for run in runs:
-        cells = [run["stages"].get(stage, {}).get("status", "") for stage in STAGES]
+        cells = [run["stages"][stage]["status"] if stage in run["stages"] else "" for stage in STAGES]
         styled = [Text(cell, style=COLOURS.get(cell, "")) for cell in cells]
         fast = [speed.get(run["run_id"], "") for speed in speeds.values()]
         table.add_row(Text(run["name"], overflow="fold"), run["run_id"], *styled, *fast)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import BreakerOpen, InputError
 from cluster.files import folders, records, whole_files
+from cluster.files.documents import DecisionFile
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run
+from cluster.files.records import Run, key_of
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing, cost, packing, retry
 from cluster.plan.choosing import PackItem
@@ -176,7 +176,7 @@ class RetryPlan:
 
     due: dict[str, list[str]]  # run id -> stages
     waiting: int  # stage runs whose rule says to wait
-    decided: list[dict[str, Any]]  # decisions made just now
+    decided: list[DecisionFile]  # decisions made just now
 
 
 def decide(
@@ -190,17 +190,21 @@ def decide(
     attempt, and a row."""
     known = ledger.decisions()
     due: dict[str, list[str]] = {}
-    waiting, decided = 0, []
+    decided: list[DecisionFile] = []
+    waiting = 0
     for attempt in ledger.newest_attempts("failed"):
         if only is not None and attempt["run_id"] not in only:
             continue
-        key = (attempt["run_id"], attempt["stage"], attempt["number"])
+        key = key_of(attempt)
         decision = known.get(key)
         if decision is None:
             history = ledger.history(attempt["run_id"], attempt["stage"])
             made = retry.decide(history, site_of(attempt["token"]), now)
-            decision = {"run_id": key[0], "stage": key[1], "number": key[2], "time": now, **asdict(made)}
-            whole_files.write_json(root.run(key[0]).attempt(key[1], key[2]).decision, decision)
+            decision = {
+                "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
+                "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,
+            }  # fmt: skip
+            whole_files.write_json(root.attempt(*key).decision, decision)
             ledger.put_decision(decision)
             decided.append(decision)
         if decision["action"] == "retry" and decision["due"] <= now:

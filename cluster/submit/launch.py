@@ -21,6 +21,7 @@ from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.files import documents, folders, processes, whole_files
 from cluster.files.documents import AnswerFile, CodeVersion, Intent, PackedRun, SourceOfWork, TaskFile
 from cluster.files.folders import OutputRoot
+from cluster.files.records import key_of
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.plan.packing import Array, Pack
@@ -78,7 +79,7 @@ def submit(
             with ledger.transaction():
                 ledger.update_submission(token, state="refused")
                 for attempt in ledger.open_attempts(token):
-                    ledger.put_attempt(attempt["run_id"], attempt["stage"], attempt["number"], status="void")
+                    ledger.put_attempt(*key_of(attempt), status="void")
             raise SubmitError(
                 f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
                 f"{log_dir / token}; see `tiny-transformers doctor`."

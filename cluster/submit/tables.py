@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.files.records import Run
+from cluster.ledger.rows import UsageRow
 from cluster.manifest.loading import Cell
 from cluster.plan import cost
 from cluster.plan.choosing import PackItem
@@ -266,7 +267,7 @@ def together_table(runs: Sequence[Run], numbers: Sequence[int], site: Site, meas
 # -- planned against used ---------------------------------------------------------------------------------------------
 
 
-def usage_table(rows: Sequence[dict[str, Any]]) -> Table:
+def usage_table(rows: Sequence[UsageRow]) -> Table:
     """`Ledger.usage`: each figure as used / planned, of the packs that have ended; and how fast a pretraining was, on
     average: tokens per second, model FLOPs utilisation, the part of the time that data was waited for, precision."""
     table = _table("used / planned, of the packs that have ended")
@@ -285,19 +286,20 @@ def usage_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _speeds(row: dict[str, Any]) -> dict[str, str]:
+def _speeds(row: UsageRow) -> dict[str, str]:
     """What is known of them; attempts of older versions tell their tokens per second only."""
+    values: Mapping[str, Any] = row
     known: dict[str, str] = {}
     for title, (key, how) in SPEEDS.items():
-        if row[key] is not None:
-            known[title] = format(row[key], how) if how else row[key].replace(",", " ")
+        if values[key] is not None:
+            known[title] = format(values[key], how) if how else values[key].replace(",", " ")
     return known
 
 
-def _usage(row: dict[str, Any]) -> list[str]:
+def _usage(row: UsageRow) -> list[str]:
     gpus, ended = row["gpus"] or 1, row["ended"]
     planned = gpus * ended * row["minutes"] / 60 if row["minutes"] else None
-    together = row["busy"] / row["used"] if row["used"] else None
+    together = (row["busy"] or 0.0) / row["used"] if row["used"] else None
     return [
         f"{ended} / {row['packs']}",
         _pair(row["longest"] and row["longest"] / 60, row["minutes"], ".0f"),
@@ -312,7 +314,7 @@ def _pair(used: float | None, planned: float | None, how: str) -> str:
     return f"{shown[0]} / {shown[1]}" if used is not None else f"- / {shown[1]}"
 
 
-def advice(row: dict[str, Any]) -> str:
+def advice(row: UsageRow) -> str:
     """What a submission like this one should have asked for, as factors; a margin as in planning is kept."""
     if not row["longest"] or not row["minutes"]:
         return ""

@@ -13,7 +13,7 @@ import processes
 import pytest
 import synthetic
 
-from cluster import archive
+from cluster.archive import exporting, unpacking
 from cluster.errors import InputError
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
@@ -22,7 +22,7 @@ from cluster.ledger.lock import locked
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
 from cluster.reconcile import reconciling, session
-from cluster.submit import submitting
+from cluster.submit import earlier
 
 NOW = "2026-11-22T12:00:00+00:00"
 TABLES = ("run", "study_run", "study", "submission", "attempt", "score", "metric", "check_result", "data_file",
@@ -52,9 +52,9 @@ def names(path):
 
 
 def test_an_archive_unpacks_to_the_same_ledger_and_so_does_a_rebuild(finished, tmp_path):
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     there = OutputRoot(tmp_path / "there")
-    assert archive.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 0
+    assert unpacking.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 0
     assert rows(there.ledger) == rows(finished.ledger)
     again = Ledger(tmp_path / "again.db")
     assert reconciling.rebuild(again, there) == []
@@ -63,7 +63,7 @@ def test_an_archive_unpacks_to_the_same_ledger_and_so_does_a_rebuild(finished, t
 
 
 def test_sha256sum_finds_every_file_as_it_was(finished, tmp_path):
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     subprocess.run(["tar", "xzf", "a.tar.gz"], cwd=tmp_path, check=True)
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "a", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -75,8 +75,8 @@ def test_sha256sum_finds_every_file_as_it_was(finished, tmp_path):
 
 
 def test_models_come_only_if_they_are_asked_for_and_drafts_never(finished, tmp_path):
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
-    archive.export(finished, tmp_path / "b.tar.gz", NOW, with_models=True)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "b.tar.gz", NOW, with_models=True)
     run = finished.runs()[0].path.relative_to(finished.path)
     light, heavy = names(tmp_path / "a.tar.gz"), names(tmp_path / "b.tar.gz")
     assert heavy - light == {f"runs/{each.path.name}/model/config.json" for each in finished.runs()}
@@ -88,9 +88,9 @@ def test_an_export_that_fails_leaves_nothing(finished, tmp_path):
     (finished.runs()[0].path / "gone.json").symlink_to("nowhere")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"gone.json: was removed while it was read; nothing was written"):
-        archive.export(finished, tmp_path / "a.tar.gz", NOW)
+        exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     with pytest.raises(InputError, match="must end in .tar.gz"):
-        archive.export(finished, tmp_path / "a.zip", NOW)
+        exporting.export(finished, tmp_path / "a.zip", NOW)
     assert sorted(tmp_path.iterdir()) == before
     assert not finished.lock.exists()
 
@@ -127,38 +127,38 @@ def altered(source, target, change):
     ],
 )
 def test_a_changed_archive_is_refused_whole(finished, tmp_path, change, message):
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     altered(tmp_path / "a.tar.gz", tmp_path / "b.tar.gz", change)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(InputError, match=message):
-        archive.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
+        unpacking.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_link_a_cut_archive_and_what_is_no_archive_are_refused(finished, tmp_path):
     there = OutputRoot(tmp_path / "there")
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     whole = (tmp_path / "a.tar.gz").read_bytes()
     for text in (whole[: len(whole) // 2], whole[:-500], b"no archive", b""):
         (tmp_path / "b.tar.gz").write_bytes(text)
         with pytest.raises(InputError, match=r"b.tar.gz: (is damaged or no archive|has no SHA256SUMS|is no archive)"):
-            archive.unpack(tmp_path / "b.tar.gz", there.path, NOW)
+            unpacking.unpack(tmp_path / "b.tar.gz", there.path, NOW)
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
         add(tar, "b/archive.json", ABOUT)
         link = tarfile.TarInfo("b/ledger.db")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     with pytest.raises(InputError, match="is no file of such an archive"):
-        archive.unpack(tmp_path / "b.tar.gz", there.path, NOW)
+        unpacking.unpack(tmp_path / "b.tar.gz", there.path, NOW)
     assert not there.path.exists()
 
 
 def test_an_archive_is_unpacked_only_where_nothing_is(finished, tmp_path):
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     (tmp_path / "empty").mkdir()
-    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "empty", NOW)
+    unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "empty", NOW)
     with pytest.raises(InputError, match="is not empty. Name a folder that is empty or not there"):
-        archive.unpack(tmp_path / "a.tar.gz", finished.path, NOW)
+        unpacking.unpack(tmp_path / "a.tar.gz", finished.path, NOW)
 
 
 def command(tmp_path, *words):
@@ -192,15 +192,15 @@ def test_what_was_under_way_is_to_be_done_where_it_is_unpacked_and_says_so_if_th
     at = {chosen[0].id: "blimp", chosen[1].id: "pretrain"}
     root = synthetic.make(tmp_path / "output", chosen, unfinished=lambda run: at[run.id])
     there = OutputRoot(tmp_path / "there")
-    archive.export(root, tmp_path / "a.tar.gz", NOW)
-    assert archive.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 2 + 4  # blimp and superglue; all
+    exporting.export(root, tmp_path / "a.tar.gz", NOW)
+    assert unpacking.unpack(tmp_path / "a.tar.gz", there.path, NOW).under_way == 2 + 4  # blimp and superglue; all
     ledger = Ledger(there.ledger)
     assert ledger.open_submissions() == []
     stages = {run["run_id"]: [view["status"] for view in run["stages"].values()] for run in ledger.overview()}
     ledger.close()
     assert stages[chosen[0].id] == ["completed", "completed", "eligible", "eligible"]
     assert stages[chosen[1].id] == ["eligible", "waiting", "waiting", "waiting"]
-    assert archive.without_model(there, chosen[0].id)
+    assert unpacking.without_model(there, chosen[0].id)
     said = command(tmp_path, "submit", str(synthetic.EXPERIMENTS), "--study", "heads", "--site", "local", "--dry-run",
                    "--set", builtin, "--output-root", "there")[1]  # fmt: skip
     assert "1 run left alone: trained elsewhere" in said
@@ -246,9 +246,9 @@ def test_a_run_on_another_disk_is_exported_and_one_without_files_is_named(finish
     run = finished.runs()[0].path
     run.rename(tmp_path / "disk")
     with pytest.raises(InputError, match=f"{run.name}/run.json: is not there"):
-        archive.export(finished, tmp_path / "a.tar.gz", NOW)
+        exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     run.symlink_to(tmp_path / "disk")
-    archive.export(finished, tmp_path / "a.tar.gz", NOW)
+    exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     assert f"runs/{run.name}/curve.jsonl" in names(tmp_path / "a.tar.gz")
 
 
@@ -262,14 +262,14 @@ def test_a_folder_that_cannot_be_read_is_an_error(finished, tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError, match="scores"):
-        archive.export(finished, tmp_path / "a.tar.gz", NOW)
+        exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     assert not (tmp_path / "a.tar.gz").exists()
 
 
 def test_an_archive_says_how_many_models_it_has(finished, tmp_path):
     lacking = finished.runs()[0].path
     shutil.rmtree(lacking / "model")
-    made = archive.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
+    made = exporting.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
     assert made.models == f"with the models of 2 of 3 trained (1 had none: {lacking.name})"
     subprocess.run(["tar", "xzf", "a.tar.gz"], cwd=tmp_path, check=True)
     assert made.models in (tmp_path / "a/README.md").read_text()
@@ -283,7 +283,7 @@ def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(
     log = next(run.glob("stages/pretrain/1/log.txt"))
     before, meanwhile = log.read_bytes(), []
 
-    class Writer(archive._Writer):
+    class Writer(exporting._Writer):
         def __init__(self, *words):
             super().__init__(*words)
             with locked(finished.lock, wait=0):  # free: nobody waits for the compression
@@ -292,11 +292,11 @@ def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(
             shutil.rmtree(run / "checkpoints/step-1")
             (run / "run.json").write_text((run / "run.json").read_text() + "\n" * 100)
 
-    monkeypatch.setattr(archive, "_Writer", Writer)
-    made = archive.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
+    monkeypatch.setattr(exporting, "_Writer", Writer)
+    made = exporting.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
     assert meanwhile
     assert made.gone == (f"runs/{run.name}/checkpoints/step-1",)
-    assert archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW).under_way == 0
+    assert unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW).under_way == 0
     there = tmp_path / "there/runs" / run.name
     assert (there / "stages/pretrain/1/log.txt").read_bytes() == before
     assert (there / "run.json").read_bytes() == (run / "run.json").read_bytes()
@@ -306,8 +306,8 @@ def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(
 def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):
     planned = synthetic.planned(("heads",), limit=2)
     root = synthetic.make(tmp_path / "output", planned, unfinished=lambda run: "pretrain")  # noqa: ARG005
-    archive.export(root, tmp_path / "a.tar.gz", NOW)
-    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
+    exporting.export(root, tmp_path / "a.tar.gz", NOW)
+    unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
     there = ("--output-root", "there")
     submissions = sorted((tmp_path / "there/submissions").iterdir())
     for words in (("tick",), ("rerun", "--stage", "pretrain", "--yes")):
@@ -324,16 +324,16 @@ def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):
 def test_what_came_with_an_archive_goes_where_this_ones_submissions_go(tmp_path, manifest_file, fake_science):  # noqa: ARG001
     root = OutputRoot(tmp_path / "output")
     submitted(tmp_path, manifest_file.name, "--study", "first")
-    archive.export(root, tmp_path / "a.tar.gz", NOW)
-    archive.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
+    exporting.export(root, tmp_path / "a.tar.gz", NOW)
+    unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
     there = OutputRoot(tmp_path / "there")
     with closing(Ledger(there.ledger)) as ledger:
         assert session.only_imported(ledger, there)
-        assert submitting.last_submission(ledger, there) is None
+        assert earlier.last_submission(ledger, there) is None
     submitted(tmp_path, manifest_file.name, "--study", "second", "--output-root", "there")
     with closing(Ledger(there.ledger)) as ledger:
         assert not session.only_imported(ledger, there)
-        before = submitting._EarlierSubmissions(ledger, there, None)
+        before = earlier.EarlierSubmissions(ledger, there, None)
         (token, *_) = there.came_along()
         theirs = there.submission(token).submission
         whole_files.write_json(theirs, whole_files.read_json(theirs) | {"data_root": "/theirs"})
@@ -354,11 +354,11 @@ def test_names_and_sums_that_cannot_be_are_refused(tmp_path, members):
         for name, data in [("b/archive.json", ABOUT), *members]:
             add(tar, name, data)
     with pytest.raises(InputError, match="Nothing was unpacked"):
-        archive.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
+        unpacking.unpack(tmp_path / "b.tar.gz", tmp_path / "there", NOW)
     assert [path.name for path in tmp_path.iterdir()] == ["b.tar.gz"]
 
 
 def test_no_archive_is_written_into_what_it_exports(finished):
     for part in ("runs", "submissions", "studies/deeper"):
         with pytest.raises(InputError, match="is in a folder that is exported"):
-            archive.export(finished, finished.path / part / "a.tar.gz", NOW)
+            exporting.export(finished, finished.path / part / "a.tar.gz", NOW)

@@ -26,10 +26,10 @@ from slurm.faults import (
     wait_for,
 )
 
-from cluster.reconcile import reconciling
+from cluster.reconcile import intents
 
 pytestmark = pytest.mark.slurm
-UNTIL_LATER = {reconciling.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
+UNTIL_LATER = {intents.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
 ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
 
 

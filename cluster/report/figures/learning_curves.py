@@ -72,7 +72,7 @@ def learning_curves(study: Study, root: OutputRoot) -> Iterator[Sheet]:
 
 def _is_pretrained(run: Result) -> bool:
     """Else its curve ends early, or where it broke, and would bend the mean of its seeds."""
-    return run.stages.get("pretrain", {}).get("status") == "completed"
+    return run.status("pretrain") == "completed"
 
 
 def runs_of(family: Family) -> list[Result]:

@@ -1,48 +1,36 @@
-"""An OUTPUT_ROOT as one file to keep or to hand on, and back: ledger, result files, manifests, environments.
+"""An OUTPUT_ROOT as one file to keep or to hand on: ledger, result files, manifests, environments.
 
 An archive is written whole or not at all, as a stream. Under the ledger's lock the ledger is copied and the files are
 listed; they are read after it, since compressing takes minutes. What grows is cut where it was then; other files are
-replaced whole. It is unpacked only where nothing is, and only if every file has its SHA-256."""
+replaced whole."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
-import shlex
-import shutil
 import sqlite3
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel
-
+from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.console import count
 from cluster.errors import InputError
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
-from cluster.reconcile import reconciling
 from tiny_transformers.common.files import whole_file
 
-ABOUT, SUMS, LEDGER = "archive.json", "SHA256SUMS", "ledger.db"
-ENVIRONMENTS, MANIFESTS = "environments.json", "manifests"
-PARTS = ("runs", "submissions", "studies", "notifications")  # of an OUTPUT_ROOT
-FILES = (ABOUT, "README.md", LEDGER, ENVIRONMENTS, SUMS)
 HEAVY = ("model", "checkpoints")  # of a run
 GROWING = (".txt", ".jsonl")  # all other files are replaced whole
-NO_FILE_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-CHUNK = 1 << 20  # bytes
 README = """\
 # {name}
 
@@ -64,22 +52,6 @@ runs/               a folder a run: settings, claims, results, logs, curves, sco
 submissions/        what was submitted, where and how
 studies/            questions and baselines
 """
-
-
-class ArchiveInfo(BaseModel):
-    """archive.json."""
-
-    created: str
-    smoke: bool
-    manifests: dict[str, list[str]]  # file -> the options that it was submitted with
-
-    def commands(self, folder: str) -> list[str]:
-        """What does what is missing, once the archive is unpacked to `folder`."""
-        place, smoke = (f"{folder}/smoke", ["--smoke"]) if self.smoke else (folder, [])
-        return [
-            shlex.join(["submit", f"{place}/{MANIFESTS}/{file}", *smoke, *options, "--output-root", folder])
-            for file, options in self.manifests.items()
-        ]
 
 
 @dataclass(frozen=True)
@@ -192,24 +164,9 @@ class _Writer:
     def _add(self, name: str, file: IO[bytes], size: int, time: float) -> None:
         info = tarfile.TarInfo(f"{self._folder}/{name}")
         info.size, info.mtime = size, int(time)
-        hashed = _Hashed(file)
+        hashed = Hashed(file)
         self._tar.addfile(info, hashed)  # type: ignore[arg-type]
         self._sums.append(f"{hashed.digest()}  {name}\n")
-
-
-class _Hashed:
-    """A file that is hashed as it is read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._hash.update(data)
-        return data
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def _back_up(path: Path, copy: Path) -> None:
@@ -268,138 +225,12 @@ def _check_complete(root: OutputRoot, ledger: Ledger, found: Iterable[_Found]) -
 
 def _say_models(ledger: Ledger, found: Iterable[_Found]) -> str:
     there = {file.name.split("/")[1] for file in found if file.name.split("/")[2:3] == ["model"]}
-    stages = {run["run_id"]: run["stages"] for run in ledger.overview()}
-    trained = {run for run, each in stages.items() if each.get("pretrain", {}).get("status") == "completed"}
+    pretrained = {run["run_id"]: run["stages"].get("pretrain") for run in ledger.overview()}
+    trained = {run for run, stage in pretrained.items() if stage and stage["status"] == "completed"}
     lacking = sorted(trained - there)
     return f"with the models of {len(trained & there)} of {len(trained)} trained" + (
         f" ({len(lacking)} had none: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
     )
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    root: OutputRoot
-    under_way: int  # attempts that were, when it was written: their stage runs are to be done here
-    commands: list[str]  # that do what is missing
-
-
-def unpack(path: Path, folder: Path, now: str) -> Unpacked:
-    """Make the OUTPUT_ROOT `folder`, or `folder`/smoke, of an archive, whole or not at all. Raises InputError."""
-    try:
-        about = _about(path)
-        root = OutputRoot(folder / "smoke" if about.smoke else folder)
-        if root.path.exists() and (not root.path.is_dir() or any(root.path.iterdir())):
-            raise InputError(f"--output-root {root.path}: is not empty. Name a folder that is empty or not there.")
-        return Unpacked(root, _unpack(path, root, now), about.commands(str(folder)))
-    except (tarfile.TarError, EOFError, zlib.error, sqlite3.DatabaseError, ValueError) as error:
-        raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
-
-
-def _about(path: Path) -> ArchiveInfo:
-    """The first file."""
-    with tarfile.open(path, "r|gz") as tar:
-        first = tar.next()
-        if first is None or not first.isreg() or PurePosixPath(first.name).name != ABOUT:
-            raise InputError(f"{path}: is no archive of `tiny-transformers report --export`. Nothing was unpacked.")
-        source = tar.extractfile(first)
-        assert source
-        return ArchiveInfo.model_validate_json(source.read())
-
-
-def _unpack(path: Path, root: OutputRoot, now: str) -> int:
-    root.path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=root.path.parent, prefix=f".{root.path.name}."))
-    try:
-        with tarfile.open(path, "r|gz") as tar:
-            _check_sums(path, draft, _extract(path, tar, draft))
-        if not (draft / LEDGER).is_file():
-            raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
-        under_way = _settle(OutputRoot(draft))
-        about = {"archive": path.name, "time": now, "tokens": sorted(OutputRoot(draft).tokens())}
-        whole_files.write_json(OutputRoot(draft).imported, about)
-        draft.chmod(0o755)
-        os.sync()
-        os.rename(draft, root.path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return under_way
-
-
-def _extract(path: Path, tar: tarfile.TarFile, folder: Path) -> dict[str, str]:
-    """Name -> SHA-256 of every file. Raises InputError for whatever is not a plain file of the kinds that `export`
-    writes: nothing comes in that would be run, as notify.json would."""
-    sums: dict[str, str] = {}
-    tops: set[str] = set()
-    for member in tar:
-        parts = PurePosixPath(member.name).parts
-        name = "/".join(parts[1:])
-        tops |= set(parts[:1])
-        plain = member.isreg() and not member.name.startswith("/") and ".." not in parts
-        known = name in FILES or (len(parts) > 2 and parts[1] in (*PARTS, MANIFESTS))
-        if not (plain and known) or name in sums or len(tops) > 1:
-            raise InputError(f"{path}: {member.name!r} is no file of such an archive. Nothing was unpacked.")
-        target = folder / name
-        source = tar.extractfile(member)
-        assert source
-        hashed = _Hashed(source)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "xb") as file:
-                while data := hashed.read(CHUNK):
-                    file.write(data)
-        except OSError as error:
-            if error.errno not in NO_FILE_NAME:
-                raise
-            raise InputError(
-                f"{path}: {member.name[:200]!r} cannot be a file here ({error.strerror}). Nothing was unpacked."
-            ) from None
-        os.utime(target, (member.mtime, member.mtime))
-        sums[name] = hashed.digest()
-    return sums
-
-
-def _check_sums(path: Path, folder: Path, found: dict[str, str]) -> None:
-    if SUMS not in found:
-        raise InputError(
-            f"{path}: has no {SUMS}: it is cut short, or no archive of `tiny-transformers report --export`."
-        )
-    del found[SUMS]
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    told = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    wrong = sorted(name for name in told.keys() | found.keys() if told.get(name) != found.get(name))
-    if wrong:
-        raise InputError(f"{path}: {wrong[0]} is not what {SUMS} says. Nothing was unpacked.")
-
-
-def _settle(root: OutputRoot) -> int:
-    """What was under way goes on elsewhere, if it does: here it does not count, and is to be done."""
-    with closing(Ledger(root.ledger)) as ledger:
-        opened = ledger.open_submissions()
-        as_of = ledger.recall("as_of")
-        under_way = 0
-        for row in opened:
-            attempts = ledger.open_attempts(row["token"])
-            for attempt in attempts:
-                directory = root.run(attempt["run_id"]).attempt(attempt["stage"], attempt["number"])
-                if not directory.result.exists():
-                    message = "was under way when the archive was made"
-                    whole_files.write_json(directory.verdict, {"status": "void", "message": message})
-                    under_way += 1
-            if row["state"] == "intended":
-                answer = {"state": "submitted" if row["job_id"] else "void", "job_id": row["job_id"]}
-                whole_files.write_json(root.submission(row["token"]).answer, answer)
-    if opened:
-        root.ledger.unlink()
-        with closing(Ledger(root.ledger)) as ledger:
-            reconciling.rebuild(ledger, root)
-            with ledger.transaction():
-                ledger.remember("as_of", as_of or "never")
-    return under_way
-
-
-def without_model(root: OutputRoot, run_id: str) -> bool:
-    """Whether a run came from an archive that had no models."""
-    return root.imported.exists() and not (root.run(run_id).path / "model").is_dir()
 
 
 def _whole(path: Path) -> Any | None:

@@ -1,0 +1,132 @@
+"""The submissions and their attempts: what was intended, what has become of it, what was decided on failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Unpack, get_args
+
+from cluster.files.documents import DecisionFile
+from cluster.files.records import AskedAttempt, AttemptRow, AttemptValues, key_of
+from cluster.files.statuses import LIVE, OPEN, Ended
+from cluster.ledger.rows import Answered, FailureRow, SubmissionRow
+from cluster.ledger.schema import SPENT
+from cluster.ledger.store import Store, listed
+
+_BLANK_ATTEMPT = dict.fromkeys(AttemptValues.__annotations__)
+
+
+class Attempts(Store):
+    """What was submitted."""
+
+    def record_submission(self, row: SubmissionRow, attempts: Iterable[AttemptRow]) -> None:
+        with self.transaction():
+            self._insert("submission", row, "OR IGNORE")
+            for attempt in attempts:
+                values = _BLANK_ATTEMPT | {"token": row["token"], "status": "submitted"} | attempt
+                self._insert("attempt", values, "OR IGNORE")
+                self._touched.add(attempt["run_id"])
+
+    def update_submission(self, token: str, **values: Unpack[Answered]) -> None:
+        self.db.table("submission").update(token, values)
+        if values.get("state") == "done":
+            self.sum_hours(token)
+
+    def sum_hours(self, token: str) -> None:
+        """Of a submission that is done: anew, since an attempt of it has changed."""
+        self._execute(f"UPDATE submission SET spent = ({SPENT}) WHERE token = ? AND state = 'done'", [token])
+
+    def submissions(self) -> list[SubmissionRow]:
+        return list(self.db.query("SELECT * FROM submission ORDER BY created"))
+
+    def open_submissions(self) -> list[SubmissionRow]:
+        """Those of which something may still happen."""
+        return list(self.db.query(f"SELECT * FROM submission WHERE state IN {listed(OPEN)} ORDER BY created"))
+
+    def tokens(self) -> set[str]:
+        return {row["token"] for row in self.db.query("SELECT token FROM submission")}
+
+    def last_tokens(self, run_ids: Iterable[str]) -> dict[str, str]:
+        """Run id -> the submission that it was last in, whatever came of that."""
+        wanted = json.dumps(sorted(set(run_ids)))
+        rows = self.db.query(
+            "SELECT run_id, token, max(created) FROM attempt JOIN submission USING (token) "
+            "WHERE run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id",
+            [wanted],
+        )
+        return {row["run_id"]: row["token"] for row in rows}
+
+    def attempt(self, run_id: str, stage: str, number: int) -> AttemptRow | None:
+        rows = self.db.query(
+            "SELECT * FROM attempt WHERE run_id = ? AND stage = ? AND number = ?", [run_id, stage, number]
+        )
+        return next(iter(rows), None)
+
+    def put_attempt(self, run_id: str, stage: str, number: int, **values: Unpack[AttemptValues]) -> None:
+        key = {"run_id": run_id, "stage": stage, "number": number}
+        known = self.attempt(run_id, stage, number)
+        if known and known | values == known:
+            return
+        with self.transaction():
+            if known is None:
+                self._insert("attempt", _BLANK_ATTEMPT | key | values)
+            else:
+                names = ", ".join(f"{name} = ?" for name in values)
+                where = "run_id = ? AND stage = ? AND number = ?"
+                self._execute(f"UPDATE attempt SET {names} WHERE {where}", [*values.values(), *key.values()])
+            self._touched.add(run_id)
+
+    def attempts_in(self, token: str) -> list[AttemptRow]:
+        """Of a submission, in the order of their pack, run and stage."""
+        return list(self.db.query("SELECT * FROM attempt WHERE token = ? ORDER BY task, rowid", [token]))
+
+    def open_attempts(self, token: str) -> list[AttemptRow]:
+        """Those of a submission that are submitted or running."""
+        return [attempt for attempt in self.attempts_in(token) if attempt["status"] in LIVE]
+
+    def history(self, run_id: str, stage: str) -> list[AskedAttempt]:
+        """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
+        return list(
+            self.db.query(
+                "SELECT attempt.*, asked_by, minutes FROM attempt JOIN submission USING (token) "
+                "WHERE run_id = ? AND stage = ? AND status != 'void' ORDER BY number",
+                [run_id, stage],
+            )
+        )
+
+    def latest_ends(self, count: int) -> list[AttemptRow]:
+        """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""
+        return list(
+            self.db.query(
+                "SELECT attempt.* FROM attempt JOIN submission USING (token) "
+                f"WHERE status IN {listed(get_args(Ended))} AND ended IS NOT NULL AND submission.created >= "
+                "(SELECT coalesce(max(created), '') FROM submission WHERE asked_by = 'rerun' AND state != 'refused') "
+                "ORDER BY ended DESC LIMIT ?",
+                [count],
+            )
+        )
+
+    def put_environment(self, key: str, value: str) -> None:
+        self._execute("INSERT OR IGNORE INTO environment (key, value) VALUES (?, ?)", [key, value])
+
+    def environments(self) -> dict[str, Any]:
+        """Key, as attempts name it -> libraries, drivers, hardware."""
+        rows = self.db.query("SELECT key, value FROM environment ORDER BY key")
+        return {row["key"]: json.loads(row["value"]) for row in rows}
+
+    def put_decision(self, row: DecisionFile) -> None:
+        self._insert("decision", row, "OR REPLACE")
+
+    def decisions(self) -> dict[tuple[str, str, int], DecisionFile]:
+        """(run id, stage, number of the failed attempt) -> what was decided on it."""
+        return {key_of(row): row for row in self.db.query("SELECT * FROM decision")}
+
+    def failures_by_study(self) -> list[FailureRow]:
+        """Of every study the stage runs whose newest attempt failed, the first to fail first: study, name, stage,
+        cause, message, decided."""
+        return list(
+            self.db.query(
+                "SELECT study, name, stage, cause, message, decided FROM failures JOIN study_run USING (run_id) "
+                "ORDER BY ended"
+            )
+        )

@@ -1,0 +1,145 @@
+"""What the attempts have found: scores, checks, metrics, data and code. What a report asks is answered by the newest
+attempt of a stage run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from cluster.files import documents
+from cluster.files.documents import OutcomeRecord
+from cluster.files.records import SitedAttempt
+from cluster.ledger.rows import CheckRow, DataFileRow, MetricRow, ScoreRow
+from cluster.ledger.schema import digest_of_scores
+from cluster.ledger.store import Store
+
+T = TypeVar("T")
+_OUTCOMES: dict[type, str] = {
+    ScoreRow: "score", CheckRow: "check_result", MetricRow: "metric", DataFileRow: "data_file"
+}  # fmt: skip
+
+
+class Results(Store):
+    """What was found."""
+
+    def put_outcome(self, run_id: str, stage: str, number: int, outcome: OutcomeRecord) -> None:
+        """The scores, checks, metrics and data of a result file."""
+        key = {"run_id": run_id, "stage": stage, "number": number}
+        tables: dict[str, list[dict[str, Any]]] = {
+            "score": [_known(score, documents.ScoreRow) for score in outcome.get("scores", [])],
+            "check_result": [
+                _known(check, documents.CheckRow) | {"value": str(check["value"])}
+                for check in outcome.get("checks", [])
+            ],
+            "metric": [{"name": name, "value": str(value)} for name, value in outcome.get("metrics", {}).items()],
+            "data_file": [{"file": file, "sha256": digest} for file, digest in outcome.get("data", {}).items()],
+        }
+        for table, rows in tables.items():
+            self.db.table(table).insert_all((key | row for row in rows), replace=True)
+        digest = digest_of_scores(stage, tables["score"])
+        self._execute(
+            "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)", [digest, run_id, stage, number]
+        )
+        if digest:
+            self._execute(
+                "INSERT OR IGNORE INTO identical SELECT scores FROM attempt WHERE scores = ? AND run_id != ?",
+                [digest, run_id],
+            )
+
+    def scores(self) -> list[ScoreRow]:
+        """Of the newest attempt of every completed stage run: run_id, stage, number, task, metric, value, n."""
+        return list(
+            self.db.query(
+                "SELECT score.* FROM score JOIN newest_attempt USING (run_id, stage, number) "
+                "WHERE newest_attempt.status = 'completed' ORDER BY score.rowid"
+            )
+        )
+
+    def metrics(self, *names: str) -> list[MetricRow]:
+        """Of the newest attempt of every completed stage run: run_id, stage, number, name, value; all, or these."""
+        chosen = f"AND name IN ({', '.join('?' * len(names))}) " if names else ""
+        return list(
+            self.db.query(
+                "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
+                f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY metric.rowid",
+                names,
+            )
+        )
+
+    def outcomes_of(self, kind: type[T], run_ids: Iterable[str]) -> list[T]:
+        """What the newest attempt of every stage run of these runs has told, whatever became of it: scores, checks,
+        metrics or data files."""
+        table = _OUTCOMES[kind]
+        return list(
+            self.db.query(
+                f"SELECT {table}.* FROM {table} JOIN newest_attempt USING (run_id, stage, number) "
+                f"WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY {table}.rowid",
+                [json.dumps(sorted(set(run_ids)))],
+            )
+        )
+
+    def attempts_of(self, run_ids: Iterable[str]) -> list[SitedAttempt]:
+        """Every attempt of these runs, a stage's oldest first, each with its submission's site; void ones are left
+        out."""
+        return list(
+            self.db.query(
+                "SELECT attempt.*, site FROM attempt LEFT JOIN submission USING (token) "
+                "WHERE run_id IN (SELECT value FROM json_each(?)) AND status != 'void' ORDER BY number",
+                [json.dumps(sorted(set(run_ids)))],
+            )
+        )
+
+    def failed_checks(self) -> list[CheckRow]:
+        """Of the newest attempt of every stage run."""
+        return list(
+            self.db.query(
+                "SELECT * FROM check_result WHERE NOT passed AND number = (SELECT max(number) FROM attempt WHERE "
+                "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY +rowid"
+            )
+        )
+
+    def identical_scores(self) -> list[tuple[str, list[str]]]:
+        """Groups of runs whose scores at a stage are the same to the last digit, with the stage: one model trained
+        twice under two names, or scores that do not depend on the model. Runs that differ in their evaluation only
+        may have them."""
+        rows = self.db.query(
+            "SELECT scores, stage, run_id, config FROM identical CROSS JOIN attempt USING (scores) "
+            "JOIN run ON id = run_id WHERE status = 'completed' ORDER BY attempt.rowid"
+        )
+        groups: dict[tuple[str, str], dict[str, str]] = {}  # (digest, stage) -> run id -> how it was trained
+        for row in rows:
+            trained = json.dumps({**json.loads(row["config"]), "evaluation": None}, sort_keys=True)
+            groups.setdefault((row["scores"], row["stage"]), {})[row["run_id"]] = trained
+        return [(stage, list(runs)) for (_, stage), runs in groups.items() if len(set(runs.values())) > 1]
+
+    def code_versions(self) -> dict[str, int]:
+        """Digest of the science's source -> stage runs whose newest attempt was completed with it; empty if all are of
+        one."""
+        # From one version to the next along the index: counting is for the few ledgers that have several.
+        versions = self.db.query(
+            "WITH RECURSIVE version(code) AS (SELECT min(code) FROM attempt UNION ALL "
+            "SELECT (SELECT min(code) FROM attempt WHERE attempt.code > version.code) FROM version "
+            "WHERE version.code IS NOT NULL) SELECT code FROM version WHERE code IS NOT NULL"
+        )
+        if len(list(versions)) < 2:
+            return {}
+        rows = self.db.query(
+            "SELECT code, count(*) AS runs FROM newest_attempt WHERE code IS NOT NULL AND status = 'completed' "
+            "GROUP BY code"
+        )
+        counted = {row["code"]: row["runs"] for row in rows}
+        return counted if len(counted) > 1 else {}
+
+    def changed_data(self) -> dict[str, int]:
+        """Data files of which completed stage runs read different versions -> how many versions."""
+        rows = self.db.query(
+            "SELECT file, count(DISTINCT sha256) AS versions FROM data_file JOIN newest_attempt "
+            "USING (run_id, stage, number) WHERE status = 'completed' GROUP BY file HAVING versions > 1"
+        )
+        return {row["file"]: row["versions"] for row in rows}
+
+
+def _known(row: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """The fields that have a column: a file of a later version may have others."""
+    return {name: row[name] for name in kind.__required_keys__ if name in row}

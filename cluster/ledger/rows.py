@@ -1,0 +1,170 @@
+"""What a row of the ledger is, by its columns: of each table, and of each question that is asked of several.
+
+They are dictionaries, as SQLite gives them. Those of attempts are in `files.records`, since a plan, which comes before
+the ledger, judges by them; a decision is its file (`files.documents`)."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from cluster.files import documents
+from cluster.files.causes import Cause
+from cluster.files.records import AttemptKey
+from cluster.files.statuses import StageStatus, State
+
+
+class Answered(TypedDict, total=False):
+    """What becomes of a submission."""
+
+    state: State
+    job_id: str | None
+    spent: float | None  # GPU-hours, once it is done; hours where it has no GPU
+
+
+class SubmissionRow(Answered):
+    """An array of packs, as it was handed to the scheduler."""
+
+    token: str
+    created: str
+    scheduler: str
+    site: str
+    data_root: str | None
+    asked_by: str
+    slots: int | None  # what was planned; None: an older version did not say
+    gpus: int | None
+    cpus: int | None
+    memory_per_cpu: int | None  # MB
+    minutes: int | None
+    memory: int | None  # MB, of the largest run
+    seconds: float | None  # of all packs
+
+
+class UsageRow(SubmissionRow):
+    """What a submission was planned to take, and what its packs that have ended took."""
+
+    packs: int
+    studies: str | None  # separated by commas
+    peak: float | None  # MB
+    tokens_per_second: float | None
+    mfu: float | None
+    data_wait: float | None
+    precisions: str | None
+    ended: int  # packs
+    longest: float | None  # seconds of a pack
+    used: float | None  # seconds of all of them
+    busy: float | None  # seconds of their runs
+
+
+class HoursRow(TypedDict):
+    """How long a submission was planned to take, and what it has taken so far."""
+
+    token: str
+    state: State
+    scheduler: str
+    gpus: int | None
+    slots: int | None
+    seconds: float | None  # planned, of all its packs
+    spent: float  # GPU-hours; hours where it has no GPU
+
+
+class PackRow(TypedDict):
+    """A pack of a submission of which something may still happen."""
+
+    token: str
+    task: int
+    runs: int
+    open: int  # attempts
+    running: int
+    completed: int
+    attempts: int
+    started: float | None  # the first
+    ended: float | None  # the last that did
+    job: str | None
+    host: str | None
+
+
+class ScoreRow(AttemptKey, documents.ScoreRow):
+    """A figure of an attempt."""
+
+
+class CheckRow(AttemptKey):
+    """Whether a check of an attempt held."""
+
+    name: str
+    passed: int  # 1 or 0
+    blocking: int
+    value: str
+
+
+class MetricRow(AttemptKey):
+    """Whatever else an attempt measured."""
+
+    name: str
+    value: str
+
+
+class DataFileRow(AttemptKey):
+    """A file that an attempt read."""
+
+    file: str
+    sha256: str
+
+
+class HoursOfStage(TypedDict):
+    """What a stage run took, over all of its attempts that have ended."""
+
+    run_id: str
+    stage: str
+    attempts: int
+    seconds: float
+    gpu_hours: float
+
+
+class StageRow(TypedDict):
+    """How far a stage run is."""
+
+    status: StageStatus
+    cause: Cause | None
+    attempts: int
+    job: str | None
+
+
+class RunRow(TypedDict):
+    """A run, without its settings, and how far it is."""
+
+    run_id: str
+    name: str
+    parameters: int
+    studies: list[str]
+    stages: dict[str, StageRow]
+
+
+class FailureRow(TypedDict):
+    """A stage run whose newest attempt failed, once for each study of its run."""
+
+    study: str
+    name: str
+    stage: str
+    cause: Cause | None
+    message: str | None
+    decided: str | None
+
+
+class MeasurementRow(TypedDict):
+    """What is known of the speed and the memory of a completed attempt."""
+
+    run_id: str
+    stage: str
+    config: str  # JSON
+    token: str
+    task: int
+    started: float | None
+    ended: float | None
+    seconds: float | None
+    slots: int | None  # of its submission
+    runs: int  # of its pack
+    tokens_per_second: float | None
+    trained: float | None  # seconds of training
+    peak_memory_mb: float | None
+    micro_batch_tokens: int | None
+    device: str | None

@@ -1,0 +1,117 @@
+"""The runs that were planned, with their names, and the studies that ask for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from cluster.files.documents import Grid, StudyFile
+from cluster.files.records import Run
+from cluster.ledger.store import Store
+from tiny_transformers.settings.config import RunConfig
+
+
+class Runs(Store):
+    """What was planned."""
+
+    def record_runs(self, runs: Iterable[Run], created: str) -> None:
+        """Add what is new; a known run keeps its row and gains stages and studies."""
+        with self.transaction():
+            self._record_runs(runs, created)
+
+    def _record_runs(self, runs: Iterable[Run], created: str) -> None:
+        for run in runs:
+            known = next(iter(self.db.query("SELECT stages FROM run WHERE id = ?", [run.id])), None)
+            stages = run.stages
+            if known:
+                stages = tuple(dict.fromkeys((*json.loads(known["stages"]), *stages)))
+                self._execute("UPDATE run SET stages = ? WHERE id = ?", [json.dumps(stages), run.id])
+            else:
+                self._insert("run", {"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
+                                     "config": run.config.model_dump_json(), "stages": json.dumps(stages)})  # fmt: skip
+            for study in run.studies:
+                self._execute("INSERT OR IGNORE INTO study_run (study, run_id) VALUES (?, ?)", [study, run.id])
+            self._touched.add(run.id)
+
+    def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """run id -> its studies and stages, without its settings."""
+        studies = self._studies()
+        parsed: dict[str, tuple[str, ...]] = {}
+        known = {}
+        for run_id, stages in self.db.execute("SELECT id, stages FROM run ORDER BY rowid"):
+            if stages not in parsed:
+                parsed[stages] = tuple(json.loads(stages))
+            known[run_id] = tuple(studies.get(run_id, ())), parsed[stages]
+        return known
+
+    def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
+        """In the order in which they were recorded."""
+        studies = self._studies()
+        chosen = None if ids is None else set(ids)
+        return [
+            Run(row["id"], row["name"], RunConfig.model_validate_json(row["config"]),
+                tuple(json.loads(row["stages"])), tuple(studies.get(row["id"], ())))
+            for row in self.db.query("SELECT * FROM run ORDER BY rowid")
+            if chosen is None or row["id"] in chosen
+        ]  # fmt: skip
+
+    def _studies(self) -> dict[str, list[str]]:
+        studies: dict[str, list[str]] = {}
+        for study, run_id in self.db.execute("SELECT study, run_id FROM study_run ORDER BY rowid"):
+            studies.setdefault(run_id, []).append(study)
+        return studies
+
+    def put_study(self, name: str, description: str, grids: Sequence[Grid]) -> None:
+        baselines = [run_id for grid in grids for run_id in grid["baselines"]]
+        row = {"name": name, "description": description, "baselines": json.dumps(baselines), "grids": json.dumps(grids)}
+        self._insert("study", row, "OR REPLACE")
+
+    def studies(self) -> list[StudyFile]:
+        """Those whose question is known: name, description, grids (overrides, stages, runs, baselines of each)."""
+        rows = self.db.query("SELECT * FROM study ORDER BY name")
+        return [
+            {"name": row["name"], "description": row["description"], "grids": json.loads(row["grids"])} for row in rows
+        ]
+
+    def study_sizes(self) -> dict[str, int]:
+        """Study -> number of runs."""
+        rows = self.db.query(
+            "SELECT study, sum(runs) AS runs FROM kind WHERE study != '' GROUP BY study ORDER BY min(rowid)"
+        )
+        return {row["study"]: row["runs"] for row in rows}
+
+    def studies_of(self, run_ids: Iterable[str]) -> dict[str, set[str]]:
+        wanted, found = json.dumps(sorted(set(run_ids))), dict[str, set[str]]()
+        for study in self.study_sizes():  # each by its index
+            rows = self.db.query(
+                "SELECT run_id FROM json_each(?) JOIN study_run ON run_id = value WHERE study = ?", [wanted, study]
+            )
+            for row in rows:
+                found.setdefault(row["run_id"], set()).add(study)
+        return found
+
+    def names(self, run_ids: Iterable[str]) -> dict[str, str]:
+        wanted = json.dumps(sorted(set(run_ids)))
+        rows = self.db.query("SELECT id, name FROM run WHERE id IN (SELECT value FROM json_each(?))", [wanted])
+        return {row["id"]: row["name"] for row in rows}
+
+    def ambiguous(self, names: Iterable[str]) -> set[str]:
+        """Those that several runs have: they differ in what is not in a name."""
+        wanted = json.dumps(sorted(set(names)))
+        rows = self.db.query(
+            "SELECT value AS name FROM json_each(?) WHERE (SELECT count(*) FROM (SELECT 1 FROM run WHERE name = value "
+            "LIMIT 2)) > 1",
+            [wanted],
+        )
+        return {row["name"] for row in rows}
+
+    def beginning_with(self, word: str, most: int = 200) -> list[tuple[str, str]]:
+        """(id, name) of runs whose id or name begins so."""
+        end = word + "\U0010ffff"
+        return [
+            (row["id"], row["name"])
+            for key in ("name", "id")
+            for row in self.db.query(
+                f"SELECT id, name FROM run WHERE {key} >= ? AND {key} < ? ORDER BY {key} LIMIT ?", [word, end, most]
+            )
+        ]

@@ -1,0 +1,121 @@
+"""The ledger's file, open: transactions, in which the status of every stage run that they touch is written anew.
+
+One writer, who holds `ledger.lock`; a rollback journal, since SQLite's WAL does not work over a network."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from cluster.errors import OldLedger
+from cluster.files.records import AttemptRow
+from cluster.files.statuses import STUCK, StageStatus
+from cluster.ledger.rows import StageRow
+from cluster.ledger.schema import migrate, without_modules
+from tiny_transformers.settings.stages import NEEDS
+
+with without_modules("pandas", "numpy"):
+    from sqlite_utils import Database
+
+
+class Store:
+    """An open ledger. To read only, it raises OldLedger for one that it would have to change."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        if read_only:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+            if migrate.pending(Database(connection)):
+                connection.close()
+                raise OldLedger(
+                    f"{path}: was made by an older version. The next command that holds it brings it up to date."
+                )
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=30)
+        self.db = Database(connection)
+        self._inside = False  # a transaction
+        self._touched: set[str] = set()  # runs whose statuses it has to write anew
+        if not read_only:
+            migrate.apply(self.db)
+            with self.transaction():
+                self._touched |= {row["id"] for row in self.db.query("SELECT id FROM run WHERE statuses IS NULL")}
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        try:
+            with self.db.atomic():
+                yield
+                for run_id in self._touched:
+                    self._write_statuses(run_id)
+        finally:
+            self._inside = False
+            self._touched.clear()
+
+    def _execute(self, statement: str, values: Sequence[Any] | dict[str, Any]) -> None:
+        with self.transaction():
+            self.db.execute(statement, values)
+
+    def _insert(self, table: str, row: Mapping[str, Any], conflict: str = "") -> None:
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        self._execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+
+    def _write_statuses(self, run_id: str) -> None:
+        row = next(iter(self.db.query("SELECT stages, statuses FROM run WHERE id = ?", [run_id])), None)
+        if row is None:
+            return
+        attempts = self.db.query(
+            "SELECT stage, number, status, cause, job FROM attempt WHERE run_id = ? AND status != 'void' "
+            "ORDER BY number",
+            [run_id],
+        )
+        views = stage_runs(json.loads(row["stages"]), {attempt["stage"]: attempt for attempt in attempts})
+        statuses = ",".join(view["status"] for view in views.values())
+        if statuses != row["statuses"]:
+            self._execute("UPDATE run SET statuses = ? WHERE id = ?", [statuses, run_id])
+
+    def remember(self, key: str, value: str) -> None:
+        self.db.table("meta").upsert({"key": key, "value": value}, pk="key")
+
+    def recall(self, key: str) -> str | None:
+        row = next(iter(self.db.query("SELECT value FROM meta WHERE key = ?", [key])), None)
+        return row["value"] if row else None
+
+
+def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[str, StageRow]:
+    """The status of each stage run, first match wins: completed, running, submitted, failed, blocked, eligible,
+    waiting."""
+    views: dict[str, StageRow] = {}
+    status: StageStatus
+    for stage in stages:
+        attempt = newest.get(stage)
+        needs = [views[need]["status"] for need in NEEDS[stage] if need in views]
+        if attempt:
+            status = cast(StageStatus, attempt["status"])  # the newest that is not void
+        elif any(need in STUCK for need in needs):
+            status = "blocked"
+        else:
+            status = "eligible" if all(need == "completed" for need in needs) else "waiting"
+        views[stage] = {
+            "status": status,
+            "cause": attempt["cause"] if attempt else None,
+            "attempts": attempt["number"] if attempt else 0,
+            "job": attempt["job"] if attempt else None,
+        }
+    return views
+
+
+def listed(words: Iterable[str]) -> str:
+    """Write words as a list of SQL's."""
+    return f"({', '.join(map(repr, words))})"

@@ -1,0 +1,232 @@
+"""Attempts whose job has ended without a result: by what SLURM or the process table says, why.
+
+An attempt is judged when its job is seen to have ended, or is absent from an answer; a query that failed changes
+nothing, and no clock is asked but the file system's own. A judgement is written beside the attempt as verdict.json, so
+that the ledger can be made again from files alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.files import processes, whole_files
+from cluster.files.causes import Cause
+from cluster.files.documents import AnswerFile, Heartbeat, Life, ResultFile, Verdict
+from cluster.files.folders import AttemptDir
+from cluster.files.processes import Process
+from cluster.files.records import AttemptRow, key_of
+from cluster.files.statuses import FRUITLESS
+from cluster.reconcile.opened import OpenSubmission, is_superseded, read_files, read_whole, said
+from cluster.slurm.queries import Job
+from tiny_transformers.settings.stages import NEEDS
+
+FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
+STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """A pack's job is over; `cause` explains every result that it did not leave."""
+
+    cause: Cause
+    message: str
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    job: str
+    reason: str = ""  # SLURM's, while pending
+
+
+Fate = EndedJob | LiveJob | None  # None: unknown, so nothing is changed
+
+
+@dataclass(frozen=True)
+class SlurmAnswers:
+    """What SLURM showed of this user's jobs, by key; None: no answer, or not asked."""
+
+    queue: Mapping[str, Job] | None
+    history: Mapping[str, Job] | None
+
+
+def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
+    """Whether accounting has something to say that the queue has not: on jobs that have left it or have ended, and on
+    attempts that a requeue has cut short."""
+    if opened.row["state"] == "intended":
+        return True  # tasks of an array that the queue shows may have left it
+    for attempt in opened.open_attempts:
+        job = queue.get(opened.key(attempt["task"], queue))
+        if job is None or job.state == "FAILED":  # which may be a kill for memory
+            return True
+        if is_superseded(opened, attempt):
+            return True
+    return False
+
+
+def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
+    fates = {task: _fate(opened, task, seen) for task in {attempt["task"] for attempt in opened.open_attempts}}
+    # What a job wrote between our reading its files and its end must be read before it is judged.
+    if any(isinstance(fate, EndedJob) for fate in fates.values()):
+        read_files(opened)
+    statuses = _statuses(opened)
+    first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
+    for attempt in opened.open_attempts:
+        if is_superseded(opened, attempt):
+            _settle(opened, attempt, _interruption(opened, attempt, seen))
+        else:
+            fate = fates.get(attempt["task"])
+            if isinstance(fate, LiveJob) and attempt["run_id"] in first:
+                fate = LiveJob(fate.job)
+            first.add(attempt["run_id"])
+            _settle_by_pack(opened, attempt, fate, statuses)
+    opened.close_if_done()
+
+
+def _statuses(opened: OpenSubmission) -> dict[tuple[str, str], str]:
+    """(run id, stage) -> status of the newest attempt of this submission."""
+    ordered = sorted(opened.attempts, key=lambda attempt: attempt["number"])
+    return {(attempt["run_id"], attempt["stage"]): attempt["status"] for attempt in ordered}
+
+
+def _settle_by_pack(
+    opened: OpenSubmission, attempt: AttemptRow, fate: Fate, statuses: dict[tuple[str, str], str]
+) -> None:
+    needs = [statuses.get((attempt["run_id"], need)) for need in NEEDS[attempt["stage"]]]
+    out_of_turn = any(need in FRUITLESS for need in needs)
+    died = (
+        isinstance(fate, EndedJob)
+        and fate.cause == "lost"
+        and any(status == "failed" for (run_id, _), status in statuses.items() if run_id == attempt["run_id"])
+    )  # the run's process, in an earlier stage
+    if attempt["status"] == "submitted" and died and not out_of_turn:
+        directory = opened.root.attempt(*key_of(attempt))
+        verdict: Verdict = {"status": "void", "message": "its run had ended before its turn"}
+        whole_files.write_json(directory.verdict, verdict)
+        opened.put(attempt, **(said(verdict) | {"job": None}))
+        statuses[attempt["run_id"], attempt["stage"]] = "void"
+    elif attempt["status"] == "submitted" and out_of_turn:
+        opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
+        statuses[attempt["run_id"], attempt["stage"]] = "void"
+    elif isinstance(fate, LiveJob):
+        progress = json.dumps({"reason": fate.reason}) if fate.reason else attempt["progress"]
+        opened.put(attempt, job=attempt["job"] or fate.job, progress=progress)
+    elif isinstance(fate, EndedJob):
+        _settle(opened, attempt, fate)
+        statuses[attempt["run_id"], attempt["stage"]] = attempt["status"]
+
+
+def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
+    if not isinstance(fate, EndedJob):
+        return
+    directory = opened.root.attempt(*key_of(attempt))
+    spoilt: list[str] = []
+    read_whole(directory.result, ResultFile, spoilt)
+    torn = "".join(f"; its result.json is there but {text.partition(': ')[2]}" for text in spoilt)
+    verdict: Verdict = {
+        "status": "failed",
+        "cause": fate.cause,
+        "message": fate.message + torn,
+        "ended": _last_life(directory, attempt),
+        "job": attempt["job"],
+        "host": attempt["host"] or fate.node,
+    }
+    whole_files.write_json(directory.verdict, verdict)
+    opened.put(attempt, **verdict, progress=None)
+
+
+def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:
+    """When it was last known to be at work: long before now, where nobody has looked since. Now, if it never began."""
+    if attempt["started"] is None:
+        return time.time()
+    beat = read_whole(directory.heartbeat, Heartbeat, [])
+    return float(max(attempt["started"], beat["time"] if beat else 0.0))
+
+
+def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswers) -> Fate:
+    """Why a job was requeued while it worked on this attempt."""
+    task, restart = opened.tasks[attempt["task"]], opened.begun_by[key_of(attempt)]
+    lives: list[Life] = [*task.get("earlier", []), task]
+    marked = next((life.get("ended_by") for life in lives if life["restart"] == restart), None)
+    if marked:
+        return EndedJob(marked, "out of time; requeued, and the next attempt goes on from its checkpoint")
+    if seen.queue is None or seen.history is None:
+        return None
+    job = seen.history.get(task["job"])
+    lives_seen = [*job.earlier, job] if job else []
+    life = lives_seen[restart] if restart < len(lives_seen) else None
+    cause = life.cause if life and life.cause in ("node_fail", "timeout") else "preempted"
+    why = f" ({life.state} on {life.node})" if life else ""
+    return EndedJob(cause, f"requeued by SLURM{why}; the next attempt goes on", life.node if life else None)
+
+
+def _fate(opened: OpenSubmission, task: int, seen: SlurmAnswers) -> Fate:
+    return _slurm_fate(opened, task, seen) if opened.slurm else _local_fate(opened, task)
+
+
+def _slurm_fate(opened: OpenSubmission, task: int, seen: SlurmAnswers) -> Fate:
+    if seen.queue is None or opened.just_seen or opened.row["state"] != "submitted":
+        return None
+    key = opened.key(task, seen.queue)
+    job = seen.queue.get(key)
+    if job and job.live:
+        return LiveJob(key, job.reason if job.state == "PENDING" else "")
+    if seen.history is None:  # only accounting tells FAILED from a kill for memory, or why it left
+        return _ended(opened, task, key, job) if job and job.state != "FAILED" else None
+    known = seen.history.get(opened.key(task, seen.history))
+    if known and not known.live:
+        return _ended(opened, task, key, known)
+    if job:
+        return _ended(opened, task, key, job)
+    # squeue lists all that lives. But a controller that lost its state has forgotten jobs that still run, and
+    # accounting may lag behind.
+    sign = _last_sign(opened, task)
+    if sign <= FRESH or (known and sign <= STALE_ACCOUNTING):
+        return None
+    return EndedJob("lost", f"SLURM no longer knows job {key}, and it left no result")
+
+
+def _last_sign(opened: OpenSubmission, task: int) -> float:
+    """Seconds since the pack's runs last wrote a heartbeat, by the file system's clock; very many if they never did."""
+    beats = [
+        opened.root.attempt(*key_of(attempt)).heartbeat
+        for attempt in opened.open_attempts
+        if attempt["task"] == task and attempt["status"] == "running"
+    ]
+    return min((whole_files.age(beat) for beat in beats if beat.exists()), default=float("inf"))
+
+
+def _ended(opened: OpenSubmission, task: int, key: str, job: Job) -> EndedJob:
+    exit_code = f", exit code {job.exit_code}" if job.exit_code else ""
+    life = opened.tasks.get(task)
+    began = life is not None and len(job.earlier) <= life["restart"]
+    marked = life and life.get("ended_by")
+    if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
+        return EndedJob(marked, f"out of time, and job {key} could not be requeued: it ended as {job.state}{exit_code}")
+    answer = read_whole(opened.directory.answer, AnswerFile, [])
+    if job.cause == "lost" and answer and answer.get("cancelled"):
+        return EndedJob("cancelled", f"job {key} was cancelled before it was known")
+    peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
+    if not began and job.cause in ("error", "lost"):
+        where = f"slurm_logs/{opened.row['token']}"
+        message = f"job {key} ended as {job.state}{exit_code} before its pack began; see {where}"
+        return EndedJob("launch_failed", message, job.node or None)
+    on = job.node or "no node"
+    message = f"job {key} ended as {job.state}{exit_code}{peak} on {on} without a result"
+    return EndedJob(job.cause, message, job.node or None)
+
+
+def _local_fate(opened: OpenSubmission, task: int) -> Fate:
+    """The pack's own process; before it has announced itself, the controller that starts it."""
+    answer = read_whole(opened.directory.answer, AnswerFile, []) or {"state": "intended"}
+    process: Process | None = opened.tasks.get(task) or answer.get("process")
+    alive = processes.is_alive(process) if process else None
+    if process is None or alive is None:
+        return None
+    if alive:
+        return LiveJob(f"local-{process['pid']}")
+    if answer.get("cancelled"):
+        return EndedJob("cancelled", f"process {process['pid']} was cancelled")
+    return EndedJob("lost", f"process {process['pid']} on {process['host']} ended without a result")

@@ -1,0 +1,175 @@
+"""A submission of which something may still happen: its row, its attempts, and what its jobs' files say of them.
+
+A job takes its pack first: of one that has not been taken nothing is read. What is not whole counts as absent, and is
+told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar, Unpack
+
+from cluster.files import documents
+from cluster.files.documents import Claim, Heartbeat, ResultFile, TaskFile, Verdict
+from cluster.files.folders import OutputRoot, SubmissionDir
+from cluster.files.records import AttemptRow, AttemptValues, key_of
+from cluster.files.statuses import LIVE
+from cluster.files.whole_files import TornFile
+from cluster.ledger.database import Ledger
+from cluster.ledger.recording import job_name
+from cluster.ledger.rows import Answered, SubmissionRow
+from cluster.slurm.queries import Job
+
+T = TypeVar("T")
+
+
+class OpenSubmission:
+    """A submission of which something may still happen: its row, its attempts, and the tasks that have begun."""
+
+    def __init__(self, ledger: Ledger, root: OutputRoot, row: SubmissionRow) -> None:
+        self.ledger, self.root, self.row = ledger, root, row
+        self.directory = root.submission(row["token"])
+        self.attempts = ledger.attempts_in(row["token"])
+        self.tasks: dict[int, TaskFile] = {}
+        self.begun_by: dict[tuple[str, str, int], int] = {}  # attempt without a result -> the life that claimed it
+        self.torn: list[str] = []  # files that are not whole
+        self.just_seen = False  # its job showed itself after SLURM was asked, so that answer says nothing of it
+
+    @property
+    def name(self) -> str:
+        return job_name(self.row["token"])
+
+    @property
+    def slurm(self) -> bool:
+        return bool(self.row["scheduler"] == "slurm")
+
+    @property
+    def open_attempts(self) -> list[AttemptRow]:
+        return [attempt for attempt in self.attempts if attempt["status"] in LIVE]
+
+    def put(self, attempt: AttemptRow, **values: Unpack[AttemptValues]) -> None:
+        """Change an attempt's row, here and in the ledger."""
+        if attempt | values != attempt:
+            attempt |= values
+            self.ledger.put_attempt(*key_of(attempt), **values)
+
+    def update(self, **values: Unpack[Answered]) -> None:
+        self.row |= values
+        self.ledger.update_submission(self.row["token"], **values)
+
+    def close_if_done(self) -> None:
+        if self.row["state"] == "submitted" and not self.open_attempts:
+            self.update(state="done")
+
+    def key(self, task: int, jobs: Mapping[str, Job]) -> str:
+        """SLURM's name for the job of a pack: the one that took it, or else the one of its place in the array."""
+        if task in self.tasks:
+            return str(self.tasks[task]["job"])
+        key = f"{self.row['job_id']}_{task}"
+        job_id = self.row["job_id"]
+        return job_id if job_id and key not in jobs and job_id in jobs else key  # no array of one
+
+
+def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
+    """Results, claims and heartbeats of every open attempt whose pack has begun: a job takes its pack first."""
+    opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
+    waiting = list(opened.open_attempts)
+    while waiting:
+        attempt = waiting.pop(0)
+        if attempt["task"] not in opened.tasks and begun_only:
+            continue
+        _read_attempt(opened, attempt)
+        if is_superseded(opened, attempt):
+            successor = _successor(opened, attempt)
+            if successor:
+                waiting.append(successor)
+
+
+def read_tasks(directory: SubmissionDir) -> list[tuple[int, TaskFile | None]]:
+    return [(index, read_whole(directory.task(index), TaskFile, [])) for index in directory.tasks()]
+
+
+def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
+    directory = opened.root.attempt(*key_of(attempt))
+    torn = opened.torn
+    before = len(torn)
+    claim = read_whole(directory.claim, Claim, torn)
+    if claim is None and len(torn) == before:  # a verdict may be there without a claim
+        verdict = read_whole(directory.verdict, Verdict, torn)
+        if verdict:
+            job, host = attempt["job"] or verdict.get("job"), attempt["host"] or verdict.get("host")
+            opened.put(attempt, **(said(verdict) | {"job": job, "host": host}))
+        return
+    if claim and claim["token"] != attempt["token"]:
+        return
+    spoilt: list[str] = []
+    result = read_whole(directory.result, ResultFile, spoilt)
+    told: ResultFile | Verdict | None = result or read_whole(directory.verdict, Verdict, torn)
+    torn += [] if told else spoilt  # a verdict has said so already
+    values: AttemptValues = {"job": None, "host": None, "started": None, "code": None}
+    if claim:
+        values = claimed(opened.ledger, claim)
+    if told:
+        values |= said(told)
+    else:
+        beat = read_whole(directory.heartbeat, Heartbeat, torn)
+        values |= {"status": "running", "progress": json.dumps(beat) if beat else None}
+    opened.put(attempt, **values)
+    opened.begun_by.pop(key_of(attempt), None)
+    if result:
+        opened.ledger.put_outcome(*key_of(attempt), result.get("outcome") or {})
+    else:
+        opened.begun_by[key_of(attempt)] = claim["restart"] if claim else 0
+
+
+def said(told: ResultFile | Verdict) -> AttemptValues:
+    """Return how an attempt ended, as its row has it."""
+    return {
+        "status": told["status"], "cause": told.get("cause"), "message": told.get("message"),
+        "ended": told.get("ended"), "progress": None,
+    }  # fmt: skip
+
+
+def claimed(ledger: Ledger, claim: Claim) -> AttemptValues:
+    """Return where and when an attempt began and what it is made with, as its row has it; the ledger learns the
+    environment."""
+    code, environment = claim.get("code"), claim.get("environment")
+    known: AttemptValues = {
+        "job": claim["job"], "host": claim["host"], "started": claim["time"], "code": code["digest"] if code else None
+    }  # fmt: skip
+    if environment is None:
+        return known
+    version = {name: code.get(name) if code else None for name in ("commit", "diff")}
+    text = json.dumps(environment | version, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    ledger.put_environment(key, text)
+    return known | {"environment": key}
+
+
+def is_superseded(opened: OpenSubmission, attempt: AttemptRow) -> bool:
+    """Whether the job was requeued after this attempt began: it goes on under the next number."""
+    task, restart = opened.tasks.get(attempt["task"]), opened.begun_by.get(key_of(attempt))
+    return task is not None and restart is not None and restart < task["restart"]
+
+
+def _successor(opened: OpenSubmission, attempt: AttemptRow) -> AttemptRow | None:
+    """The attempt after an interrupted one; None if it was there already."""
+    key = (attempt["run_id"], attempt["stage"], attempt["number"] + 1)
+    if any(key_of(other) == key for other in opened.attempts):
+        return None
+    opened.ledger.put_attempt(*key, token=attempt["token"], task=attempt["task"], status="submitted")
+    successor = opened.ledger.attempt(*key)
+    assert successor
+    opened.attempts.append(successor)
+    return successor
+
+
+def read_whole(path: Path, kind: type[T], torn: list[str]) -> T | None:
+    """Return what a file says, or None if there is none; one that is not whole is told among the `torn` ones."""
+    try:
+        return documents.read(path, kind)
+    except TornFile as error:
+        torn.append(str(error))
+        return None

@@ -1,0 +1,115 @@
+"""How runs were submitted before, or were to be: from where, to which site, on which data. `tick` and `rerun` go on so.
+
+What came with an archive was submitted by somebody else: it goes where the last submission from here went."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+from rich.text import Text
+
+from cluster.console import stderr
+from cluster.errors import InputError
+from cluster.files import documents, whole_files
+from cluster.files.documents import Intent, RequestFile, SourceOfWork
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.reconcile import session
+from cluster.sites.profiles import Site
+
+T = TypeVar("T")
+
+
+class EarlierSubmissions:
+    """How each run was submitted before, or was to be: a submission or a request, both with site, data_root, manifest,
+    code and allow_code_change."""
+
+    def __init__(self, ledger: Ledger, root: OutputRoot, site: Site | None) -> None:
+        self._root, self._ledger, self._site = root, ledger, site
+        self._elsewhere = root.came_along()
+        self._intents: dict[str, Intent | None] = {}
+        self._requests = [(path, value) for path in root.requests() if (value := _told(path, RequestFile))]
+        self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
+
+    def site(self, token: str) -> Site:
+        intent = self._intent(token)
+        return Site.model_validate(intent["site"]) if intent else self.any_site()
+
+    def any_site(self) -> Site:
+        last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
+        if last is None:
+            raise nothing_submitted(self._root)
+        return Site.model_validate(last["site"])
+
+    def sources(self, run_ids: Collection[str]) -> dict[str, SourceOfWork]:
+        """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused has none, nor what nobody
+        asked for."""
+        states = {row["token"]: row["state"] for row in self._ledger.submissions()}
+        sources: dict[str, SourceOfWork] = {
+            run_id: value for run_id, value in self.requested.items() if run_id in run_ids
+        }
+        for run_id, token in self._ledger.last_tokens(run_ids).items():
+            intent = self._intent(token)
+            if intent is None or (run_id in sources and intent["created"] < sources[run_id]["created"]):
+                continue
+            if states[token] == "refused":
+                sources.pop(run_id, None)
+            else:
+                sources[run_id] = intent
+        return sources
+
+    def forget_done(self) -> None:
+        """Drop the requests of which nothing is left to be submitted."""
+        live = self.sources(set(self._ledger.runs_with("eligible")))
+        for path, value in self._requests:
+            if not any(live.get(run_id) is value for run_id in value["runs"]):
+                path.unlink(missing_ok=True)
+
+    def _intent(self, token: str) -> Intent | None:
+        if token not in self._intents:
+            intent = _told(self._root.submission(token).submission, Intent)
+            self._intents[token] = self._from_here(intent) if intent and token in self._elsewhere else intent
+        return self._intents[token]
+
+    def _from_here(self, intent: Intent) -> Intent:
+        """What came with an archive goes where the last submission from here went, or to the site that is given."""
+        last = last_submission(self._ledger, self._root)
+        if last is None and self._site is None:
+            raise nothing_submitted(self._root)
+        if last:
+            return {**intent, "site": last["site"], "data_root": last["data_root"]}
+        return {**intent, "site": self._site.model_dump(mode="json") if self._site else {}, "data_root": None}
+
+
+def _told(path: Path, kind: type[T]) -> T | None:
+    """Return what a file says; one that is spoilt is named, and its runs are left alone."""
+    try:
+        return documents.read(path, kind)
+    except whole_files.TornFile as error:
+        stderr.print(Text(f"{error}. Its runs are left alone: `submit` them again.", style="yellow"), soft_wrap=True)
+        return None
+
+
+def nothing_submitted(root: OutputRoot) -> InputError:
+    if not root.imported.exists():
+        return InputError("Nothing was ever submitted from here. Submit a manifest first.")
+    return InputError(
+        f"{root.path}: came from an archive, and nothing was submitted here yet: the site, the account and the data of "
+        f"its submissions are not yours. Give --site, and --data-root if the data is files; or submit one of "
+        f"{root.path}/manifests. Nothing was submitted."
+    )
+
+
+def last_submission(ledger: Ledger, root: OutputRoot) -> Intent | None:
+    rows = session.made_here(ledger, root)
+    return read_intent(root, rows[-1]["token"]) if rows else None
+
+
+def read_intent(root: OutputRoot, token: str) -> Intent:
+    path = root.submission(token).submission
+    intent = documents.read(path, Intent)
+    if intent is None:
+        raise InputError(f"{path}: is missing: it says where and how was submitted. Give --site and --data-root.")
+    return intent

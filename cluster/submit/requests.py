@@ -1,0 +1,204 @@
+"""From what is asked for to jobs: a request is built from the ledger as it is now, shown, asked about and submitted.
+
+A question is asked with the ledger unlocked, and what was shown is submitted only if it still is what is missing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.archive import unpacking
+from cluster.console import ask, console, count
+from cluster.errors import InputError, SubmitError
+from cluster.files import records, whole_files
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from cluster.ledger import recording
+from cluster.ledger.database import Ledger
+from cluster.plan import cost
+from cluster.plan.memo import PerSettings
+from cluster.reconcile import notify, reconciling, session
+from cluster.sites.profiles import Site
+from cluster.slurm.queries import Slurm
+from cluster.submit import dispatch, launch
+from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
+from cluster.submit.wording import show
+from tiny_transformers.common.provenance import code_version
+from tiny_transformers.settings.config import fetch_command, lacking_files, required_files
+
+
+def compose(
+    where: SubmitOptions,
+    ledger: Ledger | None,
+    runs: list[Run],
+    todo: Todo,
+    states: States,
+    site: Site,
+    studies: list[str],
+    slurm: Slurm,
+    origin: launch.Origin,
+) -> Request:
+    """Return what would be submitted of these stage runs, without what is left alone; says why it is."""
+    of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
+    rates = measured(ledger, where.root, site)
+    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm)
+    return replace(request, left_alone=len(todo) - len(of_one))
+
+
+def _with_model(where: SubmitOptions, todo: Todo) -> Todo:
+    """Without the runs that were imported without the model that these stages need; says so."""
+    if not where.root.imported.exists():
+        return todo
+    lacking = [
+        run
+        for run, stages in todo
+        if stages and "pretrain" not in stages and unpacking.without_model(where.root, run.id)
+    ]
+    if lacking:
+        console.print(
+            f"{count(len(lacking), 'run')} left alone: trained elsewhere, and the archive that they came from has no "
+            f"models, which their missing stages need ({lacking[0].name}). Import one made by `report --export FILE "
+            f"--with-models`, or train again: `rerun --stage pretrain --run {lacking[0].id}`.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    ids = {run.id for run in lacking}
+    return [(run, stages) for run, stages in todo if run.id not in ids]
+
+
+def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin: launch.Origin) -> Todo:
+    """Without the runs that another version of the code began; says so."""
+    if ledger is None or where.allow_code_change:
+        return todo
+    digest = origin.code["digest"]
+    mixed = {
+        run.id: other
+        for run, stages in todo
+        if stages and (other := dispatch.other_code(ledger, where.root, run.id, stages, digest))
+    }
+    if mixed:
+        first = next(iter(mixed))
+        console.print(
+            f"{count(len(mixed), 'run')} left alone: tiny_transformers is {digest} now, and was another when they "
+            f"began ({first}: {mixed[first]}). Their results would be of both: restore that version, or say "
+            "--allow-code-change.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return [(run, stages) for run, stages in todo if run.id not in mixed]
+
+
+def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Request], origin: launch.Origin) -> Request:
+    """Show what is to be submitted, ask, and submit it if it still is what is to be submitted."""
+    with session.writing(where.root, slurm := Slurm(), where.dry_run) as ledger:
+        if ledger:
+            reconciling.late_results(ledger, where.root)
+        request = build(ledger, slurm)
+        if not request.items and request.left_alone:
+            raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")
+        if not request.items:
+            if ledger and not where.dry_run:
+                _record(where, ledger, request, origin)
+                where.root.paused.unlink(missing_ok=True)
+            return request
+        show(request, where, origin.asked_by)
+        if where.dry_run:
+            return request
+        if where.yes:
+            assert ledger
+            carry_out(where, ledger, request, origin)
+            return request
+    packs = sum(len(array.packs) for array in request.arrays)
+    ask(f"Submit {count(packs, 'pack')} in {count(len(request.arrays), 'array')}?", where.yes)
+    with session.writing(where.root, slurm := Slurm()) as ledger:
+        assert ledger
+        again = build(ledger, slurm)
+        if again.work != request.work:
+            raise InputError("What is to be submitted has changed since. Nothing was submitted; run the command again.")
+        carry_out(where, ledger, again, replace(origin, created=session.moment()))
+    return again
+
+
+def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    recording.record_runs(ledger, where.root, request.runs, origin.created)
+    if request.about:
+        recording.record_studies(ledger, where.root, request.about)
+        notify.configure(ledger, where.root, request.site)
+
+
+def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    """Submit what there is room for. What is asked for is on disk first, and stays there while part of it is held back
+    or in doubt, so that `tick` goes on with it."""
+    _record(where, ledger, request, origin)
+    path = where.root.request(secrets.token_hex(6))
+    where.root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
+    if origin.asked_by == "submit":
+        whole_files.write_json(
+            path, {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
+        )
+    try:
+        jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
+    except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
+        path.unlink(missing_ok=True)
+        raise
+    if not request.held:
+        path.unlink(missing_ok=True)
+    if jobs:
+        console.print(f"Submitted {', '.join(jobs)}. `status{where.root.options}` shows how it goes.")
+
+
+def origin_of(
+    asked_by: str, data_root: Path | None, manifest: dict[str, Any] | None, allow_code_change: bool
+) -> launch.Origin:
+    return launch.Origin(asked_by, session.moment(), data_root, code_version(), manifest, allow_code_change)
+
+
+def measured(ledger: Ledger | None, root: OutputRoot, site: Site) -> cost.Measured:
+    """What this ledger has measured and, for what it has not, what a probe has."""
+    from cluster.reconcile.measure import measured
+
+    probe = root.probe.ledger
+    with ExitStack() as stack:
+        ledgers = [(ledger, "measured")] if ledger else []
+        if probe.exists():
+            ledgers.append((stack.enter_context(closing(Ledger(probe, read_only=True))), "probed"))
+        return measured(ledgers, site)
+
+
+def numbers_on_disk(root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, records.StageState]]:
+    """Of runs that the ledger does not know, the attempt numbers that are taken: their run.json may have been torn."""
+    folders = {path.name for path in root.path.glob("runs/*")}
+    numbers: dict[str, dict[str, records.StageState]] = {}
+    for run in runs:
+        if run.id in folders:
+            taken = {stage: root.run(run.id).attempts(stage) for stage in run.stages}
+            numbers[run.id] = {
+                stage: records.StageState("waiting", attempts[-1].number)
+                for stage, attempts in taken.items()
+                if attempts
+            }
+    return numbers
+
+
+def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
+    """Every file that these runs read is there, before anything is submitted. Raises InputError."""
+    reading = [run for run in runs if run.config.data.source == "files"]
+    if not reading:
+        return
+    if data_root is None:
+        raise InputError(
+            "data.source is files: say where with --data-root DIR or TINY_TRANSFORMERS_DATA. "
+            "`tiny-transformers fetch --data-root DIR` brings the data; --set data.source=builtin needs none."
+        )
+    needed = PerSettings(required_files)
+    files = {file for run in reading for file in needed.of(run.config, run.stages)}
+    lacking = lacking_files(data_root, sorted(files))
+    if lacking:
+        raise InputError(
+            f"{data_root}: lacks {', '.join(lacking[:5])}{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}."
+            f" Put it there, or run `{fetch_command(lacking, data_root)}`. Nothing was submitted."
+        )
