@@ -58,12 +58,17 @@ def this_task() -> ArrayTask:
 
 
 def claim(
-    run: RunDir, stage: str, number: int, token: str, task: ArrayTask, made_with: Mapping[str, Any] | None = None
+    run: RunDir,
+    stage: str,
+    number: int,
+    submission_id: str,
+    task: ArrayTask,
+    made_with: Mapping[str, Any] | None = None,
 ) -> AttemptDir | None:
     """The attempt that is this process's to do: the planned one, or the next, if an earlier life of the same job began
     it and was interrupted. None: another job has it, or it has its result. `made_with`: code and environment."""
     if any(
-        (holder := whole(later.claim, Claim)) and holder["token"] != token
+        (holder := whole(later.claim, Claim)) and holder["submission_id"] != submission_id
         for later in run.attempts(stage)
         if later.number > number
     ):
@@ -72,14 +77,18 @@ def claim(
     while True:
         attempt = run.attempt(stage, number)
         if whole_files.create_json(
-            attempt.claim, {"token": token, **vars(task), "time": time.time(), **(made_with or {})}
+            attempt.claim, {"submission_id": submission_id, **vars(task), "time": time.time(), **(made_with or {})}
         ):
             return attempt
         if has_result(attempt):  # completed, or failed for good: not this job's to repeat
             return None
         holder = whole(attempt.claim, Claim)
         # A torn claim: the node died while it was written. Claims are exclusive, so the next number is safe.
-        earlier = holder["token"] == token and holder["restart"] < task.restart if holder else task.restart > 0
+        earlier = (
+            holder["submission_id"] == submission_id and holder["restart"] < task.restart
+            if holder
+            else task.restart > 0
+        )
         if not earlier:
             say(f"{stage} attempt {number} of {run.path.name} is another job's")
             return None
@@ -113,23 +122,25 @@ def _newest_completed(run: RunDir, stage: str) -> bool:
     return newest is not None and is_completed(newest)
 
 
-def claimed(run: RunDir, stage: str, token: str, restart: int) -> Iterator[tuple[AttemptDir, Claim]]:
+def claimed(run: RunDir, stage: str, submission_id: str, restart: int) -> Iterator[tuple[AttemptDir, Claim]]:
     """The attempts of this life of a task, with their claims."""
     for attempt in run.attempts(stage):
         holder = whole(attempt.claim, Claim)
-        if holder and (holder["token"], holder["restart"]) == (token, restart):
+        if holder and (holder["submission_id"], holder["restart"]) == (submission_id, restart):
             yield attempt, holder
 
 
-def time_ran_out(run: RunDir, item: PackedRun, token: str, task: ArrayTask, made_with: Mapping[str, Any]) -> None:
+def time_ran_out(
+    run: RunDir, item: PackedRun, submission_id: str, task: ArrayTask, made_with: Mapping[str, Any]
+) -> None:
     """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
     turn would have come. A stage whose needs failed has no turn."""
     for stage, planned in item["stages"]:
         if not has_turn(run, stage):
             continue
-        open_ones = [pair[0] for pair in claimed(run, stage, token, task.restart) if not has_result(pair[0])]
+        open_ones = [pair[0] for pair in claimed(run, stage, submission_id, task.restart) if not has_result(pair[0])]
         message = "stopped before the time limit; it goes on from what it had saved"
-        if not open_ones and (attempt := claim(run, stage, planned, token, task, made_with)):
+        if not open_ones and (attempt := claim(run, stage, planned, submission_id, task, made_with)):
             open_ones, message = [attempt], "the pack's time limit came before its turn"
         for attempt in open_ones:
             write_result(attempt, failure("timeout", message), tries=1)

@@ -77,13 +77,13 @@ def take(directory: SubmissionDir, index: int, task: ArrayTask) -> bool:
         if (holder is None and not task.restart) or (
             holder and (holder["job"] != task.job or holder["restart"] >= task.restart)
         ):
-            say(f"pack {index} of {directory.token} is another task's; nothing to do")
+            say(f"pack {index} of {directory.id} is another task's; nothing to do")
             return False
         whole_files.write_json(path, {**vars(task), "earlier": _lives(holder)})
     answer = whole(directory.answer, AnswerFile)
     if answer and (answer.get("cancelled") or answer["state"] in GIVEN_UP):
         said = "cancelled" if answer.get("cancelled") else answer["state"]
-        say(f"{directory.token} is {said}; nothing to do")
+        say(f"{directory.id} is {said}; nothing to do")
         return False
     return True
 
@@ -118,7 +118,7 @@ class PackWork:
     def run(self) -> None:
         alone = [number for number in range(len(self.items)) if number not in self.together]
         about = f"{len(self.together)} runs, {self.slots} at a time, then {len(alone)} alone, as {self.task}"
-        say(f"pack {self.index} of {self.directory.token}: {about}")
+        say(f"pack {self.index} of {self.directory.id}: {about}")
         self._record_provenance()
         with mps.daemon(bool(self.intent["site"].get("mps")), self.slots) as variables:
             self._work_through(self.together, self.slots, variables)
@@ -218,7 +218,7 @@ class PackWork:
         item = self.items[number]
         run = self.root.run(item["run_id"])
         for stage, _ in item["stages"]:
-            for attempt, holder in attempts.claimed(run, stage, self.directory.token, self.task.restart):
+            for attempt, holder in attempts.claimed(run, stage, self.directory.id, self.task.restart):
                 if holder["pid"] == pid and not attempts.has_result(attempt):
                     attempts.write_result(attempt, failure(cause, message))
 
@@ -227,9 +227,9 @@ class PackWork:
         say(f"run {item['run_id']}: no child could be started: {error}")
         self.left.discard(number)
         stage, planned = item["stages"][0]
-        run, token = self.root.run(item["run_id"]), self.directory.token
+        run, submission_id = self.root.run(item["run_id"]), self.directory.id
         with contextlib.suppress(OSError):
-            attempt = attempts.claim(run, stage, planned, token, self.task, self.made_with)
+            attempt = attempts.claim(run, stage, planned, submission_id, self.task, self.made_with)
             if attempt:
                 cause: Cause = "out_of_memory" if memory.ran_out(error) else "error"
                 attempts.write_result(attempt, failure(cause, f"no process could be started: {error}"), tries=1)
@@ -260,7 +260,7 @@ class PackWork:
             item = self.items[number]
             run = self.root.run(item["run_id"])
             try:
-                attempts.time_ran_out(run, item, self.directory.token, self.task, self.made_with)
+                attempts.time_ran_out(run, item, self.directory.id, self.task, self.made_with)
             except OSError as error:
                 say(f"run {item['run_id']}: {error}")
 

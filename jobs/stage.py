@@ -68,7 +68,7 @@ def main(submission: str, index: str, number: str) -> int:
             continue
         if STOP.is_set():
             return STOPPED
-        attempt = claim(run, stage, planned, directory.token, task, made_with)
+        attempt = claim(run, stage, planned, directory.id, task, made_with)
         if attempt is None:
             all_completed &= completed(run, stage)
         elif not attempt_stage(run, stage, attempt, intent, item):
@@ -130,7 +130,7 @@ def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> st
             continue
         claim, result = whole(earlier.claim, Claim), whole(earlier.result, ResultFile)
         if name != stage:
-            kept = name not in again or (claim and claim["token"]) == (mine and mine["token"])
+            kept = name not in again or (claim and claim["submission_id"]) == (mine and mine["submission_id"])
         else:
             kept = run.has_checkpoints and (result and result.get("cause")) not in ("error", "check_failed")
         if code and kept and _digest(claim) not in (None, code):

@@ -128,14 +128,14 @@ def make(
     recording.record_runs(ledger, root, chosen, CREATED)
     recording.record_studies(ledger, root, studies_of(chosen) if studies is None else studies)
     for number, array in enumerate(arrays):
-        token = f"{number:08x}"
-        directory = root.submission(token)
-        intent = launch.describe(array, site, root, token, launch.Origin("submit", CREATED, None, CODE, None))
+        submission_id = f"{number:08x}"
+        directory = root.submission(submission_id)
+        intent = launch.describe(array, site, root, submission_id, launch.Origin("submit", CREATED, None, CODE, None))
         whole_files.write_json(directory.submission, intent)
         whole_files.write_json(directory.answer, {"state": "submitted", "job_id": str(100 + number)})
         for index, pack in enumerate(array.packs):
-            life = {"token": token, "job": f"{100 + number}_{index}", "host": f"gpu{index % 8:03}", "pid": 1,
-                    "restart": 0, "time": START}  # fmt: skip
+            life = {"submission_id": submission_id, "job": f"{100 + number}_{index}", "host": f"gpu{index % 8:03}",
+                    "pid": 1, "restart": 0, "time": START}  # fmt: skip
             whole_files.write_json(directory.task(index), life)
             for item in pack.items:
                 run = by_id[item.run_id]

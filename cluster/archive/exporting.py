@@ -61,17 +61,17 @@ class Exported:
     gone: tuple[str, ...]  # checkpoints that were removed before they were read
 
 
-def export(root: OutputRoot, path: Path, created: str, *, with_models: bool = False) -> Exported:
+def export(output_root: OutputRoot, path: Path, created: str, *, with_models: bool = False) -> Exported:
     """Write the archive `path`. Raises InputError, LedgerBusy, OSError for what cannot be read."""
-    _check_target(root, path)
+    _check_target(output_root, path)
     with whole_file(path.absolute()) as draft, tempfile.TemporaryDirectory(dir=draft.parent) as folder:
         copy = Path(folder) / LEDGER
-        with locked(root.lock):
-            _back_up(root.ledger, copy)
-            found = [_Found.at(file, root.path) for file in _files(root, with_models)]
-            manifests = _manifests(root)
+        with locked(output_root.lock):
+            _back_up(output_root.ledger, copy)
+            found = [_Found.at(file, output_root.path) for file in _files(output_root, with_models)]
+            manifests = _manifests(output_root)
         with closing(Ledger(copy, read_only=True)) as ledger:
-            _check_complete(root, ledger, found)
+            _check_complete(output_root, ledger, found)
             models = _say_models(ledger, found) if with_models else "without their models"
             smoke = any(run.config.smoke for run in ledger.runs(list(ledger.known_runs())[:1]))
             about = ArchiveInfo(
@@ -179,8 +179,8 @@ def _manifests(root: OutputRoot) -> dict[str, tuple[str, list[str]]]:
     texts: dict[str, str] = {}
     said: dict[str, list[str]] = {}
     studies: dict[str, list[str] | None] = {}
-    for token in sorted(root.tokens()):
-        source = (_whole(root.submission(token).submission) or {}).get("manifest")
+    for submission_id in sorted(root.submission_ids()):
+        source = (_whole(root.submission(submission_id).submission) or {}).get("manifest")
         if not source:
             continue
         sets: list[str] = source.get("overrides") or []

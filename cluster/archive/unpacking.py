@@ -67,7 +67,7 @@ def _unpack(path: Path, root: OutputRoot, now: str) -> int:
         if not (draft / LEDGER).is_file():
             raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
         under_way = _settle(OutputRoot(draft))
-        about = {"archive": path.name, "time": now, "tokens": sorted(OutputRoot(draft).tokens())}
+        about = {"archive": path.name, "time": now, "submission_ids": sorted(OutputRoot(draft).submission_ids())}
         whole_files.write_json(OutputRoot(draft).imported, about)
         draft.chmod(0o755)
         os.sync()
@@ -130,7 +130,7 @@ def _settle(root: OutputRoot) -> int:
         as_of = ledger.recall("as_of")
         under_way = 0
         for row in opened:
-            for attempt in ledger.open_attempts(row["token"]):
+            for attempt in ledger.open_attempts(row["submission_id"]):
                 directory = root.attempt(*key_of(attempt))
                 if not directory.result.exists():
                     message = "was under way when the archive was made"
@@ -138,7 +138,7 @@ def _settle(root: OutputRoot) -> int:
                     under_way += 1
             if row["state"] == "intended":
                 answer = {"state": "submitted" if row["job_id"] else "void", "job_id": row["job_id"]}
-                whole_files.write_json(root.submission(row["token"]).answer, answer)
+                whole_files.write_json(root.submission(row["submission_id"]).answer, answer)
     if opened:
         root.ledger.unlink()
         with closing(Ledger(root.ledger)) as ledger:
@@ -148,6 +148,6 @@ def _settle(root: OutputRoot) -> int:
     return under_way
 
 
-def without_model(root: OutputRoot, run_id: str) -> bool:
+def without_model(output_root: OutputRoot, run_id: str) -> bool:
     """Whether a run came from an archive that had no models."""
-    return root.imported.exists() and not (root.run(run_id).path / "model").is_dir()
+    return output_root.imported.exists() and not (output_root.run(run_id).path / "model").is_dir()

@@ -61,8 +61,8 @@ def root_of(output_root: Path, smoke: bool) -> OutputRoot:
 
 
 @contextmanager
-def reading_ledger(root: OutputRoot) -> Iterator[LedgerView]:
-    with session.reading(root, Slurm()) as (view, warning):
+def reading_ledger(output_root: OutputRoot) -> Iterator[LedgerView]:
+    with session.reading(output_root, Slurm()) as (view, warning):
         if warning:
             stderr.print(warning, style="yellow", soft_wrap=True)
         yield view
@@ -88,16 +88,16 @@ def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[s
 
 
 def live_packs(
-    ledger: Ledger, runs: set[str] | None, token: str | None = None
+    ledger: Ledger, runs: set[str] | None, submission_id: str | None = None
 ) -> dict[tuple[str, int], list[AttemptRow]]:
-    """(token, index) of packs with something open, and what; only those of these runs or of this submission, if
+    """(submission_id, index) of packs with something open, and what; only those of these runs or of this submission, if
     given."""
     packs: dict[tuple[str, int], list[AttemptRow]] = {}
     for submission in ledger.open_submissions():
-        if token not in (None, submission["token"]):
+        if submission_id not in (None, submission["submission_id"]):
             continue
-        for attempt in ledger.open_attempts(submission["token"]):
-            packs.setdefault((submission["token"], attempt["task"]), []).append(attempt)
+        for attempt in ledger.open_attempts(submission["submission_id"]):
+            packs.setdefault((submission["submission_id"], attempt["pack_index"]), []).append(attempt)
     return {
         key: attempts
         for key, attempts in packs.items()
@@ -105,38 +105,38 @@ def live_packs(
     }
 
 
-def cancel_jobs(ledger: Ledger, root: OutputRoot, packs: Sequence[tuple[str, int]]) -> None:
+def cancel_jobs(ledger: Ledger, output_root: OutputRoot, packs: Sequence[tuple[str, int]]) -> None:
     from cluster.submit import launch
 
-    rows = {row["token"]: row for row in ledger.open_submissions()}
+    rows = {row["submission_id"]: row for row in ledger.open_submissions()}
     # An array of which all that is open is cancelled is named by its id alone, as is an array of one.
     jobs: list[str] = []
-    for token, indices in _by_token(packs).items():
-        row = rows[token]
+    for submission_id, indices in _by_submission(packs).items():
+        row = rows[submission_id]
         if row["scheduler"] == "slurm" and row["job_id"]:
-            everything = len(indices) == len(live_packs(ledger, None, token))
+            everything = len(indices) == len(live_packs(ledger, None, submission_id))
             jobs += [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
         elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
-            answer = root.submission(token).answer
+            answer = output_root.submission(submission_id).answer
             whole_files.write_json(
                 answer, {**(documents.read(answer, documents.AnswerFile) or {"state": "intended"}), "cancelled": True}
             )
     problem = Slurm().cancel(jobs) if jobs else None
     problems: list[TinyError] = [SlurmSilent(f"scancel: {problem}. Try again.")] if problem else []
-    for token, index in packs:
-        if rows[token]["scheduler"] == "local":
+    for submission_id, index in packs:
+        if rows[submission_id]["scheduler"] == "local":
             try:
-                launch.cancel_local(root.submission(token), index)
+                launch.cancel_local(output_root.submission(submission_id), index)
             except InputError as elsewhere:
                 problems.append(elsewhere)
     if problems:
         raise problems[0]
 
 
-def _by_token(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+def _by_submission(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
     indices: dict[str, list[int]] = {}
-    for token, index in packs:
-        indices.setdefault(token, []).append(index)
+    for submission_id, index in packs:
+        indices.setdefault(submission_id, []).append(index)
     return indices
 
 
@@ -147,7 +147,7 @@ def wait_until_done(where: SubmitOptions, runs: Sequence[Run]) -> None:
     ids = {run.id for run in runs}
     going_on = True
     while going_on:
-        watch_queue(where.root)
+        watch_queue(where.output_root)
         try:
             ticked = submitting.tick(where, None, None, ids)
         except BreakerOpen as error:
@@ -156,26 +156,26 @@ def wait_until_done(where: SubmitOptions, runs: Sequence[Run]) -> None:
         going_on = ticked.submitted or ticked.more
         if ticked.more and not ticked.submitted:
             time.sleep(30)
-    with reading_ledger(where.root) as view:
+    with reading_ledger(where.output_root) as view:
         console.print(score_tables.score_table(view.ledger, console.width))
         overview = view.ledger.overview(ids)
     if any(stage["status"] == "failed" for run in overview for stage in run["stages"].values()):
         raise typer.Exit(1)
 
 
-def watch_queue(root: OutputRoot, **shown: bool) -> None:
+def watch_queue(output_root: OutputRoot, **shown: bool) -> None:
     """Raises typer.Exit if the person left before all had ended."""
     from cluster.status import watching
 
     def cancel_packs(entry: showing.LineEntry) -> int:
-        with session.writing(root, Slurm(), unsettled=True) as ledger:
+        with session.writing(output_root, Slurm(), unsettled=True) as ledger:
             assert ledger
-            begun = {(pack["token"], pack["task"]) for pack in ledger.open_packs() if pack["started"]}
+            begun = {(pack["submission_id"], pack["pack_index"]) for pack in ledger.open_packs() if pack["started"]}
             left = live_packs(ledger, None).keys() - (begun if entry.waiting else ())
             chosen = [pack for pack in entry.packs if pack in left]
-            cancel_jobs(ledger, root, chosen)
+            cancel_jobs(ledger, output_root, chosen)
             return len(chosen)
 
-    session.need_ledger(root)
-    if not watching.until_done(console, root, cancel_packs, **shown):
+    session.need_ledger(output_root)
+    if not watching.until_done(console, output_root, cancel_packs, **shown):
         raise typer.Exit

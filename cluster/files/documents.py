@@ -43,7 +43,7 @@ class TaskFile(Life):
 class Claim(Life):
     """claim.json: whose an attempt is, and what it is done with."""
 
-    token: str  # the submission's
+    submission_id: str  # the submission's
     time: float
 
 
@@ -140,7 +140,7 @@ class SourceOfWork(TypedDict):
 class Intent(SourceOfWork):
     """submission.json: an array of packs, written before sbatch runs."""
 
-    token: NotRequired[str]
+    submission_id: NotRequired[str]
     output_root: NotRequired[str]
     cache: NotRequired[str]
     packs: list[list[PackedRun]]
@@ -207,7 +207,7 @@ class NotifyFile(TypedDict):
 class Imported(TypedDict):
     """imported.json: which submissions came with an archive."""
 
-    tokens: list[str]
+    submission_ids: list[str]
 
 
 class StudyFile(TypedDict):

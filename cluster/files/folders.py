@@ -12,7 +12,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
           claim.json  heartbeat.json  result.json  log.txt     (the job)
           verdict.json                  why there is no result (login node)
           decision.json                 whether a failure is tried again, and how (login node)
-      submissions/<token>/
+      submissions/<id>/
         submission.json                 the intent: an array of packs (login node, before sbatch)
         answer.json                     what sbatch said (login node)
         task-<index>.json               the array task that works through pack <index> (the job)
@@ -99,7 +99,7 @@ class SubmissionDir:
     path: Path
 
     @property
-    def token(self) -> str:
+    def id(self) -> str:
         return self.path.name
 
     @property
@@ -161,9 +161,9 @@ class OutputRoot:
         return self.path / "imported.json"
 
     def came_along(self) -> set[str]:
-        """Tokens of submissions that were made elsewhere, and came with an archive."""
+        """Ids of the submissions that were made elsewhere, and came with an archive."""
         told = read(self.imported, Imported)
-        return set(told["tokens"]) if told else set()
+        return set(told["submission_ids"]) if told else set()
 
     @property
     def notify(self) -> Path:
@@ -199,10 +199,10 @@ class OutputRoot:
     def runs(self) -> list[RunDir]:
         return [RunDir(path.parent) for path in sorted(self.path.glob("runs/*/run.json"))]
 
-    def submission(self, token: str) -> SubmissionDir:
-        return SubmissionDir(self.path / "submissions" / token)
+    def submission(self, submission_id: str) -> SubmissionDir:
+        return SubmissionDir(self.path / "submissions" / submission_id)
 
-    def tokens(self) -> set[str]:
+    def submission_ids(self) -> set[str]:
         """Of all submissions."""
         try:
             return set(os.listdir(self.path / "submissions"))

@@ -66,8 +66,8 @@ def key_of(attempt: AttemptKey) -> tuple[str, str, int]:
 class AttemptValues(TypedDict, total=False):
     """What the ledger's row of an attempt says of it; what is written at once may be a part."""
 
-    token: str
-    task: int  # index of its pack in the array
+    submission_id: str
+    pack_index: int  # of its pack in the array
     status: AttemptStatus
     cause: Cause | None
     message: str | None

@@ -23,18 +23,20 @@ class Attempts(Store):
         with self.transaction():
             self._insert("submission", row, "OR IGNORE")
             for attempt in attempts:
-                values = _BLANK_ATTEMPT | {"token": row["token"], "status": "submitted"} | attempt
+                values = _BLANK_ATTEMPT | {"submission_id": row["submission_id"], "status": "submitted"} | attempt
                 self._insert("attempt", values, "OR IGNORE")
                 self._touched.add(attempt["run_id"])
 
-    def update_submission(self, token: str, **values: Unpack[Answered]) -> None:
-        self.db.table("submission").update(token, values)
+    def update_submission(self, submission_id: str, **values: Unpack[Answered]) -> None:
+        self.db.table("submission").update(submission_id, values)
         if values.get("state") == "done":
-            self.sum_hours(token)
+            self.sum_hours(submission_id)
 
-    def sum_hours(self, token: str) -> None:
+    def sum_hours(self, submission_id: str) -> None:
         """Of a submission that is done: anew, since an attempt of it has changed."""
-        self._execute(f"UPDATE submission SET spent = ({SPENT}) WHERE token = ? AND state = 'done'", [token])
+        self._execute(
+            f"UPDATE submission SET spent = ({SPENT}) WHERE submission_id = ? AND state = 'done'", [submission_id]
+        )
 
     def submissions(self) -> list[SubmissionRow]:
         return list(self.db.query("SELECT * FROM submission ORDER BY created"))
@@ -43,18 +45,18 @@ class Attempts(Store):
         """Those of which something may still happen."""
         return list(self.db.query(f"SELECT * FROM submission WHERE state IN {listed(OPEN)} ORDER BY created"))
 
-    def tokens(self) -> set[str]:
-        return {row["token"] for row in self.db.query("SELECT token FROM submission")}
+    def submission_ids(self) -> set[str]:
+        return {row["submission_id"] for row in self.db.query("SELECT submission_id FROM submission")}
 
-    def last_tokens(self, run_ids: Iterable[str]) -> dict[str, str]:
+    def last_submissions(self, run_ids: Iterable[str]) -> dict[str, str]:
         """Run id -> the submission that it was last in, whatever came of that."""
         wanted = json.dumps(sorted(set(run_ids)))
         rows = self.db.query(
-            "SELECT run_id, token, max(created) FROM attempt JOIN submission USING (token) "
+            "SELECT run_id, submission_id, max(created) FROM attempt JOIN submission USING (submission_id) "
             "WHERE run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id",
             [wanted],
         )
-        return {row["run_id"]: row["token"] for row in rows}
+        return {row["run_id"]: row["submission_id"] for row in rows}
 
     def attempt(self, run_id: str, stage: str, number: int) -> AttemptRow | None:
         rows = self.db.query(
@@ -76,19 +78,21 @@ class Attempts(Store):
                 self._execute(f"UPDATE attempt SET {names} WHERE {where}", [*values.values(), *key.values()])
             self._touched.add(run_id)
 
-    def attempts_in(self, token: str) -> list[AttemptRow]:
+    def attempts_in(self, submission_id: str) -> list[AttemptRow]:
         """Of a submission, in the order of their pack, run and stage."""
-        return list(self.db.query("SELECT * FROM attempt WHERE token = ? ORDER BY task, rowid", [token]))
+        return list(
+            self.db.query("SELECT * FROM attempt WHERE submission_id = ? ORDER BY pack_index, rowid", [submission_id])
+        )
 
-    def open_attempts(self, token: str) -> list[AttemptRow]:
+    def open_attempts(self, submission_id: str) -> list[AttemptRow]:
         """Those of a submission that are submitted or running."""
-        return [attempt for attempt in self.attempts_in(token) if attempt["status"] in LIVE]
+        return [attempt for attempt in self.attempts_in(submission_id) if attempt["status"] in LIVE]
 
     def history(self, run_id: str, stage: str) -> list[AskedAttempt]:
         """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
         return list(
             self.db.query(
-                "SELECT attempt.*, asked_by, minutes FROM attempt JOIN submission USING (token) "
+                "SELECT attempt.*, asked_by, minutes FROM attempt JOIN submission USING (submission_id) "
                 "WHERE run_id = ? AND stage = ? AND status != 'void' ORDER BY number",
                 [run_id, stage],
             )
@@ -98,7 +102,7 @@ class Attempts(Store):
         """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""
         return list(
             self.db.query(
-                "SELECT attempt.* FROM attempt JOIN submission USING (token) "
+                "SELECT attempt.* FROM attempt JOIN submission USING (submission_id) "
                 f"WHERE status IN {listed(get_args(Ended))} AND ended IS NOT NULL AND submission.created >= "
                 "(SELECT coalesce(max(created), '') FROM submission WHERE asked_by = 'rerun' AND state != 'refused') "
                 "ORDER BY ended DESC LIMIT ?",

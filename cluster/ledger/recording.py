@@ -13,11 +13,11 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import SubmissionRow
 
 
-def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: str) -> None:
+def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], created: str) -> None:
     """Write each run.json, then its row; a known run gains studies and stages."""
     known = ledger.known_runs()
     for order, run in enumerate(runs):
-        path = root.run(run.id).run_json
+        path = output_root.run(run.id).run_json
         studies, stages = known.get(run.id, ((), ()))
         if run.id in known and set(run.studies) <= set(studies) and set(run.stages) <= set(stages):
             continue
@@ -43,7 +43,7 @@ def record_runs(ledger: Ledger, root: OutputRoot, runs: Sequence[Run], created: 
         ledger.record_runs(runs, created)
 
 
-def record_studies(ledger: Ledger, root: OutputRoot, studies: Sequence[StudyRecord]) -> None:
+def record_studies(ledger: Ledger, output_root: OutputRoot, studies: Sequence[StudyRecord]) -> None:
     """Write each study's file, then its row, where they do not say so already. A grid takes the place of the one with
     the same --set: what was submitted with others stays beside it, with a baseline of its own."""
     known = {row["name"]: row for row in ledger.studies()}
@@ -52,8 +52,8 @@ def record_studies(ledger: Ledger, root: OutputRoot, studies: Sequence[StudyReco
         others = [grid for grid in (row["grids"] if row else ()) if grid["overrides"] != list(study.overrides)]
         grids = sorted([*others, study.grid], key=lambda grid: grid["overrides"])
         value: StudyFile = {"name": study.name, "description": study.description, "grids": grids}
-        if value != row or not root.study(study.name).exists():
-            whole_files.write_json(root.study(study.name), value, indent=None)
+        if value != row or not output_root.study(study.name).exists():
+            whole_files.write_json(output_root.study(study.name), value, indent=None)
             ledger.put_study(**value)
 
 
@@ -65,7 +65,7 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         answer = {"state": "intended"}
     site = value["site"]
     row: SubmissionRow = {
-        "token": directory.token,
+        "submission_id": directory.id,
         "created": value["created"],
         "scheduler": site["scheduler"],
         "site": site["name"],
@@ -83,7 +83,7 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
     }
     status: AttemptStatus = "void" if row["state"] in GIVEN_UP else "submitted"
     attempts: list[AttemptRow] = [
-        {"run_id": item["run_id"], "stage": stage, "number": number, "task": index, "status": status}
+        {"run_id": item["run_id"], "stage": stage, "number": number, "pack_index": index, "status": status}
         for index, pack in enumerate(value["packs"])
         for item in pack
         for stage, number in item["stages"]
@@ -91,5 +91,5 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
     ledger.record_submission(row, attempts)
 
 
-def job_name(token: str) -> str:
-    return f"tt-{token}"
+def job_name(submission_id: str) -> str:
+    return f"tt-{submission_id}"

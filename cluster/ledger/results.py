@@ -84,7 +84,7 @@ class Results(Store):
         out."""
         return list(
             self.db.query(
-                "SELECT attempt.*, site FROM attempt LEFT JOIN submission USING (token) "
+                "SELECT attempt.*, site FROM attempt LEFT JOIN submission USING (submission_id) "
                 "WHERE run_id IN (SELECT value FROM json_each(?)) AND status != 'void' ORDER BY number",
                 [json.dumps(sorted(set(run_ids)))],
             )

@@ -24,7 +24,7 @@ class Answered(TypedDict, total=False):
 class SubmissionRow(Answered):
     """An array of packs, as it was handed to the scheduler."""
 
-    token: str
+    submission_id: str
     created: str
     scheduler: str
     site: str
@@ -58,7 +58,7 @@ class UsageRow(SubmissionRow):
 class HoursRow(TypedDict):
     """How long a submission was planned to take, and what it has taken so far."""
 
-    token: str
+    submission_id: str
     state: State
     scheduler: str
     gpus: int | None
@@ -70,8 +70,8 @@ class HoursRow(TypedDict):
 class PackRow(TypedDict):
     """A pack of a submission of which something may still happen."""
 
-    token: str
-    task: int
+    submission_id: str
+    pack_index: int
     runs: int
     open: int  # attempts
     running: int
@@ -156,8 +156,8 @@ class MeasurementRow(TypedDict):
     run_id: str
     stage: str
     config: str  # JSON
-    token: str
-    task: int
+    submission_id: str
+    pack_index: int
     started: float | None
     ended: float | None
     seconds: float | None

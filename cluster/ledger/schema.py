@@ -40,10 +40,20 @@ _SHARE = (
 _LAST = "coalesce(ended, json_extract(progress, '$.time'))"
 SPENT = (
     f"SELECT coalesce(sum(({_LAST} - started) {_SHARE}), 0) "
-    "FROM attempt JOIN (SELECT task, count(DISTINCT run_id) AS runs "
-    "FROM attempt WHERE token = submission.token GROUP BY task) USING (task) "
-    f"WHERE token = submission.token AND status != 'void' AND {_LAST} > started"
+    "FROM attempt JOIN (SELECT pack_index, count(DISTINCT run_id) AS runs "
+    "FROM attempt WHERE submission_id = submission.submission_id GROUP BY pack_index) USING (pack_index) "
+    f"WHERE submission_id = submission.submission_id AND status != 'void' AND {_LAST} > started"
 )
+# LEFT JOIN keeps their order, in which 400,000 attempts take 3 s.
+_GPU_HOURS = (
+    "WITH packs AS (SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs FROM attempt "
+    "GROUP BY submission_id, pack_index) "
+    "SELECT run_id, stage, count(*) AS attempts, sum(ended - started) AS seconds, "
+    f"sum((ended - started) {_SHARE}) AS gpu_hours "
+    "FROM attempt LEFT JOIN packs USING (submission_id, pack_index) LEFT JOIN submission USING (submission_id) "
+    "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage"
+)
+_RENAMED = {"token": "submission_id", "task": "pack_index"}  # columns of submission and attempt, by m008_words
 # The table `kind`, filled, and the triggers that keep it.
 _ADD = "ON CONFLICT (study, stages, statuses) DO UPDATE SET runs = runs + 1;"  # before 3.35 SQLite wants the columns
 _MEMBER = "SELECT study FROM study_run WHERE run_id = NEW.id UNION ALL SELECT ''"
@@ -203,15 +213,7 @@ def m005_report(db: Database) -> None:
     """
     # JSON. baselines: ids of runs, of all grids; grids: overrides (--set), stages, runs, baselines of each
     db.table("study").create({"name": str, "description": str, "baselines": str, "grids": str}, pk="name")
-    db.create_view(
-        "gpu_hours",
-        # LEFT JOIN keeps their order, in which 400,000 attempts take 3 s.
-        "WITH packs AS (SELECT token, task, count(DISTINCT run_id) AS runs FROM attempt GROUP BY token, task) "
-        "SELECT run_id, stage, count(*) AS attempts, sum(ended - started) AS seconds, "
-        f"sum((ended - started) {_SHARE}) AS gpu_hours "
-        "FROM attempt LEFT JOIN packs USING (token, task) LEFT JOIN submission USING (token) "
-        "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage",
-    )
+    db.create_view("gpu_hours", _as_they_were_named(_GPU_HOURS))
     db.create_view("scores_wide", _scores_wide(_FIGURES))
     # `log` lies below OUTPUT_ROOT.
     db.create_view(
@@ -232,7 +234,7 @@ def m006_status(db: Database) -> None:
     db.execute("CREATE INDEX idx_run_name ON run (name)")
     # gpu_hours that its attempts took; null while something of it is open
     db.table("submission").add_column("spent", float)
-    db.execute(f"UPDATE submission SET spent = ({SPENT}) WHERE state = 'done'")
+    db.execute(f"UPDATE submission SET spent = ({_as_they_were_named(SPENT)}) WHERE state = 'done'")
     # How many runs of a study have these stages with these statuses; study "" is every run once. Kept by triggers.
     db.execute(
         "CREATE TABLE kind (study TEXT, stages TEXT, statuses TEXT, runs INTEGER, UNIQUE (study, stages, statuses))"
@@ -246,6 +248,25 @@ def m007_characters(db: Database) -> None:
     """Bits per character, beside the other figures of a run."""
     of_characters = {f"bpc{of}": ("bpc", split, "bpc") for of, split in (("", "test"), ("_validation", "validation"))}
     db.create_view("scores_wide", _scores_wide(_FIGURES | of_characters), replace=True)
+
+
+@migrate()
+def m008_words(db: Database) -> None:
+    """A submission has an id, and a pack its place in the array: a token is a model's, a task is what is scored."""
+    db.execute("DROP VIEW gpu_hours")  # it joins by columns that must have one name
+    db.execute("DROP INDEX idx_attempt_token")
+    for old, new in _RENAMED.items():
+        db.execute(f"ALTER TABLE attempt RENAME COLUMN {old} TO {new}")
+    db.execute("ALTER TABLE submission RENAME COLUMN token TO submission_id")
+    db.table("attempt").create_index(["submission_id"])
+    db.create_view("gpu_hours", _GPU_HOURS)
+
+
+def _as_they_were_named(sql: str) -> str:
+    """A statement for a ledger before m008_words."""
+    for old, new in _RENAMED.items():
+        sql = sql.replace(new, old)
+    return sql
 
 
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:

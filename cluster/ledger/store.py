@@ -16,7 +16,7 @@ from cluster.files.records import AttemptRow
 from cluster.files.statuses import STUCK, StageStatus
 from cluster.ledger.rows import StageRow
 from cluster.ledger.schema import migrate, without_modules
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.stages import STAGES
 
 with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
@@ -100,7 +100,7 @@ def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[
     status: StageStatus
     for stage in stages:
         attempt = newest.get(stage)
-        needs = [views[need]["status"] for need in NEEDS[stage] if need in views]
+        needs = [views[need]["status"] for need in STAGES[stage].needs if need in views]
         if attempt:
             status = cast(StageStatus, attempt["status"])  # the newest that is not void
         elif any(need in STUCK for need in needs):

@@ -91,7 +91,7 @@ def decide(history: Sequence[AskedAttempt], site: Site, now: float) -> Decision:
 
 def _submitted(history: Sequence[AskedAttempt]) -> list[AskedAttempt]:
     """The last attempt of each submission: those before it are of a job that was requeued and went on."""
-    return list({attempt["token"]: attempt for attempt in history}.values())
+    return list({attempt["submission_id"]: attempt for attempt in history}.values())
 
 
 def kind(attempt: AttemptRow) -> tuple[str, str, str]:
@@ -111,5 +111,5 @@ def in_a_row(ended: Sequence[AttemptRow]) -> int:
         if attempt["status"] != "failed" or (first and kind(attempt) != first):
             break
         first = first or kind(attempt)
-        packs.add((attempt["token"], attempt["task"]))
+        packs.add((attempt["submission_id"], attempt["pack_index"]))
     return len(packs)

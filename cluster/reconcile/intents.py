@@ -24,7 +24,7 @@ def patience() -> float:
 
 
 def settle(opened: OpenSubmission, seen: SlurmAnswers) -> None:
-    """A submission whose answer was never heard: find its job by the token, or prove that there is none."""
+    """A submission whose answer was never heard: find its job by the submission's id, or prove that there is none."""
     answer = read_whole(opened.directory.answer, AnswerFile, []) or {"state": "intended"}
     if answer["state"] != "intended":  # heard, and then whoever heard it was killed
         _conclude(opened, answer)

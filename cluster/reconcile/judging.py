@@ -20,7 +20,7 @@ from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.reconcile.opened import OpenSubmission, is_superseded, read_files, read_whole, said
 from cluster.slurm.queries import Job
-from tiny_transformers.settings.stages import NEEDS
+from tiny_transformers.settings.stages import STAGES
 
 FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
@@ -58,7 +58,7 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
     if opened.row["state"] == "intended":
         return True  # tasks of an array that the queue shows may have left it
     for attempt in opened.open_attempts:
-        job = queue.get(opened.key(attempt["task"], queue))
+        job = queue.get(opened.key(attempt["pack_index"], queue))
         if job is None or job.state == "FAILED":  # which may be a kill for memory
             return True
         if is_superseded(opened, attempt):
@@ -67,7 +67,7 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
 
 
 def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
-    fates = {task: _fate(opened, task, seen) for task in {attempt["task"] for attempt in opened.open_attempts}}
+    fates = {index: _fate(opened, index, seen) for index in {attempt["pack_index"] for attempt in opened.open_attempts}}
     # What a job wrote between our reading its files and its end must be read before it is judged.
     if any(isinstance(fate, EndedJob) for fate in fates.values()):
         read_files(opened)
@@ -77,7 +77,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
         if is_superseded(opened, attempt):
             _settle(opened, attempt, _interruption(opened, attempt, seen))
         else:
-            fate = fates.get(attempt["task"])
+            fate = fates.get(attempt["pack_index"])
             if isinstance(fate, LiveJob) and attempt["run_id"] in first:
                 fate = LiveJob(fate.job)
             first.add(attempt["run_id"])
@@ -94,7 +94,7 @@ def _statuses(opened: OpenSubmission) -> dict[tuple[str, str], str]:
 def _settle_by_pack(
     opened: OpenSubmission, attempt: AttemptRow, fate: Fate, statuses: dict[tuple[str, str], str]
 ) -> None:
-    needs = [statuses.get((attempt["run_id"], need)) for need in NEEDS[attempt["stage"]]]
+    needs = [statuses.get((attempt["run_id"], need)) for need in STAGES[attempt["stage"]].needs]
     out_of_turn = any(need in FRUITLESS for need in needs)
     died = (
         isinstance(fate, EndedJob)
@@ -147,7 +147,7 @@ def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:
 
 def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswers) -> Fate:
     """Why a job was requeued while it worked on this attempt."""
-    task, restart = opened.tasks[attempt["task"]], opened.begun_by[key_of(attempt)]
+    task, restart = opened.tasks[attempt["pack_index"]], opened.begun_by[key_of(attempt)]
     lives: list[Life] = [*task.get("earlier", []), task]
     marked = next((life.get("ended_by") for life in lives if life["restart"] == restart), None)
     if marked:
@@ -162,45 +162,45 @@ def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswer
     return EndedJob(cause, f"requeued by SLURM{why}; the next attempt goes on", life.node if life else None)
 
 
-def _fate(opened: OpenSubmission, task: int, seen: SlurmAnswers) -> Fate:
-    return _slurm_fate(opened, task, seen) if opened.slurm else _local_fate(opened, task)
+def _fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> Fate:
+    return _slurm_fate(opened, pack_index, seen) if opened.slurm else _local_fate(opened, pack_index)
 
 
-def _slurm_fate(opened: OpenSubmission, task: int, seen: SlurmAnswers) -> Fate:
+def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> Fate:
     if seen.queue is None or opened.just_seen or opened.row["state"] != "submitted":
         return None
-    key = opened.key(task, seen.queue)
+    key = opened.key(pack_index, seen.queue)
     job = seen.queue.get(key)
     if job and job.live:
         return LiveJob(key, job.reason if job.state == "PENDING" else "")
     if seen.history is None:  # only accounting tells FAILED from a kill for memory, or why it left
-        return _ended(opened, task, key, job) if job and job.state != "FAILED" else None
-    known = seen.history.get(opened.key(task, seen.history))
+        return _ended(opened, pack_index, key, job) if job and job.state != "FAILED" else None
+    known = seen.history.get(opened.key(pack_index, seen.history))
     if known and not known.live:
-        return _ended(opened, task, key, known)
+        return _ended(opened, pack_index, key, known)
     if job:
-        return _ended(opened, task, key, job)
+        return _ended(opened, pack_index, key, job)
     # squeue lists all that lives. But a controller that lost its state has forgotten jobs that still run, and
     # accounting may lag behind.
-    sign = _last_sign(opened, task)
+    sign = _last_sign(opened, pack_index)
     if sign <= FRESH or (known and sign <= STALE_ACCOUNTING):
         return None
     return EndedJob("lost", f"SLURM no longer knows job {key}, and it left no result")
 
 
-def _last_sign(opened: OpenSubmission, task: int) -> float:
+def _last_sign(opened: OpenSubmission, pack_index: int) -> float:
     """Seconds since the pack's runs last wrote a heartbeat, by the file system's clock; very many if they never did."""
     beats = [
         opened.root.attempt(*key_of(attempt)).heartbeat
         for attempt in opened.open_attempts
-        if attempt["task"] == task and attempt["status"] == "running"
+        if attempt["pack_index"] == pack_index and attempt["status"] == "running"
     ]
     return min((whole_files.age(beat) for beat in beats if beat.exists()), default=float("inf"))
 
 
-def _ended(opened: OpenSubmission, task: int, key: str, job: Job) -> EndedJob:
+def _ended(opened: OpenSubmission, pack_index: int, key: str, job: Job) -> EndedJob:
     exit_code = f", exit code {job.exit_code}" if job.exit_code else ""
-    life = opened.tasks.get(task)
+    life = opened.tasks.get(pack_index)
     began = life is not None and len(job.earlier) <= life["restart"]
     marked = life and life.get("ended_by")
     if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
@@ -210,7 +210,7 @@ def _ended(opened: OpenSubmission, task: int, key: str, job: Job) -> EndedJob:
         return EndedJob("cancelled", f"job {key} was cancelled before it was known")
     peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
     if not began and job.cause in ("error", "lost"):
-        where = f"slurm_logs/{opened.row['token']}"
+        where = f"slurm_logs/{opened.row['submission_id']}"
         message = f"job {key} ended as {job.state}{exit_code} before its pack began; see {where}"
         return EndedJob("launch_failed", message, job.node or None)
     on = job.node or "no node"
@@ -218,10 +218,10 @@ def _ended(opened: OpenSubmission, task: int, key: str, job: Job) -> EndedJob:
     return EndedJob(job.cause, message, job.node or None)
 
 
-def _local_fate(opened: OpenSubmission, task: int) -> Fate:
+def _local_fate(opened: OpenSubmission, pack_index: int) -> Fate:
     """The pack's own process; before it has announced itself, the controller that starts it."""
     answer = read_whole(opened.directory.answer, AnswerFile, []) or {"state": "intended"}
-    process: Process | None = opened.tasks.get(task) or answer.get("process")
+    process: Process | None = opened.tasks.get(pack_index) or answer.get("process")
     alive = processes.is_alive(process) if process else None
     if process is None or alive is None:
         return None

@@ -140,7 +140,7 @@ class _Attempt:
         self.together = 1 if STAGES[self.stage].alone else max(1, min(row["slots"] or 1, row["runs"]))
 
         self.device = row["device"]
-        self.pack = row["token"], row["task"]
+        self.pack = row["submission_id"], row["pack_index"]
         self.span = _span(row)
 
     def here(self, site: Site) -> bool:

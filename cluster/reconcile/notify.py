@@ -49,33 +49,35 @@ class Event:
         return f"{self.kind}.{quote(self.key, safe=' ')}"
 
 
-def configure(ledger: Ledger, root: OutputRoot, site: Site) -> None:
+def configure(ledger: Ledger, output_root: OutputRoot, site: Site) -> None:
     """Keep what the last `submit` says of it. What is past when it is first said is not told."""
     if site.notify is None:
-        root.notify.unlink(missing_ok=True)
+        output_root.notify.unlink(missing_ok=True)
         return
     retried: list[str] = [cause for cause in get_args(Cause) if site.rule(cause).times]
     settings: NotifyFile = {
         "command": site.notify.command, "events": list(site.notify.events),
         "unreachable_after": site.notify.unreachable_after, "retried": retried,
     }  # fmt: skip
-    if not root.notify.exists():
+    if not output_root.notify.exists():
         for event in _of_studies(ledger, settings):
-            whole_files.create_json(_file(root, event, 1), {**asdict(event), "outcome": "sent", "why": "it was past"})
-    whole_files.write_json(root.notify, settings)
+            whole_files.create_json(
+                _file(output_root, event, 1), {**asdict(event), "outcome": "sent", "why": "it was past"}
+            )
+    whole_files.write_json(output_root.notify, settings)
 
 
-def tell(root: OutputRoot) -> None:
+def tell(output_root: OutputRoot) -> None:
     """Tell what is new. What goes wrong is a warning."""
     try:
-        settings: NotifyFile | None = whole_files.read_json(root.notify)
+        settings: NotifyFile | None = whole_files.read_json(output_root.notify)
         if settings is None:
             return
-        with closing(Ledger(root.ledger, read_only=True)) as ledger:
-            events = [*_of_studies(ledger, settings), *_of_slurm(root, ledger.recall("slurm"), settings)]
+        with closing(Ledger(output_root.ledger, read_only=True)) as ledger:
+            events = [*_of_studies(ledger, settings), *_of_slurm(output_root, ledger.recall("slurm"), settings)]
         for event in events:
             if event.kind in settings["events"]:
-                _tell_once(root, settings["command"], event)
+                _tell_once(output_root, settings["command"], event)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the command
         stderr.print(f"notify: {type(error).__name__}: {error}", style="yellow", soft_wrap=True, markup=False)
 

@@ -28,10 +28,10 @@ T = TypeVar("T")
 class OpenSubmission:
     """A submission of which something may still happen: its row, its attempts, and the tasks that have begun."""
 
-    def __init__(self, ledger: Ledger, root: OutputRoot, row: SubmissionRow) -> None:
-        self.ledger, self.root, self.row = ledger, root, row
-        self.directory = root.submission(row["token"])
-        self.attempts = ledger.attempts_in(row["token"])
+    def __init__(self, ledger: Ledger, output_root: OutputRoot, row: SubmissionRow) -> None:
+        self.ledger, self.root, self.row = ledger, output_root, row
+        self.directory = output_root.submission(row["submission_id"])
+        self.attempts = ledger.attempts_in(row["submission_id"])
         self.tasks: dict[int, TaskFile] = {}
         self.begun_by: dict[tuple[str, str, int], int] = {}  # attempt without a result -> the life that claimed it
         self.torn: list[str] = []  # files that are not whole
@@ -39,7 +39,7 @@ class OpenSubmission:
 
     @property
     def name(self) -> str:
-        return job_name(self.row["token"])
+        return job_name(self.row["submission_id"])
 
     @property
     def slurm(self) -> bool:
@@ -57,17 +57,17 @@ class OpenSubmission:
 
     def update(self, **values: Unpack[Answered]) -> None:
         self.row |= values
-        self.ledger.update_submission(self.row["token"], **values)
+        self.ledger.update_submission(self.row["submission_id"], **values)
 
     def close_if_done(self) -> None:
         if self.row["state"] == "submitted" and not self.open_attempts:
             self.update(state="done")
 
-    def key(self, task: int, jobs: Mapping[str, Job]) -> str:
+    def key(self, pack_index: int, jobs: Mapping[str, Job]) -> str:
         """SLURM's name for the job of a pack: the one that took it, or else the one of its place in the array."""
-        if task in self.tasks:
-            return str(self.tasks[task]["job"])
-        key = f"{self.row['job_id']}_{task}"
+        if pack_index in self.tasks:
+            return str(self.tasks[pack_index]["job"])
+        key = f"{self.row['job_id']}_{pack_index}"
         job_id = self.row["job_id"]
         return job_id if job_id and key not in jobs and job_id in jobs else key  # no array of one
 
@@ -78,7 +78,7 @@ def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     waiting = list(opened.open_attempts)
     while waiting:
         attempt = waiting.pop(0)
-        if attempt["task"] not in opened.tasks and begun_only:
+        if attempt["pack_index"] not in opened.tasks and begun_only:
             continue
         _read_attempt(opened, attempt)
         if is_superseded(opened, attempt):
@@ -102,7 +102,7 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
             job, host = attempt["job"] or verdict.get("job"), attempt["host"] or verdict.get("host")
             opened.put(attempt, **(said(verdict) | {"job": job, "host": host}))
         return
-    if claim and claim["token"] != attempt["token"]:
+    if claim and claim["submission_id"] != attempt["submission_id"]:
         return
     spoilt: list[str] = []
     result = read_whole(directory.result, ResultFile, spoilt)
@@ -150,7 +150,7 @@ def claimed(ledger: Ledger, claim: Claim) -> AttemptValues:
 
 def is_superseded(opened: OpenSubmission, attempt: AttemptRow) -> bool:
     """Whether the job was requeued after this attempt began: it goes on under the next number."""
-    task, restart = opened.tasks.get(attempt["task"]), opened.begun_by.get(key_of(attempt))
+    task, restart = opened.tasks.get(attempt["pack_index"]), opened.begun_by.get(key_of(attempt))
     return task is not None and restart is not None and restart < task["restart"]
 
 
@@ -159,7 +159,8 @@ def _successor(opened: OpenSubmission, attempt: AttemptRow) -> AttemptRow | None
     key = (attempt["run_id"], attempt["stage"], attempt["number"] + 1)
     if any(key_of(other) == key for other in opened.attempts):
         return None
-    opened.ledger.put_attempt(*key, token=attempt["token"], task=attempt["task"], status="submitted")
+    sent, index = attempt["submission_id"], attempt["pack_index"]
+    opened.ledger.put_attempt(*key, submission_id=sent, pack_index=index, status="submitted")
     successor = opened.ledger.attempt(*key)
     assert successor
     opened.attempts.append(successor)

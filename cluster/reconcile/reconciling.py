@@ -33,12 +33,12 @@ class Queries(Protocol):
     def history(self, names: Iterable[str], days: int) -> dict[str, Job] | None: ...
 
 
-def reconcile(ledger: Ledger, root: OutputRoot, slurm: Queries) -> SlurmReply:
+def reconcile(ledger: Ledger, output_root: OutputRoot, slurm: Queries) -> SlurmReply:
     """Bring the ledger up to date with the files and with SLURM; asks SLURM only if something of its is open, and
     then once for the queue and at most once for what has left it. The caller holds the lock."""
     with ledger.transaction():
-        _take_in(ledger, root)
-        opened = [OpenSubmission(ledger, root, row) for row in ledger.open_submissions()]
+        _take_in(ledger, output_root)
+        opened = [OpenSubmission(ledger, output_root, row) for row in ledger.open_submissions()]
         for each in opened:
             read_files(each)
             each.close_if_done()
@@ -60,45 +60,49 @@ def reconcile(ledger: Ledger, root: OutputRoot, slurm: Queries) -> SlurmReply:
     return "partial" if history is None else "answered"
 
 
-def rebuild(ledger: Ledger, root: OutputRoot) -> list[str]:
+def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Fill an empty ledger from the files. Returns what could not be read."""
     torn: list[str] = []
     with ledger.transaction():
-        runs = [value for value in (read_whole(run.run_json, documents.RunFile, torn) for run in root.runs()) if value]
+        runs = [
+            value
+            for value in (read_whole(run.run_json, documents.RunFile, torn) for run in output_root.runs())
+            if value
+        ]
         for run in sorted(runs, key=lambda run: (run["created"], run["order"])):
             _record_run(ledger, run)
-        _take_in(ledger, root, torn)
+        _take_in(ledger, output_root, torn)
         for row in ledger.open_submissions():
-            each = OpenSubmission(ledger, root, row)
+            each = OpenSubmission(ledger, output_root, row)
             read_files(each, begun_only=False)  # one that never began may have a verdict
             if each.row["state"] == "submitted":
                 judging.judge(each, SlurmAnswers(None, None))
             torn += each.torn
-        for directory in root.decisions():
+        for directory in output_root.decisions():
             decision = read_whole(directory.decision, documents.DecisionFile, torn)
             if decision:
                 ledger.put_decision(decision)
     return list(dict.fromkeys(torn))
 
 
-def late_results(ledger: Ledger, root: OutputRoot) -> None:
+def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
     """A job that was judged and then wrote its results after all has done its work: whatever was guessed, they say so.
     Asked before anything is done again."""
     with ledger.transaction():
         for failed in ledger.newest_attempts("failed"):
-            for attempt in ledger.attempts_in(failed["token"]):
+            for attempt in ledger.attempts_in(failed["submission_id"]):
                 if attempt["run_id"] == failed["run_id"] and attempt["status"] in FRUITLESS:
-                    _take_late(ledger, root, attempt)
+                    _take_late(ledger, output_root, attempt)
 
 
 def _take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
     key = key_of(attempt)
     directory = root.attempt(*key)
     result, claim = read_whole(directory.result, ResultFile, []), read_whole(directory.claim, Claim, [])
-    if result and claim and result["status"] == "completed" and claim["token"] == attempt["token"]:
+    if result and claim and result["status"] == "completed" and claim["submission_id"] == attempt["submission_id"]:
         ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
         ledger.put_outcome(*key, result.get("outcome") or {})
-        ledger.sum_hours(attempt["token"])
+        ledger.sum_hours(attempt["submission_id"])
 
 
 def _record_run(ledger: Ledger, value: documents.RunFile) -> None:
@@ -114,7 +118,7 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
     for study in filter(None, (read_whole(path, documents.StudyFile, torn) for path in root.studies())):
         if known_studies.get(study["name"]) != study:
             ledger.put_study(study["name"], study["description"], study["grids"])
-    new = [root.submission(token) for token in sorted(root.tokens() - ledger.tokens())]
+    new = [root.submission(submission_id) for submission_id in sorted(root.submission_ids() - ledger.submission_ids())]
     found = [(directory, read_whole(directory.submission, documents.Intent, torn)) for directory in new]
     if not found:
         return

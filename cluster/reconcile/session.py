@@ -30,78 +30,84 @@ class LedgerView:
     slurm: str  # reconcile's Answer
 
 
-def need_ledger(root: OutputRoot) -> None:
-    if not root.ledger.exists():
-        advice = "`tiny-transformers ledger rebuild` makes it from the files." if root.runs() else "Submit first."
-        if root.smoke.ledger.exists():
+def need_ledger(output_root: OutputRoot) -> None:
+    if not output_root.ledger.exists():
+        advice = (
+            "`tiny-transformers ledger rebuild` makes it from the files." if output_root.runs() else "Submit first."
+        )
+        if output_root.smoke.ledger.exists():
             advice += " Smoke runs are kept apart: say --smoke."
-        raise InputError(f"{root.ledger}: there is no ledger. {advice}")
+        raise InputError(f"{output_root.ledger}: there is no ledger. {advice}")
 
 
 @contextmanager
-def writing(root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bool = False) -> Iterator[Ledger | None]:
+def writing(
+    output_root: OutputRoot, slurm: Slurm, dry_run: bool = False, unsettled: bool = False
+) -> Iterator[Ledger | None]:
     """The ledger, locked and reconciled; None for a dry run where there is none, so that it leaves no trace.
 
     Raises SlurmSilent, with nothing changed, if SLURM does not answer, or has not answered for a submission unless such
     `unsettled` ones may be."""
-    if dry_run and not root.ledger.exists():
+    if dry_run and not output_root.ledger.exists():
         yield None
         return
-    if not root.ledger.exists() and root.runs():
-        need_ledger(root)
+    if not output_root.ledger.exists() and output_root.runs():
+        need_ledger(output_root)
     try:
-        with locked(root.lock):
-            ledger = Ledger(root.ledger)
+        with locked(output_root.lock):
+            ledger = Ledger(output_root.ledger)
             try:
-                if _reconcile(ledger, root, slurm) == "unreachable":
+                if _reconcile(ledger, output_root, slurm) == "unreachable":
                     raise SlurmSilent(
                         "SLURM did not answer, so what is under way is not known. Nothing was submitted or cancelled."
                     )
                 if not unsettled:
-                    _refuse_unsettled(ledger, root)
+                    _refuse_unsettled(ledger, output_root)
                 yield ledger
             finally:
                 ledger.close()
     finally:
         if not dry_run:
-            notify.tell(root)  # with the ledger unlocked
+            notify.tell(output_root)  # with the ledger unlocked
 
 
 @contextmanager
-def reading(root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[LedgerView, str | None]]:
+def reading(output_root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[LedgerView, str | None]]:
     """The ledger, reconciled if nobody else is at it; with a warning if somebody is. Without `slurm` only the files
     are read, and what SLURM said last stands."""
-    if not root.ledger.exists():
-        need_ledger(root)
+    if not output_root.ledger.exists():
+        need_ledger(output_root)
     warning = None
     try:
-        with locked(root.lock, wait=WAIT):
-            ledger = Ledger(root.ledger)
-            answer: str = _reconcile(ledger, root, slurm) if slurm else _read_files(ledger, root)
+        with locked(output_root.lock, wait=WAIT):
+            ledger = Ledger(output_root.ledger)
+            answer: str = _reconcile(ledger, output_root, slurm) if slurm else _read_files(ledger, output_root)
     except LedgerBusy as busy:
         warning = f"{busy} What follows is its last state."
         try:
-            ledger = Ledger(root.ledger, read_only=True)
+            ledger = Ledger(output_root.ledger, read_only=True)
         except OldLedger as old:
             raise OldLedger(f"{busy} {old}") from None
         answer = ledger.recall("slurm") or "none"
     try:
         yield LedgerView(ledger, ledger.recall("as_of") or "never", answer), warning
-        notify.tell(root)
+        notify.tell(output_root)
     finally:
         ledger.close()
 
 
-def made_here(ledger: Ledger, root: OutputRoot) -> list[SubmissionRow]:
+def made_here(ledger: Ledger, output_root: OutputRoot) -> list[SubmissionRow]:
     """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
     those that came with an archive, whose site, account and folders are somebody else's."""
-    elsewhere = root.came_along()
-    return [row for row in ledger.submissions() if row["state"] not in GIVEN_UP and row["token"] not in elsewhere]
+    elsewhere = output_root.came_along()
+    return [
+        row for row in ledger.submissions() if row["state"] not in GIVEN_UP and row["submission_id"] not in elsewhere
+    ]
 
 
-def only_imported(ledger: Ledger, root: OutputRoot) -> bool:
+def only_imported(ledger: Ledger, output_root: OutputRoot) -> bool:
     """Whether it was unpacked from an archive, and nothing has been submitted here yet."""
-    return root.imported.exists() and not root.requests() and not made_here(ledger, root)
+    return output_root.imported.exists() and not output_root.requests() and not made_here(ledger, output_root)
 
 
 def now() -> str:
@@ -143,10 +149,10 @@ def _read_files(ledger: Ledger, root: OutputRoot) -> str:
 
 def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
     """Nothing is submitted beside a submission that may still arrive."""
-    unsettled = [row["token"] for row in ledger.open_submissions() if row["state"] == "intended"]
+    unsettled = [row["submission_id"] for row in ledger.open_submissions() if row["state"] == "intended"]
     if not unsettled:
         return
-    youngest = min(whole_files.age(root.submission(token).submission) for token in unsettled)
+    youngest = min(whole_files.age(root.submission(submission_id).submission) for submission_id in unsettled)
     left = max(0, round(intents.patience() - youngest))
     when = f"in {left} s" if left else "when sacct answers"
     raise SlurmSilent(

@@ -48,7 +48,7 @@ class Details:
     data: Mapping[str, Mapping[str, str]]  # key -> file -> SHA-256: the same files are listed once for all stage runs
 
 
-def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Details:
+def run_details(ledger: Ledger, output_root: OutputRoot, run_ids: Iterable[str]) -> Details:
     """Return the details of these runs, in the order in which they were recorded."""
     chosen = list(run_ids)
     attempts = _by_stage(ledger.attempts_of(chosen))
@@ -69,7 +69,7 @@ def run_details(ledger: Ledger, root: OutputRoot, run_ids: Iterable[str]) -> Det
             checks.get(key, ()),
             {row["name"]: row["value"] for row in metrics.get(key, ())},
             files.get(key),
-            _log(root, attempts[key][-1]) if key in attempts else "",
+            _log(output_root, attempts[key][-1]) if key in attempts else "",
         )
 
     runs = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in ledger.runs(chosen)]

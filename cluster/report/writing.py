@@ -31,20 +31,20 @@ from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 WRITTEN = ".written.json"  # what the last report wrote, so that this one removes what it has no more
 
 
-def write(view: LedgerView, root: OutputRoot, folder: Path) -> list[Path]:
+def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]:
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
     for study in results.read(ledger):
         with _collected_at_the_end():
-            drawn = drawing.draw(study, root)
-        sections.append(section(study, root, drawn))
+            drawn = drawing.draw(study, output_root)
+        sections.append(section(study, output_root, drawn))
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
         files |= _table_files(sections[-1])
     notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view)]
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
-    made_of = details.run_details(ledger, root, [run["run_id"] for run in ledger.overview()])
+    made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
     files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
@@ -64,12 +64,12 @@ def _collected_at_the_end() -> Iterator[None]:
         gc.collect()
 
 
-def section(study: Study, root: OutputRoot, drawn: Sequence[Figure]) -> Section:
+def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> Section:
     """All that is to be said of a study."""
 
     def pairs_of(run_id: str) -> pairs.KeptPairs | None:
         try:
-            return pairs.read(root.run(run_id).path / PAIR_SCORES)
+            return pairs.read(output_root.run(run_id).path / PAIR_SCORES)
         except TinyTransformersError:  # missing or torn: nothing can be said pair by pair
             return None
 

@@ -41,11 +41,11 @@ def estimate_times(
     stuck = next((each for each in queue if never_starts(each.reason)), None)
     if stuck:
         return None, f"{count(len(stuck.packs), 'pack')} will not start by itself"
-    sizes = Counter(token for token, _ in open_packs)
+    sizes = Counter(submission_id for submission_id, _ in open_packs)
     planned = {
-        (token, index): seconds / sizes[token]
-        for token, index in open_packs
-        if token in submissions and (seconds := submissions[token]["seconds"])
+        (submission_id, index): seconds / sizes[submission_id]
+        for submission_id, index in open_packs
+        if submission_id in submissions and (seconds := submissions[submission_id]["seconds"])
     }
     if still.keys() - planned.keys():
         return None, "how long it takes was not planned"
@@ -55,7 +55,7 @@ def estimate_times(
         if key in planned and row["completed"] == row["attempts"] and row["ended"] and row["started"]
     }
     pace = sum(ended.values()) / sum(planned[key] for key in ended) if ended else 1.0
-    working = {(pack.token, pack.task): pack.working for pack in packs}
+    working = {(pack.submission_id, pack.pack_index): pack.working for pack in packs}
     lefts, longer = [], 0  # of these, packs that have taken more than their time
     for key, row in still.items():
         if row["started"]:

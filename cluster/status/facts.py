@@ -43,8 +43,8 @@ class RunningStage:
 class RunningPack:
     """A pack that has begun."""
 
-    token: str
-    task: int
+    submission_id: str
+    pack_index: int
     job: str
     node: str
     slots: int
@@ -59,7 +59,7 @@ class WaitingPacks:
 
     reason: str
     runs: int
-    packs: tuple[tuple[str, int], ...]  # token, task
+    packs: tuple[tuple[str, int], ...]  # submission's id, index in it
     jobs: tuple[str, ...]
 
 

@@ -27,10 +27,10 @@ NAMED = 3  # runs of a group of failures that are named
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
 
 
-def read(view: LedgerView, root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
+def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, now: float | None = None) -> Status:
     """`study`: only what is of this one, but for the hours and the estimate."""
-    ledger, now, options = view.ledger, now or time.time(), root.options
-    imported = session.only_imported(ledger, root)
+    ledger, now, options = view.ledger, now or time.time(), output_root.options
+    imported = session.only_imported(ledger, output_root)
     progress = _progress(ledger)
     total = progress.pop("")
     attempts = ledger.newest_attempts(*LIVE, "failed")
@@ -39,8 +39,8 @@ def read(view: LedgerView, root: OutputRoot, study: str | None = None, now: floa
         attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
         progress = {study: progress[study]}
     names = labels(ledger, (attempt["run_id"] for attempt in attempts))
-    submissions = {row["token"]: row for row in ledger.hours()}
-    open_packs = {(row["token"], row["task"]): row for row in ledger.open_packs()}
+    submissions = {row["submission_id"]: row for row in ledger.hours()}
+    open_packs = {(row["submission_id"], row["pack_index"]): row for row in ledger.open_packs()}
     running = [attempt for attempt in attempts if attempt["status"] in LIVE]
     failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
     packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
@@ -89,7 +89,7 @@ def _packs(
 ) -> tuple[RunningPack, ...]:
     members: dict[tuple[str, int], list[AttemptRow]] = {}
     for attempt in attempts:
-        members.setdefault((attempt["token"], attempt["task"]), []).append(attempt)
+        members.setdefault((attempt["submission_id"], attempt["pack_index"]), []).append(attempt)
     packs = []
     for key, own in members.items():
         if key not in open_packs or not open_packs[key]["started"]:
@@ -124,7 +124,7 @@ def _queue(attempts: Sequence[AttemptRow], open_packs: Mapping[tuple[str, int], 
     reasons: dict[tuple[str, int], str] = {}
     jobs: dict[tuple[str, int], str] = {}
     for attempt in attempts:
-        key = (attempt["token"], attempt["task"])
+        key = (attempt["submission_id"], attempt["pack_index"])
         if attempt["status"] == "submitted" and key in open_packs and not open_packs[key]["started"]:
             said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
             reasons[key] = reasons.get(key) or said
@@ -213,9 +213,13 @@ def _flags(ledger: Ledger) -> list[str]:
 # -- for programs -----------------------------------------------------------------------------------------------------
 
 
-def status_json(view: LedgerView, root: OutputRoot) -> dict[str, Any]:
-    overview, status = view.ledger.overview(), read(view, root)
+def status_json(view: LedgerView, output_root: OutputRoot) -> dict[str, Any]:
+    overview, status = view.ledger.overview(), read(view, output_root)
     told = asdict(status)
+    # Programs know the submission and the place of a pack by these words.
+    told["packs"] = [
+        {"token": pack.pop("submission_id"), "task": pack.pop("pack_index")} | pack for pack in told["packs"]
+    ]
     return {
         "as_of": view.as_of,
         "slurm": view.slurm,

@@ -69,14 +69,14 @@ class StatusLines:
             yield line.text
 
 
-def status_view(view: LedgerView, root: OutputRoot, *, per_run: bool, failed_only: bool) -> Any:
+def status_view(view: LedgerView, output_root: OutputRoot, *, per_run: bool, failed_only: bool) -> Any:
     """What a person sees."""
     from rich.console import Group
 
-    status = read(view, root)
+    status = read(view, output_root)
     if not status.total.total:
-        return _no_runs(root)
-    shown = StatusLines(status, root, "failed" if failed_only else "all", everything=failed_only)
+        return _no_runs(output_root)
+    shown = StatusLines(status, output_root, "failed" if failed_only else "all", everything=failed_only)
     return Group(*run_tables(view, status), shown) if per_run and not failed_only else shown
 
 
@@ -90,19 +90,19 @@ def run_tables(view: LedgerView, status: Status) -> list[Table]:
 
 
 def lines(
-    status: Status, root: OutputRoot, console: Console, width: int, show: Show = "all", everything: bool = False
+    status: Status, output_root: OutputRoot, console: Console, width: int, show: Show = "all", everything: bool = False
 ) -> list[Line]:
     """All that is shown, none of it wider than `width`; `everything`: only failures, and all of them."""
     plain = is_plain(console)
     found: list[Line] = []
     if not status.total.total:
-        return [Line(text) for text in _within(_no_runs(root), console, width)]
+        return [Line(text) for text in _within(_no_runs(output_root), console, width)]
     if not everything:
         found += _progress_lines(status, width, plain)
     if show != "failed":
         found += _pack_lines(status, width, plain) + _queue_lines(status)
     if show != "running":
-        found += _failure_lines(status, root, everything)
+        found += _failure_lines(status, output_root, everything)
         if not status.failures and show == "failed":
             found.append(Line(Text("No stage run has failed.")))
     if status.flags:
@@ -208,7 +208,7 @@ def _pack_lines(status: Status, width: int, plain: bool) -> list[Line]:
         head.append(f"{len(pack.working)} of {count(pack.slots, 'slot')} busy")
         if pack.waiting:
             head.append(f", {count(pack.waiting, 'run')} to come")
-        mine = ((pack.token, pack.task),)
+        mine = ((pack.submission_id, pack.pack_index),)
         others = len({each.run_id for each in pack.working}) + pack.waiting - 1
         found.append(Line(head, LineEntry(f"job {pack.job}", packs=mine)))
         for each in pack.working:

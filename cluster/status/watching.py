@@ -71,8 +71,8 @@ class Snapshot:
 class Reader:
     """Looks, as often as it may. `look` is of one thread at a time."""
 
-    def __init__(self, root: OutputRoot, per_run: bool = False) -> None:
-        self.root, self.per_run = root, per_run
+    def __init__(self, output_root: OutputRoot, per_run: bool = False) -> None:
+        self.root, self.per_run = output_root, per_run
         self.study: str | None = None  # only this one
         self.studies: list[str] = []
         self._asked = -ASKING
@@ -131,10 +131,10 @@ class LookingThread(threading.Thread):
 
 
 def until_done(
-    console: Console, root: OutputRoot, cancel: Cancel, *, failed_only: bool = False, per_run: bool = False
+    console: Console, output_root: OutputRoot, cancel: Cancel, *, failed_only: bool = False, per_run: bool = False
 ) -> bool:
     """Show the status until nothing is open; False if the person left before."""
-    reader = Reader(root, per_run and not failed_only)
+    reader = Reader(output_root, per_run and not failed_only)
     show: Show = "failed" if failed_only else "all"
     done = True
     if console.is_terminal and not console.is_dumb_terminal and sys.stdin.isatty():
@@ -145,7 +145,7 @@ def until_done(
         seen = _lines_until_done(console, reader)
     for table in seen.tables:
         console.print(table)
-    console.print(showing.StatusLines(seen.status, root, show, everything=failed_only))
+    console.print(showing.StatusLines(seen.status, output_root, show, everything=failed_only))
     return done
 
 

@@ -31,7 +31,7 @@ Todo = Sequence[tuple[Run, list[str]]]  # each run with the stages that are to b
 class SubmitOptions:
     """The folders of a command, and how it was told to go about it."""
 
-    root: OutputRoot
+    output_root: OutputRoot
     log_dir: Path
     dry_run: bool = False
     yes: bool = False
@@ -181,7 +181,7 @@ class RetryPlan:
 
 def decide(
     ledger: Ledger,
-    root: OutputRoot,
+    output_root: OutputRoot,
     site_of: Callable[[str], Site],
     now: float,
     only: Collection[str] | None = None,
@@ -199,12 +199,12 @@ def decide(
         decision = known.get(key)
         if decision is None:
             history = ledger.history(attempt["run_id"], attempt["stage"])
-            made = retry.decide(history, site_of(attempt["token"]), now)
+            made = retry.decide(history, site_of(attempt["submission_id"]), now)
             decision = {
                 "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
                 "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,
             }  # fmt: skip
-            whole_files.write_json(root.attempt(*key).decision, decision)
+            whole_files.write_json(output_root.attempt(*key).decision, decision)
             ledger.put_decision(decision)
             decided.append(decision)
         if decision["action"] == "retry" and decision["due"] <= now:
@@ -231,7 +231,9 @@ def check_breaker(ledger: Ledger, site: Site) -> None:
 # -- provenance -------------------------------------------------------------------------------------------------------
 
 
-def other_code(ledger: Ledger, root: OutputRoot, run_id: str, stages: Collection[str], digest: str) -> str | None:
+def other_code(
+    ledger: Ledger, output_root: OutputRoot, run_id: str, stages: Collection[str], digest: str
+) -> str | None:
     """Another version of the code that these stages of the run would go on from, in words: one that a stage they need
     was completed with, or checkpoints of a pretraining that did not fail by a mistake, which other code may mend.
     None if there is none. The job has the same rule (jobs/stage.py), on files."""
@@ -240,7 +242,7 @@ def other_code(ledger: Ledger, root: OutputRoot, run_id: str, stages: Collection
         attempt = newest.get(stage)
         if attempt and attempt["status"] == "completed" and attempt["code"] not in (None, digest):
             return f"{stage} is of {attempt['code']}"
-    if "pretrain" in stages and root.run(run_id).has_checkpoints:
+    if "pretrain" in stages and output_root.run(run_id).has_checkpoints:
         worked = [
             attempt
             for attempt in ledger.history(run_id, "pretrain")

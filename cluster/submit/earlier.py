@@ -26,15 +26,15 @@ class EarlierSubmissions:
     """How each run was submitted before, or was to be: a submission or a request, both with site, data_root, manifest,
     code and allow_code_change."""
 
-    def __init__(self, ledger: Ledger, root: OutputRoot, site: Site | None) -> None:
-        self._root, self._ledger, self._site = root, ledger, site
-        self._elsewhere = root.came_along()
+    def __init__(self, ledger: Ledger, output_root: OutputRoot, site: Site | None) -> None:
+        self._root, self._ledger, self._site = output_root, ledger, site
+        self._elsewhere = output_root.came_along()
         self._intents: dict[str, Intent | None] = {}
-        self._requests = [(path, value) for path in root.requests() if (value := _told(path, RequestFile))]
+        self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
-    def site(self, token: str) -> Site:
-        intent = self._intent(token)
+    def site(self, submission_id: str) -> Site:
+        intent = self._intent(submission_id)
         return Site.model_validate(intent["site"]) if intent else self.any_site()
 
     def any_site(self) -> Site:
@@ -46,15 +46,15 @@ class EarlierSubmissions:
     def sources(self, run_ids: Collection[str]) -> dict[str, SourceOfWork]:
         """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused has none, nor what nobody
         asked for."""
-        states = {row["token"]: row["state"] for row in self._ledger.submissions()}
+        states = {row["submission_id"]: row["state"] for row in self._ledger.submissions()}
         sources: dict[str, SourceOfWork] = {
             run_id: value for run_id, value in self.requested.items() if run_id in run_ids
         }
-        for run_id, token in self._ledger.last_tokens(run_ids).items():
-            intent = self._intent(token)
+        for run_id, submission_id in self._ledger.last_submissions(run_ids).items():
+            intent = self._intent(submission_id)
             if intent is None or (run_id in sources and intent["created"] < sources[run_id]["created"]):
                 continue
-            if states[token] == "refused":
+            if states[submission_id] == "refused":
                 sources.pop(run_id, None)
             else:
                 sources[run_id] = intent
@@ -67,11 +67,13 @@ class EarlierSubmissions:
             if not any(live.get(run_id) is value for run_id in value["runs"]):
                 path.unlink(missing_ok=True)
 
-    def _intent(self, token: str) -> Intent | None:
-        if token not in self._intents:
-            intent = _told(self._root.submission(token).submission, Intent)
-            self._intents[token] = self._from_here(intent) if intent and token in self._elsewhere else intent
-        return self._intents[token]
+    def _intent(self, submission_id: str) -> Intent | None:
+        if submission_id not in self._intents:
+            intent = _told(self._root.submission(submission_id).submission, Intent)
+            self._intents[submission_id] = (
+                self._from_here(intent) if intent and submission_id in self._elsewhere else intent
+            )
+        return self._intents[submission_id]
 
     def _from_here(self, intent: Intent) -> Intent:
         """What came with an archive goes where the last submission from here went, or to the site that is given."""
@@ -92,23 +94,23 @@ def _told(path: Path, kind: type[T]) -> T | None:
         return None
 
 
-def nothing_submitted(root: OutputRoot) -> InputError:
-    if not root.imported.exists():
+def nothing_submitted(output_root: OutputRoot) -> InputError:
+    if not output_root.imported.exists():
         return InputError("Nothing was ever submitted from here. Submit a manifest first.")
     return InputError(
-        f"{root.path}: came from an archive, and nothing was submitted here yet: the site, the account and the data of "
-        f"its submissions are not yours. Give --site, and --data-root if the data is files; or submit one of "
-        f"{root.path}/manifests. Nothing was submitted."
+        f"{output_root.path}: came from an archive, and nothing was submitted here yet: the site, the account and the "
+        f"data of its submissions are not yours. Give --site, and --data-root if the data is files; or submit one of "
+        f"{output_root.path}/manifests. Nothing was submitted."
     )
 
 
-def last_submission(ledger: Ledger, root: OutputRoot) -> Intent | None:
-    rows = session.made_here(ledger, root)
-    return read_intent(root, rows[-1]["token"]) if rows else None
+def last_submission(ledger: Ledger, output_root: OutputRoot) -> Intent | None:
+    rows = session.made_here(ledger, output_root)
+    return read_intent(output_root, rows[-1]["submission_id"]) if rows else None
 
 
-def read_intent(root: OutputRoot, token: str) -> Intent:
-    path = root.submission(token).submission
+def read_intent(output_root: OutputRoot, submission_id: str) -> Intent:
+    path = output_root.submission(submission_id).submission
     intent = documents.read(path, Intent)
     if intent is None:
         raise InputError(f"{path}: is missing: it says where and how was submitted. Give --site and --data-root.")

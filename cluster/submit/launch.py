@@ -1,6 +1,6 @@
 """Arrays -> submitted arrays, on SLURM and on this machine alike. The only module that imports submitit.
 
-The intent, with a random token that is the job's name and comment, is on disk and in the ledger before sbatch runs.
+The intent, with a random id that is the job's name and comment, is on disk and in the ledger before sbatch runs.
 submitit starts `jobs.pack.PackJob`, the one callable of the compute node's half that is named here; its own call of
 sbatch and its status watcher are not used."""
 
@@ -55,7 +55,7 @@ class Origin:
 
 
 def submit(
-    ledger: Ledger, root: OutputRoot, arrays: Sequence[Array], site: Site, origin: Origin, log_dir: Path
+    ledger: Ledger, output_root: OutputRoot, arrays: Sequence[Array], site: Site, origin: Origin, log_dir: Path
 ) -> list[str]:
     """Submit each array; returns the jobs' ids. The caller holds the lock and has reconciled.
 
@@ -65,64 +65,69 @@ def submit(
             f"site {site.name} needs SLURM, and there is no sbatch on this machine. Log in to the cluster, or use "
             "--site local. Nothing was submitted."
         )
-    prologue(site, root)  # a mistake in it shows before the first intent is written
+    prologue(site, output_root)  # a mistake in it shows before the first intent is written
     jobs: list[str] = []
     for number, array in enumerate(arrays, 1):
-        token = secrets.token_hex(6)
-        _intend(ledger, root, array, site, origin, token, log_dir)
+        submission_id = secrets.token_hex(6)
+        _intend(ledger, output_root, array, site, origin, submission_id, log_dir)
         try:
-            answer = _launch_somewhere(array, site, root, token, log_dir)
+            answer = _launch_somewhere(array, site, output_root, submission_id, log_dir)
         except SubmitError as error:
             whole_files.write_json(
-                root.submission(token).answer, {"state": "refused", "job_id": None, "message": str(error)}
+                output_root.submission(submission_id).answer,
+                {"state": "refused", "job_id": None, "message": str(error)},
             )
             with ledger.transaction():
-                ledger.update_submission(token, state="refused")
-                for attempt in ledger.open_attempts(token):
+                ledger.update_submission(submission_id, state="refused")
+                for attempt in ledger.open_attempts(submission_id):
                     ledger.put_attempt(*key_of(attempt), status="void")
             raise SubmitError(
                 f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
-                f"{log_dir / token}; see `tiny-transformers doctor`."
+                f"{log_dir / submission_id}; see `tiny-transformers doctor`."
             ) from None
         except SlurmSilent as error:
             if any(words in str(error) for words in NOT_REACHED):
-                whole_files.write_json(root.submission(token).answer, {"state": "intended", "reached": False})
+                whole_files.write_json(
+                    output_root.submission(submission_id).answer, {"state": "intended", "reached": False}
+                )
             raise SlurmSilent(
                 f"sbatch gave no answer for array {number} of {len(arrays)} ({error}); {_before(number)} It may have "
-                f"been accepted all the same: run the command again, which looks for {recording.job_name(token)} "
-                "first."
+                "been accepted all the same: run the command again, which looks for "
+                f"{recording.job_name(submission_id)} first."
             ) from None
-        whole_files.write_json(root.submission(token).answer, answer)
+        whole_files.write_json(output_root.submission(submission_id).answer, answer)
         with ledger.transaction():
-            ledger.update_submission(token, state=answer["state"], job_id=answer["job_id"])
+            ledger.update_submission(submission_id, state=answer["state"], job_id=answer["job_id"])
         jobs.append(answer["job_id"])
     return jobs
 
 
 def _intend(
-    ledger: Ledger, root: OutputRoot, array: Array, site: Site, origin: Origin, token: str, log_dir: Path
+    ledger: Ledger, root: OutputRoot, array: Array, site: Site, origin: Origin, submission_id: str, log_dir: Path
 ) -> None:
     """The intent on disk and in the ledger, or, if that fails, nowhere: sbatch was not called."""
-    directory = root.submission(token)
+    directory = root.submission(submission_id)
     try:
-        (log_dir / token).mkdir(parents=True)  # before 23.02 SLURM loses the log of a job whose folder is missing
-        intent = describe(array, site, root, token, origin)
+        (log_dir / submission_id).mkdir(
+            parents=True
+        )  # before 23.02 SLURM loses the log of a job whose folder is missing
+        intent = describe(array, site, root, submission_id, origin)
         whole_files.write_json(directory.submission, intent)
         with ledger.transaction():
             recording.record_intent(ledger, directory, intent)
     except BaseException:
-        if token not in ledger.tokens():
+        if submission_id not in ledger.submission_ids():
             shutil.rmtree(directory.path, ignore_errors=True)
         raise
 
 
-def describe(array: Array, site: Site, root: OutputRoot, token: str, origin: Origin) -> Intent:
+def describe(array: Array, site: Site, output_root: OutputRoot, submission_id: str, origin: Origin) -> Intent:
     """submission.json: all that an array task must know, and the map from its index to its pack."""
     return {
-        "token": token,
+        "submission_id": submission_id,
         **origin_of(site, origin),
-        "output_root": str(root.path.resolve()),
-        "cache": str(root.cache.resolve()),
+        "output_root": str(output_root.path.resolve()),
+        "cache": str(output_root.cache.resolve()),
         "slots": array.resources.slots,
         "cpus": array.resources.cpus,
         "minutes": array.resources.minutes,
@@ -162,13 +167,13 @@ def _described(pack: Pack) -> list[PackedRun]:
     return together + alone
 
 
-def script(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
+def script(array: Array, site: Site, output_root: OutputRoot, submission_id: str, log_dir: Path) -> str:
     """The text that sbatch is given."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    folder = log_dir / token
+    folder = log_dir / submission_id
     count = len(array.packs)
-    options = _slurm_options(array, site, root, token)
+    options = _slurm_options(array, site, output_root, submission_id)
     # submitit gives each task's pickle the job's id once sbatch has answered. A task whose answer was lost would wait
     # for it in vain; all tasks of an array have one pickle, so each links it to its own name. One that was requeued
     # has its own by then.
@@ -188,9 +193,9 @@ def _command(site: Site, folder: Path) -> str:
     return f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
 
 
-def prologue(site: Site, root: OutputRoot) -> list[str]:
+def prologue(site: Site, output_root: OutputRoot) -> list[str]:
     """The shell lines before Python. Raises InputError if the site's template is wrong or not there."""
-    return render(site.prologue, **site.model_dump(), cache=root.cache.resolve()).splitlines()
+    return render(site.prologue, **site.model_dump(), cache=output_root.cache.resolve()).splitlines()
 
 
 def _before(number: int) -> str:
@@ -199,13 +204,13 @@ def _before(number: int) -> str:
     return f"array{'s 1-' if number > 2 else ' '}{number - 1} {'are' if number > 2 else 'is'} submitted and recorded."
 
 
-def _slurm_options(array: Array, site: Site, root: OutputRoot, token: str) -> dict[str, Any]:
+def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: str) -> dict[str, Any]:
     """submitit's words for one array. srun, because SLURM sends USR2 to steps only; it is told the CPUs again because
     on 22.05 to 23.02 it does not take them from the job."""
     resources = array.resources
     options: dict[str, Any] = {
-        "job_name": recording.job_name(token),
-        "comment": token,
+        "job_name": recording.job_name(submission_id),
+        "comment": submission_id,
         "partition": site.partition,
         "account": site.account,
         "qos": site.qos,
@@ -226,37 +231,39 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, token: str) -> di
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _launch_somewhere(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
+def _launch_somewhere(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path) -> dict[str, Any]:
     """Off the excluded nodes, or, if there are no others, on any."""
     try:
-        return _launch(array, site, root, token, log_dir)
+        return _launch(array, site, root, submission_id, log_dir)
     except SubmitError as error:
         if not array.resources.exclude or not any(words in str(error) for words in NO_SUCH_NODE):
             raise
         anywhere = replace(array, resources=replace(array.resources, exclude=()))
-        return _launch(anywhere, site, root, token, log_dir)
+        return _launch(anywhere, site, root, submission_id, log_dir)
 
 
-def _launch(array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> dict[str, Any]:
-    folder = log_dir / token
-    task = pack.PackJob(str(root.submission(token).path.resolve()))
+def _launch(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path) -> dict[str, Any]:
+    folder = log_dir / submission_id
+    task = pack.PackJob(str(root.submission(submission_id).path.resolve()))
     if site.scheduler == "local":
         return _launch_local(task, array, site, root, folder)
-    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, token, log_dir)}
+    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, submission_id, log_dir)}
 
 
-def _launch_slurm(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, token: str, log_dir: Path) -> str:
+def _launch_slurm(
+    task: pack.PackJob, array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path
+) -> str:
     """submitit's pickle, script and job-side runner; sbatch is called here, since its answer is what matters.
 
     Raises SubmitError (refused) and SlurmSilent (accepted or not: nobody knows)."""
     from submitit.helpers import DelayedSubmission
 
-    folder = log_dir / token
+    folder = log_dir / submission_id
     delayed = DelayedSubmission(task)
     delayed.set_timeout(array.resources.minutes, REQUEUES)
     delayed.dump(folder / PICKLE)
     path = folder / "submission.sh"
-    path.write_text(script(array, site, root, token, log_dir), encoding="utf-8")
+    path.write_text(script(array, site, root, submission_id, log_dir), encoding="utf-8")
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", str(path)], capture_output=True, text=True, timeout=SBATCH_TIMEOUT, check=False

@@ -44,19 +44,19 @@ def compose(
 ) -> Request:
     """Return what would be submitted of these stage runs, without what is left alone; says why it is."""
     of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
-    rates = measured(ledger, where.root, site)
+    rates = measured(ledger, where.output_root, site)
     request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm)
     return replace(request, left_alone=len(todo) - len(of_one))
 
 
 def _with_model(where: SubmitOptions, todo: Todo) -> Todo:
     """Without the runs that were imported without the model that these stages need; says so."""
-    if not where.root.imported.exists():
+    if not where.output_root.imported.exists():
         return todo
     lacking = [
         run
         for run, stages in todo
-        if stages and "pretrain" not in stages and unpacking.without_model(where.root, run.id)
+        if stages and "pretrain" not in stages and unpacking.without_model(where.output_root, run.id)
     ]
     if lacking:
         console.print(
@@ -78,7 +78,7 @@ def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin
     mixed = {
         run.id: other
         for run, stages in todo
-        if stages and (other := dispatch.other_code(ledger, where.root, run.id, stages, digest))
+        if stages and (other := dispatch.other_code(ledger, where.output_root, run.id, stages, digest))
     }
     if mixed:
         first = next(iter(mixed))
@@ -94,16 +94,16 @@ def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin
 
 def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Request], origin: launch.Origin) -> Request:
     """Show what is to be submitted, ask, and submit it if it still is what is to be submitted."""
-    with session.writing(where.root, slurm := Slurm(), where.dry_run) as ledger:
+    with session.writing(where.output_root, slurm := Slurm(), where.dry_run) as ledger:
         if ledger:
-            reconciling.late_results(ledger, where.root)
+            reconciling.late_results(ledger, where.output_root)
         request = build(ledger, slurm)
         if not request.items and request.left_alone:
             raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")
         if not request.items:
             if ledger and not where.dry_run:
                 _record(where, ledger, request, origin)
-                where.root.paused.unlink(missing_ok=True)
+                where.output_root.paused.unlink(missing_ok=True)
             return request
         show(request, where, origin.asked_by)
         if where.dry_run:
@@ -114,7 +114,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
             return request
     packs = sum(len(array.packs) for array in request.arrays)
     ask(f"Submit {count(packs, 'pack')} in {count(len(request.arrays), 'array')}?", where.yes)
-    with session.writing(where.root, slurm := Slurm()) as ledger:
+    with session.writing(where.output_root, slurm := Slurm()) as ledger:
         assert ledger
         again = build(ledger, slurm)
         if again.work != request.work:
@@ -124,31 +124,31 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
 
 
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
-    recording.record_runs(ledger, where.root, request.runs, origin.created)
+    recording.record_runs(ledger, where.output_root, request.runs, origin.created)
     if request.about:
-        recording.record_studies(ledger, where.root, request.about)
-        notify.configure(ledger, where.root, request.site)
+        recording.record_studies(ledger, where.output_root, request.about)
+        notify.configure(ledger, where.output_root, request.site)
 
 
 def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
     """Submit what there is room for. What is asked for is on disk first, and stays there while part of it is held back
     or in doubt, so that `tick` goes on with it."""
     _record(where, ledger, request, origin)
-    path = where.root.request(secrets.token_hex(6))
-    where.root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
+    path = where.output_root.request(secrets.token_hex(6))
+    where.output_root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
     if origin.asked_by == "submit":
         whole_files.write_json(
             path, {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
         )
     try:
-        jobs = launch.submit(ledger, where.root, request.arrays, request.site, origin, where.log_dir.resolve())
+        jobs = launch.submit(ledger, where.output_root, request.arrays, request.site, origin, where.log_dir.resolve())
     except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
         path.unlink(missing_ok=True)
         raise
     if not request.held:
         path.unlink(missing_ok=True)
     if jobs:
-        console.print(f"Submitted {', '.join(jobs)}. `status{where.root.options}` shows how it goes.")
+        console.print(f"Submitted {', '.join(jobs)}. `status{where.output_root.options}` shows how it goes.")
 
 
 def origin_of(
@@ -157,11 +157,11 @@ def origin_of(
     return launch.Origin(asked_by, session.moment(), data_root, code_version(), manifest, allow_code_change)
 
 
-def measured(ledger: Ledger | None, root: OutputRoot, site: Site) -> cost.Measured:
+def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost.Measured:
     """What this ledger has measured and, for what it has not, what a probe has."""
     from cluster.reconcile.measure import measured
 
-    probe = root.probe.ledger
+    probe = output_root.probe.ledger
     with ExitStack() as stack:
         ledgers = [(ledger, "measured")] if ledger else []
         if probe.exists():
@@ -169,13 +169,13 @@ def measured(ledger: Ledger | None, root: OutputRoot, site: Site) -> cost.Measur
         return measured(ledgers, site)
 
 
-def numbers_on_disk(root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, records.StageState]]:
+def numbers_on_disk(output_root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, records.StageState]]:
     """Of runs that the ledger does not know, the attempt numbers that are taken: their run.json may have been torn."""
-    folders = {path.name for path in root.path.glob("runs/*")}
+    folders = {path.name for path in output_root.path.glob("runs/*")}
     numbers: dict[str, dict[str, records.StageState]] = {}
     for run in runs:
         if run.id in folders:
-            taken = {stage: root.run(run.id).attempts(stage) for stage in run.stages}
+            taken = {stage: output_root.run(run.id).attempts(stage) for stage in run.stages}
             numbers[run.id] = {
                 stage: records.StageState("waiting", attempts[-1].number)
                 for stage, attempts in taken.items()

@@ -46,7 +46,10 @@ def submit_missing(
         if ledger:
             dispatch.check_breaker(ledger, site)
         states: States = ledger.states() if ledger else {}
-        states = {**states, **requests.numbers_on_disk(where.root, [run for run in runs if run.id not in states])}
+        states = {
+            **states,
+            **requests.numbers_on_disk(where.output_root, [run for run in runs if run.id not in states]),
+        }
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         return replace(requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin), about=about)
 
@@ -67,9 +70,9 @@ def rerun(
     """Stage runs again, and what follows from them; returns the runs. Where and on which data: as the last
     submission made here, unless given. Raises as `submit_missing`, but for BreakerOpen: a person has asked."""
     last: Intent | None = None
-    with session.writing(where.root, Slurm()) as ledger:
+    with session.writing(where.output_root, Slurm()) as ledger:
         assert ledger
-        last = last_submission(ledger, where.root)
+        last = last_submission(ledger, where.output_root)
         runs = ledger.runs(choose(ledger))
     site = site_of(last)
     data = data_root or (Path(last["data_root"]) if last and last["data_root"] else None)
@@ -102,15 +105,17 @@ def tick(
 
     Raises SubmitError, SlurmSilent, BreakerOpen, InputError, after having gone on with all else."""
     slurm = Slurm()
-    with session.writing(where.root, slurm) as ledger:
+    with session.writing(where.output_root, slurm) as ledger:
         assert ledger
-        if paused := documents.read(where.root.paused, Paused):
+        if paused := documents.read(where.output_root.paused, Paused):
             console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
             return TickOutcome(False, False)
-        reconciling.late_results(ledger, where.root)
-        before = EarlierSubmissions(ledger, where.root, site)
+        reconciling.late_results(ledger, where.output_root)
+        before = EarlierSubmissions(ledger, where.output_root, site)
         with ledger.transaction():
-            again = dispatch.decide(ledger, where.root, lambda token: site or before.site(token), time.time(), only)
+            again = dispatch.decide(
+                ledger, where.output_root, lambda submission_id: site or before.site(submission_id), time.time(), only
+            )
         say_decided(again)
         groups = _to_go_on(ledger, again, before, only, site)
         if groups:

@@ -282,7 +282,9 @@ def usage_table(rows: Sequence[UsageRow]) -> Table:
     table.add_column("advice", overflow="fold")
     for row, speed in zip(rows, speeds, strict=True):
         studies = (row["studies"] or "").replace(",", " ")
-        table.add_row(row["token"], studies, *_usage(row), *[speed.get(title, "") for title in shown], advice(row))
+        table.add_row(
+            row["submission_id"], studies, *_usage(row), *[speed.get(title, "") for title in shown], advice(row)
+        )
     return table
 
 

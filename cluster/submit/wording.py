@@ -32,7 +32,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str) -> None:
         )
         if where.dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else the same script
             shown.append(array.resources)
-            text = launch.script(array, request.site, where.root, "TOKEN", where.log_dir.resolve())
+            text = launch.script(array, request.site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
     basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"

@@ -113,11 +113,11 @@ def finished_ledger(folder: Path, runs: int) -> None:
     ledger = Ledger(root.ledger)
     with ledger.transaction():
         ledger.record_runs([run], "2026-01-01")
-        ledger.db.execute("INSERT INTO submission (token, created, scheduler, site, state, job_id, asked_by) "
+        ledger.db.execute("INSERT INTO submission (submission_id, created, scheduler, site, state, job_id, asked_by) "
                           "VALUES ('cafe', '2026-01-01', 'slurm', 'bench', 'done', '7', 'submit')")  # fmt: skip
         for stage in run.stages:
-            ledger.put_attempt(run.id, stage, 1, token="cafe", task=0, status="completed", started=1.0, ended=2.0,
-                               code="c0de", job="7_0", host="n1")  # fmt: skip
+            ledger.put_attempt(run.id, stage, 1, submission_id="cafe", pack_index=0, status="completed", started=1.0,
+                               ended=2.0, code="c0de", job="7_0", host="n1")  # fmt: skip
             scores = [{"task": f"task{i}", "metric": "accuracy", "value": 0.5, "n": 100} for i in range(5)]
             checks = [{"name": "parameters", "passed": True, "blocking": True, "value": 1}]
             ledger.put_outcome(run.id, stage, 1, {"scores": scores, "checks": checks, "metrics": {"seconds": 1.0}})
@@ -164,7 +164,7 @@ def ingest(runs: int = 1_000) -> None:
         recording.record_intent(ledger, directory, intent)
         scores = [{"task": f"task{i}", "metric": "accuracy", "value": 0.5, "n": 100} for i in range(20)]
         for index, pack in enumerate(array.packs):
-            life = {"token": "cafe", "job": f"7_{index}", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
+            life = {"submission_id": "cafe", "job": f"7_{index}", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
             whole_files.write_json(directory.task(index), life)
             for item in pack.items:
                 for stage, number in item.stages:

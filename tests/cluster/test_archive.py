@@ -334,10 +334,10 @@ def test_what_came_with_an_archive_goes_where_this_ones_submissions_go(tmp_path,
     with closing(Ledger(there.ledger)) as ledger:
         assert not session.only_imported(ledger, there)
         before = earlier.EarlierSubmissions(ledger, there, None)
-        (token, *_) = there.came_along()
-        theirs = there.submission(token).submission
+        (submission_id, *_) = there.came_along()
+        theirs = there.submission(submission_id).submission
         whole_files.write_json(theirs, whole_files.read_json(theirs) | {"data_root": "/theirs"})
-        assert before._intent(token)["data_root"] is None
+        assert before._intent(submission_id)["data_root"] is None
 
 
 @pytest.mark.parametrize(

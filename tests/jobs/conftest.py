@@ -47,7 +47,7 @@ def submit(tmp_path: Path) -> Callable[..., SubmissionDir]:
     def write(*runs: str, stages: list[list[object]] = ALL, item: dict[str, object] | None = None, **words: object):
         directory = OutputRoot(tmp_path).submission("cafe")
         pack = [{"run_id": name, "stages": stages, **(item or {})} for name in runs or ["abc"]]
-        intent = {"token": "cafe", "created": "2026", "output_root": str(tmp_path), "data_root": str(tmp_path),
+        intent = {"submission_id": "cafe", "created": "2026", "output_root": str(tmp_path), "data_root": str(tmp_path),
                   "slots": 1, "cpus": 2, "cache": str(tmp_path / "cache"), "packs": [pack],
                   "site": {"signal_delay": 30}}  # fmt: skip
         whole_files.write_json(directory.submission, intent | words)

@@ -267,7 +267,7 @@ def test_what_is_measured_alone_has_no_turn_where_the_model_failed(make_run, sub
 def test_what_follows_a_stage_that_failed_when_done_again_has_no_turn(make_run, submit, start, tell, tmp_path):
     run = make_run("one")
     earlier = run.attempt("pretrain", 1)
-    whole_files.create_json(earlier.claim, {"token": "earlier", "restart": 0})
+    whole_files.create_json(earlier.claim, {"submission_id": "earlier", "restart": 0})
     whole_files.write_json(earlier.result, {"status": "completed"})
     tell(one={"pretrain": "fail"})
     directory = submit("one", stages=[["pretrain", 2], ["add_tokenizer", 1]])

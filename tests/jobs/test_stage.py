@@ -21,14 +21,14 @@ def task(job="7_0", restart=0):
     return ArrayTask(job, restart, "n1", 1, "0")
 
 
-def claim(run, name="pretrain", who=None, token="cafe"):
-    return attempts.claim(run, name, 1, token, who or task())
+def claim(run, name="pretrain", who=None, submission_id="cafe"):
+    return attempts.claim(run, name, 1, submission_id, who or task())
 
 
 def test_a_second_job_with_the_same_attempt_does_nothing(run):
     assert claim(run).number == 1
     assert claim(run) is None
-    assert claim(run, who=task("8_0", restart=5), token="beef") is None
+    assert claim(run, who=task("8_0", restart=5), submission_id="beef") is None
 
 
 def test_a_requeued_job_takes_the_next_attempt_and_says_nothing_of_its_earlier_one(run):
@@ -42,7 +42,7 @@ def test_a_requeued_job_takes_the_next_attempt_and_says_nothing_of_its_earlier_o
 def test_a_requeued_job_goes_on_after_a_claim_that_its_node_did_not_finish(run):
     first = run.attempt("pretrain", 1)
     first.path.mkdir(parents=True)
-    first.claim.write_text('{"token": "ca')
+    first.claim.write_text('{"submission_id": "ca')
     assert claim(run) is None
     assert claim(run, who=task(restart=1)).number == 2
 
@@ -194,7 +194,7 @@ def done_with(run, name, code, number=1, **result):
     attempt = run.attempt(name, number)
     whole_files.write_json(
         attempt.claim,
-        {"token": "beef", "job": "6", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
+        {"submission_id": "beef", "job": "6", "host": "n1", "pid": 1, "restart": 0, "time": 1.0}
         | ({"code": {"digest": code}} if code else {}),
     )
     if result:

@@ -175,7 +175,7 @@ class Study:
     # what is there
 
     @property
-    def tokens(self) -> list[str]:
+    def submission_ids(self) -> list[str]:
         return sorted(path.name for path in (self.output / "submissions").glob("*"))
 
     def claims(self, stage: str) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ class Study:
         shown = self.cluster.ask("squeue", "-h", "-r", "-o", "%i|%j|%T|%N")
         if shown.returncode:
             return None
-        names = {f"tt-{token}" for token in self.tokens}
+        names = {f"tt-{submission_id}" for submission_id in self.submission_ids}
         lines = [line.split("|") for line in shown.stdout.splitlines()]
         return [line for line in lines if line[1] in names]
 
@@ -354,14 +354,14 @@ def duplicates(study: Study, *, undisturbed: bool = False) -> list[str]:
             if completed > 1 or executed[stage] > may:
                 found.append(f"{run.path.name} {stage}: completed {completed} times, executed {executed[stage]}")
     ran = jobs_that_ran(study.cluster)
-    for token in study.tokens:
-        directory = folders.OutputRoot(study.output).submission(token)
+    for submission_id in study.submission_ids:
+        directory = folders.OutputRoot(study.output).submission(submission_id)
         packs = len((read_or_none(directory.submission) or {"packs": []})["packs"])
         state = (read_or_none(directory.answer) or {"state": "no answer"})["state"]
         wanted = packs if state == "submitted" else 0
-        keys = ran.get(f"tt-{token}", set())
+        keys = ran.get(f"tt-{submission_id}", set())
         if len(keys) != wanted or len({array for array, _ in keys}) > 1:
-            found.append(f"submission {token}, {state}, {packs} packs: SLURM ran {sorted(keys)}")
+            found.append(f"submission {submission_id}, {state}, {packs} packs: SLURM ran {sorted(keys)}")
     return found
 
 

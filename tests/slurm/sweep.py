@@ -199,7 +199,10 @@ def sweep(study: Study, draw: Draw, rounds: int, deadline: float) -> Counter[str
         os.environ |= {"BEFORE": f"{draw.uniform(0, SLOW_SBATCH)}", "AFTER": f"{draw.uniform(0, SLOW_SBATCH)}"}
         began = time.monotonic()
         fault(study, f"s{number}", draw)
-        if any(read_or_none(study.output / "submissions" / token / "answer.json") is None for token in study.tokens):
+        if any(
+            read_or_none(study.output / "submissions" / submission_id / "answer.json") is None
+            for submission_id in study.submission_ids
+        ):
             settle(study)  # or the next commands would all be held
         kind = fault.__name__.replace("_", " ")
         done[kind] += 1
@@ -246,7 +249,7 @@ def show(study: Study, done: Counter[str]) -> bool:
         print(f"{kind:<32} {count:>5}")
     print(f"{'faults':<32} {done.total():>5}")
     print(f"{'stage runs':<32} {sum(study.status()['counts'].values()):>5}")
-    print(f"{'submissions':<32} {len(study.tokens):>5}")
+    print(f"{'submissions':<32} {len(study.submission_ids):>5}")
     print(f"{'duplicates':<32} {len(twice):>5}")
     print(f"{'losses':<32} {len(lost):>5}")
     print(f"{'ledger = rebuilt ledger':<32} {'no' if differing else 'yes':>5}")

@@ -71,7 +71,7 @@ def test_job_whose_sbatch_reply_was_lost_is_adopted_and_runs_without_a_rerun(stu
     study.sbatch("never arrives")  # nothing more is submitted
     study.completes()
     assert "Nothing is missing" in study.submit("s0").stdout
-    assert len(study.tokens) == 1
+    assert len(study.submission_ids) == 1
     assert tried_once(study)
     assert_exactly_once(study)
 
@@ -81,9 +81,9 @@ def test_submission_that_never_arrived_is_made_again_only_after_its_absence_is_p
     assert "Socket timed out" in study.submit("s0", code=3).stderr
     study.sbatch("honest")
     assert "may still arrive" in study.submit("s0", code=3, **UNTIL_LATER).stderr
-    assert len(study.tokens) == 1
+    assert len(study.submission_ids) == 1
     settle(study)
-    assert len(study.tokens) == 2
+    assert len(study.submission_ids) == 2
     study.completes()
     study.sbatch("never arrives")  # it says itself that it did not reach the controller
     assert "Unable to contact" in study.submit("s1", code=3).stderr
@@ -99,7 +99,7 @@ def test_submits_at_once_make_one_array(study):
     assert [racer.returncode for racer in racers] == [0, 0, 0], said
     assert sorted("Submitted" in out for out, _ in said) == [False, False, True]
     study.completes()
-    assert len(study.tokens) == 1
+    assert len(study.submission_ids) == 1
     assert_exactly_once(study)
 
 
@@ -118,7 +118,7 @@ def test_without_a_controller_commands_say_so_and_change_nothing(study):
     wait_for(lambda: len(study.claims("superglue")) == RUNS_OF_A_STUDY)
     study.run("status", **away)
     assert not {row["cause"] for row in study.attempts()} - {None}
-    assert len(study.tokens) == 1
+    assert len(study.submission_ids) == 1
     start_daemon(study.cluster, "slurmctld")
     finish(study)
     assert tried_once(study)
@@ -312,7 +312,7 @@ def test_without_accounting_a_lost_reply_makes_no_second_array(study_without_acc
     study.submit("s0", code=3)
     wait_for(lambda: study.live_jobs() == [] and known_jobs(study) == [])  # done and forgotten before anyone looked
     study.completes()
-    assert len(study.tokens) == 1
+    assert len(study.submission_ids) == 1
     study.sbatch("silent")
     study.submit("s1", code=3)
     study.sbatch("honest")

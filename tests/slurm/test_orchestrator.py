@@ -132,9 +132,9 @@ def test_two_submits_at_once_make_one_array(command, tmp_path):
     racers = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [racer.communicate()[0] for racer in racers]
     assert sorted("Submitted" in text for text in said) == [False, True]
-    (token,) = [path.name for path in (tmp_path / "output" / "submissions").iterdir()]
+    (submission_id,) = [path.name for path in (tmp_path / "output" / "submissions").iterdir()]
     wait_for(lambda: status(command)["counts"]["completed"] == 28)
-    named = ["squeue", "-h", "-r", "-t", "all", "--name", f"tt-{token}", "-o", "%F"]
+    named = ["squeue", "-h", "-r", "-t", "all", "--name", f"tt-{submission_id}", "-o", "%F"]
     queued = subprocess.run(named, capture_output=True, text=True, check=True).stdout.split()
     assert (len(queued), set(queued)) == (4, set(job_ids(tmp_path)))
 

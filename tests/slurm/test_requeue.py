@@ -30,7 +30,7 @@ def task(slurm_of_limits, fake_science, tmp_path, monkeypatch):
         whole_files.write_json(run.run_json, {"run_id": run.path.name, "name": run.path.name, "created": "2026",
                                               "order": 0, "studies": [], "stages": [], "config": config})  # fmt: skip
     directory = OutputRoot(tmp_path).submission("cafe")
-    intent = {"token": "cafe", "created": "2026", "output_root": str(tmp_path), "data_root": str(tmp_path),
+    intent = {"submission_id": "cafe", "created": "2026", "output_root": str(tmp_path), "data_root": str(tmp_path),
               "cache": str(tmp_path), "slots": 1, "cpus": 1, "site": {"signal_delay": 30}, "requeues": 1,
               "packs": [[{"run_id": run.path.name, "stages": STAGES}] for run in runs]}  # fmt: skip
     whole_files.write_json(directory.submission, intent)

@@ -21,13 +21,13 @@ from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
 
-def draw(study: Study, root: OutputRoot) -> list[Figure]:
+def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
     """Every figure that there is data for."""
     make_font()
     with matplotlib.rc_context(RC):
         sheets = [
-            *forest(study), *learning_curves(study, root), *costs(study), *heat_maps(study), *sharing(study),
-            *learned_functions(study, root),
+            *forest(study), *learning_curves(study, output_root), *costs(study), *heat_maps(study), *sharing(study),
+            *learned_functions(study, output_root),
         ]  # fmt: skip
         return [print_sheet(sheet, study) for sheet in sheets]
 

@@ -40,8 +40,8 @@ class Learned:
 QUANTILES = ("5 %", "median", "95 %")
 
 
-def learned_functions(study: Study, root: OutputRoot) -> Iterator[Sheet]:
-    every = [learned for variant in study.variants for learned in _learned(variant, root)]
+def learned_functions(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
+    every = [learned for variant in study.variants for learned in _learned(variant, output_root)]
     every = [learned for learned in every if learned.x == every[0].x]
     for name, title, edges in (("functions", "Activations as learned", False), ("edges", "KAN edges as learned", True)):
         found = [learned for learned in every if (learned.initial is None) == edges]

@@ -36,9 +36,9 @@ class Band:
     high: Any
 
 
-def learning_curves(study: Study, root: OutputRoot) -> Iterator[Sheet]:
+def learning_curves(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
     read = {
-        run.run_id: _curves(root.run(run.run_id).path / CURVE) if _is_pretrained(run) else ({}, {})
+        run.run_id: _curves(output_root.run(run.run_id).path / CURVE) if _is_pretrained(run) else ({}, {})
         for run in study.runs
     }
     families = [family for family in study.families if any(any(read[run.run_id]) for run in runs_of(family))]

@@ -14,6 +14,7 @@ from cluster.errors import LedgerBusy, OldLedger
 from cluster.files import folders, whole_files
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
+from cluster.ledger.schema import Database, migrate
 from cluster.plan import expansion
 from cluster.reconcile import session
 from cluster.report import results
@@ -112,7 +113,7 @@ def test_commands_load_no_torch():
 def attempts(ledger, run, **statuses):
     for stage, status in statuses.items():
         for number, each in enumerate(status.split(), 1):
-            ledger.put_attempt(run.id, stage, number, status=each, token="cafe")
+            ledger.put_attempt(run.id, stage, number, status=each, submission_id="cafe")
 
 
 def test_the_statuses_kept_with_a_run_are_those_of_its_attempts(ledger, runs):
@@ -214,6 +215,26 @@ def test_a_ledger_from_before_finds_its_scores_alike_too(tmp_path, runs):
     ((stage, alike),) = again.identical_scores()
     assert (stage, sorted(alike)) == ("blimp", sorted(run.id for run in runs[:2]))
     again.close()
+
+
+def test_a_ledger_of_the_older_words_is_brought_up_to_date(tmp_path, runs):
+    old = Database(tmp_path / "ledger.db")
+    migrate.apply(old, stop_before="m008_words")
+    old["run"].insert({"id": runs[0].id, "name": "a", "stages": '["pretrain"]', "statuses": "completed"})
+    old["submission"].insert({"token": "cafe", "created": "2026", "state": "done", "gpus": 1, "slots": 1, "spent": 1.0})
+    key = {"run_id": runs[0].id, "stage": "pretrain", "number": 1}
+    old["attempt"].insert({**key, "token": "cafe", "task": 3, "status": "completed", "started": 0.0, "ended": 3600.0})
+    old.close()
+    with pytest.raises(OldLedger, match="made by an older version"):
+        Ledger(tmp_path / "ledger.db", read_only=True)
+    ledger = Ledger(tmp_path / "ledger.db")
+    (attempt,) = ledger.attempts_in("cafe")
+    assert (attempt["submission_id"], attempt["pack_index"]) == ("cafe", 3)
+    assert ledger.submission_ids() == {"cafe"}
+    assert [row["gpu_hours"] for row in ledger.gpu_hours()] == [1.0]
+    ledger.sum_hours("cafe")
+    assert [row["spent"] for row in ledger.hours()] == [1.0]
+    ledger.close()
 
 
 def test_one_training_evaluated_in_two_ways_may_score_the_same(ledger, runs):
@@ -324,9 +345,9 @@ def test_failures_are_the_newest_attempts_with_what_was_decided(ledger, runs):
 def test_runs_share_the_hours_of_their_packs_gpu_and_what_is_alone_has_all(ledger, runs):
     ledger.record_runs(runs[:3], "2026")
     ended = {"status": "completed", "started": 0.0, "ended": 3600.0}
-    together = [{"run_id": run.id, "stage": "pretrain", "number": 1, "task": 0, **ended} for run in runs[:3]]
-    alone = {"run_id": runs[0].id, "stage": "speed", "number": 1, "task": 0, **ended}
-    row = {"token": "cafe", "created": "2026", "gpus": 1, "slots": 2, "state": "done"}
+    together = [{"run_id": run.id, "stage": "pretrain", "number": 1, "pack_index": 0, **ended} for run in runs[:3]]
+    alone = {"run_id": runs[0].id, "stage": "speed", "number": 1, "pack_index": 0, **ended}
+    row = {"submission_id": "cafe", "created": "2026", "gpus": 1, "slots": 2, "state": "done"}
     ledger.record_submission(row, [*together, alone])
     hours = {(row["run_id"], row["stage"]): row["gpu_hours"] for row in ledger.gpu_hours()}
     assert hours == {**{(run.id, "pretrain"): 0.5 for run in runs[:3]}, (runs[0].id, "speed"): 1.0}

@@ -11,14 +11,17 @@ from cluster.sites.profiles import Rule, Site
 SITE = Site(name="test", scheduler="slurm")
 
 
-TOKENS = itertools.count()
+IDS = itertools.count()
 
 
-def attempt(cause=None, asked_by="tick", host="n1", ended=100.0, message="", stage="pretrain", token=None, **more):
+def attempt(
+    cause=None, asked_by="tick", host="n1", ended=100.0, message="", stage="pretrain", submission_id=None, **more
+):
     """Of a submission of its own, unless told otherwise."""
     status = "failed" if cause else "completed"
     return {"status": status, "cause": cause, "asked_by": asked_by, "host": host, "ended": ended, "message": message,
-            "stage": stage, "token": token or str(next(TOKENS)), "task": 0, "minutes": None, **more}  # fmt: skip
+            "stage": stage, "submission_id": submission_id or str(next(IDS)), "pack_index": 0, "minutes": None,
+            **more}  # fmt: skip
 
 
 def failures(*causes):
@@ -95,13 +98,13 @@ def test_what_is_nobodys_mistake_neither_counts_nor_ends_the_row():
 
 
 def test_runs_of_one_pack_that_fail_alike_are_one_failure():
-    pack = [attempt("launch_failed", token="cafe") for _ in range(8)]
+    pack = [attempt("launch_failed", submission_id="cafe") for _ in range(8)]
     assert retry.in_a_row(pack) == 1
-    assert retry.in_a_row([*pack, attempt("launch_failed", token="cafe") | {"task": 1}]) == 2
+    assert retry.in_a_row([*pack, attempt("launch_failed", submission_id="cafe") | {"pack_index": 1}]) == 2
 
 
 def test_a_job_that_requeued_itself_is_one_try():
-    lives = [attempt("timeout", "submit", token="cafe", minutes=60) for _ in range(4)]
+    lives = [attempt("timeout", "submit", submission_id="cafe", minutes=60) for _ in range(4)]
     assert retry.decide(lives, SITE, now=200.0).tries == 1
     assert retry.adjust(lives, SITE) == Adjustment(time=1.5, minutes=90)
 

@@ -28,21 +28,21 @@ GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100
 ORIGIN = launch.Origin("submit", "2026-01-01", None, {"digest": "c0de"}, None)
 
 
-def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp"), token="token"):
+def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "blimp"), begins="cafe"):
     """A ledger in which these runs have ended, each of their stages after so many seconds."""
     ledger = Ledger(root.ledger)
     work = [choosing.item(run, stages, {}, cost.Measured(1e12)) for run in runs]
     recording.record_runs(ledger, root, runs, "2026-01-01")
     for number, array in enumerate(packing.arrange(work, {run.id: run for run in runs}, where)):
-        directory = root.submission(f"{token}{number}")
-        intent = launch.describe(array, where, root, directory.token, ORIGIN)
+        directory = root.submission(f"{begins}{number}")
+        intent = launch.describe(array, where, root, directory.id, ORIGIN)
         whole_files.write_json(directory.submission, intent)
         whole_files.write_json(directory.answer, {"state": "submitted", "job_id": str(number)})
         recording.record_intent(ledger, directory, intent)
         for index, pack in enumerate(array.packs):
             for item in pack.items:
                 for place, (stage, attempt) in enumerate(item.stages):
-                    values = {"token": directory.token, "task": index, "status": "completed",
+                    values = {"submission_id": directory.id, "pack_index": index, "status": "completed",
                               "started": place * seconds, "ended": (place + 1) * seconds}  # fmt: skip
                     ledger.put_attempt(item.run_id, stage, attempt, **values)
                     ledger.put_outcome(item.run_id, stage, attempt, {"metrics": metrics if stage == "pretrain" else {}})
@@ -122,7 +122,7 @@ def probed(root, manifest_file, rates, place=0):
         runs = expansion.expand(expansion.probe_together([cell], number))
         where = SITE.model_copy(update={"slots": number, "runs_per_pack": number})
         metrics = GPU | {"tokens_per_second": rate, "seconds": 60.0}
-        ledger = finish(root, runs, metrics, where, stages=("pretrain",), token=f"{place}-{number}-")
+        ledger = finish(root, runs, metrics, where, stages=("pretrain",), begins=f"{place}-{number}-")
     return ledger, runs[0]
 
 
@@ -183,7 +183,7 @@ def test_on_a_cpu_the_micro_batch_that_was_usual_there_does_not_make_a_peak_a_sm
     where = SITE.model_copy(update={"gpus": 0})
     for tokens, known in ((CPU_TOKENS, True), (8192, True), (1024, False)):
         metrics = GPU | {"device": "cpu", "micro_batch_tokens": tokens}
-        found = measured([(finish(root, runs[:1], metrics, where, token="token"), "measured")], where)
+        found = measured([(finish(root, runs[:1], metrics, where, begins="cafe"), "measured")], where)
         assert (found.peak(runs[0].config) is not None) == known
 
 
@@ -192,13 +192,13 @@ NEW = {"mfu": 0.625, "data_wait": 0.01, "precision": "bfloat16", "compiled": 1}
 
 def test_how_fast_a_pretraining_was_is_in_every_view(root, runs, tmp_path):
     finish(root, runs[:2], GPU | NEW)
-    ledger = finish(root, runs[2:3], GPU, token="old")  # of a version that did not tell
-    told = {row["token"]: row for row in ledger.usage()}
-    assert [told["token0"][key] for key in ("tokens_per_second", "mfu", "data_wait", "precisions")] == [
+    ledger = finish(root, runs[2:3], GPU, begins="old")  # of a version that did not tell
+    told = {row["submission_id"]: row for row in ledger.usage()}
+    assert [told["cafe0"][key] for key in ("tokens_per_second", "mfu", "data_wait", "precisions")] == [
         1e5, 0.625, 0.01, "bfloat16"]  # fmt: skip
     assert (told["old0"]["mfu"], told["old0"]["precisions"]) == (None, None)
     shown = rendered(tables.usage_table(ledger.usage()))
-    assert re.search(r"token0 .* 100,000 +62% +1% +bfloat16 ", shown)
+    assert re.search(r"cafe0 .* 100,000 +62% +1% +bfloat16 ", shown)
     assert re.search(r"old0 .* 100,000 {10,}", shown)
     view = LedgerView(ledger, "now", "none")
     per_run = rendered(showing.status_view(view, root, per_run=True, failed_only=False))

@@ -208,8 +208,8 @@ def test_silence_is_told_by_the_command_that_it_stops(ledger, root, runs, write,
             return None
 
     recording.record_runs(ledger, root, runs, "2026-01-01")
-    row = {"token": "cafe", "created": session.now(), "scheduler": "slurm", "state": "submitted"}
-    ledger.record_submission(row, [{"run_id": runs[0].id, "stage": "pretrain", "number": 1, "task": 0}])
+    row = {"submission_id": "cafe", "created": session.now(), "scheduler": "slurm", "state": "submitted"}
+    ledger.record_submission(row, [{"run_id": runs[0].id, "stage": "pretrain", "number": 1, "pack_index": 0}])
     notify.configure(ledger, root, settings(write, unreachable_after=1))
     whole_files.write_json(root.notification("unreachable"), {"since": int(time.time() - 90)})
     with pytest.raises(Exception, match="SLURM did not answer"), session.writing(root, Silent()):

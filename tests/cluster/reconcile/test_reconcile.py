@@ -46,33 +46,33 @@ def runs(manifest_file):
 ORIGIN = launch.Origin("submit", "2026-01-01T00:00:00+00:00", None, {"digest": "c0de"}, None)
 
 
-def intend(ledger, root, runs, token="cafe", scheduler="slurm", runs_per_pack=1):
+def intend(ledger, root, runs, submission_id="cafe", scheduler="slurm", runs_per_pack=1):
     """Record runs and a submission of all their stages, as `launch.submit` does before sbatch."""
     where = profiles.Site(name="test", scheduler=scheduler, runs_per_pack=runs_per_pack, cpus=4)
     recording.record_runs(ledger, root, runs, "2026-01-01")
     work = [choosing.item(run, run.stages, ledger.states()[run.id], cost.Measured(1e12)) for run in runs]
     (array,) = packing.arrange(work, {run.id: run for run in runs}, where)
-    directory = root.submission(token)
-    intent = launch.describe(array, where, root, token, ORIGIN)
+    directory = root.submission(submission_id)
+    intent = launch.describe(array, where, root, submission_id, ORIGIN)
     whole_files.write_json(directory.submission, intent)
     recording.record_intent(ledger, directory, intent)
     return [[item["run_id"] for item in pack] for pack in intent["packs"]]
 
 
-def answer(ledger, root, token="cafe", **values):
+def answer(ledger, root, submission_id="cafe", **values):
     values = {"state": "submitted", "job_id": "7"} | values
-    whole_files.write_json(root.submission(token).answer, values)
-    ledger.update_submission(token, state=values["state"], job_id=values["job_id"])
+    whole_files.write_json(root.submission(submission_id).answer, values)
+    ledger.update_submission(submission_id, state=values["state"], job_id=values["job_id"])
 
 
-def claim(root, run_id, stage, number=1, job="7_0", token="cafe", restart=0):
+def claim(root, run_id, stage, number=1, job="7_0", submission_id="cafe", restart=0):
     """As a job does: its pack first, then the attempt."""
-    mine = {"token": token, "job": job, "host": "n1", "pid": 1, "restart": restart, "time": 1.0}
-    intent = whole_files.read_json(root.submission(token).submission)
+    mine = {"submission_id": submission_id, "job": job, "host": "n1", "pid": 1, "restart": restart, "time": 1.0}
+    intent = whole_files.read_json(root.submission(submission_id).submission)
     packs = [[item["run_id"] for item in pack] for pack in intent["packs"]] if intent else []
     for index, pack in enumerate(packs):
         if run_id in pack:
-            whole_files.write_json(root.submission(token).task(index), mine)
+            whole_files.write_json(root.submission(submission_id).task(index), mine)
     attempt = root.run(run_id).attempt(stage, number)
     whole_files.create_json(attempt.claim, mine)
     return attempt
@@ -427,7 +427,7 @@ def test_an_answer_that_was_heard_needs_no_search(ledger, root, runs):
 def test_another_submissions_claim_is_not_read_as_ours(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
-    claim(root, pack[0], "pretrain", token="beef")
+    claim(root, pack[0], "pretrain", submission_id="beef")
     reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
     assert statuses(ledger, pack[0])[0] == "submitted"
 
@@ -608,11 +608,11 @@ PLACES = ("result", "claim", "verdict", "heartbeat", "run", "submission", "answe
 @pytest.mark.parametrize("place", PLACES)
 def test_a_file_of_another_form_is_left_out_and_named_and_all_else_is_as_before(ledger, root, runs, place, form):
     recording.record_studies(ledger, root, [records.StudyRecord("first", "", ())])
-    for token, run in (("cafe", runs[0]), ("beef", runs[1])):
-        intend(ledger, root, [run], token)
-        answer(ledger, root, token)
+    for submission_id, run in (("cafe", runs[0]), ("beef", runs[1])):
+        intend(ledger, root, [run], submission_id)
+        answer(ledger, root, submission_id)
         for stage in STAGES[:3]:
-            complete(root, run.id, stage, job="7", token=token)
+            complete(root, run.id, stage, job="7", submission_id=submission_id)
     attempt = root.run(runs[0].id).attempt("blimp", 1)
     if place in ("verdict", "heartbeat"):
         attempt.result.unlink()

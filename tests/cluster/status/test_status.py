@@ -43,17 +43,17 @@ def rendered(what, width=200, **options):
     return console.file.getvalue()
 
 
-def submit(ledger, token, packs, state="submitted", seconds=7200.0, **values):
+def submit(ledger, submission_id, packs, state="submitted", seconds=7200.0, **values):
     """Record a submission of these packs: each a list of runs."""
     attempts = [
-        {"run_id": run.id, "stage": stage, "number": 1, "task": task}
-        for task, pack in enumerate(packs) for run in pack for stage in STAGES
+        {"run_id": run.id, "stage": stage, "number": 1, "pack_index": index}
+        for index, pack in enumerate(packs) for run in pack for stage in STAGES
     ]  # fmt: skip
     ledger.record_submission(
-        {"token": token, "state": "submitted", "seconds": seconds, **SUBMISSION, **values}, attempts
+        {"submission_id": submission_id, "state": "submitted", "seconds": seconds, **SUBMISSION, **values}, attempts
     )
     if state != "submitted":
-        ledger.update_submission(token, state=state)
+        ledger.update_submission(submission_id, state=state)
 
 
 def complete(ledger, run, task, began, took):

@@ -89,12 +89,27 @@ def test_what_the_partition_would_not_give_is_refused_before_sbatch(runs, partit
         in_partition(runs, partition)
 
 
-def failed(ledger, run, cause, message="no", token="cafe", number=1, task=0, ended=1.0, asked_by="submit"):
-    if token not in ledger.tokens():
+def failed(
+    ledger, run, cause, message="no", submission_id="cafe", number=1, pack_index=0, ended=1.0, asked_by="submit"
+):
+    if submission_id not in ledger.submission_ids():
         ledger.record_runs([run], "2026")
-        row = {"token": token, "created": f"2026-{token}", "state": "done", "asked_by": asked_by, "scheduler": "slurm"}
+        row = {
+            "submission_id": submission_id,
+            "created": f"2026-{submission_id}",
+            "state": "done",
+            "asked_by": asked_by,
+            "scheduler": "slurm",
+        }
         ledger.record_submission(row, [])
-    values = {"token": token, "task": task, "status": "failed", "cause": cause, "message": message, "ended": ended}
+    values = {
+        "submission_id": submission_id,
+        "pack_index": pack_index,
+        "status": "failed",
+        "cause": cause,
+        "message": message,
+        "ended": ended,
+    }
     ledger.put_attempt(run.id, "pretrain", number, **values)
 
 
@@ -121,11 +136,11 @@ def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person
     ledger.record_runs(runs, "2026")
     for number, run in enumerate(runs[:5]):
         dispatch.check_breaker(ledger, SITE)
-        failed(ledger, run, "error", f"no module torch in /x/{number}", task=number, ended=float(number))
+        failed(ledger, run, "error", f"no module torch in /x/{number}", pack_index=number, ended=float(number))
     with pytest.raises(BreakerOpen, match="last 5 packs failed alike .*no module torch"):
         dispatch.check_breaker(ledger, SITE)
     dispatch.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
-    failed(ledger, runs[5], "error", "other", token="dead", asked_by="rerun", ended=9.0)
+    failed(ledger, runs[5], "error", "other", submission_id="dead", asked_by="rerun", ended=9.0)
     dispatch.check_breaker(ledger, SITE)
 
 
@@ -152,8 +167,8 @@ def test_work_of_another_version_of_the_code_is_not_gone_on_from_but_may_be_done
 def test_checkpoints_of_another_version_are_gone_on_from_only_to_mend_a_mistake(ledger, root, runs, cause, told):
     recording.record_runs(ledger, root, runs[:1], "2026")
     run = runs[0]
-    ledger.record_submission({"token": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
-    ledger.put_attempt(run.id, "pretrain", 1, token="cafe", status="failed", cause=cause, code="a1b2")
+    ledger.record_submission({"submission_id": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
+    ledger.put_attempt(run.id, "pretrain", 1, submission_id="cafe", status="failed", cause=cause, code="a1b2")
     assert other_code(ledger, root, run, run.stages) is None, "there is nothing to go on from"
     (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
     assert other_code(ledger, root, run, run.stages) == told
@@ -162,13 +177,13 @@ def test_checkpoints_of_another_version_are_gone_on_from_only_to_mend_a_mistake(
 def test_an_attempt_that_was_refused_for_its_code_does_not_make_the_next_one_free(ledger, root, runs):
     recording.record_runs(ledger, root, runs[:1], "2026")
     run = runs[0]
-    ledger.record_submission({"token": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
+    ledger.record_submission({"submission_id": "cafe", "created": "2026", "state": "done", "asked_by": "submit"}, [])
     (root.run(run.id).path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    first = {"token": "cafe", "status": "failed", "cause": "timeout", "code": "a1b2"}
+    first = {"submission_id": "cafe", "status": "failed", "cause": "timeout", "code": "a1b2"}
     ledger.put_attempt(run.id, "pretrain", 1, **first)
     refused = {"status": "failed", "cause": "error", "message": f"{folders.OTHER_CODE} pretrain attempt 1"}
-    ledger.put_attempt(run.id, "pretrain", 2, token="cafe", code="c3d4", **refused)
-    ledger.put_attempt(run.id, "pretrain", 3, token="cafe", status="failed", cause="launch_failed")
+    ledger.put_attempt(run.id, "pretrain", 2, submission_id="cafe", code="c3d4", **refused)
+    ledger.put_attempt(run.id, "pretrain", 3, submission_id="cafe", status="failed", cause="launch_failed")
     assert other_code(ledger, root, run, run.stages) == "pretrain is of a1b2"
 
 

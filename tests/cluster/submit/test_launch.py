@@ -128,7 +128,7 @@ def test_an_intent_that_cannot_be_recorded_leaves_no_file(ledger, root, runs, tm
     monkeypatch.setattr(Ledger, "record_submission", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         submit(ledger, root, runs, SLURM, tmp_path)
-    assert root.tokens() == set()
+    assert root.submission_ids() == set()
 
 
 def test_a_pack_tells_apart_what_may_share_the_device_and_what_must_be_alone_on_it(root, runs):
