@@ -1,4 +1,5 @@
-"""What an archive of an OUTPUT_ROOT has: the names of its parts, how each manifest was submitted, and sums of files."""
+"""An archive of an OUTPUT_ROOT has these contents: the names of its parts, how each manifest was submitted, and sums of
+files."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class ArchiveInfo(BaseModel):
     manifests: dict[str, list[str]]  # file -> the options that it was submitted with
 
     def commands(self, folder: str) -> list[str]:
-        """What does what is missing, once the archive is unpacked to `folder`."""
+        """Return the commands that do what is missing, once the archive is unpacked to `folder`."""
         place, smoke = (f"{folder}/smoke", ["--smoke"]) if self.smoke else (folder, [])
         return [
             shlex.join(["submit", f"{place}/{MANIFESTS}/{file}", *smoke, *options, "--output-root", folder])

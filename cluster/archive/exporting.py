@@ -118,7 +118,7 @@ class _Found:
         return cls(path, path.relative_to(root).as_posix(), path.stat().st_size if path.suffix in GROWING else None)
 
     def unit(self) -> str:
-        """What is only of use as a whole: a checkpoint, else the file."""
+        """Return what is only of use as a whole: a checkpoint, else the file."""
         parts = self.name.split("/")
         return "/".join(parts[:4] if self.is_checkpoint else parts)
 

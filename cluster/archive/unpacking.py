@@ -124,7 +124,7 @@ def _check_sums(path: Path, folder: Path, found: dict[str, str]) -> None:
 
 
 def _settle(root: OutputRoot) -> int:
-    """What was under way goes on elsewhere, if it does: here it does not count, and is to be done."""
+    """Settle what was under way: it goes on elsewhere, if it does: here it does not count, and is to be done."""
     with closing(Ledger(root.ledger)) as ledger:
         opened = ledger.open_submissions()
         as_of = ledger.recall("as_of")

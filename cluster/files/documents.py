@@ -73,7 +73,7 @@ class CheckRow(TypedDict):
 
 
 class OutcomeRecord(TypedDict):
-    """What a stage has found."""
+    """The findings of a stage."""
 
     scores: NotRequired[list[ScoreRow]]
     checks: NotRequired[list[CheckRow]]

@@ -134,7 +134,7 @@ class OutputRoot:
 
     @property
     def options(self) -> str:
-        """What a command must be told to speak of it: " --smoke --output-root elsewhere", or nothing."""
+        """Return what a command must be told to speak of it: " --smoke --output-root elsewhere", or nothing."""
         smoke = self.path.name == "smoke"
         base = self.path.parent if smoke else self.path
         where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
@@ -203,7 +203,7 @@ class OutputRoot:
         return SubmissionDir(self.path / "submissions" / submission_id)
 
     def submission_ids(self) -> set[str]:
-        """Of all submissions."""
+        """Return the ids of all submissions."""
         try:
             return set(os.listdir(self.path / "submissions"))
         except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""What the plan, the ledger and the commands tell each other: runs, studies, how far a stage run is, its attempts."""
+"""The records that the plan, the ledger and the commands exchange: runs, studies, how far a stage run is, its
+attempts."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Run:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a study asks, and one grid of it: with these --set."""
+    """A study's question, and one grid of it: with these --set."""
 
     name: str
     description: str
@@ -45,7 +46,7 @@ class StudyRecord:
 
 @dataclass(frozen=True)
 class StageState:
-    """What the ledger knows of one stage run."""
+    """The ledger's knowledge of one stage run."""
 
     status: StageStatus
     attempts: int  # the highest number so far
@@ -64,7 +65,7 @@ def key_of(attempt: AttemptKey) -> tuple[str, str, int]:
 
 
 class AttemptValues(TypedDict, total=False):
-    """What the ledger's row of an attempt says of it; what is written at once may be a part."""
+    """The columns of an attempt in the ledger; one writing may have a part of them."""
 
     submission_id: str
     pack_index: int  # of its pack in the array

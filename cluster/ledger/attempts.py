@@ -17,7 +17,7 @@ _BLANK_ATTEMPT = dict.fromkeys(AttemptValues.__annotations__)
 
 
 class Attempts(Store):
-    """What was submitted."""
+    """The questions about what was submitted."""
 
     def record_submission(self, row: SubmissionRow, attempts: Iterable[AttemptRow]) -> None:
         with self.transaction():
@@ -33,7 +33,7 @@ class Attempts(Store):
             self.sum_hours(submission_id)
 
     def sum_hours(self, submission_id: str) -> None:
-        """Of a submission that is done: anew, since an attempt of it has changed."""
+        """Sum the hours of a submission that is done anew, since an attempt of it has changed."""
         self._execute(
             f"UPDATE submission SET spent = ({SPENT}) WHERE submission_id = ? AND state = 'done'", [submission_id]
         )
@@ -79,7 +79,7 @@ class Attempts(Store):
             self._touched.add(run_id)
 
     def attempts_in(self, submission_id: str) -> list[AttemptRow]:
-        """Of a submission, in the order of their pack, run and stage."""
+        """Return the attempts of a submission, in the order of their pack, run and stage."""
         return list(
             self.db.query("SELECT * FROM attempt WHERE submission_id = ? ORDER BY pack_index, rowid", [submission_id])
         )
@@ -126,8 +126,8 @@ class Attempts(Store):
         return {key_of(row): row for row in self.db.query("SELECT * FROM decision")}
 
     def failures_by_study(self) -> list[FailureRow]:
-        """Of every study the stage runs whose newest attempt failed, the first to fail first: study, name, stage,
-        cause, message, decided."""
+        """Return of every study the stage runs whose newest attempt failed, the first to fail first: study, name,
+        stage, cause, message, decided."""
         return list(
             self.db.query(
                 "SELECT study, name, stage, cause, message, decided FROM failures JOIN study_run USING (run_id) "

@@ -1,4 +1,4 @@
-"""What looks wrong across runs, in words."""
+"""Say in words what looks wrong across runs."""
 
 from __future__ import annotations
 

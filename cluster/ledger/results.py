@@ -1,5 +1,5 @@
-"""What the attempts have found: scores, checks, metrics, data and code. What a report asks is answered by the newest
-attempt of a stage run."""
+"""The questions about what attempts have found: scores, checks, metrics, data and code. What a report asks is answered
+by the newest attempt of a stage run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OUTCOMES: dict[type, str] = {
 
 
 class Results(Store):
-    """What was found."""
+    """The questions about what was found."""
 
     def put_outcome(self, run_id: str, stage: str, number: int, outcome: OutcomeRecord) -> None:
         """The scores, checks, metrics and data of a result file."""
@@ -48,7 +48,8 @@ class Results(Store):
             )
 
     def scores(self) -> list[ScoreRow]:
-        """Of the newest attempt of every completed stage run: run_id, stage, number, task, metric, value, n."""
+        """Return the scores of the newest attempt of every completed stage run: run_id, stage, number, task, metric,
+        value, n."""
         return list(
             self.db.query(
                 "SELECT score.* FROM score JOIN newest_attempt USING (run_id, stage, number) "
@@ -57,7 +58,8 @@ class Results(Store):
         )
 
     def metrics(self, *names: str) -> list[MetricRow]:
-        """Of the newest attempt of every completed stage run: run_id, stage, number, name, value; all, or these."""
+        """Return the metrics of the newest attempt of every completed stage run: run_id, stage, number, name, value;
+        all, or these."""
         chosen = f"AND name IN ({', '.join('?' * len(names))}) " if names else ""
         return list(
             self.db.query(
@@ -68,8 +70,8 @@ class Results(Store):
         )
 
     def outcomes_of(self, kind: type[T], run_ids: Iterable[str]) -> list[T]:
-        """What the newest attempt of every stage run of these runs has told, whatever became of it: scores, checks,
-        metrics or data files."""
+        """Return what the newest attempt of every stage run of these runs has told, whatever became of it: scores,
+        checks, metrics or data files."""
         table = _OUTCOMES[kind]
         return list(
             self.db.query(
@@ -91,7 +93,7 @@ class Results(Store):
         )
 
     def failed_checks(self) -> list[CheckRow]:
-        """Of the newest attempt of every stage run."""
+        """Return the failed checks of the newest attempt of every stage run."""
         return list(
             self.db.query(
                 "SELECT * FROM check_result WHERE NOT passed AND number = (SELECT max(number) FROM attempt WHERE "

@@ -1,4 +1,4 @@
-"""What a row of the ledger is, by its columns: of each table, and of each question that is asked of several.
+"""The columns of a row of the ledger are typed here: of each table, and of each question that is asked of several.
 
 They are dictionaries, as SQLite gives them. Those of attempts are in `files.records`, since a plan, which comes before
 the ledger, judges by them; a decision is its file (`files.documents`)."""
@@ -14,7 +14,7 @@ from cluster.files.statuses import StageStatus, State
 
 
 class Answered(TypedDict, total=False):
-    """What becomes of a submission."""
+    """The columns that tell what became of a submission."""
 
     state: State
     job_id: str | None
@@ -40,7 +40,7 @@ class SubmissionRow(Answered):
 
 
 class UsageRow(SubmissionRow):
-    """What a submission was planned to take, and what its packs that have ended took."""
+    """A submission with what it was planned to take, and what its packs that have ended took."""
 
     packs: int
     studies: str | None  # separated by commas
@@ -111,7 +111,7 @@ class DataFileRow(AttemptKey):
 
 
 class HoursOfStage(TypedDict):
-    """What a stage run took, over all of its attempts that have ended."""
+    """A stage run with what it took, over all of its attempts that have ended."""
 
     run_id: str
     stage: str
@@ -151,7 +151,7 @@ class FailureRow(TypedDict):
 
 
 class MeasurementRow(TypedDict):
-    """What is known of the speed and the memory of a completed attempt."""
+    """A completed attempt with what is known of its speed and memory."""
 
     run_id: str
     stage: str

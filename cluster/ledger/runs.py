@@ -12,7 +12,7 @@ from tiny_transformers.settings.config import RunConfig
 
 
 class Runs(Store):
-    """What was planned."""
+    """The questions about what was planned."""
 
     def record_runs(self, runs: Iterable[Run], created: str) -> None:
         """Add what is new; a known run keeps its row and gains stages and studies."""

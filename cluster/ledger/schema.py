@@ -146,7 +146,7 @@ def m002_retry(db: Database) -> None:
 
 @migrate()
 def m003_sizes(db: Database) -> None:
-    """What a submission was planned to take, to be held against what it used."""
+    """Keep what a submission was planned to take, to be held against what it used."""
     columns = {"slots": int, "gpus": int, "cpus": int, "memory_per_cpu": int, "minutes": int,
                "memory": int, "seconds": float}  # fmt: skip
     for name, kind in columns.items():
@@ -208,7 +208,7 @@ def _scores_wide(figures: Mapping[str, tuple[str, str, str]]) -> str:
 
 @migrate()
 def m005_report(db: Database) -> None:
-    """What a report needs beside the scores: the question of a study and what its runs are held against, and the
+    """Keep what a report needs beside the scores: the question of a study and what its runs are held against, and the
     GPU-hours of each stage run. And views for whoever opens the ledger with other tools; docs/ledger.md has them all.
     """
     # JSON. baselines: ids of runs, of all grids; grids: overrides (--set), stages, runs, baselines of each
@@ -229,8 +229,8 @@ def m005_report(db: Database) -> None:
 
 @migrate()
 def m006_status(db: Database) -> None:
-    """What status needs at any number of finished runs: runs found by their name and counted by their statuses, and
-    the GPU-hours of a submission summed once, when it has ended."""
+    """Keep what status needs at any number of finished runs: runs found by their name and counted by their statuses,
+    and the GPU-hours of a submission summed once, when it has ended."""
     db.execute("CREATE INDEX idx_run_name ON run (name)")
     # gpu_hours that its attempts took; null while something of it is open
     db.table("submission").add_column("spent", float)
@@ -270,8 +270,8 @@ def _as_they_were_named(sql: str) -> str:
 
 
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
-    """Of the scores of a stage; None if their rows are few enough to be alike by chance, or if they are times. A row
-    counts once: an average has the rows of all tasks, and a task has several metrics."""
+    """Return the digest of a stage's scores; None if their rows are few enough to be alike by chance, or if they are
+    times. A row counts once: an average has the rows of all tasks, and a task has several metrics."""
     if STAGES[stage].alone or max((score["n"] for score in scores), default=0) < DISTINCTIVE:
         return None
     told = sorted((score["task"], score["metric"], score["value"], score["n"]) for score in scores)

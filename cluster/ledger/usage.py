@@ -1,4 +1,4 @@
-"""What the packs have taken, in time and memory, to be held against what was planned and to plan by."""
+"""The questions about the time and memory that packs have taken, to be held against what was planned and to plan by."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cluster.ledger.store import Store, listed
 
 
 class Usage(Store):
-    """What was used."""
+    """The questions about what was used."""
 
     def hours(self) -> list[HoursRow]:
-        """Of each submission that was submitted."""
+        """Return the hours of each submission that was submitted."""
         rows = self.db.query(
             "SELECT submission_id, state, scheduler, gpus, slots, seconds, "
             f"CASE WHEN state = 'done' AND spent IS NOT NULL THEN spent ELSE ({SPENT}) END AS spent "
@@ -21,7 +21,7 @@ class Usage(Store):
         return list(rows)
 
     def open_packs(self) -> list[PackRow]:
-        """Of the submissions of which something may still happen, each pack."""
+        """Return each pack of the submissions of which something may still happen."""
         rows = self.db.query(
             f"SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs, sum(status IN {listed(LIVE)}) AS open, "
             "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
@@ -32,7 +32,7 @@ class Usage(Store):
         return list(rows)
 
     def gpu_hours(self) -> list[HoursOfStage]:
-        """Of every stage run that was ever tried."""
+        """Return the GPU-hours of every stage run that was ever tried."""
         return list(self.db.query("SELECT * FROM gpu_hours"))
 
     def measurements(self, site: str, stage: str, newest: int) -> list[MeasurementRow]:

@@ -1,4 +1,4 @@
-"""What a run needs: memory, FLOPs, hours. What was measured if it was, closed forms otherwise. Pure.
+"""Estimate the memory, FLOPs and hours that a run needs: as measured, or else by closed forms. Pure.
 
 A figure says what it is based on. Measured is what the same architecture did on the same site
 (`cluster/reconcile/measure.py` reads it from the ledger); the speed of a stage may be that of other models, the memory
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a site: the speed of its packs in FLOP/s, and the peak memory of architectures in MB.
+    """The measurements of a site: the speed of its packs in FLOP/s, and the peak memory of architectures in MB.
 
     A peak is what `device.peak_memory_mb` reports: on a GPU what torch allocated there, on a CPU the whole process.
     Of pretraining it may be known how much faster several runs at a time are together than one alone, the gain; the
@@ -100,8 +100,8 @@ class Measured:
         return self._memory.of(config, gpu)
 
     def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
-        """Of these stages of a run that has the speed of the pack, with so many runs at a time, for itself: runs that
-        share a pack share it, so that what they take together is the sum."""
+        """Return the seconds of these stages of a run that has the speed of the pack, with so many runs at a time, for
+        itself: runs that share a pack share it, so that what they take together is the sum."""
         return self._seconds.of(config, stages, slots)
 
 
@@ -132,14 +132,14 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
 
 
 def training_flops(config: RunConfig) -> float:
-    """Of one token of pretraining, forward and backward."""
+    """Return the FLOPs of one token of pretraining, forward and backward."""
     return 3.0 * forward_flops(config)
 
 
 def studies_seconds(config: RunConfig) -> float | None:
-    """What the studies' own way would take on one A100 to pretrain this model on as many stories: the published time of
-    the family's base model, scaled by padded tokens and by FLOPs of a token. A budget of hours takes the same hours.
-    None: no time was published for the family."""
+    """Return the seconds that the studies' own way would take on one A100 to pretrain this model on as many stories:
+    the published time of the family's base model, scaled by padded tokens and by FLOPs of a token. A budget of hours
+    takes the same hours. None: no time was published for the family."""
     family = config.model.family
     if family not in STUDIES_SECONDS:
         return None

@@ -1,5 +1,5 @@
-"""What is to be done -> packs -> arrays. A pack is what one array task works through. An array is packs with the same
-resources, at most MaxArraySize of them, indexed from 0. Pure: reads no files, calls no SLURM."""
+"""Turn what is to be done into packs, and packs into arrays. A pack is what one array task works through. An array is
+packs with the same resources, at most MaxArraySize of them, indexed from 0. Pure: reads no files, calls no SLURM."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEARLY = 0.03  # of the best throughput, that fewer runs at a time may lack
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one pack, in sbatch's units."""
+    """The resources of one pack, in sbatch's units."""
 
     slots: int
     gpus: int
@@ -260,8 +260,8 @@ def _memory_bounds(need: _Need, site: Site) -> list[tuple[int, str]]:
 
 
 def _best(gains: Mapping[int, float], most: int, bound: str) -> tuple[int, str] | None:
-    """Of at most so many runs at a time the number with the best throughput, of nearly equal ones the fewest, and why;
-    None if nothing can be compared."""
+    """Return the number of runs at a time, at most so many, with the best throughput, of nearly equal ones the fewest,
+    and why; None if nothing can be compared."""
     allowed = {number: gain for number, gain in gains.items() if number <= most}
     if len(allowed) < 2:
         return None
@@ -308,7 +308,7 @@ def _resources(packs: Sequence[Pack], slots: int, site: Site) -> Resources:
 
 
 def too_long(items: Iterable[PackItem], site: Site) -> str | None:
-    """What to say of runs that may not end within the site's time limit; None if there are none."""
+    """Return what to say of runs that may not end within the site's time limit; None if there are none."""
     needs = [TIME_MARGIN * item.seconds / 60 for item in items if TIME_MARGIN * item.seconds / 60 > site.max_time]
     if not needs:
         return None

@@ -1,4 +1,4 @@
-"""What is done about a failure: a rule per cause, written as data in the site's profile. Pure.
+"""Decide what is done about a failure: a rule per cause, written as data in the site's profile. Pure.
 
 A decision is made once for every failed attempt. How the next attempt differs follows from all earlier ones of the
 stage run, so that a rerun which a person asks for learns from them, too."""
@@ -25,7 +25,7 @@ class Adjustment:
     exclude: tuple[str, ...] = ()  # nodes
 
     def __or__(self, other: Adjustment) -> Adjustment:
-        """What satisfies both, for stages of one run that go together."""
+        """Return what satisfies both, for stages of one run that go together."""
         exclude = tuple(sorted({*self.exclude, *other.exclude}))
         return Adjustment(
             max(self.time, other.time),
@@ -72,7 +72,7 @@ def adjust(history: Sequence[AskedAttempt], site: Site) -> Adjustment:
 
 
 def decide(history: Sequence[AskedAttempt], site: Site, now: float) -> Decision:
-    """What to do about the last of these attempts, which failed."""
+    """Decide what to do about the last of these attempts, which failed."""
     failed = history[-1]
     cause = cast(str, failed["cause"])  # what has failed has one
     rule = site.rule(cause)

@@ -46,7 +46,7 @@ Fate = EndedJob | LiveJob | None  # None: unknown, so nothing is changed
 
 @dataclass(frozen=True)
 class SlurmAnswers:
-    """What SLURM showed of this user's jobs, by key; None: no answer, or not asked."""
+    """The jobs of this user that SLURM showed, by key; None: no answer, or not asked."""
 
     queue: Mapping[str, Job] | None
     history: Mapping[str, Job] | None

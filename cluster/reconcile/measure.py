@@ -1,4 +1,4 @@
-"""What the ledger has measured on a site -> `cost.Measured`, by which runs are planned.
+"""Turn what the ledger has measured on a site into `cost.Measured`, by which runs are planned.
 
 Only attempts on the site of the same name and the same kind of device, where it is known, count. Speeds are of whole
 packs: a run that shared its pack with others had a part of it. How much several pretrainings gain over one is known

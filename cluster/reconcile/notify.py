@@ -154,7 +154,7 @@ def _tell_once(root: OutputRoot, command: str, event: Event) -> None:
 
 
 def _run(command: str, root: OutputRoot, event: Event) -> str | None:
-    """What went wrong. The command has no terminal, and what it starts is stopped with it."""
+    """Return what went wrong. The command has no terminal, and what it starts is stopped with it."""
     told = {"TT_EVENT": event.kind, "TT_STUDY": event.study, "TT_MESSAGE": event.message[:2_000].replace("\0", " "),
             "TT_OUTPUT_ROOT": str(root.path.resolve()),
             **{f"TT_{status.upper()}": str(event.counts.get(status, 0)) for status in STATUSES},

@@ -27,7 +27,7 @@ SlurmReply = Literal["answered", "partial", "unreachable", "none"]
 
 
 class Queries(Protocol):
-    """What reconciling asks of SLURM; `slurm.Slurm`, or a fake."""
+    """The questions that reconciling asks of SLURM; `slurm.Slurm`, or a fake."""
 
     def queue(self) -> dict[str, Job] | None: ...
     def history(self, names: Iterable[str], days: int) -> dict[str, Job] | None: ...
@@ -112,7 +112,7 @@ def _record_run(ledger: Ledger, value: documents.RunFile) -> None:
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:
-    """What is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
+    """Take in what is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
     torn = [] if torn is None else torn
     known_studies = {row["name"]: row for row in ledger.studies()}
     for study in filter(None, (read_whole(path, documents.StudyFile, torn) for path in root.studies())):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cluster.report.findings import Comparison, Interval, PairsFinding
     from cluster.report.published import Published
 
+
 @dataclass(frozen=True)
 class PageFigure:
     """A figure for the page; its files are figures/<name>.svg and .pdf beside it."""

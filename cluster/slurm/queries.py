@@ -112,7 +112,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an account allows, in tasks of arrays; None: no limit."""
+    """The limits of an account, in tasks of arrays; None: no limit."""
 
     max_submit: int | None = None  # waiting and running together
     max_jobs: int | None = None  # running at once
@@ -133,8 +133,8 @@ class Slurm:
         return self.seen
 
     def history(self, names: Iterable[str], days: int) -> dict[str, Job] | None:
-        """What accounting has of this user's jobs with these names in the last so many days, by key; nothing where
-        accounting is switched off. None: no answer."""
+        """Return what accounting has of this user's jobs with these names in the last so many days, by key; nothing
+        where accounting is switched off. None: no answer."""
         fields = "JobID,JobName,State,ExitCode,NodeList,Start,MaxRSS,ReqMem,AllocCPUS"
         which = ("--name", ",".join(names), "-S", f"now-{days}days", "-u", _user())
         shown = _run("sacct", "-n", "-P", "-D", *which, f"--format={fields}")
@@ -209,14 +209,14 @@ class Slurm:
 
 
 def never_starts(reason: str) -> str | None:
-    """What to do about a job that waits for this reason; None if it may begin by itself."""
+    """Return what to do about a job that waits for this reason; None if it may begin by itself."""
     if reason.startswith(tuple(OWNERS)) and "PerJob" in reason:
         return "it asks for more than one job may have: `cancel` it and mend the site's profile"
     return NEVER_STARTS.get(reason)
 
 
 def in_words(reason: str) -> str:
-    """What squeue's reason means to a person; itself if that is not known."""
+    """Return what squeue's reason means to a person; itself if that is not known."""
     stuck = never_starts(reason)
     if stuck:
         return stuck

@@ -1,4 +1,4 @@
-"""What `status` knows at one moment: how far studies are, packs, the queue, failures, hours."""
+"""The facts that `status` knows at one moment: how far studies are, packs, the queue, failures, hours."""
 
 from __future__ import annotations
 

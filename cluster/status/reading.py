@@ -61,7 +61,7 @@ def labels(ledger: Ledger, run_ids: Iterable[str]) -> dict[str, str]:
 
 
 def _progress(ledger: Ledger) -> dict[str, Progress]:
-    """By study; "" is every run once."""
+    """Return the progress of each study; "" is every run once."""
     found = {"": Progress("", {}, {})}
     for study, statuses, runs in ledger.kinds():
         progress = found.setdefault(study, Progress(study, {}, {}))
@@ -120,7 +120,7 @@ def _working(attempt: AttemptRow, names: Mapping[str, str], now: float) -> Runni
 
 
 def _queue(attempts: Sequence[AttemptRow], open_packs: Mapping[tuple[str, int], PackRow]) -> tuple[WaitingPacks, ...]:
-    """By reason, most runs first."""
+    """Return the queue by reason, most runs first."""
     reasons: dict[tuple[str, int], str] = {}
     jobs: dict[tuple[str, int], str] = {}
     for attempt in attempts:

@@ -40,7 +40,7 @@ Show = Literal["all", "running", "failed"]
 
 @dataclass(frozen=True)
 class LineEntry:
-    """What a line is of, so that a key can act on it: a stage run, or packs that wait."""
+    """The thing that a line is about, so that a key can act on it: a stage run, or packs that wait."""
 
     title: str
     log: tuple[str, str, int] | None = None  # run id, stage, attempt
@@ -70,7 +70,7 @@ class StatusLines:
 
 
 def status_view(view: LedgerView, output_root: OutputRoot, *, per_run: bool, failed_only: bool) -> Any:
-    """What a person sees."""
+    """Return the page that a person sees."""
     from rich.console import Group
 
     status = read(view, output_root)
@@ -390,7 +390,7 @@ def _run_table(study: str, runs: Sequence[RunRow], speeds: Mapping[str, Mapping[
 
 
 def _speeds(ledger: Ledger) -> dict[str, dict[str, str]]:
-    """Of the completed pretrainings; without what none of them has told."""
+    """Return the speeds of the completed pretrainings, without what none of them has told."""
     speeds: dict[str, dict[str, str]] = {title: {} for title, _ in SPEEDS.values()}
     for row in ledger.metrics(*SPEEDS):
         if row["stage"] == "pretrain":

@@ -59,7 +59,7 @@ Cancel = Callable[[LineEntry], int]  # how many of its packs were; raises TinyEr
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one look found."""
+    """The findings of one look."""
 
     status: Status
     counts: dict[StageStatus, int]
@@ -179,7 +179,7 @@ class Screen:
         self._laid_out: tuple[Snapshot | None, int, list[Line]] = None, 0, []
 
     def run(self, seen: Snapshot) -> tuple[Snapshot, bool]:
-        """What was seen last, and whether all had ended."""
+        """Return what was seen last, and whether all had ended."""
         self.seen = seen
         looking = LookingThread(self.reader)
         try:
@@ -211,7 +211,7 @@ class Screen:
                         return False
 
     def _take(self, seen: Snapshot) -> None:
-        """What was chosen stays chosen, wherever it stands now."""
+        """Take a new snapshot; what was chosen stays chosen, wherever it stands now."""
         before = self._entry()
         self.seen = seen
         entries = _entries(self._lines())
@@ -362,7 +362,7 @@ class Screen:
 
 
 def _entries(lines: Sequence[Line]) -> list[LineEntry]:
-    """What can be chosen, in order."""
+    """Return the entries that can be chosen, in order."""
     return list(dict.fromkeys(line.entry for line in lines if line.entry))
 
 

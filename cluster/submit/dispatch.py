@@ -1,4 +1,4 @@
-"""What is asked for and not done -> the arrays that SLURM takes now.
+"""Turn what is asked for and not done into the arrays that SLURM takes now.
 
 Shared by `submit`, `rerun` and `tick`. Keeps to what the account may submit and have running, to one version of the
 code within a run, and stops after many failures of one kind. Prints nothing."""
@@ -40,7 +40,7 @@ class SubmitOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What would be submitted, where."""
+    """A wish to submit: what, and where."""
 
     site: Site
     runs: list[Run]  # all that were asked for
@@ -56,7 +56,7 @@ class Request:
 
     @property
     def work(self) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
-        """What it comes to: two requests with the same are one."""
+        """Return what it comes to: two requests with the same are one."""
         return sorted((item.run_id, item.stages) for item in self.items)
 
 
@@ -135,7 +135,7 @@ def _adjustment(
     states: States,
     site: Site,
 ) -> Adjustment:
-    """What earlier attempts of these stages have taught."""
+    """Return the adjustment that earlier attempts of these stages have taught."""
     adjustment = Adjustment()
     for stage in stages:
         state = states.get(run.id, {}).get(stage)

@@ -76,7 +76,7 @@ class EarlierSubmissions:
         return self._intents[submission_id]
 
     def _from_here(self, intent: Intent) -> Intent:
-        """What came with an archive goes where the last submission from here went, or to the site that is given."""
+        """Send what came with an archive where the last submission from here went, or to the site that is given."""
         last = last_submission(self._ledger, self._root)
         if last is None and self._site is None:
             raise nothing_submitted(self._root)

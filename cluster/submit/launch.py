@@ -152,7 +152,8 @@ def origin_of(site: Site, origin: Origin) -> SourceOfWork:
 
 
 def _described(pack: Pack) -> list[PackedRun]:
-    """What the children of a pack are told: of each run what may share the device, then what must be `alone` on it."""
+    """Return what the children of a pack are told: of each run what may share the device, then what must be `alone` on
+    it."""
     together: list[PackedRun] = []
     alone: list[PackedRun] = []
     for item in pack.items:
@@ -304,7 +305,7 @@ def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot
 
 
 def resource_line(array: Array, site: Site) -> str:
-    """What one array asks for, in a line."""
+    """Say in a line what one array asks for."""
     resources = array.resources
     where = f"{site.partition} " if site.partition else ""
     gpus = f"{resources.gpus} GPU, " if resources.gpus else ""

@@ -28,7 +28,8 @@ from cluster.submit import dispatch, launch
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import show
 from tiny_transformers.common.provenance import code_version
-from tiny_transformers.settings.config import fetch_command, lacking_files, required_files
+from tiny_transformers.settings.config import fetch_command, lacking_files
+from tiny_transformers.settings.stages import required_files
 
 
 def compose(
@@ -158,7 +159,7 @@ def origin_of(
 
 
 def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost.Measured:
-    """What this ledger has measured and, for what it has not, what a probe has."""
+    """Return what this ledger has measured and, for what it has not, what a probe has."""
     from cluster.reconcile.measure import measured
 
     probe = output_root.probe.ledger
@@ -170,7 +171,8 @@ def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost
 
 
 def numbers_on_disk(output_root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, records.StageState]]:
-    """Of runs that the ledger does not know, the attempt numbers that are taken: their run.json may have been torn."""
+    """Return the attempt numbers that are taken, of runs that the ledger does not know: their run.json may have been
+    torn."""
     folders = {path.name for path in output_root.path.glob("runs/*")}
     numbers: dict[str, dict[str, records.StageState]] = {}
     for run in runs:

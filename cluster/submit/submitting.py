@@ -1,4 +1,4 @@
-"""What `submit`, `probe`, `rerun` and `tick` do: which stage runs each asks for, and what it tells the user."""
+"""Do what `submit`, `probe`, `rerun` and `tick` are for: which stage runs each asks for, and what it tells the user."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _to_go_on(
     only: Collection[str] | None,
     site: Site | None,
 ) -> list[tuple[SourceOfWork, Todo]]:
-    """What is to be submitted, those together that go the same way."""
+    """Return what is to be submitted, those together that go the same way."""
     eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
     states = ledger.states()
     wanted = {*again.due, *eligible}

@@ -1,4 +1,4 @@
-"""What is planned, as tables for a terminal: studies, runs, models, sizes; and planned against used. Pure."""
+"""Show what is planned as tables for a terminal: studies, runs, models, sizes; and planned against used. Pure."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _add_study(
 
 
 def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:
-    """What is to do, stage by stage: stage runs, how long they take, and by which speeds."""
+    """Return the table of what is to do, stage by stage: stage runs, how long they take, and by which speeds."""
     by_id = {run.id: run for run in runs}
     counts: Counter[str] = Counter()
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -230,7 +230,7 @@ def _size_lines(
 
 
 def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
-    """What is known of each of these runs' architectures on this site."""
+    """Return the table of what is known of each of these runs' architectures on this site."""
     table = _table(f"site {site.name}: {len(runs)} architectures")
     table.add_column("model", overflow="fold")
     for title in ("peak MB", "closed form MB", "pretraining FLOP/s"):
@@ -246,7 +246,7 @@ def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> 
 
 
 def together_table(runs: Sequence[Run], numbers: Sequence[int], site: Site, measured: cost.Measured) -> Table:
-    """Of each of these runs' architectures what so many at a time reach together."""
+    """Return the table of what so many at a time reach together, for each of these runs' architectures."""
     table = _table(f"site {site.name}: pretrainings at a time")
     table.add_column("model", overflow="fold")
     for title in ("at a time", "tokens/s together", "FLOP/s together", "x one"):
@@ -289,7 +289,7 @@ def usage_table(rows: Sequence[UsageRow]) -> Table:
 
 
 def _speeds(row: UsageRow) -> dict[str, str]:
-    """What is known of them; attempts of older versions tell their tokens per second only."""
+    """Return what is known of their speeds; attempts of older versions tell their tokens per second only."""
     values: Mapping[str, Any] = row
     known: dict[str, str] = {}
     for title, (key, how) in SPEEDS.items():
@@ -317,7 +317,7 @@ def _pair(used: float | None, planned: float | None, how: str) -> str:
 
 
 def advice(row: UsageRow) -> str:
-    """What a submission like this one should have asked for, as factors; a margin as in planning is kept."""
+    """Return what a submission like this one should have asked for, as factors; a margin as in planning is kept."""
     if not row["longest"] or not row["minutes"]:
         return ""
     words = []

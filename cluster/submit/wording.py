@@ -1,4 +1,4 @@
-"""What `submit`, `rerun` and `tick` tell the user: what would be submitted, what waits, what was decided."""
+"""Word what `submit`, `rerun` and `tick` tell the user: what would be submitted, what waits, what was decided."""
 
 from __future__ import annotations
 

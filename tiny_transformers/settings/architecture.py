@@ -1,4 +1,4 @@
-"""What a model is made of: its settings, checked, and what follows from them in closed form. No torch here.
+"""A model is described by its settings, checked, and what follows from them in closed form. No torch here.
 
 A default that depends on other settings is written `null` and resolved when the settings are checked, so equal
 models have equal settings, and a size that a rule gave is recorded. Of two ways to write one model, one is refused
@@ -44,8 +44,8 @@ class Sharing(Settings):
 
 
 class Architecture(Settings):
-    """What GPT-Neo and RoBERTa have. A family says of itself what `Brainformer` says, too: how it is trained, and the
-    closed forms."""
+    """The settings that GPT-Neo and RoBERTa have in common. A family says of itself what `Brainformer` says, too: how
+    it is trained, and the closed forms."""
 
     causal: ClassVar[bool]  # predicts each token from those before it
 
@@ -152,7 +152,7 @@ class Architecture(Settings):
 
     @property
     def initial_logit_variance(self) -> float:
-        """Of an untrained model: a LayerNorm's output times weights N(0, 0.02)."""
+        """Return the variance of an untrained model's logits: a LayerNorm's output times weights N(0, 0.02)."""
         return self.hidden_size * 0.02**2
 
     @property
@@ -212,11 +212,11 @@ class Architecture(Settings):
 
     @property
     def feed_forward_flops(self) -> int:
-        """Of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
+        """Return the FLOPs of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
         return 2 * self.ffn.weights(self._block, training=False)
 
     def score_flops(self, length: float) -> float:
-        """Of one token's attention to so many keys, beside the weights."""
+        """Return the FLOPs of one token's attention to so many keys, beside the weights."""
         assert self.qk_size
         assert self.v_size
         return 2 * _modules(self, unique=False)[0] * (self.qk_size + self.v_size) * length
@@ -232,7 +232,7 @@ class Architecture(Settings):
 
     @property
     def label(self) -> str:
-        """What a model has that the stock one of its family has not, in short."""
+        """Return in short what a model has that the stock one of its family has not."""
         return _label(self)
 
 
@@ -325,7 +325,7 @@ def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Of a language model, tied embeddings counted once; a module's LayerNorm is counted with it."""
+    """The parameters of a language model, tied embeddings counted once; a module's LayerNorm is counted with it."""
 
     embedding: int
     attention: int
@@ -349,14 +349,16 @@ def num_parameters(model: AnyModel) -> int:
 
 
 def flops_per_token(model: AnyModel, *, training: bool = False) -> int:
-    """Of a forward pass: 2 per weight that a token is multiplied with (Kaplan et al. 2020, section 2.1).
+    """Return the FLOPs of a token in a forward pass: 2 per weight that a token is multiplied with (Kaplan et al. 2020,
+    section 2.1).
 
     Left out are attention scores, which grow with the text, and whatever is done unit by unit."""
     return round(2 * (model.weights_per_token(training=training) + model.head_weights))
 
 
 def training_flops(model: AnyModel, *, labelled: float, length: float) -> float:
-    """Of one token, forward and backward, three times the forward pass (Kaplan et al. 2020, section 2.1).
+    """Return the FLOPs of one token, forward and backward: three times the forward pass (Kaplan et al. 2020, section
+    2.1).
 
     `labelled`: the share of tokens with a label, where alone the head is applied; `length`: how many keys a token's
     attention has on average, those that are masked included, as in the model FLOPs utilisation of Chowdhery et al. 2022

@@ -1,4 +1,4 @@
-"""What all settings are made of. No torch here."""
+"""The base of all settings. No torch here."""
 
 from __future__ import annotations
 

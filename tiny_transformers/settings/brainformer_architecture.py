@@ -1,4 +1,4 @@
-"""What a Brainformer is made of: its settings, checked, and what follows from them in closed form. No torch here.
+"""A Brainformer is described by its settings, checked, and what follows from them in closed form. No torch here.
 
 Brainformer-SMOE: a post-LN transformer that reads a stream of characters in blocks, remembers what it computed of those
 before, and has sparse mixtures of experts among its modules. The modules themselves are in brainformer.py."""
@@ -114,8 +114,8 @@ class Brainformer(Settings):
 
     @property
     def initial_logit_variance(self) -> float:
-        """Of an untrained model's logits: the last LayerNorm's output times weights, U(+-1/sqrt(h)) or, tied, N(0, 1/h)
-        of the embedding; the bias is U(+-1/sqrt(h)), too."""
+        """Return the variance of an untrained model's logits: the last LayerNorm's output times weights, U(+-1/sqrt(h))
+        or, tied, N(0, 1/h) of the embedding; the bias is U(+-1/sqrt(h)), too."""
         return (1.0 if self.tie_word_embeddings else 1 / 3) + 1 / (3 * self.hidden_size)
 
     @property
@@ -163,7 +163,8 @@ class Brainformer(Settings):
 
     @property
     def feed_forward_flops(self) -> int:
-        """Of the g, or else the f, of the first group that has one, and one character, in evaluation."""
+        """Return the FLOPs of the g, or else the f, of the first group that has one, for one character, in
+        evaluation."""
         first = next(group for group in self.groups if set(group) & set("fg"))
         return round(2 * self._module_weights(training=False)["g" if "g" in first else "f"])
 
@@ -182,8 +183,8 @@ class Brainformer(Settings):
         return self.attn_span / 4 + self.adaptive_span.ramp if self.adaptive_span else self.attn_span
 
     def score_flops(self, length: float) -> float:
-        """Of one character's attention to so many keys, beside the weights: scores by content and by position, and the
-        weighted sum."""
+        """Return the FLOPs of one character's attention to so many keys, beside the weights: scores by content and by
+        position, and the weighted sum."""
         return 2.0 * self.applied["s"] * 3 * self.hidden_size * length
 
     def kept_per_token(self, length: float) -> float:
@@ -208,7 +209,7 @@ class Brainformer(Settings):
 
     @property
     def label(self) -> str:
-        """What a model has that `Brainformer()` has not, in short; its order first."""
+        """Return in short what a model has that `Brainformer()` has not; its order first."""
         experts, stock = self.experts, type(self).model_fields
         words = [_repeated(self.groups)]
         if "g" in self.order:

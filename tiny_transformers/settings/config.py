@@ -35,7 +35,7 @@ class Data(Settings):
 
 
 class Budget(Settings):
-    """What a training may use; exactly one of the two."""
+    """The budget of a training: exactly one of the two."""
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # in steps, not evaluations or checkpoints
     tokens: PositiveInt | None = None  # of the stories, without padding; of a stream, characters
@@ -104,8 +104,8 @@ S = TypeVar("S", bound=Settings)
 
 
 class Evaluation(Settings):
-    """What all stages heed; the settings of each one that has some are beside it, in a section of the stage's name
-    (`evaluation_class`)."""
+    """The settings that all stages heed; those of each one that has some are beside it, in a section of the stage's
+    name (`evaluation_class`)."""
 
     limit: PositiveInt | None = None  # rows used of each file, evenly spaced; null: all
     precision: Literal["float32", "bfloat16"] = "float32"  # of what is not trained: blimp, lambada, speed
@@ -232,7 +232,7 @@ def lacking_files(root: Path, files: Iterable[str]) -> list[str]:
 
 
 def fetch_command(lacking: Iterable[str], root: Path | None = None) -> str:
-    """What brings them, as the user would type it."""
+    """Return the command that brings them, as the user would type it."""
     lacking = list(lacking)
     asked = {"--full-blimp": "blimp/", **{f"--{corpus}": file for corpus, file in STREAMS.items()}}
     words = ["tiny-transformers fetch", *(["--data-root", str(root)] if root else [])]

@@ -1,4 +1,4 @@
-"""What the costs of several stages have in common: the usual sizes of the data, and FLOPs in closed form. No torch.
+"""The costs of several stages have this in common: the usual sizes of the data, and FLOPs in closed form. No torch.
 
 FLOPs of a forward pass are those of `architecture.flops_per_token`, and with the backward pass three times as many
 (Kaplan et al. 2020, section 2.1)."""

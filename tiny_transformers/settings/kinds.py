@@ -1,4 +1,4 @@
-"""What comes in kinds (stages, feed-forward modules, activations), by its name. No torch here.
+"""Things that come in kinds (stages, feed-forward modules, activations) are found by their name. No torch here.
 
 A kind is one object that answers all questions about itself. `add` is the one way in, for ours and for those of others:
 who adds one does so before settings that name it are read."""

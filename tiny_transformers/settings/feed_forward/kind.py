@@ -1,4 +1,4 @@
-"""What a kind of feed-forward module answers about itself; a subclass is its settings.
+"""A kind of feed-forward module answers all questions about itself; a subclass is its settings.
 
 Sizes, counts and FLOPs are in closed form. The layer is in a module of torch's, named here and loaded with a model."""
 
@@ -13,7 +13,7 @@ from tiny_transformers.settings.kinds import Kinds
 
 @dataclass(frozen=True)
 class Block:
-    """What the model says of its feed-forward modules, beside their own settings."""
+    """The model's settings that bear on its feed-forward modules, beside their own."""
 
     hidden: int
     intermediate: int

@@ -1,4 +1,4 @@
-"""What is said of a stage, once: its name, its settings, what it needs, reads and costs, what the report shows of it.
+"""A stage is declared once: its name, its settings, what it needs, reads and costs, what the report shows of it.
 
 A stage is a function `run(work: Work) -> Outcome` (common/work.py) in a module that only the job that does it loads.
 The functions of an entry take a RunConfig, and are in closed form."""

@@ -20,7 +20,7 @@ def flops(config: RunConfig) -> float:
 
 
 def _validation_tokens(config: RunConfig) -> float:
-    """Of one evaluation while a model is trained."""
+    """Return the tokens of one evaluation while a model is trained."""
     source, train = config.data.source, config.train
     if config.data.is_stream:
         return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
