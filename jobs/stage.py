@@ -191,7 +191,7 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
     data_root = Path(intent["data_root"]) if intent["data_root"] else None
     work = Work(
         config=config,
-        root=resolve_root(config, data_root, cache, [stage]),
+        data_root=resolve_root(config, data_root, cache, [stage]),
         cache=cache,
         run_dir=run.path,
         progress=heartbeat.progress,

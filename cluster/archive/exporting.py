@@ -1,4 +1,4 @@
-"""An OUTPUT_ROOT as one file to keep or to hand on: ledger, result files, manifests, environments.
+"""Write an OUTPUT_ROOT as one file to keep or to hand on: ledger, result files, manifests, environments.
 
 An archive is written whole or not at all, as a stream. Under the ledger's lock the ledger is copied and the files are
 listed; they are read after it, since compressing takes minutes. What grows is cut where it was then; other files are

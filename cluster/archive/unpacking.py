@@ -1,4 +1,4 @@
-"""An archive as an OUTPUT_ROOT again: only where nothing is, and only if every file has its SHA-256.
+"""Make an OUTPUT_ROOT of an archive: only where nothing is, and only if every file has its SHA-256.
 
 What was under way when it was written does not count here, and is to be done."""
 

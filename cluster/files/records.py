@@ -53,7 +53,7 @@ class StageState:
 
 
 class AttemptKey(TypedDict):
-    """Which attempt."""
+    """The key of an attempt."""
 
     run_id: str
     stage: str

@@ -1,5 +1,5 @@
-"""How far a stage run, an attempt or a submission is, in one word. Both halves and the ledger use these words, and the
-groups of them that are asked for."""
+"""A stage run, an attempt and a submission have one of these statuses each. Both halves and the ledger use the words,
+and the groups of them that are asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The submissions and their attempts: what was intended, what has become of it, what was decided on failures."""
+"""Record and find submissions and their attempts, what has become of them, and what was decided on failures."""
 
 from __future__ import annotations
 

@@ -12,4 +12,4 @@ from cluster.ledger.usage import Usage
 
 
 class Ledger(States, Attempts, Results, Usage):
-    """All of it, open."""
+    """A ledger, open, with the questions of all readers."""

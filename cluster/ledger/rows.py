@@ -1,7 +1,7 @@
-"""The columns of a row of the ledger are typed here: of each table, and of each question that is asked of several.
+"""A row of the ledger has the columns that its type here names: one type for each table and each question.
 
-They are dictionaries, as SQLite gives them. Those of attempts are in `files.records`, since a plan, which comes before
-the ledger, judges by them; a decision is its file (`files.documents`)."""
+Rows are dictionaries, as SQLite gives them. Those of attempts are in `files.records`, since a plan, which comes before
+the ledger, judges by them; a decision is its file (`files.documents`). A test holds the types to what SQLite gives."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class UsageRow(SubmissionRow):
 
 
 class HoursRow(TypedDict):
-    """How long a submission was planned to take, and what it has taken so far."""
+    """A submission that was submitted, with what it was planned to take and has taken so far."""
 
     submission_id: str
     state: State
@@ -88,7 +88,7 @@ class ScoreRow(AttemptKey, documents.ScoreRow):
 
 
 class CheckRow(AttemptKey):
-    """Whether a check of an attempt held."""
+    """A check of an attempt, which held or did not."""
 
     name: str
     passed: int  # 1 or 0
@@ -97,7 +97,7 @@ class CheckRow(AttemptKey):
 
 
 class MetricRow(AttemptKey):
-    """Whatever else an attempt measured."""
+    """A quantity that an attempt measured beside its scores."""
 
     name: str
     value: str
@@ -121,7 +121,7 @@ class HoursOfStage(TypedDict):
 
 
 class StageRow(TypedDict):
-    """How far a stage run is."""
+    """A stage run, by its newest attempt if it has one."""
 
     status: StageStatus
     cause: Cause | None
@@ -130,7 +130,7 @@ class StageRow(TypedDict):
 
 
 class RunRow(TypedDict):
-    """A run, without its settings, and how far it is."""
+    """A run without its settings, and how far each of its stages is."""
 
     run_id: str
     name: str

@@ -1,4 +1,4 @@
-"""The runs that were planned, with their names, and the studies that ask for them."""
+"""Record and find the runs that were planned, and the studies that ask for them."""
 
 from __future__ import annotations
 

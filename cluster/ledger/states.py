@@ -1,5 +1,5 @@
-"""How far the stage runs are, one by one and counted. A run's statuses are kept with it, so that very many are quick to
-read."""
+"""Tell how far the stage runs are, one by one and counted. A run's statuses are kept with it, so that very many are
+quick to read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEWEST_END = ") AS attempt WHERE status != 'void') WHERE place = 1"
 
 
 class States(Runs):
-    """How far the runs are."""
+    """A ledger, as it knows how far runs are."""
 
     def states(self) -> dict[str, dict[str, StageState]]:
         """run id -> stage -> what the planner must know; attempt numbers count void ones too."""

@@ -1,4 +1,4 @@
-"""The ledger's file, open: transactions, in which the status of every stage run that they touch is written anew.
+"""The ledger's file is opened here, for transactions that write anew the status of every stage run that they touch.
 
 One writer, who holds `ledger.lock`; a rollback journal, since SQLite's WAL does not work over a network."""
 

@@ -1,4 +1,4 @@
-"""Submissions whose answer was never heard: a job is found by its submission's id, or is proven absent.
+"""Find the job of a submission whose answer was never heard, by the submission's id, or prove that there is none.
 
 Absence is proven by answers, once sbatch has surely given up; a job that arrives after all takes its pack before it
 reads the answer, so one of the two sees the other."""

@@ -1,4 +1,4 @@
-"""Attempts whose job has ended without a result: by what SLURM or the process table says, why.
+"""Judge why attempts have no result, by what SLURM or the process table says of their jobs.
 
 An attempt is judged when its job is seen to have ended, or is absent from an answer; a query that failed changes
 nothing, and no clock is asked but the file system's own. A judgement is written beside the attempt as verdict.json, so

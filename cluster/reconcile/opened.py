@@ -1,4 +1,4 @@
-"""A submission of which something may still happen: its row, its attempts, and what its jobs' files say of them.
+"""Read what the files of an open submission say of its attempts; something may still happen to them.
 
 A job takes its pack first: of one that has not been taken nothing is read. What is not whole counts as absent, and is
 told."""

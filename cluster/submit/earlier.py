@@ -1,4 +1,4 @@
-"""How runs were submitted before, or were to be: from where, to which site, on which data. `tick` and `rerun` go on so.
+"""Tell how runs were submitted before, or were to be, to which site and on which data: `tick` and `rerun` go on so.
 
 What came with an archive was submitted by somebody else: it goes where the last submission from here went."""
 

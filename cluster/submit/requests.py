@@ -1,4 +1,4 @@
-"""From what is asked for to jobs: a request is built from the ledger as it is now, shown, asked about and submitted.
+"""Make jobs of what is asked for: a request is built from the ledger as it is now, shown, asked about and submitted.
 
 A question is asked with the ledger unlocked, and what was shown is submitted only if it still is what is missing."""
 
@@ -152,9 +152,10 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
         console.print(f"Submitted {', '.join(jobs)}. `status{where.output_root.options}` shows how it goes.")
 
 
-def origin_of(
+def origin_now(
     asked_by: str, data_root: Path | None, manifest: dict[str, Any] | None, allow_code_change: bool
 ) -> launch.Origin:
+    """Return where a submission of this moment comes from."""
     return launch.Origin(asked_by, session.moment(), data_root, code_version(), manifest, allow_code_change)
 
 

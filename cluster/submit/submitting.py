@@ -53,7 +53,7 @@ def submit_missing(
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         return replace(requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin), about=about)
 
-    origin = requests.origin_of("submit", data_root, manifest, where.allow_code_change)
+    origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build, origin)
     if not request.items:
         say_nothing_missing(request)
@@ -84,7 +84,7 @@ def rerun(
         requests.check_data([run for run, chosen in todo if chosen], data)
         return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin)
 
-    origin = requests.origin_of("rerun", data, last.get("manifest") if last else None, where.allow_code_change)
+    origin = requests.origin_now("rerun", data, last.get("manifest") if last else None, where.allow_code_change)
     request = requests.perform(where, build, origin)
     if not request.items:
         console.print("Nothing to rerun.")
@@ -178,7 +178,7 @@ def _go_on(
 ) -> Request:
     """Submit what there is room for of runs that go the same way."""
     data = data_root or (Path(source["data_root"]) if source["data_root"] else None)
-    origin = requests.origin_of("tick", data, source.get("manifest"), False)
+    origin = requests.origin_now("tick", data, source.get("manifest"), False)
     code = source.get("code")
     if source.get("allow_code_change") and code and code["digest"] == origin.code["digest"]:
         origin = replace(origin, allow_code_change=True)  # it was allowed for this version, and no later one

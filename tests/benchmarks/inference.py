@@ -24,7 +24,7 @@ MODELS = {
 
 def measured(model: dict[str, object], batch_sizes: list[int], folder: Path) -> Outcome:
     settings = {"model": model, "evaluation": {"speed": {"batch_sizes": batch_sizes}}}
-    work = Work(RunConfig.model_validate(settings), root=folder, cache=folder, run_dir=folder)
+    work = Work(RunConfig.model_validate(settings), data_root=folder, cache=folder, run_dir=folder)
     auto.build(work.config.model, seed=0).save_pretrained(work.model_dir)
     return speed.run(work)
 

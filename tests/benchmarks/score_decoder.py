@@ -94,7 +94,7 @@ def in_one_process(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
 def stage(folder: Path, precision: Any) -> None:
     """In a process of its own: our stage, its accuracies on the last line."""
     run_config = RunConfig(model=GPT, evaluation=Evaluation(precision=precision))
-    outcome = blimp.run(Work(config=run_config, root=folder, cache=folder / "cache", run_dir=folder))
+    outcome = blimp.run(Work(config=run_config, data_root=folder, cache=folder / "cache", run_dir=folder))
     accuracies = {score.task: score.value for score in outcome.scores if score.metric == "accuracy"}
     print(json.dumps({task: accuracies[task] for task in FILES}))
 

@@ -86,7 +86,7 @@ def study_models() -> dict[str, Model]:
 
 def work(model: Model, arguments: argparse.Namespace, run_dir: Path, seed: int = SEED, **train: Any) -> Work:
     config = RunConfig(model=model, train=train, seed=seed)
-    return Work(config, root=arguments.root, cache=arguments.cache, run_dir=run_dir)
+    return Work(config, data_root=arguments.root, cache=arguments.cache, run_dir=run_dir)
 
 
 def read_stories(arguments: argparse.Namespace) -> Stories:

@@ -317,7 +317,7 @@ def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):
         assert (code, "--data-root DIR" in said) == (2, True), said
     assert sorted((tmp_path / "there/submissions").iterdir()) == submissions
     said = command(tmp_path, "status", *there)[1]
-    assert "eligible" in said
+    assert "2 stage runs eligible" in said
     assert "tick" not in said
 
 

@@ -28,7 +28,7 @@ class CheckFailed(Exception):
 @dataclass
 class Work:
     config: RunConfig
-    root: Path  # the data, in the layout of docs/data.md (`data.resolve_root`)
+    data_root: Path  # in the layout of docs/data.md (`data.resolve_root`)
     cache: Path  # shared by all runs: tokenised stories
     run_dir: Path  # the stage's own files: model/, checkpoints/, curve.jsonl
     progress: Callable[[float, str], None] = lambda _, __: None  # told the fraction done, 0 to 1, and a text

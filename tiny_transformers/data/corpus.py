@@ -49,14 +49,14 @@ class StoryCorpus:
     """Stories in an order of their own in every epoch, each a text by itself."""
 
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
-        self.root, self.config, self.settings = work.root, work.config, work.config.train
+        self.data_root, self.config, self.settings = work.data_root, work.config, work.config.train
         self.micro_batch_tokens = micro_batch_tokens
         tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
-        tokenizer_file = self.root / tokenizer
+        tokenizer_file = self.data_root / tokenizer
         self.vocabulary = batches.read_vocabulary(tokenizer_file, self.config.model.vocab_size)
         self.stories, validation = (
             tokenize_stories(
-                self.root / file,
+                self.data_root / file,
                 tokenizer_file,
                 self.config.data.max_length,
                 work.cache,
@@ -106,7 +106,7 @@ class StoryCorpus:
             examples = batches.masked(stories, self.vocabulary, self.settings.mlm_probability, generator)
         if not examples:
             raise TinyTransformersError(
-                f"{self.root / file}: {len(stories)} stories without a token to predict. Check the file."
+                f"{self.data_root / file}: {len(stories)} stories without a token to predict. Check the file."
             )
         return examples
 
@@ -126,7 +126,7 @@ class StreamCorpus:
 
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
         settings = work.config.train
-        path = work.root / config.STREAMS[work.config.data.corpus]
+        path = work.data_root / config.STREAMS[work.config.data.corpus]
         self.stream = characters.read_stream(path, work.config.data.units, work.cache)
         characters.fits(self.stream, work.config.model.vocab_size)
         self.fingerprints = {config.STREAMS[work.config.data.corpus]: self.stream.fingerprint}

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.data_root is None:
         parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where to")
-    root = Path(options.data_root)
+    data_root = Path(options.data_root)
     wanted = required_files(RunConfig(model=GPTNeo()))
     sources: list[tuple[str, Callable[[Path, str], None], str]] = [
         ("stories", fetch_stories, options.stories),
@@ -96,15 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = []
     for what, fetch, source in sources:
         try:
-            fetch(root, source)
+            fetch(data_root, source)
         except Exception as error:  # noqa: BLE001 - the hub's libraries raise all sorts; the others can still be had
             problems.append(f"{what} from {source}: {type(error).__name__}: {error}")
-    return _report(root, wanted, problems)
+    return _report(data_root, wanted, problems)
 
 
-def fetch_stories(root: Path, source: str) -> None:
+def fetch_stories(data_root: Path, source: str) -> None:
     """TinyStories' two splits, as JSON lines with the key `text`."""
-    wanted = {"train": root / TRAIN_STORIES, "validation": root / VALIDATION_STORIES}
+    wanted = {"train": data_root / TRAIN_STORIES, "validation": data_root / VALIDATION_STORIES}
     missing = {split: path for split, path in wanted.items() if not _kept(path)}
     if not missing:
         return
@@ -116,9 +116,9 @@ def fetch_stories(root: Path, source: str) -> None:
         print(f"{path}: {count:,} stories", flush=True)
 
 
-def fetch_tokenizer(root: Path, source: str) -> None:
+def fetch_tokenizer(data_root: Path, source: str) -> None:
     """The study's 10k tokenizer, cut from GPT-2's."""
-    folder = root / "tokenizer" / Data().tokenizer
+    folder = data_root / "tokenizer" / Data().tokenizer
     if _kept(folder / "tokenizer.json"):
         return
     path = Path(source)
@@ -132,40 +132,41 @@ def fetch_tokenizer(root: Path, source: str) -> None:
     print(f"{folder}: {len(cut['model']['vocab']):,} tokens", flush=True)
 
 
-def fetch_filter_data(root: Path, source: str) -> None:
+def fetch_filter_data(data_root: Path, source: str) -> None:
     """The filtered BLiMP, its supplement and (Super)GLUE."""
     wanted = [file for file in required_files(RunConfig(model=GPTNeo())) if file.startswith("filter-data/")]
-    if all(_kept(root / file) for file in wanted):
+    if all(_kept(data_root / file) for file in wanted):
         return
     with _unpacked(source) as folder:
         for file in wanted:
             name = Path(file).relative_to("filter-data")
             found = [path for path in folder.rglob(name.name) if path.parent.name == name.parent.name]
-            if found and not _kept(root / file):
-                with whole_file(root / file) as draft:
+            if found and not _kept(data_root / file):
+                with whole_file(data_root / file) as draft:
                     shutil.copyfile(found[0], draft)
     print(
-        f"{root / 'filter-data'}: {sum((root / file).is_file() for file in wanted)} of {len(wanted)} files", flush=True
+        f"{data_root / 'filter-data'}: {sum((data_root / file).is_file() for file in wanted)} of {len(wanted)} files",
+        flush=True,
     )
 
 
-def fetch_lambada(root: Path, source: str) -> None:
+def fetch_lambada(data_root: Path, source: str) -> None:
     """LAMBADA's test set as JSON lines with the key `text`."""
-    if _kept(root / lambada.FILE):
+    if _kept(data_root / lambada.FILE):
         return
     from datasets import load_dataset
 
     rows = load_dataset(source, "default", split="test", streaming=True)
-    count = _write_lines(root / lambada.FILE, ({"text": row["text"]} for row in rows))
-    print(f"{root / lambada.FILE}: {count:,} passages", flush=True)
+    count = _write_lines(data_root / lambada.FILE, ({"text": row["text"]} for row in rows))
+    print(f"{data_root / lambada.FILE}: {count:,} passages", flush=True)
 
 
-def fetch_full_blimp(root: Path, source: str) -> None:
+def fetch_full_blimp(data_root: Path, source: str) -> None:
     """BLiMP's paradigms, a file each, with all fields that they have."""
     for paradigm, file in blimp_files(Data(), "full").items():
-        if not _kept(root / file):
-            count = _write_lines(root / file, _paradigm(source, paradigm))
-            print(f"{root / file}: {count:,} pairs", flush=True)
+        if not _kept(data_root / file):
+            count = _write_lines(data_root / file, _paradigm(source, paradigm))
+            print(f"{data_root / file}: {count:,} pairs", flush=True)
 
 
 def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
@@ -180,9 +181,9 @@ def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
     return rows
 
 
-def fetch_stream(root: Path, source: str, corpus: str) -> None:
+def fetch_stream(data_root: Path, source: str, corpus: str) -> None:
     """enwik8 or text8, the file as it was published. A local source may be another text, as a part of it."""
-    path = root / STREAMS[corpus]
+    path = data_root / STREAMS[corpus]
     if _kept(path):
         return
     with whole_file(path) as draft:
@@ -276,14 +277,14 @@ def _unpacked(source: str) -> Iterator[Path]:
         yield Path(name) / "unpacked"
 
 
-def _report(root: Path, wanted: list[str], problems: list[str]) -> int:
-    lacking = lacking_files(root, wanted)
+def _report(data_root: Path, wanted: list[str], problems: list[str]) -> int:
+    lacking = lacking_files(data_root, wanted)
     for problem in problems:
         print(f"could not be had: {problem}", file=sys.stderr)
     if lacking:
-        print(f"{root}: still lacks {', '.join(lacking)}. Run fetch again, or put them there.", file=sys.stderr)
+        print(f"{data_root}: still lacks {', '.join(lacking)}. Run fetch again, or put them there.", file=sys.stderr)
     else:
-        print(f"{root}: complete")
+        print(f"{data_root}: complete")
     return 2 if lacking or problems else 0
 
 

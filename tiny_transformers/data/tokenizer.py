@@ -35,11 +35,12 @@ def run(work: Work) -> Outcome:
 
 
 def _run_stories(work: Work) -> Outcome:
-    tokenizer = load_tokenizer(work.root, work.config)
+    tokenizer = load_tokenizer(work.data_root, work.config)
     _save(tokenizer, work.model_dir)
     file = _file(work.config)
     texts = [
-        row["text"] for row in sources.sample(sources.read_rows(work.root / VALIDATION_STORIES, ["text"]), COMPARED)
+        row["text"]
+        for row in sources.sample(sources.read_rows(work.data_root / VALIDATION_STORIES, ["text"]), COMPARED)
     ]
     same = compare(AutoTokenizer.from_pretrained(work.model_dir), tokenizer, texts)
     return Outcome(
@@ -48,13 +49,13 @@ def _run_stories(work: Work) -> Outcome:
             check_ids(work.model_dir),
         ],
         metrics={"vocabulary": len(tokenizer)},
-        data={file: sources.fingerprint(work.root / file)},
+        data={file: sources.fingerprint(work.data_root / file)},
     )
 
 
 def _run_stream(work: Work) -> Outcome:
     file, units = STREAMS[work.config.data.corpus], work.config.data.units
-    stream = characters.read_stream(work.root / file, units, work.cache)
+    stream = characters.read_stream(work.data_root / file, units, work.cache)
     characters.fits(stream, work.config.model.vocab_size)
     _save(of_units(stream.vocabulary, units), work.model_dir)
     reloaded = AutoTokenizer.from_pretrained(work.model_dir)
@@ -84,12 +85,12 @@ def of_units(vocabulary: list[int], units: Units) -> PreTrainedTokenizerFast:
     )
 
 
-def load_tokenizer(root: Path, config: RunConfig) -> PreTrainedTokenizerFast:
+def load_tokenizer(data_root: Path, config: RunConfig) -> PreTrainedTokenizerFast:
     """DATA_ROOT/tokenizer/<name>/tokenizer.json with its special tokens named.
 
     Raises TinyTransformersError if the model has no room for it, or a special token is lacking or has another id than
     models expect."""
-    path = root / _file(config)
+    path = data_root / _file(config)
     vocabulary = _vocabulary(path)
     for token in SPECIAL.values():
         found = vocabulary.get(token)  # looked up before transformers, which would add what is lacking

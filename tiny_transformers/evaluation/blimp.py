@@ -63,7 +63,7 @@ def run(work: Work) -> Outcome:
     files = blimp_files(work.config.data, work.config.evaluation.of(Blimp).data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = _read_tasks(work, files, tokenizer)
-    fingerprints = {name: sources.fingerprint(work.root / file) for name, file in files.items()}
+    fingerprints = {name: sources.fingerprint(work.data_root / file) for name, file in files.items()}
     model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
     started = time.monotonic()
@@ -84,7 +84,7 @@ def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[PairT
     tasks, wrong = [], []
     for name, file in files.items():
         try:
-            tasks.append(read_task(work.root / file, name, tokenizer, work.config))
+            tasks.append(read_task(work.data_root / file, name, tokenizer, work.config))
         except TinyTransformersError as error:
             wrong.append(str(error))
     if wrong:

@@ -89,12 +89,12 @@ class TaskData:
         return TEMPLATES[self.name].num_labels
 
 
-def read_task(root: Path, task: str, tokenizer: Any, settings: config.Evaluation, seed: int) -> TaskData:
+def read_task(data_root: Path, task: str, tokenizer: Any, settings: config.Evaluation, seed: int) -> TaskData:
     """The rows of all files of a task; `seed` chooses those that are held out.
 
     Raises TinyTransformersError, with file and line, for a row as in `read_examples`, for training rows that all have
     one label, and where a label is too rare to be held out."""
-    files = {split: root / file for split, file in superglue_files(task).items()}
+    files = {split: data_root / file for split, file in superglue_files(task).items()}
     path = files.pop("train")
     train = read_examples(path, task, limit(settings))
     if not np.ptp(train.labels):

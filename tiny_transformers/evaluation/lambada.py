@@ -48,7 +48,7 @@ class PassageScores:
 
 def run(work: Work) -> Outcome:
     """Score the passages with the model and the tokenizer of `work.model_dir`."""
-    path = work.root / FILE
+    path = work.data_root / FILE
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     passages = read_passages(path, tokenizer, work.config)
     model: Any = auto.load_lm(work.model_dir)

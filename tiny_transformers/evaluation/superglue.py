@@ -71,7 +71,7 @@ def run(work: Work) -> Outcome:
     started = time.monotonic()
     tasks = _read_tasks(work)
     files = [file for task in tasks for file in superglue_files(task.name).values()]
-    outcome = Outcome(data={file: sources.fingerprint(work.root / file) for file in files})
+    outcome = Outcome(data={file: sources.fingerprint(work.data_root / file) for file in files})
     planned = _plan(work, tasks, outcome.data)
     kept = {one.path: found for one in planned if (found := _read_kept(one))}
     answers = _fine_tune_all(work, planned, kept)
@@ -107,7 +107,7 @@ def _read_tasks(work: Work) -> list[TaskData]:
         work.progress(0.0, f"reading {task}")
         try:
             seed = task_seed(work.config.seed, task)
-            tasks.append(read_task(work.root, task, tokenizer, work.config.evaluation, seed))
+            tasks.append(read_task(work.data_root, task, tokenizer, work.config.evaluation, seed))
         except TinyTransformersError as error:
             wrong.append(str(error))
     if wrong:

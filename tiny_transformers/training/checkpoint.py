@@ -34,29 +34,29 @@ class Checkpoint:
 
 
 def write(
-    root: Path,
+    checkpoints: Path,
     step: int,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict,
     memory: Sequence[Tensor] = (),
 ) -> None:
-    """Write root/step-<step>; once it is whole, remove all but the newest `KEPT`."""
+    """Write checkpoints/step-<step>; once it is whole, remove all but the newest `KEPT`."""
     blobs = {MODEL: save(_model_tensors(model)), OPTIMIZER: save(_optimizer_tensors(model, optimizer))}
     if memory:
         blobs[MEMORY] = save({str(i): tensor.cpu().contiguous() for i, tensor in enumerate(memory)})
-    with whole_folder(root / f"step-{step:08d}", replace=True) as draft:
+    with whole_folder(checkpoints / f"step-{step:08d}", replace=True) as draft:
         for name, blob in blobs.items():
             (draft / name).write_bytes(blob)
         hashes = {name: _sha256(blob) for name, blob in blobs.items()}
         (draft / STATE).write_text(json.dumps({"state": state, "sha256": hashes}, indent=1))
-    for old in _folders(root)[KEPT:]:
+    for old in _folders(checkpoints)[KEPT:]:
         shutil.rmtree(old)
 
 
-def read_newest(root: Path) -> Checkpoint | None:
+def read_newest(checkpoints: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; says on stdout which ones it passed over. None: there is none."""
-    for folder in _folders(root):
+    for folder in _folders(checkpoints):
         try:
             return _read(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,15 +84,15 @@ def buffers(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
-def remove_drafts(root: Path) -> None:
+def remove_drafts(checkpoints: Path) -> None:
     """Drop what a killed process left half written."""
-    for draft in root.glob(".step-*"):
+    for draft in checkpoints.glob(".step-*"):
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(checkpoints: Path) -> list[Path]:
     """Newest first."""
-    return sorted(root.glob("step-*"), reverse=True)
+    return sorted(checkpoints.glob("step-*"), reverse=True)
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -48,7 +48,7 @@ def work(root, tmp_path):
             evaluation={"bpc": {"split": "validation"} | dict(bpc_of)},
             seed=seed,
         )
-        return Work(config=run_config, root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
+        return Work(config=run_config, data_root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
 
     return make
 

@@ -145,7 +145,7 @@ def stream_work(request, tmp_path):
 
 
 def read(work):
-    return characters.read_stream(work.root / STREAMS["enwik8"], work.config.data.units, work.cache)
+    return characters.read_stream(work.data_root / STREAMS["enwik8"], work.config.data.units, work.cache)
 
 
 def test_a_fresh_process_gets_the_ids_of_the_stream_from_the_model_folder(stream_work):

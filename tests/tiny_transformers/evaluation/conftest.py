@@ -71,7 +71,7 @@ def make_work(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..
                 "evaluation": {"superglue": {"max_length": 64}} | evaluation,
             }
         )
-        work = Work(config=run_config, root=tmp_path / "data", cache=tmp_path / "cache", run_dir=tmp_path / "run")
+        work = Work(config=run_config, data_root=tmp_path / "data", cache=tmp_path / "cache", run_dir=tmp_path / "run")
         built.save_pretrained(work.model_dir)
         tokenizer.save_pretrained(work.model_dir)
         return work

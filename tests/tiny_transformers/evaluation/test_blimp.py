@@ -52,7 +52,7 @@ def write_pairs(write_rows):
 
     def write(work, pairs, **but):
         for task, file in BUILTIN.items():
-            write_rows(work.root / file, but.get(task, pairs))
+            write_rows(work.data_root / file, but.get(task, pairs))
 
     return write
 
@@ -180,7 +180,7 @@ def test_the_full_blimp_averages_paradigms_and_pools_them_by_phenomenon(
     for paradigm, term in terms.items():
         pairs = [pair("g", "b")] + [pair("b", "g")] * wrong[paradigm]
         rows = [row | {"UID": paradigm, "linguistics_term": term} for row in pairs]
-        write_rows(work.root / f"blimp/{paradigm}.jsonl", rows)
+        write_rows(work.data_root / f"blimp/{paradigm}.jsonl", rows)
     outcome = blimp.run(work)
     of_paradigms = {
         "island_effects/wh_island": 1 / 2,
@@ -292,9 +292,9 @@ def test_every_bad_file_is_named(family, make_work, write_pairs):
     work = make_work(family)
     write_pairs(work, [pair("A.", "B.")])
     files = list(blimp_files(work.config.data).values())
-    (work.root / files[0]).write_text("")
-    (work.root / files[2]).write_text("no JSON\n")
+    (work.data_root / files[0]).write_text("")
+    (work.data_root / files[2]).write_text("no JSON\n")
     with pytest.raises(TinyTransformersError) as raised:
         blimp.run(work)
     assert [line.split(": ")[0] for line in str(raised.value).splitlines()] == [
-        str(work.root / files[0]), str(work.root / files[2])]  # fmt: skip
+        str(work.data_root / files[0]), str(work.data_root / files[2])]  # fmt: skip

@@ -111,13 +111,15 @@ def test_the_stage_scores_every_character_of_the_split_after_the_one_before_it(w
     told = []
     work.progress = lambda done, _: told.append(done)
     outcome = bpc.run(work)
-    ids = torch.from_numpy(characters.read_stream(work.root / STREAMS["text8"], "bytes", work.cache).ids.astype(int))
+    ids = torch.from_numpy(
+        characters.read_stream(work.data_root / STREAMS["text8"], "bytes", work.cache).ids.astype(int)
+    )
     logits = auto.load_lm(work.model_dir)(input_ids=ids[None, 3_599:3_799]).logits[0]
     nats = torch.nn.functional.cross_entropy(logits, ids[3_600:3_800])
     (score,) = outcome.scores
     assert score == Score("validation", "bpc", score.value, 200)
     assert score.value == pytest.approx(float(nats) / math.log(2), rel=1e-5)
-    assert outcome.data == {"char/text8.txt": fingerprint(work.root / STREAMS["text8"])}
+    assert outcome.data == {"char/text8.txt": fingerprint(work.data_root / STREAMS["text8"])}
     assert outcome.metrics["characters_per_second"] == pytest.approx(200 / outcome.metrics["seconds"])
     assert told == [pytest.approx(min(1, blocks * 32 / 200)) for blocks in range(1, 8)]
 

@@ -43,7 +43,7 @@ def taught(family, tokenizer, text):
 
 @pytest.fixture
 def write_texts(write_rows):
-    return lambda work, texts: write_rows(work.root / LAMBADA, [{"text": text} for text in texts])
+    return lambda work, texts: write_rows(work.data_root / LAMBADA, [{"text": text} for text in texts])
 
 
 def values(outcome):
@@ -137,7 +137,7 @@ def test_a_decoder_without_a_start_token_is_scored_as_lm_eval_does(family, make_
 def _read(work, write_texts, texts):
     write_texts(work, texts)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
-    return lambada.read_passages(work.root / LAMBADA, tokenizer, work.config)
+    return lambada.read_passages(work.data_root / LAMBADA, tokenizer, work.config)
 
 
 def test_a_long_passage_is_cut_from_the_left_and_counted(family, make_work, write_texts, tokenizer):
@@ -170,7 +170,7 @@ def test_a_passage_without_context_and_last_word_names_file_and_line(family, mak
 def test_a_row_without_its_text_and_an_empty_file_are_errors(family, make_work, write_rows):
     work = make_work(family)
     for rows, message in (([{"text": "a b"}, {"txt": "a b"}], "line 2: lacks the field 'text'"), ([], "is empty")):
-        write_rows(work.root / LAMBADA, rows)
+        write_rows(work.data_root / LAMBADA, rows)
         with pytest.raises(TinyTransformersError, match=message):
             lambada.run(work)
 
@@ -214,7 +214,7 @@ def test_the_file_is_fingerprinted_and_progress_reaches_the_end(family, make_wor
     write_texts(work, TEXTS)
     seen = []
     work.progress = lambda fraction, text: seen.append((fraction, text))
-    assert lambada.run(work).data == {LAMBADA: fingerprint(work.root / LAMBADA)}
+    assert lambada.run(work).data == {LAMBADA: fingerprint(work.data_root / LAMBADA)}
     assert seen[-1] == (1.0, "100% of 4 passages")
 
 

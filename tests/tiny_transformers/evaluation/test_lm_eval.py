@@ -113,15 +113,15 @@ def work(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     """A decoder with the real tokenizer, and some pairs of every file, evenly spaced."""
     folder = tmp_path_factory.mktemp("lm_eval")
     run_config = RunConfig(model=SMALL)
-    work = Work(config=run_config, root=folder / "data", cache=folder / "cache", run_dir=folder / "run")
+    work = Work(config=run_config, data_root=folder / "data", cache=folder / "cache", run_dir=folder / "run")
     spread(auto.build(SMALL, seed=1)).save_pretrained(work.model_dir)
     tokenizer.load_tokenizer(shared_data, run_config).save_pretrained(work.model_dir)
     for file, count in {**dict.fromkeys(FILES.values(), PAIRS), LAMBADA: PASSAGES}.items():
         rows = sources.sample(sources.read_rows(shared_data / file, ()), count)
         if file == FILES["binding"]:
             rows.append(rows[-1] | {"sentence_good": "The same.", "sentence_bad": "The same."})
-        (work.root / file).parent.mkdir(parents=True, exist_ok=True)
-        (work.root / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (work.data_root / file).parent.mkdir(parents=True, exist_ok=True)
+        (work.data_root / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return work
 
 
@@ -150,7 +150,7 @@ def runs(work: Work) -> dict[str, Run]:
         "HF_HOME": str(work.cache),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "TINY_TRANSFORMERS_DATA": str(work.root),
+        "TINY_TRANSFORMERS_DATA": str(work.data_root),
     }
     work.cache.mkdir()
     started = {}
@@ -192,7 +192,7 @@ def test_lm_eval_finds_the_accuracies_of_our_blimp_stage(runs: dict[str, Run], w
 def test_lm_eval_finds_the_log_likelihoods_of_our_engine(runs: dict[str, Run], work: Work, which: str) -> None:
     tok, model = AutoTokenizer.from_pretrained(work.model_dir), auto.load_lm(work.model_dir)
     for task, file in FILES.items():
-        rows = sources.read_rows(work.root / file, ())[:PAIRS]
+        rows = sources.read_rows(work.data_root / file, ())[:PAIRS]
         texts = [" " + row[field] for row in rows for field in ("sentence_good", "sentence_bad")]
         sequences = [[tok.bos_token_id, *ids] for ids in tok(texts, add_special_tokens=False)["input_ids"]]
         ours = scoring.decoder_log_likelihoods(model, sequences)

@@ -37,7 +37,7 @@ def make_work(tmp_path):
 
     def make(family, variant="gelu", **settings):
         config = run_config(family, variant, **settings)
-        work = Work(config=config, root=tmp_path / "none", cache=tmp_path / "none", run_dir=tmp_path / "run")
+        work = Work(config=config, data_root=tmp_path / "none", cache=tmp_path / "none", run_dir=tmp_path / "run")
         perturb(auto.build(config.model, seed=1)).save_pretrained(work.model_dir)
         return work
 
@@ -185,7 +185,7 @@ def test_a_brainformers_first_module_is_measured_and_priced_whatever_its_gate(or
     sizes = {"hidden_size": 32, "intermediate_size": 24, "num_heads": 4, "attn_span": 40, "vocab_size": 60}
     model = Brainformer(**sizes, order=order, experts={"num_experts": 4, "gate": gate})
     config = RunConfig(model=model, data={"corpus": "text8"}, evaluation={"speed": TINY})
-    work = Work(config=config, root=tmp_path, cache=tmp_path, run_dir=tmp_path)
+    work = Work(config=config, data_root=tmp_path, cache=tmp_path, run_dir=tmp_path)
     auto.build(model, seed=1).save_pretrained(work.model_dir)
     outcome = speed.run(work)
     assert by_name(outcome)["feed_forward_b16"]["latency_s"] > 0

@@ -49,7 +49,7 @@ def sentences(count, seed=0):
 def write_task(write_rows):
     def write(work, task, *splits):
         for file, rows in zip(superglue_files(task).values(), splits, strict=True):
-            write_rows(work.root / file, rows)
+            write_rows(work.data_root / file, rows)
 
     return write
 
@@ -465,10 +465,12 @@ def test_a_part_of_train_can_select_the_weights(make_work, write_task, family):
     outcome = superglue.run(work)
     assert outcome.metrics["selected_on"] == "train_split"
     assert (outcome.metrics["sst2.train_rows"], outcome.metrics["sst2.selection_rows"]) == (90, 10)
-    task = glue.read_task(work.root, "sst2", AutoTokenizer.from_pretrained(work.model_dir), work.config.evaluation, 1)
+    task = glue.read_task(
+        work.data_root, "sst2", AutoTokenizer.from_pretrained(work.model_dir), work.config.evaluation, 1
+    )
     assert task.selection not in task.validation.values()
     counts = Counter(map(tuple, task.train.input_ids)) + Counter(map(tuple, task.selection.input_ids))
-    examples = glue.read_examples(work.root / superglue_files("sst2")["train"], "sst2", None)
+    examples = glue.read_examples(work.data_root / superglue_files("sst2")["train"], "sst2", None)
     encoded = glue.encode(examples, AutoTokenizer.from_pretrained(work.model_dir), 16)
     assert counts == Counter(map(tuple, encoded.input_ids))
 

@@ -52,7 +52,7 @@ def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builti
         data={"source": "builtin", "max_length": LENGTH},
         evaluation={"superglue": {"max_length": LENGTH}},
     )
-    training = Training(Work(run, root=builtin_root, cache=tmp_path / "cache", run_dir=tmp_path))
+    training = Training(Work(run, data_root=builtin_root, cache=tmp_path / "cache", run_dir=tmp_path))
     for _ in range(STEPS):
         training._step()
     ours = [json.loads(line)["loss"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]

@@ -82,7 +82,7 @@ def work(root, tmp_path):
             evaluation={"superglue": {"max_length": 30}},
             seed=seed,
         )
-        return Work(config=run_config, root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
+        return Work(config=run_config, data_root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
 
     return make
 
@@ -127,7 +127,7 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
         "peak_memory_mb", "micro_batch_tokens", "parameters", "device",
     }  # fmt: skip
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
-    assert outcome.data == {file: hashlib.sha256((job.root / file).read_bytes()).hexdigest() for file in files}
+    assert outcome.data == {file: hashlib.sha256((job.data_root / file).read_bytes()).hexdigest() for file in files}
     assert all(check.passed for check in outcome.checks)
     encoder = ["masked_share", "loss_floor"] if family == "roberta" else []
     assert {check.name for check in outcome.checks} == {"parameters", "initial_loss", "reload_logits", *encoder}
@@ -153,7 +153,7 @@ def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, f
         model=model, train=settings, data={"source": "builtin", "max_length": 128}, seed=1,
         evaluation={"superglue": {"max_length": 128}},
     )  # fmt: skip
-    job = Work(config=run_config, root=builtin_root, cache=builtin_root / "cache", run_dir=tmp_path / "run")
+    job = Work(config=run_config, data_root=builtin_root, cache=builtin_root / "cache", run_dir=tmp_path / "run")
     outcome = pretrain.run(job)
     losses = [record["loss"] for record in curve(job) if "loss" in record]
     assert sum(losses[-5:]) / 5 < losses[0] - 1
@@ -361,7 +361,7 @@ assert [check.value for check in outcome.checks if check.name == "reload_logits"
 
 
 def in_a_process(job, backend, killed_at=None):
-    arguments = [job.config.model_dump_json(), killed_at, backend, job.root, job.cache, job.run_dir]
+    arguments = [job.config.model_dump_json(), killed_at, backend, job.data_root, job.cache, job.run_dir]
     done = fresh.python(CHILD, *arguments)
     return done.returncode, done.stderr if done.returncode == 1 else ""
 
