@@ -21,7 +21,7 @@ _SETTINGS: TypeAdapter[Any] = TypeAdapter(architecture.FeedForward)
 
 
 def settings(config: Any) -> FeedForwardKind:
-    """What a Hugging Face configuration of ours says of the feed-forward module, as settings."""
+    """Return the settings of the feed-forward module that a Hugging Face configuration of ours has."""
     ffn: FeedForwardKind = _SETTINGS.validate_python(config.ffn or {"kind": "dense"})
     causal = config.model_type == "tiny_gpt_neo"
     return ffn.resolved(config.hidden_size, config.intermediate_size, causal) if ffn.whole else ffn

@@ -22,9 +22,17 @@ DEFAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The builtin data is made once for all of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def outside(tmp_path):
+def outside(tmp_path, cache):
     """Run a command in a process that knows what a module of tests/outside adds."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "cache").symlink_to(cache)
 
     def run(module, *words, check=True):
         added = {"PYTHONPATH": f"{TESTS / 'outside'}:{TESTS.parent}", "OUTSIDE": module, "COLUMNS": "120"}
