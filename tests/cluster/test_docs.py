@@ -149,3 +149,32 @@ def test_contributing_has_the_makefiles_targets():
     told = set(re.findall(r"`make ([a-z-]+)[` ]", (ROOT / "CONTRIBUTING.md").read_text()))
     assert told <= targets
     assert {name for name in targets if name.startswith(("test", "check", "lock"))} <= told
+
+
+def forms(lines):
+    """Return how the unindented lines of a `status` begin, without what differs from page to page."""
+    begun = set()
+    for line in lines:
+        if re.match(r"\S+ +[█▓▒×·]+ ", line):
+            begun.add("a study and its bar")
+        elif re.match(r"\S+ +jobs? \d", line):
+            begun.add("a host and its jobs")
+        elif line.strip() and not line.startswith(" "):
+            begun.add(re.sub(r"^\d[\d,.]*", "#", line).split(":")[0].rpartition("#")[2].split()[0].rstrip("s"))
+    return begun
+
+
+def pages_of_status(text):
+    """Yield the lines of every `status` that a document shows as it was printed."""
+    for block in re.findall(r"^    \$ status\b(?!.* --failed).*\n((?:    (?!\$ ).*\n|\n(?=    (?!\$ )))+)", text, re.M):
+        yield [line[4:] for line in block.splitlines() if not re.match(r"    (\.\.\. \d+ lines more|\(exit code)", line)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/session.md"])
+def test_a_recorded_status_looks_like_todays(name):
+    """The recorded pages of tests/cluster/status are today's. Where this fails, record anew: tests/slurm/session.py."""
+    today = forms((ROOT / "tests/cluster/status/160.txt").read_text().splitlines())
+    pages = list(pages_of_status((ROOT / name).read_text()))
+    assert pages
+    for page in pages:
+        assert forms(page) <= today, name
