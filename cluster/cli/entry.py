@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from sqlite3 import DatabaseError
 from typing import Annotated
 
@@ -21,6 +20,8 @@ from cluster.files.whole_files import TornFile
 def _show_version(asked: bool) -> None:
     if not asked:
         return
+    from importlib import metadata
+
     try:
         typer.echo(f"tiny-transformers {metadata.version('tiny-transformers')}")
     except metadata.PackageNotFoundError:
