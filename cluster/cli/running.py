@@ -283,14 +283,14 @@ def cancel(
         return
     if packs:
         ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
-    with session.writing(root, Slurm(), unsettled=True) as ledger:
+    with session.writing(root, slurm := Slurm(), unsettled=True) as ledger:
         assert ledger
         if everything:  # and nothing new is begun, until a person asks for it
             whole_files.write_json(root.paused, {"time": session.now()})
             for path in root.requests():
                 path.unlink(missing_ok=True)
         packs = live_packs(ledger, set(find_runs(ledger, run)) if run else None)
-        cancel_jobs(ledger, root, list(packs))
+        cancel_jobs(ledger, root, slurm, list(packs))
     if packs:
         console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
     else:

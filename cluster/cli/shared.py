@@ -22,6 +22,8 @@ from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.report import score_tables
 from cluster.sites.profiles import Site
+from cluster.slurm import environment
+from cluster.slurm.answers import job_name
 from cluster.slurm.queries import Slurm
 from cluster.status import showing
 
@@ -105,24 +107,30 @@ def live_packs(
     }
 
 
-def cancel_jobs(ledger: Ledger, output_root: OutputRoot, packs: Sequence[tuple[str, int]]) -> None:
+def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Sequence[tuple[str, int]]) -> None:
     from cluster.submit import launch
 
     rows = {row["submission_id"]: row for row in ledger.open_submissions()}
+    problems: list[TinyError] = []
+    noted: dict[str, list[int] | None] = {}  # the packs of a submission that are not to begin any more; None: all
     # An array of which all that is open is cancelled is named by its id alone, as is an array of one.
-    jobs: list[str] = []
+    jobs: list[tuple[str, str]] = []
     for submission_id, indices in _by_submission(packs).items():
         row = rows[submission_id]
-        if row["scheduler"] == "slurm" and row["job_id"]:
-            everything = len(indices) == len(live_packs(ledger, None, submission_id))
-            jobs += [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
+        everything = len(indices) == len(live_packs(ledger, None, submission_id))
+        if row["scheduler"] == "slurm" and row["user"] not in (None, environment.user()):
+            problems.append(InputError(f"{job_name(submission_id)} is of {row['user']}, who alone can cancel it."))
+        elif row["scheduler"] == "slurm" and row["job_id"]:
+            ids = [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
+            jobs += [(job_id, submission_id) for job_id in ids]
+            noted[submission_id] = None if everything else indices
         elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
-            answer = output_root.submission(submission_id).answer
-            whole_files.write_json(
-                answer, {**(documents.read(answer, documents.AnswerFile) or {"state": "intended"}), "cancelled": True}
-            )
-    problem = Slurm().cancel(jobs) if jobs else None
-    problems: list[TinyError] = [SlurmSilent(f"scancel: {problem}. Try again.")] if problem else []
+            _note_cancelled(output_root.submission(submission_id).answer, None if everything else indices)
+    if jobs and (problem := slurm.cancel(jobs)):
+        problems.append(SlurmSilent(f"scancel: {problem}. Try again."))
+    else:  # SLURM forgets tasks that are cancelled while they wait; and what it does not show may be there all the same
+        for submission_id, packs_of in noted.items():
+            _note_cancelled(output_root.submission(submission_id).answer, packs_of)
     for submission_id, index in packs:
         if rows[submission_id]["scheduler"] == "local":
             try:
@@ -131,6 +139,13 @@ def cancel_jobs(ledger: Ledger, output_root: OutputRoot, packs: Sequence[tuple[s
                 problems.append(elsewhere)
     if problems:
         raise problems[0]
+
+
+def _note_cancelled(answer: Path, indices: Sequence[int] | None) -> None:
+    """A task of these packs, or of all, that begins after this leaves."""
+    told = documents.read(answer, documents.AnswerFile) or {"state": "intended"}
+    packs = sorted({*told.get("cancelled_packs", []), *(indices or ())})
+    whole_files.write_json(answer, {**told, **({"cancelled": True} if indices is None else {"cancelled_packs": packs})})
 
 
 def _by_submission(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
@@ -168,12 +183,12 @@ def watch_queue(output_root: OutputRoot, **shown: bool) -> None:
     from cluster.status import watching
 
     def cancel_packs(entry: showing.LineEntry) -> int:
-        with session.writing(output_root, Slurm(), unsettled=True) as ledger:
+        with session.writing(output_root, slurm := Slurm(), unsettled=True) as ledger:
             assert ledger
             begun = {(pack["submission_id"], pack["pack_index"]) for pack in ledger.open_packs() if pack["started"]}
             left = live_packs(ledger, None).keys() - (begun if entry.waiting else ())
             chosen = [pack for pack in entry.packs if pack in left]
-            cancel_jobs(ledger, output_root, chosen)
+            cancel_jobs(ledger, output_root, slurm, chosen)
             return len(chosen)
 
     session.need_ledger(output_root)

@@ -47,6 +47,9 @@ class Claim(Life):
     time: float
 
 
+FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
+
+
 class Heartbeat(TypedDict):
     """heartbeat.json: how far an attempt is."""
 
@@ -123,6 +126,8 @@ class PackedRun(TypedDict):
     stages: list[tuple[str, int]]  # each with the number of its attempt
     micro_batch_tokens: NotRequired[int | None]
     alone: NotRequired[bool]
+    # Stage -> its newest attempt that was known to be completed, and is done again. Not there: nothing is said of that.
+    done: NotRequired[dict[str, int]]
 
 
 class SourceOfWork(TypedDict):
@@ -141,6 +146,7 @@ class Intent(SourceOfWork):
     """submission.json: an array of packs, written before sbatch runs."""
 
     submission_id: NotRequired[str]
+    user: NotRequired[str]  # whose jobs they are: SLURM may show them to nobody else
     output_root: NotRequired[str]
     cache: NotRequired[str]
     packs: list[list[PackedRun]]
@@ -164,7 +170,8 @@ class AnswerFile(TypedDict):
     state: State
     job_id: NotRequired[str | None]
     message: NotRequired[str | None]
-    cancelled: NotRequired[bool]
+    cancelled: NotRequired[bool]  # all of it
+    cancelled_packs: NotRequired[list[int]]
     reached: NotRequired[bool]
     process: NotRequired[Process | None]
 
@@ -216,6 +223,11 @@ class StudyFile(TypedDict):
     name: str
     description: str
     grids: list[Grid]
+
+
+def is_cancelled(answer: AnswerFile | None, index: int) -> bool:
+    """Whether `cancel` was given for a pack: its job, should it come after all, leaves."""
+    return bool(answer and (answer.get("cancelled") or index in answer.get("cancelled_packs", [])))
 
 
 def read(path: Path, kind: type[T]) -> T | None:

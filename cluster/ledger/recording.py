@@ -73,6 +73,7 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         "job_id": answer.get("job_id"),
         "data_root": value["data_root"],
         "asked_by": value.get("asked_by", "submit"),
+        "user": value.get("user"),
         "slots": value.get("slots"),
         "gpus": site.get("gpus"),
         "cpus": value.get("cpus"),
@@ -89,7 +90,3 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         for stage, number in item["stages"]
     ]
     ledger.record_submission(row, attempts)
-
-
-def job_name(submission_id: str) -> str:
-    return f"tt-{submission_id}"

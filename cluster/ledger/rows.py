@@ -30,6 +30,7 @@ class SubmissionRow(Answered):
     site: str
     data_root: str | None
     asked_by: str
+    user: str | None  # whose jobs they are; None: an older version did not say
     slots: int | None  # what was planned; None: an older version did not say
     gpus: int | None
     cpus: int | None

@@ -269,6 +269,12 @@ def _as_they_were_named(sql: str) -> str:
     return sql
 
 
+@migrate()
+def m009_user(db: Database) -> None:
+    """Whose jobs a submission's are."""
+    db.table("submission").add_column("user", str)
+
+
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
     """Return the digest of a stage's scores; None if their rows are few enough to be alike by chance, or if they are
     times. A row counts once: an average has the rows of all tasks, and a task has several metrics."""

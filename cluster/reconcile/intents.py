@@ -12,6 +12,7 @@ from cluster.files.documents import AnswerFile
 from cluster.files.statuses import GIVEN_UP, LIVE
 from cluster.reconcile.judging import SlurmAnswers
 from cluster.reconcile.opened import OpenSubmission, read_tasks, read_whole
+from cluster.slurm import answers
 
 # sbatch tries for two minutes by itself, so a younger submission may still reach the controller.
 PATIENCE = "TINY_TRANSFORMERS_SBATCH_PATIENCE"  # seconds; for sites whose sbatch gives up sooner or later
@@ -52,8 +53,19 @@ def _found(opened: OpenSubmission, seen: SlurmAnswers) -> str | None:
     ids = {task["job"].partition("_")[0] for task in opened.tasks.values()}
     for jobs in (seen.queue, seen.history):
         if not ids:
-            ids = {job.key.partition("_")[0] for job in (jobs or {}).values() if job.name == opened.name}
+            ids = answers.arrays_of(jobs or {}, opened.row["submission_id"])
     return min(ids, default=None)
+
+
+def renumber(opened: OpenSubmission, seen: SlurmAnswers) -> None:
+    """Take the number under which SLURM shows a submission, where that is not the one that sbatch was understood to
+    have given: a job is ours by its name."""
+    if opened.row["state"] != "submitted" or not opened.slurm or opened.tasks or not seen.queue:
+        return
+    if not any(opened.job(attempt["pack_index"], seen.queue) for attempt in opened.open_attempts):
+        shown = answers.arrays_of(seen.queue, opened.row["submission_id"])
+        if shown and opened.row["job_id"] not in shown:
+            _answer(opened, {"state": "submitted", "job_id": min(shown)})
 
 
 def _may_still_arrive(opened: OpenSubmission, answer: AnswerFile) -> bool:
@@ -65,8 +77,9 @@ def _may_still_arrive(opened: OpenSubmission, answer: AnswerFile) -> bool:
 
 def _answer(opened: OpenSubmission, answer: AnswerFile) -> None:
     before = read_whole(opened.directory.answer, AnswerFile, [])
-    if before and before.get("cancelled"):
-        answer = {**answer, "cancelled": True}
+    for noted in ("cancelled", "cancelled_packs"):
+        if before and noted in before:
+            answer = {**answer, noted: before[noted]}  # type: ignore[misc]
     whole_files.write_json(opened.directory.answer, answer)
     _conclude(opened, answer)
 

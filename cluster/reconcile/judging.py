@@ -11,18 +11,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.files import processes, whole_files
+from cluster.files import documents, processes, whole_files
 from cluster.files.causes import Cause
-from cluster.files.documents import AnswerFile, Heartbeat, Life, ResultFile, Verdict
-from cluster.files.folders import AttemptDir
+from cluster.files.documents import FRESH, AnswerFile, Claim, Heartbeat, Life, ResultFile, Verdict
+from cluster.files.folders import AttemptDir, OutputRoot
 from cluster.files.processes import Process
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import FRUITLESS
-from cluster.reconcile.opened import OpenSubmission, is_superseded, read_files, read_whole, said
-from cluster.slurm.queries import Job
+from cluster.ledger.database import Ledger
+from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
+from cluster.slurm import answers
+from cluster.slurm.answers import Job
+from cluster.slurm.reasons import NOT_IN_QUEUE
 from tiny_transformers.settings.stages import STAGES
 
-FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
 
 
@@ -58,7 +60,7 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
     if opened.row["state"] == "intended":
         return True  # tasks of an array that the queue shows may have left it
     for attempt in opened.open_attempts:
-        job = queue.get(opened.key(attempt["pack_index"], queue))
+        job = opened.job(attempt["pack_index"], queue)
         if job is None or job.state == "FAILED":  # which may be a kill for memory
             return True
         if is_superseded(opened, attempt):
@@ -121,6 +123,9 @@ def _settle_by_pack(
 def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
     if not isinstance(fate, EndedJob):
         return
+    if way := give_way(opened.ledger, opened.root, attempt):
+        opened.put(attempt, **(said(way) | {"job": None}))
+        return
     directory = opened.root.attempt(*key_of(attempt))
     spoilt: list[str] = []
     read_whole(directory.result, ResultFile, spoilt)
@@ -135,6 +140,36 @@ def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
     }
     whole_files.write_json(directory.verdict, verdict)
     opened.put(attempt, **verdict, progress=None)
+
+
+def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
+    """Take the result that a job wrote after it had been judged: whatever was guessed, it says so."""
+    key = key_of(attempt)
+    directory = root.attempt(*key)
+    result, claim = read_whole(directory.result, ResultFile, []), read_whole(directory.claim, Claim, [])
+    if result and claim and result["status"] == "completed" and claim["submission_id"] == attempt["submission_id"]:
+        ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
+        ledger.put_outcome(*key, result.get("outcome") or {})
+        ledger.sum_hours(attempt["submission_id"])
+
+
+def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> Verdict | None:
+    """Take the result of the attempt before this one, if this one never began and that one has completed, though it
+    was given up: the job of this one found it at work, or done, and left. Returns what is said of this one then."""
+    run_id, stage, number = key_of(attempt)
+    earlier = [each.number for each in root.run(run_id).attempts(stage) if each.number < number and each.claim.exists()]
+    before = ledger.attempt(run_id, stage, earlier[-1]) if earlier and attempt["started"] is None else None
+    if not before or before["status"] not in FRUITLESS:
+        return None
+    for of_pack in ledger.attempts_in(before["submission_id"]):
+        if of_pack["run_id"] == run_id and of_pack["status"] in FRUITLESS:
+            take_late(ledger, root, of_pack)
+    before = ledger.attempt(run_id, stage, before["number"])
+    if not before or before["status"] != "completed":
+        return None
+    verdict: Verdict = {"status": "void", "message": f"attempt {before['number']} completed, so it was not begun"}
+    whole_files.write_json(root.attempt(*key_of(attempt)).verdict, verdict)
+    return verdict
 
 
 def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:
@@ -154,7 +189,7 @@ def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswer
         return EndedJob(marked, "out of time; requeued, and the next attempt goes on from its checkpoint")
     if seen.queue is None or seen.history is None:
         return None
-    job = seen.history.get(task["job"])
+    job = answers.find(seen.history, task["job"], opened.row["submission_id"])
     lives_seen = [*job.earlier, job] if job else []
     life = lives_seen[restart] if restart < len(lives_seen) else None
     cause = life.cause if life and life.cause in ("node_fail", "timeout") else "preempted"
@@ -170,21 +205,27 @@ def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> 
     if seen.queue is None or opened.just_seen or opened.row["state"] != "submitted":
         return None
     key = opened.key(pack_index, seen.queue)
-    job = seen.queue.get(key)
+    job = opened.job(pack_index, seen.queue)
     if job and job.live:
         return LiveJob(key, job.reason if job.state == "PENDING" else "")
     if seen.history is None:  # only accounting tells FAILED from a kill for memory, or why it left
         return _ended(opened, pack_index, key, job) if job and job.state != "FAILED" else None
-    known = seen.history.get(opened.key(pack_index, seen.history))
+    known = opened.job(pack_index, seen.history)
     if known and not known.live:
         return _ended(opened, pack_index, key, known)
     if job:
         return _ended(opened, pack_index, key, job)
+    answer = read_whole(opened.directory.answer, AnswerFile, [])
+    cancelled = documents.is_cancelled(answer, pack_index)
+    if known and pack_index not in opened.tasks and not cancelled:
+        return LiveJob(key, NOT_IN_QUEUE)  # it never began, so it is over only if accounting says so
     # squeue lists all that lives. But a controller that lost its state has forgotten jobs that still run, and
     # accounting may lag behind.
     sign = _last_sign(opened, pack_index)
-    if sign <= FRESH or (known and sign <= STALE_ACCOUNTING):
+    if sign <= FRESH or (known and pack_index in opened.tasks and sign <= STALE_ACCOUNTING):
         return None
+    if cancelled:
+        return EndedJob("cancelled", f"job {key} was cancelled, and SLURM no longer shows it")
     return EndedJob("lost", f"SLURM no longer knows job {key}, and it left no result")
 
 
@@ -206,7 +247,7 @@ def _ended(opened: OpenSubmission, pack_index: int, key: str, job: Job) -> Ended
     if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
         return EndedJob(marked, f"out of time, and job {key} could not be requeued: it ended as {job.state}{exit_code}")
     answer = read_whole(opened.directory.answer, AnswerFile, [])
-    if job.cause == "lost" and answer and answer.get("cancelled"):
+    if job.cause == "lost" and documents.is_cancelled(answer, pack_index):
         return EndedJob("cancelled", f"job {key} was cancelled before it was known")
     peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
     if not began and job.cause in ("error", "lost"):

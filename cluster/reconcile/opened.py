@@ -18,9 +18,9 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE
 from cluster.files.whole_files import TornFile
 from cluster.ledger.database import Ledger
-from cluster.ledger.recording import job_name
 from cluster.ledger.rows import Answered, SubmissionRow
-from cluster.slurm.queries import Job
+from cluster.slurm import answers, environment
+from cluster.slurm.answers import Job, job_name
 
 T = TypeVar("T")
 
@@ -44,6 +44,11 @@ class OpenSubmission:
     @property
     def slurm(self) -> bool:
         return bool(self.row["scheduler"] == "slurm")
+
+    @property
+    def ours(self) -> bool:
+        """Whether SLURM tells this user of its jobs. Older submissions do not say whose they are."""
+        return self.row["user"] in (None, environment.user())
 
     @property
     def open_attempts(self) -> list[AttemptRow]:
@@ -70,6 +75,10 @@ class OpenSubmission:
         key = f"{self.row['job_id']}_{pack_index}"
         job_id = self.row["job_id"]
         return job_id if job_id and key not in jobs and job_id in jobs else key  # no array of one
+
+    def job(self, pack_index: int, jobs: Mapping[str, Job]) -> Job | None:
+        """Return what SLURM shows of the job of a pack; None: nothing, though another's job may have its number."""
+        return answers.find(jobs, self.key(pack_index, jobs), self.row["submission_id"])
 
 
 def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:

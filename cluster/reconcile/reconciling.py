@@ -10,16 +10,15 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from cluster.files import documents
-from cluster.files.documents import Claim, ResultFile
 from cluster.files.folders import OutputRoot
-from cluster.files.records import AttemptRow, Run, key_of
+from cluster.files.records import Run, key_of
 from cluster.files.statuses import FRUITLESS, OPEN
 from cluster.ledger.database import Ledger
 from cluster.ledger.recording import record_intent
 from cluster.reconcile import intents, judging
 from cluster.reconcile.judging import SlurmAnswers
-from cluster.reconcile.opened import OpenSubmission, claimed, read_files, read_whole, said
-from cluster.slurm.queries import Job
+from cluster.reconcile.opened import OpenSubmission, read_files, read_whole, said
+from cluster.slurm.answers import Job
 from tiny_transformers.settings.config import RunConfig
 
 # partial: squeue answered, sacct did not
@@ -42,17 +41,19 @@ def reconcile(ledger: Ledger, output_root: OutputRoot, slurm: Queries) -> SlurmR
         for each in opened:
             read_files(each)
             each.close_if_done()
-    asked = [each for each in opened if each.slurm and each.row["state"] in OPEN]
+    asked = [each for each in opened if each.slurm and each.ours and each.row["state"] in OPEN]
     queue = slurm.queue() if asked else None
     doubtful = [each for each in asked if queue is not None and judging.needs_history(each, queue)]
     history = slurm.history([each.name for each in doubtful], _days(doubtful)) if doubtful else {}
     seen = SlurmAnswers(queue, history)
     with ledger.transaction():
         for each in opened:
+            told = seen if each.ours else SlurmAnswers(None, None)  # what SLURM hides of others proves nothing
             if each.row["state"] == "intended":
-                intents.settle(each, seen)
+                intents.settle(each, told)
             if each.row["state"] in OPEN:
-                judging.judge(each, seen)
+                intents.renumber(each, told)
+                judging.judge(each, told)
     if not asked:
         return "none"
     if queue is None:
@@ -92,17 +93,9 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
         for failed in ledger.newest_attempts("failed"):
             for attempt in ledger.attempts_in(failed["submission_id"]):
                 if attempt["run_id"] == failed["run_id"] and attempt["status"] in FRUITLESS:
-                    _take_late(ledger, output_root, attempt)
-
-
-def _take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
-    key = key_of(attempt)
-    directory = root.attempt(*key)
-    result, claim = read_whole(directory.result, ResultFile, []), read_whole(directory.claim, Claim, [])
-    if result and claim and result["status"] == "completed" and claim["submission_id"] == attempt["submission_id"]:
-        ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
-        ledger.put_outcome(*key, result.get("outcome") or {})
-        ledger.sum_hours(attempt["submission_id"])
+                    judging.take_late(ledger, output_root, attempt)
+            if verdict := judging.give_way(ledger, output_root, failed):
+                ledger.put_attempt(*key_of(failed), **(said(verdict) | {"job": None}))
 
 
 def _record_run(ledger: Ledger, value: documents.RunFile) -> None:

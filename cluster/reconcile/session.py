@@ -11,11 +11,12 @@ from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import GIVEN_UP
-from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.ledger.rows import SubmissionRow
 from cluster.reconcile import intents, notify, reconciling
+from cluster.slurm import environment
+from cluster.slurm.answers import job_name
 from cluster.slurm.queries import Slurm
 
 WAIT = 5.0  # seconds for the lock, before the ledger is read as it is
@@ -149,13 +150,16 @@ def _read_files(ledger: Ledger, root: OutputRoot) -> str:
 
 def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
     """Nothing is submitted beside a submission that may still arrive."""
-    unsettled = [row["submission_id"] for row in ledger.open_submissions() if row["state"] == "intended"]
+    rows = [row for row in ledger.open_submissions() if row["state"] == "intended"]
+    unsettled = [row["submission_id"] for row in rows]
     if not unsettled:
         return
+    others = sorted({row["user"] for row in rows if row["user"]} - {environment.user()})
     youngest = min(whole_files.age(root.submission(submission_id).submission) for submission_id in unsettled)
     left = max(0, round(intents.patience() - youngest))
     when = f"in {left} s" if left else "when sacct answers"
+    when = f"when {' and '.join(others)} has looked, who alone sees those jobs" if others else when
     raise SlurmSilent(
-        f"sbatch never answered for {', '.join(map(recording.job_name, unsettled))}; SLURM does not show it, and it "
+        f"sbatch never answered for {', '.join(map(job_name, unsettled))}; SLURM does not show it, and it "
         f"may still arrive. Nothing was submitted; try again {when}."
     )

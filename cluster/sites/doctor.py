@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.sites.profiles import Site
-from cluster.slurm.queries import Slurm, minutes
+from cluster.slurm import environment
+from cluster.slurm.answers import minutes, number_in
+from cluster.slurm.queries import Slurm
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
+
+IN_JOB = "SLURM_JOB_ID"
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,28 @@ def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path)
         return [*findings, Finding("wrong", "SLURM's commands", f"not here: {', '.join(missing)}. Use a login node.")]
     return [
         *findings,
+        *_variables(),
         *_controller(site, slurm),
         *_partition(site, slurm),
         _account(site, slurm),
         *_limits(site, slurm),
     ]
+
+
+def _variables() -> Iterator[Finding]:
+    """What the user has set for SLURM's commands, and what of it has no effect here."""
+    names = environment.left_out()
+    if elsewhere := [name for name in names if name in environment.OTHER_CLUSTERS]:
+        found = f"{', '.join(elsewhere)}: is not handed on: jobs go to the cluster of this login node, or of SLURM_CONF"
+        yield Finding("wrong", "other cluster", found)
+    of_job = [name for name in names if name.startswith(("SLURM_", "SLURMD_", "SRUN_"))] if IN_JOB in names else []
+    own = [name for name in names if name not in {*elsewhere, *of_job}]
+    if own:
+        found = f"{', '.join(own)}: not handed on to SLURM's commands and jobs; what they get is the profile's to say"
+        yield Finding("unknown", "your variables", found)
+    if of_job:
+        job = os.environ[IN_JOB]
+        yield Finding("fine", "inside a job", f"job {job}: its {len(of_job)} variables are not handed on to others")
 
 
 def _writable(output_root: Path) -> Finding:
@@ -76,7 +97,7 @@ def _controller(site: Site, slurm: Slurm) -> Iterator[Finding]:
         yield Finding("unknown", "slurmctld", "did not answer")
         return
     yield Finding("fine", "SLURM", f"{configuration.get('SLURM_VERSION')}, {configuration.get('ClusterName')}")
-    limit = int(configuration.get("MaxArraySize", "0"))
+    limit = number_in(configuration.get("MaxArraySize", "")) or 0
     yield Finding(
         "fine" if limit >= site.max_array_size else "wrong",
         "MaxArraySize",
@@ -103,7 +124,7 @@ def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
     time = f"{partition.get('MaxTime')}; the profile's max_time is {site.max_time} minutes"
     yield Finding("fine" if fits else "wrong", f"time limit of {site.partition}", time)
     cap = partition.get("MaxMemPerCPU", "UNLIMITED")
-    allowed = not cap.isdigit() or int(cap) >= site.memory_per_cpu
+    allowed = (number_in(cap) or site.memory_per_cpu) >= site.memory_per_cpu
     yield Finding(
         "fine" if allowed else "wrong",
         "memory per CPU",

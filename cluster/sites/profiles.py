@@ -127,7 +127,19 @@ def load(name: str, **overrides: Any) -> Site:
         key = ".".join(map(str, first["loc"]))
         hint = did_you_mean(key, Site.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
         raise InputError(f"{path}: {key}: {first['input']!r}: {hint}") from None
+    refuse_other_clusters(site, str(path))
     return _local_machine(site) if site.scheduler == "local" else site
+
+
+def refuse_other_clusters(site: Site, where: str) -> None:
+    """Raises InputError for a profile that sends jobs to another cluster than the one that is asked about them."""
+    for option in site.sbatch:
+        if option.replace("_", "-") in ("clusters", "cluster", "M"):
+            raise InputError(
+                f"{where}: sbatch.{option}: jobs would go to {site.sbatch[option]}, and squeue, sacct and scancel be "
+                "asked about the cluster of this login node. Leave it out, and submit on a login node of that cluster, "
+                "or with SLURM_CONF=<its slurm.conf>."
+            )
 
 
 def _local_machine(site: Site) -> Site:

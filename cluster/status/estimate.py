@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cluster.console import count
 from cluster.ledger.rows import HoursRow, PackRow
-from cluster.slurm.queries import never_starts
+from cluster.slurm.reasons import never_starts
 from cluster.status.facts import HoursUsed, RunningPack, RunningStage, WaitingPacks
 
 LITTLE = 0.02  # of a stage: from so little no time is reckoned

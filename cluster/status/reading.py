@@ -20,6 +20,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
+from cluster.slurm import environment
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
 
@@ -207,6 +208,9 @@ def _flags(ledger: Ledger) -> list[str]:
     if len(versions) > 1:
         of_each = ", ".join(f"{code} ({number:,})" for code, number in versions.items())
         told.append(f"completed stage runs are of {len(versions)} versions of the code: {of_each}")
+    owners = {row["user"] for row in ledger.open_submissions() if row["scheduler"] == "slurm" and row["user"]}
+    for owner in sorted(owners - {environment.user()}):
+        told.append(f"jobs of {owner} are under way: SLURM is asked about them when {owner} looks")
     return told
 
 

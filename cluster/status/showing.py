@@ -20,7 +20,7 @@ from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import RunRow
 from cluster.reconcile.session import LedgerView
-from cluster.slurm.queries import in_words, never_starts
+from cluster.slurm.reasons import in_words, never_starts
 from cluster.status.facts import TELLING, Failure, Progress, RunningStage, Status
 from cluster.status.reading import NAMED, SILENT, read
 from tiny_transformers.settings.stages import STAGES

@@ -20,7 +20,8 @@ from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
 from cluster.plan.retry import Adjustment
 from cluster.sites.profiles import Site
-from cluster.slurm.queries import Limits, Slurm, minutes
+from cluster.slurm.answers import minutes
+from cluster.slurm.queries import Limits, Slurm
 from tiny_transformers.settings.stages import needed_by
 
 States = Mapping[str, Mapping[str, records.StageState]]
@@ -108,7 +109,7 @@ def _partition_time(site: Site, slurm: Slurm) -> int | None:
     if not found:
         raise InputError(f"site {site.name}: SLURM has no partition {site.partition}. See `tiny-transformers doctor`.")
     most = found.get("MaxMemPerCPU", "")
-    if most.isdigit() and 0 < int(most) < site.memory_per_cpu:
+    if most.isdecimal() and 0 < int(most) < site.memory_per_cpu:
         raise InputError(
             f"site {site.name}: memory_per_cpu is {site.memory_per_cpu} MB, and partition {site.partition} gives at "
             f"most {most}. Lower it in the profile. Nothing was submitted."

@@ -10,9 +10,8 @@ import secrets
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,15 @@ from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.plan.packing import Array, Pack
 from cluster.render import render
-from cluster.sites.profiles import Site
+from cluster.sites.profiles import Site, refuse_other_clusters
+from cluster.slurm import environment, sbatch
+from cluster.slurm.answers import job_name
 from jobs import pack
 from tiny_transformers.settings.stages import STAGES
 
-SBATCH_TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
 PICKLE = "pack.pkl"  # one for all tasks of an array
+EMPTY: Mapping[tuple[str, str], int] = {}
 REQUEUES = 1_000  # submitit's own limit; `PackJob.checkpoint` has the site's
-# sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
-# else sbatch itself says is a refusal; should a job come of that, it finds answer.json and leaves.
-NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
-NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
-             "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
-             "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip
-NO_SUCH_NODE = ("node configuration is not available", "Invalid node name")
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,7 @@ def submit(
             f"site {site.name} needs SLURM, and there is no sbatch on this machine. Log in to the cluster, or use "
             "--site local. Nothing was submitted."
         )
+    refuse_other_clusters(site, f"site {site.name}")  # of an older submission
     prologue(site, output_root)  # a mistake in it shows before the first intent is written
     jobs: list[str] = []
     for number, array in enumerate(arrays, 1):
@@ -86,14 +81,14 @@ def submit(
                 f"{log_dir / submission_id}; see `tiny-transformers doctor`."
             ) from None
         except SlurmSilent as error:
-            if any(words in str(error) for words in NOT_REACHED):
+            if any(words in str(error) for words in sbatch.NOT_REACHED):
                 whole_files.write_json(
                     output_root.submission(submission_id).answer, {"state": "intended", "reached": False}
                 )
             raise SlurmSilent(
                 f"sbatch gave no answer for array {number} of {len(arrays)} ({error}); {_before(number)} It may have "
-                "been accepted all the same: run the command again, which looks for "
-                f"{recording.job_name(submission_id)} first."
+                f"been accepted all the same: run the command again, which looks for {job_name(submission_id)} "
+                "first."
             ) from None
         whole_files.write_json(output_root.submission(submission_id).answer, answer)
         with ledger.transaction():
@@ -108,10 +103,9 @@ def _intend(
     """The intent on disk and in the ledger, or, if that fails, nowhere: sbatch was not called."""
     directory = root.submission(submission_id)
     try:
-        (log_dir / submission_id).mkdir(
-            parents=True
-        )  # before 23.02 SLURM loses the log of a job whose folder is missing
-        intent = describe(array, site, root, submission_id, origin)
+        # Before 23.02 SLURM loses the log of a job whose folder is missing.
+        (log_dir / submission_id).mkdir(parents=True)
+        intent = describe(array, site, root, submission_id, origin, _done(ledger, array))
         whole_files.write_json(directory.submission, intent)
         with ledger.transaction():
             recording.record_intent(ledger, directory, intent)
@@ -121,10 +115,18 @@ def _intend(
         raise
 
 
-def describe(array: Array, site: Site, output_root: OutputRoot, submission_id: str, origin: Origin) -> Intent:
+def describe(
+    array: Array,
+    site: Site,
+    output_root: OutputRoot,
+    submission_id: str,
+    origin: Origin,
+    done: Mapping[tuple[str, str], int] = EMPTY,
+) -> Intent:
     """submission.json: all that an array task must know, and the map from its index to its pack."""
     return {
         "submission_id": submission_id,
+        "user": environment.user(),
         **origin_of(site, origin),
         "output_root": str(output_root.path.resolve()),
         "cache": str(output_root.cache.resolve()),
@@ -134,7 +136,7 @@ def describe(array: Array, site: Site, output_root: OutputRoot, submission_id: s
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
         "requeues": site.requeues,
-        "packs": [_described(pack) for pack in array.packs],
+        "packs": [_described(pack, done) for pack in array.packs],
     }
 
 
@@ -151,7 +153,15 @@ def origin_of(site: Site, origin: Origin) -> SourceOfWork:
     }
 
 
-def _described(pack: Pack) -> list[PackedRun]:
+def _done(ledger: Ledger, array: Array) -> dict[tuple[str, str], int]:
+    """Return the newest completed attempt of each stage run that is done again, as far as the ledger knows."""
+    tried = [(item.run_id, stage) for pack in array.packs for item in pack.items for stage, number in item.stages
+             if number > 1]  # fmt: skip
+    known = {key: [row["number"] for row in ledger.history(*key) if row["status"] == "completed"] for key in tried}
+    return {key: max(numbers) for key, numbers in known.items() if numbers}
+
+
+def _described(pack: Pack, done: Mapping[tuple[str, str], int]) -> list[PackedRun]:
     """Return what the children of a pack are told: of each run what may share the device, then what must be `alone` on
     it."""
     together: list[PackedRun] = []
@@ -165,6 +175,10 @@ def _described(pack: Pack) -> list[PackedRun]:
         if len(sharing) < len(item.stages):
             rest = [stage for stage in item.stages if STAGES[stage[0]].alone]
             alone.append({"run_id": item.run_id, "stages": rest, "alone": True})
+    for packed in (*together, *alone):
+        if any(number > 1 for _, number in packed["stages"]):
+            keys = {stage: (packed["run_id"], stage) for stage, _ in packed["stages"]}
+            packed["done"] = {stage: done[key] for stage, key in keys.items() if key in done}
     return together + alone
 
 
@@ -209,8 +223,9 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
     """submitit's words for one array. srun, because SLURM sends USR2 to steps only; it is told the CPUs again because
     on 22.05 to 23.02 it does not take them from the job."""
     resources = array.resources
+    further = {"requeue": True, "kill-on-invalid-dep": "yes"} | site.sbatch
     options: dict[str, Any] = {
-        "job_name": recording.job_name(submission_id),
+        "job_name": job_name(submission_id),
         "comment": submission_id,
         "partition": site.partition,
         "account": site.account,
@@ -227,9 +242,10 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
         "srun_args": ["--cpus-per-task", str(resources.cpus)],
         "stderr_to_stdout": True,
         "exclude": ",".join(resources.exclude) or None,
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"} | site.sbatch,
+        "additional_parameters": {key: value for key, value in further.items() if value is not None},
     }
-    return {key: value for key, value in options.items() if value is not None}
+    # submitit's own wckey is left out, which a site that checks them refuses.
+    return {key: value for key, value in options.items() if value is not None} | {"wckey": None}
 
 
 def _launch_somewhere(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path) -> dict[str, Any]:
@@ -237,7 +253,7 @@ def _launch_somewhere(array: Array, site: Site, root: OutputRoot, submission_id:
     try:
         return _launch(array, site, root, submission_id, log_dir)
     except SubmitError as error:
-        if not array.resources.exclude or not any(words in str(error) for words in NO_SUCH_NODE):
+        if not array.resources.exclude or not any(words in str(error) for words in sbatch.NO_SUCH_NODE):
             raise
         anywhere = replace(array, resources=replace(array.resources, exclude=()))
         return _launch(anywhere, site, root, submission_id, log_dir)
@@ -265,21 +281,7 @@ def _launch_slurm(
     delayed.dump(folder / PICKLE)
     path = folder / "submission.sh"
     path.write_text(script(array, site, root, submission_id, log_dir), encoding="utf-8")
-    try:
-        done = subprocess.run(
-            ["sbatch", "--parsable", str(path)], capture_output=True, text=True, timeout=SBATCH_TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SlurmSilent(f"no answer in {SBATCH_TIMEOUT} s") from None
-    job_id = done.stdout.strip().partition(";")[0]  # of a cluster among several: 17;name
-    if done.returncode == 0 and job_id.isdigit():
-        return job_id
-    text = " ".join((done.stderr.strip() or done.stdout.strip() or "no job id").split())
-    # Accepted, it seems; or not its own words: it was killed, or something around it spoke.
-    if done.returncode == 0 or "sbatch: " not in text:
-        raise SlurmSilent(f"exit code {done.returncode}: {text}")
-    text = text.rpartition("sbatch: error: ")[2] or text
-    raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
+    return sbatch.send(path)
 
 
 def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
@@ -290,7 +292,10 @@ def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot
     detach = ["trap '' INT HUP", f"exec >> {shlex.quote(str(folder / 'controller.out'))} 2>&1 < /dev/null"]
     script = folder / "prologue.sh"
     script.write_text("\n".join(prologue(site, root)) + "\n", encoding="utf-8")
-    setup = [*detach, f". {shlex.quote(str(script))}"]
+    # A pack of this machine is not the job whose shell this may be, and must not requeue that one.
+    names = [name for name in environment.left_out() if name.isidentifier()]
+    apart = [f"unset {' '.join(names)}"] if names else []
+    setup = [*detach, *apart, f". {shlex.quote(str(script))}"]
     executor.update_parameters(
         timeout_min=array.resources.minutes,
         gpus_per_node=array.resources.gpus,

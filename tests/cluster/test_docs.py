@@ -166,8 +166,11 @@ def forms(lines):
 
 def pages_of_status(text):
     """Yield the lines of every `status` that a document shows as it was printed."""
-    for block in re.findall(r"^    \$ status\b(?!.* --failed).*\n((?:    (?!\$ ).*\n|\n(?=    (?!\$ )))+)", text, re.M):
-        yield [line[4:] for line in block.splitlines() if not re.match(r"    (\.\.\. \d+ lines more|\(exit code)", line)]
+    status = r"^    \$ status\b(?!.* --failed).*\n((?:    (?!\$ ).*\n|\n(?=    (?!\$ )))+)"
+    for block in re.findall(status, text, re.M):
+        yield [
+            line[4:] for line in block.splitlines() if not re.match(r"    (\.\.\. \d+ lines more|\(exit code)", line)
+        ]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/session.md"])

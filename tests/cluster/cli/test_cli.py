@@ -488,8 +488,8 @@ def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(comma
     command(*SUBMIT, "--study", "second", "--yes", "--wait")
     (tmp_path / "far.yaml").write_text("name: far\nscheduler: slurm\n")
     (tmp_path / "bin").mkdir()
-    scripts = {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1", "srun": "exit 0", "squeue": "exit 0",
-               "sacct": "exit 0", "sacctmgr": "exit 1", "scontrol": "exit 1"}  # fmt: skip
+    scripts = {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1", "srun": "exit 0", "sacctmgr": "exit 1",
+               "squeue": "echo 'JOBID|'", "sacct": "echo 'JobID|'", "scontrol": "exit 1"}  # fmt: skip
     for name, script in scripts.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "bin" / name).chmod(0o755)

@@ -7,14 +7,17 @@ import time
 
 import pytest
 
+from cluster.errors import SlurmSilent
 from cluster.files import processes, records, whole_files
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.plan import choosing, cost, expansion, packing
-from cluster.reconcile import reconciling
+from cluster.reconcile import intents, reconciling, session
+from cluster.reconcile.opened import OpenSubmission
 from cluster.sites import profiles
-from cluster.slurm.queries import Job
+from cluster.slurm import answers
+from cluster.slurm.answers import Job
 from cluster.submit import launch
 
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
@@ -57,6 +60,12 @@ def intend(ledger, root, runs, submission_id="cafe", scheduler="slurm", runs_per
     whole_files.write_json(directory.submission, intent)
     recording.record_intent(ledger, directory, intent)
     return [[item["run_id"] for item in pack] for pack in intent["packs"]]
+
+
+def of_user(ledger, root, user, submission_id="cafe"):
+    path = root.submission(submission_id).submission
+    whole_files.write_json(path, {**whole_files.read_json(path), "user": user})
+    ledger.update_submission(submission_id, user=user)
 
 
 def answer(ledger, root, submission_id="cafe", **values):
@@ -430,6 +439,137 @@ def test_another_submissions_claim_is_not_read_as_ours(ledger, root, runs):
     claim(root, pack[0], "pretrain", submission_id="beef")
     reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING")]))
     assert statuses(ledger, pack[0])[0] == "submitted"
+
+
+# -- whose a job is, and whether it is there ---------------------------------------------------------------------------
+
+OTHERS = {"name": "train", "comment": "mine"}  # the labels of a job that is not ours
+
+
+@pytest.mark.parametrize(
+    ("labels", "state", "wanted"),
+    [
+        ({"name": "tt-cafe", "comment": "changed"}, "RUNNING", "running"),
+        ({"name": "renamed", "comment": "cafe"}, "RUNNING", "running"),
+        ({"name": "renamed", "comment": "cafe"}, "CANCELLED", "failed"),
+        (OTHERS, "RUNNING", "failed"),  # numbers came again: ours is gone
+        ({"name": "train"}, "FAILED", "running"),  # its comment was not shown: it may be ours
+    ],
+)
+def test_a_job_is_ours_by_its_name_or_comment_and_never_by_its_number(ledger, root, runs, labels, state, wanted):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", state=state, **labels)]))
+    assert statuses(ledger, pack[0])[0] == wanted
+    if labels is OTHERS:
+        assert causes(ledger, pack[0])[0] == "lost", "whatever became of the other one"
+
+
+def test_anothers_end_says_nothing_of_ours(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    past = [Job("7", "tt-cafe", "NODE_FAIL", node="n1")]
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", state="COMPLETED", **OTHERS)], past))
+    assert causes(ledger, pack[0])[0] == "node_fail"
+
+
+def test_a_submission_is_found_under_the_number_that_it_has(ledger, root, runs):
+    """sbatch's answer may have been misread, for all that a site's script says around it."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root, job_id="2026")
+    slurm = FakeSlurm([Job("9", "tt-cafe", "PENDING", "Resources"), Job("2026", state="FAILED", **OTHERS)])
+    assert reconciling.reconcile(ledger, root, slurm) == "answered"
+    assert statuses(ledger, pack[0])[0] == "submitted"
+    assert whole_files.read_json(root.submission("cafe").answer) == {"state": "submitted", "job_id": "9"}
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "?"])
+def test_what_never_began_is_there_as_long_as_accounting_has_it(ledger, root, runs, state):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    known = [Job("7_0", "tt-cafe", state)]
+    for _ in range(2):
+        reconciling.reconcile(ledger, root, FakeSlurm([], known))
+        assert statuses(ledger, pack[0]) == ["submitted"] * 4
+    assert ledger.attempt(pack[0], "pretrain", 1)["progress"] == '{"reason": "NotInQueue"}'
+    answer(ledger, root, cancelled=True)  # by then it may be given up: should it come, it finds that
+    reconciling.reconcile(ledger, root, FakeSlurm([], known))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+
+
+def test_of_an_array_those_that_were_cancelled_while_they_waited_are_cancelled(ledger, root, runs):
+    """Neither squeue nor sacct has anything of them."""
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root, cancelled_packs=[1])
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7_0", "tt-cafe", "PENDING")], []))
+    assert [statuses(ledger, pack[0])[0] for pack in packs] == ["submitted", "failed"]
+    assert causes(ledger, packs[1][0])[0] == "cancelled"
+    intents._answer(OpenSubmission(ledger, root, ledger.open_submissions()[0]), {"state": "submitted"})
+    assert whole_files.read_json(root.submission("cafe").answer)["cancelled_packs"] == [1], "it is not forgotten"
+
+
+def test_a_task_that_accountings_cut_list_does_not_name_may_be_there(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    cut = answers.parse_history("7_[0,1...%4]|tt-cafe|PENDING|0:0|None assigned|Unknown||400M|2\n").values()
+    reconciling.reconcile(ledger, root, FakeSlurm([], list(cut)))
+    assert [statuses(ledger, pack[0])[0] for pack in packs] == ["submitted"] * 2
+
+
+@pytest.mark.parametrize("slurm", [FakeSlurm([], []), FakeSlurm(None)], ids=["shows nothing", "silent"])
+def test_what_slurm_hides_of_others_jobs_changes_nothing(ledger, root, runs, slurm):
+    packs = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    of_user(ledger, root, "alice")
+    claim(root, packs[0][0], "pretrain", job="7_0")
+    assert reconciling.reconcile(ledger, root, slurm) == "none", "nobody but alice is told of her jobs"
+    assert [statuses(ledger, pack[0])[0] for pack in packs] == ["running", "submitted"]
+    complete(root, packs[1][0], "pretrain", job="7_1")
+    reconciling.reconcile(ledger, root, slurm)
+    assert statuses(ledger, packs[1][0])[0] == "completed", "files are read all the same"
+    again = Ledger(root.path / "again.db")
+    reconciling.rebuild(again, root)
+    assert [row["user"] for row in again.submissions()] == ["alice"]
+    again.close()
+
+
+def test_anothers_submission_without_an_answer_is_not_given_up(ledger, root, runs):
+    intend(ledger, root, runs[:1])
+    of_user(ledger, root, "alice")
+    age(root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+    with pytest.raises(SlurmSilent, match="try again when alice has looked"):
+        session._refuse_unsettled(ledger, root)
+
+
+@pytest.mark.parametrize("when", ["before its job left", "after"])
+def test_an_attempt_that_was_left_to_an_earlier_one_makes_way_for_its_result(ledger, root, runs, when, tmp_path):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7_0")
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "lost", "though it goes on"
+    intend(ledger, root, runs[:1], "beef")
+    answer(ledger, root, "beef", job_id="8")
+    whole_files.write_json(root.submission("beef").task(0), {"job": "8", "restart": 0, "host": "n1", "pid": 1})
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
+    if when != "after":
+        whole_files.write_json(first.result, result)
+    left = FakeSlurm([], [Job("8", "tt-beef", "COMPLETED")])
+    reconciling.reconcile(ledger, root, left)
+    if when == "after":
+        assert causes(ledger, pack[0])[0] == "lost"
+        whole_files.write_json(first.result, result)
+        reconciling.late_results(ledger, root)
+    assert statuses(ledger, pack[0])[0] == "completed"
+    assert [(row["number"], row["status"]) for row in ledger.history(pack[0], "pretrain")] == [(1, "completed")]
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    for number in (1, 2):
+        assert again.attempt(pack[0], "pretrain", number) == ledger.attempt(pack[0], "pretrain", number)
+    again.close()
 
 
 # -- a lost answer ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.sites.doctor import examine
 from cluster.sites.profiles import Site
+from cluster.slurm import environment
 from cluster.slurm.queries import Limits
 
 SITE = Site(name="here", scheduler="slurm", gpus=2, partition="gpu", account="mine", max_time=600, memory_per_cpu=4_000)
@@ -73,6 +74,30 @@ def test_a_cluster_that_gives_what_the_profile_asks_for_is_fine(marks):
 )
 def test_what_the_cluster_gives_less_of_than_the_profile_asks_for_is_wrong(marks, said, what):
     assert [name for name, mark in marks(said).items() if mark == "wrong"] == [what]
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, {}),
+        ({"SBATCH_QOS": "x", "SQUEUE_SORT": "y"}, {"your variables": ("unknown", "SBATCH_QOS, SQUEUE_SORT: not")}),
+        ({"SLURM_JOB_ID": "17", "SLURM_MEM_PER_NODE": "9"}, {"inside a job": ("fine", "job 17: its 2 variables")}),
+        ({"SLURM_CLUSTERS": "gpu", "SLURM_TIME_FORMAT": "relative"},
+         {"other cluster": ("wrong", "SLURM_CLUSTERS: is"), "your variables": ("unknown", "SLURM_TIME_FORMAT: not")}),
+    ],
+)  # fmt: skip
+def test_what_a_user_has_set_without_effect_is_told_once(tmp_path, monkeypatch, variables, told):
+    for name in environment.left_out():
+        monkeypatch.delenv(name)
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
+        (tmp_path / name).touch(0o755)
+    for name, value in ({"PATH": str(tmp_path)} | variables).items():
+        monkeypatch.setenv(name, value)
+    found = {each.what: (each.mark, each.found) for each in examine(SITE, Said(), None, tmp_path / "output")}
+    assert {what for what in found if what in ("your variables", "inside a job", "other cluster")} == set(told)
+    for what, (mark, words) in told.items():
+        assert found[what][0] == mark
+        assert found[what][1].startswith(words)
 
 
 def test_what_is_not_answered_is_not_known(marks):

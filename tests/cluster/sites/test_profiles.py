@@ -54,6 +54,8 @@ def test_an_unknown_site_names_the_nearest():
         ("name: x\nscheduler: slurm\ncpus: 0\n", "cpus: 0"),
         ("a: [", "not valid YAML"),
         ("- 1", "must be a mapping"),
+        ("name: x\nscheduler: slurm\nsbatch: {clusters: gpu}\n", "sbatch.clusters: .* gpu.* with SLURM_CONF="),
+        ("name: x\nscheduler: slurm\nsbatch: {M: gpu}\n", "sbatch.M: jobs would go to gpu"),
     ],
 )
 def test_a_wrong_profile_says_where(tmp_path, text, message):

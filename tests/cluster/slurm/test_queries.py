@@ -1,3 +1,5 @@
+"""What is asked of SLURM, with stand-ins for its clients."""
+
 import os
 
 import pytest
@@ -5,52 +7,8 @@ import pytest
 from cluster.slurm import queries
 from cluster.slurm.queries import Slurm
 
-
-def test_the_queue_is_keyed_by_array_and_task():
-    text = "12_3|12|3|PENDING|Priority||acc|tt-cafe\n13|13|N/A|RUNNING|None|gpu001|acc|other|name\n"
-    jobs = queries.parse_queue(text)
-    assert jobs["12_3"] == queries.Job("12_3", "tt-cafe", "PENDING", "Priority", account="acc")
-    assert jobs["13"] == queries.Job("13", "other|name", "RUNNING", "", "gpu001", account="acc")
-
-
-HISTORY = """\
-5_[1-2,7%2]|tt-a|PENDING|0:0|None assigned|Unknown||4000M|20
-5_0|tt-a|CANCELLED by 0|0:0|n1|2026-11-22T08:00:00||4000M|20
-6|b|NODE_FAIL|0:0|n1|2026-11-22T08:08:30||4000M|20
-6.batch|batch|CANCELLED||n1|2026-11-22T08:08:30|||20
-6|b|FAILED|0:9|n2|2026-11-22T08:09:47||4000M|20
-6.batch|batch|FAILED|0:9|n2|2026-11-22T08:09:47|10532K||20
-6.0|python3|FAILED|0:9|n2|2026-11-22T08:09:47|3.9G||20
-"""
-
-
-def test_accountings_bundled_tasks_are_told_apart():
-    jobs = queries.parse_history(HISTORY)
-    assert sorted(jobs) == ["5_0", "5_1", "5_2", "5_7", "6"]
-    assert (jobs["5_0"].state, jobs["5_0"].cause, jobs["5_2"].live) == ("CANCELLED", "cancelled", True)
-
-
-def test_a_jobs_lives_are_told_apart_and_its_steps_know_its_memory():
-    job = queries.parse_history(HISTORY)["6"]
-    assert (job.state, job.node, job.exit_code, job.asked) == ("FAILED", "n2", "0:9", 4000)
-    assert job.memory == pytest.approx(3993.6)
-    assert [(life.state, life.cause) for life in job.earlier] == [("NODE_FAIL", "node_fail")]
-
-
-@pytest.mark.parametrize(
-    ("state", "code", "peak", "cause"),
-    [("FAILED", "0:9", 3990, "out_of_memory"), ("FAILED", "0:9", 900, "error"), ("FAILED", "1:0", 3990, "error"),
-     ("OUT_OF_MEMORY", "0:125", 0, "out_of_memory"), ("FAILED", "0:9", 0, "error")],
-)  # fmt: skip
-def test_a_kill_with_nearly_full_memory_is_one_for_memory(state, code, peak, cause):
-    assert queries.Job("1", "a", state, exit_code=code, memory=peak, asked=4000).cause == cause
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("1024K", 1), ("200Mc", 200), ("1.5G", 1536), ("4Gn", 4096), ("1T", 2**20), ("", 0)]
-)
-def test_slurms_sizes_are_megabytes(text, value):
-    assert queries.megabytes(text) == value
+TOKEN = "abcdefabcdef"
+HEADING = "JOBID|ARRAY_JOB_ID|ARRAY_TASK_ID|STATE|REASON|NODELIST|ACCOUNT|COMMENT|NAME"
 
 
 @pytest.fixture
@@ -74,9 +32,37 @@ def test_a_refused_or_hanging_query_is_no_answer(client, monkeypatch):
     assert Slurm().queue() is None
 
 
-def test_an_empty_queue_is_an_answer(client):
-    client("squeue", "exit 0")
+def test_an_empty_queue_is_an_answer_and_an_empty_answer_is_none(client):
+    client("squeue", f"echo '{HEADING}'")
     assert Slurm().queue() == {}
+    client("squeue", "exit 0")
+    assert Slurm().queue() is None
+    client("sacct", "exit 0")
+    assert Slurm().history(["tt-a"], 2) is None
+
+
+def test_bytes_that_are_no_text_end_no_command(client):
+    client("squeue", "printf '%b' '7|7|N/A|RUNNING|None|n1|a|b|caf\\0351\\n'")
+    assert Slurm().queue()["7"].name == "caf\ufffd"
+    for name in ("sacct", "sacctmgr", "scontrol", "sinfo"):
+        client(name, "printf '%b' '\\0377\\0376|\\0351=\\n'")
+    slurm = Slurm()
+    assert (slurm.history(["a"], 1), slurm.limits(None, None), slurm.accounts()) == (None, None, None)
+    assert (slurm.configuration(), slurm.partition("gpu"), slurm.nodes("gpu")) == (None, None, None)
+
+
+def test_what_a_site_prints_around_an_answer_is_not_taken_for_part_of_it(client):
+    noise = "echo Welcome; echo; echo '= scheduled maintenance ='; echo '| soon |'"
+    client("sacctmgr", f"{noise}; echo 'Account|User'; echo 'mine|'$(id -un); {noise}")
+    config = "echo 'ClusterName = one'; echo 'MaxArraySize  = 101'"
+    partition = "echo 'PartitionName=gpu MaxTime=1:00:00'"
+    client("scontrol", f"{noise}; case $2 in config) {config};; *) {partition};; esac; {noise}")
+    client("sinfo", f"{noise}; echo '4 nodes, 64 CPUs, 256000 MB, gpu:a100:4'; {noise}")
+    slurm = Slurm()
+    assert slurm.accounts() == ["mine"]
+    assert slurm.configuration()["MaxArraySize"] == "101"
+    assert slurm.partition("gpu")["MaxTime"] == "1:00:00"
+    assert slurm.nodes("gpu") == ["4 nodes, 64 CPUs, 256000 MB, gpu:a100:4"]
 
 
 def test_switched_off_accounting_has_no_record_and_a_dead_one_no_answer(client):
@@ -89,7 +75,7 @@ def test_switched_off_accounting_has_no_record_and_a_dead_one_no_answer(client):
 def test_without_slurm_nothing_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Slurm().queue() is None
-    assert Slurm().cancel(["1"]) == "scancel gave no answer"
+    assert Slurm().cancel([("1", TOKEN)]) == "squeue gave no answer"
 
 
 def test_limits_are_the_narrowest_of_account_and_qos(client):
@@ -121,32 +107,50 @@ def test_limits_of_which_a_part_is_not_known_are_not_known(client, silent):
     assert Slurm().limits(None, None) is None
 
 
+@pytest.fixture
+def cancelled(client, tmp_path):
+    """Tell what squeue shows; what scancel is then given for these jobs of the submission, or what went wrong."""
+
+    def cancel(shown, *wanted):
+        (tmp_path / "shown").write_text(f"{HEADING}\n{shown}")
+        client("squeue", f"cat {tmp_path / 'shown'}")
+        client("scancel", f'echo "$@" >> {tmp_path / "calls"}')
+        problem = Slurm().cancel([(key, TOKEN) for key in wanted])
+        calls = tmp_path / "calls"
+        return problem or (calls.read_text().split()[1:] if calls.exists() else [])
+
+    return cancel
+
+
+def line(key, labels, state="PENDING"):
+    array, _, task = key.partition("_")
+    return f"{key}|{array}|{task or 'N/A'}|{state}|None||a|{labels}\n"
+
+
+OURS, RENAMED, OTHERS = f"{TOKEN}|tt-{TOKEN}", f"{TOKEN}|renamed", "(null)|train"
+
+
 @pytest.mark.parametrize(
-    ("reason", "words"),
+    ("shown", "wanted", "ids"),
     [
-        ("Priority", "others with a higher priority come first"),
-        ("QOSMaxJobsPerUserLimit", "the QOS runs as many jobs as it may"),
-        ("AssocGrpGRES", "your account has as many GPUs as it may"),
-        ("AssocGrpGRESMinutes", "your account has no compute time left"),
-        ("QOSMaxGRESPerUser", "the QOS has as many GPUs"),
-        ("JobArrayTaskLimit", "the array's own limit"),
-        ("ReqNodeNotAvail, UnavailableNodes:gpu003", "a node that it needs is down"),
-        ("Dependency", "another job must end first"),
-        ("BeginTime", "it was put off"),
-        ("MaxJobsPerAccount", "your account runs as many jobs as it may"),
-        ("QOSMaxWallDurationPerJobLimit", "more than one job may have"),
-        ("DependencyNeverSatisfied", "what it depends on has failed"),
-        ("PartitionTimeLimit", "more time than the partition"),
-        ("SomethingNew", "SomethingNew"),
+        (line("7_0", OURS) + line("7_1", OURS), ["7"], ["7"]),
+        (line("7_0", OURS) + line("7_1", RENAMED), ["7"], ["7"]),
+        (line("7_0", OURS) + line("7_1", OURS), ["7_1"], ["7_1"]),
+        (line("7", OURS), ["7_0"], ["7_0"]),  # of an array of one
+        (line("7", OTHERS), ["7"], []),  # numbers begin again where a controller has lost its state
+        (line("7_0", OTHERS) + line("7_1", OTHERS), ["7_0", "7_1"], []),
+        (line("7_0", OURS) + line("7_1", OTHERS), ["7"], ["7_0"]),
+        (line("7_0", OURS, "COMPLETED") + line("8", OURS), ["7"], []),
+        (line("7_0", "cut"), ["7_0"], []),  # whose it is was not shown
+        ("", ["7"], []),
     ],
 )
-def test_reasons_to_wait_are_told_in_plain_words(reason, words):
-    assert words in queries.in_words(reason)
+def test_only_what_is_a_submissions_own_is_cancelled(cancelled, shown, wanted, ids):
+    assert cancelled(shown, *wanted) == ids
 
 
-def test_only_what_will_never_begin_is_said_to_need_a_person():
-    never = ("JobHeldUser", "PartitionTimeLimit", "QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit")
-    assert all(map(queries.never_starts, never))
-    assert not any(
-        map(queries.never_starts, ("Priority", "QOSMaxJobsPerUserLimit", "AssocGrpGRES", "DependencyOther", ""))
-    )
+def test_without_a_look_nothing_is_cancelled(cancelled, client, tmp_path):
+    assert cancelled("") == []
+    client("squeue", "exit 1")
+    assert Slurm().cancel([("7", TOKEN)]) == "squeue gave no answer"
+    assert not (tmp_path / "calls").exists()

@@ -7,7 +7,8 @@ from cluster.files import folders, whole_files
 from cluster.ledger import recording
 from cluster.plan import cost, packing
 from cluster.sites.profiles import Rule, Site
-from cluster.slurm.queries import Job, Limits
+from cluster.slurm.answers import Job
+from cluster.slurm.queries import Limits
 from cluster.submit import dispatch
 
 SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus=4)

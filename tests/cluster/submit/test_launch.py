@@ -1,15 +1,19 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from cluster.errors import InputError, SlurmSilent, SubmitError
+from cluster.files import documents, processes
 from cluster.files.folders import OutputRoot
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing, cost, packing
 from cluster.plan.retry import Adjustment
 from cluster.sites import profiles
+from cluster.slurm import environment
 from cluster.submit import launch
 
 RECORDED = Path(__file__).parent / "delftblue.sbatch"
@@ -112,6 +116,78 @@ def test_an_answer_that_is_not_sbatchs_refusal_is_none(ledger, root, runs, tmp_p
     with pytest.raises(SlurmSilent):
         submit(ledger, root, runs, SLURM, tmp_path)
     assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
+
+
+@pytest.mark.parametrize("words", ["printf 'Welcome\\n--> ok\\n41\\n'", "printf 'caf\\351\\n41\\nBye\\n\\n'"])
+def test_a_banner_around_the_id_is_passed_over(ledger, root, runs, tmp_path, sbatch, words):
+    sbatch(words)
+    assert submit(ledger, root, runs, SLURM, tmp_path) == ["41", "41"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "error", "state"),
+    [("gpu", None, "submitted"), ("cpu", SubmitError, "refused"), ("", SlurmSilent, "intended")],
+)
+def test_a_job_that_went_to_another_cluster_is_refused(ledger, root, runs, tmp_path, sbatch, ours, error, state):
+    sbatch("echo '41;gpu'")
+    (tmp_path / "bin" / "scontrol").write_text(f"#!/bin/sh\n[ '{ours}' ] && echo 'ClusterName = {ours}'\n")
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    with pytest.raises(error, match="gpu") if error else nullcontext():
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert ledger.submissions()[0]["state"] == state
+
+
+def test_an_id_of_an_sbatch_that_failed_is_no_refusal_and_no_job(ledger, root, runs, tmp_path, sbatch):
+    sbatch("echo 41; echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(SlurmSilent, match="exit code 1 after it had answered 41"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    assert not root.submission(ledger.submissions()[0]["submission_id"]).answer.exists(), "the controller was reached"
+
+
+def test_a_submission_that_asks_for_another_cluster_is_refused_before_its_intent(ledger, root, runs, tmp_path, sbatch):
+    sbatch("echo 41")
+    where = SLURM.model_copy(update={"sbatch": {"clusters": "gpu"}})  # as an older submission has it
+    with pytest.raises(InputError, match="sbatch.clusters: jobs would go to gpu"):
+        submit(ledger, root, runs, where, tmp_path)
+    assert ledger.submissions() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [({}, None), ({"wckey": None}, None), ({"wckey": "mine"}, "#SBATCH --wckey=mine"), ({"requeue": None}, None)],
+)
+def test_an_option_that_nobody_asked_for_is_left_out(root, runs, tmp_path, options, line):
+    where = SLURM.model_copy(update={"sbatch": options})
+    text = launch.script(arrange(runs, where)[0], where, root, "cafe", tmp_path)
+    name = next(iter(options), "wckey")
+    assert [each for each in text.splitlines() if f"--{name}" in each] == ([line] if line else [])
+
+
+def test_whose_jobs_they_are_and_what_is_done_again_is_said_in_the_intent(ledger, root, runs, tmp_path, sbatch):
+    sbatch("echo 41")
+    submit(ledger, root, runs[:1], SLURM, tmp_path)
+    (row,) = ledger.submissions()
+    assert row["user"] == environment.user()
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed")
+    work = [choosing.item(runs[0], runs[0].stages, ledger.states()[runs[0].id], cost.Measured(1e12))]
+    launch.submit(ledger, root, packing.arrange(work, {runs[0].id: runs[0]}, SLURM), SLURM, ORIGIN, tmp_path / "logs")
+    (other,) = ledger.submission_ids() - {row["submission_id"]}
+    both = row["submission_id"], other
+    intents = [documents.read(root.submission(each).submission, documents.Intent) for each in both]
+    assert [intent["packs"][0][0].get("done") for intent in intents] == [None, {"pretrain": 1}]
+
+
+def test_a_local_pack_is_not_the_job_in_whose_shell_it_was_submitted(ledger, root, runs, tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "17", "SLURMD_NODENAME": "gpu001", "SLURM_RESTART_COUNT": "2"}.items():
+        monkeypatch.setenv(name, value)
+    where = profiles.Site(name="here", scheduler="local", python="/bin/true")
+    prologue = tmp_path / "mine.sh.j2"
+    prologue.write_text(f"env > {tmp_path}/seen; exit 0")
+    where = where.model_copy(update={"prologue": str(prologue)})
+    (job,) = submit(ledger, root, runs[:1], where, tmp_path)
+    wait_for(lambda: (tmp_path / "seen").exists() and "PATH=" in (tmp_path / "seen").read_text())
+    assert "SLURM" not in (tmp_path / "seen").read_text().replace("SLURM_CONF", "")
+    wait_for(lambda: processes.process_start(int(job.removeprefix("local-"))) is None)
 
 
 def test_where_all_nodes_are_excluded_any_will_do(ledger, root, runs, tmp_path, sbatch):

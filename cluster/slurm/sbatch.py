@@ -1,0 +1,71 @@
+"""sbatch, and what its answer means: accepted, refused, or nobody knows.
+
+A site may put a banner or a check of its own around sbatch, so the id is the last line that has an id's form."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from cluster.errors import SlurmSilent, SubmitError
+from cluster.slurm import environment
+from cluster.slurm.answers import in_utf8
+from cluster.slurm.queries import Slurm
+
+TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
+# sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
+# else sbatch itself says is a refusal; should a job come of that, it finds answer.json and leaves.
+NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
+NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
+             "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
+             "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip
+NO_SUCH_NODE = ("node configuration is not available", "Invalid node name")
+# `--parsable` answers with the first form, and names the cluster where one was asked for; a wrapper may drop that word.
+ACCEPTED = re.compile(r"(?:Submitted batch job )?([1-9][0-9]{0,18})(?:(?:;| on cluster )([\w.-]+))?", re.ASCII)
+
+
+def send(script: Path) -> str:
+    """Submit a script; returns the job's id.
+
+    Raises SubmitError (refused) and SlurmSilent (accepted or not: nobody knows)."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", str(script)], capture_output=True, timeout=TIMEOUT, check=False,
+            env=environment.for_jobs(),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SlurmSilent(f"no answer in {TIMEOUT} s") from None
+    said, complaint = in_utf8(done.stdout), in_utf8(done.stderr)
+    accepted = read_answer(said)
+    if done.returncode == 0 and accepted:
+        job_id, cluster = accepted
+        if cluster:
+            _refuse_another(job_id, cluster)
+        return job_id
+    if accepted:
+        raise SlurmSilent(f"exit code {done.returncode} after it had answered {accepted[0]}")
+    text = " ".join((complaint.strip() or said.strip() or "no job id").split())
+    # Accepted, it seems; or not its own words: it was killed, or something around it spoke.
+    if done.returncode == 0 or "sbatch: " not in text:
+        raise SlurmSilent(f"exit code {done.returncode}: {text}")
+    text = text.rpartition("sbatch: error: ")[2] or text
+    raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
+
+
+def read_answer(text: str) -> tuple[str, str | None] | None:
+    """Return the job's id, and the cluster if it is named; None if no line has the form of an answer."""
+    found = [match for line in text.split("\n") if (match := ACCEPTED.fullmatch(line.strip()))]
+    return (found[-1][1], found[-1][2]) if found else None
+
+
+def _refuse_another(job_id: str, cluster: str) -> None:
+    """A job on another cluster than the one that is asked would be taken for lost. It finds answer.json and leaves."""
+    ours = (Slurm().configuration() or {}).get("ClusterName")
+    if ours is None:
+        raise SlurmSilent(f"it answered {job_id};{cluster}, and scontrol does not say which cluster this is")
+    if ours != cluster:
+        raise SubmitError(
+            f"it gave the job to cluster {cluster}, as {job_id}, and {ours} is the one that is asked about jobs: "
+            f"submit on a login node of {cluster}, or with its SLURM_CONF"
+        )

@@ -1,0 +1,91 @@
+"""Whose jobs `cancel` ends, with stand-ins for SLURM's clients."""
+
+import os
+
+import pytest
+
+from cluster.cli import shared
+from cluster.errors import InputError, SlurmSilent
+from cluster.files import whole_files
+from cluster.slurm.queries import Slurm
+from cluster.status import reading
+
+HEADING = "JOBID|ARRAY_JOB_ID|ARRAY_TASK_ID|STATE|REASON|NODELIST|ACCOUNT|COMMENT|NAME\n"
+
+
+@pytest.fixture
+def submission(ledger, root, runs):
+    """Record a submission of two packs, which SLURM has as job 7."""
+
+    def record(user=None):
+        ledger.record_runs(runs[:2], "2026-01-01")
+        attempts = [{"run_id": run.id, "stage": "pretrain", "number": 1, "pack_index": index}
+                    for index, run in enumerate(runs[:2])]  # fmt: skip
+        row = {"submission_id": "cafe", "created": "2026", "scheduler": "slurm", "site": "s", "state": "submitted",
+               "job_id": "7", "user": user}  # fmt: skip
+        ledger.record_submission(row, attempts)
+        whole_files.write_json(root.submission("cafe").answer, {"state": "submitted", "job_id": "7"})
+
+    return record
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Say what squeue shows; returns what scancel was given."""
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+
+    def show(*lines, code=0):
+        (tmp_path / "shown").write_text(HEADING + "".join(f"{line}\n" for line in lines))
+        scripts = {"squeue": f"cat {tmp_path}/shown; exit {code}", "scancel": f'echo "$@" >> {calls}'}
+        for name, script in scripts.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        return lambda: calls.read_text().split() if calls.exists() else []
+
+    return show
+
+
+def cancelled(root):
+    answer = whole_files.read_json(root.submission("cafe").answer)
+    return answer.get("cancelled") or answer.get("cancelled_packs")
+
+
+BOTH = [("cafe", 0), ("cafe", 1)]
+OURS = ["7_0|7|0|PENDING|None||a|cafe|tt-cafe", "7_1|7|1|RUNNING|None|n1|a|cafe|renamed"]
+OTHERS = ["7|7|N/A|RUNNING|None|n1|a|(null)|train"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "packs", "given", "noted"),
+    [
+        (OURS, BOTH, ["--quiet", "7"], True),
+        (OURS, BOTH[1:], ["--quiet", "7_1"], [1]),
+        (OTHERS, BOTH, [], True),  # ours may be there all the same, and leaves when it begins
+        (["sweep", "seed3|x", *OURS[:1]], BOTH, ["--quiet", "7"], True),
+        ([], BOTH[:1], [], [0]),  # SLURM forgets a task that is cancelled while it waits
+    ],
+)
+def test_only_jobs_of_the_submission_are_cancelled(ledger, root, submission, queue, shown, packs, given, noted):
+    submission()
+    calls = queue(*shown)
+    shared.cancel_jobs(ledger, root, Slurm(), packs)
+    assert (calls(), cancelled(root)) == (given, noted)
+
+
+def test_where_squeue_is_silent_nothing_is_cancelled(ledger, root, submission, queue):
+    submission()
+    calls = queue(*OURS, code=1)
+    with pytest.raises(SlurmSilent, match="squeue gave no answer. Try again"):
+        shared.cancel_jobs(ledger, root, Slurm(), BOTH)
+    assert (calls(), cancelled(root)) == ([], None)
+
+
+def test_anothers_jobs_are_that_users_to_cancel_and_status_says_whose_they_are(ledger, root, submission, queue):
+    submission("alice")
+    calls = queue(*OURS)
+    with pytest.raises(InputError, match="tt-cafe is of alice"):
+        shared.cancel_jobs(ledger, root, Slurm(), BOTH)
+    assert (calls(), cancelled(root)) == ([], None)
+    assert reading._flags(ledger) == ["jobs of alice are under way: SLURM is asked about them when alice looks"]
