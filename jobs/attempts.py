@@ -9,20 +9,21 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.files import documents, processes, whole_files
 from cluster.files.causes import Cause
-from cluster.files.documents import Claim, Intent, PackedRun, ResultFile
+from cluster.files.documents import FRESH, Claim, Intent, PackedRun, ResultFile
 from cluster.files.folders import AttemptDir, RunDir, SubmissionDir
 
 T = TypeVar("T")
 STOPPED = 75  # a child's exit code, EX_TEMPFAIL: asked to stop, it left work without a result
 TRIES = 3  # to write a result: a full disk may have room again in a moment
 PAUSE = 1.0  # seconds between them
+YIELD = 5.0  # seconds that a job has, at most, from its claim until it has seen that it must make way
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,20 @@ def claim(
 ) -> AttemptDir | None:
     """The attempt that is this process's to do: the planned one, or the next, if an earlier life of the same job began
     it and was interrupted. None: another job has it, or it has its result. `made_with`: code and environment."""
-    if any(
-        (holder := whole(later.claim, Claim)) and holder["submission_id"] != submission_id
-        for later in run.attempts(stage)
-        if later.number > number
-    ):
+    if _given_away(run, stage, number, submission_id):
         say(f"{stage} of {run.path.name} was given to another job since")
         return None
+    planned = number
     while True:
         attempt = run.attempt(stage, number)
         if whole_files.create_json(
             attempt.claim, {"submission_id": submission_id, **vars(task), "time": time.time(), **(made_with or {})}
         ):
-            return attempt
+            if _stands(run, stage, planned, submission_id, task):
+                return attempt
+            attempt.claim.unlink()
+            say(f"{stage} of {run.path.name} was begun by another job at this moment")
+            return None
         if has_result(attempt):  # completed, or failed for good: not this job's to repeat
             return None
         holder = whole(attempt.claim, Claim)
@@ -93,6 +95,78 @@ def claim(
             say(f"{stage} attempt {number} of {run.path.name} is another job's")
             return None
         number += 1
+
+
+def _given_away(run: RunDir, stage: str, number: int, submission_id: str) -> bool:
+    """Whether another submission has begun a later attempt of this stage."""
+    later = [attempt for attempt in run.attempts(stage) if attempt.number > number]
+    return any((holder := whole(each.claim, Claim)) and holder["submission_id"] != submission_id for each in later)
+
+
+def _stands(run: RunDir, stage: str, number: int, submission_id: str, task: ArrayTask) -> bool:
+    """Whether a claim that was made just now may stay. Each of two jobs claims first and then looks, so that one of
+    them sees the other: a later attempt makes way for an earlier one, an earlier one for a later one that did not."""
+    if at_work(run, stage, number, submission_id, task):
+        return False
+    deadline = time.monotonic() + YIELD
+    while _given_away(run, stage, number, submission_id):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def at_work(
+    run: RunDir,
+    stage: str,
+    number: int,
+    submission_id: str,
+    task: ArrayTask,
+    lives: Collection[int] = (),
+    wait: Callable[[float], object] | None = None,
+) -> AttemptDir | None:
+    """Return an attempt of this stage before `number` that still shows signs of life, whatever SLURM or the ledger
+    believe of it: another submission's, or one of these earlier lives of this task. One that has fallen silent just now
+    is waited for, if `wait` can."""
+    for attempt in run.attempts(stage):
+        if not attempt.claim.exists() or has_result(attempt):
+            continue
+        holder = whole(attempt.claim, Claim)
+        own = holder is not None and holder["submission_id"] == submission_id
+        may_live = holder["restart"] in lives if own and holder else attempt.number < number
+        if may_live and _is_alive(attempt, holder, task, wait):
+            return attempt
+    return None
+
+
+def _is_alive(
+    attempt: AttemptDir, holder: Claim | None, task: ArrayTask, wait: Callable[[float], object] | None
+) -> bool:
+    if holder and holder["job"].startswith("local-") and holder["host"] == task.host:
+        return processes.is_alive(holder) is True
+    signs = [path for path in (attempt.claim, attempt.heartbeat) if path.exists()]
+    newest = max(signs, key=lambda path: path.stat().st_mtime)
+    last, left = newest.stat().st_mtime, FRESH - whole_files.age(newest)
+    deadline = time.monotonic() + left
+    while (left := deadline - time.monotonic()) > 0:
+        if wait is None:
+            return True
+        wait(min(1.0, left))
+        if has_result(attempt):
+            return False
+        if attempt.heartbeat.exists() and attempt.heartbeat.stat().st_mtime > last:
+            return True
+    return False
+
+
+def done_before(run: RunDir, stage: str, number: int, item: PackedRun) -> AttemptDir | None:
+    """Return the attempt that was begun last before `number`, if it has completed and whoever submitted this did not
+    know: nobody asked for that work again."""
+    known = item.get("done")
+    begun = [each for each in run.attempts(stage) if each.number < number and each.claim.exists()]
+    if known is None or not begun or begun[-1].number <= known.get(stage, 0):
+        return None
+    return begun[-1] if is_completed(begun[-1]) else None
 
 
 def has_result(attempt: AttemptDir) -> bool:
@@ -136,7 +210,9 @@ def time_ran_out(
     """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
     turn would have come. A stage whose needs failed has no turn."""
     for stage, planned in item["stages"]:
-        if not has_turn(run, stage):
+        if not has_turn(run, stage) or done_before(run, stage, planned, item):
+            continue
+        if at_work(run, stage, planned, submission_id, task):
             continue
         open_ones = [pair[0] for pair in claimed(run, stage, submission_id, task.restart) if not has_result(pair[0])]
         message = "stopped before the time limit; it goes on from what it had saved"

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cluster.files import whole_files
+from cluster.files import documents, whole_files
 from cluster.files.causes import Cause
 from cluster.files.documents import AnswerFile, Intent, TaskFile
 from cluster.files.folders import OutputRoot, SubmissionDir
@@ -81,8 +81,8 @@ def take(directory: SubmissionDir, index: int, task: ArrayTask) -> bool:
             return False
         whole_files.write_json(path, {**vars(task), "earlier": _lives(holder)})
     answer = whole(directory.answer, AnswerFile)
-    if answer and (answer.get("cancelled") or answer["state"] in GIVEN_UP):
-        said = "cancelled" if answer.get("cancelled") else answer["state"]
+    said = "cancelled" if documents.is_cancelled(answer, index) else answer["state"] if answer else ""
+    if said in ("cancelled", *GIVEN_UP):
         say(f"{directory.id} is {said}; nothing to do")
         return False
     return True

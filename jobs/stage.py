@@ -27,8 +27,10 @@ from cluster.files.folders import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
 from jobs.attempts import (
     STOPPED,
+    at_work,
     claim,
     completed,
+    done_before,
     has_result,
     has_turn,
     read_intent,
@@ -61,13 +63,22 @@ def main(submission: str, index: str, number: str) -> int:
     task = this_task()
     if task.job.startswith("local-"):  # on a bare machine the job is the pack's process, whose child this one is
         task = replace(task, job=f"local-{os.getppid()}")
+    # Of this task's earlier lives those that did not end by themselves: a node that SLURM has lost may go on.
+    earlier = pack.get("earlier", []) if pack else []
+    lives = {life["restart"] for life in earlier if not life.get("ended_by")}
     all_completed = True
     for stage, planned in item["stages"]:
         if not has_turn(run, stage):
             all_completed = False
             continue
+        other = at_work(run, stage, planned, directory.id, task, lives, STOP.wait)
         if STOP.is_set():
             return STOPPED
+        other = other or done_before(run, stage, planned, item)
+        if other:  # the last to know of it: SLURM, or the ledger, had given that attempt up
+            say(f"{stage} of {run.path.name} is left to attempt {other.number}, which is at work or has completed")
+            all_completed &= completed(run, stage)
+            continue
         attempt = claim(run, stage, planned, directory.id, task, made_with)
         if attempt is None:
             all_completed &= completed(run, stage)

@@ -320,13 +320,21 @@ def test_a_disk_with_no_room_for_one_runs_result_stops_no_other(make_run, submit
 
 
 @pytest.mark.parametrize(
-    "answer", [{"state": "submitted", "cancelled": True}, {"state": "void"}, {"state": "refused", "job_id": None}]
-)
+    "answer",
+    [{"state": "submitted", "cancelled": True}, {"state": "submitted", "cancelled_packs": [2, 0]}, {"state": "void"},
+     {"state": "refused", "job_id": None}],
+)  # fmt: skip
 def test_a_submission_that_was_given_up_is_left_alone_once_it_is_known_who_looked(submit, answer):
     directory = submit()
     whole_files.write_json(directory.answer, answer)
     assert not take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
     assert whole_files.read_json(directory.task(0))["job"] == "7"
+
+
+def test_a_pack_is_done_though_others_of_its_array_were_cancelled(submit):
+    directory = submit()
+    whole_files.write_json(directory.answer, {"state": "submitted", "cancelled_packs": [1]})
+    assert take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
 
 
 def test_a_pack_is_one_tasks_only_and_its_next_life_takes_it_over(submit):

@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 from waiting import PATIENCE, wait_for
@@ -199,6 +201,7 @@ def done_with(run, name, code, number=1, **result):
     )
     if result:
         whole_files.write_json(attempt.result, result)
+    os.utime(attempt.claim, (1.0, 1.0))  # whoever began it has long been silent
     return attempt
 
 
@@ -231,7 +234,9 @@ def test_a_completed_stage_of_other_code_stops_the_next_one_unless_it_is_done_ag
     done_with(run, "pretrain", "a1b2", status="completed", cause=None)
     assert go_on(submit, [["add_tokenizer", 2]]).returncode == 1
     assert "pretrain attempt 1" in whole_files.read_json(run.attempt("add_tokenizer", 2).result)["message"]
-    assert go_on(submit, [["pretrain", 3], ["add_tokenizer", 3]]).returncode == 0
+    again = {"done": {"pretrain": 1}}
+    assert go_on(submit, [["pretrain", 3], ["add_tokenizer", 3]], item=again).returncode == 0
+    assert whole_files.read_json(run.attempt("pretrain", 3).result)["status"] == "completed"
 
 
 @pytest.mark.usefixtures("fake_science")
@@ -266,6 +271,135 @@ def test_a_job_that_comes_too_late_leaves_a_run_to_the_one_that_took_its_place(r
     assert attempts.claim(run, "pretrain", 2, "beef", task("8_0"))
     assert claim(run) is None
     assert not run.attempt("pretrain", 1).claim.exists()
+
+
+# -- the last to know -------------------------------------------------------------------------------------------------
+
+
+def at_work(run, number=2, who=None, **words):
+    return attempts.at_work(run, "pretrain", number, "cafe", who or task("8_0"), **words)
+
+
+def beat(attempt, seconds_ago=0.0):
+    whole_files.write_json(attempt.heartbeat, {"time": 1.0})
+    when = time.time() - seconds_ago
+    os.utime(attempt.heartbeat, (when, when))
+
+
+def test_an_earlier_attempt_that_goes_on_beating_is_at_work_whatever_was_believed_of_it(run):
+    earlier = claim(run, submission_id="beef")
+    beat(earlier, seconds_ago=8)
+    whole_files.write_json(earlier.verdict, {"status": "failed", "cause": "lost"})
+    assert at_work(run, wait=lambda _: beat(earlier)) == earlier
+    assert at_work(run) == earlier, "where there is no time to wait, silence proves nothing yet"
+
+
+def test_one_that_has_just_begun_is_at_work(run):
+    earlier = claim(run, submission_id="beef")
+    assert at_work(run, wait=lambda _: beat(earlier)) == earlier
+
+
+def test_an_earlier_attempt_that_stays_silent_is_not(run, monkeypatch):
+    earlier = claim(run, submission_id="beef")
+    os.utime(earlier.claim, (1.0, 1.0))
+    beat(earlier, seconds_ago=31)
+    assert at_work(run) is None
+    beat(earlier)
+    monkeypatch.setattr(attempts, "FRESH", 0.2)
+    waited = []
+    assert at_work(run, wait=lambda seconds: (waited.append(seconds), time.sleep(seconds))) is None
+    assert sum(waited) < 1
+
+
+def test_one_that_ends_while_it_is_waited_for_is_not(run):
+    earlier = claim(run, submission_id="beef")
+    beat(earlier)
+    assert at_work(run, wait=lambda _: attempts.write_result(earlier, attempts.failure("error", "no"))) is None
+
+
+def test_what_comes_later_or_is_ones_own_is_not_waited_for(run):
+    beat(claim(run))  # the same task's, before a requeue that it asked for itself
+    assert at_work(run, who=task(restart=1)) is None
+    os.utime(run.attempt("pretrain", 1).claim, (1.0, 1.0))
+    beat(run.attempt("pretrain", 1), seconds_ago=31)
+    beat(attempts.claim(run, "pretrain", 3, "beef", task("9_0")))
+    assert at_work(run) is None
+
+
+def test_an_earlier_life_that_slurm_took_for_dead_may_go_on(run):
+    first = claim(run)
+    beat(first)
+    assert at_work(run, number=1, who=task(restart=1), lives={0}, wait=lambda _: beat(first)) == first
+
+
+@pytest.mark.parametrize(("start", "found"), [(None, True), ("0", False)], ids=["alive", "its pid came again"])
+def test_on_one_machine_a_process_is_looked_for(run, start, found):
+    me = this_task()
+    holder = replace(me, job="local-1", start=start or me.start)
+    earlier = attempts.claim(run, "pretrain", 1, "beef", holder)
+    assert at_work(run, who=replace(me, job="local-2"), wait=pytest.fail) == (earlier if found else None)
+
+
+@pytest.mark.usefixtures("fake_science")
+@pytest.mark.parametrize("done", [{}, {"pretrain": 1}], ids=["nobody knew", "it is done again"])
+def test_what_has_completed_is_done_again_only_where_that_was_known(run, submit, done):
+    done_with(run, "pretrain", CODE, status="completed", cause=None)
+    assert go_on(submit, item={"done": done}).returncode == 0
+    executed = (run.path / "done.txt").read_text().split()
+    assert executed == [*done, "add_tokenizer"]
+    assert run.attempt("pretrain", 2).claim.exists() == bool(done)
+
+
+def test_what_completed_before_the_one_that_failed_last_is_no_reason_to_leave(run):
+    for number, result in ((1, {"status": "completed"}), (2, {"status": "failed", "cause": "error"})):
+        done_with(run, "pretrain", CODE, number, **result)
+    assert attempts.done_before(run, "pretrain", 3, {"done": {}}) is None
+    assert attempts.done_before(run, "pretrain", 2, {"done": {}}) == run.attempt("pretrain", 1)
+    assert attempts.done_before(run, "pretrain", 2, {}) is None, "older submissions do not say what was known"
+
+
+def test_of_two_jobs_that_begin_a_stage_at_the_same_moment_one_makes_way(run, monkeypatch):
+    create = whole_files.create_json
+
+    def at_once(path, value):
+        """Both have looked, and found nothing; now both claim."""
+        monkeypatch.setattr(whole_files, "create_json", create)
+        assert create(path, value)
+        other = 3 - int(path.parent.name)
+        assert create(run.attempt("pretrain", other).claim, {**value, "submission_id": "beef"})
+        return True
+
+    monkeypatch.setattr(attempts, "YIELD", 0.0)
+    for number, who in ((2, "the later one"), (1, "the earlier one, since the other did not")):
+        monkeypatch.setattr(whole_files, "create_json", at_once)
+        assert attempts.claim(run, "pretrain", number, "cafe", task("8_0")) is None, who
+        assert not run.attempt("pretrain", number).claim.exists()
+        run.attempt("pretrain", 3 - number).claim.unlink()
+
+
+def test_an_earlier_attempt_goes_on_once_the_later_one_has_made_way(run, monkeypatch):
+    create, claims = whole_files.create_json, []
+
+    def at_once(path, value):
+        claims.append(run.attempt("pretrain", 2).claim)
+        return create(path, value) and create(claims[0], {**value, "submission_id": "beef"})
+
+    monkeypatch.setattr(whole_files, "create_json", at_once)
+    monkeypatch.setattr(attempts.time, "sleep", lambda _: claims[0].unlink())
+    assert claim(run) == run.attempt("pretrain", 1)
+
+
+def test_at_the_time_limit_nothing_is_said_for_what_another_has_done_or_does(run):
+    item = {"run_id": "abc", "stages": [["pretrain", 2]], "done": {}}
+    done_with(run, "pretrain", CODE, status="completed", cause=None)
+    attempts.time_ran_out(run, item, "cafe", task("8_0"), {})
+    run.attempt("pretrain", 1).result.unlink()
+    beat(run.attempt("pretrain", 1))
+    attempts.time_ran_out(run, item, "cafe", task("8_0"), {})
+    assert not run.attempt("pretrain", 2).path.exists()
+    beat(run.attempt("pretrain", 1), seconds_ago=31)
+    attempts.time_ran_out(run, item, "cafe", task("8_0"), {})
+    assert whole_files.read_json(run.attempt("pretrain", 2).result)["cause"] == "timeout"
 
 
 def test_the_job_is_named_as_slurm_names_it(monkeypatch):
