@@ -88,8 +88,9 @@ class Cluster:
         """Run a client of this cluster; no answer in time is return code 124."""
         try:
             return subprocess.run(
-                command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
-            )
+                command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
+                errors="replace", timeout=seconds,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no answer in {seconds:g} s")
 

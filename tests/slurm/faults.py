@@ -203,7 +203,7 @@ class Study:
             return None
         names = {f"tt-{submission_id}" for submission_id in self.submission_ids}
         lines = [line.split("|") for line in shown.stdout.splitlines()]
-        return [line for line in lines if line[1] in names]
+        return [line for line in lines if len(line) == 4 and line[1] in names]
 
     def hang(self, *names: str, stage: str = "pretrain") -> None:
         """Submit these studies, and wait until all of their runs are at this stage, where they stay."""
@@ -218,6 +218,18 @@ class Study:
         while (counts := self.counts()) != wanted:
             assert time.monotonic() < deadline, f"{counts} after {seconds} s; attempts: {self.attempts()}"
             time.sleep(0.2)
+
+    def nodes(self, state: str) -> None:
+        """`drain`: jobs wait; `resume`: they go on."""
+        why = ["reason=test"] if state == "drain" else []
+        self.cluster.ask("scontrol", "update", "nodename=cmp[001-002]", f"state={state}", *why)
+
+    def shim(self, name: str, script: str) -> None:
+        """Put a shell script before one of SLURM's clients; $REAL is that."""
+        real = shutil.which(name, path=self.cluster.environment["PATH"])
+        path = self.folder / "bin" / name
+        path.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+        path.chmod(0o755)
 
     def cancel_everything(self) -> None:
         """Leave nothing of this study on the cluster."""
@@ -417,8 +429,10 @@ def jobs_that_ran(cluster: Cluster) -> dict[str, set[tuple[str, str]]]:
     """Job's name -> (array, task) of every job that slurmctld has seen end, requeued ones once."""
     path = cluster.folder / "jobs.txt"
     ran: dict[str, set[tuple[str, str]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         values = dict(word.partition("=")[::2] for word in line.split())
+        if not {"JobId", "Name"} <= values.keys():  # another's job, whose name has a line end
+            continue
         key = (values.get("ArrayJobId", values["JobId"]), values.get("ArrayTaskId", "0"))
         ran.setdefault(values["Name"], set()).add(key)
     return ran

@@ -168,7 +168,20 @@ def test_a_job_that_every_answer_lacks_is_lost(ledger, root, runs):
     assert causes(ledger, pack[0])[0] == "lost"
 
 
-@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUE_HOLD", "CONFIGURING"])
+LIVING = (
+    "PENDING",
+    "RUNNING",
+    "SUSPENDED",
+    "COMPLETING",
+    "REQUEUE_HOLD",
+    "CONFIGURING",
+    "EXPEDITING",
+    "?",
+    "NEW_IN_27",
+)
+
+
+@pytest.mark.parametrize("state", LIVING)
 def test_a_live_job_fails_nothing_however_old_its_heartbeat(ledger, root, runs, state):
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
