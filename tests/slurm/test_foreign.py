@@ -45,7 +45,7 @@ def test_with_squeues_variables_set_nothing_is_taken_for_lost_and_nothing_done_t
     waiting.submit("s0", **FILTERS)
     assert {status: n for status, n in waiting.status(**FILTERS)["counts"].items() if n} == {"submitted": ALL}
     assert "Nothing to do" in waiting.run("tick", **FILTERS).stdout
-    assert len(waiting.tokens) == 1
+    assert len(waiting.submission_ids) == 1
     waiting.nodes("resume")
     waiting.completes()
     assert_exactly_once(waiting)
@@ -53,9 +53,9 @@ def test_with_squeues_variables_set_nothing_is_taken_for_lost_and_nothing_done_t
 
 def test_with_sbatchs_variables_set_jobs_are_what_the_profile_says(waiting):
     waiting.submit("s0", **OPTIONS)
-    (token,) = waiting.tokens
+    (submission_id,) = waiting.submission_ids
     told = shown(waiting, "squeue", "-h", "-r", "-o", "%K|%P|%j|%k|%m|%a|%q|%w")
-    wanted = f"compute-p1|tt-{token}|{token}|200M|research-eemcs-st|normal|(null)"
+    wanted = f"compute-p1|tt-{submission_id}|{submission_id}|200M|research-eemcs-st|normal|(null)"
     assert sorted(told) == [f"{task}|{wanted}" for task in range(RUNS_OF_A_STUDY)]
     (job,) = {line.split("_")[0] for line in shown(waiting, "squeue", "-h", "-r", "-o", "%i")}
     described = " ".join(shown(waiting, "scontrol", "show", "job", job))
@@ -97,8 +97,8 @@ def test_every_third_task_of_a_long_array_is_cancelled_one_by_one(waiting):
     """Of what is left sacct makes a list that is longer than it shows unasked."""
     names = [f"s{number}" for number in range(20)]
     waiting.submit(*names)
-    (token,) = waiting.tokens
-    packs = whole_files.read_json(waiting.output / "submissions" / token / "submission.json")["packs"]
+    (submission_id,) = waiting.submission_ids
+    packs = whole_files.read_json(waiting.output / "submissions" / submission_id / "submission.json")["packs"]
     cancelled = [pack[0]["run_id"] for pack in packs[1::3]]
     for chosen in (cancelled[:6], cancelled[6:]):
         done = waiting.run("cancel", "--yes", *(word for run_id in chosen for word in ("--run", run_id)))
@@ -107,7 +107,7 @@ def test_every_third_task_of_a_long_array_is_cancelled_one_by_one(waiting):
     assert waiting.causes() == {"cancelled": len(cancelled)}
     counts = waiting.counts()
     assert counts["submitted"] == len(STAGES) * (len(packs) - len(cancelled))
-    unasked = ("sacct", "-n", "-X", "-P", f"--name=tt-{token}", "--format=JobID")
+    unasked = ("sacct", "-n", "-X", "-P", f"--name=tt-{submission_id}", "--format=JobID")
     wait_for(lambda: any("..." in line for line in shown(waiting, *unasked)))
     assert waiting.counts() == counts
 
@@ -155,7 +155,7 @@ def test_where_slurm_hides_what_waits_the_work_is_done_once(waiting, liar):
     """sacct's word outweighs squeue's silence; where both hide it, the jobs themselves see each other."""
     waiting.submit("s0")
     hidden = {"squeue": '$REAL "$@" | head -n 1', "sacct": '$REAL "$@" | head -n 1'}
-    (first,) = waiting.tokens
+    (first,) = waiting.submission_ids
     wait_for(lambda: shown(waiting, "sacct", "-n", "-X", f"--name=tt-{first}", "--format=JobID"))
     for name in ("squeue",) if liar == "squeue" else hidden:
         waiting.shim(name, hidden[name])
@@ -163,11 +163,11 @@ def test_where_slurm_hides_what_waits_the_work_is_done_once(waiting, liar):
         assert waiting.counts() == {"submitted": ALL}
         assert "accounting calls it alive" in " ".join(waiting.run("status").stdout.split())
         assert "Nothing to do" in waiting.run("tick").stdout
-        assert len(waiting.tokens) == 1
+        assert len(waiting.submission_ids) == 1
     else:
         assert waiting.causes() == {"lost": RUNS_OF_A_STUDY}
         assert "Submitted" in waiting.run("tick").stdout
-        assert len(waiting.tokens) == 2
+        assert len(waiting.submission_ids) == 2
     for name in hidden:
         (waiting.folder / "bin" / name).unlink(missing_ok=True)
     waiting.tell(pretrain=5)
