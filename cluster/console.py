@@ -12,8 +12,9 @@ from cluster.errors import InputError
 
 # What a terminal obeys and does not show: titles, colours and cursor moves, other control characters.
 CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN = {"highlight": False, "markup": False, "emoji": False}  # a folder may be called [red]
+console = Console(**PLAIN, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
+stderr = Console(**PLAIN, stderr=True, soft_wrap=True)
 
 
 def ask(question: str, yes: bool) -> None:

@@ -15,6 +15,7 @@ from cluster.cli.shared import app
 from cluster.console import stderr
 from cluster.errors import InputError, TinyError
 from cluster.files.whole_files import TornFile
+from cluster.ledger.store import is_spoilt
 
 
 def _show_version(asked: bool) -> None:
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stderr.print(Text(f"{type(error).__name__}: {error}", style="red"))
         sys.exit(TinyError.exit_code)
     except DatabaseError as error:
-        stderr.print(Text(f"ledger.db: {error}. `tiny-transformers ledger rebuild` makes it again.", style="red"))
+        advice = " `tiny-transformers ledger rebuild` makes it again." if is_spoilt(error) else ""
+        stderr.print(Text(f"ledger.db: {error}.{advice}", style="red"))
         sys.exit(TinyError.exit_code)
 
 

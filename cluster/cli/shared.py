@@ -21,6 +21,7 @@ from cluster.ledger.database import Ledger
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.report import score_tables
+from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import job_name
@@ -71,7 +72,7 @@ def reading_ledger(output_root: OutputRoot) -> Iterator[LedgerView]:
 
 
 def same_site(before: SourceOfWork, **overrides: Any) -> Site:
-    return Site.model_validate(before["site"] | {key: value for key, value in overrides.items() if value is not None})
+    return profiles.checked(before["site"], **overrides)
 
 
 def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[str]:

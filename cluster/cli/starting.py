@@ -14,13 +14,17 @@ from rich.text import Text
 
 from cluster.cli import completion
 from cluster.cli.shared import OUTPUT, AccountOption, DataOption, OutputOption, PartitionOption, SiteOption, app
-from cluster.console import console
+from cluster.console import console, count
 from cluster.errors import InputError
 from cluster.manifest import grids, loading
+from cluster.reconcile import session
 from cluster.sites import profiles
+from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.submit import tables
+from tiny_transformers.common.files import whole_file
 
+UNNAMED = "mycluster"  # until the cluster has said what it is called
 START = ("experiments.yaml", "site.yaml")  # what `init` copies from templates/
 NEXT = """\
     submit experiments.yaml --smoke --site local --yes --wait
@@ -100,10 +104,24 @@ def doctor(
     partition: PartitionOption = None,
     data_root: DataOption = None,
     output_root: OutputOption = OUTPUT,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE.yaml", help="Instead: write a site file of what SLURM says.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --write: in place of a file that is there.")
+    ] = False,
 ) -> None:
-    """Compare what this site offers with what its profile assumes."""
+    """Compare what this site offers with what its profile assumes, or write a profile of what it offers.
+
+    With --write what SLURM does not know (modules, the prologue, the container) is that of --site, if it is given."""
     from cluster.sites import doctor as examination
 
+    if write:
+        base = profiles.load(site) if site else Site(name=UNNAMED, scheduler="slurm")
+        _write_site(base, write, overwrite, account=account, partition=partition)
+        return
+    if overwrite:
+        raise InputError("--overwrite: is for --write FILE.yaml.")
     where = profiles.load(site or profiles.default_site(), account=account, partition=partition)
     findings = examination.examine(where, Slurm(), data_root, output_root)
     table = Table(title=f"site {where.name}", title_justify="left")
@@ -113,3 +131,26 @@ def doctor(
         table.add_row(Text(finding.mark, style=finding.colour), finding.what, finding.found)
     console.print(table)
     raise typer.Exit(2 if any(finding.mark == "wrong" for finding in findings) else 0)
+
+
+def _write_site(base: Site, path: Path, overwrite: bool, **asked: str | None) -> None:
+    from cluster.sites import drafting
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--write {path}: must end in .yaml, so that --site takes it.")
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"--write {path}: is there already. Name another file, or say --overwrite. Nothing was written."
+        )
+    if base.scheduler != "slurm":
+        raise InputError(f"--write {path}: is for a cluster, and site {base.name} has no SLURM.")
+    said = base.model_dump(mode="json", exclude_unset=True)
+    drafted = drafting.draft(profiles.checked(said, str(path), **asked), Slurm(), named=base.name != UNNAMED)
+    text = drafting.text(drafted, session.now(), str(path))
+    with whole_file(path.absolute()) as draft:
+        draft.write_text(text, encoding="utf-8")
+    console.print(f"Wrote {path}, {count(len(drafted), 'key')}.", soft_wrap=True)
+    for each in drafted:
+        if not each.read:
+            console.print(f"{each.key}: {each.source}", style="yellow", soft_wrap=True)
+    console.print(f"Look it over; then `tiny-transformers doctor --site {shlex.quote(str(path))}`.", soft_wrap=True)

@@ -197,7 +197,12 @@ class OutputRoot:
         return self.run(run_id).attempt(stage, number)
 
     def runs(self) -> list[RunDir]:
-        return [RunDir(path.parent) for path in sorted(self.path.glob("runs/*/run.json"))]
+        """Those that have a run.json. Raises OSError for a folder that cannot be read."""
+        try:
+            names = sorted(os.listdir(self.path / "runs"))
+        except FileNotFoundError:
+            return []
+        return [run for run in map(self.run, names) if run.run_json.exists()]
 
     def submission(self, submission_id: str) -> SubmissionDir:
         return SubmissionDir(self.path / "submissions" / submission_id)

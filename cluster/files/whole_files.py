@@ -29,10 +29,18 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
         raise
 
 
-def read_json(path: Path, absent: Any = None) -> Any | None:
-    """Return the value of a file, or `absent` if there is none. Raises TornFile."""
+def read(path: Path) -> bytes:
+    """Return what a file holds. Raises OSError, which names it: Python does not name a file that was opened."""
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_json(path: Path, absent: Any = None) -> Any | None:
+    """Return the value of a file, or `absent` if there is none. Raises TornFile, and OSError if it cannot be read."""
+    try:
+        text = read(path)
     except (FileNotFoundError, NotADirectoryError):
         return absent
     except IsADirectoryError:

@@ -4,6 +4,7 @@ One writer, who holds `ledger.lock`; a rollback journal, since SQLite's WAL does
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.errors import OldLedger
+from cluster.files import whole_files
 from cluster.files.records import AttemptRow
 from cluster.files.statuses import STUCK, StageStatus
 from cluster.ledger.rows import StageRow
@@ -22,12 +24,43 @@ with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
 
 
+def may_not_write(error: Exception) -> bool:
+    """Whether it says that this user, or anybody from here, may only read."""
+    if isinstance(error, sqlite3.OperationalError):
+        return _primary(error) == sqlite3.SQLITE_READONLY
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_spoilt(error: sqlite3.DatabaseError) -> bool:
+    """Whether it says that the ledger's content is not a ledger's: not that it could not be read or written."""
+    return _primary(error) not in (
+        sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+    )  # fmt: skip
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """SQLite's code, without what its higher bits add. One that Python itself raised has none."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+@contextmanager
+def in_the_systems_words(path: Path) -> Iterator[None]:
+    """Raise OSError where SQLite says no more than that it could not read the ledger `path`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if _primary(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            whole_files.read(path)
+        raise
+
+
 class Store:
     """An open ledger. To read only, it raises OldLedger for one that it would have to change."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if read_only:
-            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
             if migrate.pending(Database(connection)):
                 connection.close()
                 raise OldLedger(

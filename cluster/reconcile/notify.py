@@ -79,7 +79,7 @@ def tell(output_root: OutputRoot) -> None:
             if event.kind in settings["events"]:
                 _tell_once(output_root, settings["command"], event)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the command
-        stderr.print(f"notify: {type(error).__name__}: {error}", style="yellow", soft_wrap=True, markup=False)
+        stderr.print(f"notify: {type(error).__name__}: {error}", style="yellow", soft_wrap=True)
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def _tell_once(root: OutputRoot, command: str, event: Event) -> None:
     whole_files.write_json(path, {**mine, "outcome": problem or "sent"})
     if problem:
         after = f"tried again in {AGAIN:.0f} s or later" if number < TRIES else "not tried again"
-        stderr.print(f"notify: {event.message}: {problem}; {after}.", style="yellow", soft_wrap=True, markup=False)
+        stderr.print(f"notify: {event.message}: {problem}; {after}.", style="yellow", soft_wrap=True)
 
 
 def _run(command: str, root: OutputRoot, event: Event) -> str | None:

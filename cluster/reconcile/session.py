@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from sqlite3 import OperationalError
 
 from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
 from cluster.files import whole_files
@@ -14,6 +16,7 @@ from cluster.files.statuses import GIVEN_UP
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.ledger.rows import SubmissionRow
+from cluster.ledger.store import in_the_systems_words, may_not_write
 from cluster.reconcile import intents, notify, reconciling
 from cluster.slurm import environment
 from cluster.slurm.answers import job_name
@@ -54,8 +57,10 @@ def writing(
         return
     if not output_root.ledger.exists() and output_root.runs():
         need_ledger(output_root)
+    held = False
     try:
-        with locked(output_root.lock):
+        with locked(output_root.lock), in_the_systems_words(output_root.ledger):
+            held = True
             ledger = Ledger(output_root.ledger)
             try:
                 if _reconcile(ledger, output_root, slurm) == "unreachable":
@@ -68,33 +73,54 @@ def writing(
             finally:
                 ledger.close()
     finally:
-        if not dry_run:
+        if held and not dry_run:
             notify.tell(output_root)  # with the ledger unlocked
 
 
 @contextmanager
 def reading(output_root: OutputRoot, slurm: Slurm | None) -> Iterator[tuple[LedgerView, str | None]]:
-    """The ledger, reconciled if nobody else is at it; with a warning if somebody is. Without `slurm` only the files
-    are read, and what SLURM said last stands."""
+    """The ledger, reconciled if nobody else is at it and it may be written; else as it is, with a warning. Without
+    `slurm` only the files are read, and what SLURM said last stands."""
     if not output_root.ledger.exists():
         need_ledger(output_root)
     warning = None
-    try:
-        with locked(output_root.lock, wait=WAIT):
-            ledger = Ledger(output_root.ledger)
-            answer: str = _reconcile(ledger, output_root, slurm) if slurm else _read_files(ledger, output_root)
-    except LedgerBusy as busy:
-        warning = f"{busy} What follows is its last state."
+    with in_the_systems_words(output_root.ledger):
         try:
-            ledger = Ledger(output_root.ledger, read_only=True)
-        except OldLedger as old:
-            raise OldLedger(f"{busy} {old}") from None
-        answer = ledger.recall("slurm") or "none"
+            with locked(output_root.lock, wait=WAIT):
+                ledger, answer = _brought_up_to_date(output_root, slurm)
+        except (LedgerBusy, OSError, OperationalError) as problem:
+            if not isinstance(problem, LedgerBusy) and not may_not_write(problem):
+                raise
+            why = _told(output_root, problem)
+            warning = f"{why} What follows is its last state."
+            try:
+                ledger = Ledger(output_root.ledger, read_only=True)
+            except OldLedger as old:
+                raise OldLedger(f"{why} {old}") from None
+            answer = ledger.recall("slurm") or "none"
+        try:
+            yield LedgerView(ledger, ledger.recall("as_of") or "never", answer), warning
+            if os.access(output_root.path, os.W_OK):
+                notify.tell(output_root)
+        finally:
+            ledger.close()
+
+
+def _told(output_root: OutputRoot, problem: Exception) -> str:
+    if isinstance(problem, LedgerBusy):
+        return str(problem)
+    if isinstance(problem, OSError):
+        return f"{problem.filename or output_root.path}: {problem.strerror}."
+    return f"{output_root.ledger}: {problem}."
+
+
+def _brought_up_to_date(output_root: OutputRoot, slurm: Slurm | None) -> tuple[Ledger, str]:
+    ledger = Ledger(output_root.ledger)
     try:
-        yield LedgerView(ledger, ledger.recall("as_of") or "never", answer), warning
-        notify.tell(output_root)
-    finally:
+        return ledger, _reconcile(ledger, output_root, slurm) if slurm else _read_files(ledger, output_root)
+    except BaseException:
         ledger.close()
+        raise
 
 
 def made_here(ledger: Ledger, output_root: OutputRoot) -> list[SubmissionRow]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.files.folders import OutputRoot
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import minutes, number_in
-from cluster.slurm.queries import Slurm
+from cluster.slurm.queries import Slurm, qualities
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
@@ -24,7 +24,7 @@ IN_JOB = "SLURM_JOB_ID"
 
 @dataclass(frozen=True)
 class Finding:
-    mark: str  # fine, wrong (a submission would fail), unknown
+    mark: str  # fine, wrong (a submission would fail), unknown, take care
     what: str
     found: str
 
@@ -35,7 +35,7 @@ class Finding:
 
 def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path) -> list[Finding]:
     findings = [Finding("fine", "Python", f"{sys.version.split()[0]}, {sys.executable}"), _writable(output_root)]
-    findings.append(_data(data_root))
+    findings += [_data(data_root), *_scratch(site, OutputRoot(output_root)), *_container(site)]
     if site.scheduler == "local":
         findings.append(
             Finding("fine", "this machine", f"{site.cpus} CPUs, {site.gpus} GPUs, {site.local_slots} at a time")
@@ -78,6 +78,22 @@ def _writable(output_root: Path) -> Finding:
     except OSError as error:
         return Finding("wrong", "OUTPUT_ROOT", f"{output_root}: {error}")
     return Finding("fine" if free > 10 else "wrong", "OUTPUT_ROOT", f"{output_root}: {free:,.0f} GB free")
+
+
+def _scratch(site: Site, root: OutputRoot) -> Iterator[Finding]:
+    if site.scratch and any(path.is_relative_to(site.scratch) for path in (root.path.absolute(), root.path.resolve())):
+        yield Finding(
+            "take care",
+            "scratch",
+            f"{site.scratch} has no backup, and what nobody uses there is removed. Save the results elsewhere: "
+            f"`tiny-transformers report --export ~/results.tar.gz{root.options}`",
+        )
+
+
+def _container(site: Site) -> Iterator[Finding]:
+    if site.container:
+        there = Path(site.container).exists()
+        yield Finding("fine" if there else "wrong", "container", f"{site.container}{'' if there else ': is not there'}")
 
 
 def _data(data_root: Path | None) -> Finding:
@@ -130,12 +146,27 @@ def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
         "memory per CPU",
         f"at most {cap} MB; the profile asks for {site.memory_per_cpu}",
     )
+    yield from _of_a_job(site, partition, slurm)
     nodes = slurm.nodes(site.partition)
-    yield Finding("fine" if nodes else "unknown", "nodes", "; ".join(nodes or ["no answer"]))
+    yield Finding("fine" if nodes else "unknown", "nodes", "; ".join(map(str, nodes or [])) or "no answer")
     if site.gpus and nodes:
-        counts = [int(number) for line in nodes for number in re.findall(r"gpu:[^,(]*?(\d+)(?:\(|,|$)", line)]
+        counts = [number for kind in nodes for number in kind.gpus.values()]
         enough = any(count >= site.gpus for count in counts)
         yield Finding("fine" if enough else "wrong", "GPUs of a node", f"{counts or 'none'}; a pack takes {site.gpus}")
+
+
+def _of_a_job(site: Site, partition: Mapping[str, str], slurm: Slurm) -> Iterator[Finding]:
+    """What the QOS of the partition, and the job's own, let one job have."""
+    names = qualities(partition, site.qos)
+    most, qos = slurm.most_of_a_job(names), " and ".join(names)
+    if most is None:
+        yield Finding("unknown", f"QOS {qos}", "sacctmgr did not answer: how much one job may have is not known")
+        return
+    asked = {"cpu": site.cpus, "gres/gpu": site.gpus, "mem": site.cpus * site.memory_per_cpu}
+    for name, number in asked.items():
+        if name in most:
+            found = f"at most {most[name]}, by QOS {qos}; a pack asks for {number}"
+            yield Finding("fine" if number <= most[name] else "wrong", f"{name} of a job", found)
 
 
 def _account(site: Site, slurm: Slurm) -> Finding:

@@ -3,19 +3,69 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from cluster.files.causes import Cause
 from tiny_transformers.settings.base import Settings
 
 SHIPPED = Path(__file__).parent
+# What tiny-transformers tells sbatch itself -> the profile's key for it, if there is one.
+OWN_OPTIONS = {
+    "account": "account", "partition": "partition", "qos": "qos", "time": "max_time", "cpus-per-task": "cpus",
+    "mem-per-cpu": "memory_per_cpu", "mem-per-gpu": "memory_per_cpu", "mem": "memory_per_cpu",
+    "signal": "signal_delay", "array": "max_tasks_at_once", "requeue": "requeues", "no-requeue": "requeues",
+    "job-name": "", "comment": "", "output": "", "error": "", "input": "", "open-mode": "", "nodes": "", "ntasks": "",
+    "ntasks-per-node": "", "kill-on-invalid-dep": "", "parsable": "", "wait": "", "wrap": "", "test-only": "",
+    "help": "", "usage": "", "version": "",
+}  # fmt: skip
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+def _lines(text: str) -> str:
+    _line(text.replace("\n", "").replace("\t", ""))
+    return text
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("is no name of a variable: letters, digits and _, and no digit first")
+    return name
+
+
+def _option(name: str) -> str:
+    """As sbatch spells it. It takes abbreviations, so that `arr` is `array`, too."""
+    option = name.replace("_", "-")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+        raise ValueError("is no option of sbatch: small letters, digits and -, without the -- before it")
+    own = next((each for each in OWN_OPTIONS if each.startswith(option)), None)
+    if own:
+        key = OWN_OPTIONS[own]
+        raise ValueError(f"is for tiny-transformers to set{f', by {key}' if key else ''}; take it out")
+    return option
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, str | int | float | None):
+        raise ValueError("must be a word or a number, true, or null, which leaves it out; put a date in quotes")
+    return _line(value) if isinstance(value, str) else value
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Variables = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_lines)]]
+Options = dict[Annotated[str, AfterValidator(_option)], Annotated[Any, AfterValidator(_value)]]
 
 
 class Rule(Settings):
@@ -48,7 +98,9 @@ class Notify(Settings):
 
 
 class Site(Settings):
-    name: str
+    """A profile. Its values get into a job's script, where each stays one value: no shell and no sbatch takes more."""
+
+    name: Line
     scheduler: Literal["slurm", "local"]
     # one pack, that is one array task
     gpus: NonNegativeInt = 0  # per pack; a local pack takes what the machine has
@@ -62,9 +114,9 @@ class Site(Settings):
     runs_per_pack: PositiveInt | None = None  # null: as many as slots, or more if max_jobs is few
     flops: Annotated[float, Field(gt=0)] = 1e13  # FLOP/s that training reaches on one pack, until measured
     # the scheduler
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
     min_time: PositiveInt = 30  # minutes; the least that is asked for
     max_time: PositiveInt = 1_440  # minutes
     max_array_size: PositiveInt = 1_001  # as slurm.conf's MaxArraySize: indices 0 to 1000
@@ -76,12 +128,15 @@ class Site(Settings):
     retry: dict[Cause, Rule] = {}  # a cause's rule in place of the built-in one (docs/orchestration.md)
     breaker: PositiveInt | None = 5  # stop submitting after so many failures of one kind in a row; null: never
     notify: Notify | None = None
-    sbatch: dict[str, Any] = {}  # further #SBATCH options, such as {constraint: a100}
+    sbatch: Options = {}  # further #SBATCH options, such as {constraint: a100}; null leaves one out
     # the job's prologue
-    prologue: str = "slurm.sh.j2"  # a template of templates/, or a path
-    modules: tuple[str, ...] = ()
-    environment: dict[str, str] = {}
-    python: str | None = None  # the interpreter of the jobs; null: the one that submits
+    prologue: Line = "slurm.sh.j2"  # a template of templates/, or a path
+    modules: tuple[Line, ...] = ()
+    environment: Variables = {}
+    python: Line | None = None  # the interpreter of the jobs; null: the one that submits
+    container: Line | None = None  # an Apptainer image, in which the jobs' Python runs
+    binds: tuple[Line, ...] = ()  # folders that a container sees besides those of the runs, the logs and the data
+    scratch: Line | None = None  # a folder below which the site removes what nobody uses; `doctor` warns
 
     def with_rules(self, rules: Mapping[Cause, Rule], notify: Notify | None = None) -> Site:
         """With a manifest's own rules in place of the profile's."""
@@ -120,15 +175,27 @@ def load(name: str, **overrides: Any) -> Site:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(profile, dict):
         raise InputError(f"{path}: must be a mapping of settings.")
+    site = checked(profile, str(path), **overrides)
+    return _local_machine(site) if site.scheduler == "local" else site
+
+
+def checked(
+    profile: Mapping[str, Any],
+    where: str = "the profile of an earlier submission (give another with --site)",
+    **overrides: Any,
+) -> Site:
+    """A profile with overrides, of which those that are None are left out. Raises InputError, which says `where`."""
     try:
-        site = Site.model_validate(profile | {key: value for key, value in overrides.items() if value is not None})
+        site = Site.model_validate({**profile, **{key: value for key, value in overrides.items() if value is not None}})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = did_you_mean(key, Site.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
-        raise InputError(f"{path}: {key}: {first['input']!r}: {hint}") from None
-    refuse_other_clusters(site, str(path))
-    return _local_machine(site) if site.scheduler == "local" else site
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        hint = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            hint = did_you_mean(key, Site.model_fields)
+        raise InputError(f"{where}: {key if key.isprintable() else repr(key)}: {first['input']!r}: {hint}") from None
+    refuse_other_clusters(site, where)
+    return site
 
 
 def refuse_other_clusters(site: Site, where: str) -> None:

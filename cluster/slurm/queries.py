@@ -26,6 +26,27 @@ class Limits:
     max_time: int | None = None  # minutes
 
 
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes that are alike."""
+
+    number: int
+    cpus: int
+    memory: int  # MB
+    resources: str  # generic ones, in SLURM's words
+
+    @property
+    def gpus(self) -> dict[str, int]:
+        """Type -> number on one node; the type is empty where the site gives none."""
+        found = re.findall(r"\bgpu(?::([^:,()]+))??:(\d+)(?=[(,]|$)", self.resources)
+        return {kind: int(number) for kind, number in found}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.number} node{'s' if self.number > 1 else ''}, {self.cpus} CPUs, {self.memory} MB, {self.resources}"
+        )
+
+
 class Slurm:
     """A SLURM cluster as its command-line clients show it."""
 
@@ -81,11 +102,28 @@ class Slurm:
         words = next((line.split() for line in shown.stdout.split("\n") if line.startswith("PartitionName=")), [])
         return dict(pair.partition("=")[::2] for pair in words) or None
 
-    def nodes(self, partition: str) -> list[str] | None:
-        """A line per kind of node: count, CPUs, memory in MB, generic resources."""
-        text = _ask("sinfo", "-h", "-p", partition, "-o", "%D nodes, %c CPUs, %m MB, %G")
-        kinds = re.findall(r"^[0-9]+ nodes, [^,]* CPUs, [^,]* MB, .*$", text or "", re.MULTILINE)
-        return kinds or None
+    def default_partition(self) -> str | None:
+        """The partition of a job that names none. None: no answer, or there is no such partition."""
+        marked = [name for name in (_ask("sinfo", "-h", "-o", "%P") or "").split() if name.endswith("*")]
+        return marked[0].removesuffix("*") if marked else None
+
+    def nodes(self, partition: str) -> list[NodeKind] | None:
+        """The kinds of nodes of a partition. None: no answer."""
+        text = _ask("sinfo", "-h", "-e", "-p", partition, "-o", "%D|%c|%m|%G")
+        return None if text is None else _kinds_of_nodes(text)
+
+    def most_of_a_job(self, qualities: Sequence[str]) -> dict[str, int] | None:
+        """What one job of all these QOS may have at most, such as {"cpu": 2, "gres/gpu": 1}. None: no answer."""
+        if not qualities:
+            return {}
+        text = _ask("sacctmgr", "-n", "-P", "show", "qos", ",".join(qualities), "format=maxtresperjob")
+        if text is None:
+            return None
+        most: dict[str, int] = {}
+        for name, number in re.findall(r"([\w/:.-]+)=(\d+[KMGT]?)", text):
+            value = int(answers.megabytes(number) if name == "mem" else number.rstrip("KMGT"))
+            most[name] = min(value, most.get(name, value))
+        return most
 
     def limits(self, account: str | None, qos: str | None) -> Limits | None:
         """The narrowest of the association's, its account's and the QOS's. None: no answer, or no accounting."""
@@ -144,6 +182,11 @@ def _table(heading: str, fields: str, *what: str) -> list[list[str]] | None:
     return None if text is None else answers.rows(text, heading, fields.count(",") + 1)
 
 
+def qualities(partition: Mapping[str, str], qos: str | None) -> list[str]:
+    """The QOS that limit a job: that of its partition, in scontrol's words, and its own."""
+    return [name for name in (partition.get("QoS"), qos) if name and name not in ("N/A", "(null)")]
+
+
 def _limits(submit: Sequence[str], jobs: Sequence[str], wall: str) -> Limits:
     return Limits(_least(map(answers.number_in, submit)), _least(map(answers.number_in, jobs)), answers.minutes(wall))
 
@@ -168,3 +211,10 @@ def _run(*command: str) -> subprocess.CompletedProcess[str] | None:
 def _ask(*command: str) -> str | None:
     shown = _run(*command)
     return shown.stdout if shown and shown.returncode == 0 else None
+
+
+def _kinds_of_nodes(text: str) -> list[NodeKind] | None:
+    """Return what sinfo says of nodes; None: not a line is in its form."""
+    lines = re.findall(r"^([0-9]{1,9})\|([0-9]{1,9})\+?\|([0-9]{1,12})\+?\|(.*)$", text, re.MULTILINE)
+    kinds = [NodeKind(int(number), int(cpus), int(memory), resources) for number, cpus, memory, resources in lines]
+    return kinds or None

@@ -17,6 +17,7 @@ from cluster.files.documents import Intent, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.reconcile import session
+from cluster.sites import profiles
 from cluster.sites.profiles import Site
 
 T = TypeVar("T")
@@ -35,13 +36,13 @@ class EarlierSubmissions:
 
     def site(self, submission_id: str) -> Site:
         intent = self._intent(submission_id)
-        return Site.model_validate(intent["site"]) if intent else self.any_site()
+        return profiles.checked(intent["site"]) if intent else self.any_site()
 
     def any_site(self) -> Site:
         last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
         if last is None:
             raise nothing_submitted(self._root)
-        return Site.model_validate(last["site"])
+        return profiles.checked(last["site"])
 
     def sources(self, run_ids: Collection[str]) -> dict[str, SourceOfWork]:
         """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused has none, nor what nobody

@@ -34,6 +34,8 @@ from tiny_transformers.settings.stages import STAGES
 PICKLE = "pack.pkl"  # one for all tasks of an array
 EMPTY: Mapping[tuple[str, str], int] = {}
 REQUEUES = 1_000  # submitit's own limit; `PackJob.checkpoint` has the site's
+# What is filled in in the name of a log: by SLURM ("filename pattern" in sbatch's manual), and by submitit.
+NAME_PARTS = {"slurm": ("%", "\\"), "local": ("%j", "%t", "%A", "%a")}
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,15 @@ def submit(
             "--site local. Nothing was submitted."
         )
     refuse_other_clusters(site, f"site {site.name}")  # of an older submission
+    inside = with_data(site, origin.data_root)
+    check(inside, output_root, log_dir)
     prologue(site, output_root)  # a mistake in it shows before the first intent is written
     jobs: list[str] = []
     for number, array in enumerate(arrays, 1):
         submission_id = secrets.token_hex(6)
         _intend(ledger, output_root, array, site, origin, submission_id, log_dir)
         try:
-            answer = _launch_somewhere(array, site, output_root, submission_id, log_dir)
+            answer = _launch_somewhere(array, inside, output_root, submission_id, log_dir)
         except SubmitError as error:
             whole_files.write_json(
                 output_root.submission(submission_id).answer,
@@ -135,7 +139,7 @@ def describe(
         "minutes": array.resources.minutes,
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
-        "requeues": site.requeues,
+        "requeues": 0 if site.container else site.requeues,  # within it there is no scontrol
         "packs": [_described(pack, done) for pack in array.packs],
     }
 
@@ -199,18 +203,60 @@ def script(array: Array, site: Site, output_root: OutputRoot, submission_id: str
     ]
     options["setup"] = [*link, *options["setup"]]
     return _make_sbatch_string(
-        command=_command(site, folder), folder=folder, map_count=count if count > 1 else None, **options
+        command=f"{_python(site, output_root, log_dir)} -u -m submitit.core._submit {shlex.quote(str(folder))}",
+        folder=folder,
+        map_count=count if count > 1 else None,
+        **options,
     )
 
 
-def _command(site: Site, folder: Path) -> str:
-    python = shlex.quote(site.python or sys.executable)
-    return f"{python} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+def with_data(site: Site, data_root: Path | None) -> Site:
+    """The site as a job starts there: its container, if it has one, sees the data, too."""
+    if site.container is None or data_root is None:
+        return site
+    _check_bind("--data-root", data_root.resolve())
+    return site.model_copy(update={"binds": (*site.binds, str(data_root.resolve()))})
+
+
+def _python(site: Site, root: OutputRoot, log_dir: Path) -> str:
+    """The shell words that start the jobs' Python, in the site's container if it has one. What the prologue has set
+    is set in there, too."""
+    if site.container is None:
+        return shlex.quote(site.python or sys.executable)
+    folders = dict.fromkeys((str(root.path.resolve()), str(log_dir), *site.binds))
+    binds = [word for folder in folders for word in ("--bind", folder)]
+    words = ["apptainer", "exec", *(["--nv"] if site.gpus else []), *binds, site.container, site.python or "python3"]
+    return shlex.join(words)
 
 
 def prologue(site: Site, output_root: OutputRoot) -> list[str]:
     """The shell lines before Python. Raises InputError if the site's template is wrong or not there."""
-    return render(site.prologue, **site.model_dump(), cache=output_root.cache.resolve()).splitlines()
+    return render(site.prologue, **site.model_dump(), cache=output_root.cache.resolve()).removesuffix("\n").split("\n")
+
+
+def check(site: Site, output_root: OutputRoot, log_dir: Path) -> None:
+    """Raises InputError if a folder's name means more than a name to whom it is given."""
+    for option, folder in (("--output-root", output_root.path.resolve()), ("--log-dir", log_dir)):
+        if not str(folder).isprintable():
+            raise InputError(
+                f"{option} {str(folder)!r}: has characters that cannot be printed, or that are no UTF-8. Give another "
+                "folder. Nothing was submitted."
+            )
+        if site.container:
+            _check_bind(option, folder)
+    if odd := [part for part in NAME_PARTS[site.scheduler] if part in str(log_dir)]:
+        raise InputError(
+            f"--log-dir {log_dir}: has {' and '.join(odd)} in its name, which would not be taken as it is, but filled "
+            "in with a job's number and the like: the jobs would fail. Give another folder. Nothing was submitted."
+        )
+
+
+def _check_bind(option: str, folder: Path) -> None:
+    if ":" in str(folder) or "," in str(folder):
+        raise InputError(
+            f"{option} {folder}: has a colon or a comma in its name, so that Apptainer cannot be told to show it to a "
+            "container. Give another folder. Nothing was submitted."
+        )
 
 
 def _before(number: int) -> str:
@@ -223,7 +269,9 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
     """submitit's words for one array. srun, because SLURM sends USR2 to steps only; it is told the CPUs again because
     on 22.05 to 23.02 it does not take them from the job."""
     resources = array.resources
-    further = {"requeue": True, "kill-on-invalid-dep": "yes"} | site.sbatch
+    asked = {"requeue": True, "kill-on-invalid-dep": "yes", **site.sbatch}
+    nodes = asked.pop("exclude", None)  # of the profile, besides those where something failed
+    exclude = [*resources.exclude, *([str(nodes)] if nodes else [])]
     options: dict[str, Any] = {
         "job_name": job_name(submission_id),
         "comment": submission_id,
@@ -241,8 +289,12 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
         "setup": prologue(site, root),
         "srun_args": ["--cpus-per-task", str(resources.cpus)],
         "stderr_to_stdout": True,
-        "exclude": ",".join(resources.exclude) or None,
-        "additional_parameters": {key: value for key, value in further.items() if value is not None},
+        "exclude": ",".join(exclude) or None,
+        "additional_parameters": {
+            option.replace("-", "_"): value
+            for option, value in asked.items()
+            if value is not None and value is not False
+        },
     }
     # submitit's own wckey is left out, which a site that checks them refuses.
     return {key: value for key, value in options.items() if value is not None} | {"wckey": None}
@@ -287,7 +339,7 @@ def _launch_slurm(
 def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
     import submitit
 
-    executor = submitit.LocalExecutor(folder, python=site.python and shlex.quote(site.python))
+    executor = submitit.LocalExecutor(folder, python=_python(site, root, folder.parent))
     # The pack outlives this command, its terminal and its pipes: Ctrl-C and a hang-up are not for it.
     detach = ["trap '' INT HUP", f"exec >> {shlex.quote(str(folder / 'controller.out'))} 2>&1 < /dev/null"]
     script = folder / "prologue.sh"

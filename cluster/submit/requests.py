@@ -106,7 +106,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
                 _record(where, ledger, request, origin)
                 where.output_root.paused.unlink(missing_ok=True)
             return request
-        show(request, where, origin.asked_by)
+        show(request, where, origin.asked_by, origin.data_root)
         if where.dry_run:
             return request
         if where.yes:

@@ -20,6 +20,7 @@ from cluster.files.statuses import LIVE
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing
 from cluster.reconcile import reconciling, session
+from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.submit import dispatch, requests
@@ -185,7 +186,7 @@ def _go_on(
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
     requests.check_data(runs, data)
-    site = site or Site.model_validate(source["site"])
+    site = site or profiles.checked(source["site"])
     request = requests.compose(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     requests.carry_out(where, ledger, request, origin)
     say_held(request, "tick")

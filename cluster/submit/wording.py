@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from rich.text import Text
 
@@ -15,7 +16,8 @@ from cluster.submit.dispatch import Request, SubmitOptions
 LISTED_RUNS = 60  # a dry run of more shows the studies only
 
 
-def show(request: Request, where: SubmitOptions, asked_by: str) -> None:
+def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path | None) -> None:
+    """Raises InputError for folders that no job could use: before anything is recorded."""
     unit = "GPU-hours" if request.site.gpus else "hours"
     arrays = [*request.arrays, *request.held]
     if where.dry_run and len(request.items) <= LISTED_RUNS:
@@ -23,6 +25,8 @@ def show(request: Request, where: SubmitOptions, asked_by: str) -> None:
     if where.dry_run:
         console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
         console.print(tables.stages_table(arrays, request.runs, unit, request.measured))
+    site = launch.with_data(request.site, data_root)
+    launch.check(site, where.output_root, where.log_dir.resolve())
     shown: list[packing.Resources] = []
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)
@@ -32,7 +36,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str) -> None:
         )
         if where.dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else the same script
             shown.append(array.resources)
-            text = launch.script(array, request.site, where.output_root, "TOKEN", where.log_dir.resolve())
+            text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
     basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"

@@ -279,6 +279,27 @@ def test_doctor_finds_the_test_site_as_its_profile_says(command, tmp_path):
     assert "the profile's max_array_size is 1001" in refused.stdout
 
 
+@pytest.mark.usefixtures("slurm")
+def test_a_site_file_that_doctor_writes_is_one_to_submit_by(command, tmp_path):
+    made = ("doctor", "--partition", "gpu-a100-small", "--account", "research-eemcs-st", "--write", "made.yaml")
+    command(*made)
+    site = yaml.safe_load((tmp_path / "made.yaml").read_text())
+    told = {"name": "delftbox", "gpus": 1, "mig": True, "cpus": 2, "memory_per_cpu": 8000, "max_time": 240}
+    assert told.items() <= (site | {"max_array_size": 101}).items()
+    assert "wrong" not in command("doctor", "--site", "made.yaml").stdout
+    shown = command("submit", "experiments.yaml", "--site", "made.yaml", "--dry-run").stdout
+    assert "gpu-a100-small 1 GPU, 2 CPUs, 16,000 MB" in shown
+    assert command(*made, check=False).returncode == 2
+    assert "Wrote made.yaml" in command(*made, "--overwrite").stdout
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_runs_and_logs_may_lie_in_folders_of_odd_names(command):
+    where = ("--output-root", "-50%j\\ [b] 'x' ö")
+    command(*SUBMIT, "--study", "second", *where, "--log-dir", "-a 'b' (c) #$d", "--yes", "--wait")
+    assert status(command, *where)["counts"]["completed"] == 16
+
+
 @pytest.fixture
 def narrow_account(slurm):  # noqa: ARG001
     """An account that may have three jobs waiting and running."""

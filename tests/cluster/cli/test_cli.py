@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,37 @@ def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(comman
     assert "Nothing is missing: 7 runs, 28 stage runs, 28 completed." in again.stdout
     for run in (tmp_path / "output" / "runs").iterdir():
         assert (run / "done.txt").read_text().split() == STAGES
+
+
+def test_folders_may_have_odd_names(command):
+    where = ("--output-root", "-[/b] 50%41?#'ö")
+    done = command(*SUBMIT, "--study", "second", *where, "--log-dir", "a\\b [red]", "--yes", "--wait")
+    assert status(command, *where)["counts"]["completed"] == 16, done.stdout
+    assert f"{where[1]}/ledger.db: 4 runs" in command("ledger", "rebuild", *where).stdout
+    refused = command(*SUBMIT, "--study", "first", "--log-dir", "100%job", "--yes", check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "100%job: has %j in its name" in refused.stderr
+    assert status(command)["runs"] == []
+
+
+def test_jobs_run_in_a_container(command, tmp_path):
+    image, apptainer = tmp_path / "image.sif", tmp_path / "bin" / "apptainer"
+    apptainer.parent.mkdir()
+    apptainer.write_text(f"""#!/bin/sh
+echo "$@" >> {tmp_path}/called
+while [ "$1" != "{image}" ]; do shift; done
+shift
+exec "$@"
+""")
+    apptainer.chmod(0o755)
+    site = tmp_path / "site.yaml"
+    site.write_text(f"{site.read_text()}container: {image}\npython: {sys.executable}\nbinds: [/opt]\n")
+    path = os.environ | {"PATH": f"{apptainer.parent}:{os.environ['PATH']}"}
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", env=path)
+    assert status(command)["counts"]["completed"] == 16
+    binds = " ".join(f"--bind {folder}" for folder in (tmp_path / "output", tmp_path / "slurm_logs", "/opt"))
+    (called,) = (tmp_path / "called").read_text().splitlines()
+    assert re.fullmatch(rf"exec (--nv )?{binds} {image} {sys.executable} -u -m submitit.*", called)
 
 
 def test_models_lists_each_distinct_model_with_its_exact_count(command):
@@ -370,6 +402,12 @@ def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
     assert (folder / "index.html").exists()
 
 
+def keep_scores(folder, run_id, good):
+    """Of four pairs, in each of which the bad sentence has -2."""
+    kept = pairs.KeptPairs({"binding": "sha"}, np.array([4]), np.arange(4), np.full(4, good), np.full(4, -2.0), {})
+    pairs.write(folder / "output" / "runs" / run_id / PAIR_SCORES, kept)
+
+
 def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
     command(*SUBMIT, "--study", "second", "--yes", "--wait")
     ids = [run["run_id"] for run in status(command)["runs"]][:2]
@@ -378,8 +416,7 @@ def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
     assert f"({ids[0]}) has no scores of pairs" in refused.stderr
     assert refused.stdout == ""
     for run_id, good in zip(ids, (-1.0, -3.0), strict=True):
-        kept = pairs.KeptPairs({"binding": "sha"}, np.array([4]), np.arange(4), np.full(4, good), np.full(4, -2.0), {})
-        pairs.write(tmp_path / "output" / "runs" / run_id / PAIR_SCORES, kept)
+        keep_scores(tmp_path, run_id, good)
     told = command("compare", *ids).stdout
     assert told.splitlines()[0].startswith("a: ")
     assert "4 pairs: both right 0, a alone 4, b alone 0, neither 0" in told
@@ -404,6 +441,75 @@ def test_a_held_ledger_is_still_shown(command, tmp_path):
     lock.unlink()
 
 
+MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+
+
+def who_may_only_read(folder, way):
+    """The words before a command that may not write there, as another user, or on a disk that is mounted read-only."""
+    root = os.geteuid() == 0
+    if way == "mounted":
+        words = ["unshare", "-m" if root else "-rm", "sh", "-c", MOUNTED, "sh", str(folder)]
+    else:
+        subprocess.run(["chmod", "-R", "a-w", str(folder)], check=True)
+        rights = "-dac_override,-dac_read_search"  # with which root writes anywhere
+        words = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if root else []
+    if words and (shutil.which(words[0]) is None or subprocess.run([*words, "true"], check=False).returncode):
+        pytest.skip(f"{words[0]} is not here, or not allowed")
+    return words
+
+
+@pytest.mark.parametrize("way", ["another's", "mounted"])
+def test_who_may_only_read_sees_the_last_state_and_is_told_what_cannot_be_written(command, tmp_path, way):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    before, output = command("status").stdout, tmp_path / "output"
+    ids = [run["run_id"] for run in status(command)["runs"][:2]]
+    for run_id in ids:
+        keep_scores(tmp_path, run_id, -1.0)
+    notify = {"command": "touch TOLD", "events": ["study_finished"], "unreachable_after": 1, "retried": []}
+    (output / "notify.json").write_text(json.dumps(notify))
+    words = [*who_may_only_read(output, way), sys.executable, "-m", "cluster.cli"]
+
+    def run(*command):
+        return subprocess.run([*words, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    try:
+        shown = {name: run(name, *more) for name, *more in (
+            ("status",), ("logs", ids[0]), ("compare", *ids), ("report", "--to", "elsewhere"), ("tick",))}  # fmt: skip
+        made = run("status", "--json")
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", str(output)], check=True)
+    refused = shown.pop("tick")
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "cannot be written" in refused.stderr
+    assert {name: (done.returncode, done.stderr.count("\n")) for name, done in shown.items()} == dict.fromkeys(
+        shown, (0, 1)
+    )
+    assert all("What follows is its last state." in done.stderr for done in shown.values())
+    assert [line for line in shown["status"].stdout.splitlines() if "as of" not in line] == [
+        line for line in before.splitlines() if "as of" not in line
+    ]
+    assert json.loads(made.stdout)["counts"]["completed"] == 16
+    assert "blimp stand-in" in shown["logs"].stdout
+    assert "4 pairs: both right 4" in shown["compare"].stdout
+    assert (tmp_path / "elsewhere" / "index.html").exists()
+    assert not (tmp_path / "TOLD").exists()
+
+
+def test_what_the_system_cannot_read_is_said_in_its_words_and_nothing_is_to_be_rebuilt(command, tmp_path):
+    command(*SUBMIT, "--study", "second", "--yes", "--wait")
+    ledger = tmp_path / "output" / "ledger.db"
+    ledger.rename(tmp_path / "kept.db")
+    ledger.symlink_to("/proc/self/mem")  # which the kernel opens, and then does not read
+    for name in ("status", "tick", "report"):
+        refused = command(name, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert "Input/output error: 'output/ledger.db'" in refused.stderr
+        assert "rebuild" not in refused.stderr
+    ledger.unlink()
+    ledger.write_text("no ledger" * 1000)
+    assert "ledger rebuild` makes it again" in command("status", check=False).stderr
+
+
 def test_a_torn_result_on_disk_is_a_failure_that_can_be_rerun(command, fake_science, tmp_path):
     fake_science.write_text('{"*": {"superglue": "hang"}}')
     command(*SUBMIT, "--study", "second", "--yes")
@@ -423,6 +529,18 @@ def test_a_slurm_site_without_sbatch_is_refused(command, tmp_path):
     refused = command("submit", "experiments.yaml", "--site", "delftblue", "--yes", check=False, env=nowhere)
     assert refused.returncode == 2
     assert "there is no sbatch on this machine" in refused.stderr
+
+
+def test_doctor_writes_no_site_file_where_nothing_answers_and_over_none_that_is_there(command, tmp_path):
+    nowhere = os.environ | {"PATH": str(tmp_path)}
+    silent = command("doctor", "--write", "mine.yaml", check=False, env=nowhere)
+    assert (silent.returncode, silent.stderr.count("\n")) == (3, 1)
+    assert not (tmp_path / "mine.yaml").exists()
+    before = (tmp_path / "site.yaml").read_text()
+    refused = command("doctor", "--write", "site.yaml", check=False, env=nowhere)
+    assert refused.returncode == 2
+    assert "is there already" in refused.stderr
+    assert (tmp_path / "site.yaml").read_text() == before
 
 
 # -- tick -------------------------------------------------------------------------------------------------------------

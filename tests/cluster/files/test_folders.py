@@ -34,6 +34,24 @@ def test_a_missing_file_is_none_and_a_torn_one_is_told(tmp_path):
         whole_files.read_json(torn)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="there is no file here that cannot be read")
+def test_a_file_that_the_system_cannot_read_is_named_and_is_not_torn(tmp_path):
+    (tmp_path / "claim.json").symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error.*claim.json"):
+        whole_files.read_json(tmp_path / "claim.json")
+
+
+def test_runs_are_the_folders_with_a_run_json(tmp_path):
+    root = folders.OutputRoot(tmp_path)
+    assert root.runs() == []
+    for name in ("b", "a", "empty"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "file").touch()
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name / "run.json").touch()
+    assert root.runs() == [root.run("a"), root.run("b")]
+
+
 def test_one_of_many_claims_wins(tmp_path):
     code = (
         "import sys; from pathlib import Path; from cluster.files import whole_files\n"

@@ -33,8 +33,9 @@ def test_a_ledger_migrates_once_and_reopens(tmp_path):
 
 
 def test_a_reader_cannot_write(tmp_path):
-    Ledger(tmp_path / "ledger.db").close()
-    reader = Ledger(tmp_path / "ledger.db", read_only=True)
+    path = tmp_path / "50%41?x#y" / "ledger.db"  # which mean something in an address
+    Ledger(path).close()
+    reader = Ledger(path, read_only=True)
     with pytest.raises(Exception, match="readonly"):
         reader.remember("a", "b")
     reader.close()

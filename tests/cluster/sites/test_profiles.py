@@ -52,10 +52,28 @@ def test_an_unknown_site_names_the_nearest():
         ("name: x\nscheduler: slurm\npartitoin: gpu\n", "partitoin.*Did you mean partition"),
         ("name: x\nscheduler: pbs\n", "scheduler: 'pbs'"),
         ("name: x\nscheduler: slurm\ncpus: 0\n", "cpus: 0"),
+        ('name: x\nscheduler: slurm\naccount: "a\\nb"\n', "account: 'a.*nb': must be one line"),
+        ('name: x\nscheduler: slurm\nmodules: ["a\\tb"]\n', "modules.0: .*must be one line"),
+        ("name: x\nscheduler: slurm\nenvironment: {my-var: x}\n", "environment.my-var: .*no name of a variable"),
+        (
+            'name: x\nscheduler: slurm\nenvironment: {"A=1; x; B": x}\n',
+            "environment.A=1; x; B: .*no name of a variable",
+        ),
+        ('name: x\nscheduler: slurm\nenvironment: {A: "\\e[31m"}\n', "environment.A: .*must be one line"),
+        ('name: x\nscheduler: slurm\nsbatch: {constraint: "a\\nb"}\n', "sbatch.constraint: .*must be one line"),
+        ('name: x\nscheduler: slurm\nsbatch: {"a\\nb": x}\n', r"sbatch.a.nb.: .*no option of sbatch"),
+        ("name: x\nscheduler: slurm\nsbatch: {begin: 2030-01-01}\n", "sbatch.begin: .*put a date in quotes"),
+        ("name: x\nscheduler: slurm\nsbatch: {constraint: [a, b]}\n", "sbatch.constraint: .*must be a word"),
+        (
+            "name: x\nscheduler: slurm\nsbatch: {job-name: mine}\n",
+            "sbatch.job-name: .*is for tiny-transformers to set; take",
+        ),
+        ("name: x\nscheduler: slurm\nsbatch: {arr: 0-3}\n", "sbatch.arr: .*set, by max_tasks_at_once"),
+        ("name: x\nscheduler: slurm\nsbatch: {mem_per_cpu: 1}\n", "sbatch.mem_per_cpu: .*set, by memory_per_cpu"),
         ("a: [", "not valid YAML"),
         ("- 1", "must be a mapping"),
         ("name: x\nscheduler: slurm\nsbatch: {clusters: gpu}\n", "sbatch.clusters: .* gpu.* with SLURM_CONF="),
-        ("name: x\nscheduler: slurm\nsbatch: {M: gpu}\n", "sbatch.M: jobs would go to gpu"),
+        ("name: x\nscheduler: slurm\nsbatch: {M: gpu}\n", "sbatch.M: .M.: is no option of sbatch"),
     ],
 )
 def test_a_wrong_profile_says_where(tmp_path, text, message):
@@ -63,6 +81,12 @@ def test_a_wrong_profile_says_where(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         profiles.load(str(path))
+
+
+def test_a_profile_that_was_submitted_and_is_no_longer_taken_says_what_to_do():
+    kept = {"name": "here", "scheduler": "slurm", "sbatch": {"array": "0-3"}}
+    with pytest.raises(InputError, match="earlier submission.*--site.*sbatch.array: 'array': is for tiny-transformers"):
+        profiles.checked(kept)
 
 
 def test_where_there_is_sbatch_the_site_must_be_named(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from cluster.slurm import queries
-from cluster.slurm.queries import Slurm
+from cluster.slurm.queries import NodeKind, Slurm
 
 TOKEN = "abcdefabcdef"
 HEADING = "JOBID|ARRAY_JOB_ID|ARRAY_TASK_ID|STATE|REASON|NODELIST|ACCOUNT|COMMENT|NAME"
@@ -57,12 +57,12 @@ def test_what_a_site_prints_around_an_answer_is_not_taken_for_part_of_it(client)
     config = "echo 'ClusterName = one'; echo 'MaxArraySize  = 101'"
     partition = "echo 'PartitionName=gpu MaxTime=1:00:00'"
     client("scontrol", f"{noise}; case $2 in config) {config};; *) {partition};; esac; {noise}")
-    client("sinfo", f"{noise}; echo '4 nodes, 64 CPUs, 256000 MB, gpu:a100:4'; {noise}")
+    client("sinfo", f"{noise}; echo '4|64|256000|gpu:a100:4'; {noise}")
     slurm = Slurm()
     assert slurm.accounts() == ["mine"]
     assert slurm.configuration()["MaxArraySize"] == "101"
     assert slurm.partition("gpu")["MaxTime"] == "1:00:00"
-    assert slurm.nodes("gpu") == ["4 nodes, 64 CPUs, 256000 MB, gpu:a100:4"]
+    assert slurm.nodes("gpu") == [NodeKind(4, 64, 256_000, "gpu:a100:4")]
 
 
 def test_switched_off_accounting_has_no_record_and_a_dead_one_no_answer(client):
@@ -98,6 +98,34 @@ esac""",
     assert Slurm().limits("research", None) == queries.Limits(20, 4, 120)
     client("sacctmgr", "exit 1")
     assert Slurm().limits("research", None) is None
+
+
+def test_what_one_job_may_have_is_the_narrowest_of_its_qualities(client):
+    client("sacctmgr", "echo 'cpu=2,gres/gpu=1,mem=16G'; echo 'cpu=4,mem=8000M'; echo")
+    names = queries.qualities({"QoS": "small"}, "gold")
+    assert (names, queries.qualities({"QoS": "N/A"}, None)) == (["small", "gold"], [])
+    assert Slurm().most_of_a_job(names) == {"cpu": 2, "gres/gpu": 1, "mem": 8000}
+    assert Slurm().most_of_a_job([]) == {}
+    client("sacctmgr", "exit 1")
+    assert Slurm().most_of_a_job(names) is None
+
+
+def test_kinds_of_nodes_know_their_gpus(client):
+    lines = (
+        "Welcome | to | the | cluster",
+        "4|48|185000|(null)",
+        "10|64|512000|gpu:a100:4(S:0-1)",
+        "1|64|512000|gpu:a100_1g.10gb:28,shard:8",
+        "2|32|1+|gpu:2",
+    )
+    client("sinfo", "\n".join(f"echo '{line}'" for line in lines))
+    found = Slurm().nodes("gpu")
+    assert [kind.gpus for kind in found] == [{}, {"a100": 4}, {"a100_1g.10gb": 28}, {"": 2}]
+    assert str(found[0]) == "4 nodes, 48 CPUs, 185000 MB, (null)"
+    client("sinfo", "echo 'debug'; echo 'gpu-a100*'")
+    assert Slurm().default_partition() == "gpu-a100"
+    client("sinfo", "exit 1")
+    assert Slurm().nodes("gpu") is Slurm().default_partition() is None
 
 
 @pytest.mark.parametrize("silent", ["*qos*", "*defaultaccount*"])

@@ -1,3 +1,4 @@
+import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,94 @@ def test_the_script_for_delftblue_is_the_recorded_one(runs):
     (array,) = arrange(runs, where)
     text = launch.script(array, where, OutputRoot(Path("/scratch/me/output")), "cafe", Path("/scratch/me/slurm_logs"))
     assert text == RECORDED.read_text(), f"if the change is meant, it goes into {RECORDED.name}"
+
+
+def options_of(runs, where, tmp_path, **resources):
+    """What sbatch is told for these runs at this site: option -> value."""
+    (array,) = arrange(runs, where)
+    array = replace(array, resources=replace(array.resources, **resources))
+    text = launch.script(array, where, OutputRoot(tmp_path / "output"), "cafe", tmp_path / "logs")
+    told = [line.removeprefix("#SBATCH --").partition("=") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert len({option for option, _, _ in told}) == len(told)
+    return {option: value for option, _, value in told}
+
+
+def test_options_of_a_profile_are_added_replace_what_they_may_and_are_left_out_when_null(runs, tmp_path):
+    where = SLURM.model_copy(update={"gpus": 1, "runs_per_pack": 9})
+    plain = options_of(runs, where, tmp_path)
+    assert "wckey" not in plain
+    asked = {"wckey": None, "exclusive": False, "nice": True, "gpus_per_task": "v100:1", "exclude": "n1"}
+    where = profiles.Site.model_validate({**where.model_dump(), "sbatch": asked})
+    changed = {"nice": "", "gpus-per-task": "v100:1", "exclude": "n2,n1"}
+    assert options_of(runs, where, tmp_path, exclude=("n2",)) == {**plain, **changed}
+
+
+def test_in_a_container_delftblues_jobs_see_their_folders_and_have_what_the_prologue_has_set(runs, tmp_path):
+    image = str(tmp_path / "my image.sif")
+    where = profiles.load("delftblue", account="a").model_copy(
+        update={"container": image, "python": "/opt/python", "binds": ("/scratch/me/code:/code",), "runs_per_pack": 9}
+    )
+    (array,) = arrange(runs, where)
+    root, logs, data = OutputRoot(tmp_path / "out put"), tmp_path / "it's", tmp_path / "data"
+    (logs / "cafe").mkdir(parents=True)
+    text = launch.script(array, launch.with_data(where, data), root, "cafe", logs)
+    stand_ins = (
+        'module() { :; }; srun() { while [ "$1" != apptainer ]; do shift; done; printf \'%s\\0\' "$@" "$HF_HOME"; }'
+    )
+    told = subprocess.run(["bash", "-c", f"{stand_ins}\n{text}"], capture_output=True, text=True, check=True).stdout
+    binds = [word for folder in (root.path, logs, "/scratch/me/code:/code", data) for word in ("--bind", str(folder))]
+    started = ["apptainer", "exec", "--nv", *binds, image, "/opt/python", "-u", "-m", "submitit.core._submit"]
+    assert told.split("\0")[:-1] == [*started, str(logs / "cafe"), str(root.cache / "huggingface")]
+    assert launch.describe(array, where, root, "cafe", ORIGIN)["requeues"] == 0
+    with pytest.raises(InputError, match="--output-root .*a comma"):
+        launch.check(where, OutputRoot(tmp_path / "a,b"), logs)
+    with pytest.raises(InputError, match="--data-root .*a comma"):
+        launch.with_data(where, tmp_path / "a:b")
+
+
+ODD = """$(touch RAN) `touch RAN` "; touch RAN; " '; touch RAN; ' \\ # %j"""
+
+
+def test_a_job_script_runs_no_word_of_a_profile(runs, tmp_path):
+    lines = f"{ODD}\ntouch RAN\n\ttouch RAN"
+    asked = {
+        "modules": (ODD,),
+        "environment": {"A": lines},
+        "account": ODD,
+        "partition": ODD,
+        "sbatch": {"constraint": ODD},
+        "runs_per_pack": 9,
+    }
+    where = profiles.Site.model_validate(SLURM.model_dump() | asked)
+    (array,) = arrange(runs, where)
+    text = launch.script(
+        array, where, OutputRoot(tmp_path / ODD.replace("/", "")), "cafe", tmp_path / "lo'gs $(touch RAN)"
+    )
+    (tmp_path / "lo'gs $(touch RAN)" / "cafe").mkdir(parents=True)
+    before, _, _ = text.partition("srun ")
+    module = 'module() { printf "%s\\0" "$@"; false; }'
+    code = f"{module}; unset SLURM_ARRAY_JOB_ID; SLURM_JOB_ID=7\n{before}\nprintf '%s' \"$A\""
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"load\0{ODD}\0{where.environment['A']}"
+    assert ODD in done.stderr
+    assert not (tmp_path / "RAN").exists()
+    assert sorted(path.name for path in tmp_path.glob("*/cafe/*")) == ["7_submitted.pkl"]
+
+
+@pytest.mark.parametrize("name", ["50%j", "a\\b", "a\nb", "caf\udce9", "\u2028"])
+def test_a_folder_of_logs_that_slurm_would_take_for_a_pattern_is_refused(ledger, root, runs, tmp_path, sbatch, name):
+    sbatch("echo 41")
+    with pytest.raises(InputError, match="--log-dir .*Nothing was submitted"):
+        submit(ledger, root, runs, SLURM, tmp_path / name)
+    assert (ledger.submissions(), root.submission_ids()) == ([], set())
+
+
+def test_an_output_root_may_have_any_name_that_can_be_printed(ledger, runs, tmp_path, sbatch):
+    sbatch("echo 41")
+    for name in ("50%j %41?#", "a\\b", "größe '\"", "-x", "[red]"):
+        assert submit(ledger, OutputRoot(tmp_path / name), runs, SLURM, tmp_path) == ["41", "41"]
+    with pytest.raises(InputError, match="--output-root .*Nothing was submitted"):
+        submit(ledger, OutputRoot(tmp_path / "a\nb"), runs, SLURM, tmp_path)
 
 
 def submit(ledger, root, runs, where, tmp_path):
