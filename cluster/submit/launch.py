@@ -109,7 +109,7 @@ def _intend(
     try:
         # Before 23.02 SLURM loses the log of a job whose folder is missing.
         (log_dir / submission_id).mkdir(parents=True)
-        intent = describe(array, site, root, submission_id, origin, _done(ledger, array))
+        intent = describe(array, site, root, submission_id, origin, _done(ledger, root, array))
         whole_files.write_json(directory.submission, intent)
         with ledger.transaction():
             recording.record_intent(ledger, directory, intent)
@@ -157,12 +157,17 @@ def origin_of(site: Site, origin: Origin) -> SourceOfWork:
     }
 
 
-def _done(ledger: Ledger, array: Array) -> dict[tuple[str, str], int]:
-    """Return the newest completed attempt of each stage run that is done again, as far as the ledger knows."""
-    tried = [(item.run_id, stage) for pack in array.packs for item in pack.items for stage, number in item.stages
-             if number > 1]  # fmt: skip
-    known = {key: [row["number"] for row in ledger.history(*key) if row["status"] == "completed"] for key in tried}
-    return {key: max(numbers) for key, numbers in known.items() if numbers}
+def _done(ledger: Ledger, root: OutputRoot, array: Array) -> dict[tuple[str, str], int]:
+    """Return the newest attempt of each stage run that is done again although it has completed, as far as the ledger
+    knows. It does not know those of a run that was left out of a rebuild, which is done anew."""
+    done: dict[tuple[str, str], int] = {}
+    for item in (item for each in array.packs for item in each.items):
+        for stage in (stage for stage, number in item.stages if number > 1):
+            numbers = [attempt.number for attempt in root.run(item.run_id).attempts(stage)]
+            rows = {number: ledger.attempt(item.run_id, stage, number) for number in numbers}
+            known = [number for number, row in rows.items() if row is None or row["status"] == "completed"]
+            done |= {(item.run_id, stage): max(known)} if known else {}
+    return done
 
 
 def _described(pack: Pack, done: Mapping[tuple[str, str], int]) -> list[PackedRun]:

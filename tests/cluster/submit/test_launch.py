@@ -258,6 +258,8 @@ def test_whose_jobs_they_are_and_what_is_done_again_is_said_in_the_intent(ledger
     (row,) = ledger.submissions()
     assert row["user"] == environment.user()
     ledger.put_attempt(runs[0].id, "pretrain", 1, status="completed")
+    for stage in runs[0].stages[:2]:
+        root.run(runs[0].id).attempt(stage, 1).path.mkdir(parents=True)
     work = [choosing.item(runs[0], runs[0].stages, ledger.states()[runs[0].id], cost.Measured(1e12))]
     launch.submit(ledger, root, packing.arrange(work, {runs[0].id: runs[0]}, SLURM), SLURM, ORIGIN, tmp_path / "logs")
     (other,) = ledger.submission_ids() - {row["submission_id"]}
