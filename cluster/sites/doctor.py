@@ -55,7 +55,7 @@ def examine(site: Site, slurm: Slurm, data_root: Path | None, output_root: Path)
 
 
 def _variables() -> Iterator[Finding]:
-    """What the user has set for SLURM's commands, and what of it has no effect here."""
+    """Say what the user has set for SLURM's commands, and what of it has no effect here."""
     names = environment.left_out()
     if elsewhere := [name for name in names if name in environment.OTHER_CLUSTERS]:
         found = f"{', '.join(elsewhere)}: is not handed on: jobs go to the cluster of this login node, or of SLURM_CONF"
@@ -156,7 +156,7 @@ def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
 
 
 def _of_a_job(site: Site, partition: Mapping[str, str], slurm: Slurm) -> Iterator[Finding]:
-    """What the QOS of the partition, and the job's own, let one job have."""
+    """Say what the QOS of the partition, and the job's own, let one job have."""
     names = qualities(partition, site.qos)
     most, qos = slurm.most_of_a_job(names), " and ".join(names)
     if most is None:

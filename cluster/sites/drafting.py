@@ -1,4 +1,5 @@
-"""What a cluster says it offers -> a site file, which says of each value where it came from, or that it was not read.
+"""Write what a cluster says that it offers as a site file, which says of each value where it came from, or that it was
+not read.
 
 Only what SLURM itself knows is read; how much of a node a pack should take is proposed: the share of one GPU."""
 

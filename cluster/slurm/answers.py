@@ -1,4 +1,4 @@
-"""What SLURM's clients print -> what is known of jobs. Pure.
+"""Turn what SLURM's clients print into what is known of jobs. Pure.
 
 An answer is foreign bytes. What has our form is taken; notices, banners and jobs whose name has a line end are passed
 over; and if what is left cannot be trusted (no line in our form, not even the heading, or a last line that is cut off)

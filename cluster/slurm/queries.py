@@ -1,4 +1,4 @@
-"""What is asked of SLURM: squeue, sacct, scancel, scontrol, sinfo and sacctmgr, each with a time-out.
+"""Ask SLURM by squeue, sacct, scancel, scontrol, sinfo and sacctmgr, each with a time-out.
 
 Knowledge of a job is three-valued: what a query showed (`Job`), that it showed nothing (absent from the answer), or
 that there was no answer (None). A failed query is never taken for an empty one, nor is an answer that cannot be read:
@@ -113,7 +113,7 @@ class Slurm:
         return None if text is None else _kinds_of_nodes(text)
 
     def most_of_a_job(self, qualities: Sequence[str]) -> dict[str, int] | None:
-        """What one job of all these QOS may have at most, such as {"cpu": 2, "gres/gpu": 1}. None: no answer."""
+        """Return what one job of all these QOS may have at most, such as {"cpu": 2, "gres/gpu": 1}. None: no answer."""
         if not qualities:
             return {}
         text = _ask("sacctmgr", "-n", "-P", "show", "qos", ",".join(qualities), "format=maxtresperjob")

@@ -55,14 +55,14 @@ LIMITED = {  # a part of a limit's reason -> what it limits; the first that fits
 
 
 def never_starts(reason: str) -> str | None:
-    """What to do about a job that waits for this reason; None if it may begin by itself."""
+    """Return what to do about a job that waits for this reason; None if it may begin by itself."""
     if reason.startswith(tuple(OWNERS)) and "PerJob" in reason:
         return "it asks for more than one job may have: `cancel` it and mend the site's profile"
     return NEVER_STARTS.get(reason)
 
 
 def in_words(reason: str) -> str:
-    """What squeue's reason means to a person; itself if that is not known."""
+    """Return what squeue's reason means to a person; itself if that is not known."""
     stuck = never_starts(reason)
     if stuck:
         return stuck
