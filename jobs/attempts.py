@@ -191,7 +191,7 @@ def has_turn(run: RunDir, stage: str) -> bool:
 
 
 def _newest_completed(run: RunDir, stage: str) -> bool:
-    """Return the newest completed one of the attempts that began."""
+    """Whether the newest of the attempts that began has completed."""
     newest = next((attempt for attempt in reversed(run.attempts(stage)) if attempt.claim.exists()), None)
     return newest is not None and is_completed(newest)
 

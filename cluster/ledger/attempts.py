@@ -33,7 +33,7 @@ class Attempts(Store):
             self.sum_hours(submission_id)
 
     def sum_hours(self, submission_id: str) -> None:
-        """Sum the hours of a submission that is done anew, since an attempt of it has changed."""
+        """Sum anew the hours of a submission that is done, since an attempt of it has changed."""
         self._execute(
             f"UPDATE submission SET spent = ({SPENT}) WHERE submission_id = ? AND state = 'done'", [submission_id]
         )

@@ -174,7 +174,7 @@ def _inches(axes: Axes, point: Point) -> tuple[float, float]:
 
 
 def _step(start: tuple[float, float], end: tuple[float, float], cost: Cost) -> tuple[Box, Box]:
-    """Return the box that the front's line covers between two of its points, the first one left of the other."""
+    """Return the boxes of the front's line between two of its points, the first left of the other: across and up."""
     across, along = (start[1], end[0]) if cost.lower_is_better else (end[1], start[0])
     low, high = sorted((start[1], end[1]))
     return (start[0], across - 0.01, end[0], across + 0.01), (along - 0.01, low, along + 0.01, high)

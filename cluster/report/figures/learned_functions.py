@@ -58,7 +58,7 @@ def learned_functions(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
 
 
 def _learned(variant: Variant, root: OutputRoot) -> Iterator[Learned]:
-    """Return the learned functions of the runs whose file is whole."""
+    """Yield the learned functions of the runs whose file is whole."""
     for run in variant.runs:
         try:
             told = whole_files.read_json(root.run(run.run_id).path / FUNCTIONS)
