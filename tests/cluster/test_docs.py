@@ -173,7 +173,7 @@ def pages_of_status(text):
         ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/session.md"])
+@pytest.mark.parametrize("name", ["README.md"])
 def test_a_recorded_status_looks_like_todays(name):
     """The recorded pages of tests/cluster/status are today's. Where this fails, record anew: tests/slurm/session.py."""
     today = forms((ROOT / "tests/cluster/status/160.txt").read_text().splitlines())
