@@ -164,12 +164,26 @@ class RequestFile(SourceOfWork):
     runs: list[str]
 
 
+class ReachedLimit(TypedDict):
+    """A limit of submitted jobs that sbatch named, and that is not among those that were read."""
+
+    account: str | None
+    qos: str | None
+    partition: str | None
+    max_submit: int | None  # as it was read
+    live: int  # jobs of the account that were there
+    packs: int  # that were too many beside them
+    times: int  # that it was met, one after another
+
+
 class AnswerFile(TypedDict):
     """answer.json: what sbatch said, and what was found out since."""
 
     state: State
     job_id: NotRequired[str | None]
     message: NotRequired[str | None]
+    for_now: NotRequired[bool]  # refused, but `tick` asks again
+    limit: NotRequired[ReachedLimit]
     cancelled: NotRequired[bool]  # all of it
     cancelled_packs: NotRequired[list[int]]
     reached: NotRequired[bool]

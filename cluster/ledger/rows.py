@@ -78,7 +78,7 @@ class PackRow(TypedDict):
     running: int
     completed: int
     attempts: int
-    started: float | None  # the first
+    started: float | None  # the first; None if none has, or if the pack waits again
     ended: float | None  # the last that did
     job: str | None
     host: str | None

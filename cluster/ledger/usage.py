@@ -21,11 +21,13 @@ class Usage(Store):
         return list(rows)
 
     def open_packs(self) -> list[PackRow]:
-        """Return each pack of the submissions of which something may still happen."""
+        """Return each pack of the submissions of which something may still happen; one that had begun and waits again
+        has no start."""
         rows = self.db.query(
             f"SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs, sum(status IN {listed(LIVE)}) AS open, "
             "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
-            "min(started) AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
+            "CASE WHEN max(status = 'running' AND json_extract(progress, '$.waits_for') IS NOT NULL) THEN NULL "
+            "ELSE min(started) END AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
             "WHERE status != 'void' AND submission_id IN "
             f"(SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}) GROUP BY submission_id, pack_index"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.files import documents, processes, whole_files
 from cluster.files.causes import Cause
@@ -40,7 +40,7 @@ class EndedJob:
 @dataclass(frozen=True)
 class LiveJob:
     job: str
-    reason: str = ""  # SLURM's, while pending
+    waits_for: str | None = None  # SLURM's reason, or its state; None: it does not wait
 
 
 Fate = EndedJob | LiveJob | None  # None: unknown, so nothing is changed
@@ -81,7 +81,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
         else:
             fate = fates.get(attempt["pack_index"])
             if isinstance(fate, LiveJob) and attempt["run_id"] in first:
-                fate = LiveJob(fate.job)
+                fate = replace(fate, waits_for=None)
             first.add(attempt["run_id"])
             _settle_by_pack(opened, attempt, fate, statuses)
     opened.close_if_done()
@@ -113,11 +113,22 @@ def _settle_by_pack(
         opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
         statuses[attempt["run_id"], attempt["stage"]] = "void"
     elif isinstance(fate, LiveJob):
-        progress = json.dumps({"reason": fate.reason}) if fate.reason else attempt["progress"]
-        opened.put(attempt, job=attempt["job"] or fate.job, progress=progress)
+        opened.put(attempt, job=attempt["job"] or fate.job, progress=_waiting(attempt, fate.waits_for))
     elif isinstance(fate, EndedJob):
         _settle(opened, attempt, fate)
         statuses[attempt["run_id"], attempt["stage"]] = attempt["status"]
+
+
+def _waiting(attempt: AttemptRow, waits_for: str | None) -> str | None:
+    """Return an attempt's progress with the reason for which its job waits. One that had begun keeps what its last
+    heartbeat said, and loses the reason when its job runs again."""
+    told = json.loads(attempt["progress"]) if attempt["progress"] else {}
+    if attempt["status"] == "running":
+        told.pop("waits_for", None)
+        told |= {} if waits_for is None else {"waits_for": waits_for}
+    elif waits_for not in (None, "PENDING"):
+        told = {"reason": waits_for}
+    return json.dumps(told) if told else None
 
 
 def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
@@ -207,7 +218,7 @@ def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> 
     key = opened.key(pack_index, seen.queue)
     job = opened.job(pack_index, seen.queue)
     if job and job.live:
-        return LiveJob(key, job.reason if job.state == "PENDING" else "")
+        return LiveJob(key, job.waits_for)
     if seen.history is None:  # only accounting tells FAILED from a kill for memory, or why it left
         return _ended(opened, pack_index, key, job) if job and job.state != "FAILED" else None
     known = opened.job(pack_index, seen.history)

@@ -124,13 +124,23 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
         values |= said(told)
     else:
         beat = read_whole(directory.heartbeat, Heartbeat, torn)
-        values |= {"status": "running", "progress": json.dumps(beat) if beat else None}
+        values |= {"status": "running", "progress": _progress(beat, attempt)}
     opened.put(attempt, **values)
     opened.begun_by.pop(key_of(attempt), None)
     if result:
         opened.ledger.put_outcome(*key_of(attempt), result.get("outcome") or {})
     else:
         opened.begun_by[key_of(attempt)] = claim["restart"] if claim else 0
+
+
+def _progress(beat: Heartbeat | None, attempt: AttemptRow) -> str | None:
+    """Return the last heartbeat, and the reason for which the job waited when SLURM was last heard, if there was none
+    since."""
+    known = json.loads(attempt["progress"]) if attempt["progress"] and attempt["status"] == "running" else {}
+    told = dict(beat) if beat else {}
+    if "waits_for" in known and known.get("time") == told.get("time"):
+        told["waits_for"] = known["waits_for"]
+    return json.dumps(told) if told else None
 
 
 def said(told: ResultFile | Verdict) -> AttemptValues:

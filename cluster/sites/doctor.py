@@ -14,7 +14,7 @@ from cluster.files.folders import OutputRoot
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import minutes, number_in
-from cluster.slurm.queries import Slurm, qualities
+from cluster.slurm.queries import Slurm, names_of, qualities
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
@@ -127,28 +127,32 @@ def _controller(site: Site, slurm: Slurm) -> Iterator[Finding]:
 def _partition(site: Site, slurm: Slurm) -> Iterator[Finding]:
     if site.partition is None:
         yield Finding("unknown", "partition", "the profile names none: SLURM's default is taken")
-        return
-    partition = slurm.partition(site.partition)
+    for name in names_of(site.partition):
+        yield from _one_partition(site, name, slurm)
+
+
+def _one_partition(site: Site, name: str, slurm: Slurm) -> Iterator[Finding]:
+    partition = slurm.partition(name)
     if partition is None:
-        yield Finding("unknown", "partition", f"{site.partition}: no answer")
+        yield Finding("unknown", "partition", f"{name}: no answer")
         return
     if not partition:
-        yield Finding("wrong", "partition", f"{site.partition}: there is none of this name")
+        yield Finding("wrong", "partition", f"{name}: there is none of this name")
         return
     most = minutes(partition.get("MaxTime", "UNLIMITED"))
     fits = most is None or most >= site.max_time
     time = f"{partition.get('MaxTime')}; the profile's max_time is {site.max_time} minutes"
-    yield Finding("fine" if fits else "wrong", f"time limit of {site.partition}", time)
+    yield Finding("fine" if fits else "wrong", f"time limit of {name}", time)
     cap = partition.get("MaxMemPerCPU", "UNLIMITED")
     allowed = (number_in(cap) or site.memory_per_cpu) >= site.memory_per_cpu
     yield Finding(
         "fine" if allowed else "wrong",
         "memory per CPU",
-        f"at most {cap} MB; the profile asks for {site.memory_per_cpu}",
+        f"at most {cap} MB in {name}; the profile asks for {site.memory_per_cpu}",
     )
     yield from _of_a_job(site, partition, slurm)
-    nodes = slurm.nodes(site.partition)
-    yield Finding("fine" if nodes else "unknown", "nodes", "; ".join(map(str, nodes or [])) or "no answer")
+    nodes = slurm.nodes(name)
+    yield Finding("fine" if nodes else "unknown", f"nodes of {name}", "; ".join(map(str, nodes or [])) or "no answer")
     if site.gpus and nodes:
         counts = [number for kind in nodes for number in kind.gpus.values()]
         enough = any(count >= site.gpus for count in counts)
@@ -181,7 +185,8 @@ def _account(site: Site, slurm: Slurm) -> Finding:
 
 def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:
     """Say how many jobs the account may have waiting and running, which `submit` and `tick` keep to."""
-    limits = slurm.limits(site.account, site.qos)
+    partitions = {name: words for name in names_of(site.partition) if (words := slurm.partition(name))}
+    limits = slurm.limits(site.account, site.qos, partitions)
     if limits is None:
         yield Finding(
             "unknown", "limits", "sacctmgr did not answer; max_submit and max_jobs of the profile are kept to"

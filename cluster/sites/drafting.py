@@ -15,8 +15,10 @@ import yaml
 from cluster.errors import InputError, SlurmSilent
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
-from cluster.slurm.answers import minutes
-from cluster.slurm.queries import NodeKind, Slurm, qualities
+from cluster.slurm.answers import minutes, number_in
+from cluster.slurm.queries import NodeKind, Slurm, names_of, qualities
+
+Partitions = Mapping[str, Mapping[str, str] | None]  # name -> scontrol's words; None: no answer
 
 OF_A_SLICE = 0.98  # of the memory that is in a MIG slice's name, what a job finds
 
@@ -78,16 +80,15 @@ def _read(base: Site, configuration: Mapping[str, str], slurm: Slurm) -> Iterato
         yield Drafted(
             "max_array_size", base.max_array_size, "not read: scontrol show config has no MaxArraySize", False
         )
-    partition, found = base.partition, None
-    if partition:
+    if partition := base.partition:
         yield Drafted("partition", partition, "as you said")
     elif partition := slurm.default_partition():
         yield Drafted("partition", partition, "the default one, by sinfo; --partition names another")
     else:
         yield Drafted("partition", None, "not read: sinfo marks none as the default; --partition names one", False)
-    found = slurm.partition(partition) if partition else None
-    if partition and found == {}:
-        raise InputError(f"--partition {partition}: SLURM has no partition of this name. Nothing was written.")
+    found: Partitions = {name: slurm.partition(name) for name in names_of(partition)}
+    if lacking := [name for name, words in found.items() if words == {}]:
+        raise InputError(f"--partition {lacking[0]}: SLURM has no partition of this name. Nothing was written.")
     yield from _of_a_pack(base, slurm.nodes(partition) if partition else None, found, slurm)
     yield from _of_the_account(base, found, slurm)
 
@@ -95,7 +96,7 @@ def _read(base: Site, configuration: Mapping[str, str], slurm: Slurm) -> Iterato
 def _of_a_pack(
     base: Site,
     kinds: list[NodeKind] | None,
-    partition: Mapping[str, str] | None,
+    partitions: Partitions,
     slurm: Slurm,
 ) -> Iterator[Drafted]:
     if not kinds:
@@ -104,7 +105,8 @@ def _of_a_pack(
         return
     having = [kind for kind in kinds if kind.gpus]
     nodes = " and ".join(map(str, having or kinds))
-    names = qualities(partition or {}, base.qos)
+    answered = [words for words in partitions.values() if words]
+    names = list(dict.fromkeys(name for words in [*answered, {}] for name in qualities(words, base.qos)))
     most, qos = slurm.most_of_a_job(names), " and ".join(names)
     limits = f"; QOS {qos}: at most {dict(most)} a job" if most else ""
     if most is None:
@@ -128,15 +130,20 @@ def _of_a_pack(
     cap = (most or {}).get("cpu", share)
     yield Drafted("cpus", max(1, min(share, cap)), f"{what}{limits}", most is not None)
     shares = [(kind.memory // kind.cpus, f"memory by CPUs of {kind}") for kind in having or kinds]
-    per_cpu = (partition or {}).get("MaxMemPerCPU", "")
-    if per_cpu.isdigit() and int(per_cpu):
-        shares.append((int(per_cpu), "MaxMemPerCPU of the partition"))
+    caps = [number_in(words.get("MaxMemPerCPU", "")) for words in answered]
+    shares += [(cap, "MaxMemPerCPU of the partition") for cap in caps if cap]
     memory, where = min(shares)
-    unread = "" if partition is not None else "; not read: the partition's own limit"
-    yield Drafted("memory_per_cpu", max(1, memory), f"MB; {where}{unread}", partition is not None)
+    read = _all_read(partitions)
+    unread = "" if read else "; not read: the partition's own limit"
+    yield Drafted("memory_per_cpu", max(1, memory), f"MB; {where}{unread}", read)
 
 
-def _of_the_account(base: Site, partition: Mapping[str, str] | None, slurm: Slurm) -> Iterator[Drafted]:
+def _all_read(partitions: Partitions) -> bool:
+    """Whether there is a partition, and SLURM has answered for each."""
+    return bool(partitions) and None not in partitions.values()
+
+
+def _of_the_account(base: Site, partitions: Partitions, slurm: Slurm) -> Iterator[Drafted]:
     accounts = slurm.accounts()
     if accounts is None:
         yield Drafted("account", base.account, "not read: sacctmgr did not answer", False)
@@ -144,7 +151,9 @@ def _of_the_account(base: Site, partition: Mapping[str, str] | None, slurm: Slur
         yield Drafted(
             "account", base.account, f"{'as you said' if base.account else 'your default'}, of {', '.join(accounts)}"
         )
-    limits = slurm.limits(base.account, base.qos)
+    answered = {name: words for name, words in partitions.items() if words}
+    read = _all_read(partitions)
+    limits = slurm.limits(base.account, base.qos, answered)
     for key in ("max_jobs", "max_submit"):
         if limits is None:
             yield Drafted(key, getattr(base, key), "not read: sacctmgr did not answer", False)
@@ -154,14 +163,14 @@ def _of_the_account(base: Site, partition: Mapping[str, str] | None, slurm: Slur
                 key, value, f"by sacctmgr, of the account and its QOS{'' if value else ', which have no limit'}"
             )
     times = [(limits.max_time, "the account or its QOS")] if limits and limits.max_time else []
-    if most := minutes((partition or {}).get("MaxTime", "")):
-        times.append((most, "MaxTime of the partition"))
+    mosts = [minutes(words.get("MaxTime", "")) for words in answered.values()]
+    times += [(most, "MaxTime of the partition") for most in mosts if most]
     if times:
         time, where = min(times)
-        lacking = [name for name, known in (("the account's", limits), ("the partition's", partition)) if known is None]
+        lacking = [name for name, known in (("the account's", limits), ("the partition's", read)) if not known]
         unread = f"; not read: {' and '.join(lacking)} limit" if lacking else ""
         yield Drafted("max_time", time, f"minutes; {where}{unread}", not lacking)
-    elif limits is None or partition is None:
+    elif limits is None or not read:
         yield Drafted("max_time", base.max_time, "minutes; not read: SLURM did not answer", False)
     else:
         yield Drafted(

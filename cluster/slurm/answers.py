@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.files.causes import Cause
+from cluster.slurm.reasons import never_starts
 
 QUEUE = "%i|%F|%K|%T|%r|%N|%a|%k|%j"  # squeue's format; comment and name last, since both may have a | of their own
 HISTORY = "JobID,JobName,State,ExitCode,NodeList,Start,MaxRSS,ReqMem,AllocCPUS"  # sacct's
@@ -18,6 +19,8 @@ LIVE = {
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD",
     "REQUEUE_FED", "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESV_DEL_HOLD",
 }  # fmt: skip
+HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}  # of those, until somebody releases them
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "SUSPENDED", "STOPPED", *HELD}  # of those, that do no work
 CAUSES: dict[str, Cause] = {  # a state that a job ends in -> why a result is missing
     "COMPLETED": "lost",
     "FAILED": "error",
@@ -64,6 +67,14 @@ class Job:
     @property
     def live(self) -> bool:
         return self.state not in CAUSES
+
+    @property
+    def waits_for(self) -> str | None:
+        """SLURM's reason, or the state where that says more; None if it does not wait, or nothing is known of that."""
+        if self.state not in WAITING:
+            return None
+        told = "" if self.state in HELD and not never_starts(self.reason) else self.reason
+        return told or self.state
 
     @property
     def cause(self) -> Cause:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import reduce
+from operator import or_
 
 from cluster.slurm import answers, environment
 from cluster.slurm.answers import Job
@@ -24,6 +26,12 @@ class Limits:
     max_submit: int | None = None  # waiting and running together
     max_jobs: int | None = None  # running at once
     max_time: int | None = None  # minutes
+    max_array_size: int | None = None  # tasks of one array
+
+    def __or__(self, other: Limits) -> Limits:
+        """The narrower of both."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Limits(*(_least(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Slurm:
 
     def __init__(self) -> None:
         self.seen: dict[str, Job] | None = None  # the last answer of `queue`
+        self._configuration: dict[str, str] | None = None
 
     def queue(self) -> dict[str, Job] | None:
         """All of the user's jobs that the controller remembers, finished ones of the last minutes too, by key.
@@ -88,9 +97,11 @@ class Slurm:
         return None
 
     def configuration(self) -> dict[str, str] | None:
-        text = _ask("scontrol", "show", "config")
-        pairs = answers.pairs(text or "")
-        return pairs if "ClusterName" in pairs else None
+        """scontrol's words for the cluster, asked for once. None: no answer."""
+        if self._configuration is None:
+            pairs = answers.pairs(_ask("scontrol", "show", "config") or "")
+            self._configuration = pairs if "ClusterName" in pairs else None
+        return self._configuration
 
     def partition(self, name: str) -> dict[str, str] | None:
         """scontrol's words for a partition; empty if there is none of that name. None: no answer."""
@@ -125,36 +136,32 @@ class Slurm:
             most[name] = min(value, most.get(name, value))
         return most
 
-    def limits(self, account: str | None, qos: str | None) -> Limits | None:
-        """The narrowest of the association's, its account's and the QOS's. None: no answer, or no accounting."""
-        user = environment.user()
-        where = [f"user={user}"] + ([f"account={account}"] if account else [])
-        fields = "account,user,defaultqos,maxsubmitjobs,grpsubmitjobs,maxjobs,grpjobs,maxwall"
-        rows = _table("Account", fields, "assoc", *where)
+    def limits(
+        self, account: str | None, qos: str | None, partitions: Mapping[str, Mapping[str, str]] | None = None
+    ) -> Limits | None:
+        """Return the narrowest limits of the user's association, of the accounts above it and of the QOS: the job's,
+        and those of the partitions that it may go to, each in scontrol's words. None: no answer, or no accounting."""
+        cluster = (self.configuration() or {}).get("ClusterName", "")
+        rows = _associations(cluster, f"user={environment.user()}", *([f"account={account}"] if account else []))
         if rows is None:
             return None
-        if not account and len(rows) > 1:  # SLURM takes the default account, which is asked for only then
-            default = _table("Def Acct", "defaultaccount", "user", user)
-            rows = [row for row in rows if row[:1] in (default or ())]
+        if not account and len({row.account for row in rows}) > 1:  # SLURM takes the default one, asked for only then
+            default = _table("Def Acct", "defaultaccount", "user", environment.user())
+            rows = [row for row in rows if [row.account] in (default or ())]
             if not rows:
                 return None
-        found = [_limits(row[3:5], row[5:7], row[7]) for row in rows]
-        quality = qos or next((row[2] for row in rows if row[2]), None)
-        if quality:
-            fields = "maxsubmitjobsperuser,maxsubmitjobsperaccount,maxjobsperuser,maxjobsperaccount,maxwall"
-            of_qos = _table("MaxSubmitPU", fields, "qos", quality)
-            if of_qos is None:
-                return None
-            found += [_limits(row[:2], row[2:4], row[4]) for row in of_qos]
-        return Limits(
-            _least(each.max_submit for each in found),
-            _least(each.max_jobs for each in found),
-            _least(each.max_time for each in found),
-        )
+        rows = _of_partitions(rows, partitions or {})
+        above = _above(cluster, {row.account for row in rows})
+        names = {qos} if qos else {row.default_qos for row in rows}
+        names |= {each for words in (partitions or {}).values() for each in qualities(words, None)}
+        of_qos = _limits_of_qualities(sorted(filter(None, names)))
+        if above is None or of_qos is None:
+            return None
+        return reduce(or_, [*(row.limits for row in (*rows, *above)), *of_qos], Limits())
 
     def accounts(self) -> list[str] | None:
-        user = environment.user()
-        rows = _table("Account", "account,user", "assoc", f"user={user}")
+        user, cluster = environment.user(), (self.configuration() or {}).get("ClusterName")
+        rows = _table("Account", "account,user", "assoc", f"user={user}", *([f"cluster={cluster}"] if cluster else []))
         mine = sorted({row[0] for row in rows or () if row[1].lower() == user.lower()})
         return mine or (None if rows is None or rows else [])
 
@@ -174,6 +181,74 @@ def _still_ours(jobs: Mapping[str, Job], wanted: Iterable[tuple[str, str]]) -> l
         own = [job.key for job in alive if job.is_of(submission_id)]
         ids += [key] if own and len(own) == len(alive) else [one for one in own if answers.REST not in one]
     return ids
+
+
+@dataclass(frozen=True)
+class _Association:
+    """A row of sacctmgr's associations: a user's in an account, perhaps for one partition, or the account's own."""
+
+    cluster: str
+    account: str
+    user: str
+    partition: str
+    parent: str
+    default_qos: str
+    max_submit: str
+    grp_submit: str
+    max_jobs: str
+    grp_jobs: str
+    max_wall: str
+
+    @property
+    def limits(self) -> Limits:
+        return _limits((self.max_submit, self.grp_submit), (self.max_jobs, self.grp_jobs), self.max_wall)
+
+
+def _associations(cluster: str, *where: str) -> list[_Association] | None:
+    """Return this cluster's; those of all where its name is not known: one database may serve several."""
+    fields = "cluster,account,user,partition,parentname,defaultqos,maxsubmitjobs,grpsubmitjobs,maxjobs,grpjobs,maxwall"
+    rows = _table("Cluster", fields, "assoc", *where)
+    if rows is None:
+        return None
+    found = [_Association(*row) for row in rows]
+    return [each for each in found if not cluster or each.cluster.lower() == cluster.lower()]
+
+
+def _of_partitions(rows: Sequence[_Association], partitions: Collection[str]) -> list[_Association]:
+    """Return those by which jobs of these partitions go: a partition's own, or the one that is of none."""
+    general = [row for row in rows if not row.partition]
+    found = [[row for row in rows if row.partition == name] or general for name in partitions]
+    return [row for of_one in found for row in of_one] if partitions else general or list(rows)
+
+
+def _above(cluster: str, accounts: Collection[str]) -> list[_Association] | None:
+    """Return the rows of the accounts themselves and of all above them. A user's row has their maxima, and not what
+    their jobs may be in a group."""
+    found: list[_Association] = []
+    asked: set[str] = set()
+    while left := sorted(set(accounts) - asked):
+        rows = _associations(cluster, f"account={','.join(left)}")
+        if rows is None:
+            return None
+        asked |= set(left)
+        found += [row for row in rows if not row.user and row.account in left]
+        accounts = {row.parent for row in found if row.parent}
+    return found
+
+
+def _limits_of_qualities(names: Sequence[str]) -> list[Limits] | None:
+    if not names:
+        return []
+    fields = (
+        "maxsubmitjobsperuser,maxsubmitjobsperaccount,grpsubmitjobs,maxjobsperuser,maxjobsperaccount,grpjobs,maxwall"
+    )
+    rows = _table("MaxSubmitPU", fields, "qos", ",".join(names))
+    return None if rows is None else [_limits(row[:3], row[3:6], row[6]) for row in rows]
+
+
+def names_of(partition: str | None) -> list[str]:
+    """Return the partitions that a profile names: a job goes to whichever takes it first."""
+    return [name for name in (partition or "").split(",") if name]
 
 
 def _table(heading: str, fields: str, *what: str) -> list[list[str]] | None:

@@ -20,15 +20,33 @@ NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
 NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
              "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
              "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip
+# Refusals that pass: jobs leave room, a controller has time, and the next look reads the size of arrays anew.
+# SLURM's reason stands in a line of its own, before sbatch's last one.
+POLICY, SUBMIT_LIMIT = "accounting/QOS policy", re.compile(r"\b(?:Assoc|QOS)?(?:Max|Grp)Submit(?:Job|P[UA])\w*")
+ARRAY_SIZE = "Invalid job array specification"
+BUSY = ("Resource temporarily unavailable", "temporarily unable to accept job", "Requested nodes are busy",
+        "Unable to create job record, try again", "Job creation temporarily disabled", "job queue full",
+        "server busy")  # fmt: skip
 NO_SUCH_NODE = ("node configuration is not available", "Invalid node name")
 # `--parsable` answers with the first form, and names the cluster where one was asked for; a wrapper may drop that word.
 ACCEPTED = re.compile(r"(?:Submitted batch job )?([1-9][0-9]{0,18})(?:(?:;| on cluster )([\w.-]+))?", re.ASCII)
 
 
+class RefusedForNow(SubmitError):
+    """SLURM refused, and may take the same later."""
+
+    def __init__(self, message: str, *, limit: bool, accepted: int = 0, submission_id: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit  # whether it was for the number of jobs
+        self.accepted = accepted  # arrays, before this one
+        self.submission_id = submission_id
+
+
 def send(script: Path) -> str:
     """Submit a script; returns the job's id.
 
-    Raises SubmitError (refused) and SlurmSilent (accepted or not: nobody knows)."""
+    Raises SubmitError (refused; RefusedForNow where it may be taken later) and SlurmSilent (accepted or not: nobody
+    knows)."""
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", str(script)], capture_output=True, timeout=TIMEOUT, check=False,
@@ -49,8 +67,25 @@ def send(script: Path) -> str:
     # Accepted, it seems; or not its own words: it was killed, or something around it spoke.
     if done.returncode == 0 or "sbatch: " not in text:
         raise SlurmSilent(f"exit code {done.returncode}: {text}")
-    text = text.rpartition("sbatch: error: ")[2] or text
-    raise (SlurmSilent if any(words in text for words in NO_ANSWER) else SubmitError)(text)
+    last = text.rpartition("sbatch: error: ")[2] or text
+    if any(words in last for words in NO_ANSWER):
+        raise SlurmSilent(last)
+    raise _refusal(_told(complaint, said), last)
+
+
+def _told(*outputs: str) -> str:
+    """Return all that sbatch said, in one line: plug-ins of the site, and SLURM's reason, speak before its last one."""
+    lines = [" ".join(line.split()) for output in outputs for line in output.split("\n")]
+    said = (line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines)
+    return "; ".join(dict.fromkeys(filter(None, said)))
+
+
+def _refusal(text: str, last: str) -> SubmitError:
+    """Only SLURM's last word says what kind of refusal it is, since a plug-in may say anything."""
+    limit = ARRAY_SIZE in last or SUBMIT_LIMIT.search(text if POLICY in last else last) is not None
+    if limit or any(words in last for words in BUSY):
+        return RefusedForNow(text, limit=limit)
+    return SubmitError(text)
 
 
 def read_answer(text: str) -> tuple[str, str | None] | None:

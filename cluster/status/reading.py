@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cluster.console import clean
+from cluster.console import clean, count
 from cluster.files.documents import DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
@@ -23,6 +23,7 @@ from cluster.reconcile.session import LedgerView
 from cluster.slurm import environment
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
+from cluster.submit.earlier import EarlierSubmissions
 
 NAMED = 3  # runs of a group of failures that are named
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
@@ -32,16 +33,17 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     """`study`: only what is of this one, but for the hours and the estimate."""
     ledger, now, options = view.ledger, now or time.time(), output_root.options
     imported = session.only_imported(ledger, output_root)
-    progress = _progress(ledger)
-    total = progress.pop("")
     attempts = ledger.newest_attempts(*LIVE, "failed")
+    open_packs = {(row["submission_id"], row["pack_index"]): row for row in ledger.open_packs()}
+    progress = _progress(ledger)
+    _show_as_waiting(progress, ledger, attempts, open_packs)
+    total = progress.pop("")
     if study:
         members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
         attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
         progress = {study: progress[study]}
     names = labels(ledger, (attempt["run_id"] for attempt in attempts))
     submissions = {row["submission_id"]: row for row in ledger.hours()}
-    open_packs = {(row["submission_id"], row["pack_index"]): row for row in ledger.open_packs()}
     running = [attempt for attempt in attempts if attempt["status"] in LIVE]
     failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
     packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
@@ -49,8 +51,8 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
         failures=_failures(ledger, failed, names, options, imported), hours=hours_used(submissions.values()),
-        seconds_left=left, why=why, flags=tuple(_flags(ledger)), as_of=view.as_of, slurm=view.slurm,
-        options=options, now=now, only_imported=imported,
+        seconds_left=left, why=why, flags=(*_flags(ledger), *_refused(ledger, output_root)),
+        as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
     )  # fmt: skip
 
 
@@ -72,6 +74,33 @@ def _progress(ledger: Ledger) -> dict[str, Progress]:
             counts = progress.stages.setdefault(stage, {})
             counts[status] = counts.get(status, 0) + runs
     return found
+
+
+def _show_as_waiting(
+    progress: Mapping[str, Progress],
+    ledger: Ledger,
+    attempts: Sequence[AttemptRow],
+    open_packs: Mapping[tuple[str, int], PackRow],
+) -> None:
+    """Count the runs of packs that wait again as submitted. For the ledger they have begun, and are not over."""
+    again: list[AttemptRow] = []
+    for attempt in attempts:
+        pack = open_packs.get((attempt["submission_id"], attempt["pack_index"]))
+        if attempt["status"] == "running" and pack and not pack["started"]:
+            again.append(attempt)
+    failed = {attempt["run_id"] for attempt in attempts if attempt["status"] == "failed"}
+    studies = ledger.studies_of(attempt["run_id"] for attempt in again)
+    for attempt in again:
+        for study in ("", *studies.get(attempt["run_id"], ())):
+            _move(progress[study].stages[attempt["stage"]], "submitted")
+    for run_id in {attempt["run_id"] for attempt in again}:
+        for study in ("", *studies.get(run_id, ())):
+            _move(progress[study].runs, "failed" if run_id in failed else "submitted")
+
+
+def _move(counts: dict[StageStatus, int], to: StageStatus) -> None:
+    counts["running"] -= 1
+    counts[to] = counts.get(to, 0) + 1
 
 
 def _of_run(statuses: Iterable[StageStatus]) -> StageStatus:
@@ -126,8 +155,9 @@ def _queue(attempts: Sequence[AttemptRow], open_packs: Mapping[tuple[str, int], 
     jobs: dict[tuple[str, int], str] = {}
     for attempt in attempts:
         key = (attempt["submission_id"], attempt["pack_index"])
-        if attempt["status"] == "submitted" and key in open_packs and not open_packs[key]["started"]:
-            said = json.loads(attempt["progress"]).get("reason", "") if attempt["progress"] else ""
+        if key in open_packs and not open_packs[key]["started"]:
+            told = json.loads(attempt["progress"]) if attempt["progress"] else {}
+            said = told.get("waits_for") or told.get("reason", "")  # of one that had begun; of one that has not
             reasons[key] = reasons.get(key) or said
             jobs[key] = jobs.get(key) or attempt["job"] or ""
     groups: dict[str, list[tuple[str, int]]] = {}
@@ -212,6 +242,21 @@ def _flags(ledger: Ledger) -> list[str]:
     for owner in sorted(owners - {environment.user()}):
         told.append(f"jobs of {owner} are under way: SLURM is asked about them when {owner} looks")
     return told
+
+
+def _refused(ledger: Ledger, root: OutputRoot) -> list[str]:
+    """Say which runs SLURM refused for good."""
+    refused = {row["submission_id"] for row in ledger.submissions() if row["state"] == "refused"} - root.came_along()
+    if not refused:
+        return []
+    last = ledger.last_submissions(ledger.runs_with("eligible"))
+    earlier = EarlierSubmissions(ledger, root, None)
+    earlier.sources({run_id for run_id, submission_id in last.items() if submission_id in refused})
+    messages = Counter(map(clean, earlier.refused.values()))
+    return [
+        f"sbatch refused {count(number, 'run')} ({message}), and `tick` leaves them alone: mend that and `submit` again"
+        for message, number in messages.items()
+    ]
 
 
 # -- for programs -----------------------------------------------------------------------------------------------------

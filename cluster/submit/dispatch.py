@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.errors import BreakerOpen, InputError
-from cluster.files import folders, records, whole_files
-from cluster.files.documents import DecisionFile
+from cluster.files import documents, folders, records, whole_files
+from cluster.files.documents import AnswerFile, DecisionFile, ReachedLimit
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run, key_of
 from cluster.ledger.database import Ledger
@@ -20,9 +20,13 @@ from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
 from cluster.plan.retry import Adjustment
 from cluster.sites.profiles import Site
-from cluster.slurm.answers import minutes
-from cluster.slurm.queries import Limits, Slurm
+from cluster.slurm.answers import Job, minutes, number_in
+from cluster.slurm.queries import Limits, Slurm, names_of
+from cluster.slurm.sbatch import RefusedForNow
 from tiny_transformers.settings.stages import needed_by
+
+IN_A_ROW = 2  # refusals for a limit that nobody could read, before it is believed: the first may be for others' jobs
+FORGOTTEN = 3600.0  # seconds until such a limit is tried again, though nothing that is read has changed
 
 States = Mapping[str, Mapping[str, records.StageState]]
 Todo = Sequence[tuple[Run, list[str]]]  # each run with the stages that are to be done
@@ -54,6 +58,12 @@ class Request:
     states: States
     left_alone: int = 0  # runs that another version of the code began
     about: Sequence[records.StudyRecord] = ()  # what is to be recorded of studies
+    reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
+
+    @property
+    def assumed(self) -> bool:
+        """Whether how many jobs there may be is taken from refusals."""
+        return self.reached is not None and self.reached["times"] >= IN_A_ROW
 
     @property
     def work(self) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
@@ -70,9 +80,14 @@ def request(
     measured: cost.Measured,
     studies: list[str],
     slurm: Slurm,
+    reached: ReachedLimit | None = None,
 ) -> Request:
     """Raises InputError if a run does not fit the site, or if it is not known how much may be submitted."""
     limits = limits_of(site, slurm)
+    if reached and reached["max_submit"] != limits.max_submit:
+        reached = None  # what is read has changed since
+    if reached and reached["times"] >= IN_A_ROW:
+        limits = replace(limits, max_submit=reached["live"] + reached["packs"] // 2)
     narrowed = narrow(site, limits)
     items = [
         choosing.item(run, stages, states.get(run.id, {}), measured, _adjustment(ledger, run, stages, states, site))
@@ -86,47 +101,42 @@ def request(
     held: list[Array] = []
     if narrowed.max_submit is not None and arrays:
         now, held = _within(arrays, narrowed.max_submit - _live(slurm, site))
-    return Request(site, runs, items, now, held, limits, measured, studies, states)
+    return Request(site, runs, items, now, held, limits, measured, studies, states, reached=reached)
 
 
 def limits_of(site: Site, slurm: Slurm) -> Limits:
     """The narrower of what the site's profile says and what SLURM says now."""
     if site.scheduler != "slurm":
         return Limits()
-    told = slurm.limits(site.account, site.qos) or Limits()
-    said = Limits(site.max_submit, site.max_jobs, _narrower(site.max_time, _partition_time(site, slurm)))
-    return Limits(*(_narrower(a, b) for a, b in zip(asdict(said).values(), asdict(told).values(), strict=True)))
+    partitions = {name: words for name in names_of(site.partition) if (words := slurm.partition(name)) is not None}
+    for name, words in partitions.items():
+        _check_partition(site, name, words)
+    size = number_in((slurm.configuration() or {}).get("MaxArraySize", ""))
+    limits = Limits(site.max_submit, site.max_jobs, site.max_time, size or None)
+    for words in partitions.values():
+        limits |= Limits(max_time=minutes(words.get("MaxTime", "")))
+    return limits | (slurm.limits(site.account, site.qos, partitions) or Limits())
 
 
-def _partition_time(site: Site, slurm: Slurm) -> int | None:
-    """Minutes that the site's partition gives a job; None if that is not known.
-
-    Raises InputError if there is no such partition, or if it gives less memory than the site's profile asks for: on
+def _check_partition(site: Site, name: str, found: Mapping[str, str]) -> None:
+    """Raises InputError if there is no such partition, or if it gives less memory than the site's profile asks for: on
     some sites SLURM would take more CPUs for it in silence."""
-    found = slurm.partition(site.partition) if site.partition else None
-    if found is None:
-        return None
     if not found:
-        raise InputError(f"site {site.name}: SLURM has no partition {site.partition}. See `tiny-transformers doctor`.")
+        raise InputError(f"site {site.name}: SLURM has no partition {name}. See `tiny-transformers doctor`.")
     most = found.get("MaxMemPerCPU", "")
     if most.isdecimal() and 0 < int(most) < site.memory_per_cpu:
         raise InputError(
-            f"site {site.name}: memory_per_cpu is {site.memory_per_cpu} MB, and partition {site.partition} gives at "
+            f"site {site.name}: memory_per_cpu is {site.memory_per_cpu} MB, and partition {name} gives at "
             f"most {most}. Lower it in the profile. Nothing was submitted."
         )
-    return minutes(found.get("MaxTime", ""))
 
 
 def narrow(site: Site, limits: Limits) -> Site:
     """The site as the account may use it."""
     if site.scheduler != "slurm":
         return site
-    update = {"max_submit": limits.max_submit, "max_jobs": limits.max_jobs, "max_time": limits.max_time}
-    return site.model_copy(update={key: value for key, value in update.items() if value is not None})
-
-
-def _narrower(one: int | None, other: int | None) -> int | None:
-    return min((value for value in (one, other) if value is not None), default=None)
+    limits |= Limits(max_array_size=site.max_array_size)
+    return site.model_copy(update={key: value for key, value in asdict(limits).items() if value is not None})
 
 
 def _adjustment(
@@ -152,6 +162,10 @@ def _live(slurm: Slurm, site: Site) -> int:
     jobs = slurm.queue() if slurm.seen is None else slurm.seen
     if jobs is None:
         raise InputError("squeue did not answer, so it is not known how much may be submitted. Try again.")
+    return _counted(jobs, site)
+
+
+def _counted(jobs: Mapping[str, Job], site: Site) -> int:
     mine = [job for job in jobs.values() if job.live]
     return len([job for job in mine if not site.account or job.account.lower() == site.account.lower()])
 
@@ -166,6 +180,40 @@ def _within(arrays: Sequence[Array], room: int) -> tuple[list[Array], list[Array
         now += [replace(array, packs=fitting)] if fitting else []
         held += [replace(array, packs=rest)] if rest else []
     return now, held
+
+
+def last_limit(ledger: Ledger, output_root: OutputRoot, site: Site) -> ReachedLimit | None:
+    """Return the limit that this site's account met last and that nobody could read; None if that is long ago: others
+    of the account, whose jobs are not seen here, may have made room since."""
+    for row in reversed(ledger.submissions()):
+        path = output_root.submission(row["submission_id"]).answer
+        if row["state"] != "refused" or not path.exists():
+            continue
+        if whole_files.age(path) > FORGOTTEN:
+            return None
+        answer = documents.read(path, AnswerFile)
+        limit = answer.get("limit") if answer else None
+        if limit and (limit["account"], limit["qos"], limit["partition"]) == (site.account, site.qos, site.partition):
+            return limit
+    return None
+
+
+def note_limit(output_root: OutputRoot, request: Request, refusal: RefusedForNow, slurm: Slurm) -> None:
+    """Remember the limit for which SLURM refused, unless what is read explains it: then jobs of others came between."""
+    path, site = output_root.submission(refusal.submission_id).answer, request.site
+    answer = documents.read(path, AnswerFile)
+    jobs = slurm.queue() if refusal.limit else None
+    if jobs is None or answer is None:
+        return
+    before = request.reached
+    read = before["max_submit"] if before else request.limits.max_submit
+    live, packs = _counted(jobs, site), len(request.arrays[refusal.accepted].packs)
+    if read is None or live + packs <= read:
+        answer["limit"] = {
+            "account": site.account, "qos": site.qos, "partition": site.partition, "max_submit": read, "live": live,
+            "packs": packs, "times": before["times"] + 1 if before else 1,
+        }  # fmt: skip
+        whole_files.write_json(path, answer)
 
 
 # -- retry ------------------------------------------------------------------------------------------------------------

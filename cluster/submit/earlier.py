@@ -13,7 +13,7 @@ from rich.text import Text
 from cluster.console import stderr
 from cluster.errors import InputError
 from cluster.files import documents, whole_files
-from cluster.files.documents import Intent, RequestFile, SourceOfWork
+from cluster.files.documents import AnswerFile, Intent, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.reconcile import session
@@ -31,6 +31,8 @@ class EarlierSubmissions:
         self._root, self._ledger, self._site = output_root, ledger, site
         self._elsewhere = output_root.came_along()
         self._intents: dict[str, Intent | None] = {}
+        self._refusals: dict[str, AnswerFile | None] = {}
+        self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
         self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
@@ -45,8 +47,8 @@ class EarlierSubmissions:
         return profiles.checked(last["site"])
 
     def sources(self, run_ids: Collection[str]) -> dict[str, SourceOfWork]:
-        """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused has none, nor what nobody
-        asked for."""
+        """Run id -> how it was or was to be submitted, whichever is newer. What SLURM refused for good has none, nor
+        what nobody asked for."""
         states = {row["submission_id"]: row["state"] for row in self._ledger.submissions()}
         sources: dict[str, SourceOfWork] = {
             run_id: value for run_id, value in self.requested.items() if run_id in run_ids
@@ -55,11 +57,21 @@ class EarlierSubmissions:
             intent = self._intent(submission_id)
             if intent is None or (run_id in sources and intent["created"] < sources[run_id]["created"]):
                 continue
-            if states[submission_id] == "refused":
-                sources.pop(run_id, None)
-            else:
+            if states[submission_id] != "refused":
                 sources[run_id] = intent
+                continue
+            answer = self._refusal(submission_id)
+            if answer and answer.get("for_now"):
+                sources.setdefault(run_id, intent)  # a request stays until nothing of it is left
+            else:
+                sources.pop(run_id, None)
+                self.refused[run_id] = (answer and answer.get("message")) or "without a reason"
         return sources
+
+    def _refusal(self, submission_id: str) -> AnswerFile | None:
+        if submission_id not in self._refusals:
+            self._refusals[submission_id] = _told(self._root.submission(submission_id).answer, AnswerFile)
+        return self._refusals[submission_id]
 
     def forget_done(self) -> None:
         """Drop the requests of which nothing is left to be submitted."""

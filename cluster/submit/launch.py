@@ -55,7 +55,8 @@ def submit(
 ) -> list[str]:
     """Submit each array; returns the jobs' ids. The caller holds the lock and has reconciled.
 
-    Raises InputError (no sbatch), SubmitError (refused; earlier arrays are submitted and recorded), SlurmSilent."""
+    Raises InputError (no sbatch), SubmitError (refused; earlier arrays are submitted and recorded; RefusedForNow where
+    the rest may be taken later), SlurmSilent."""
     if site.scheduler == "slurm" and shutil.which("sbatch") is None:
         raise InputError(
             f"site {site.name} needs SLURM, and there is no sbatch on this machine. Log in to the cluster, or use "
@@ -72,14 +73,14 @@ def submit(
         try:
             answer = _launch_somewhere(array, inside, output_root, submission_id, log_dir)
         except SubmitError as error:
-            whole_files.write_json(
-                output_root.submission(submission_id).answer,
-                {"state": "refused", "job_id": None, "message": str(error)},
-            )
-            with ledger.transaction():
-                ledger.update_submission(submission_id, state="refused")
-                for attempt in ledger.open_attempts(submission_id):
-                    ledger.put_attempt(*key_of(attempt), status="void")
+            _record_refusal(ledger, output_root, submission_id, error)
+            if isinstance(error, sbatch.RefusedForNow):
+                raise sbatch.RefusedForNow(
+                    f"sbatch refused array {number} of {len(arrays)} for now ({error}); {_before(number)}",
+                    limit=error.limit,
+                    accepted=number - 1,
+                    submission_id=submission_id,
+                ) from None
             raise SubmitError(
                 f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
                 f"{log_dir / submission_id}; see `tiny-transformers doctor`."
@@ -99,6 +100,17 @@ def submit(
             ledger.update_submission(submission_id, state=answer["state"], job_id=answer["job_id"])
         jobs.append(answer["job_id"])
     return jobs
+
+
+def _record_refusal(ledger: Ledger, output_root: OutputRoot, submission_id: str, error: SubmitError) -> None:
+    answer: AnswerFile = {"state": "refused", "job_id": None, "message": str(error)}
+    if isinstance(error, sbatch.RefusedForNow):
+        answer["for_now"] = True
+    whole_files.write_json(output_root.submission(submission_id).answer, answer)
+    with ledger.transaction():
+        ledger.update_submission(submission_id, state="refused")
+        for attempt in ledger.open_attempts(submission_id):
+            ledger.put_attempt(*key_of(attempt), status="void")
 
 
 def _intend(

@@ -24,9 +24,10 @@ from cluster.plan.memo import PerSettings
 from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
+from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import dispatch, launch
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
-from cluster.submit.wording import show
+from cluster.submit.wording import say_refused, show
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
 from tiny_transformers.settings.stages import required_files
@@ -44,9 +45,10 @@ def compose(
     origin: launch.Origin,
 ) -> Request:
     """Return what would be submitted of these stage runs, without what is left alone; says why it is."""
+    reached = dispatch.last_limit(ledger, where.output_root, site) if ledger else None
     of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
     rates = measured(ledger, where.output_root, site)
-    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm)
+    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached)
     return replace(request, left_alone=len(todo) - len(of_one))
 
 
@@ -111,8 +113,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
             return request
         if where.yes:
             assert ledger
-            carry_out(where, ledger, request, origin)
-            return request
+            return carry_out(where, ledger, request, origin, slurm)
     packs = sum(len(array.packs) for array in request.arrays)
     ask(f"Submit {count(packs, 'pack')} in {count(len(request.arrays), 'array')}?", where.yes)
     with session.writing(where.output_root, slurm := Slurm()) as ledger:
@@ -120,8 +121,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
         again = build(ledger, slurm)
         if again.work != request.work:
             raise InputError("What is to be submitted has changed since. Nothing was submitted; run the command again.")
-        carry_out(where, ledger, again, replace(origin, created=session.moment()))
-    return again
+        return carry_out(where, ledger, again, replace(origin, created=session.moment()), slurm)
 
 
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
@@ -131,9 +131,9 @@ def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: laun
         notify.configure(ledger, where.output_root, request.site)
 
 
-def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
-    """Submit what there is room for. What is asked for is on disk first, and stays there while part of it is held back
-    or in doubt, so that `tick` goes on with it."""
+def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin, slurm: Slurm) -> Request:
+    """Submit what there is room for; returns the request as SLURM has taken it. What is asked for is on disk first, and
+    stays there while part of it is held back or in doubt, so that `tick` goes on with it."""
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))
     where.output_root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
@@ -143,6 +143,11 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
         )
     try:
         jobs = launch.submit(ledger, where.output_root, request.arrays, request.site, origin, where.log_dir.resolve())
+    except RefusedForNow as refusal:
+        dispatch.note_limit(where.output_root, request, refusal, slurm)
+        now, left = request.arrays[: refusal.accepted], request.arrays[refusal.accepted :]
+        say_refused(refusal, left, origin.asked_by)
+        return replace(request, arrays=now, held=[*left, *request.held])
     except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
         path.unlink(missing_ok=True)
         raise
@@ -150,6 +155,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
         path.unlink(missing_ok=True)
     if jobs:
         console.print(f"Submitted {', '.join(jobs)}. `status{where.output_root.options}` shows how it goes.")
+    return request
 
 
 def origin_now(

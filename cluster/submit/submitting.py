@@ -26,7 +26,7 @@ from cluster.slurm.queries import Slurm
 from cluster.submit import dispatch, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
-from cluster.submit.wording import say_decided, say_held, say_nothing_missing
+from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing
 
 
 def submit_missing(
@@ -119,6 +119,7 @@ def tick(
             )
         say_decided(again)
         groups = _to_go_on(ledger, again, before, only, site)
+        refused = dict(before.refused)
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
         done: list[Request] = []
@@ -136,6 +137,8 @@ def tick(
         before.forget_done()
     if not groups and not again.decided and not again.waiting:
         console.print("Nothing to do.")
+    if refused:
+        say_left_refused(refused)
     for other in problems[:-1]:
         stderr.print(Text(str(other), style="red"))
     if problems:
@@ -188,9 +191,8 @@ def _go_on(
     requests.check_data(runs, data)
     site = site or profiles.checked(source["site"])
     request = requests.compose(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
-    requests.carry_out(where, ledger, request, origin)
     say_held(request, "tick")
-    return request
+    return requests.carry_out(where, ledger, request, origin, slurm)
 
 
 def _chosen(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
-from cluster.console import console, count
+from cluster.console import clean, console, count
 from cluster.files.statuses import LIVE
 from cluster.plan import choosing, packing
+from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
 
@@ -55,12 +57,28 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
 def say_held(request: Request, asked_by: str) -> None:
     packs = sum(len(array.packs) for array in request.held)
     if packs:
+        known = ", as far as is known since sbatch refused more" if request.assumed else ""
         console.print(
             f"{count(packs, 'pack')} wait for room: the account may have {request.limits.max_submit} jobs waiting and "
-            "running. "
-            + ("Do it again then." if asked_by == "rerun" else "`tick` submits them, now and then or by cron."),
+            f"running{known}. {_go_on(asked_by)}",
             soft_wrap=True,
         )
+
+
+def say_refused(refusal: RefusedForNow, left: Sequence[packing.Array], asked_by: str) -> None:
+    packs = sum(len(array.packs) for array in left)
+    told = f"{clean(str(refusal))} {count(packs, 'pack')} wait until SLURM takes them. {_go_on(asked_by)}"
+    console.print(Text(told, style="yellow"), soft_wrap=True)
+
+
+def _go_on(asked_by: str) -> str:
+    return "Do it again then." if asked_by == "rerun" else "`tick` submits them, now and then or by cron."
+
+
+def say_left_refused(refused: Mapping[str, str]) -> None:
+    """Say which runs are left alone since SLURM refused them for good: run id -> why."""
+    told = f"{count(len(refused), 'run')} left alone, since sbatch refused: {clean(next(iter(refused.values())))}."
+    console.print(Text(f"{told} Mend that, and `submit` again.", style="yellow"), soft_wrap=True)
 
 
 def say_decided(again: dispatch.RetryPlan) -> None:

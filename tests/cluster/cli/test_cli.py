@@ -617,7 +617,7 @@ def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(comma
     assert "Invalid account" in refused.stderr
     assert "Nothing to do." in command("tick", env=away).stdout
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 17\n")
-    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\ncase $* in *assoc*) echo 'a|root||0||||';; esac\n")
+    (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\ncase $* in *assoc*) echo 'c|a|root||||0||||';; esac\n")
     shown = command("submit", "experiments.yaml", "--site", "far.yaml", "--yes", env=away).stdout
     assert "wait for room" in shown
     assert status(command)["counts"]["submitted"] == 0

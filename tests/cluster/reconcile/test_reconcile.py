@@ -250,6 +250,56 @@ def requeued(ledger, root, runs):
     return pack[0]
 
 
+AGAIN = [
+    (Job("7", "tt-cafe", "PENDING", "BeginTime"), "BeginTime"),
+    (Job("7", "tt-cafe", "PENDING", "JobHeldUser"), "JobHeldUser"),
+    (Job("7", "tt-cafe", "PENDING"), "PENDING"),
+    (Job("7", "tt-cafe", "PENDING", "launch failed requeued held"), "launch failed requeued held"),
+    (Job("7", "tt-cafe", "REQUEUE_HOLD", "BeginTime"), "REQUEUE_HOLD"),  # held, whatever else it waits for
+    (Job("7", "tt-cafe", "SPECIAL_EXIT", "JobHeldAdmin"), "JobHeldAdmin"),
+    (Job("7", "tt-cafe", "SUSPENDED"), "SUSPENDED"),
+    (Job("7", "tt-cafe", "REQUEUED"), "REQUEUED"),
+]
+
+
+@pytest.mark.parametrize(("job", "reason"), AGAIN, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_pack_that_had_begun_and_waits_again_has_slurms_reason_until_it_runs(ledger, root, runs, job, reason):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    beat = {"time": 5.0, "fraction": 0.5, "text": "step 3"}
+    heartbeat = claim(root, pack[0], "pretrain", job="7").heartbeat
+    whole_files.write_json(heartbeat, beat)
+
+    def told(*jobs, silent=False):
+        reconciling.reconcile(ledger, root, FakeSlurm(None if silent else jobs))
+        return json.loads(ledger.attempt(pack[0], "pretrain", 1)["progress"])
+
+    running = Job("7", "tt-cafe", "RUNNING")
+    assert told(running) == beat
+    assert ledger.open_packs()[0]["started"] == 1.0
+    for _ in range(2):
+        assert told(job) == beat | {"waits_for": reason}
+    assert told(silent=True) == beat | {"waits_for": reason}, "silence changes nothing"
+    assert ledger.open_packs()[0]["started"] is None
+    assert told(running) == beat
+    assert ledger.open_packs()[0]["started"] == 1.0
+    told(job)
+    whole_files.write_json(heartbeat, beat | {"time": 6.0})
+    assert told(silent=True) == beat | {"time": 6.0}, "it has been heard of since"
+
+
+def test_a_suspended_pack_without_a_heartbeat_waits_too(ledger, root, runs):
+    packs = intend(ledger, root, runs[:2], runs_per_pack=2)
+    answer(ledger, root)
+    for run_id in packs[0]:
+        claim(root, run_id, "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "SUSPENDED")]))
+    progress = [ledger.attempt(run_id, "pretrain", 1)["progress"] for run_id in packs[0]]
+    assert progress == ['{"waits_for": "SUSPENDED"}'] * 2
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "RUNNING")]))
+    assert [ledger.attempt(run_id, "pretrain", 1)["progress"] for run_id in packs[0]] == [None] * 2
+
+
 def lives(*states):
     *earlier, last = [Job("7", "tt-cafe", state, node="n1") for state in states]
     return Job("7", "tt-cafe", last.state, earlier=tuple(earlier))

@@ -46,7 +46,7 @@ class Said:
     def accounts(self):
         return self.mine
 
-    def limits(self, account, qos):  # noqa: ARG002
+    def limits(self, account, qos, partitions):  # noqa: ARG002
         return self.most
 
 
@@ -110,6 +110,23 @@ def test_what_a_user_has_set_without_effect_is_told_once(tmp_path, monkeypatch, 
     for what, (mark, words) in told.items():
         assert found[what][0] == mark
         assert found[what][1].startswith(words)
+
+
+def test_each_of_several_partitions_is_looked_at(tmp_path, monkeypatch):
+    site = SITE.model_copy(update={"partition": "p1,p2"})
+    said = Said()
+    answers = {"p1": ENOUGH, "p2": ENOUGH | {"MaxTime": "09:00:00", "MaxMemPerCPU": "2000"}}
+    said.partition = lambda name: answers[name]
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = examine(site, said, None, tmp_path / "output")
+    assert [each.mark for each in found if each.what in ("time limit of p1", "time limit of p2")] == ["fine", "wrong"]
+    assert [each.what for each in found if each.what.startswith("nodes")] == ["nodes of p1", "nodes of p2"]
+    made = drafted(said, site)
+    assert [made[key].value for key in ("partition", "max_time", "memory_per_cpu")] == ["p1,p2", 540, 2000]
+    answers["p2"] = {}
+    assert "p2: there is none of this name" in [each.found for each in examine(site, said, None, tmp_path / "output")]
 
 
 def test_what_is_not_answered_is_not_known(marks):

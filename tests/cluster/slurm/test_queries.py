@@ -82,8 +82,8 @@ def test_limits_are_the_narrowest_of_account_and_qos(client):
     client(
         "sacctmgr",
         """case "$*" in
-*assoc*) echo 'innovation|root||11||1||1-00:00:00'; echo 'research|root|gold||200|||';;
-*qos*) echo '50|20|||2:00:00';;
+*assoc*) echo 'c|innovation|root||||11||1||1-00:00:00'; echo 'c|research|root|||gold||200|||';;
+*qos*) echo '50|20|||||2:00:00';;
 *) echo innovation;;
 esac""",
     )
@@ -91,13 +91,73 @@ esac""",
     client(
         "sacctmgr",
         """case "$*" in
-*assoc*) echo 'research|root|gold||200|8|4|';;
-*) echo '50|20|||02:00:00';;
+*assoc*) echo 'c|research|root|||gold||200|8|4|';;
+*) echo '50|20|||||02:00:00';;
 esac""",
     )
     assert Slurm().limits("research", None) == queries.Limits(20, 4, 120)
     client("sacctmgr", "exit 1")
     assert Slurm().limits("research", None) is None
+
+
+ROWS = """\
+one|innovation|me||||11||1||1-00:00:00
+one|research|me||||200||||
+one|research|me|gpu|||30||4||2:00:00
+two|research|me||||2||||
+one|research|||faculty|||400||100|
+one|research|another||||1||||
+one|faculty|||root|||90||50|
+two|faculty|||root|||3|||
+one|root|||||||||"""
+QUALITIES = {"normal": "500|||50|||", "of-gpu": "|60||||20|", "shared": "||70||||3-00:00:00"}
+
+
+@pytest.fixture
+def accounting(client, tmp_path):
+    """sacctmgr of a database that serves the clusters one and two; it gives what it is asked for, and no more."""
+    (tmp_path / "rows").write_text(ROWS + "\n")
+    for name, row in QUALITIES.items():
+        (tmp_path / f"qos-{name}").write_text(row + "\n")
+    client("sacctmgr", f"""
+user=; account=; shift 2
+case "$1" in qos) for name in $(echo "$2" | tr , ' '); do cat {tmp_path}/qos-$name || exit 1; done; exit;; esac
+for word; do case "$word" in user=*) user=me;; account=*) account=$(echo "${{word#*=}}" | tr , '|');; esac; done
+grep -E "^[a-z]+\\|(${{account:-.*}})\\|" {tmp_path}/rows | grep -F "${{user:+|me|}}"
+true""")  # fmt: skip
+    client("scontrol", "echo 'ClusterName = one'")
+
+
+@pytest.mark.usefixtures("accounting")
+@pytest.mark.parametrize(
+    ("account", "qos", "partitions", "expected"),
+    [
+        ("research", None, {}, (90, 50, None)),  # the faculty's, which has the account
+        ("research", None, {"gpu": {}}, (30, 4, 120)),  # the row of this partition
+        ("research", None, {"cpu": {}}, (90, 50, None)),  # the row of none
+        ("research", None, {"cpu": {}, "gpu": {}}, (30, 4, 120)),
+        ("research", None, {"cpu": {"QoS": "of-gpu"}}, (60, 20, None)),
+        ("research", "shared", {"cpu": {"QoS": "of-gpu"}}, (60, 20, 4320)),
+        ("research", "shared", {"cpu": {"QoS": "N/A"}}, (70, 50, 4320)),
+        ("innovation", "normal", {}, (11, 1, 1440)),
+    ],
+)
+def test_limits_are_of_this_cluster_this_partition_the_accounts_above_and_both_qos(
+    monkeypatch, account, qos, partitions, expected
+):
+    monkeypatch.setattr(queries.environment, "user", lambda: "me")
+    assert Slurm().limits(account, qos, partitions) == queries.Limits(*expected)
+
+
+@pytest.mark.usefixtures("accounting")
+def test_where_the_clusters_name_is_not_known_the_narrowest_of_all_rows_holds(client):
+    client("scontrol", "exit 1")
+    assert Slurm().limits("research", None) == queries.Limits(2, 50, None)
+
+
+@pytest.mark.usefixtures("accounting")
+def test_a_qos_of_a_partition_that_is_not_told_leaves_the_limits_unknown():
+    assert Slurm().limits("research", None, {"gpu": {"QoS": "nobodys"}}) is None
 
 
 def test_what_one_job_may_have_is_the_narrowest_of_its_qualities(client):
@@ -130,7 +190,7 @@ def test_kinds_of_nodes_know_their_gpus(client):
 
 @pytest.mark.parametrize("silent", ["*qos*", "*defaultaccount*"])
 def test_limits_of_which_a_part_is_not_known_are_not_known(client, silent):
-    rows = "echo 'innovation|root|gold|11||1||'; echo 'research|root|||||'"
+    rows = "echo 'c|innovation|root|||gold|11||1||'; echo 'c|research|root||||||||'"
     client("sacctmgr", f'case "$*" in *assoc*) {rows};; {silent}) exit 1;; *) echo innovation;; esac')
     assert Slurm().limits(None, None) is None
 

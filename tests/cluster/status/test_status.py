@@ -23,6 +23,7 @@ import waiting
 from rich.console import Console
 
 from cluster.cli import entry, shared
+from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
@@ -202,6 +203,55 @@ def test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run(stud
     study.put_attempt(runs[3].id, "pretrain", 1, progress=None)
     waiting = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
     assert waiting.seconds_left is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "why"),
+    [
+        ("JobHeldUser", "held by you: `scontrol release` or `cancel` it (JobHeldUser)", "1 pack will not start by"),
+        ("REQUEUE_HOLD", "held after a requeue: `scontrol release` or", "1 pack will not start by itself"),
+        ("JobHoldMaxRequeue", "held, since it was requeued too often: see its log", "1 pack will not start by itself"),
+        ("BeginTime", "it was put off, and may begin later (BeginTime)", "nothing has begun, and when it does"),
+        ("PENDING", "requeued, and waits for its turn", "nothing has begun, and when it does"),
+    ],
+)
+def test_a_pack_that_had_begun_and_waits_again_is_shown_as_waiting(study, root, runs, reason, words, why):
+    study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(BEAT | {"waits_for": reason}))
+    told = shown(study, root)
+    assert "Running" not in told
+    assert "Waiting: 3 packs with 4 runs" in told
+    assert f"1 pack, 2 runs (job 7_[1]): {words}" in told
+    assert f"When it is done is unknown: {why}" in told
+    progress = told.split("Waiting:")[0]
+    assert (" running" in progress, "4 submitted" in progress) == (False, True)
+    seen = reading.read(LedgerView(study, "now", "none"), root, study="first", now=START + 4200)
+    assert not seen.studies[0].runs.get("running")
+
+
+@pytest.mark.parametrize("for_now", [False, True])
+def test_runs_that_sbatch_refused_for_good_are_told_since_tick_leaves_them_alone(ledger, root, runs, for_now):
+    ledger.record_runs(runs[:2], "2026")
+    submit(ledger, "cafe", [runs[:2]], state="refused")
+    for run in runs[:2]:
+        for stage in STAGES:
+            ledger.put_attempt(run.id, stage, 1, status="void")
+    intent = {"created": SUBMISSION["created"], "site": {}, "data_root": None, "packs": []}
+    whole_files.write_json(root.submission("cafe").submission, intent)
+    answer = {"state": "refused", "message": "Invalid account", "for_now": for_now}
+    whole_files.write_json(root.submission("cafe").answer, answer)
+    told = "flagged: sbatch refused 2 runs (Invalid account), and `tick` leaves them alone: mend that and"
+    assert (told in shown(ledger, root)) is not for_now
+
+
+def test_of_two_packs_one_of_which_waits_again_the_other_is_shown_as_running(study, root, runs):
+    study.put_attempt(runs[3].id, "pretrain", 1, status="running", job="7_2", host="gpu003", started=START + 4000,
+                      progress=json.dumps(BEAT))  # fmt: skip
+    study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(BEAT | {"waits_for": "BeginTime"}))
+    read = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
+    assert [pack.job for pack in read.packs] == ["7_2"]
+    assert sorted(each.reason for each in read.queue) == ["BeginTime", "Priority"]
+    assert read.total.runs["running"] == 1
+    assert read.seconds_left == pytest.approx(3 * 3960 - 200), "the others come after it"
 
 
 def test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_done(ledger, root, runs):

@@ -17,8 +17,9 @@ SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus
 class FakeSlurm:
     """A queue, and what an account allows; None is silence."""
 
-    def __init__(self, jobs=(), limits=None, silent=False, partition=None):
+    def __init__(self, jobs=(), limits=None, silent=False, partition=None, settings=None):
         self.seen = None
+        self._settings = settings
         self._jobs, self._limits, self._silent, self._partition = jobs, limits, silent, partition
 
     def partition(self, name):
@@ -28,9 +29,13 @@ class FakeSlurm:
     def queue(self):
         return None if self._silent else {job.key: job for job in self._jobs}
 
-    def limits(self, account, qos):
+    def limits(self, account, qos, partitions):
         assert (account, qos) == ("acc", None)
+        assert partitions == ({} if self._partition is None else {"gpu": self._partition})
         return self._limits
+
+    def configuration(self):
+        return self._settings
 
 
 def ask(runs, slurm, site=SITE, **words):
@@ -88,6 +93,46 @@ def test_no_more_time_is_asked_for_than_the_partition_gives(runs):
 def test_what_the_partition_would_not_give_is_refused_before_sbatch(runs, partition, message):
     with pytest.raises(InputError, match=message):
         in_partition(runs, partition)
+
+
+class Partitions(FakeSlurm):
+    """A cluster of several partitions: name -> scontrol's words, or None where it does not answer."""
+
+    def __init__(self, partitions, **words):
+        super().__init__(**words)
+        self.partitions = partitions
+
+    def partition(self, name):
+        return self.partitions.get(name, {})
+
+    def limits(self, account, qos, partitions):  # noqa: ARG002
+        assert list(partitions) == [name for name, words in self.partitions.items() if words is not None]
+        return self._limits
+
+
+BOTH = SITE.model_copy(update={"partition": "compute-p1,compute-p2", "max_time": 6000, "min_time": 5000})
+
+
+def test_of_several_partitions_the_narrowest_limits_hold_since_a_job_may_go_to_either(runs):
+    slurm = Partitions({"compute-p1": {"MaxTime": "2-00:00:00"}, "compute-p2": {"MaxTime": "1-00:00:00"}})
+    assert ask(runs, slurm, BOTH).arrays[0].resources.minutes == 1440
+    slurm = Partitions({"compute-p1": {"MaxTime": "UNLIMITED"}, "compute-p2": None})
+    assert ask(runs, slurm, BOTH).arrays[0].resources.minutes == 5000
+    with pytest.raises(InputError, match="no partition compute-p2"):
+        ask(runs, Partitions({"compute-p1": {"MaxTime": "UNLIMITED"}}), BOTH)
+    mean = {"compute-p1": {"MaxMemPerCPU": "9000"}, "compute-p2": {"MaxMemPerCPU": "3000"}}
+    with pytest.raises(InputError, match="partition compute-p2 gives at most 3000"):
+        ask(runs, Partitions(mean), BOTH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [({"MaxArraySize": "3"}, [3, 3, 1]), *((said, [5, 2]) for said in ({"MaxArraySize": "1001"}, {"MaxArraySize": "0"},
+     {}, None))],
+)  # fmt: skip
+def test_arrays_are_cut_at_the_smaller_of_what_slurm_and_the_profile_say(runs, settings, sizes):
+    request = ask(runs, FakeSlurm(settings=settings), SITE.model_copy(update={"max_array_size": 5}))
+    assert [len(array.packs) for array in request.arrays] == sizes
 
 
 def failed(
