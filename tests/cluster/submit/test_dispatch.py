@@ -114,7 +114,7 @@ BOTH = SITE.model_copy(update={"partition": "compute-p1,compute-p2", "max_time":
 
 
 def test_of_several_partitions_the_narrowest_limits_hold_since_a_job_may_go_to_either(runs):
-    slurm = Partitions({"compute-p1": {"MaxTime": "2-00:00:00"}, "compute-p2": {"MaxTime": "1-00:00:00"}})
+    slurm = Partitions({"compute-p1": {"MaxTime": "1-00:00:00"}, "compute-p2": {"MaxTime": "2-00:00:00"}})
     assert ask(runs, slurm, BOTH).arrays[0].resources.minutes == 1440
     slurm = Partitions({"compute-p1": {"MaxTime": "UNLIMITED"}, "compute-p2": None})
     assert ask(runs, slurm, BOTH).arrays[0].resources.minutes == 5000
