@@ -93,11 +93,13 @@ class Results(Store):
         )
 
     def failed_checks(self) -> list[CheckRow]:
-        """Return the failed checks of the newest attempt of every stage run."""
+        """Return the failed checks of the newest attempt of every stage run, in the order of the runs: that is the same
+        in a ledger that was rebuilt."""
         return list(
             self.db.query(
-                "SELECT * FROM check_result WHERE NOT passed AND number = (SELECT max(number) FROM attempt WHERE "
-                "(run_id, stage) = (check_result.run_id, check_result.stage) AND status != 'void') ORDER BY +rowid"
+                "SELECT check_result.* FROM check_result JOIN run ON run.id = run_id WHERE NOT passed AND number = "
+                "(SELECT max(number) FROM attempt WHERE (run_id, stage) = (check_result.run_id, check_result.stage) "
+                "AND status != 'void') ORDER BY run.rowid, stage, +check_result.rowid"
             )
         )
 

@@ -160,7 +160,7 @@ def forms(lines):
         elif re.match(r"\S+ +jobs? \d", line):
             begun.add("a host and its jobs")
         elif line.strip() and not line.startswith(" "):
-            begun.add(re.sub(r"^\d[\d,.]*", "#", line).split(":")[0].rpartition("#")[2].split()[0].rstrip("s"))
+            begun.add(re.sub(r"^\d[\d,.]*", "#", line).split(":")[0].rpartition("#")[2].split()[0].rstrip("s,"))
     return begun
 
 
@@ -173,10 +173,11 @@ def pages_of_status(text):
         ]
 
 
-@pytest.mark.parametrize("name", ["README.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/session.md"])
 def test_a_recorded_status_looks_like_todays(name):
     """The recorded pages of tests/cluster/status are today's. Where this fails, record anew: tests/slurm/session.py."""
     today = forms((ROOT / "tests/cluster/status/160.txt").read_text().splitlines())
+    today |= {"flagged", "stage"}  # checks that did not hold, and stage runs that are eligible: not in that page
     pages = list(pages_of_status((ROOT / name).read_text()))
     assert pages
     for page in pages:

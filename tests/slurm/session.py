@@ -173,7 +173,7 @@ def finish(session: Session, seconds: float) -> int:
         if told["status"] == "completed":
             completed[path.parents[3].name, path.parents[1].name] += 1
         else:
-            causes[told["cause"]] += 1
+            causes[told.get("cause") or told["status"]] += 1
     before, _ = session.start("status", "--smoke", "--json").communicate()
     session.show("ledger", "rebuild", "--smoke")
     after, _ = session.start("status", "--smoke", "--json").communicate()
