@@ -18,7 +18,9 @@ from cluster.files.documents import SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, Run
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import SubmissionRow
 from cluster.reconcile import session
+from cluster.reconcile.opened import read_whole
 from cluster.reconcile.session import LedgerView
 from cluster.report import score_tables
 from cluster.sites import profiles
@@ -126,12 +128,12 @@ def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Se
             jobs += [(job_id, submission_id) for job_id in ids]
             noted[submission_id] = None if everything else indices
         elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
-            _note_cancelled(output_root.submission(submission_id).answer, None if everything else indices)
+            _note_cancelled(output_root, row, None if everything else indices)
     if jobs and (problem := slurm.cancel(jobs)):
         problems.append(SlurmSilent(f"scancel: {problem}. Try again."))
     else:  # SLURM forgets tasks that are cancelled while they wait; and what it does not show may be there all the same
         for submission_id, packs_of in noted.items():
-            _note_cancelled(output_root.submission(submission_id).answer, packs_of)
+            _note_cancelled(output_root, rows[submission_id], packs_of)
     for submission_id, index in packs:
         if rows[submission_id]["scheduler"] == "local":
             try:
@@ -142,9 +144,12 @@ def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Se
         raise problems[0]
 
 
-def _note_cancelled(answer: Path, indices: Sequence[int] | None) -> None:
-    """A task of these packs, or of all, that begins after this leaves."""
-    told = documents.read(answer, documents.AnswerFile) or {"state": "intended"}
+def _note_cancelled(output_root: OutputRoot, row: SubmissionRow, indices: Sequence[int] | None) -> None:
+    """Have a task of these packs, or of all, that begins after this leave. A spoilt answer is written anew of what the
+    ledger knows."""
+    answer = output_root.submission(row["submission_id"]).answer
+    known: documents.AnswerFile = {"state": row["state"], "job_id": row["job_id"]}
+    told = read_whole(answer, documents.AnswerFile, []) or known
     packs = sorted({*told.get("cancelled_packs", []), *(indices or ())})
     whole_files.write_json(answer, {**told, **({"cancelled": True} if indices is None else {"cancelled_packs": packs})})
 

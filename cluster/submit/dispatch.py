@@ -19,6 +19,7 @@ from cluster.plan import choosing, cost, packing, retry
 from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
 from cluster.plan.retry import Adjustment
+from cluster.reconcile.opened import read_whole
 from cluster.sites.profiles import Site
 from cluster.slurm.answers import Job, minutes, number_in
 from cluster.slurm.queries import Limits, Slurm, names_of
@@ -191,7 +192,7 @@ def last_limit(ledger: Ledger, output_root: OutputRoot, site: Site) -> ReachedLi
             continue
         if whole_files.age(path) > FORGOTTEN:
             return None
-        answer = documents.read(path, AnswerFile)
+        answer = read_whole(path, AnswerFile, [])  # a spoilt one says nothing of a limit
         limit = answer.get("limit") if answer else None
         if limit and (limit["account"], limit["qos"], limit["partition"]) == (site.account, site.qos, site.partition):
             return limit

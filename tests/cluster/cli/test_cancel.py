@@ -74,6 +74,17 @@ def test_only_jobs_of_the_submission_are_cancelled(ledger, root, submission, que
     assert (calls(), cancelled(root)) == (given, noted)
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"state": "sub'])
+def test_a_spoilt_answer_is_written_anew_of_what_the_ledger_knows(ledger, root, submission, queue, text):
+    submission()
+    queue(*OURS)
+    root.submission("cafe").answer.write_text(text)
+    shared.cancel_jobs(ledger, root, Slurm(), BOTH[1:])
+    assert whole_files.read_json(root.submission("cafe").answer) == {
+        "state": "submitted", "job_id": "7", "cancelled_packs": [1],
+    }  # fmt: skip
+
+
 def test_where_squeue_is_silent_nothing_is_cancelled(ledger, root, submission, queue):
     submission()
     calls = queue(*OURS, code=1)

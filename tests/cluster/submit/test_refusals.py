@@ -233,3 +233,15 @@ def test_a_limit_that_is_read_explains_a_refusal_when_jobs_came_in_between(clust
     assert "limit" not in whole_files.read_json(refused)
     assert tick().submitted
     assert cluster.asked == [7, 4], "as many as there was room for"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"state": "refused", "limit": 3}', '{"state": "refused", "limit": {}}'])
+def test_a_spoilt_answer_of_a_refused_submission_stops_no_later_one(cluster, root, submit, text):
+    cluster.most(0, f"sbatch: error: {PARTITION}")
+    with pytest.raises(SubmitError):
+        submit()
+    (answer,) = root.path.glob("submissions/*/answer.json")
+    answer.write_text(text)
+    cluster.most(100)
+    submit()
+    assert len(cluster.asked) == 2
