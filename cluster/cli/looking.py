@@ -10,7 +10,17 @@ import typer
 from rich.text import Text
 
 from cluster.cli import completion
-from cluster.cli.shared import OUTPUT, OutputOption, SmokeOption, app, find_runs, reading_ledger, root_of, watch_queue
+from cluster.cli.shared import (
+    OUTPUT,
+    OutputOption,
+    RunArgument,
+    SmokeOption,
+    app,
+    find_runs,
+    reading_ledger,
+    root_of,
+    watch_queue,
+)
 from cluster.console import console
 from cluster.errors import InputError, SlurmSilent, did_you_mean
 from cluster.reconcile import session
@@ -47,9 +57,7 @@ def status_command(
 
 @app.command()
 def logs(
-    run: Annotated[
-        str, typer.Argument(help="Its id, the beginning of it, or its name.", autocompletion=completion.runs)
-    ],
+    run: RunArgument,
     stage: Annotated[str | None, typer.Argument(help="Only this stage.", autocompletion=completion.stages)] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Only this attempt; else the newest.")] = None,
     smoke: SmokeOption = False,
@@ -85,9 +93,7 @@ def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> Non
 
 @app.command()
 def compare(
-    a: Annotated[
-        str, typer.Argument(help="A run: its id, the beginning of it, or its name.", autocompletion=completion.runs)
-    ],
+    a: RunArgument,
     b: Annotated[str, typer.Argument(help="The run that it is held against.", autocompletion=completion.runs)],
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,

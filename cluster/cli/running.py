@@ -15,10 +15,13 @@ from cluster.cli.shared import (
     OUTPUT,
     AccountOption,
     DataOption,
+    ManifestArgument,
     OutputOption,
     PartitionOption,
+    SetOption,
     SiteOption,
     SmokeOption,
+    StudyOption,
     app,
     cancel_jobs,
     find_runs,
@@ -58,14 +61,9 @@ PROBE_VALIDATION = {False: "train.eval_stories=8", True: "train.eval_characters=
 
 @app.command()
 def submit(
-    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[
-        list[str] | None,
-        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs; part of their identity.")
-    ] = None,
+    manifest_path: ManifestArgument,
+    study: StudyOption = None,
+    overrides: SetOption = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="Small, and kept apart: a trial of the machinery.")] = False,
     site: SiteOption = None,
     data_root: DataOption = None,
@@ -97,12 +95,9 @@ def submit(
 
 @app.command()
 def probe(
-    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[
-        list[str] | None,
-        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
-    ] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
+    manifest_path: ManifestArgument,
+    study: StudyOption = None,
+    overrides: SetOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of each probe.")] = 5,
     slots: Annotated[
         str | None, typer.Option("--slots", metavar="1,2,4,8", help="So many runs at a time: what do they gain?")

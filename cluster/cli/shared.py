@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from cluster.cli import completion
 from cluster.console import console, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
 from cluster.files import documents, whole_files
@@ -45,6 +46,17 @@ ledger_app = typer.Typer(help="The ledger itself.", no_args_is_help=True, rich_m
 app.add_typer(ledger_app, name="ledger")
 
 
+ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")]
+StudyOption = Annotated[
+    list[str] | None,
+    typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs; part of their identity.")
+]
+RunArgument = Annotated[
+    str, typer.Argument(help="A run: its id, the beginning of it, or its name.", autocompletion=completion.runs)
+]
 OutputOption = Annotated[
     Path,
     typer.Option("--output-root", envvar="TINY_TRANSFORMERS_OUTPUT", help="Where runs and the ledger are."),

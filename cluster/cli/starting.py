@@ -12,8 +12,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.cli import completion
-from cluster.cli.shared import OUTPUT, AccountOption, DataOption, OutputOption, PartitionOption, SiteOption, app
+from cluster.cli.shared import (
+    OUTPUT,
+    AccountOption,
+    DataOption,
+    ManifestArgument,
+    OutputOption,
+    PartitionOption,
+    SetOption,
+    SiteOption,
+    StudyOption,
+    app,
+)
 from cluster.console import console, count
 from cluster.errors import InputError
 from cluster.manifest import grids, loading
@@ -57,12 +67,9 @@ def init(
 
 @app.command()
 def models(
-    manifest_path: Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")],
-    study: Annotated[
-        list[str] | None,
-        typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
-    ] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs.")] = None,
+    manifest_path: ManifestArgument,
+    study: StudyOption = None,
+    overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
 ) -> None:
     """The distinct models of a manifest: their parameters, exactly, and FLOPs of a token."""
