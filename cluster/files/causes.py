@@ -5,5 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 Cause = Literal[
-    "error", "timeout", "out_of_memory", "node_fail", "preempted", "cancelled", "check_failed", "lost", "launch_failed"
+    "error",
+    "timeout",
+    "out_of_memory",
+    "node_fail",
+    "preempted",
+    "cancelled",
+    "check_failed",
+    "lost",
+    "vanished",
+    "launch_failed",
 ]

@@ -109,7 +109,7 @@ class Store:
         if row is None:
             return
         attempts = self.db.query(
-            "SELECT stage, number, status, cause, job FROM attempt WHERE run_id = ? AND status != 'void' "
+            "SELECT stage, number, status, cause, job, progress FROM attempt WHERE run_id = ? AND status != 'void' "
             "ORDER BY number",
             [run_id],
         )
@@ -128,14 +128,14 @@ class Store:
 
 def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[str, StageRow]:
     """The status of each stage run, first match wins: completed, running, submitted, failed, blocked, eligible,
-    waiting."""
+    waiting. One that had begun and whose job waits again is submitted."""
     views: dict[str, StageRow] = {}
     status: StageStatus
     for stage in stages:
         attempt = newest.get(stage)
         needs = [views[need]["status"] for need in STAGES[stage].needs if need in views]
         if attempt:
-            status = cast(StageStatus, attempt["status"])  # the newest that is not void
+            status = "submitted" if _waits_again(attempt) else cast(StageStatus, attempt["status"])
         elif any(need in STUCK for need in needs):
             status = "blocked"
         else:
@@ -147,6 +147,11 @@ def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[
             "job": attempt["job"] if attempt else None,
         }
     return views
+
+
+def _waits_again(attempt: AttemptRow) -> bool:
+    """Whether it has begun, and its job waits again by SLURM's last answer."""
+    return attempt["status"] == "running" and "waits_for" in json.loads(attempt["progress"] or "{}")
 
 
 def listed(words: Iterable[str]) -> str:

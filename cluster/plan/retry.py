@@ -14,6 +14,8 @@ from typing import Literal, cast
 from cluster.files.records import AskedAttempt, AttemptRow
 from cluster.sites.profiles import Site
 
+NO_MISTAKE = ("cancelled", "vanished", "preempted", "node_fail", "timeout")  # causes that say nothing against a run
+
 
 @dataclass(frozen=True)
 class Adjustment:
@@ -102,11 +104,12 @@ def kind(attempt: AttemptRow) -> tuple[str, str, str]:
 
 def in_a_row(ended: Sequence[AttemptRow]) -> int:
     """In how many packs, one after another, the attempts that ended last, newest first, failed alike: what befalls a
-    pack befalls all its runs. Those that a person cancelled, and what is no mistake in a run, do not count."""
+    pack befalls all its runs. Those that a person cancelled, or may have, and what is no mistake in a run, do not
+    count."""
     packs: set[tuple[str, int]] = set()
     first: tuple[str, str, str] | None = None
     for attempt in ended:
-        if attempt["status"] == "failed" and attempt["cause"] in ("cancelled", "preempted", "node_fail", "timeout"):
+        if attempt["status"] == "failed" and attempt["cause"] in NO_MISTAKE:
             continue
         if attempt["status"] != "failed" or (first and kind(attempt) != first):
             break

@@ -100,7 +100,7 @@ def _settle_by_pack(
     out_of_turn = any(need in FRUITLESS for need in needs)
     died = (
         isinstance(fate, EndedJob)
-        and fate.cause == "lost"
+        and fate.cause in ("lost", "vanished")
         and any(status == "failed" for (run_id, _), status in statuses.items() if run_id == attempt["run_id"])
     )  # the run's process, in an earlier stage
     if attempt["status"] == "submitted" and died and not out_of_turn:
@@ -237,6 +237,9 @@ def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> 
         return None
     if cancelled:
         return EndedJob("cancelled", f"job {key} was cancelled, and SLURM no longer shows it")
+    if pack_index not in opened.tasks:  # as what is cancelled by hand while accounting is away
+        why = "why is not known, and somebody may have cancelled it"
+        return EndedJob("vanished", f"SLURM no longer knows job {key}, which never began: {why}")
     return EndedJob("lost", f"SLURM no longer knows job {key}, and it left no result")
 
 

@@ -192,11 +192,12 @@ def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:
             "unknown", "limits", "sacctmgr did not answer; max_submit and max_jobs of the profile are kept to"
         )
         return
-    for what, most, said in (
-        ("jobs waiting and running", limits.max_submit, site.max_submit),
-        ("jobs running at once", limits.max_jobs, site.max_jobs),
+    room = "" if limits.room is None else f"; beside everybody's there is room for {limits.room} now"
+    for what, most, said, now in (
+        ("jobs waiting and running", limits.max_submit, site.max_submit, room),
+        ("jobs running at once", limits.max_jobs, site.max_jobs, ""),
     ):
-        profile = f"; the profile says {said}" if said else ""
+        profile = (f"; the profile says {said}" if said else "") + now
         yield Finding("fine", what, f"at most {most}{profile}" if most else f"no limit{profile}")
     if limits.max_time:
         fits = limits.max_time >= site.max_time

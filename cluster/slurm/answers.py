@@ -7,7 +7,7 @@ there was no answer, which is None. A state that is not known here is alive unti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.files.causes import Cause
@@ -183,6 +183,19 @@ def pairs(text: str) -> dict[str, str]:
     """Return scontrol's `Key = value` lines."""
     split = (line.partition("=") for line in _lines(text) or () if "=" in line)
     return {key.strip(): value.strip() for key, _, value in split}
+
+
+def room_in_groups(text: str, accounts: Collection[str], qos: Collection[str]) -> int | None:
+    """Return how many more jobs the narrowest limit takes that the jobs of several users count against, by scontrol's
+    words for these accounts and QOS: GrpSubmitJobs=limit(jobs). None: there is no such limit, or it is not told."""
+    limits: list[str] = []
+    for line in _lines(text) or ():
+        owner = re.match(r"ClusterName=\S* Account=(\S*) UserName= |QOS=(\S*?)(?:\(\d+\))? ", line)
+        if owner and (owner[1] in accounts or owner[2] in qos):
+            of_accounts = [part for part in re.findall(r" (\S+)=\{([^}]*)", line) if part[0] in accounts]
+            limits += [line.partition(" Limits=")[0], *(part for _, part in of_accounts)]
+    counted = re.findall(rf"\b(?:GrpSubmitJobs|MaxSubmitJobsPA)=({_NUMBER})\(({_NUMBER})\)", "\n".join(limits))
+    return min((max(0, int(most) - int(jobs)) for most, jobs in counted), default=None)
 
 
 def megabytes(text: str) -> float:

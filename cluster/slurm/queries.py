@@ -27,6 +27,7 @@ class Limits:
     max_jobs: int | None = None  # running at once
     max_time: int | None = None  # minutes
     max_array_size: int | None = None  # tasks of one array
+    room: int | None = None  # for more now, beside everybody's; None: no limit in a group, or SLURM does not tell
 
     def __or__(self, other: Limits) -> Limits:
         """The narrower of both."""
@@ -154,10 +155,12 @@ class Slurm:
         above = _above(cluster, {row.account for row in rows})
         names = {qos} if qos else {row.default_qos for row in rows}
         names |= {each for words in (partitions or {}).values() for each in qualities(words, None)}
-        of_qos = _limits_of_qualities(sorted(filter(None, names)))
+        named = sorted(filter(None, names))
+        of_qos = _limits_of_qualities(named)
         if above is None or of_qos is None:
             return None
-        return reduce(or_, [*(row.limits for row in (*rows, *above)), *of_qos], Limits())
+        found = reduce(or_, [*(row.limits for row in (*rows, *above)), *of_qos], Limits())
+        return found | Limits(room=_room([row.account for row in above], named) if found.max_submit else None)
 
     def accounts(self) -> list[str] | None:
         user, cluster = environment.user(), (self.configuration() or {}).get("ClusterName")
@@ -244,6 +247,14 @@ def _limits_of_qualities(names: Sequence[str]) -> list[Limits] | None:
     )
     rows = _table("MaxSubmitPU", fields, "qos", ",".join(names))
     return None if rows is None else [_limits(row[:3], row[3:6], row[6]) for row in rows]
+
+
+def _room(accounts: Sequence[str], qos: Sequence[str]) -> int | None:
+    """Return how many more jobs these accounts and QOS take now. Only the controller counts the jobs of other users,
+    and it does not tell them everywhere."""
+    which = [f"accounts={','.join(accounts)}", "flags=assoc,qos" if qos else "flags=assoc"]
+    text = _ask("scontrol", "-o", "show", "assoc_mgr", *which, *([f"qos={','.join(qos)}"] if qos else []))
+    return None if text is None else answers.room_in_groups(text, accounts, qos)
 
 
 def names_of(partition: str | None) -> list[str]:

@@ -36,7 +36,6 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     attempts = ledger.newest_attempts(*LIVE, "failed")
     open_packs = {(row["submission_id"], row["pack_index"]): row for row in ledger.open_packs()}
     progress = _progress(ledger)
-    _show_as_waiting(progress, ledger, attempts, open_packs)
     total = progress.pop("")
     if study:
         members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
@@ -74,33 +73,6 @@ def _progress(ledger: Ledger) -> dict[str, Progress]:
             counts = progress.stages.setdefault(stage, {})
             counts[status] = counts.get(status, 0) + runs
     return found
-
-
-def _show_as_waiting(
-    progress: Mapping[str, Progress],
-    ledger: Ledger,
-    attempts: Sequence[AttemptRow],
-    open_packs: Mapping[tuple[str, int], PackRow],
-) -> None:
-    """Count the runs of packs that wait again as submitted. For the ledger they have begun, and are not over."""
-    again: list[AttemptRow] = []
-    for attempt in attempts:
-        pack = open_packs.get((attempt["submission_id"], attempt["pack_index"]))
-        if attempt["status"] == "running" and pack and not pack["started"]:
-            again.append(attempt)
-    failed = {attempt["run_id"] for attempt in attempts if attempt["status"] == "failed"}
-    studies = ledger.studies_of(attempt["run_id"] for attempt in again)
-    for attempt in again:
-        for study in ("", *studies.get(attempt["run_id"], ())):
-            _move(progress[study].stages[attempt["stage"]], "submitted")
-    for run_id in {attempt["run_id"] for attempt in again}:
-        for study in ("", *studies.get(run_id, ())):
-            _move(progress[study].runs, "failed" if run_id in failed else "submitted")
-
-
-def _move(counts: dict[StageStatus, int], to: StageStatus) -> None:
-    counts["running"] -= 1
-    counts[to] = counts.get(to, 0) + 1
 
 
 def _of_run(statuses: Iterable[StageStatus]) -> StageStatus:

@@ -101,7 +101,8 @@ def request(
     now: list[Array] = arrays
     held: list[Array] = []
     if narrowed.max_submit is not None and arrays:
-        now, held = _within(arrays, narrowed.max_submit - _live(slurm, site))
+        room = narrowed.max_submit - _live(slurm, site)
+        now, held = _within(arrays, room if limits.room is None else min(room, limits.room))
     return Request(site, runs, items, now, held, limits, measured, studies, states, reached=reached)
 
 
@@ -109,7 +110,7 @@ def limits_of(site: Site, slurm: Slurm) -> Limits:
     """The narrower of what the site's profile says and what SLURM says now."""
     if site.scheduler != "slurm":
         return Limits()
-    partitions = {name: words for name in names_of(site.partition) if (words := slurm.partition(name)) is not None}
+    partitions = _partitions(site, slurm)
     for name, words in partitions.items():
         _check_partition(site, name, words)
     size = number_in((slurm.configuration() or {}).get("MaxArraySize", ""))
@@ -117,6 +118,11 @@ def limits_of(site: Site, slurm: Slurm) -> Limits:
     for words in partitions.values():
         limits |= Limits(max_time=minutes(words.get("MaxTime", "")))
     return limits | (slurm.limits(site.account, site.qos, partitions) or Limits())
+
+
+def _partitions(site: Site, slurm: Slurm) -> dict[str, dict[str, str]]:
+    """Return scontrol's words for each partition of a site of which it says something."""
+    return {name: words for name in names_of(site.partition) if (words := slurm.partition(name)) is not None}
 
 
 def _check_partition(site: Site, name: str, found: Mapping[str, str]) -> None:
@@ -137,7 +143,8 @@ def narrow(site: Site, limits: Limits) -> Site:
     if site.scheduler != "slurm":
         return site
     limits |= Limits(max_array_size=site.max_array_size)
-    return site.model_copy(update={key: value for key, value in asdict(limits).items() if value is not None})
+    told = asdict(limits)
+    return site.model_copy(update={key: told[key] for key in Site.model_fields if told.get(key) is not None})
 
 
 def _adjustment(
@@ -200,7 +207,7 @@ def last_limit(ledger: Ledger, output_root: OutputRoot, site: Site) -> ReachedLi
 
 
 def note_limit(output_root: OutputRoot, request: Request, refusal: RefusedForNow, slurm: Slurm) -> None:
-    """Remember the limit for which SLURM refused, unless what is read explains it: then jobs of others came between."""
+    """Remember the limit for which SLURM refused, unless what is read explains it: then other jobs came between."""
     path, site = output_root.submission(refusal.submission_id).answer, request.site
     answer = documents.read(path, AnswerFile)
     jobs = slurm.queue() if refusal.limit else None
@@ -209,6 +216,9 @@ def note_limit(output_root: OutputRoot, request: Request, refusal: RefusedForNow
     before = request.reached
     read = before["max_submit"] if before else request.limits.max_submit
     live, packs = _counted(jobs, site), len(request.arrays[refusal.accepted].packs)
+    known = slurm.limits(site.account, site.qos, _partitions(site, slurm))
+    if known and known.room is not None and packs > known.room:
+        return
     if read is None or live + packs <= read:
         answer["limit"] = {
             "account": site.account, "qos": site.qos, "partition": site.partition, "max_submit": read, "live": live,

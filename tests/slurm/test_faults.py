@@ -17,10 +17,12 @@ from slurm.faults import (
     STAGES,
     Study,
     assert_exactly_once,
+    differences,
     fill,
     finish,
     impatient,
     kill_after,
+    losses,
     settle,
     small_disk,
     wait_for,
@@ -201,6 +203,45 @@ def test_task_that_somebody_cancels_is_seen_as_cancelled_and_the_others_go_on(st
     assert_exactly_once(study)
 
 
+@pytest.fixture
+def forgetful(study):
+    """The study, on a cluster that soon forgets jobs that have ended."""
+    before = study.cluster.conf.read_text()
+
+    def restart(text):
+        study.cluster.conf.write_text(text)
+        stop_daemon(study.cluster, "slurmctld")
+        start_daemon(study.cluster, "slurmctld")
+
+    restart(f"{before}\nMinJobAge=2\n")
+    yield study
+    study.cancel_everything()
+    restart(before)
+
+
+def test_waiting_tasks_cancelled_by_hand_while_slurmdbd_is_away_and_forgotten_are_left_to_a_person(forgetful):
+    study = forgetful
+    study.nodes("drain")
+    study.submit("s0", "s1")
+    (job,) = {line[0].partition("_")[0] for line in study.live_jobs()}
+    stop_daemon(study.cluster, "slurmdbd")
+    study.cluster.ask("scancel", f"{job}_0", f"{job}_1")
+    wait_for(lambda: not {f"{job}_0", f"{job}_1"} & set(known_jobs(study)))
+    assert study.counts() == {"submitted": 2 * ALL}, "sacct may say why"
+    start_daemon(study.cluster, "slurmdbd")
+    wait_for(lambda: study.causes() == {"vanished": 2})
+    told = " ".join(study.run("status").stdout.split())
+    assert f"SLURM no longer knows job {job}_0, which never began: why is not known" in told
+    assert "not tried again" in study.run("tick").stdout
+    assert len(study.submission_ids) == 1
+    study.nodes("resume")
+    finish(study)
+    assert study.causes() == {"vanished": 2}
+    executed = [path.read_text().split() for path in study.output.glob("runs/*/done.txt")]
+    assert executed == [list(STAGES)] * 2 * RUNS_OF_A_STUDY
+    assert losses(study) == differences(study) == []
+
+
 # -- the job's processes ----------------------------------------------------------------------------------------------
 
 
@@ -323,7 +364,7 @@ def test_without_accounting_a_lost_reply_makes_no_second_array(study_without_acc
 
 
 def known_jobs(study: Study) -> list[str]:
-    return study.cluster.ask("squeue", "-h", "-t", "all", "-o", "%i").stdout.split()
+    return study.cluster.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").stdout.split()
 
 
 def test_without_accounting_a_job_that_vanished_is_lost_and_done_again(study_without_accounting):

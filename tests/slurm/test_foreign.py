@@ -5,6 +5,7 @@ The cluster is real; of SLURM's clients only those are replaced that a test make
 import json
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,22 @@ def waiting(study):
     study.nodes("resume")
 
 
+@pytest.fixture
+def colleague(waiting):
+    """Run a command on the study as another user, who may read everything and write where all may."""
+    drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=+dac_read_search",
+            "--ambient-caps=+dac_read_search"]  # fmt: skip
+
+    def run(*words):
+        command = [*drop, sys.executable, "-m", "cluster.cli", *words]
+        environment = waiting.environment | {"USER": "nobody", "HOME": "/"}
+        done = subprocess.run(command, cwd=waiting.folder, env=environment, capture_output=True, text=True, timeout=120)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
 def shown(study: Study, *words: str) -> list[str]:
     return study.cluster.ask(*words).stdout.splitlines()
 
@@ -49,6 +66,44 @@ def test_with_squeues_variables_set_nothing_is_taken_for_lost_and_nothing_done_t
     waiting.nodes("resume")
     waiting.completes()
     assert_exactly_once(waiting)
+
+
+@pytest.mark.parametrize("may_write", [True, False], ids=["shared", "to read"])
+def test_another_users_look_and_tick_change_nothing_of_ours(waiting, colleague, may_write):
+    waiting.submit("s0")
+    waiting.cluster.ask("chmod", "-R", "a+rwX" if may_write else "go-w", str(waiting.output))
+    looked = colleague("status")
+    assert "Waiting: 2 packs with 2 runs" in looked.stdout, looked.stderr
+    assert ("jobs of root are under way" in looked.stdout) or not may_write
+    assert "Submitted" not in colleague("tick").stdout
+    assert colleague("cancel", "--all", "--yes").returncode != 0
+    assert waiting.counts() == {"submitted": ALL}
+    assert "Nothing to do" in waiting.run("tick").stdout
+    assert len(waiting.live_jobs()) == RUNS_OF_A_STUDY
+    waiting.nodes("resume")
+    waiting.completes()
+    assert_exactly_once(waiting)
+
+
+def test_packs_that_are_requeued_and_held_or_wait_again_are_shown_so_everywhere(study):
+    study.hang("s0")
+    for job in study.live_jobs():
+        study.cluster.ask("scontrol", "requeuehold", job[0])
+    wait_for(lambda: study.counts() == {"submitted": ALL})
+    told = " ".join(study.run("status", "--runs").stdout.split())
+    assert "held after a requeue: `scontrol release` or `cancel` it" in told
+    assert "2 packs will not start by themselves" in told
+    assert "running" not in told
+    study.nodes("drain")
+    for job in study.live_jobs():
+        study.cluster.ask("scontrol", "release", job[0])
+    wait_for(lambda: "held" not in study.run("status").stdout)
+    assert study.counts() == {"submitted": ALL}
+    assert "Running" not in study.run("status").stdout
+    study.nodes("resume")
+    study.tell()
+    study.completes()
+    assert_exactly_once(study)
 
 
 def test_with_sbatchs_variables_set_jobs_are_what_the_profile_says(waiting):
@@ -165,8 +220,9 @@ def test_where_slurm_hides_what_waits_the_work_is_done_once(waiting, liar):
         assert "Nothing to do" in waiting.run("tick").stdout
         assert len(waiting.submission_ids) == 1
     else:
-        assert waiting.causes() == {"lost": RUNS_OF_A_STUDY}
-        assert "Submitted" in waiting.run("tick").stdout
+        assert waiting.causes() == {"vanished": RUNS_OF_A_STUDY}
+        assert "not tried again" in waiting.run("tick").stdout, "a person must say so"
+        assert "Submitted" in waiting.run("rerun", "--failed", "--yes").stdout
         assert len(waiting.submission_ids) == 2
     for name in hidden:
         (waiting.folder / "bin" / name).unlink(missing_ok=True)

@@ -32,7 +32,8 @@ def failures(*causes):
 @pytest.mark.parametrize(
     ("causes", "action"),
     [(["timeout"], "retry"), (["timeout"] * 3, "retry"), (["timeout"] * 4, "stop"), (["error"], "stop"),
-     (["cancelled"], "stop"), (["check_failed"], "stop"), (["lost"], "retry"), (["lost"] * 2, "stop"),
+     (["cancelled"], "stop"), (["check_failed"], "stop"), (["vanished"], "stop"),
+     (["lost"], "retry"), (["lost"] * 2, "stop"),
      (["lost", "timeout"], "retry"), (["preempted"] * 10, "retry"), (["preempted"] * 11, "stop")],
 )  # fmt: skip
 def test_a_cause_is_tried_again_as_often_as_its_rule_says(causes, action):

@@ -161,11 +161,30 @@ def test_silence_changes_nothing(ledger, root, runs, slurm, said):
     assert ledger.overview() == before
 
 
-def test_a_job_that_every_answer_lacks_is_lost(ledger, root, runs):
-    (pack,) = intend(ledger, root, runs[:1])
+@pytest.mark.parametrize(
+    ("began", "shown", "past", "cause"),
+    [
+        (True, [], [], "lost"),
+        (False, [], [], "vanished"),
+        (False, [Job("7_1", "tt-cafe", "PENDING")], [Job("7_1", "tt-cafe", "PENDING")], "vanished"),
+        (False, [Job("7_0", "train", "PENDING", comment="mine")], [], "vanished"),
+        (False, [], [Job("7_0", "tt-cafe", "CANCELLED")], "cancelled"),
+        (False, [], [Job("7_0", "tt-cafe", "PENDING")], None),
+        (False, [], None, None),
+    ],
+    ids=["begun", "never begun", "beside others", "another has its number", "told", "alive by sacct", "no sacct"],
+)
+def test_a_job_that_every_answer_lacks_is_lost_or_has_vanished_if_it_never_began(
+    ledger, root, runs, began, shown, past, cause
+):
+    (pack, _) = intend(ledger, root, runs[:2])
     answer(ledger, root)
-    reconciling.reconcile(ledger, root, FakeSlurm([], []))
-    assert causes(ledger, pack[0])[0] == "lost"
+    if began:
+        claim(root, pack[0], "pretrain", job="7_0")
+    reconciling.reconcile(ledger, root, FakeSlurm(shown, past))
+    assert causes(ledger, pack[0])[0] == cause
+    message = ledger.attempt(pack[0], "pretrain", 1)["message"] or ""
+    assert ("why is not known, and somebody may have cancelled it" in message) is (cause == "vanished")
 
 
 LIVING = (
@@ -187,8 +206,9 @@ def test_a_live_job_fails_nothing_however_old_its_heartbeat(ledger, root, runs, 
     answer(ledger, root)
     attempt = claim(root, pack[0], "pretrain", job="7")
     whole_files.write_json(attempt.heartbeat, {"time": 0.0, "fraction": 0.5, "text": "step 3"})
-    reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", state)]))
-    assert statuses(ledger, pack[0])[0] == "running"
+    job = Job("7", "tt-cafe", state)
+    reconciling.reconcile(ledger, root, FakeSlurm([job]))
+    assert statuses(ledger, pack[0])[0] == ("submitted" if job.waits_for else "running")
 
 
 def test_at_most_two_calls_and_none_when_nothing_is_open(ledger, root, runs):
@@ -245,7 +265,7 @@ def requeued(ledger, root, runs):
     answer(ledger, root)
     claim(root, pack[0], "pretrain", 1, job="7")
     reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")]))
-    assert statuses(ledger, pack[0])[0] == "running", "it is not over: it goes on"
+    assert statuses(ledger, pack[0])[0] == "submitted", "it is not over: it waits"
     claim(root, pack[0], "pretrain", 2, job="7", restart=1)
     return pack[0]
 
@@ -358,7 +378,7 @@ def test_a_cancelled_job_that_had_requeued_itself_is_cancelled(ledger, root, run
     whole_files.write_json(task, whole_files.read_json(task) | {"ended_by": "timeout"})
     waiting = FakeSlurm([Job("7", "tt-cafe", "PENDING", "BeginTime")])
     reconciling.reconcile(ledger, root, waiting)
-    assert statuses(ledger, pack[0])[0] == "running"
+    assert statuses(ledger, pack[0])[0] == "submitted"
     reconciling.reconcile(ledger, root, FakeSlurm([Job("7", "tt-cafe", "CANCELLED")]))
     assert causes(ledger, pack[0])[0] == "cancelled"
 

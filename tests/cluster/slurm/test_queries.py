@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cluster.slurm import queries
+from cluster.slurm import answers, queries
 from cluster.slurm.queries import NodeKind, Slurm
 
 TOKEN = "abcdefabcdef"
@@ -147,6 +147,50 @@ def test_limits_are_of_this_cluster_this_partition_the_accounts_above_and_both_q
 ):
     monkeypatch.setattr(queries.environment, "user", lambda: "me")
     assert Slurm().limits(account, qos, partitions) == queries.Limits(*expected)
+
+
+GROUPS = """\
+Current Association Manager state
+ClusterName=one Account=faculty UserName= Partition= Priority=0 ParentAccount=root(1) GrpSubmitJobs=90(88) X=
+ClusterName=one Account=faculty UserName=eve(9) Partition= GrpJobs=N(0) GrpSubmitJobs=1(1) GrpWall=N(0.00)
+ClusterName=one Account=research UserName= Partition= GrpJobs=100(5) GrpSubmitJobs=400(60) MaxSubmitJobs=
+ClusterName=one Account=other UserName= Partition= GrpSubmitJobs=2(2) GrpWall=N(0.00)
+QOS=shared(3) UsageRaw=0 GrpSubmitJobs=70(69) Account Limits= research={MaxSubmitJobsPA=9(3) MaxTRESPA=cpu=N(2)} \
+other={MaxSubmitJobsPA=5(5)} User Limits= 0={MaxSubmitJobsPU=8(8) MaxTRESPU=cpu=N(2)}
+QOS=full UsageRaw=0 GrpSubmitJobs=9(11) MaxWallPJ=
+QOS=free(1) UsageRaw=0 GrpSubmitJobs=N(60) Account Limits= other={MaxSubmitJobsPA=5(5)} User Limits= No Users
+"""
+
+
+@pytest.mark.parametrize(
+    ("accounts", "qos", "room"),
+    [
+        (["research", "faculty", "root"], [], 2),  # the faculty's, others' jobs counted
+        (["research"], [], 340),
+        (["research"], ["free"], 340),
+        (["research"], ["shared"], 1),
+        (["other"], ["free"], 0),
+        (["nobodys"], ["shared"], 1),
+        (["research"], ["full", "shared"], 0),  # lowered since
+        (["root"], ["free"], None),
+    ],
+)
+def test_room_is_what_the_narrowest_limit_of_a_group_leaves_beside_everybodys_jobs(accounts, qos, room):
+    assert answers.room_in_groups(GROUPS, accounts, qos) == room
+    assert answers.room_in_groups(f"Welcome\n{GROUPS}| soon |\n", accounts, qos) == room
+    assert answers.room_in_groups("", accounts, qos) is answers.room_in_groups("<html>\n", accounts, qos) is None
+
+
+@pytest.mark.usefixtures("accounting")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_limits_tell_the_room_unless_the_site_hides_it(client, monkeypatch, tmp_path, hidden):
+    monkeypatch.setattr(queries.environment, "user", lambda: "me")
+    (tmp_path / "groups").write_text(GROUPS)
+    shown = "echo 'error: Malformed RPC' >&2; exit 1" if hidden else f"cat {tmp_path}/groups"
+    of_groups = f'echo "$*" > {tmp_path}/asked; {shown}'
+    client("scontrol", f'case "$*" in *assoc_mgr*) {of_groups};; *) echo ClusterName = one; esac')
+    assert Slurm().limits("research", "shared") == queries.Limits(70, 50, 4320, None, None if hidden else 1)
+    assert "accounts=research,faculty,root flags=assoc,qos qos=shared" in (tmp_path / "asked").read_text()
 
 
 @pytest.mark.usefixtures("accounting")

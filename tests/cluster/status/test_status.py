@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,15 @@ def test_a_pack_that_had_begun_and_waits_again_is_shown_as_waiting(study, root, 
     assert (" running" in progress, "4 submitted" in progress) == (False, True)
     seen = reading.read(LedgerView(study, "now", "none"), root, study="first", now=START + 4200)
     assert not seen.studies[0].runs.get("running")
+    view = LedgerView(study, "now", "none")
+    machine = reading.status_json(view, root)
+    statuses = Counter(stage["status"] for run in machine["runs"] for stage in run["stages"].values())
+    assert statuses == {status: number for status, number in machine["counts"].items() if number}
+    assert not statuses["running"]
+    per_run = rendered(showing.status_view(view, root, per_run=True, failed_only=False))
+    assert "running" not in per_run
+    study.put_attempt(runs[1].id, "pretrain", 1, progress=json.dumps(BEAT))
+    assert reading.counts(study)["running"] == 1, "its job runs again"
 
 
 @pytest.mark.parametrize("for_now", [False, True])

@@ -235,6 +235,44 @@ def test_a_limit_that_is_read_explains_a_refusal_when_jobs_came_in_between(clust
     assert cluster.asked == [7, 4], "as many as there was room for"
 
 
+def group(cluster, jobs):
+    """Let the account have nine jobs of everybody's together; `jobs` is a shell's word for how many there are."""
+    cluster.client(
+        "sacctmgr",
+        """case "$*" in
+*user=*) echo 'c|acc|me||||||||';;
+*assoc*) echo 'c|acc|||root|||9|||';;
+*) echo 'x';;
+esac""",
+    )
+    told = "ClusterName=c Account=acc UserName= Partition= GrpSubmitJobs=9"
+    cluster.client("scontrol", f'case "$*" in *assoc_mgr*) echo "{told}({jobs}) X";; *) exit 1; esac')
+
+
+def test_no_more_is_submitted_than_an_account_takes_beside_the_jobs_of_others(cluster, submit, tick, capsys):
+    cluster.most(99)
+    group(cluster, 7)
+    submit()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "5 packs wait for room: the account may have 9 jobs waiting and running, and beside everybody's" in told
+    group(cluster, 9)
+    assert not tick().submitted
+    group(cluster, 2)
+    assert tick().submitted
+    assert cluster.asked == [2, 5]
+
+
+def test_a_refusal_that_the_jobs_of_others_explain_is_not_taken_for_an_unread_limit(cluster, root, submit, tick):
+    cluster.most(0, "sbatch: error: AssocGrpSubmitJobsLimit", f"sbatch: error: {POLICY}")
+    group(cluster, "$([ -s asked ] && echo 8 || echo 0)")
+    submit()
+    (refused,) = [root.submission(each).answer for each in root.submission_ids()]
+    assert "limit" not in whole_files.read_json(refused)
+    cluster.most(99)
+    assert tick().submitted
+    assert cluster.asked == [7, 1], "as many as there is room for"
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"state": "refused", "limit": 3}', '{"state": "refused", "limit": {}}'])
 def test_a_spoilt_answer_of_a_refused_submission_stops_no_later_one(cluster, root, submit, text):
     cluster.most(0, f"sbatch: error: {PARTITION}")
