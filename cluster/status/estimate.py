@@ -40,7 +40,8 @@ def estimate_times(
         return None, ""
     stuck = next((each for each in queue if never_starts(each.reason)), None)
     if stuck:
-        return None, f"{count(len(stuck.packs), 'pack')} will not start by itself"
+        own = "itself" if len(stuck.packs) == 1 else "themselves"
+        return None, f"{count(len(stuck.packs), 'pack')} will not start by {own}"
     sizes = Counter(submission_id for submission_id, _ in open_packs)
     planned = {
         (submission_id, index): seconds / sizes[submission_id]

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def slurm_of_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def study(slurm: Path, tmp_path: Path) -> Iterator[Study]:
     """A study of small ones, to do faults to."""
     with whole_afterwards(slurm, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def study_for_all(slurm: Path) -> Iterator[Study]:
+    """The same, in a folder that other users may enter."""
+    with tempfile.TemporaryDirectory() as folder, whole_afterwards(slurm, Path(folder)) as made:
+        Path(folder).chmod(0o755)
         yield made
 
 

@@ -39,15 +39,17 @@ def waiting(study):
 
 
 @pytest.fixture
-def colleague(waiting):
+def colleague(study_for_all):
     """Run a command on the study as another user, who may read everything and write where all may."""
     drop = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=+dac_read_search",
             "--ambient-caps=+dac_read_search"]  # fmt: skip
 
     def run(*words):
         command = [*drop, sys.executable, "-m", "cluster.cli", *words]
-        environment = waiting.environment | {"USER": "nobody", "HOME": "/"}
-        done = subprocess.run(command, cwd=waiting.folder, env=environment, capture_output=True, text=True, timeout=120)
+        environment = study_for_all.environment | {"USER": "nobody", "HOME": "/"}
+        done = subprocess.run(
+            command, cwd=study_for_all.folder, env=environment, capture_output=True, text=True, timeout=120
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -69,20 +71,23 @@ def test_with_squeues_variables_set_nothing_is_taken_for_lost_and_nothing_done_t
 
 
 @pytest.mark.parametrize("may_write", [True, False], ids=["shared", "to read"])
-def test_another_users_look_and_tick_change_nothing_of_ours(waiting, colleague, may_write):
-    waiting.submit("s0")
-    waiting.cluster.ask("chmod", "-R", "a+rwX" if may_write else "go-w", str(waiting.output))
+def test_another_users_look_and_tick_change_nothing_of_ours(study_for_all, colleague, may_write):
+    study = study_for_all
+    study.nodes("drain")
+    study.submit("s0")
+    study.cluster.ask("chmod", "-R", "a+rwX" if may_write else "go-w", str(study.output))
     looked = colleague("status")
     assert "Waiting: 2 packs with 2 runs" in looked.stdout, looked.stderr
     assert ("jobs of root are under way" in looked.stdout) or not may_write
     assert "Submitted" not in colleague("tick").stdout
-    assert colleague("cancel", "--all", "--yes").returncode != 0
-    assert waiting.counts() == {"submitted": ALL}
-    assert "Nothing to do" in waiting.run("tick").stdout
-    assert len(waiting.live_jobs()) == RUNS_OF_A_STUDY
-    waiting.nodes("resume")
-    waiting.completes()
-    assert_exactly_once(waiting)
+    run_id = next(study.output.glob("runs/*")).name
+    assert colleague("cancel", "--run", run_id, "--yes").returncode != 0
+    assert study.counts() == {"submitted": ALL}
+    assert "Nothing to do" in study.run("tick").stdout
+    assert len(study.live_jobs()) == RUNS_OF_A_STUDY
+    study.nodes("resume")
+    study.completes()
+    assert_exactly_once(study)
 
 
 def test_packs_that_are_requeued_and_held_or_wait_again_are_shown_so_everywhere(study):

@@ -28,6 +28,12 @@ from tools import HERE, PATIENCE, REPO, TOOLS, Tool
 CLIENTS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun", "sacctmgr")
 FEW = 4  # runs where many submits are made
 SEED = 20240501
+# Options of SLURM's clients that a user may have in the shell. No tool here asks for three minutes, or this partition.
+OPTIONS = {"SQUEUE_PARTITION": "gpu-a100", "SQUEUE_STATES": "RUNNING", "SACCT_FORMAT": "jobid",
+           "SLURM_TIME_FORMAT": "relative", "SBATCH_TIMELIMIT": "3", "SBATCH_PARTITION": "preemptible"}  # fmt: skip
+# Another user, who may read everything (this Python may lie in a folder of root's) and write where all may.
+COLLEAGUE = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=+dac_read_search",
+             "--ambient-caps=+dac_read_search", "env", "USER=nobody", "LOGNAME=nobody"]  # fmt: skip
 
 
 # --- boxes
@@ -112,12 +118,16 @@ def full_queue(tool: Tool) -> Iterator[None]:
     if tool.stays:
         yield
         return
-    partition = ["scontrol", "update", "PartitionName=compute-p1"]
-    subprocess.run([*partition, "State=DOWN"], check=True, timeout=60)
     try:
+        partitions("DOWN")
         yield
     finally:
-        subprocess.run([*partition, "State=UP"], check=True, timeout=60)
+        partitions("UP")
+
+
+def partitions(state: str) -> None:
+    for name in ("compute-p1", "preemptible"):
+        subprocess.run(["scontrol", "update", f"PartitionName={name}", f"State={state}"], check=True, timeout=60)
 
 
 # --- scenarios: what each returns goes into the table
@@ -272,8 +282,48 @@ def silent_query(tool: Tool) -> dict[str, object]:
     return shown | {"asked": [path.name for path in (tool.box / "faults").iterdir()], "duplicates": duplicates(tool)}
 
 
-def shows(tool: Tool) -> list[object]:
-    done = tool.call(tool.status or [])
+def users_environment(tool: Tool) -> dict[str, object]:
+    """The user's shell has options of SLURM's clients. He submits, looks, and submits again while all waits: is each
+    run executed once, and are the jobs what was asked for?"""
+    begun = time.strftime("%Y-%m-%dT%H:%M:%S")
+    tool.environment |= OPTIONS
+    with full_queue(tool):
+        code = tool.call(tool.submit()).returncode
+        time.sleep(6)  # accounting has heard of it
+        shown = shows(tool)
+        if not tool.stays:
+            tool.again()
+    harm = settle([tool])
+    time.sleep(3)
+    asked = ["sacct", "-n", "-X", "-P", "-S", begun, "--format=Partition,TimelimitRaw"]
+    jobs = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    others = sum(job.startswith("preemptible|") or job.endswith("|3") for job in jobs)
+    return {"code": code, "shown": shown, "jobs": len(jobs), "others": others, **harm}
+
+
+def second_user(tool: Tool) -> dict[str, object]:
+    """A colleague, who may write into the folder, too, asks for the status while the jobs wait (while they run, with a
+    submit that stays); then the user looks, and submits again: is each run executed once?"""
+    subprocess.run(["chmod", "-R", "a+rwX", str(tool.box)], check=True, timeout=60)
+    (tool.box / "hold").touch()
+    with full_queue(tool):
+        process = tool.start(tool.submit())
+        if tool.stays:
+            wait(lambda: queue("running") == tool.runs == len(executions(tool)), 120)
+        else:
+            finish(process)
+        subprocess.run(["chmod", "-R", "a+rwX", str(tool.box)], check=True, timeout=60)
+        time.sleep(6)  # accounting has heard of it
+        before, colleague, after = shows(tool), shows(tool, COLLEAGUE), shows(tool)
+        if not tool.stays:
+            tool.again()
+    (tool.box / "hold").unlink()
+    finish(process)
+    return {"before": before, "colleague": colleague, "after": after, **settle([tool])}
+
+
+def shows(tool: Tool, by: Iterable[str] = ()) -> list[object]:
+    done = tool.call([*by, *(tool.status or [])])
     try:
         return [done.returncode, tool.states(done.stdout)]
     except (ValueError, KeyError):
@@ -313,6 +363,10 @@ def row(tool: str, results: dict[str, dict]) -> dict[str, str]:
         "rerun of 4 failed: executed again": told("rerun", lambda r: f"{r['again']} ({r['mended']} of the 4)"),
         "rerun: first logs kept": told("rerun", lambda r: r["logs"]),
         "one squeue or sacct fails": told("silent_query", silence),
+        "the user's environment set": told("users_environment", harm),
+        "jobs not as asked for, then": told("users_environment", not_asked_for),
+        "a second user": told("second_user", harm),
+        "what the second user sees": told("second_user", by_colleague),
     }
 
 
@@ -332,6 +386,22 @@ def silence(result: dict) -> str:
     if wrong:
         return f"{'; '.join(wrong)} instead of {spoken(before)}"
     return "kept" if result["after"][1] == before else f"afterwards {spoken(result['after'][1])}"
+
+
+def not_asked_for(result: dict) -> str:
+    """How many jobs took the environment's options before the tool's own."""
+    return {0: "none", result["jobs"]: "all"}.get(result["others"], f"{result['others']} of {result['jobs']}")
+
+
+def by_colleague(result: dict) -> str:
+    """What status says to another user, held against what it says to the one whose jobs they are."""
+    (refused, before), (code, seen), (_, after) = (result[name] for name in ("before", "colleague", "after"))
+    if refused:
+        return f"status refuses a folder that others may write (exit code {refused})"
+    if not before:
+        return "-"
+    told = "the same" if seen == before else f"{spoken(seen)} instead of {spoken(before)} (exit code {code})"
+    return told if after == before else f"{told}; afterwards the user: {spoken(after)}"
 
 
 def spoken(states: dict[str, int]) -> str:
@@ -362,6 +432,8 @@ def measure(tool: type[Tool], work: Path, runs: int, kill_count: int, only: Iter
         "two_at_once": lambda: two_at_once(boxes("two_at_once", runs)),
         "rerun": lambda: rerun(boxes("rerun", runs)),
         "silent_query": lambda: silent_query(boxes("silent_query", FEW)),
+        "users_environment": lambda: users_environment(boxes("users_environment", FEW)),
+        "second_user": lambda: second_user(boxes("second_user", FEW)),
         "kills": lambda: kills(boxes, kill_count),
     }
     for name, scenario in scenarios.items():
@@ -389,10 +461,10 @@ def install(tool: type[Tool], work: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("plain", "lost_reply", "two_at_once", "rerun", "silent_query", "kills")
+    names = ("plain", "lost_reply", "two_at_once", "rerun", "silent_query", "users_environment", "second_user", "kills")
     parser.add_argument("--peer", action="append", choices=list(TOOLS), help="this tool only; may be given again")
     parser.add_argument("--only", action="append", choices=names, help="this scenario only; may be given again")
-    parser.add_argument("--runs", type=int, default=24, help="in all scenarios but kills and silent_query")
+    parser.add_argument("--runs", type=int, default=24, help="where many are asked for at once")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tiny-transformers-peers")
     arguments = parser.parse_args()

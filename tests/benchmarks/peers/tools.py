@@ -146,6 +146,9 @@ class Slurmgrid(Tool):
     def retry(self) -> int:
         return self.call(["slurmgrid", "resume", "--state-dir", "state", "--reset-failures"]).returncode
 
+    def states(self, text: str) -> dict[str, int]:
+        return {state: int(count) for state, count in re.findall(r"(Completed|Active|Pending|Failed.*?): +(\d+)", text)}
+
 
 class HyperHerd(Tool):
     name = "hyperherd"
@@ -200,6 +203,10 @@ class Snakemake(Tool):
         """A killed Snakemake leaves its lock behind, and says what to do."""
         self.call(["snakemake", "--profile", "profile", "--unlock"])
         return super().again()
+
+    def states(self, text: str) -> dict[str, int]:
+        """Of the files that the runs are to leave."""
+        return Counter(re.findall(r"^results/.*\t([^\t]+)\t[^\t]+$", text, re.MULTILINE))
 
 
 TOOLS = {tool.name: tool for tool in
