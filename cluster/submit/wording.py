@@ -58,10 +58,11 @@ def say_held(request: Request, asked_by: str) -> None:
     packs = sum(len(array.packs) for array in request.held)
     if packs:
         known = ", as far as is known since sbatch refused more" if request.assumed else ""
-        submitted, room = sum(len(array.packs) for array in request.arrays), request.limits.room
-        others = f", and beside everybody's there is room for {room}" if room == submitted else ""
+        most, room = request.limits.max_submit, request.limits.room
+        submitted = sum(len(array.packs) for array in request.arrays)
+        others = f", and beside everybody's there is room for {room}" if room == submitted != most else ""
         console.print(
-            f"{count(packs, 'pack')} wait for room: the account may have {request.limits.max_submit} jobs waiting and "
+            f"{count(packs, 'pack')} wait for room: the account may have {most} jobs waiting and "
             f"running{known}{others}. {_go_on(asked_by)}",
             soft_wrap=True,
         )
