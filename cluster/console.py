@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from cluster.errors import InputError
 
-# What a terminal obeys and does not show: titles, colours and cursor moves, other control characters.
-CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a terminal obeys and does not show: titles, colours and cursor moves, other control characters, those that turn
+# the direction of a line, too; and halves of characters (names of files that are no UTF-8), which nobody can print.
+CONTROL = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b.|"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 PLAIN = {"highlight": False, "markup": False, "emoji": False}  # a folder may be called [red]
-console = Console(**PLAIN, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
-stderr = Console(**PLAIN, stderr=True, soft_wrap=True)
+
+
+class CleanConsole(Console):
+    """A console that shows no control characters but its own: names, messages and paths may come from anybody's
+    files."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            own = segment.control or segment.text.isprintable()
+            yield segment if own else Segment(clean(segment.text), segment.style)
+
+
+console = CleanConsole(**PLAIN, width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
+stderr = CleanConsole(**PLAIN, stderr=True, soft_wrap=True)
 
 
 def ask(question: str, yes: bool) -> None:
@@ -23,12 +41,19 @@ def ask(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InputError(f"{question} There is nobody to ask: say --yes.")
-    typer.confirm(question, abort=True)
+    typer.confirm(clean(question), abort=True)
 
 
 def clean(text: str) -> str:
     """Return a text of others without the characters that a terminal obeys."""
     return CONTROL.sub("", text)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Return the first names, in order, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most:,} more" if len(ordered) > most else ""
+    return f"{', '.join(ordered[:most])}{more}"
 
 
 def count(number: int, what: str) -> str:

@@ -18,12 +18,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.console import count
 from cluster.errors import InputError
-from cluster.files import whole_files
+from cluster.files import documents, whole_files
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
@@ -183,12 +183,15 @@ def _manifests(root: OutputRoot) -> dict[str, tuple[str, list[str]]]:
     said: dict[str, list[str]] = {}
     studies: dict[str, list[str] | None] = {}
     for submission_id in sorted(root.submission_ids()):
-        source = (_whole(root.submission(submission_id).submission) or {}).get("manifest")
-        if not source:
+        intent = _whole(root.submission(submission_id).submission)
+        source = intent.get("manifest") if intent else None
+        if not source or documents.find_fault(source, documents.ManifestTold):
             continue
         sets: list[str] = source.get("overrides") or []
         apart = f"-set-{hashlib.sha256(json.dumps(sets).encode()).hexdigest()[:6]}" if sets else ""
         name = f"{source['sha256'][:12]}{apart}-{Path(source['name']).name}"
+        if not documents.is_name(name):
+            name = f"{hashlib.sha256(source['text'].encode()).hexdigest()[:12]}{apart}-experiments.yaml"
         texts[name], said[name] = source["text"], [word for each in sets for word in ("--set", each)]
         before, these = studies.get(name, []), source.get("studies") or None  # none: all of the file
         studies[name] = None if before is None or these is None else list(dict.fromkeys((*before, *these)))
@@ -236,8 +239,8 @@ def _say_models(ledger: Ledger, found: Iterable[_Found]) -> str:
     )
 
 
-def _whole(path: Path) -> Any | None:
+def _whole(path: Path) -> documents.Intent | None:
     try:
-        return whole_files.read_json(path)
+        return documents.read(path, documents.Intent)
     except whole_files.TornFile:
         return None

@@ -1,13 +1,14 @@
 """Make an OUTPUT_ROOT of an archive: only where nothing is, and only if every file has its SHA-256.
 
-What was under way when it was written does not count here, and is to be done."""
+Its content never decides where something is written: a file's name is checked before it is written, and the ledger is
+made anew from the files, which are checked as they are read. What was under way when it was written does not count
+here, and is to be done."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import sqlite3
 import tarfile
 import tempfile
 import zlib
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.errors import InputError
 from cluster.files import whole_files
+from cluster.files.documents import is_name
 from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
 from cluster.ledger.database import Ledger
@@ -32,6 +34,7 @@ CHUNK = 1 << 20  # bytes
 class Unpacked:
     root: OutputRoot
     under_way: int  # attempts that were, when it was written: their stage runs are to be done here
+    left_out: list[str]  # files that cannot be used, and why
     commands: list[str]  # that do what is missing
 
 
@@ -42,8 +45,8 @@ def unpack(path: Path, folder: Path, now: str) -> Unpacked:
         root = OutputRoot(folder / "smoke" if about.smoke else folder)
         if root.path.exists() and (not root.path.is_dir() or any(root.path.iterdir())):
             raise InputError(f"--output-root {root.path}: is not empty. Name a folder that is empty or not there.")
-        return Unpacked(root, _unpack(path, root, now), about.commands(str(folder)))
-    except (tarfile.TarError, EOFError, zlib.error, sqlite3.DatabaseError, ValueError) as error:
+        return Unpacked(root, *_unpack(path, root, about, now), about.commands(str(folder)))
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
 
 
@@ -58,23 +61,26 @@ def _about(path: Path) -> ArchiveInfo:
         return ArchiveInfo.model_validate_json(source.read())
 
 
-def _unpack(path: Path, root: OutputRoot, now: str) -> int:
-    root.path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=root.path.parent, prefix=f".{root.path.name}."))
+def _unpack(path: Path, root: OutputRoot, about: ArchiveInfo, now: str) -> tuple[int, list[str]]:
+    there = next(folder for folder in root.path.parents if folder.exists())
+    draft = Path(tempfile.mkdtemp(dir=there, prefix=f".{root.path.name}."))
     try:
         with tarfile.open(path, "r|gz") as tar:
             _check_sums(path, draft, _extract(path, tar, draft))
         if not (draft / LEDGER).is_file():
             raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
-        under_way = _settle(OutputRoot(draft))
-        about = {"archive": path.name, "time": now, "submission_ids": sorted(OutputRoot(draft).submission_ids())}
-        whole_files.write_json(OutputRoot(draft).imported, about)
+        _check_manifests(path, about, draft)
+        (draft / LEDGER).unlink()  # for others' tools: here the files say all of it
+        under_way, left_out = _settle(OutputRoot(draft), now)
+        told = {"archive": path.name, "time": now, "submission_ids": sorted(OutputRoot(draft).submission_ids())}
+        whole_files.write_json(OutputRoot(draft).imported, told)
         draft.chmod(0o755)
         os.sync()
+        root.path.parent.mkdir(parents=True, exist_ok=True)
         os.rename(draft, root.path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return under_way
+    return under_way, [text.replace(str(draft), str(root.path)) for text in left_out]
 
 
 def _extract(path: Path, tar: tarfile.TarFile, folder: Path) -> dict[str, str]:
@@ -87,7 +93,7 @@ def _extract(path: Path, tar: tarfile.TarFile, folder: Path) -> dict[str, str]:
         name = "/".join(parts[1:])
         tops |= set(parts[:1])
         plain = member.isreg() and not member.name.startswith("/") and ".." not in parts
-        known = name in FILES or (len(parts) > 2 and parts[1] in (*PARTS, MANIFESTS))
+        known = name in FILES or (len(parts) > 2 and parts[1] in (*PARTS, MANIFESTS) and is_name(parts[2]))
         if not (plain and known) or name in sums or len(tops) > 1:
             raise InputError(f"{path}: {member.name!r} is no file of such an archive. Nothing was unpacked.")
         target = folder / name
@@ -123,12 +129,26 @@ def _check_sums(path: Path, folder: Path, found: dict[str, str]) -> None:
         raise InputError(f"{path}: {wrong[0]} is not what {SUMS} says. Nothing was unpacked.")
 
 
-def _settle(root: OutputRoot) -> int:
-    """Settle what was under way: it goes on elsewhere, if it does: here it does not count, and is to be done."""
+def _check_manifests(path: Path, about: ArchiveInfo, folder: Path) -> None:
+    """Raises InputError if a manifest is none of the archive's files, or its options are none of `submit`'s: a person
+    is told to type them."""
+    for file, options in about.manifests.items():
+        known = is_name(file) and (folder / MANIFESTS / file).is_file()
+        given = len(options) % 2 == 0 and {"--study", "--set"}.issuperset(options[::2])
+        if not (known and given and all(word.isprintable() for word in options)):
+            raise InputError(
+                f"{path}: {ABOUT} has {file!r} with {options!r}, which is no manifest of the archive, or not how one "
+                "is submitted. Nothing was unpacked."
+            )
+
+
+def _settle(root: OutputRoot, now: str) -> tuple[int, list[str]]:
+    """Make the ledger, and settle what was under way: it goes on elsewhere, if it does: here it does not count, and is
+    to be done. Returns how many attempts were, and what was left out."""
+    under_way = 0
     with closing(Ledger(root.ledger)) as ledger:
+        left_out = reconciling.rebuild(ledger, root)
         opened = ledger.open_submissions()
-        as_of = ledger.recall("as_of")
-        under_way = 0
         for row in opened:
             for attempt in ledger.open_attempts(row["submission_id"]):
                 directory = root.attempt(*key_of(attempt))
@@ -141,13 +161,9 @@ def _settle(root: OutputRoot) -> int:
                 whole_files.write_json(root.submission(row["submission_id"]).answer, answer)
     if opened:
         root.ledger.unlink()
-        with closing(Ledger(root.ledger)) as ledger:
+    with closing(Ledger(root.ledger)) as ledger:
+        if opened:
             reconciling.rebuild(ledger, root)
-            with ledger.transaction():
-                ledger.remember("as_of", as_of or "never")
-    return under_way
-
-
-def without_model(output_root: OutputRoot, run_id: str) -> bool:
-    """Whether a run came from an archive that had no models."""
-    return output_root.imported.exists() and not (output_root.run(run_id).path / "model").is_dir()
+        with ledger.transaction():
+            ledger.remember("as_of", now)
+    return under_way, left_out

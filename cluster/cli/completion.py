@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from cluster.console import clean
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from tiny_transformers.settings.stages import STAGES
@@ -30,7 +31,7 @@ def runs(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
             offered.setdefault(name, []).append(run_id)
         else:
             offered[run_id] = [name]
-    return [(word, ", ".join(about[:ABOUT])) for word, about in offered.items()]
+    return [(clean(word), clean(", ".join(about[:ABOUT]))) for word, about in offered.items()]
 
 
 def studies(context: typer.Context, incomplete: str) -> list[str]:

@@ -21,8 +21,9 @@ from cluster.cli.shared import (
     root_of,
     watch_queue,
 )
-from cluster.console import console
+from cluster.console import clean, console
 from cluster.errors import InputError, SlurmSilent, did_you_mean
+from cluster.files import whole_files
 from cluster.reconcile import session
 from cluster.status import reading, showing
 from cluster.submit import tables
@@ -75,8 +76,8 @@ def logs(
         attempts = [each for each in root.run(run_id).attempts(name) if attempt in (None, each.number)]
         for each in attempts[-1:]:
             if each.log.exists():
-                typer.echo(f"==> {each.log}")
-                typer.echo(each.log.read_text(encoding="utf-8", errors="replace"))
+                typer.echo(clean(f"==> {each.log}"))
+                typer.echo(clean("\n".join(whole_files.log_lines(whole_files.read(each.log)))))
                 shown = True
     if not shown:
         raise InputError(f"logs: {run_id} has no log{f' of {stage}' if stage else ''} yet.")
@@ -119,5 +120,5 @@ def compare(
     # process knows what to do when nobody reads on.
     pairs = [sys.executable, "-m", "tiny_transformers.common.pairs", *map(str, files)]
     done = subprocess.run(pairs, stdout=subprocess.PIPE, text=True, check=False)
-    typer.echo(done.stdout, nl=False)
+    typer.echo(clean(done.stdout), nl=False)
     raise typer.Exit(done.returncode)

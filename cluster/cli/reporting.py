@@ -15,7 +15,7 @@ from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
-from cluster.reconcile import reconciling, session
+from cluster.reconcile import orphans, reconciling, session
 from cluster.report import score_tables
 
 
@@ -70,6 +70,7 @@ def import_command(
     made = unpacking.unpack(path, output_root.resolve(), session.now())
     with closing(Ledger(made.root.ledger)) as ledger:
         console.print(f"{made.root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
+        _say_incomplete(ledger, made.left_out)
     if made.under_way:
         console.print(f"{count(made.under_way, 'stage run')} were under way when it was made, and are to be done here.")
     if made.commands:
@@ -89,11 +90,16 @@ def rebuild(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> N
         draft.unlink(missing_ok=True)
         ledger = Ledger(draft)
         torn = reconciling.rebuild(ledger, root)
-        runs = len(ledger.known_runs())
         ledger.close()
         if root.ledger.exists():
             root.ledger.replace(root.ledger.with_suffix(".old"))
         draft.replace(root.ledger)
-    for text in torn:
-        console.print(f"left out: {text}", style="yellow")
-    console.print(f"{root.ledger}: {runs} runs")
+    with closing(Ledger(root.ledger, read_only=True)) as ledger:
+        _say_incomplete(ledger, torn)
+        console.print(f"{root.ledger}: {len(ledger.known_runs())} runs")
+
+
+def _say_incomplete(ledger: Ledger, left_out: list[str]) -> None:
+    """Say what the files did not tell."""
+    for text in [*(f"left out: {each}" for each in left_out), *orphans.say(ledger)]:
+        console.print(Text(text, style="yellow"), soft_wrap=True)

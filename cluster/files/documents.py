@@ -7,9 +7,10 @@ of its kind as it refuses one that is not whole: it counts as absent, and is tol
 import math
 import types
 import typing
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NewType, NotRequired, TypedDict, TypeVar, Union
+from typing import Annotated, Any, Literal, NewType, NotRequired, TypedDict, TypeVar, Union
 
 from cluster.files.causes import Cause
 from cluster.files.processes import Process
@@ -22,6 +23,11 @@ ABSENT = object()
 
 T = TypeVar("T")
 Number = NewType("Number", float)  # also one that is none: NaN, or infinite
+Name = Annotated[str, "name"]  # of a folder or a file: an id, a stage
+Count = Annotated[int, "count"]  # from 1
+Time = Annotated[float, "time"]  # seconds since 1970
+LATEST = 1e11  # of times: the year 5138
+LONGEST = 255  # characters of a name
 
 
 class Life(Process):
@@ -43,8 +49,8 @@ class TaskFile(Life):
 class Claim(Life):
     """claim.json: whose an attempt is, and what it is done with."""
 
-    submission_id: str  # the submission's
-    time: float
+    submission_id: Name  # the submission's
+    time: Time
 
 
 FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger one is alive, whatever SLURM knows
@@ -53,7 +59,7 @@ FRESH = 30.0  # seconds; a heartbeat comes every 10, so whoever wrote a younger 
 class Heartbeat(TypedDict):
     """heartbeat.json: how far an attempt is."""
 
-    time: float
+    time: Time
     fraction: NotRequired[float]
     text: NotRequired[str]
     loss: NotRequired[Number | None]
@@ -90,7 +96,7 @@ class ResultFile(TypedDict):
     status: Ended
     cause: NotRequired[Cause | None]
     message: NotRequired[str | None]
-    ended: NotRequired[float | None]
+    ended: NotRequired[Time | None]
     outcome: NotRequired[OutcomeRecord | None]
 
 
@@ -100,7 +106,7 @@ class Verdict(TypedDict):
     status: Judged
     cause: NotRequired[Cause | None]
     message: NotRequired[str | None]
-    ended: NotRequired[float | None]
+    ended: NotRequired[Time | None]
     job: NotRequired[str | None]
     host: NotRequired[str | None]
 
@@ -108,9 +114,9 @@ class Verdict(TypedDict):
 class DecisionFile(TypedDict):
     """decision.json: whether a failure is tried again."""
 
-    run_id: str
-    stage: str
-    number: int
+    run_id: Name
+    stage: Name
+    number: Count
     time: float
     action: Literal["retry", "stop"]
     cause: str
@@ -122,12 +128,31 @@ class DecisionFile(TypedDict):
 class PackedRun(TypedDict):
     """One run's share of a pack."""
 
-    run_id: str
-    stages: list[tuple[str, int]]  # each with the number of its attempt
+    run_id: Name
+    stages: list[tuple[Name, Count]]  # each with the number of its attempt
     micro_batch_tokens: NotRequired[int | None]
     alone: NotRequired[bool]
     # Stage -> its newest attempt that was known to be completed, and is done again. Not there: nothing is said of that.
     done: NotRequired[dict[str, int]]
+
+
+class SiteTold(TypedDict):
+    """The fields of a site's profile that the ledger keeps."""
+
+    name: str
+    scheduler: Literal["slurm", "local"]
+    gpus: NotRequired[int | None]
+    memory_per_cpu: NotRequired[int | None]
+
+
+class ManifestTold(TypedDict):
+    """The manifest that was submitted, and how it was asked for."""
+
+    name: str
+    sha256: str
+    text: str
+    overrides: NotRequired[list[str] | None]
+    studies: NotRequired[list[str] | None]
 
 
 class SourceOfWork(TypedDict):
@@ -193,12 +218,12 @@ class AnswerFile(TypedDict):
 class RunFile(TypedDict):
     """run.json: a planned run."""
 
-    run_id: str
+    run_id: Name
     name: str
     created: str
     order: int
     studies: list[str]
-    stages: list[str]
+    stages: list[Name]
     parameters: NotRequired[int]
     config: dict[str, Any]
 
@@ -264,6 +289,8 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
     if origin in (Union, types.UnionType):
         faults = [find_fault(value, one, where) for one in inner]
         return "" if "" in faults else faults[0]
+    if origin is Annotated:
+        return "" if _is_plain(value, inner[0]) and FITS[kind](value) else f"{_told(where)}must be {PLAIN[kind]}"
     if origin is Literal:
         return "" if isinstance(value, str) and value in inner else f"{_told(where)}must be one of {', '.join(inner)}"
     if typing.is_typeddict(kind):
@@ -283,7 +310,19 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
     return "" if _is_plain(value, kind) else f"{_told(where)}must be {PLAIN[kind]}"
 
 
+def is_name(text: str) -> bool:
+    """Whether a text from elsewhere may be one folder's or file's name, and leads nowhere else."""
+    plain = text.isprintable() and "/" not in text and "\\" not in text
+    return plain and 0 < len(text) <= LONGEST and not text.startswith(".")
+
+
+FITS: dict[Any, Callable[[Any], bool]] = {
+    Name: is_name, Count: lambda number: number > 0, Time: lambda seconds: 0 <= seconds <= LATEST
+}  # fmt: skip
 PLAIN = {
+    Name: "a name that a folder may have",
+    Count: "a whole number from 1",
+    Time: "a number of seconds since 1970",
     str: "text",
     bool: "true or false",
     int: "a whole number",
@@ -319,8 +358,12 @@ def _fault_of_fields(value: Any, kind: Any, where: str) -> str:
 @cache
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     """Name -> kind, and whether it must be there."""
-    hints = typing.get_type_hints(kind)
-    return {name: (hint, name in kind.__required_keys__) for name, hint in hints.items()}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        name: (typing.get_args(hint)[0] if typing.get_origin(hint) is NotRequired else hint,
+               name in kind.__required_keys__)
+        for name, hint in hints.items()
+    }  # fmt: skip
 
 
 def _inside(where: str, name: object) -> str:

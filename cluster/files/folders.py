@@ -27,13 +27,15 @@ hold within one node at most. A file is complete or absent; a claim exists or do
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from cluster.files.documents import Imported, read
+from cluster.files.documents import Imported, is_name, read
 
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # as a file's name has it
 OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it
 
 
@@ -79,6 +81,10 @@ class RunDir:
         return self.path / "run.json"
 
     @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
     def has_checkpoints(self) -> bool:
         return any((self.path / "checkpoints").glob("step-*"))
 
@@ -89,9 +95,16 @@ class RunDir:
         """Oldest first."""
         try:
             names = os.listdir(self.path / "stages" / stage)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [self.attempt(stage, number) for number in sorted(int(name) for name in names if name.isdigit())]
+        return [self.attempt(stage, number) for number in sorted(int(name) for name in names if NUMBER.fullmatch(name))]
+
+    def stages(self) -> set[str]:
+        """The stages that have a folder."""
+        try:
+            return set(os.listdir(self.path / "stages"))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
 
 @dataclass(frozen=True)
@@ -117,10 +130,10 @@ class SubmissionDir:
         """The packs that a job has taken."""
         try:
             names = os.listdir(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         indices = (name.removeprefix("task-").removesuffix(".json") for name in names if name.startswith("task-"))
-        return sorted(int(index) for index in indices if index.isdigit())
+        return sorted(int(index) for index in indices if NUMBER.fullmatch(index))
 
 
 @dataclass(frozen=True)
@@ -198,11 +211,14 @@ class OutputRoot:
 
     def runs(self) -> list[RunDir]:
         """Those that have a run.json. Raises OSError for a folder that cannot be read."""
+        return [run for run in map(self.run, sorted(self.run_ids())) if run.run_json.exists()]
+
+    def run_ids(self) -> set[str]:
+        """The names of all folders of runs."""
         try:
-            names = sorted(os.listdir(self.path / "runs"))
+            return set(os.listdir(self.path / "runs"))
         except FileNotFoundError:
-            return []
-        return [run for run in map(self.run, names) if run.run_json.exists()]
+            return set()
 
     def submission(self, submission_id: str) -> SubmissionDir:
         return SubmissionDir(self.path / "submissions" / submission_id)
@@ -210,7 +226,7 @@ class OutputRoot:
     def submission_ids(self) -> set[str]:
         """Return the ids of all submissions."""
         try:
-            return set(os.listdir(self.path / "submissions"))
+            return {name for name in os.listdir(self.path / "submissions") if is_name(name)}
         except FileNotFoundError:
             return set()
 

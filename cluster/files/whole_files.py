@@ -46,7 +46,10 @@ def read_json(path: Path, absent: Any = None) -> Any | None:
     except IsADirectoryError:
         raise TornFile(f"{path}: is a folder, not a file") from None
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if b"\\ud" in text or b"\\uD" in text:  # halves of characters, which neither a file nor the ledger can hold
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return value
     except (ValueError, RecursionError) as error:
         raise TornFile(f"{path}: not whole: {error}") from None
 
@@ -110,6 +113,13 @@ def tail(path: Path, lines: int) -> list[str]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - 65_536))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+            return log_lines(file.read())[-lines:]
     except FileNotFoundError:
         return []
+
+
+def log_lines(content: bytes) -> list[str]:
+    """Return the lines of a log. Of one that was written over, as a progress bar is, it is the last state, which a
+    terminal would show."""
+    lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n") if content else []
+    return [line.rstrip("\r").rpartition("\r")[2] for line in lines]

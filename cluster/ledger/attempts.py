@@ -13,6 +13,7 @@ from cluster.ledger.rows import Answered, FailureRow, SubmissionRow
 from cluster.ledger.schema import SPENT
 from cluster.ledger.store import Store, listed
 
+NUMBERS = "numbers_given"
 _BLANK_ATTEMPT = dict.fromkeys(AttemptValues.__annotations__)
 
 
@@ -63,6 +64,21 @@ class Attempts(Store):
             "SELECT * FROM attempt WHERE run_id = ? AND stage = ? AND number = ?", [run_id, stage, number]
         )
         return next(iter(rows), None)
+
+    def attempt_keys(self) -> set[tuple[str, str, int]]:
+        """The keys of all attempts."""
+        return {key_of(row) for row in self.db.query("SELECT run_id, stage, number FROM attempt")}
+
+    def numbers_given(self) -> dict[tuple[str, str], int]:
+        """(run id, stage) -> the highest number that was given to an attempt that has no row here."""
+        return {(run_id, stage): number for run_id, stage, number in json.loads(self.recall(NUMBERS) or "[]")}
+
+    def keep_numbers(self, keys: Iterable[tuple[str, str, int]]) -> None:
+        """Remember that attempts had these numbers, though they get no rows: no other one is to have them."""
+        given = self.numbers_given()
+        for run_id, stage, number in keys:
+            given[run_id, stage] = max(number, given.get((run_id, stage), 0))
+        self.remember(NUMBERS, json.dumps([[*key, number] for key, number in sorted(given.items())]))
 
     def put_attempt(self, run_id: str, stage: str, number: int, **values: Unpack[AttemptValues]) -> None:
         key = {"run_id": run_id, "stage": stage, "number": number}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cluster.console import count, some
+from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 
 FLAGGED = 8  # runs with a failed check that are named; of more the checks are counted
@@ -16,3 +18,18 @@ def identical_scores(ledger: Ledger) -> list[str]:
         more = f" and {len(names) - FLAGGED:,} more" if len(names) > FLAGGED else ""
         told.append(f"{stage}: identical_scores: {', '.join(names[:FLAGGED])}{more}")
     return told
+
+
+def removed_runs(ledger: Ledger, output_root: OutputRoot) -> list[str]:
+    """Check the folders of runs: what the ledger knows of one that was removed has no files any more."""
+    folder = output_root.path / "runs"
+    try:
+        removed = set(ledger.run_ids()) - output_root.run_ids()
+    except OSError as error:
+        return [f"{folder}: {error.strerror}, so what is shown of runs is what the ledger remembers"]
+    if not removed:
+        return []
+    return [
+        f"{folder} has no folder of {count(len(removed), 'run')} ({some(removed)}): what is shown "
+        "of them is what the ledger remembers; `submit` does them again, `ledger rebuild` forgets them"
+    ]

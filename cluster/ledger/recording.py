@@ -14,12 +14,13 @@ from cluster.ledger.rows import SubmissionRow
 
 
 def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], created: str) -> None:
-    """Write each run.json, then its row; a known run gains studies and stages."""
+    """Write each run.json, then its row; a known run gains studies and stages. One whose file is gone gets it anew."""
     known = ledger.known_runs()
     for order, run in enumerate(runs):
         path = output_root.run(run.id).run_json
         studies, stages = known.get(run.id, ((), ()))
-        if run.id in known and set(run.studies) <= set(studies) and set(run.stages) <= set(stages):
+        complete = run.id in known and set(run.studies) <= set(studies) and set(run.stages) <= set(stages)
+        if complete and path.exists():
             continue
         try:
             value = documents.read(path, RunFile) if run.id in known else None

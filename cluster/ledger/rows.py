@@ -12,6 +12,8 @@ from cluster.files.causes import Cause
 from cluster.files.records import AttemptKey
 from cluster.files.statuses import StageStatus, State
 
+NOT_KNOWN = "not known"  # the site of a submission whose files are gone
+
 
 class Answered(TypedDict, total=False):
     """The columns that tell what became of a submission."""

@@ -44,6 +44,10 @@ class Runs(Store):
             known[run_id] = tuple(studies.get(run_id, ())), parsed[stages]
         return known
 
+    def run_ids(self) -> list[str]:
+        """The ids of all runs."""
+        return [run_id for (run_id,) in self.db.execute("SELECT id FROM run ORDER BY rowid")]
+
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
         """In the order in which they were recorded."""
         studies = self._studies()

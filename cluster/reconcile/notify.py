@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
-from cluster.console import count, stderr
+from cluster.console import clean, count, stderr
 from cluster.files import whole_files
 from cluster.files.causes import Cause
 from cluster.files.documents import NotifyFile
@@ -155,12 +155,13 @@ def _tell_once(root: OutputRoot, command: str, event: Event) -> None:
 
 def _run(command: str, root: OutputRoot, event: Event) -> str | None:
     """Return what went wrong. The command has no terminal, and what it starts is stopped with it."""
-    told = {"TT_EVENT": event.kind, "TT_STUDY": event.study, "TT_MESSAGE": event.message[:2_000].replace("\0", " "),
+    message = clean(event.message)
+    told = {"TT_EVENT": event.kind, "TT_STUDY": clean(event.study), "TT_MESSAGE": message[:2_000],
             "TT_OUTPUT_ROOT": str(root.path.resolve()),
             **{f"TT_{status.upper()}": str(event.counts.get(status, 0)) for status in STATUSES},
             "TT_COUNTS": json.dumps(event.counts)}  # fmt: skip
     with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as said:
-        text.write(f"{event.message}\n".encode("utf-8", "replace"))
+        text.write(f"{message}\n".encode("utf-8", "replace"))
         text.seek(0)
         try:
             process = subprocess.Popen(command, shell=True, stdin=text, stdout=said, stderr=subprocess.STDOUT,

@@ -84,6 +84,7 @@ class OpenSubmission:
 def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     """Results, claims and heartbeats of every open attempt whose pack has begun: a job takes its pack first."""
     opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
+    begun_only = begun_only and opened.directory.path.is_dir()  # without it no task can tell that it has begun
     waiting = list(opened.open_attempts)
     while waiting:
         attempt = waiting.pop(0)

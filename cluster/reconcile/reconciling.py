@@ -9,17 +9,19 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, Protocol
 
+from cluster.console import some
 from cluster.files import documents
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run, key_of
-from cluster.files.statuses import FRUITLESS, OPEN
+from cluster.files.records import key_of
+from cluster.files.statuses import FRUITLESS, GIVEN_UP, OPEN
 from cluster.ledger.database import Ledger
 from cluster.ledger.recording import record_intent
-from cluster.reconcile import intents, judging
+from cluster.reconcile import intents, judging, orphans
 from cluster.reconcile.judging import SlurmAnswers
 from cluster.reconcile.opened import OpenSubmission, read_files, read_whole, said
+from cluster.reconcile.planned import record_planned
 from cluster.slurm.answers import Job
-from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
 
 # partial: squeue answered, sacct did not
 SlurmReply = Literal["answered", "partial", "unreachable", "none"]
@@ -65,13 +67,7 @@ def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Fill an empty ledger from the files. Returns what could not be read."""
     torn: list[str] = []
     with ledger.transaction():
-        runs = [
-            value
-            for value in (read_whole(run.run_json, documents.RunFile, torn) for run in output_root.runs())
-            if value
-        ]
-        for run in sorted(runs, key=lambda run: (run["created"], run["order"])):
-            _record_run(ledger, run)
+        record_planned(ledger, output_root.runs(), torn)
         _take_in(ledger, output_root, torn)
         for row in ledger.open_submissions():
             each = OpenSubmission(ledger, output_root, row)
@@ -79,9 +75,10 @@ def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
             if each.row["state"] == "submitted":
                 judging.judge(each, SlurmAnswers(None, None))
             torn += each.torn
+        orphans.take_in(ledger, output_root, torn)
         for directory in output_root.decisions():
             decision = read_whole(directory.decision, documents.DecisionFile, torn)
-            if decision:
+            if decision and output_root.attempt(*key_of(decision)) == directory:
                 ledger.put_decision(decision)
     return list(dict.fromkeys(torn))
 
@@ -98,12 +95,6 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
                 ledger.put_attempt(*key_of(failed), **(said(verdict) | {"job": None}))
 
 
-def _record_run(ledger: Ledger, value: documents.RunFile) -> None:
-    config = RunConfig.model_validate(value["config"])
-    run = Run(value["run_id"], value["name"], config, tuple(value["stages"]), tuple(value["studies"]))
-    ledger.record_runs([run], value["created"])
-
-
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:
     """Take in what is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
     torn = [] if torn is None else torn
@@ -116,17 +107,53 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
     if not found:
         return
     known = set(ledger.known_runs())
+    gone: set[str] = set()  # runs that were submitted, and are not in runs/
+    without_row: list[tuple[str, str, int]] = []
     for directory, value in sorted(found, key=lambda pair: pair[1]["created"] if pair[1] else ""):
-        if value:
-            new_ids = {item["run_id"] for pack in value["packs"] for item in pack} - known
-            described = [
-                run for run_id in new_ids if (run := read_whole(root.run(run_id).run_json, documents.RunFile, torn))
-            ]
-            for run in sorted(described, key=lambda run: (run["created"], run["order"])):
-                _record_run(ledger, run)
-                known.add(run["run_id"])
-            packs = [[item for item in pack if item["run_id"] in known] for pack in value["packs"]]
-            record_intent(ledger, directory, {**value, "packs": packs})
+        if value is None:
+            continue
+        if wrong := _fault_of(value):
+            torn.append(f"{directory.submission}: is no submission.json ({wrong})")
+            continue
+        new_ids = {item["run_id"] for pack in value["packs"] for item in pack} - known
+        known |= record_planned(ledger, map(root.run, sorted(new_ids)), torn)
+        gone |= {run_id for run_id in new_ids - known if not root.run(run_id).run_json.exists()}
+        answer = read_whole(directory.answer, documents.AnswerFile, [])
+        kept = known if answer and answer["state"] in GIVEN_UP else known - _removed(root, value)
+        packs = [[item for item in pack if item["run_id"] in kept] for pack in value["packs"]]
+        record_intent(ledger, directory, {**value, "packs": packs})
+        left_out = [item for pack in value["packs"] for item in pack if item["run_id"] not in kept]
+        without_row += [(item["run_id"], stage, number) for item in left_out for stage, number in item["stages"]]
+    if without_row:
+        ledger.keep_numbers(without_row)
+    if gone:
+        torn.append(f"{root.path / 'runs'}: has no run.json of {some(gone)}, which had been submitted")
+
+
+def _removed(root: OutputRoot, intent: documents.Intent) -> set[str]:
+    """Return the runs of which nothing is left that this submission did, though they were done again since: somebody
+    removed their folder in between, which is no failure."""
+    shares: dict[str, list[tuple[str, int]]] = {}
+    for item in (item for pack in intent["packs"] for item in pack):
+        shares.setdefault(item["run_id"], []).extend(item["stages"])
+    return {
+        run_id
+        for run_id, stages in shares.items()
+        if not any(root.attempt(run_id, stage, number).path.is_dir() for stage, number in stages)
+        and any(each.number > number for stage, number in stages for each in root.run(run_id).attempts(stage))
+    }
+
+
+def _fault_of(intent: documents.Intent) -> str:
+    """Say what in a submission cannot be a row of the ledger's; empty if all can."""
+    try:
+        datetime.fromisoformat(intent["created"])
+    except ValueError:
+        return "created: must be a time"
+    named = {stage for pack in intent["packs"] for item in pack for stage, _ in item["stages"]}
+    if unknown := named - STAGES.keys():
+        return f"packs: no stage here is called {', '.join(sorted(unknown))}"
+    return documents.find_fault(intent["site"], documents.SiteTold, "site")
 
 
 def _days(opened: Iterable[OpenSubmission]) -> int:

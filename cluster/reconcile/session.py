@@ -15,7 +15,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.statuses import GIVEN_UP
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
-from cluster.ledger.rows import SubmissionRow
+from cluster.ledger.rows import NOT_KNOWN, SubmissionRow
 from cluster.ledger.store import in_the_systems_words, may_not_write
 from cluster.reconcile import intents, notify, reconciling
 from cluster.slurm import environment
@@ -125,10 +125,13 @@ def _brought_up_to_date(output_root: OutputRoot, slurm: Slurm | None) -> tuple[L
 
 def made_here(ledger: Ledger, output_root: OutputRoot) -> list[SubmissionRow]:
     """The submissions that say where and how to go on from here, the newest last: not those that SLURM refused, nor
-    those that came with an archive, whose site, account and folders are somebody else's."""
+    those that came with an archive, whose site, account and folders are somebody else's, nor those whose files are
+    gone."""
     elsewhere = output_root.came_along()
     return [
-        row for row in ledger.submissions() if row["state"] not in GIVEN_UP and row["submission_id"] not in elsewhere
+        row
+        for row in ledger.submissions()
+        if row["state"] not in GIVEN_UP and row["submission_id"] not in elsewhere and row["site"] != NOT_KNOWN
     ]
 
 

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.console import clean, count
-from cluster.files.documents import DecisionFile
+from cluster.files.documents import LATEST, DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import LIVE, STATUSES, StageStatus
-from cluster.ledger.checks import FLAGGED, identical_scores
+from cluster.ledger.checks import FLAGGED, identical_scores, removed_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
@@ -50,7 +50,8 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
         failures=_failures(ledger, failed, names, options, imported), hours=hours_used(submissions.values()),
-        seconds_left=left, why=why, flags=(*_flags(ledger), *_refused(ledger, output_root)),
+        seconds_left=left, why=why,
+        flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
     )  # fmt: skip
 
@@ -114,6 +115,8 @@ def _working(attempt: AttemptRow, names: Mapping[str, str], now: float) -> Runni
     silent, left = max(0.0, now - said), beat.get("seconds_left")
     if left is None and attempt["started"] and fraction >= LITTLE:  # not a training, or of an older version
         left = (said - attempt["started"]) * (1 / fraction - 1)
+    if left is not None and not 0 <= left <= LATEST:  # NaN, too
+        left = None
     return RunningStage(
         attempt["run_id"], names[attempt["run_id"]], attempt["stage"], attempt["number"], fraction,
         beat.get("text", ""), beat.get("loss"), beat.get("tokens_per_second"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -395,5 +396,6 @@ def _speeds(ledger: Ledger) -> dict[str, dict[str, str]]:
     for row in ledger.metrics(*SPEEDS):
         if row["stage"] == "pretrain":
             title, how = SPEEDS[row["name"]]
-            speeds[title][row["run_id"]] = format(float(row["value"]), how)
+            with suppress(ValueError):  # it is text
+                speeds[title][row["run_id"]] = format(float(row["value"]), how)
     return {title: found for title, found in speeds.items() if found}

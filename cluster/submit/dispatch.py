@@ -242,12 +242,12 @@ class RetryPlan:
 def decide(
     ledger: Ledger,
     output_root: OutputRoot,
-    site_of: Callable[[str], Site],
+    site_of: Callable[[str], Site | None],
     now: float,
     only: Collection[str] | None = None,
 ) -> RetryPlan:
     """Decide on every failed stage run, of these runs if given, that nothing was decided on yet: a file beside the
-    attempt, and a row."""
+    attempt, and a row. Nothing is decided on an attempt whose files were removed, or whose site is not known."""
     known = ledger.decisions()
     due: dict[str, list[str]] = {}
     decided: list[DecisionFile] = []
@@ -258,8 +258,10 @@ def decide(
         key = key_of(attempt)
         decision = known.get(key)
         if decision is None:
-            history = ledger.history(attempt["run_id"], attempt["stage"])
-            made = retry.decide(history, site_of(attempt["submission_id"]), now)
+            site = site_of(attempt["submission_id"]) if output_root.attempt(*key).path.is_dir() else None
+            if site is None:
+                continue
+            made = retry.decide(ledger.history(attempt["run_id"], attempt["stage"]), site, now)
             decision = {
                 "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
                 "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,

@@ -16,6 +16,7 @@ from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, Intent, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import NOT_KNOWN
 from cluster.reconcile import session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
@@ -30,13 +31,20 @@ class EarlierSubmissions:
     def __init__(self, ledger: Ledger, output_root: OutputRoot, site: Site | None) -> None:
         self._root, self._ledger, self._site = output_root, ledger, site
         self._elsewhere = output_root.came_along()
+        self._not_known = {row["submission_id"] for row in ledger.submissions() if row["site"] == NOT_KNOWN}
         self._intents: dict[str, Intent | None] = {}
         self._refusals: dict[str, AnswerFile | None] = {}
         self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
         self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
-    def site(self, submission_id: str) -> Site:
+    def site(self, submission_id: str) -> Site | None:
+        """Return the site that is given, or else that of a submission; None if the submission's files were gone when
+        the ledger was made: nothing goes on as it did."""
+        if submission_id in self._not_known:
+            return None
+        if self._site:
+            return self._site
         intent = self._intent(submission_id)
         return profiles.checked(intent["site"]) if intent else self.any_site()
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.archive import unpacking
 from cluster.console import ask, console, count
 from cluster.errors import InputError, SubmitError
-from cluster.files import records, whole_files
+from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger import recording
@@ -25,12 +24,12 @@ from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import dispatch, launch
+from cluster.submit import dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_refused, show
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
-from tiny_transformers.settings.stages import required_files
+from tiny_transformers.settings.stages import needed_by, required_files
 
 
 def compose(
@@ -48,24 +47,30 @@ def compose(
     reached = dispatch.last_limit(ledger, where.output_root, site) if ledger else None
     of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
     rates = measured(ledger, where.output_root, site)
+    states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
     request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached)
     return replace(request, left_alone=len(todo) - len(of_one))
 
 
 def _with_model(where: SubmitOptions, todo: Todo) -> Todo:
-    """Without the runs that were imported without the model that these stages need; says so."""
-    if not where.output_root.imported.exists():
-        return todo
+    """Without the runs whose pretrained model is gone, or did not come with an archive; says so."""
+    root = where.output_root
     lacking = [
         run
         for run, stages in todo
-        if stages and "pretrain" not in stages and unpacking.without_model(where.output_root, run.id)
+        if "pretrain" not in stages and "pretrain" in needed_by(stages) and not root.run(run.id).model.is_dir()
     ]
     if lacking:
+        imported = root.imported.exists()
+        why = (
+            "trained elsewhere, and the archive that they came from has no models, which their missing stages need"
+            if imported
+            else "their missing stages need the model that was trained, and it is gone"
+        )
+        advice = "Import one made by `report --export FILE --with-models`" if imported else "Bring it back"
         console.print(
-            f"{count(len(lacking), 'run')} left alone: trained elsewhere, and the archive that they came from has no "
-            f"models, which their missing stages need ({lacking[0].name}). Import one made by `report --export FILE "
-            f"--with-models`, or train again: `rerun --stage pretrain --run {lacking[0].id}`.",
+            f"{count(len(lacking), 'run')} left alone: {why} ({lacking[0].name}; {root.run(lacking[0].id).model}). "
+            f"{advice}, or train again: `rerun --stage pretrain --run {lacking[0].id}`.",
             style="yellow",
             soft_wrap=True,
         )
@@ -125,7 +130,9 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
 
 
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
-    recording.record_runs(ledger, where.output_root, request.runs, origin.created)
+    chosen = {item.run_id for item in request.items}  # `rerun` and `tick` bring no other removed run back
+    runs = [run for run in request.runs if origin.asked_by == "submit" or run.id in chosen]
+    recording.record_runs(ledger, where.output_root, runs, origin.created)
     if request.about:
         recording.record_studies(ledger, where.output_root, request.about)
         notify.configure(ledger, where.output_root, request.site)
@@ -175,22 +182,6 @@ def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost
         if probe.exists():
             ledgers.append((stack.enter_context(closing(Ledger(probe, read_only=True))), "probed"))
         return measured(ledgers, site)
-
-
-def numbers_on_disk(output_root: OutputRoot, runs: Sequence[Run]) -> dict[str, dict[str, records.StageState]]:
-    """Return the attempt numbers that are taken, of runs that the ledger does not know: their run.json may have been
-    torn."""
-    folders = {path.name for path in output_root.path.glob("runs/*")}
-    numbers: dict[str, dict[str, records.StageState]] = {}
-    for run in runs:
-        if run.id in folders:
-            taken = {stage: output_root.run(run.id).attempts(stage) for stage in run.stages}
-            numbers[run.id] = {
-                stage: records.StageState("waiting", attempts[-1].number)
-                for stage, attempts in taken.items()
-                if attempts
-            }
-    return numbers
 
 
 def check_data(runs: Sequence[Run], data_root: Path | None) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.console import console, stderr
+from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import documents, records
 from cluster.files.documents import Intent, Paused, SourceOfWork
+from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
 from cluster.ledger.database import Ledger
@@ -23,7 +24,7 @@ from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
-from cluster.submit import dispatch, requests
+from cluster.submit import dispatch, on_disk, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing
@@ -47,10 +48,7 @@ def submit_missing(
         if ledger:
             dispatch.check_breaker(ledger, site)
         states: States = ledger.states() if ledger else {}
-        states = {
-            **states,
-            **requests.numbers_on_disk(where.output_root, [run for run in runs if run.id not in states]),
-        }
+        states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         return replace(requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin), about=about)
 
@@ -80,7 +78,7 @@ def rerun(
 
     def build(ledger: Ledger | None, slurm: Slurm) -> Request:
         assert ledger
-        states = ledger.states()
+        states = on_disk.without_removed(where.output_root, runs, ledger.states())
         todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
         requests.check_data([run for run, chosen in todo if chosen], data)
         return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin)
@@ -114,11 +112,9 @@ def tick(
         reconciling.late_results(ledger, where.output_root)
         before = EarlierSubmissions(ledger, where.output_root, site)
         with ledger.transaction():
-            again = dispatch.decide(
-                ledger, where.output_root, lambda submission_id: site or before.site(submission_id), time.time(), only
-            )
+            again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
         say_decided(again)
-        groups = _to_go_on(ledger, again, before, only, site)
+        groups = _to_go_on(where.output_root, ledger, again, before, only, site)
         refused = dict(before.refused)
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
@@ -147,19 +143,30 @@ def tick(
 
 
 def _to_go_on(
+    output_root: OutputRoot,
     ledger: Ledger,
     again: dispatch.RetryPlan,
     before: EarlierSubmissions,
     only: Collection[str] | None,
     site: Site | None,
 ) -> list[tuple[SourceOfWork, Todo]]:
-    """Return what is to be submitted, those together that go the same way."""
+    """Return what is to be submitted, those together that go the same way; not of runs of which something was removed:
+    that is done again only by a `submit`."""
     eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
+    runs = ledger.runs(sorted(wanted & set(sources)))
+    removed = {run.id for run in runs if on_disk.removed(output_root, run, states[run.id])}
+    if removed:
+        console.print(
+            f"{count(len(removed), 'run')} left alone, since files of theirs were removed ({some(removed)}): `submit` "
+            "does them again.",
+            style="yellow",
+            soft_wrap=True,
+        )
     groups: dict[str, tuple[SourceOfWork, list[tuple[Run, list[str]]]]] = {}
-    for run in ledger.runs(sorted(wanted & set(sources))):
+    for run in (each for each in runs if each.id not in removed):
         stages = choosing.missing(run, states[run.id], again.due.get(run.id, ()))
         source = sources[run.id]
         alike = {

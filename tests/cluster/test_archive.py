@@ -200,7 +200,7 @@ def test_what_was_under_way_is_to_be_done_where_it_is_unpacked_and_says_so_if_th
     ledger.close()
     assert stages[chosen[0].id] == ["completed", "completed", "eligible", "eligible"]
     assert stages[chosen[1].id] == ["eligible", "waiting", "waiting", "waiting"]
-    assert unpacking.without_model(there, chosen[0].id)
+    assert not there.run(chosen[0].id).model.exists()
     said = command(tmp_path, "submit", str(synthetic.EXPERIMENTS), "--study", "heads", "--site", "local", "--dry-run",
                    "--set", builtin, "--output-root", "there")[1]  # fmt: skip
     assert "1 run left alone: trained elsewhere" in said

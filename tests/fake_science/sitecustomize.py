@@ -1,8 +1,9 @@
 """Puts stand-ins for the stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
-{"run id or *": {"stage": "fail" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | seconds it takes}}.
-Asked to stop, a stage that hangs completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one
-goes on; one that eats takes 200 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
+{"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | seconds it
+takes}}. One that makes noise prints what a terminal obeys, and fails with it. Asked to stop, a stage that hangs
+completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one goes on; one that eats takes 200
+MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
 FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there."""
 
 import json
@@ -46,6 +47,9 @@ def _run_of(stage):
         print(f"{stage} stand-in, told: {what}; threads: {threads}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
         if what == "fail":
             raise RuntimeError(f"{stage} was told to fail")
+        if what == "noise":
+            print("10 %\r\x1b[2K20 %\r\x1b[32m30 %\x1b[0m\n\x1b]0;title\x07bell\x07\b and \x9b2J tab\tend")
+            raise RuntimeError("an \x1b]0;odd\x07 \x1b[31mword\x1b[0m \x9b2J\u202e")
         if what == "exit":
             os.kill(os.getpid(), 9)
         if what == "out_of_memory":
@@ -66,6 +70,7 @@ def _run_of(stage):
             file.write(f"{stage}\n")
         metrics = {"micro_batch_tokens": work.config.train.micro_batch_tokens, "eaten": len(eaten)}
         if stage == "pretrain":
+            (work.run_dir / "model").mkdir(exist_ok=True)
             metrics |= {"tokens_per_second": 1e4, "peak_memory_mb": 300.0, "device": "cpu"}
         return Outcome(scores=[Score("average", "accuracy", 0.5, 100)], metrics=metrics)
 

@@ -63,7 +63,7 @@ def _learned(variant: Variant, root: OutputRoot) -> Iterator[Learned]:
         try:
             told = whole_files.read_json(root.run(run.run_id).path / FUNCTIONS)
             found = [_read_layer(variant, run.seed, told["x"], layer) for layer in told["layers"]] if told else []
-        except (whole_files.TornFile, OSError, KeyError, TypeError, ValueError):
+        except (whole_files.TornFile, OSError, KeyError, TypeError, ValueError, ArithmeticError):
             continue
         yield from found
 

@@ -92,7 +92,7 @@ def _curves(path: Path) -> tuple[Curve, Curve]:
             for key in record.keys() & curves.keys():
                 if math.isfinite(record[key]):
                     curves[key][int(record["step"])] = float(record[key])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
             continue  # torn: its run is being written, or was cut off
     return tuple(dict(sorted(curve.items())) for curve in curves.values())  # type: ignore[return-value]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import command as run_command
 from waiting import PATIENCE, wait_for
 
 from cluster.files import processes, whole_files
@@ -24,23 +23,6 @@ from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 ROOT = Path(__file__).parents[3]
 
 STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
-
-
-@pytest.fixture
-def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
-    """Run a command in a process of its own, in an empty folder."""
-    assert manifest_file.parent == tmp_path
-    (tmp_path / "site.yaml").write_text(
-        f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
-    )  # fmt: skip
-
-    def run(*words, check=True, **options):
-        done = run_command(*words, cwd=tmp_path, **options)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    yield run
-    run("cancel", "--all", "--yes", check=False)
 
 
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")

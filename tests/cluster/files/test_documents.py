@@ -96,3 +96,22 @@ def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path):
     (tmp_path / "claim.json").mkdir()
     with pytest.raises(TornFile, match=r"claim\.json: is a folder"):
         documents.read(tmp_path / "claim.json", documents.Claim)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", ".hidden", "a/b", "/a", "../../x", "a\\b", "a\nb", "a\x1b[2J", "a\0", "x" * 256]
+)
+def test_what_leads_elsewhere_is_no_name(text):
+    assert not documents.is_name(text)
+    packed = {"run_id": text, "stages": [["pretrain", 1]]}
+    assert documents.find_fault(packed, documents.PackedRun) == "run_id: must be a name that a folder may have"
+
+
+def test_ids_stages_and_hashes_are_names():
+    for text in ("0123456789ab", "cafe", "add_tokenizer", "3f2a-set-1b2c3d-my experiments.yaml", "ä"):
+        assert documents.is_name(text)
+
+
+@pytest.mark.parametrize("time", [-1.0, 1e300, float("nan"), "now", True])
+def test_a_time_is_one_that_a_calendar_has(time):
+    assert documents.find_fault({"time": time}, documents.Heartbeat).startswith("time: must be a number")

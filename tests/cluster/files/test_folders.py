@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -34,11 +35,36 @@ def test_a_missing_file_is_none_and_a_torn_one_is_told(tmp_path):
         whole_files.read_json(torn)
 
 
+def test_halves_of_characters_are_none_when_a_file_is_read(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps({"a\udc80": ["\U0001f600 \udcff", 1, float("inf")]}))
+    assert whole_files.read_json(tmp_path / "x.json") == {"a?": ["\U0001f600 ?", 1, float("inf")]}
+    (tmp_path / "x.json").write_text(r'"\uDCFF \\ud800"')
+    assert whole_files.read_json(tmp_path / "x.json") == r"? \ud800"
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="there is no file here that cannot be read")
 def test_a_file_that_the_system_cannot_read_is_named_and_is_not_torn(tmp_path):
     (tmp_path / "claim.json").symlink_to("/proc/self/mem")
     with pytest.raises(OSError, match="Input/output error.*claim.json"):
         whole_files.read_json(tmp_path / "claim.json")
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        (b"", []),
+        (b"one\n\nthree\n", ["one", "", "three"]),
+        (b"10 %\r20 %\r30 %\nend", ["30 %", "end"]),
+        (b"as Windows\r\nwrites\r\r\n", ["as Windows", "writes"]),
+        (b"bar\r   \r", ["   "]),
+        (b"caf\xe9\x0b\xc2\x85", ["caf\ufffd\x0b\x85"]),
+        (b"\r" * 100_000 + b"a" * 100_000, ["a" * 100_000]),
+    ],
+)
+def test_of_a_line_of_a_log_that_was_written_over_the_last_state_is_shown(tmp_path, written, lines):
+    assert whole_files.log_lines(written) == lines
+    (tmp_path / "log.txt").write_bytes(written)
+    assert whole_files.tail(tmp_path / "log.txt", 1) == [line[-65_536:] for line in lines[-1:]]
 
 
 def test_runs_are_the_folders_with_a_run_json(tmp_path):

@@ -1,8 +1,18 @@
 """What a command does before it begins: cluster/reconcile/session.py."""
 
+import errno
+import os
 import time
 
+import pytest
+import synthetic
+
+from cluster.files.folders import OutputRoot
+from cluster.ledger import checks
+from cluster.ledger.database import Ledger
 from cluster.reconcile import session
+
+NOBODY = 65_534  # a user's number
 
 
 def test_what_happens_later_has_the_greater_moment(monkeypatch):
@@ -19,3 +29,53 @@ def test_what_happens_later_has_the_greater_moment(monkeypatch):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def not_allowed(ledger):
+    ledger.parent.chmod(0o700 if os.geteuid() == 0 else 0)
+
+
+def on_a_disk_that_fails(ledger):
+    ledger.unlink()
+    ledger.symlink_to("/proc/self/mem")  # which the kernel opens, and then does not read
+
+
+def a_folder_in_its_place(ledger):
+    ledger.unlink()
+    ledger.mkdir()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="there is no file here that cannot be read")
+@pytest.mark.parametrize(
+    ("spoil", "number"),
+    [(not_allowed, errno.EACCES), (on_a_disk_that_fails, errno.EIO), (a_folder_in_its_place, errno.EISDIR)],
+)
+def test_a_ledger_that_the_system_does_not_give_is_told_in_its_words_and_is_not_to_be_rebuilt(tmp_path, spoil, number):
+    root = OutputRoot(tmp_path / "output")
+    Ledger(root.ledger).close()
+    spoil(root.ledger)
+    try:
+        if os.geteuid() == 0:
+            os.seteuid(NOBODY if spoil is not_allowed else 0)  # root may read all
+        with pytest.raises(OSError, match=r"ledger\.db") as told, session.reading(root, None):
+            pass
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        root.path.chmod(0o700)
+    assert (told.value.errno, "rebuild" in str(told.value)) == (number, False)
+
+
+def test_a_folder_of_runs_that_cannot_be_read_is_said_and_no_run_is_said_to_be_removed(tmp_path):
+    root, run = OutputRoot(tmp_path), synthetic.planned(("heads",), limit=1)[0]
+    (tmp_path / "runs").symlink_to(tmp_path / "runs")  # reading it fails, and not since it is not there
+    ledger = Ledger(root.ledger)
+    ledger.record_runs([run], "2026")
+    (said,) = checks.removed_runs(ledger, root)
+    assert said.startswith(f"{tmp_path / 'runs'}: Too many levels of symbolic links")
+    (tmp_path / "runs").unlink()
+    (said,) = checks.removed_runs(ledger, root)
+    assert f"has no folder of 1 run ({run.id})" in said
+    root.run(run.id).path.mkdir(parents=True)
+    assert checks.removed_runs(ledger, root) == []
+    ledger.close()

@@ -70,6 +70,8 @@ def study(ledger, root, runs, monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     ledger.record_runs(runs, "2026")
+    for run in runs:
+        root.run(run.id).path.mkdir(parents=True)
     submit(ledger, "aa", [[runs[5]], [runs[6]]])
     for task, run in enumerate(runs[5:7]):
         message = f"ValueError: line {task + 3} of a.json: label is 7"

@@ -161,6 +161,9 @@ def failed(
 
 def test_a_decision_is_made_once_and_is_a_file_and_a_row(ledger, root, runs):
     failed(ledger, runs[0], "timeout")
+    assert dispatch.decide(ledger, root, lambda _: SITE, 10.0).decided == [], "its files were removed"
+    root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
+    assert dispatch.decide(ledger, root, lambda _: None, 10.0).decided == [], "nobody knows where it ran"
     first = dispatch.decide(ledger, root, lambda _: SITE, 10.0)
     assert first.due == {runs[0].id: ["pretrain"]}
     (decision,) = first.decided
@@ -174,6 +177,7 @@ def test_a_decision_is_made_once_and_is_a_file_and_a_row(ledger, root, runs):
 def test_what_is_to_wait_is_not_due_yet(ledger, root, runs):
     site = SITE.model_copy(update={"retry": {"lost": Rule(times=1, wait=5)}})
     failed(ledger, runs[0], "lost", ended=100.0)
+    root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
     assert dispatch.decide(ledger, root, lambda _: site, 110.0).waiting == 1
     assert dispatch.decide(ledger, root, lambda _: site, 500.0).due == {runs[0].id: ["pretrain"]}
 
