@@ -283,7 +283,7 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 def find_fault(value: Any, kind: Any, where: str = "") -> str:
     """Say what in a JSON value is not of an annotated kind; empty if all is. There may be fields that it lacks."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    origin, inner = _parts(kind)
     if kind is Any:
         return ""
     if origin in (Union, types.UnionType):
@@ -303,6 +303,8 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
     if origin in (list, tuple):
         if not isinstance(value, list) or (origin is tuple and len(value) != len(inner)):
             return f"{_told(where)}must be a list{f' of {len(inner)}' if origin is tuple else ''}"
+        if origin is list and inner[0] in PLAIN and all(_is_plain(each, inner[0]) for each in value):
+            return ""  # of 10,000 no place is to be named
         kinds = inner if origin is tuple else inner * len(value)
         pairs = enumerate(zip(value, kinds, strict=True))
         faults = [find_fault(each, one, _inside(where, number)) for number, (each, one) in pairs]
@@ -353,6 +355,12 @@ def _fault_of_fields(value: Any, kind: Any, where: str) -> str:
         elif fault := find_fault(value[name], one, _inside(where, name)):
             return fault
     return ""
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return list and int of list[int]; None and nothing of int."""
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 @cache

@@ -86,10 +86,14 @@ class RunDir:
 
     @property
     def has_checkpoints(self) -> bool:
-        return any((self.path / "checkpoints").glob("step-*"))
+        try:
+            names = os.listdir(self.path / "checkpoints")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return False
+        return any(name.startswith("step-") for name in names)
 
     def attempt(self, stage: str, number: int) -> AttemptDir:
-        return AttemptDir(self.path / "stages" / stage / str(number))
+        return AttemptDir(self.path.joinpath("stages", stage, str(number)))
 
     def attempts(self, stage: str) -> list[AttemptDir]:
         """Oldest first."""
@@ -204,10 +208,10 @@ class OutputRoot:
         return OutputRoot(self.path / "probe")
 
     def run(self, run_id: str) -> RunDir:
-        return RunDir(self.path / "runs" / run_id)
+        return RunDir(self.path.joinpath("runs", run_id))
 
     def attempt(self, run_id: str, stage: str, number: int) -> AttemptDir:
-        return self.run(run_id).attempt(stage, number)
+        return AttemptDir(self.path.joinpath("runs", run_id, "stages", stage, str(number)))
 
     def runs(self) -> list[RunDir]:
         """Those that have a run.json. Raises OSError for a folder that cannot be read."""

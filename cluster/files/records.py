@@ -4,6 +4,7 @@ attempts."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypedDict
 
 from cluster.files.causes import Cause
@@ -21,7 +22,7 @@ class Run:
     stages: tuple[str, ...]
     studies: tuple[str, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return num_parameters(self.config.model)
 

@@ -23,10 +23,10 @@ class Attempts(Store):
     def record_submission(self, row: SubmissionRow, attempts: Iterable[AttemptRow]) -> None:
         with self.transaction():
             self._insert("submission", row, "OR IGNORE")
-            for attempt in attempts:
-                values = _BLANK_ATTEMPT | {"submission_id": row["submission_id"], "status": "submitted"} | attempt
-                self._insert("attempt", values, "OR IGNORE")
-                self._touched.add(attempt["run_id"])
+            blank = _BLANK_ATTEMPT | {"submission_id": row["submission_id"], "status": "submitted"}
+            attempts = list(attempts)
+            self._insert_all("attempt", [blank | attempt for attempt in attempts], "OR IGNORE")
+            self._touched |= {attempt["run_id"] for attempt in attempts}
 
     def update_submission(self, submission_id: str, **values: Unpack[Answered]) -> None:
         self.db.table("submission").update(submission_id, values)
@@ -88,16 +88,33 @@ class Attempts(Store):
         with self.transaction():
             if known is None:
                 self._insert("attempt", _BLANK_ATTEMPT | key | values)
+                self._touched.add(run_id)
             else:
-                names = ", ".join(f"{name} = ?" for name in values)
-                where = "run_id = ? AND stage = ? AND number = ?"
-                self._execute(f"UPDATE attempt SET {names} WHERE {where}", [*values.values(), *key.values()])
-            self._touched.add(run_id)
+                self.change_attempt(run_id, stage, number, **values)
+
+    def change_attempt(self, run_id: str, stage: str, number: int, **values: Unpack[AttemptValues]) -> None:
+        """Change an attempt that is there."""
+        names = ", ".join(f"{name} = ?" for name in values)
+        where = "run_id = ? AND stage = ? AND number = ?"
+        with self.transaction():
+            self.db.conn.execute(f"UPDATE attempt SET {names} WHERE {where}", [*values.values(), run_id, stage, number])
+            if not values.keys().isdisjoint(("status", "progress")):
+                self._touched.add(run_id)
 
     def attempts_in(self, submission_id: str) -> list[AttemptRow]:
         """Return the attempts of a submission, in the order of their pack, run and stage."""
         return list(
             self.db.query("SELECT * FROM attempt WHERE submission_id = ? ORDER BY pack_index, rowid", [submission_id])
+        )
+
+    def attempts_of_run_in(self, submission_id: str, run_id: str) -> list[AttemptRow]:
+        """Return those of one of a submission's runs."""
+        # By the run, of which there are few: the + keeps SQLite from going through the whole submission.
+        return list(
+            self.db.query(
+                "SELECT * FROM attempt WHERE run_id = ? AND +submission_id = ? ORDER BY pack_index, rowid",
+                [run_id, submission_id],
+            )
         )
 
     def open_attempts(self, submission_id: str) -> list[AttemptRow]:
@@ -106,13 +123,28 @@ class Attempts(Store):
 
     def history(self, run_id: str, stage: str) -> list[AskedAttempt]:
         """The attempts of a stage run, oldest first, each with who asked for it; void ones are left out."""
-        return list(
-            self.db.query(
-                "SELECT attempt.*, asked_by, minutes FROM attempt JOIN submission USING (submission_id) "
-                "WHERE run_id = ? AND stage = ? AND status != 'void' ORDER BY number",
-                [run_id, stage],
-            )
+        return self.histories([run_id]).get((run_id, stage), [])
+
+    def histories(self, run_ids: Iterable[str]) -> dict[tuple[str, str], list[AskedAttempt]]:
+        """(run id, stage) -> its history, of each stage of these runs that has one."""
+        found: dict[tuple[str, str], list[AskedAttempt]] = {}
+        rows = self.db.query(
+            "SELECT attempt.*, asked_by, minutes FROM attempt CROSS JOIN submission USING (submission_id) "
+            "WHERE run_id IN (SELECT value FROM json_each(?)) AND status != 'void' ORDER BY number",
+            [json.dumps(sorted(set(run_ids)))],
         )
+        for row in rows:
+            found.setdefault((row["run_id"], row["stage"]), []).append(row)
+        return found
+
+    def tried(self, run_ids: Iterable[str]) -> set[str]:
+        """Those of these runs that have an attempt which is not void."""
+        rows = self.db.execute(
+            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM attempt WHERE run_id = value "
+            "AND status != 'void')",
+            [json.dumps(sorted(set(run_ids)))],
+        )
+        return {run_id for (run_id,) in rows}
 
     def latest_ends(self, count: int) -> list[AttemptRow]:
         """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""

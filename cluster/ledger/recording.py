@@ -11,11 +11,12 @@ from cluster.files.records import AttemptRow, Run, StudyRecord
 from cluster.files.statuses import GIVEN_UP, AttemptStatus
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import SubmissionRow
+from cluster.plan.memo import PerSettings
 
 
 def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], created: str) -> None:
     """Write each run.json, then its row; a known run gains studies and stages. One whose file is gone gets it anew."""
-    known = ledger.known_runs()
+    known, dumped = ledger.known_runs(), PerSettings(lambda config: config.model_dump(mode="json"))
     for order, run in enumerate(runs):
         path = output_root.run(run.id).run_json
         studies, stages = known.get(run.id, ((), ()))
@@ -36,7 +37,7 @@ def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], cr
                 "studies": list(dict.fromkeys((*studies, *run.studies))),
                 "stages": list(dict.fromkeys((*stages, *run.stages))),
                 "parameters": run.parameters,
-                "config": run.config.model_dump(mode="json"),
+                "config": {**dumped.of(run.config), "seed": run.config.seed},
             },
             indent=None,
         )

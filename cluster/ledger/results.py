@@ -36,7 +36,8 @@ class Results(Store):
             "data_file": [{"file": file, "sha256": digest} for file, digest in outcome.get("data", {}).items()],
         }
         for table, rows in tables.items():
-            self.db.table(table).insert_all((key | row for row in rows), replace=True)
+            if rows:
+                self.db.table(table).insert_all((key | row for row in rows), replace=True)
         digest = digest_of_scores(stage, tables["score"])
         self._execute(
             "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)", [digest, run_id, stage, number]

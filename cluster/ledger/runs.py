@@ -20,17 +20,22 @@ class Runs(Store):
             self._record_runs(runs, created)
 
     def _record_runs(self, runs: Iterable[Run], created: str) -> None:
+        runs = list(runs)
+        wanted = json.dumps([run.id for run in runs])
+        rows = self.db.execute("SELECT id, stages FROM run WHERE id IN (SELECT value FROM json_each(?))", [wanted])
+        known = dict(rows.fetchall())
         for run in runs:
-            known = next(iter(self.db.query("SELECT stages FROM run WHERE id = ?", [run.id])), None)
             stages = run.stages
-            if known:
-                stages = tuple(dict.fromkeys((*json.loads(known["stages"]), *stages)))
-                self._execute("UPDATE run SET stages = ? WHERE id = ?", [json.dumps(stages), run.id])
+            if run.id in known:
+                stages = tuple(dict.fromkeys((*json.loads(known[run.id]), *stages)))
+                if json.dumps(stages) != known[run.id]:
+                    self._execute("UPDATE run SET stages = ? WHERE id = ?", [json.dumps(stages), run.id])
             else:
                 self._insert("run", {"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
                                      "config": run.config.model_dump_json(), "stages": json.dumps(stages)})  # fmt: skip
             for study in run.studies:
                 self._execute("INSERT OR IGNORE INTO study_run (study, run_id) VALUES (?, ?)", [study, run.id])
+            known[run.id] = json.dumps(stages)
             self._touched.add(run.id)
 
     def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -52,8 +57,9 @@ class Runs(Store):
         """In the order in which they were recorded."""
         studies = self._studies()
         chosen = None if ids is None else set(ids)
+        configs = _Configs()
         return [
-            Run(row["id"], row["name"], RunConfig.model_validate_json(row["config"]),
+            Run(row["id"], row["name"], configs.read(row["config"]),
                 tuple(json.loads(row["stages"])), tuple(studies.get(row["id"], ())))
             for row in self.db.query("SELECT * FROM run ORDER BY rowid")
             if chosen is None or row["id"] in chosen
@@ -119,3 +125,20 @@ class Runs(Store):
                 f"SELECT id, name FROM run WHERE {key} >= ? AND {key} < ? ORDER BY {key} LIMIT ?", [word, end, most]
             )
         ]
+
+
+class _Configs:
+    """Settings that differ in their seed only are checked once, and share their sections: what is computed of one of
+    them (`plan/memo.py`) need not be computed of the others."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, RunConfig] = {}
+
+    def read(self, text: str) -> RunConfig:
+        settings = json.loads(text)
+        seed = settings.pop("seed")
+        unseeded = json.dumps(settings)
+        known = self._known.get(unseeded)
+        if known is None:
+            known = self._known[unseeded] = RunConfig.model_validate_json(text)
+        return known if known.seed == seed else known.model_copy(update={"seed": seed})

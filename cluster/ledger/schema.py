@@ -31,18 +31,18 @@ migrate = Migrations("tiny-transformers")
 DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no accident
 # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
 # alone on it has all. On a machine without a GPU it is hours.
-_SHARE = (
-    "/ 3600.0 * max(coalesce(gpus, 1), 1) "
-    "/ CASE stage WHEN 'speed' THEN 1 ELSE max(1, min(coalesce(slots, 1), runs)) END"
-)
+_GPUS, _SHARING = "max(coalesce(gpus, 1), 1)", "max(1, min(coalesce(slots, 1), runs))"
+_SHARE = f"/ 3600.0 * {_GPUS} / CASE stage WHEN 'speed' THEN 1 ELSE {_SHARING} END"
 # Of a submission, as the view gpu_hours has it; what is running is counted until its last heartbeat, so that nothing is
 # while nobody looks.
 _LAST = "coalesce(ended, json_extract(progress, '$.time'))"
+# Its attempts are passed over once, a pack's together: joined with their packs, they take the square of the time.
+_WORKED = f"CASE WHEN status != 'void' AND {_LAST} > started THEN {_LAST} - started END"
 SPENT = (
-    f"SELECT coalesce(sum(({_LAST} - started) {_SHARE}), 0) "
-    "FROM attempt JOIN (SELECT pack_index, count(DISTINCT run_id) AS runs "
-    "FROM attempt WHERE submission_id = submission.submission_id GROUP BY pack_index) USING (pack_index) "
-    f"WHERE submission_id = submission.submission_id AND status != 'void' AND {_LAST} > started"
+    f"SELECT coalesce(sum((coalesce(alone, 0) + coalesce(shared, 0) / {_SHARING}) / 3600.0 * {_GPUS}), 0) FROM (SELECT "
+    f"count(DISTINCT run_id) AS runs, sum(CASE stage WHEN 'speed' THEN {_WORKED} END) AS alone, "
+    f"sum(CASE stage WHEN 'speed' THEN NULL ELSE {_WORKED} END) AS shared "
+    "FROM attempt WHERE submission_id = submission.submission_id GROUP BY pack_index)"
 )
 # LEFT JOIN keeps their order, in which 400,000 attempts take 3 s.
 _GPU_HOURS = (

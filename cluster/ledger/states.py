@@ -12,13 +12,12 @@ from cluster.files.records import AttemptRow, StageState
 from cluster.files.statuses import TRIED, AttemptStatus, StageStatus
 from cluster.ledger.rows import RunRow
 from cluster.ledger.runs import Runs
-from cluster.ledger.store import stage_runs
+from cluster.ledger.store import listed, stage_runs
 
 # As the view newest_attempt, with a place for a condition that is applied before attempts are compared.
 _NEWEST = (
-    "SELECT * FROM (SELECT attempt.*, attempt.rowid AS place_in_table, "
-    "row_number() OVER (PARTITION BY run_id, stage ORDER BY number DESC) AS place "
-    "FROM (SELECT rowid, * FROM attempt"
+    "SELECT * FROM (SELECT attempt.*, row_number() OVER (PARTITION BY run_id, stage ORDER BY number DESC) AS place "
+    "FROM (SELECT * FROM attempt"
 )
 _NEWEST_END = ") AS attempt WHERE status != 'void') WHERE place = 1"
 
@@ -100,12 +99,15 @@ class States(Runs):
 
     def newest_attempts(self, *statuses: AttemptStatus) -> list[AttemptRow]:
         """The newest attempt of every stage run whose newest attempt has one of these statuses."""
-        # The statuses kept with the runs lead to the few that matter among very many that are completed.
-        wanted = " OR ".join(f"statuses LIKE '%{status}%'" for status in statuses)
-        few = f"SELECT statuses FROM kind WHERE study = '' AND runs AND ({wanted})"
-        which = f"WHERE run_id IN (SELECT id FROM run WHERE statuses IN ({few}))"
-        rows = self.db.query(f"{_NEWEST} {which} {_NEWEST_END} ORDER BY place_in_table")
-        return [row for row in rows if row["status"] in statuses]
+        # The index of statuses leads to the few that matter among very many that are completed.
+        return list(
+            self.db.query(
+                f"SELECT * FROM attempt INDEXED BY idx_attempt_status WHERE status IN {listed(statuses)} "
+                "AND NOT EXISTS (SELECT 1 FROM attempt AS newer "
+                "WHERE (newer.run_id, newer.stage) = (attempt.run_id, attempt.stage) "
+                "AND newer.number > attempt.number AND newer.status != 'void') ORDER BY rowid"
+            )
+        )
 
     def newest_of(self, run_id: str) -> dict[str, AttemptRow]:
         """Stage -> its newest attempt."""

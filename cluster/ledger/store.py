@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,8 @@ from tiny_transformers.settings.stages import STAGES
 
 with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
+
+CACHE = 64 * 1024  # KiB of a ledger's pages that are kept in memory, at most
 
 
 def may_not_write(error: Exception) -> bool:
@@ -69,6 +71,8 @@ class Store:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=30)
+        # A run's rows lie anywhere in an index: of 10,000 runs too many pages for SQLite's usual 2 MB.
+        connection.execute(f"PRAGMA cache_size = -{CACHE}")
         self.db = Database(connection)
         self._inside = False  # a transaction
         self._touched: set[str] = set()  # runs whose statuses it has to write anew
@@ -90,8 +94,7 @@ class Store:
         try:
             with self.db.atomic():
                 yield
-                for run_id in self._touched:
-                    self._write_statuses(run_id)
+                self._write_statuses(self._touched)
         finally:
             self._inside = False
             self._touched.clear()
@@ -101,22 +104,42 @@ class Store:
             self.db.execute(statement, values)
 
     def _insert(self, table: str, row: Mapping[str, Any], conflict: str = "") -> None:
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
-        self._execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+        self._insert_all(table, [row], conflict)
 
-    def _write_statuses(self, run_id: str) -> None:
-        row = next(iter(self.db.query("SELECT stages, statuses FROM run WHERE id = ?", [run_id])), None)
-        if row is None:
+    def _insert_all(self, table: str, rows: Sequence[Mapping[str, Any]], conflict: str = "") -> None:
+        """Insert rows that have the columns of the first."""
+        if not rows:
             return
-        attempts = self.db.query(
-            "SELECT stage, number, status, cause, job, progress FROM attempt WHERE run_id = ? AND status != 'void' "
+        names = list(rows[0])
+        statement = f"INSERT {conflict} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        with self.transaction():
+            self.db.conn.executemany(statement, ([row[name] for name in names] for row in rows))
+
+    def _write_statuses(self, run_ids: Collection[str]) -> None:
+        """Write those that have changed. Runs that are alike are looked at once."""
+        if not run_ids:
+            return
+        wanted = json.dumps(sorted(run_ids))
+        which = "IN (SELECT value FROM json_each(?))"
+        newest: dict[str, dict[str, str]] = {}
+        rows = self.db.execute(
+            f"SELECT run_id, stage, status, progress FROM attempt WHERE run_id {which} AND status != 'void' "
             "ORDER BY number",
-            [run_id],
+            [wanted],
         )
-        views = stage_runs(json.loads(row["stages"]), {attempt["stage"]: attempt for attempt in attempts})
-        statuses = ",".join(view["status"] for view in views.values())
-        if statuses != row["statuses"]:
-            self._execute("UPDATE run SET statuses = ? WHERE id = ?", [statuses, run_id])
+        for run_id, stage, status, progress in rows:
+            newest.setdefault(run_id, {})[stage] = standing(status, progress)
+        known: dict[tuple[str, frozenset[tuple[str, str]]], str] = {}
+        changed = []
+        for run_id, stages, before in self.db.execute(
+            f"SELECT id, stages, statuses FROM run WHERE id {which}", [wanted]
+        ):
+            alike = stages, frozenset(newest.get(run_id, {}).items())
+            if alike not in known:
+                known[alike] = ",".join(stage_statuses(json.loads(stages), newest.get(run_id, {})).values())
+            if known[alike] != before:
+                changed.append((known[alike], run_id))
+        self.db.conn.executemany("UPDATE run SET statuses = ? WHERE id = ?", changed)
 
     def remember(self, key: str, value: str) -> None:
         self.db.table("meta").upsert({"key": key, "value": value}, pk="key")
@@ -127,19 +150,11 @@ class Store:
 
 
 def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[str, StageRow]:
-    """The status of each stage run, first match wins: completed, running, submitted, failed, blocked, eligible,
-    waiting. One that had begun and whose job waits again is submitted."""
+    """Each stage run with its status, and what its newest attempt that is not void says."""
     views: dict[str, StageRow] = {}
-    status: StageStatus
-    for stage in stages:
+    standings = {stage: standing(row["status"], row["progress"]) for stage, row in newest.items()}
+    for stage, status in stage_statuses(stages, standings).items():
         attempt = newest.get(stage)
-        needs = [views[need]["status"] for need in STAGES[stage].needs if need in views]
-        if attempt:
-            status = "submitted" if _waits_again(attempt) else cast(StageStatus, attempt["status"])
-        elif any(need in STUCK for need in needs):
-            status = "blocked"
-        else:
-            status = "eligible" if all(need == "completed" for need in needs) else "waiting"
         views[stage] = {
             "status": status,
             "cause": attempt["cause"] if attempt else None,
@@ -149,9 +164,25 @@ def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[
     return views
 
 
-def _waits_again(attempt: AttemptRow) -> bool:
-    """Whether it has begun, and its job waits again by SLURM's last answer."""
-    return attempt["status"] == "running" and "waits_for" in json.loads(attempt["progress"] or "{}")
+def stage_statuses(stages: Sequence[str], newest: Mapping[str, str]) -> dict[str, StageStatus]:
+    """The status of each stage run, first match wins: completed, running, submitted, failed, blocked, eligible,
+    waiting. `newest`: stage -> `standing` of its newest attempt that is not void."""
+    statuses: dict[str, StageStatus] = {}
+    for stage in stages:
+        needs = [statuses[need] for need in STAGES[stage].needs if need in statuses]
+        if stage in newest:
+            statuses[stage] = cast(StageStatus, newest[stage])
+        elif any(need in STUCK for need in needs):
+            statuses[stage] = "blocked"
+        else:
+            statuses[stage] = "eligible" if all(need == "completed" for need in needs) else "waiting"
+    return statuses
+
+
+def standing(status: str, progress: str | None) -> str:
+    """The status of an attempt, but submitted if it has begun and its job waits again by SLURM's last answer."""
+    waits_again = status == "running" and "waits_for" in json.loads(progress or "{}")
+    return "submitted" if waits_again else status
 
 
 def listed(words: Iterable[str]) -> str:

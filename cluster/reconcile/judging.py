@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
-from cluster.files import documents, processes, whole_files
+from cluster.files import processes, whole_files
 from cluster.files.causes import Cause
 from cluster.files.documents import FRESH, AnswerFile, Claim, Heartbeat, Life, ResultFile, Verdict
 from cluster.files.folders import AttemptDir, OutputRoot
 from cluster.files.processes import Process
 from cluster.files.records import AttemptRow, key_of
-from cluster.files.statuses import FRUITLESS
+from cluster.files.statuses import FRUITLESS, AttemptStatus
 from cluster.ledger.database import Ledger
 from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
@@ -59,17 +60,15 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
     attempts that a requeue has cut short."""
     if opened.row["state"] == "intended":
         return True  # tasks of an array that the queue shows may have left it
-    for attempt in opened.open_attempts:
-        job = opened.job(attempt["pack_index"], queue)
+    for index in opened.open_packs:
+        job = opened.job(index, queue)
         if job is None or job.state == "FAILED":  # which may be a kill for memory
             return True
-        if is_superseded(opened, attempt):
-            return True
-    return False
+    return any(is_superseded(opened, attempt) for attempt in opened.open_attempts)
 
 
 def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
-    fates = {index: _fate(opened, index, seen) for index in {attempt["pack_index"] for attempt in opened.open_attempts}}
+    fates = {index: _fate(opened, index, attempts, seen) for index, attempts in opened.open_packs.items()}
     # What a job wrote between our reading its files and its end must be read before it is judged.
     if any(isinstance(fate, EndedJob) for fate in fates.values()):
         read_files(opened)
@@ -81,49 +80,51 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
         else:
             fate = fates.get(attempt["pack_index"])
             if isinstance(fate, LiveJob) and attempt["run_id"] in first:
-                fate = replace(fate, waits_for=None)
+                fate = LiveJob(fate.job)
             first.add(attempt["run_id"])
-            _settle_by_pack(opened, attempt, fate, statuses)
+            _settle_by_pack(opened, attempt, fate, statuses[attempt["run_id"]])
     opened.close_if_done()
 
 
-def _statuses(opened: OpenSubmission) -> dict[tuple[str, str], str]:
-    """(run id, stage) -> status of the newest attempt of this submission."""
-    ordered = sorted(opened.attempts, key=lambda attempt: attempt["number"])
-    return {(attempt["run_id"], attempt["stage"]): attempt["status"] for attempt in ordered}
+def _statuses(opened: OpenSubmission) -> dict[str, dict[str, str]]:
+    """Run id -> stage -> status of the newest attempt of this submission."""
+    statuses: dict[str, dict[str, str]] = {}
+    for attempt in sorted(opened.attempts, key=lambda attempt: attempt["number"]):
+        statuses.setdefault(attempt["run_id"], {})[attempt["stage"]] = attempt["status"]
+    return statuses
 
 
-def _settle_by_pack(
-    opened: OpenSubmission, attempt: AttemptRow, fate: Fate, statuses: dict[tuple[str, str], str]
-) -> None:
-    needs = [statuses.get((attempt["run_id"], need)) for need in STAGES[attempt["stage"]].needs]
-    out_of_turn = any(need in FRUITLESS for need in needs)
-    died = (
-        isinstance(fate, EndedJob)
-        and fate.cause in ("lost", "vanished")
-        and any(status == "failed" for (run_id, _), status in statuses.items() if run_id == attempt["run_id"])
-    )  # the run's process, in an earlier stage
+def _settle_by_pack(opened: OpenSubmission, attempt: AttemptRow, fate: Fate, statuses: dict[str, str]) -> None:
+    """`statuses`: of the run's stages."""
+    out_of_turn = any(statuses.get(need) in FRUITLESS for need in STAGES[attempt["stage"]].needs)
+    # The run's process, in an earlier stage.
+    died = isinstance(fate, EndedJob) and fate.cause in ("lost", "vanished") and "failed" in statuses.values()
     if attempt["status"] == "submitted" and died and not out_of_turn:
         directory = opened.root.attempt(*key_of(attempt))
         verdict: Verdict = {"status": "void", "message": "its run had ended before its turn"}
         whole_files.write_json(directory.verdict, verdict)
         opened.put(attempt, **(said(verdict) | {"job": None}))
-        statuses[attempt["run_id"], attempt["stage"]] = "void"
+        statuses[attempt["stage"]] = "void"
     elif attempt["status"] == "submitted" and out_of_turn:
         opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
-        statuses[attempt["run_id"], attempt["stage"]] = "void"
+        statuses[attempt["stage"]] = "void"
     elif isinstance(fate, LiveJob):
-        opened.put(attempt, job=attempt["job"] or fate.job, progress=_waiting(attempt, fate.waits_for))
+        opened.put(
+            attempt,
+            job=attempt["job"] or fate.job,
+            progress=_waiting(attempt["progress"], attempt["status"], fate.waits_for),
+        )
     elif isinstance(fate, EndedJob):
         _settle(opened, attempt, fate)
-        statuses[attempt["run_id"], attempt["stage"]] = attempt["status"]
+        statuses[attempt["stage"]] = attempt["status"]
 
 
-def _waiting(attempt: AttemptRow, waits_for: str | None) -> str | None:
+@lru_cache
+def _waiting(progress: str | None, status: AttemptStatus, waits_for: str | None) -> str | None:
     """Return an attempt's progress with the reason for which its job waits. One that had begun keeps what its last
     heartbeat said, and loses the reason when its job runs again."""
-    told = json.loads(attempt["progress"]) if attempt["progress"] else {}
-    if attempt["status"] == "running":
+    told = json.loads(progress) if progress else {}
+    if status == "running":
         told.pop("waits_for", None)
         told |= {} if waits_for is None else {"waits_for": waits_for}
     elif waits_for not in (None, "PENDING"):
@@ -157,8 +158,11 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
     """Take the result that a job wrote after it had been judged: whatever was guessed, it says so."""
     key = key_of(attempt)
     directory = root.attempt(*key)
-    result, claim = read_whole(directory.result, ResultFile, []), read_whole(directory.claim, Claim, [])
-    if result and claim and result["status"] == "completed" and claim["submission_id"] == attempt["submission_id"]:
+    result = read_whole(directory.result, ResultFile, [])
+    if not result or result["status"] != "completed":
+        return
+    claim = read_whole(directory.claim, Claim, [])
+    if claim and claim["submission_id"] == attempt["submission_id"]:
         ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
         ledger.put_outcome(*key, result.get("outcome") or {})
         ledger.sum_hours(attempt["submission_id"])
@@ -168,12 +172,14 @@ def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> Verdict |
     """Take the result of the attempt before this one, if this one never began and that one has completed, though it
     was given up: the job of this one found it at work, or done, and left. Returns what is said of this one then."""
     run_id, stage, number = key_of(attempt)
+    if number == 1 or attempt["started"] is not None:
+        return None
     earlier = [each.number for each in root.run(run_id).attempts(stage) if each.number < number and each.claim.exists()]
-    before = ledger.attempt(run_id, stage, earlier[-1]) if earlier and attempt["started"] is None else None
+    before = ledger.attempt(run_id, stage, earlier[-1]) if earlier else None
     if not before or before["status"] not in FRUITLESS:
         return None
-    for of_pack in ledger.attempts_in(before["submission_id"]):
-        if of_pack["run_id"] == run_id and of_pack["status"] in FRUITLESS:
+    for of_pack in ledger.attempts_of_run_in(before["submission_id"], run_id):
+        if of_pack["status"] in FRUITLESS:
             take_late(ledger, root, of_pack)
     before = ledger.attempt(run_id, stage, before["number"])
     if not before or before["status"] != "completed":
@@ -208,11 +214,12 @@ def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswer
     return EndedJob(cause, f"requeued by SLURM{why}; the next attempt goes on", life.node if life else None)
 
 
-def _fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> Fate:
-    return _slurm_fate(opened, pack_index, seen) if opened.slurm else _local_fate(opened, pack_index)
+def _fate(opened: OpenSubmission, pack_index: int, attempts: Sequence[AttemptRow], seen: SlurmAnswers) -> Fate:
+    """`attempts`: of the pack, those that are open."""
+    return _slurm_fate(opened, pack_index, attempts, seen) if opened.slurm else _local_fate(opened, pack_index)
 
 
-def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> Fate:
+def _slurm_fate(opened: OpenSubmission, pack_index: int, attempts: Sequence[AttemptRow], seen: SlurmAnswers) -> Fate:
     if seen.queue is None or opened.just_seen or opened.row["state"] != "submitted":
         return None
     key = opened.key(pack_index, seen.queue)
@@ -226,13 +233,12 @@ def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> 
         return _ended(opened, pack_index, key, known)
     if job:
         return _ended(opened, pack_index, key, job)
-    answer = read_whole(opened.directory.answer, AnswerFile, [])
-    cancelled = documents.is_cancelled(answer, pack_index)
+    cancelled = opened.is_cancelled(pack_index)
     if known and pack_index not in opened.tasks and not cancelled:
         return LiveJob(key, NOT_IN_QUEUE)  # it never began, so it is over only if accounting says so
     # squeue lists all that lives. But a controller that lost its state has forgotten jobs that still run, and
     # accounting may lag behind.
-    sign = _last_sign(opened, pack_index)
+    sign = _last_sign(opened, attempts)
     if sign <= FRESH or (known and pack_index in opened.tasks and sign <= STALE_ACCOUNTING):
         return None
     if cancelled:
@@ -243,13 +249,9 @@ def _slurm_fate(opened: OpenSubmission, pack_index: int, seen: SlurmAnswers) -> 
     return EndedJob("lost", f"SLURM no longer knows job {key}, and it left no result")
 
 
-def _last_sign(opened: OpenSubmission, pack_index: int) -> float:
-    """Seconds since the pack's runs last wrote a heartbeat, by the file system's clock; very many if they never did."""
-    beats = [
-        opened.root.attempt(*key_of(attempt)).heartbeat
-        for attempt in opened.open_attempts
-        if attempt["pack_index"] == pack_index and attempt["status"] == "running"
-    ]
+def _last_sign(opened: OpenSubmission, attempts: Sequence[AttemptRow]) -> float:
+    """Seconds since one of these last wrote a heartbeat, by the file system's clock; very many if they never did."""
+    beats = [opened.root.attempt(*key_of(attempt)).heartbeat for attempt in attempts if attempt["status"] == "running"]
     return min((whole_files.age(beat) for beat in beats if beat.exists()), default=float("inf"))
 
 
@@ -260,8 +262,7 @@ def _ended(opened: OpenSubmission, pack_index: int, key: str, job: Job) -> Ended
     marked = life and life.get("ended_by")
     if marked and began and job.cause != "cancelled":  # it was to be requeued, and was not
         return EndedJob(marked, f"out of time, and job {key} could not be requeued: it ended as {job.state}{exit_code}")
-    answer = read_whole(opened.directory.answer, AnswerFile, [])
-    if job.cause == "lost" and documents.is_cancelled(answer, pack_index):
+    if job.cause == "lost" and opened.is_cancelled(pack_index):
         return EndedJob("cancelled", f"job {key} was cancelled before it was known")
     peak = f", {job.memory:,.0f} of {job.asked:,.0f} MB" if job.cause == "out_of_memory" and job.memory else ""
     if not began and job.cause in ("error", "lost"):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, Unpack
 
 from cluster.files import documents
-from cluster.files.documents import Claim, Heartbeat, ResultFile, TaskFile, Verdict
+from cluster.files.documents import AnswerFile, Claim, Heartbeat, ResultFile, TaskFile, Verdict
 from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE
@@ -54,18 +55,41 @@ class OpenSubmission:
     def open_attempts(self) -> list[AttemptRow]:
         return [attempt for attempt in self.attempts if attempt["status"] in LIVE]
 
+    @cached_property
+    def keys(self) -> set[tuple[str, str, int]]:
+        """The keys of all its attempts."""
+        return {key_of(attempt) for attempt in self.attempts}
+
+    @property
+    def open_packs(self) -> dict[int, list[AttemptRow]]:
+        """Pack -> what of it is open."""
+        packs: dict[int, list[AttemptRow]] = {}
+        for attempt in self.open_attempts:
+            packs.setdefault(attempt["pack_index"], []).append(attempt)
+        return packs
+
+    def is_cancelled(self, pack_index: int) -> bool:
+        """Whether `cancel` was given for a pack, by the answer as it was when this was first asked."""
+        everything, packs = self._cancelled
+        return everything or pack_index in packs
+
+    @cached_property
+    def _cancelled(self) -> tuple[bool, Collection[int]]:
+        answer: AnswerFile = read_whole(self.directory.answer, AnswerFile, []) or {"state": "intended"}
+        return answer.get("cancelled", False), frozenset(answer.get("cancelled_packs", []))
+
     def put(self, attempt: AttemptRow, **values: Unpack[AttemptValues]) -> None:
         """Change an attempt's row, here and in the ledger."""
         if attempt | values != attempt:
             attempt |= values
-            self.ledger.put_attempt(*key_of(attempt), **values)
+            self.ledger.change_attempt(*key_of(attempt), **values)
 
     def update(self, **values: Unpack[Answered]) -> None:
         self.row |= values
         self.ledger.update_submission(self.row["submission_id"], **values)
 
     def close_if_done(self) -> None:
-        if self.row["state"] == "submitted" and not self.open_attempts:
+        if self.row["state"] == "submitted" and not any(attempt["status"] in LIVE for attempt in self.attempts):
             self.update(state="done")
 
     def key(self, pack_index: int, jobs: Mapping[str, Job]) -> str:
@@ -86,8 +110,7 @@ def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
     begun_only = begun_only and opened.directory.path.is_dir()  # without it no task can tell that it has begun
     waiting = list(opened.open_attempts)
-    while waiting:
-        attempt = waiting.pop(0)
+    for attempt in waiting:  # and those that join them meanwhile
         if attempt["pack_index"] not in opened.tasks and begun_only:
             continue
         _read_attempt(opened, attempt)
@@ -170,20 +193,22 @@ def claimed(ledger: Ledger, claim: Claim) -> AttemptValues:
 
 def is_superseded(opened: OpenSubmission, attempt: AttemptRow) -> bool:
     """Whether the job was requeued after this attempt began: it goes on under the next number."""
-    task, restart = opened.tasks.get(attempt["pack_index"]), opened.begun_by.get(key_of(attempt))
+    task = opened.tasks.get(attempt["pack_index"])
+    restart = opened.begun_by.get(key_of(attempt)) if task else None
     return task is not None and restart is not None and restart < task["restart"]
 
 
 def _successor(opened: OpenSubmission, attempt: AttemptRow) -> AttemptRow | None:
     """The attempt after an interrupted one; None if it was there already."""
     key = (attempt["run_id"], attempt["stage"], attempt["number"] + 1)
-    if any(key_of(other) == key for other in opened.attempts):
+    if key in opened.keys:
         return None
     sent, index = attempt["submission_id"], attempt["pack_index"]
     opened.ledger.put_attempt(*key, submission_id=sent, pack_index=index, status="submitted")
     successor = opened.ledger.attempt(*key)
     assert successor
     opened.attempts.append(successor)
+    opened.keys.add(key)
     return successor
 
 

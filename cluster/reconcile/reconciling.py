@@ -88,8 +88,8 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
     Asked before anything is done again."""
     with ledger.transaction():
         for failed in ledger.newest_attempts("failed"):
-            for attempt in ledger.attempts_in(failed["submission_id"]):
-                if attempt["run_id"] == failed["run_id"] and attempt["status"] in FRUITLESS:
+            for attempt in ledger.attempts_of_run_in(failed["submission_id"], failed["run_id"]):
+                if attempt["status"] in FRUITLESS:
                     judging.take_late(ledger, output_root, attempt)
             if verdict := judging.give_way(ledger, output_root, failed):
                 ledger.put_attempt(*key_of(failed), **(said(verdict) | {"job": None}))

@@ -239,7 +239,9 @@ def _labels(text: str) -> tuple[str | None, str]:
 def _state(text: str) -> str:
     """Return a state's word: sacct says who cancelled, and cuts what its column has no room for."""
     word = text.partition(" ")[0]
-    known = [state for state in (*CAUSES, *LIVE) if word.endswith("+") and state.startswith(word[:-1])]
+    if not word.endswith("+"):
+        return word
+    known = [state for state in (*CAUSES, *LIVE) if state.startswith(word[:-1])]
     return known[0] if len(known) == 1 else word
 
 

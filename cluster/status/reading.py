@@ -41,7 +41,7 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
         members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
         attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
         progress = {study: progress[study]}
-    names = labels(ledger, (attempt["run_id"] for attempt in attempts))
+    names = labels(ledger, (attempt["run_id"] for attempt in attempts if attempt["status"] != "submitted"))
     submissions = {row["submission_id"]: row for row in ledger.hours()}
     running = [attempt for attempt in attempts if attempt["status"] in LIVE]
     failed = [attempt for attempt in attempts if attempt["status"] == "failed"]

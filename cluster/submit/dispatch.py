@@ -90,8 +90,9 @@ def request(
     if reached and reached["times"] >= IN_A_ROW:
         limits = replace(limits, max_submit=reached["live"] + reached["packs"] // 2)
     narrowed = narrow(site, limits)
+    histories = ledger.histories(run.id for run, stages in todo if stages) if ledger else {}
     items = [
-        choosing.item(run, stages, states.get(run.id, {}), measured, _adjustment(ledger, run, stages, states, site))
+        choosing.item(run, stages, states.get(run.id, {}), measured, _adjustment(histories, run, stages, site))
         for run, stages in todo
         if stages
     ]
@@ -148,18 +149,12 @@ def narrow(site: Site, limits: Limits) -> Site:
 
 
 def _adjustment(
-    ledger: Ledger | None,
-    run: Run,
-    stages: Sequence[str],
-    states: States,
-    site: Site,
+    histories: Mapping[tuple[str, str], Sequence[records.AskedAttempt]], run: Run, stages: Sequence[str], site: Site
 ) -> Adjustment:
     """Return the adjustment that earlier attempts of these stages have taught."""
     adjustment = Adjustment()
     for stage in stages:
-        state = states.get(run.id, {}).get(stage)
-        if ledger and state and state.attempts:
-            adjustment |= retry.adjust(ledger.history(run.id, stage), site)
+        adjustment |= retry.adjust(histories.get((run.id, stage), ()), site)
     return adjustment
 
 
@@ -252,16 +247,16 @@ def decide(
     due: dict[str, list[str]] = {}
     decided: list[DecisionFile] = []
     waiting = 0
-    for attempt in ledger.newest_attempts("failed"):
-        if only is not None and attempt["run_id"] not in only:
-            continue
+    failed = [each for each in ledger.newest_attempts("failed") if only is None or each["run_id"] in only]
+    histories = ledger.histories(attempt["run_id"] for attempt in failed if key_of(attempt) not in known)
+    for attempt in failed:
         key = key_of(attempt)
         decision = known.get(key)
         if decision is None:
             site = site_of(attempt["submission_id"]) if output_root.attempt(*key).path.is_dir() else None
             if site is None:
                 continue
-            made = retry.decide(ledger.history(attempt["run_id"], attempt["stage"]), site, now)
+            made = retry.decide(histories[attempt["run_id"], attempt["stage"]], site, now)
             decision = {
                 "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
                 "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,

@@ -33,6 +33,7 @@ class EarlierSubmissions:
         self._elsewhere = output_root.came_along()
         self._not_known = {row["submission_id"] for row in ledger.submissions() if row["site"] == NOT_KNOWN}
         self._intents: dict[str, Intent | None] = {}
+        self._sites: dict[str, Site] = {}
         self._refusals: dict[str, AnswerFile | None] = {}
         self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
         self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
@@ -45,8 +46,10 @@ class EarlierSubmissions:
             return None
         if self._site:
             return self._site
-        intent = self._intent(submission_id)
-        return profiles.checked(intent["site"]) if intent else self.any_site()
+        if submission_id not in self._sites:
+            intent = self._intent(submission_id)
+            self._sites[submission_id] = profiles.checked(intent["site"]) if intent else self.any_site()
+        return self._sites[submission_id]
 
     def any_site(self) -> Site:
         last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)

@@ -83,10 +83,13 @@ def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin
     if ledger is None or where.allow_code_change:
         return todo
     digest = origin.code["digest"]
+    begun = ledger.tried(run.id for run, _ in todo)
     mixed = {
         run.id: other
         for run, stages in todo
-        if stages and (other := dispatch.other_code(ledger, where.output_root, run.id, stages, digest))
+        if stages
+        and run.id in begun
+        and (other := dispatch.other_code(ledger, where.output_root, run.id, stages, digest))
     }
     if mixed:
         first = next(iter(mixed))

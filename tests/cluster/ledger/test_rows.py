@@ -13,7 +13,7 @@ from cluster.ledger.database import Ledger
 from cluster.sites.profiles import Site
 from cluster.submit import dispatch
 
-BESIDE = {"place", "place_in_table", "rowid"}  # which attempt is the newest is found out with them
+BESIDE = {"place", "rowid"}  # which attempt is the newest is found out with them
 
 
 @pytest.fixture
