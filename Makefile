@@ -13,7 +13,7 @@ DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_sto
 # The tests start some hundreds of Pythons: none needs to compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test test-longer lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
+.PHONY: demo check test test-longer simulate lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
@@ -24,6 +24,10 @@ check: lint types
 
 test: lint types
 	$(BIN)/python -m pytest $(TESTS)
+
+# 1,000 walks through simulated worlds: docs/simulation.md. WALKS has arguments, such as --walks 50000 --from 1000.
+simulate: $(INSTALLED)
+	$(BIN)/python tests/simulation/run.py $(WALKS)
 
 # What takes minutes each.
 test-longer: $(INSTALLED)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster.errors import BreakerOpen, InputError
+from cluster.errors import BreakerOpen, InputError, SlurmSilent
 from cluster.files import documents, folders, records, whole_files
 from cluster.files.documents import AnswerFile, DecisionFile, ReachedLimit
 from cluster.files.folders import OutputRoot
@@ -83,7 +83,7 @@ def request(
     slurm: Slurm,
     reached: ReachedLimit | None = None,
 ) -> Request:
-    """Raises InputError if a run does not fit the site, or if it is not known how much may be submitted."""
+    """Raises InputError if a run does not fit the site, SlurmSilent if it is not known how much may be submitted."""
     limits = limits_of(site, slurm)
     if reached and reached["max_submit"] != limits.max_submit:
         reached = None  # what is read has changed since
@@ -161,10 +161,10 @@ def _adjustment(
 def _live(slurm: Slurm, site: Site) -> int:
     """How many of the user's jobs count against the account's limit; asked for if it was not yet.
 
-    Raises InputError if that cannot be known."""
+    Raises SlurmSilent if that cannot be known."""
     jobs = slurm.queue() if slurm.seen is None else slurm.seen
     if jobs is None:
-        raise InputError("squeue did not answer, so it is not known how much may be submitted. Try again.")
+        raise SlurmSilent("squeue did not answer, so it is not known how much may be submitted. Try again.")
     return _counted(jobs, site)
 
 

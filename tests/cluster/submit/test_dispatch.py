@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.errors import BreakerOpen, InputError
+from cluster.errors import BreakerOpen, InputError, SlurmSilent
 from cluster.files import folders, whole_files
 from cluster.ledger import recording
 from cluster.plan import cost, packing
@@ -63,7 +63,7 @@ def test_no_more_is_submitted_than_the_account_has_room_for(runs, limits, site, 
 
 
 def test_without_an_answer_nothing_is_submitted_under_a_limit(runs):
-    with pytest.raises(InputError, match="squeue did not answer"):
+    with pytest.raises(SlurmSilent, match="squeue did not answer"):
         ask(runs, FakeSlurm(silent=True, limits=Limits(max_submit=5)))
 
 

@@ -1,0 +1,84 @@
+"""Walk through many worlds: `python tests/simulation/run.py --walks 1000 --from 0 [--workers 2]`.
+
+Prints how often each fault took effect, what broke (shortened, with a replay), and the rate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def some(seeds: Sequence[int]) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
+    """Walks, faults -> walks in which they took effect, walks that completed a stage after one, what broke."""
+    import gc
+
+    from simulation.walk import walk
+    from simulation.world import installed
+
+    counts: Counter[str] = Counter()
+    after, broken = 0, []
+    with installed() as folder:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for seed in seeds:
+            outcome = walk(folder, seed)
+            counts.update(set(outcome.counts))
+            after += outcome.after_fault
+            if outcome.violations:
+                broken.append((seed, outcome.violations))
+    return len(seeds), counts, after, broken
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--walks", type=int, default=1000)
+    options.add_argument("--from", dest="first", type=int, default=0)
+    options.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options.add_argument("--seed", type=int, help="only this one, shortened, with all that happened")
+    options.add_argument("--seeds", help="only these, such as 3,14,15")
+    options.add_argument("--long", action="store_true", help="with --seed: not shortened")
+    asked = options.parse_args()
+    if asked.seed is not None:
+        from simulation.walk import told, walk
+        from simulation.world import installed
+
+        with installed() as folder:
+            outcome = walk(folder, asked.seed)
+            text = told(folder, asked.seed, outcome, short=bool(outcome.violations) and not asked.long)
+        print(text)
+        return int(bool(outcome.violations))
+    began, counts, walks, after = time.monotonic(), Counter(), 0, 0
+    broken: list[tuple[int, list[str]]] = []
+    last = asked.first + asked.walks
+    chunks: list[Sequence[int]] = [range(start, min(start + 25, last)) for start in range(asked.first, last, 25)]
+    if asked.seeds:
+        chunks = [[int(seed)] for seed in asked.seeds.split(",")]
+    with get_context("spawn").Pool(asked.workers) as pool:
+        for number, found, completed, bad in pool.imap_unordered(some, chunks):
+            walks, after = walks + number, after + completed
+            counts.update(found)
+            broken += bad
+            for seed, violations in bad:
+                print(f"seed {seed}: {violations[0][:1500]}", flush=True)
+    seconds = time.monotonic() - began
+    for fault, number in sorted(counts.items()):
+        print(f"{fault:45} {number:6} {100 * number / walks:5.1f} %")
+    print(
+        f"{walks} walks, {len(broken)} broken, {after} completed a stage after a fault; {walks / seconds:.2f} walks/s"
+    )
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

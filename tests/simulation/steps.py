@@ -1,0 +1,161 @@
+"""Draw the steps of a walk from its seed: what users do, how time passes, and what goes wrong.
+
+A step is a name and what it needs to know, so that a walk can be printed, repeated and shortened. It is drawn without
+a look at the world: one that fits nothing there (a job is killed, and there is none) does nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from simulation.world import HOSTS, STUDIES
+
+Step = tuple[str, dict[str, Any]]
+LENGTH = 100  # of a walk, about
+KINDS = 7  # of faults in a walk; a walk with all of them would hide what one alone does
+
+ENVIRONMENTS = {
+    "squeue filters": {"SQUEUE_PARTITION": "gpu"},
+    "squeue filters by account": {"SQUEUE_ACCOUNT": "other"},
+    "sbatch has options": {"SBATCH_PARTITION": "gpu", "SBATCH_TIMELIMIT": "1", "SBATCH_NO_REQUEUE": "1"},
+    "sbatch names the job": {"SBATCH_JOB_NAME": "mine"},
+    "inside a job": {"SLURM_JOB_ID": "77", "SLURM_MEM_PER_NODE": "4000", "SLURM_RESTART_COUNT": "1"},
+    "another cluster": {"SLURM_CLUSTERS": "other"},
+    "times in words": {"SLURM_TIME_FORMAT": "relative", "SLURM_BITSTR_LEN": "8"},
+}
+JOB = ("requeued", "requeued and held", "held", "cancelled by hand", "suspended", "preempted", "reservation deleted")
+NAMES = ("train", "two\nlines|x", "tt-", "a|b|c", "tt-0123456789ab", "\x1b[31mred")
+
+
+def draw(seed: int) -> list[Step]:
+    """Return the steps of this seed's walk."""
+    lot = random.Random(seed)
+    kinds = lot.sample(sorted(FAULTS), KINDS)
+    users = ("alice", "bob") if lot.random() < 0.15 else ("alice",)
+    hosts = HOSTS if lot.random() < 0.3 else HOSTS[:1]
+    steps: list[Step] = []
+    undo: list[tuple[int, Step]] = []
+    names = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
+    steps.append(command(lot, kinds, users, hosts, ["submit", names[0]]))
+    left = names[1:]
+    while len(steps) < LENGTH:
+        for place, step in [each for each in undo if each[0] <= len(steps)]:
+            undo.remove((place, step))
+            steps.append(step)
+        chance = lot.random()
+        if chance < 0.06 and left:
+            steps.append(command(lot, kinds, users, hosts, ["submit", left.pop()]))
+        elif chance < 0.18:
+            steps.append(command(lot, kinds, users, hosts, None))
+        elif chance < 0.56:
+            steps.append(("pass", {"seconds": lot.choice((1, 5, 15, 30, 60, 130))}))
+        else:
+            on, off = FAULTS[lot.choice(kinds)](lot)
+            steps.append(on)
+            if off:
+                undo.append((len(steps) + lot.randint(2, 12), off))
+    return steps
+
+
+def command(lot: random.Random, kinds: list[str], users: tuple[str, ...], hosts: tuple[str, ...],
+            what: list[str] | None) -> Step:  # fmt: skip
+    words = what or [lot.choices(("tick", "status", "rerun", "again", "cancel", "cancel run", "redo", "rebuild"),
+                                 (40, 30, 6, 6, 2, 5, 2, 2))[0]]  # fmt: skip
+    step: dict[str, Any] = {"words": words, "seed": lot.randrange(1 << 30), "pick": lot.randrange(1000)}
+    if len(users) > 1 and lot.random() < 0.3:
+        step["user"] = "bob"
+    if len(hosts) > 1 and lot.random() < 0.4:
+        step["host"] = hosts[1]
+    if "a command is killed" in kinds and lot.random() < 0.3:
+        step["kill_at"] = int(2 ** lot.uniform(0, 7.6))
+    if "a command's disk fails" in kinds and lot.random() < 0.25:
+        step["disk"] = (lot.choice(("EIO", "ENOSPC", "ESTALE")), int(2 ** lot.uniform(0, 7.2)), lot.choice((1, 1, 40)))
+    if "commands at once" in kinds and lot.random() < 0.5:
+        step |= {"beside": True, "pace": lot.choice((3.0, 10.0, 30.0))}
+    return "command", step
+
+
+def _clients(client: str, *manners: str) -> Callable[[random.Random], tuple[Step, Step | None]]:
+    def fault(lot: random.Random) -> tuple[Step, Step | None]:
+        times = lot.choice((1, 1, 1, 2, 3))
+        return ("client", {"client": client, "manners": [lot.choice(manners) for _ in range(times)]}), None
+
+    return fault
+
+
+def _job(what: str) -> Callable[[random.Random], tuple[Step, Step | None]]:
+    def fault(lot: random.Random) -> tuple[Step, Step | None]:
+        undo: Step | None = ("release", {}) if what in ("suspended",) or lot.random() < 0.7 else None
+        return ("job", {"what": what, "pick": lot.randrange(1000)}), undo
+
+    return fault
+
+
+def _simple(step: str, undo: Step | None = None, **values: Any) -> Callable[[random.Random], tuple[Step, Step | None]]:
+    """A step whose values are drawn where they are a tuple."""
+
+    def fault(lot: random.Random) -> tuple[Step, Step | None]:
+        drawn = {key: lot.choice(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return (step, drawn | ({"pick": lot.randrange(1000)} if step in ("kill", "foreign") else {})), undo
+
+    return fault
+
+
+def _nothing(_: random.Random) -> tuple[Step, Step | None]:
+    """What is drawn with each command."""
+    return ("pass", {"seconds": 1}), None
+
+
+UP: Step = ("controller", {"what": "up"})
+FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
+    "a command is killed": _nothing,
+    "a command's disk fails": _nothing,
+    "commands at once": _nothing,
+    "sbatch's reply is lost": _clients("sbatch", "reply lost", "cut"),
+    "sbatch does not arrive": _clients("sbatch", "no answer", "never arrives", "hangs"),
+    "sbatch arrives late": _clients("sbatch", "arrives late"),
+    "sbatch speaks otherwise": _clients("sbatch", "banner", "another cluster"),
+    "sbatch refuses": _clients("sbatch", "busy", "no room", "refused"),
+    "squeue does not answer": _clients("squeue", "no answer", "hangs", "empty", "cut"),
+    "sacct does not answer": _clients("sacct", "no answer", "hangs", "empty", "cut"),
+    "scontrol does not answer": _clients("scontrol", "no answer", "hangs", "empty", "cut"),
+    "sacctmgr does not answer": _clients("sacctmgr", "no answer", "hangs", "empty"),
+    "scancel does not answer": _clients("scancel", "no answer", "reply lost", "hangs"),
+    "clients print otherwise": _simple("form", ("form", {}), banner=(True, False), order=(True, False)),
+    "a state that nobody knows": _simple("form", ("form", {}), state=("?", "EXPEDITING", "POWER_UP_NODE")),
+    "sacct cuts lists": _simple("form", ("form", {}), list=(2, 3, 4)),
+    "the user's environment": lambda lot: (
+        ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
+    ),
+    "the controller is away": _simple("controller", UP, what="down"),
+    "the controller is restarted": _simple("controller", what="restarted"),
+    "the controller loses its state": _simple("controller", what="without its state"),
+    "accounting is away": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=False),
+    "accounting is late": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=True, lag=(20, 60, 150)),
+    **{f"a job is {what}": _job(what) for what in JOB},
+    "nodes are away": _simple("nodes", ("nodes", {"up": True}), up=False),
+    "a node fails": _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
+    "a job's process is killed": _simple("kill", what=("pack", "child", "child")),
+    "a job's disk fails": lambda lot: (
+        ("job disk", {"error": lot.choice(("EIO", "ENOSPC", "ESTALE")), "after": int(2 ** lot.uniform(0, 7)),
+                      "calls": lot.choice((1, 2, 30))}), None),
+    "stages fail": lambda lot: (
+        ("stage", {"what": lot.choice(("fail", "memory", "exit")), "stage": lot.choice(("pretrain", "blimp"))}),
+        ("stage", {})),
+    "stages are slow": lambda lot: (
+        ("stage", {"what": lot.choice(("slow", "slow", "deaf")), "stage": lot.choice(("pretrain", "add_tokenizer"))}),
+        ("stage", {})),
+    "a limit changes": lambda lot: (
+        ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.5, "of account": lot.random() < 0.5}),
+        ("limit", {"limit": None})),
+    "the size of arrays changes": _simple("array size", ("array size", {"size": 1001}), size=(1, 2)),
+    "others have jobs": _simple("foreign", name=NAMES, tasks=(1, 2), length=(5.0, 60.0)),
+    "a clock is off": _simple("clock", host=("login1", "login2", "n1", "n2", "n3"), seconds=(-7200, -90, 90, 7200)),
+    "a folder is removed": _simple("remove", what=("ledger", "ledger", "logs", "cache", "lock", "requests")),
+    "files are spoilt": lambda lot: (
+        ("spoil", {"what": lot.choice(("lock", "answer", "request", "heartbeat")), "pick": lot.randrange(1000),
+                   "text": lot.choice(("", "[]", '{"state": "sub', "7", "{}"))}), None),
+    "a folder's name is odd": _simple("odd folder", name=("100%done", "back\\slash")),
+    "the disk is read-only": _simple("read-only", ("read-only", {"on": False}), on=True),
+}  # fmt: skip

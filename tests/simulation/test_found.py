@@ -1,0 +1,12 @@
+"""Faults of the product that walks have found, each as the few steps that were left when its walk was shortened."""
+
+from simulation.walk import replay
+
+
+def test_exit_code_is_3_where_squeue_is_silent_and_there_is_a_limit():
+    steps = [
+        ("limit", {"limit": 3, "shown": True, "of account": False}),
+        ("client", {"client": "squeue", "manners": ["no answer"]}),
+        ("command", {"words": ["submit", "s0"], "seed": 0, "pick": 0}),
+    ]
+    assert replay(0, steps).violations == []

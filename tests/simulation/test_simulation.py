@@ -1,0 +1,107 @@
+"""Walks through simulated worlds: docs/simulation.md. These seeds are the same for everybody; run.py takes others."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from simulation import steps
+from simulation.walk import Walker, shorten, told, walk
+from simulation.world import installed, world
+
+from cluster.slurm.answers import Job
+
+HERE = Path(__file__).resolve().parent
+WALKS = 10  # of a test
+TESTS = 10
+LONGER = 20  # tests of 50 walks each
+
+
+@pytest.fixture
+def folder():
+    """A folder in memory for worlds, which stand behind the seams."""
+    with installed() as made:
+        yield made
+
+
+def walk_all(folder, seeds):
+    """Returns how the walks ended. What breaks is shortened and told."""
+    gc.collect()
+    outcomes = []
+    for seed in seeds:
+        outcome = walk(folder, seed)
+        if outcome.violations:
+            pytest.fail(told(folder, seed, outcome), pytrace=False)
+        outcomes.append(outcome)
+    return outcomes
+
+
+@pytest.mark.parametrize("first", range(0, TESTS * WALKS, WALKS))
+def test_whatever_goes_wrong_every_stage_run_is_done_once_and_nothing_is_lost(folder, first):
+    outcomes = walk_all(folder, range(first, first + WALKS))
+    assert sum(outcome.after_fault for outcome in outcomes) >= WALKS / 2
+
+
+@pytest.mark.longer
+@pytest.mark.parametrize("first", range(1000, 1000 + 50 * LONGER, 50))
+def test_a_thousand_worlds(folder, first):
+    outcomes = walk_all(folder, range(first, first + 50))
+    assert sum(outcome.after_fault for outcome in outcomes) >= 25
+
+
+def test_each_fault_is_drawn_in_at_least_2_percent_of_the_walks():
+    drawn = Counter(name for seed in range(1000) for name in {kind_of(step) for step in steps.draw(seed)})
+    assert [name for name in KINDS_OF_STEPS if drawn[name] < 20] == []
+
+
+KINDS_OF_STEPS = ("client", "form", "environment", "controller", "accounting", "job", "nodes", "node", "kill",
+                  "job disk", "stage", "limit", "array size", "foreign", "clock", "remove", "spoil", "odd folder",
+                  "read-only", "killed", "disk", "beside")  # fmt: skip
+
+
+def kind_of(step):
+    name, values = step
+    return next((key for key in ("kill_at", "disk", "beside") if key in values), name).replace("kill_at", "killed")
+
+
+def test_a_seed_walks_the_same_way_in_another_process(folder):
+    code = "import sys, json; from simulation.walk import walk; from simulation.world import installed\n"
+    code += "with installed() as folder: log = walk(folder, 3).log\nprint(json.dumps(log))"
+    path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])
+    environ = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert steps_of(json.loads(shown.stdout)) == steps_of(walk(folder, 3).log)
+
+
+def steps_of(log):
+    """When each step began, and how each command ended."""
+    return [line.partition(" -> ")[0] + line.partition(" -> ")[2][:2] for line in log]
+
+
+def test_a_fault_of_the_product_is_found_and_its_walk_is_shortened(folder, monkeypatch):
+    monkeypatch.setattr(Job, "live", property(lambda job: job.state in ("PENDING", "RUNNING")))
+    drawn = [
+        ("clock", {"host": "n1", "seconds": 90}),
+        ("command", {"words": ["submit", "s3"], "seed": 1, "pick": 0}),
+        ("form", {"state": "EXPEDITING"}),
+        ("pass", {"seconds": 1}),
+        ("command", {"words": ["status"], "seed": 2, "pick": 1}),
+    ]
+    found = walk(folder, 1, drawn)
+    assert found.kinds == {"a living job is judged"}
+    assert shorten(folder, 1, drawn, found.kinds) == [drawn[1], drawn[2], drawn[4]]
+
+
+def test_a_killed_command_does_nothing_any_more_and_its_lock_stays(folder):
+    with world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("command", {"words": ["submit", "s0"], "seed": 1, "pick": 0, "kill_at": 60}))
+        assert (made.output / "ledger.lock").exists()
+        assert not made.slurm.ran
+        walker.take(("command", {"words": ["submit", "s0"], "seed": 1, "pick": 0}))
+        assert len(made.slurm.ran) == 1
+        assert made.violations == []

@@ -1,0 +1,609 @@
+"""Walk through a world: take the steps, let the world be calm, let the user finish, and check what must hold.
+
+A walk that breaks something is shortened to the few steps that still break it, and printed so as to be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulation import steps as drawing
+from simulation.batch import Task
+from simulation.disk import DiskFault
+from simulation.kernel import Process
+from simulation.steps import Step
+from simulation.world import RUNS, STUDIES, World, installed, world
+
+ROUNDS = 16  # of the user's at the end
+OVERDUE = 900.0  # seconds that a command may take
+
+
+@dataclass
+class Outcome:
+    violations: list[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    after_fault: bool = False
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> set[str]:
+        """The violations without names and numbers."""
+        return {text.partition(":: ")[0] for text in self.violations}
+
+
+def walk(folder: Path, seed: int, steps: Sequence[Step] | None = None) -> Outcome:
+    """Walk the steps of a seed, or these."""
+    with world(folder, seed) as made:
+        walker = Walker(made)
+        for step in drawing.draw(seed) if steps is None else steps:
+            walker.take(step)
+            if made.violations:
+                break
+        if not made.violations:
+            walker.calm()
+        if not made.violations:
+            walker.finish()
+        if not made.violations:
+            walker.check_the_end()
+        return Outcome(made.violations, made.counts, made.completed_after_fault, made.log)
+
+
+class Walker:
+    """Takes steps in a world, and watches over what must hold at each."""
+
+    def __init__(self, made: World) -> None:
+        self.world, self.slurm, self.kernel = made, made.slurm, made.kernel
+        self.running: list[Process] = []
+        self.begun = 0  # of the world's jobs, those whose beginning was checked
+        self.sent = 0  # of the world's jobs, those whose sending was checked
+        self.results: dict[Path, bytes] = {}
+        self.refused = False  # whether sbatch has refused something
+
+    # -- steps
+
+    def take(self, step: Step) -> None:
+        name, values = step
+        self.world.log.append(f"{self.kernel.now - 1_800_000_000:.0f}: {name} {values}")
+        getattr(self, f"_{name.replace(' ', '_').replace('-', '_')}")(
+            **{k.replace(" ", "_"): v for k, v in values.items()}
+        )
+        self.look()
+
+    def _pass(self, seconds: float) -> None:
+        self.kernel.advance(self.kernel.now + seconds)
+
+    def _command(self, words: list[str], seed: int, pick: int, user: str = "alice", host: str = "login1",
+                 kill_at: int = 0, disk: tuple[str, int, int] | None = None, beside: bool = False,
+                 pace: float = 60.0) -> None:  # fmt: skip
+        told = self._words(words, pick)
+        if told is None:
+            return
+        faults = [DiskFault(*disk)] if disk else []
+        process = self.world.command(told, user, host, seed, kill_at, pace, faults)
+        process.notes |= {"beside": beside or any(other.alive for other in self.running)}
+        for other in self.running:
+            other.notes["beside"] = True
+        self.running.append(process)
+        if not beside:
+            self.world.finish(process, OVERDUE)
+
+    def _words(self, words: list[str], pick: int) -> list[str] | None:
+        """What the user types; None: there is nothing to do it to."""
+        world = self.world
+        of_studies = [word for name in sorted(world.submitted) for word in ("--study", name)]
+        if words[0] == "submit":
+            world.submitted.add(words[1])
+            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", words[1]]
+        if words[0] == "again":
+            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *of_studies]
+        if words[0] == "rerun":
+            return ["rerun", "--failed", "--yes"]
+        if words[0] == "status":
+            return ["status", *([] if pick % 2 else ["--json"])]
+        if words[0] == "tick":
+            return ["tick"]
+        if words[0] == "cancel":
+            return ["cancel", "--all", "--yes"]
+        if words[0] == "rebuild":
+            return ["ledger", "rebuild"]
+        runs = sorted(os.listdir(world.output / "runs")) if (world.output / "runs").exists() else []
+        if not runs:
+            return None
+        run = runs[pick % len(runs)]
+        if words[0] == "redo":
+            world.redone |= {(run, stage) for stage in ("blimp",)}
+            world.notes_redone.add(run)
+            return ["rerun", "--stage", "blimp", "--run", run, "--yes"]
+        return ["cancel", "--run", run, "--yes"]
+
+    def _client(self, client: str, manners: list[str]) -> None:
+        self.world.manners.setdefault(client, []).extend(manners)
+
+    def _form(self, **form: Any) -> None:
+        self.slurm.form = {key: value for key, value in form.items() if value}
+        for key in self.slurm.form:
+            self.world.note(f"form: {key}")
+
+    def _environment(self, name: str | None) -> None:
+        self.world.environment = drawing.ENVIRONMENTS[name] if name else {}
+        if name:
+            self.world.note(f"environment: {name}")
+
+    def _controller(self, what: str) -> None:
+        if what == "without its state":
+            self.slurm.forget()
+        self.slurm.controller = what != "down"
+        if what != "up":
+            self.world.note(f"controller: {what}")
+
+    def _accounting(self, up: bool, lag: float = 0) -> None:
+        if up:
+            self.slurm.accounting_up()
+        self.slurm.accounting, self.slurm.lag = up, lag
+        if lag or not up:
+            self.world.note("accounting: late" if up else "accounting: away")
+
+    def _job(self, what: str, pick: int) -> None:
+        states = {
+            "held": ("PENDING",),
+            "reservation deleted": ("PENDING",),
+            "cancelled by hand": ("PENDING", "RUNNING"),
+        }
+        found = [task for task in self.slurm.live() if task.state in states.get(what, ("RUNNING",))]
+        if not found or not self.slurm.controller:
+            return
+        task = found[pick % len(found)]
+        self.world.note(f"job: {what}")
+        if what == "requeued":
+            self.slurm.requeue(task, "REQUEUED")
+        elif what == "preempted":
+            self.slurm.requeue(task, "PREEMPTED")
+        elif what == "requeued and held":
+            self.slurm.requeue(task, "REQUEUED", held=True)
+        elif what == "held":
+            task.reason = "JobHeldUser"
+        elif what == "reservation deleted":
+            task.reason = "ReservationDeleted"
+        elif what == "suspended":
+            self.slurm.suspend(task)
+        else:
+            self.slurm.cancel(task)
+
+    def _release(self) -> None:
+        for task in self.slurm.live():
+            self.slurm.continue_(task)
+            if task.state == "PENDING":
+                task.reason = "None"
+
+    def _nodes(self, up: bool) -> None:
+        self.slurm.partition_up = up
+        self.slurm.closed = set()
+        if not up:
+            self.world.note("nodes are away")
+
+    def _node(self, node: str, goes_on: float) -> None:
+        if not self.slurm.controller:
+            return
+        self.slurm.closed = {node}
+        for task in self.slurm.live():
+            if task.node == node:
+                self.world.note("a node fails")
+                self.slurm.requeue(task, "NODE_FAIL", goes_on=goes_on)
+
+    def _kill(self, what: str, pick: int) -> None:
+        tasks = [task for task in self.slurm.tasks if any(process.alive for process in task.processes)]
+        if not tasks:
+            return
+        processes = [process for process in tasks[pick % len(tasks)].processes if process.alive]
+        if what == "child":
+            processes = processes[1:]
+        if processes:
+            self.world.note(f"kill: {what}")
+            processes[0].send(signal.SIGKILL)
+
+    def _job_disk(self, error: str, after: int, calls: int) -> None:
+        self.world.job_faults.append(DiskFault(error, after, calls))
+
+    def _stage(self, what: str | None = None, stage: str = "") -> None:
+        self.world.told = {("*", stage): what} if what else {}
+        if what in ("slow", "deaf"):
+            self.world.note(f"stages: {what}")
+
+    def _limit(self, limit: int | None, shown: bool = True, of_account: bool = False) -> None:
+        self.slurm.limit, self.slurm.limit_shown, self.slurm.changed = limit, shown, self.kernel.now
+        self.slurm.form = {"of the account": of_account} if limit is not None else {}
+        if limit is not None:
+            self.world.note("a limit changes")
+
+    def _array_size(self, size: int) -> None:
+        self.slurm.array_size, self.slurm.changed = size, self.kernel.now
+        if size < 1001:
+            self.world.note("the size of arrays changes")
+
+    def _foreign(self, name: str, tasks: int, length: float, pick: int) -> None:
+        self.world.note("foreign jobs")
+        self.slurm.foreign(("alice", "alice", "carol")[pick % 3], name, tasks, length)
+
+    def _clock(self, host: str, seconds: float) -> None:
+        self.world.note("a clock is off")
+        self.world.offsets[host] = seconds
+
+    def _remove(self, what: str) -> None:
+        output = self.world.output
+        if what == "ledger" and (output / "ledger.db").exists() and not any(p.alive for p in self.running):
+            (output / "ledger.db").unlink()
+            self.world.note("removed: ledger")
+        elif what == "logs" and (self.world.folder / "slurm_logs").exists():
+            self.world.explained |= set(os.listdir(self.world.folder / "slurm_logs"))
+            shutil.rmtree(self.world.folder / "slurm_logs")
+            self.world.note("removed: logs")
+        elif what in ("cache", "requests") and (output / what).exists():
+            shutil.rmtree(output / what)
+            self.world.note(f"removed: {what}")
+        elif what == "lock":
+            self._remove_dead_lock()
+
+    def _remove_dead_lock(self) -> None:
+        """As the message tells a person to: if the machine of its holder has died."""
+        lock = self.world.output / "ledger.lock"
+        if lock.exists() and not any(process.alive for process in self.running):
+            lock.unlink()
+            self.world.note("removed: a dead lock")
+
+    def _spoil(self, what: str, pick: int, text: str) -> None:
+        output = self.world.output
+        patterns = {"answer": "submissions/*/answer.json", "request": "requests/*.json",
+                    "heartbeat": "runs/*/stages/*/*/heartbeat.json"}  # fmt: skip
+        if what == "lock":
+            found = [output / "ledger.lock"] if output.exists() and not any(p.alive for p in self.running) else []
+        else:
+            found = sorted(output.glob(patterns[what]))
+        if found:
+            found[pick % len(found)].write_text(text)
+            self.world.note(f"spoilt: {what}")
+            if what == "lock":
+                self.world.removed.add("lock")
+
+    def _odd_folder(self, name: str) -> None:
+        self.world.note("a folder's name is odd")
+        words = ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--log-dir", name]
+        process = self.world.command([*words, "--study", sorted(STUDIES)[0]])
+        self.world.finish(process)
+        if any(name in task.script for task in self.slurm.ran):
+            self.world.complain("a folder whose name SLURM would fill in was taken:: " + name)
+
+    def _read_only(self, on: bool) -> None:
+        if on and self.world.output.exists():
+            self.world.note("the disk is read-only")
+        self.world.read_only = on
+
+    # -- what must hold at each step
+
+    def look(self) -> None:
+        for process in [process for process in self.running if not process.alive]:
+            self.running.remove(process)
+            self.ended(process)
+        self._check_sent()
+        named, self.world.named[:] = list(dict.fromkeys(map(Path, self.world.named))), []
+        self._check_verdicts([path for path in named if path.name == "verdict.json"])
+        self._check_results([path for path in named if path.name == "result.json"])
+        self._check_jobs()
+
+    def ended(self, process: Process) -> None:
+        """A command has ended: how?"""
+        world, notes = self.world, process.notes
+        said = process.output.getvalue()
+        world.log.append(f"    {process.name} -> {notes.get('code', 'killed')} {said[-300:]!r}")
+        if process.tracebacks:
+            world.complain(f"traceback of a command:: {process.name}: {process.tracebacks[0][-1500:]}")
+        if notes.get("killed"):
+            world.note("a command is killed")
+            return
+        code = notes.get("code")
+        if code not in (0, 2, 3):
+            world.complain(f"exit code {code}:: {process.name}: {said[-500:]}")
+        if code == 3 and not (notes["silent"] or any(words in said for words in UNSETTLED)):
+            world.complain(f"exit code 3, and SLURM answered:: {process.name}: {said[-500:]}")
+        if code == 2 and "did not answer" in said:
+            world.complain(f"exit code 2, and SLURM did not answer:: {process.name}: {said[-500:]}")
+        if notes["faulted"] or "ledger.lock" in said:
+            return
+        if world.read_only and process.name.startswith("status") and code == 2 and "no ledger" not in said:
+            world.complain(f"status says nothing where it may only read:: {said[-500:]}")
+        if refused := notes.get("refused"):
+            lasting = any(words in refused for words in ("BillingMinutes", "to cluster"))
+            if not notes["silent"] and code != (2 if lasting else 0):
+                world.complain(f"exit code {code} after a refusal:: {process.name}: {refused} {said[-500:]}")
+            for reason in ("AssocGrpBillingMinutes", "QOSMaxSubmitJobPerUserLimit", "AssocMaxSubmitJobLimit"):
+                if reason in refused and reason not in said and "Unable to contact" not in refused:
+                    world.complain(f"the reason of a refusal is not told:: {process.name}: {refused} {said[-500:]}")
+            self.refused = True
+        elif "wait for room" in said and self.slurm.limit is None and not self.refused:
+            world.complain(f"something waits for room, and there is no limit:: {process.name}: {said[-500:]}")
+        if process.name == "status" and code == 0 and not notes["silent"] and self.may_look(notes):
+            self._check_shown(process, said)
+
+    def may_look(self, notes: dict[str, Any]) -> bool:
+        """Whether what a `status` has shown may be held against the world as it is now."""
+        return not notes.get("beside") and self.slurm.controller and not self.world.read_only
+
+    def _check_shown(self, process: Process, said: str) -> None:
+        """What waits for a person is said to, and nothing else is."""
+        counts = self.world.counts
+        behind = (
+            counts["accounting: late"] or counts["accounting: away"] or any(task.forgotten for task in self.slurm.ran)
+        )
+        if "accounting calls it alive" in said and not behind:
+            self.world.complain(f"status does not know of a job that SLURM has:: {said}")
+        for task in self.slurm.live():
+            if task.user == process.user and task.state == "PENDING" and not task.elsewhere and self._known(task):
+                words = {"JobHeldUser": "held by you", "job requeued in held state": "held after a requeue",
+                         "ReservationDeleted": "its reservation"}.get(task.reason, "")  # fmt: skip
+                if words not in said and not self.slurm.form.get("state"):
+                    self.world.complain(f"status does not tell why a job waits:: {task.key} {task.reason}: {said}")
+
+    def _known(self, task: Task) -> bool:
+        """Whether the ledger has something of a job that is open."""
+        rows = self.rows("attempt", f"submission_id = '{task.submission}' AND status IN ('submitted', 'running')")
+        return any(row["pack_index"] == (task.index or 0) for row in rows)
+
+    def _items(self, task: Task) -> list[dict[str, Any]]:
+        path = self.world.output / "submissions" / task.submission / "submission.json"
+        try:
+            packs = json.loads(path.read_text())["packs"]
+        except (OSError, ValueError, KeyError):
+            return []
+        return list(packs[task.index or 0])
+
+    def _check_sent(self) -> None:
+        """Of each job that SLURM took: is it as the profile says, and may it be asked for?"""
+        for task in self.slurm.ran[self.sent :]:
+            if task.name != f"tt-{task.comment}" or task.partition != "compute" or task.minutes < 2:
+                self.world.complain(
+                    f"a job is not what submit has printed:: {task.name} {task.partition} {task.minutes}"
+                )
+            if "wckey" in task.options:
+                self.world.complain(f"a job has a wckey that nobody asked for:: {task.name}")
+            if not task.requeue:
+                self.world.complain(f"a job is not to be requeued:: {task.name}")
+            path = self.world.output / "submissions" / task.submission / "submission.json"
+            if not path.exists():
+                self.world.complain(f"a job has no intent on disk:: {task.name}")
+                continue
+            if json.loads(path.read_text()).get("asked_by") == "tick":
+                for item in self._items(task):
+                    if self._was_cancelled(item["run_id"], task):
+                        self.world.complain(f"tick does again what was cancelled by hand:: {item['run_id']} {task.key}")
+        self.sent = len(self.slurm.ran)
+
+    def _was_cancelled(self, run_id: str, now: Task) -> bool:
+        """Whether the last job of a run was cancelled by a person before it had begun."""
+        earlier = [
+            task for task in self.slurm.ran[: self.slurm.ran.index(now)]
+            if task.submission != now.submission and any(item["run_id"] == run_id for item in self._items(task))
+        ]  # fmt: skip
+        last = earlier[-1] if earlier else None
+        return bool(last and last.cancelled_by_hand and last.cancelled_while_pending and not last.forgotten)
+
+    def _check_verdicts(self, named: Sequence[Path]) -> None:
+        """A job that lives is not judged."""
+        for path in named:
+            try:
+                verdict = json.loads(path.read_text())
+            except ValueError:
+                continue
+            stage, number, run = path.parts[-3], int(path.parts[-2]), path.parts[-5]
+            for task in self.slurm.ran:
+                if task.forgotten or not task.live or task.state == "PENDING" and task.restart:
+                    continue
+                if not any(item["run_id"] == run and [stage, number] in item["stages"] for item in self._items(task)):
+                    continue
+                claim = path.parent / "claim.json"
+                restart = json.loads(claim.read_text())["restart"] if claim.exists() else 0
+                if verdict["status"] == "failed" and restart == task.restart and task.state in ("PENDING", "RUNNING"):
+                    self.world.complain(f"a living job is judged:: {task.key} {task.state} {verdict} {path}")
+
+    def _check_results(self, named: Sequence[Path]) -> None:
+        """A result that is there stays as it is."""
+        for path in named:
+            text = path.read_bytes()
+            if self.results.setdefault(path, text) != text:
+                before, now = json.loads(self.results[path]), json.loads(text)
+                if before["status"] == "completed" or now["status"] != before["status"]:
+                    self.world.complain(f"a result was overwritten:: {path}: {before['status']} -> {now['status']}")
+                self.results[path] = text
+
+    def _check_jobs(self) -> None:
+        for task in self.slurm.ran:
+            for process in task.processes:
+                if process.tracebacks:
+                    self.world.complain(f"traceback of a job:: {process.name}: {process.tracebacks[0][-1500:]}")
+            if task.failed_to_begin and task.submission not in self.world.explained:
+                self.world.complain(f"a job could not begin:: {task.key}: {task.failed_to_begin}")
+
+    # -- the end
+
+    def calm(self) -> None:
+        """Nothing goes wrong any more; what is under way comes to its end."""
+        world, slurm = self.world, self.slurm
+        world.log.append("calm")
+        world.environment, world.manners, world.told, world.offsets, world.job_faults = {}, {}, {}, {}, []
+        world.read_only = False
+        slurm.form, slurm.limit, slurm.array_size, slurm.controller = {}, None, 1001, True
+        self._accounting(up=True)
+        self._nodes(up=True)
+        self._release()
+        for process in self.kernel.processes.values():
+            process.faults = []
+        for process in list(self.running):
+            world.finish(process, OVERDUE)
+            if process.alive:
+                world.complain(f"a command does not end:: {process.name}")
+        self.look()
+
+    def do(self, *words: str, user: str = "alice") -> Process:
+        process = self.world.command(list(words), user, pace=0.0)
+        self.running.append(process)
+        self.world.finish(process, OVERDUE)
+        said = process.output.getvalue()
+        if process.notes.get("code") == 2 and "holds the ledger" in said:
+            self._remove_dead_lock()
+        elif process.notes.get("code") == 2 and "there is no ledger" in said and "rebuild" in said:
+            if words[:2] != ("ledger", "rebuild"):
+                self.look()
+                self.do("ledger", "rebuild", user=user)
+        elif process.notes.get("code") == 2 and not any(text in said for text in EXPECTED):
+            self.world.complain(f"refused in a calm world:: {process.name}: {said[-600:]}")
+        self.look()
+        return process
+
+    def finish(self) -> None:
+        """The user looks, gives `tick`, and asks again for what no rule tries again, until all is completed."""
+        if not self.world.submitted:
+            return
+        studies = [word for name in sorted(self.world.submitted) for word in ("--study", name)]
+        users = sorted({process.user for process in self.world.commands} | {"alice"})
+        asked = 0
+        for number in range(ROUNDS):
+            before = len(self.slurm.ran)
+            for user in users:
+                self.do("tick", user=user)
+            self._pass(100 if number < 3 else 1200)  # a limit that nobody can read is believed for an hour
+            self.kernel.advance(self.kernel.now + 300, lambda: not self.slurm.live())
+            statuses = self.statuses()
+            if self.world.violations or (statuses == {"completed"} and not self.slurm.live()):
+                return
+            if len(self.slurm.ran) > before:
+                continue
+            if asked == 3:  # accounting calls some alive that never ended for it: the user is told to cancel them
+                for user in users:
+                    self.do("cancel", "--all", "--yes", user=user)
+            self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
+            if asked:
+                self.do("rerun", "--failed", "--yes")
+            asked += 1
+        left = {(row["status"], row["cause"]) for row in self.rows("attempt") if row["status"] != "completed"}
+        shown = [dict(row) for row in self.rows("newest_attempt") if row["status"] != "completed"]
+        self.world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
+
+    def statuses(self) -> set[str]:
+        found = set()
+        for row in self.rows("run"):
+            found |= set(row["statuses"].split(","))
+        wanted = sum(RUNS[name] for name in self.world.submitted)
+        return found if len(self.rows("run")) == wanted else {*found, "missing"}
+
+    def rows(self, table: str, where: str = "1") -> list[dict[str, Any]]:
+        path = self.world.output / "ledger.db"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute(f"SELECT * FROM {table} WHERE {where}")]
+
+    def check_the_end(self) -> None:
+        if not self.world.submitted:
+            return
+        users = sorted({process.user for process in self.world.commands} | {"alice"})
+        for user in users:
+            self.do("status", user=user)
+        complain = self.world.complain
+        for run in sorted((self.world.output / "runs").iterdir()):
+            for path in run.glob("stages/*"):
+                results = [result.read_text() for result in path.glob("*/result.json")]
+                completed = sum('"completed"' in text for text in results)
+                if completed != 1 and run.name not in self.world.notes_redone:
+                    complain(f"completed {completed} times:: {run.name} {path.name}")
+                executed, attempts = self.world.executed[run.name, path.name], len(list(path.glob("*/claim.json")))
+                if executed > attempts or executed < completed:
+                    complain(f"executed {executed} times, completed {completed} in {attempts} attempts:: {path}")
+        known = {(row["run_id"], row["stage"], row["number"]): row for row in self.rows("attempt")}
+        for path in self.world.output.glob("runs/*/stages/*/*/claim.json"):
+            if (path.parts[-5], path.parts[-3], int(path.parts[-2])) not in known:
+                complain(f"an attempt is not in the ledger:: {path}")
+        if self.world.counts["spoilt: answer"]:  # what it said is in no file any more
+            return
+        before = self.contents()
+        self.do("ledger", "rebuild")
+        after = self.contents()
+        for table in before:
+            for where, some, others in (("before", before, after), ("rebuilt", after, before)):
+                for row in some[table]:
+                    if row not in others[table]:
+                        complain(f"the rebuilt ledger differs in {table}:: only {where}: {row}")
+
+    def contents(self) -> dict[str, list[str]]:
+        """All rows but what only says when something was looked at."""
+        tables = [row["name"] for row in self.rows("sqlite_master", "type = 'table'")]
+        return {
+            table: sorted(json.dumps(row | {"progress": None}, sort_keys=True) for row in self.rows(table)
+                          if row.get("runs") != 0)
+            for table in tables if table != "meta" and not table.startswith(("sqlite_", "_"))
+        }  # fmt: skip
+
+
+UNSETTLED = ("never answered", "may still arrive", "What follows is its last state")
+EXPECTED = (
+    "who alone can cancel it",
+    "failed alike",
+    "Nothing was ever submitted",
+    "there is no ledger",
+    "has no runs to make a ledger of",
+)
+
+
+# -- shortening --------------------------------------------------------------------------------------------------------
+
+
+def shorten(folder: Path, seed: int, steps: Sequence[Step], kinds: set[str], tries: int = 400) -> list[Step]:
+    """Leave out steps, and what goes wrong within them, as long as one of these kinds of violation is still found."""
+    kept = list(steps)
+
+    def still(fewer: list[Step]) -> bool:
+        nonlocal tries
+        tries -= 1
+        return bool(walk(folder, seed, fewer).kinds & kinds)
+
+    size = max(1, len(kept) // 2)
+    while size and tries > 0:
+        place = 0
+        while place < len(kept) and tries > 0:
+            fewer = kept[:place] + kept[place + size :]
+            if still(fewer):
+                kept = fewer
+            else:
+                place += size
+        size //= 2
+    for place, (name, values) in enumerate(kept):
+        for key in [key for key in values if key in ("kill_at", "disk", "beside", "host", "user", "pace")]:
+            fewer = [*kept]
+            fewer[place] = (name, {k: v for k, v in values.items() if k != key})
+            if tries > 0 and still(fewer):
+                kept, values = fewer, fewer[place][1]
+    return kept
+
+
+def told(folder: Path, seed: int, outcome: Outcome, short: bool = True) -> str:
+    """What is printed of a walk that broke something."""
+    steps = drawing.draw(seed)
+    if short:
+        steps = shorten(folder, seed, steps, outcome.kinds)
+        outcome = walk(folder, seed, steps)
+    lines = [f"seed {seed}: {len(steps)} steps", *outcome.violations, "replay(", f"    {seed},", "    ["]
+    lines += [f"        {step!r}," for step in steps]
+    return "\n".join([*lines, "    ],", ")", *outcome.log])
+
+
+def replay(seed: int, steps: Sequence[Step]) -> Outcome:
+    """Walk these steps; for a test that a found fault has become."""
+    with installed() as folder:
+        return walk(folder, seed, steps)
