@@ -123,6 +123,7 @@ class Batch:
         self.limit_shown = True  # whether sacctmgr tells of it
         self.array_size = 1001
         self.partition_up = True
+        self.nodes = NODES
         self.closed: set[str] = set()  # nodes that are down
         self.form: dict[str, Any] = {}  # how clients print: faults of a while
         self.ran: list[Task] = []
@@ -160,7 +161,7 @@ class Batch:
             if sum(t.array == task.array and t.state == "RUNNING" for t in self.tasks) >= task.throttle:
                 continue
             used = {t.node for t in self.tasks if t.state == "RUNNING" and not t.forgotten}
-            free = [node for node in NODES if node not in used and node not in self.closed]
+            free = [node for node in self.nodes if node not in used and node not in self.closed]
             if free:
                 self._start(task, free[0])
 

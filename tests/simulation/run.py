@@ -18,7 +18,7 @@ sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def some(seeds: Sequence[int]) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
+def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
     """Walks, faults -> walks in which they took effect, walks that completed a stage after one, what broke."""
     import gc
 
@@ -26,18 +26,23 @@ def some(seeds: Sequence[int]) -> tuple[int, Counter[str], int, list[tuple[int, 
     from simulation.world import installed
 
     counts: Counter[str] = Counter()
-    after, broken = 0, []
+    walks, after, broken = 0, 0, []
     with installed() as folder:
         gc.collect()
         gc.freeze()
         gc.disable()
         for seed in seeds:
             outcome = walk(folder, seed)
+            walks += 1
+            if not walks % 25:
+                gc.collect()
             counts.update(set(outcome.counts))
             after += outcome.after_fault
             if outcome.violations:
                 broken.append((seed, outcome.violations))
-    return len(seeds), counts, after, broken
+                if stop:
+                    break
+    return walks, counts, after, broken
 
 
 def main() -> int:
@@ -47,6 +52,7 @@ def main() -> int:
     options.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options.add_argument("--seed", type=int, help="only this one, shortened, with all that happened")
     options.add_argument("--seeds", help="only these, such as 3,14,15")
+    options.add_argument("--stop", action="store_true", help="at the first that breaks something")
     options.add_argument("--long", action="store_true", help="with --seed: not shortened")
     asked = options.parse_args()
     if asked.seed is not None:
@@ -58,6 +64,10 @@ def main() -> int:
             text = told(folder, asked.seed, outcome, short=bool(outcome.violations) and not asked.long)
         print(text)
         return int(bool(outcome.violations))
+    if asked.stop:
+        walks, *_, broken = some(range(asked.first, asked.first + asked.walks), stop=True)
+        print(*(f"seed {seed}: {violations[0][:1500]}" for seed, violations in broken), f"{walks} walks", sep="\n")
+        return int(bool(broken))
     began, counts, walks, after = time.monotonic(), Counter(), 0, 0
     broken: list[tuple[int, list[str]]] = []
     last = asked.first + asked.walks

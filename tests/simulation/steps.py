@@ -36,16 +36,17 @@ def draw(seed: int) -> list[Step]:
     hosts = HOSTS if lot.random() < 0.3 else HOSTS[:1]
     steps: list[Step] = []
     undo: list[tuple[int, Step]] = []
-    names = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
-    steps.append(command(lot, kinds, users, hosts, ["submit", names[0]]))
-    left = names[1:]
+    left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
+    if lot.random() < 0.4:
+        steps.append(("site", {"runs_per_pack": 1}))
+    steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
     while len(steps) < LENGTH:
         for place, step in [each for each in undo if each[0] <= len(steps)]:
             undo.remove((place, step))
             steps.append(step)
         chance = lot.random()
         if chance < 0.06 and left:
-            steps.append(command(lot, kinds, users, hosts, ["submit", left.pop()]))
+            steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
         elif chance < 0.18:
             steps.append(command(lot, kinds, users, hosts, None))
         elif chance < 0.56:
@@ -56,6 +57,11 @@ def draw(seed: int) -> list[Step]:
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
     return steps
+
+
+def some_of(lot: random.Random, left: list[str]) -> list[str]:
+    """Take one study of those that are left, or several."""
+    return [left.pop() for _ in range(min(len(left), lot.choice((1, 1, 2))))]
 
 
 def command(lot: random.Random, kinds: list[str], users: tuple[str, ...], hosts: tuple[str, ...],
@@ -124,7 +130,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "scancel does not answer": _clients("scancel", "no answer", "reply lost", "hangs"),
     "clients print otherwise": _simple("form", ("form", {}), banner=(True, False), order=(True, False)),
     "a state that nobody knows": _simple("form", ("form", {}), state=("?", "EXPEDITING", "POWER_UP_NODE")),
-    "sacct cuts lists": _simple("form", ("form", {}), list=(2, 3, 4)),
+    "sacct cuts lists": _simple("form", ("form", {}), list=(1, 2, 3)),
     "the user's environment": lambda lot: (
         ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
     ),

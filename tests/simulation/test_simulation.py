@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from simulation import steps
+from simulation import mutants, steps
 from simulation.walk import Walker, shorten, told, walk
 from simulation.world import installed, world
 
@@ -105,3 +105,9 @@ def test_a_killed_command_does_nothing_any_more_and_its_lock_stays(folder):
         walker.take(("command", {"words": ["submit", "s0"], "seed": 1, "pick": 0}))
         assert len(made.slurm.ran) == 1
         assert made.violations == []
+
+
+def test_every_mutant_has_its_place():
+    for mutant in (*mutants.PUT_BACK, *mutants.MUTANTS):
+        text = (mutants.ROOT / mutant.file).read_text()
+        assert mutant.of(text) != text

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from simulation import steps as drawing
 from simulation.batch import Task
 from simulation.disk import DiskFault
 from simulation.kernel import Process
 from simulation.steps import Step
-from simulation.world import RUNS, STUDIES, World, installed, world
+from simulation.world import RUNS, SITE, STUDIES, World, installed, world
 
 ROUNDS = 16  # of the user's at the end
 OVERDUE = 900.0  # seconds that a command may take
@@ -101,8 +102,9 @@ class Walker:
         world = self.world
         of_studies = [word for name in sorted(world.submitted) for word in ("--study", name)]
         if words[0] == "submit":
-            world.submitted.add(words[1])
-            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", words[1]]
+            world.submitted |= set(words[1:])
+            chosen = [word for name in words[1:] for word in ("--study", name)]
+            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *chosen]
         if words[0] == "again":
             return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *of_studies]
         if words[0] == "rerun":
@@ -124,6 +126,9 @@ class Walker:
             world.notes_redone.add(run)
             return ["rerun", "--stage", "blimp", "--run", run, "--yes"]
         return ["cancel", "--run", run, "--yes"]
+
+    def _site(self, **settings: Any) -> None:
+        (self.world.folder / "site.yaml").write_text(yaml.safe_dump(SITE | settings))
 
     def _client(self, client: str, manners: list[str]) -> None:
         self.world.manners.setdefault(client, []).extend(manners)
@@ -327,7 +332,7 @@ class Walker:
                 if reason in refused and reason not in said and "Unable to contact" not in refused:
                     world.complain(f"the reason of a refusal is not told:: {process.name}: {refused} {said[-500:]}")
             self.refused = True
-        elif "wait for room" in said and self.slurm.limit is None and not self.refused:
+        elif "wait for room" in said and self.slurm.limit is None and not self.refused and not notes["silent"]:
             world.complain(f"something waits for room, and there is no limit:: {process.name}: {said[-500:]}")
         if process.name == "status" and code == 0 and not notes["silent"] and self.may_look(notes):
             self._check_shown(process, said)
@@ -347,7 +352,7 @@ class Walker:
         for task in self.slurm.live():
             if task.user == process.user and task.state == "PENDING" and not task.elsewhere and self._known(task):
                 words = {"JobHeldUser": "held by you", "job requeued in held state": "held after a requeue",
-                         "ReservationDeleted": "its reservation"}.get(task.reason, "")  # fmt: skip
+                         "ReservationDeleted": "its reservation is there no longer"}.get(task.reason, "")  # fmt: skip
                 if words not in said and not self.slurm.form.get("state"):
                     self.world.complain(f"status does not tell why a job waits:: {task.key} {task.reason}: {said}")
 

@@ -254,11 +254,14 @@ class World:
 
     # -- the work of a stage
 
+    def _told(self, key: tuple[str, str]) -> Any:
+        return self.told.get(key) or self.told.get(("*", key[1]))
+
     def work(self, name: str, work: Work) -> Outcome:
         """Stand in for the science: it takes a while, saves when it is asked to, and does what it was told."""
         process = self.kernel.current.process  # type: ignore[union-attr]
         key = (work.run_dir.name, name)
-        told = self.told.get(key) or self.told.get(("*", name))
+        told = self._told(key)
         beside = [other for other in self.at_work.get(key, []) if other.alive]
         if beside:
             self.complain(f"{key}: two jobs at work at the same time: {process.name} beside {beside[0].name}")
@@ -281,7 +284,9 @@ class World:
             left /= 2
         elif name == "pretrain":
             saved.mkdir(parents=True, exist_ok=True)
-        while left > 0:
+        while left > 0 or self._told(key) == "hang":
+            if told == "hang" and work.should_stop():
+                break  # as the stand-ins of tests/fake_science
             if work.should_stop() and told != "deaf":
                 raise Interrupted(f"{name} was asked to stop")
             work.progress(0.5, "at work")
