@@ -26,7 +26,7 @@ class Usage(Store):
         rows = self.db.query(
             f"SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs, sum(status IN {listed(LIVE)}) AS open, "
             "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
-            "CASE WHEN max(status = 'running' AND json_extract(progress, '$.waits_for') IS NOT NULL) THEN NULL "
+            f"CASE WHEN max(status IN {listed(LIVE)} AND json_extract(progress, '$.waits_for') IS NOT NULL) THEN NULL "
             "ELSE min(started) END AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
             "WHERE status != 'void' AND submission_id IN "
             f"(SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}) GROUP BY submission_id, pack_index"

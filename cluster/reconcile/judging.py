@@ -109,22 +109,24 @@ def _settle_by_pack(opened: OpenSubmission, attempt: AttemptRow, fate: Fate, sta
         opened.put(attempt, status="void", job=None, progress=None)  # its turn will not come in this pack
         statuses[attempt["stage"]] = "void"
     elif isinstance(fate, LiveJob):
-        opened.put(
-            attempt,
-            job=attempt["job"] or fate.job,
-            progress=_waiting(attempt["progress"], attempt["status"], fate.waits_for),
-        )
+        told = _waiting(attempt["progress"], _has_begun(opened, attempt), fate.waits_for)
+        opened.put(attempt, job=attempt["job"] or fate.job, progress=told)
     elif isinstance(fate, EndedJob):
         _settle(opened, attempt, fate)
         statuses[attempt["stage"]] = attempt["status"]
 
 
+def _has_begun(opened: OpenSubmission, attempt: AttemptRow) -> bool:
+    """Whether it, or its pack, has begun."""
+    return attempt["status"] == "running" or attempt["pack_index"] in opened.tasks
+
+
 @lru_cache
-def _waiting(progress: str | None, status: AttemptStatus, waits_for: str | None) -> str | None:
-    """Return an attempt's progress with the reason for which its job waits. One that had begun keeps what its last
-    heartbeat said, and loses the reason when its job runs again."""
+def _waiting(progress: str | None, has_begun: bool, waits_for: str | None) -> str | None:
+    """Return an attempt's progress with the reason for which its job waits. One of a pack that had begun keeps what its
+    last heartbeat said, and loses the reason when its job runs again."""
     told = json.loads(progress) if progress else {}
-    if status == "running":
+    if has_begun:
         told.pop("waits_for", None)
         told |= {} if waits_for is None else {"waits_for": waits_for}
     elif waits_for not in (None, "PENDING"):

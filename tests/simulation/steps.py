@@ -39,6 +39,10 @@ def draw(seed: int) -> list[Step]:
     left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
     if lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
+    if lot.random() < 0.4:  # it is so already when the user comes
+        on, off = FAULTS[lot.choice(kinds)](lot)
+        steps.append(on)
+        undo += [(lot.randint(2, 12), off)] if off else []
     steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
     while len(steps) < LENGTH:
         for place, step in [each for each in undo if each[0] <= len(steps)]:
@@ -47,15 +51,18 @@ def draw(seed: int) -> list[Step]:
         chance = lot.random()
         if chance < 0.06 and left:
             steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
-        elif chance < 0.18:
+        elif chance < 0.15:
             steps.append(command(lot, kinds, users, hosts, None))
-        elif chance < 0.56:
+        elif chance < 0.54:
             steps.append(("pass", {"seconds": lot.choice((1, 5, 15, 30, 60, 130))}))
         else:
             on, off = FAULTS[lot.choice(kinds)](lot)
             steps.append(on)
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
+            if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
+                steps.append(("pass", {"seconds": lot.choice((1, 5, 15, 60))}))
+                steps.append(command(lot, kinds, users, hosts, [lot.choice(("status", "tick"))]))
     return steps
 
 
@@ -103,7 +110,7 @@ def _simple(step: str, undo: Step | None = None, **values: Any) -> Callable[[ran
 
     def fault(lot: random.Random) -> tuple[Step, Step | None]:
         drawn = {key: lot.choice(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return (step, drawn | ({"pick": lot.randrange(1000)} if step in ("kill", "foreign") else {})), undo
+        return (step, drawn | ({"pick": lot.randrange(1000)} if step in ("kill", "foreign", "purge") else {})), undo
 
     return fault
 
@@ -117,7 +124,10 @@ UP: Step = ("controller", {"what": "up"})
 FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "a command is killed": _nothing,
     "a command's disk fails": _nothing,
-    "commands at once": _nothing,
+    "commands at once": lambda lot: (
+        ("burst", {"words": [lot.choice(("tick", "status", "again", "rerun")) for _ in range(3)],
+                   "seed": lot.randrange(1 << 30), "pace": lot.choice((1.0, 2.0, 5.0)), "dead": lot.random() < 0.6}),
+        None),
     "sbatch's reply is lost": _clients("sbatch", "reply lost", "cut"),
     "sbatch does not arrive": _clients("sbatch", "no answer", "never arrives", "hangs"),
     "sbatch arrives late": _clients("sbatch", "arrives late"),
@@ -140,6 +150,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "accounting is away": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=False),
     "accounting is late": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=True, lag=(20, 60, 150)),
     **{f"a job is {what}": _job(what) for what in JOB},
+    "jobs are purged": _simple("purge"),
     "nodes are away": _simple("nodes", ("nodes", {"up": True}), up=False),
     "a node fails": _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
     "a job's process is killed": _simple("kill", what=("pack", "child", "child")),
@@ -153,7 +164,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
         ("stage", {"what": lot.choice(("slow", "slow", "deaf")), "stage": lot.choice(("pretrain", "add_tokenizer"))}),
         ("stage", {})),
     "a limit changes": lambda lot: (
-        ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.5, "of account": lot.random() < 0.5}),
+        ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.7, "of account": lot.random() < 0.5}),
         ("limit", {"limit": None})),
     "the size of arrays changes": _simple("array size", ("array size", {"size": 1001}), size=(1, 2)),
     "others have jobs": _simple("foreign", name=NAMES, tasks=(1, 2), length=(5.0, 60.0)),

@@ -97,6 +97,18 @@ class Walker:
         if not beside:
             self.world.finish(process, OVERDUE)
 
+    def _burst(self, words: list[str], seed: int, pace: float, dead: bool) -> None:
+        """Several commands at once, at a lock whose holder may have died."""
+        lock = self.world.output / "ledger.lock"
+        if dead and self.world.output.exists() and not lock.exists():
+            self.world.note("a dead command's lock")
+            lock.write_text(json.dumps({"host": "login1", "pid": 1, "start": "1"}))
+        for number, word in enumerate(words):
+            self._command([word], seed + number, 1, beside=True, pace=pace)
+        self.world.note("commands at once")
+        for process in list(self.running):
+            self.world.finish(process, OVERDUE)
+
     def _words(self, words: list[str], pick: int) -> list[str] | None:
         """What the user types; None: there is nothing to do it to."""
         world = self.world
@@ -110,7 +122,7 @@ class Walker:
         if words[0] == "rerun":
             return ["rerun", "--failed", "--yes"]
         if words[0] == "status":
-            return ["status", *([] if pick % 2 else ["--json"])]
+            return ["status", *([] if pick % 4 else ["--json"])]
         if words[0] == "tick":
             return ["tick"]
         if words[0] == "cancel":
@@ -182,6 +194,16 @@ class Walker:
             self.slurm.suspend(task)
         else:
             self.slurm.cancel(task)
+
+    def _purge(self, pick: int) -> None:
+        """A task is cancelled while it waits and slurmdbd is away, and forgotten before that comes back."""
+        waiting = [task for task in self.slurm.live() if task.state == "PENDING" and task.index is not None]
+        if waiting and self.slurm.controller and self.slurm.accounting and not self.running:
+            self.slurm.accounting = False
+            self.slurm.cancel(waiting[pick % len(waiting)])
+            self._pass(130)
+            self._accounting(up=True, lag=self.slurm.lag)
+            self.world.note("jobs are purged")
 
     def _release(self) -> None:
         for task in self.slurm.live():
@@ -345,7 +367,9 @@ class Walker:
         """What waits for a person is said to, and nothing else is."""
         counts = self.world.counts
         behind = (
-            counts["accounting: late"] or counts["accounting: away"] or any(task.forgotten for task in self.slurm.ran)
+            counts["accounting: late"]
+            or counts["accounting: away"]
+            or any(task.forgotten or task.purged for task in self.slurm.ran)
         )
         if "accounting calls it alive" in said and not behind:
             self.world.complain(f"status does not know of a job that SLURM has:: {said}")
