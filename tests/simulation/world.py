@@ -78,6 +78,11 @@ CODE = {"digest": "0123456789abcdef", "commit": None, "diff": None}
 MACHINE = {"python": "3", "cpu": "simulated"}
 
 
+@functools.cache
+def _yaml(what: str) -> str:
+    return yaml.safe_dump(MANIFEST if what == "manifest" else SITE)
+
+
 class World:
     """All of it, in a folder of its own."""
 
@@ -111,8 +116,8 @@ class World:
         self.read_only = False
         self.named: list[str] = []  # files that were written since the walk looked last
         folder.mkdir(parents=True)
-        (folder / "experiments.yaml").write_text(yaml.safe_dump(MANIFEST))
-        (folder / "site.yaml").write_text(yaml.safe_dump(SITE))
+        (folder / "experiments.yaml").write_text(_yaml("manifest"))
+        (folder / "site.yaml").write_text(_yaml("site"))
         (folder / "home").mkdir()
 
     # -- what the walk reports
@@ -613,6 +618,7 @@ class Seams:
             (launch, "render", _remembering(launch.render)),
             (typing, "get_origin", functools.cache(typing.get_origin)),
             (typing, "get_args", functools.cache(typing.get_args)),
+            (typing, "is_typeddict", functools.cache(typing.is_typeddict)),
         ]  # fmt: skip
 
 
