@@ -18,7 +18,7 @@ from cluster.files.documents import FRESH, AnswerFile, Claim, Heartbeat, Life, R
 from cluster.files.folders import AttemptDir, OutputRoot
 from cluster.files.processes import Process
 from cluster.files.records import AttemptRow, key_of
-from cluster.files.statuses import FRUITLESS, AttemptStatus
+from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers

@@ -445,6 +445,11 @@ class Batch:
             if words[3] != "compute":
                 return Reply(error="Partition not found\n", code=1)
             return Reply("PartitionName=compute MaxTime=1-00:00:00 MaxMemPerCPU=8000 QoS=N/A State=UP\n")
+        if words[:3] == ["-o", "show", "assoc_mgr"]:
+            limit = self.limit if self.limit_shown and self.form.get("of the account") else None
+            of_group = f"{'N' if limit is None else limit}({self._present(call.process.user)})"
+            return Reply(f"Current Association Manager state\nClusterName=here Account=research UserName= Partition= "
+                         f"GrpJobs=N(0) GrpSubmitJobs={of_group} GrpWall=N(0.00)\n")  # fmt: skip
         if words[0] == "requeue":
             found = [task for task in self.live() if task.key == words[1]]
             if not found:
@@ -508,8 +513,7 @@ class Batch:
                 if self._knew(process):
                     self.complain("an array is larger than scontrol has said")
                 raise Refused("sbatch: error: Batch job submission failed: Invalid job array specification")
-        present = len([t for t in self.live(ours=False) if t.user == process.user])
-        if self.limit is not None and present + len(indices) > self.limit:
+        if self.limit is not None and self._present(process.user) + len(indices) > self.limit:
             if self.limit_shown and self._knew(process):
                 self.complain("more is submitted than the limit that sacctmgr has told")
             raise Refused(f"sbatch: error: AssocMaxSubmitJobLimit\n{POLICY}")
@@ -526,6 +530,10 @@ class Batch:
             self.ran.append(task)
             self._account(task)
         return number
+
+    def _present(self, user: str) -> int:
+        """Jobs of a user that wait or run."""
+        return len([task for task in self.live(ours=False) if task.user == user])
 
     def _knew(self, process: Process) -> bool:
         """Whether a command has been told of the limits as they are."""

@@ -117,7 +117,7 @@ MUTANTS = (
         "        if is_superseded(opened, attempt):\n            _settle",
         "        if not is_superseded(opened, attempt):\n            _settle"),
     one("a late result is not taken", JUDGING,
-        'result["status"] == "completed" and claim', 'result["status"] != "completed" and claim'),
+        'if not result or result["status"] != "completed":', 'if not result or result["status"] == "completed":'),
     one("who needs nothing is out of turn", JUDGING, "out_of_turn = any(", "out_of_turn = all("),
     one("a life too many is looked for", JUDGING, "if restart < len(lives_seen)", "if restart <= len(lives_seen)"),
     one("claims of ours are passed over", OPENED,

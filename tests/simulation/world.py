@@ -299,6 +299,8 @@ class World:
             left -= 5.0
         if told == "deaf":
             time.sleep(200)
+        if name == "pretrain":
+            (work.run_dir / "model").mkdir(exist_ok=True)
         self.executed[key] += 1
         if self.counts:
             self.completed_after_fault = True
