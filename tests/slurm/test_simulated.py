@@ -160,16 +160,20 @@ class Walk:
         while True:
             self.side.wait()
             now = self.seen()
-            if now == before and self.at_rest():
+            if now == before and self.at_rest(now):
                 return now
             before, moments = now, moments + 1
             assert moments < LONG, f"it does not come to rest: {now} {self.side.jobs()}"
 
-    def at_rest(self) -> bool:
+    def at_rest(self, seen: Any) -> bool:
         jobs = self.side.jobs()
+        _, stages, _, packs = seen
         running = [job for job in jobs if job[1] == "RUNNING"]
         startable = [job for job in jobs if job[1] == "PENDING" and not never_starts(job[2])]
         if any(job[1] not in ("RUNNING", "PENDING") for job in jobs) or (running and not self.hanging):
+            return False
+        begun = sum(status == "running" for status, _ in stages.values())  # those that are held have begun, too
+        if packs != len(running) or begun < len(running):  # the jobs' Pythons are on their way
             return False
         return not startable or not self.up or len(running) == NODES
 
