@@ -1,13 +1,15 @@
 """The array task: works through one pack, `slots` runs at a time, each run in a process of its own.
 
-A run's crash, or its kill -9, leaves the others alone. What a dead child could not say, this process says for it.
-Before the time limit SLURM sends USR2, and submitit, which holds that signal, asks for a checkpoint: the children save
-and end, and the task requeues itself as often as its intent allows. Writes only files of its own submission and of the
-attempts that its children claimed; never the ledger. No torch."""
+A run begins as soon as a slot is free and its memory fits beside what is at work; so a long or large one does not hold
+up those behind it. A run's crash, or its kill -9, leaves the others alone. What a dead child could not say, this
+process says for it. Before the time limit SLURM sends USR2, and submitit, which holds that signal, asks for a
+checkpoint: the children save and end, and the task requeues itself as often as its intent allows. Writes only files of
+its own submission and of the attempts that its children claimed; never the ledger. No torch."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -110,6 +112,7 @@ class PackWork:
         self.running: dict[int, int | None] = {}  # run -> its child's pid; None: ended, and being spoken for
         self.left = set(range(len(self.items)))  # the runs that may have stages without a result
         self.lock = threading.RLock()  # for the four above; reentrant, since a signal may interrupt another's handler
+        self.ended = threading.Condition(self.lock)  # a run is at work no more, so that memory is free
         self.stopped_by: int | None = None
         self.out_of_patience = False  # the children that are left were killed
         self.made_with: dict[str, Any] = {}
@@ -165,26 +168,49 @@ class PackWork:
         # A child inherits what is blocked, and hears a USR2 that comes while it starts as soon as it can answer it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         try:
-            while (number := self._run_next(environment)) is not None:
-                with self.lock:
-                    del self.running[number]
+            while (started := self._start_next(environment)) is not None:
+                number, child = started
+                try:
+                    if child:
+                        self._see_through(number, child)
+                finally:
+                    with self.ended:
+                        del self.running[number]
+                        self.ended.notify_all()
         finally:
             idle.put(slot)
 
-    def _run_next(self, environment: Mapping[str, str]) -> int | None:
+    def _start_next(self, environment: Mapping[str, str]) -> tuple[int, subprocess.Popen[bytes] | None] | None:
+        """Start a child for the first waiting run that fits, once there is one. Returns the run's number and the child,
+        which is None if it could not be started; or None if there is no run to start any more."""
+        with self.ended:
+            while not self.stopped_by and self.waiting:
+                if (number := self._first_that_fits()) is None:
+                    self.ended.wait()
+                    continue
+                self.waiting.remove(number)
+                self.running[number] = None
+                try:
+                    child = self._start(number, environment)
+                except OSError as error:
+                    self._could_not_start(number, error)
+                    return number, None
+                self.running[number] = child.pid
+                return number, child
+            return None
+
+    def _first_that_fits(self) -> int | None:
+        """The first waiting run whose memory, as planned, is free beside the runs at work; where nothing is at work any
+        run fits. An intent that says nothing of memory leaves that to `slots`."""
+        free = self.intent.get("memory_limit", math.inf) - sum(self._memory(number) for number in self.running)
+        return next((number for number in self.waiting if not self.running or self._memory(number) <= free), None)
+
+    def _memory(self, number: int) -> int:
+        return self.items[number].get("memory", 0)
+
+    def _see_through(self, number: int, child: subprocess.Popen[bytes]) -> None:
         """One run's stages in one child, to its end; every attempt that it claimed and did not leave to a requeue then
-        has its result. Returns the run's number, or None if there is none to start."""
-        with self.lock:
-            if self.stopped_by or not self.waiting:
-                return None
-            number = self.waiting.pop(0)
-            self.running[number] = None
-            try:
-                child = self._start(number, environment)
-            except OSError as error:
-                self._could_not_start(number, error)
-                return number
-            self.running[number] = child.pid
+        has its result."""
         _, status, usage = os.wait4(child.pid, 0)  # unlike Popen.wait it tells how much memory was used
         code = child.returncode = os.waitstatus_to_exitcode(status)
         with self.lock:
@@ -195,7 +221,6 @@ class PackWork:
             self._hear_end(number, child.pid, code, memory.reaped_peak(usage.ru_maxrss), beside)
         except Exception:  # noqa: BLE001 - the other runs go on
             say(traceback.format_exc())
-        return number
 
     def _start(self, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "jobs.stage", str(self.directory.path), str(self.index), str(number)]

@@ -132,6 +132,7 @@ class PackedRun(TypedDict):
     stages: list[tuple[Name, Count]]  # each with the number of its attempt
     micro_batch_tokens: NotRequired[int | None]
     alone: NotRequired[bool]
+    memory: NotRequired[int]  # MB that it takes of `memory_limit`, as planned
     # Stage -> its newest attempt that was known to be completed, and is done again. Not there: nothing is said of that.
     done: NotRequired[dict[str, int]]
 
@@ -179,6 +180,9 @@ class Intent(SourceOfWork):
     cpus: NotRequired[int]
     minutes: NotRequired[int]
     memory: NotRequired[int | None]
+    memory_limit: NotRequired[
+        int
+    ]  # MB that the runs at work in a pack may take together; not there: `slots` says it all
     seconds: NotRequired[float]
     requeues: NotRequired[int]
 

@@ -19,9 +19,11 @@ class PackItem:
 
     run_id: str
     stages: tuple[tuple[str, int], ...]
-    seconds: float  # estimated
+    seconds: float  # estimated; in a pack, those of the device that it takes for itself beside the others there
     adjustment: Adjustment = Adjustment()
     micro_batch_tokens: int | None = None  # null: as in the run's settings
+    margin: float = cost.TIME_MARGIN  # asked for / estimated
+    memory: int = 0  # MB of the device that it is planned with, in a pack
 
 
 def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = ()) -> list[str]:
@@ -65,4 +67,5 @@ def item(
     adjustment: Adjustment = Adjustment(),  # noqa: B008 - immutable
 ) -> PackItem:
     numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
-    return PackItem(run.id, numbered, measured.seconds(run.config, *stages) * adjustment.time, adjustment)
+    seconds, margin = measured.seconds(run.config, *stages), measured.margin(run.config, *stages)
+    return PackItem(run.id, numbered, seconds * adjustment.time, adjustment, margin=margin)

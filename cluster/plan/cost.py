@@ -2,7 +2,9 @@
 
 A figure says what it is based on. Measured is what the same architecture did on the same site
 (`cluster/reconcile/measure.py` reads it from the ledger); the speed of a stage may be that of other models, the memory
-may not. The FLOPs of a stage are said where the stage is (tiny_transformers/settings/stage/)."""
+may not. Where nothing was measured a speed is the user's own figure, or else a share of the device's peak, the
+`utilisation` that is stated for each kind of model: an estimate, for which three times the time is asked. The FLOPs of
+a stage are said where the stage is (tiny_transformers/settings/stage/)."""
 
 from __future__ import annotations
 
@@ -13,18 +15,23 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from cluster.plan.memo import PerSettings
+from cluster.sites.profiles import Precision, Site
 from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import STORY_TOKENS, forward_flops, keys_of_a_token, training_tokens
 from tiny_transformers.settings.stages import STAGES
 
-STAGE_OVERHEAD = 20.0  # seconds of a stage that do not shrink: imports, loading, saving
+STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
+ASSUMED = 1e13  # FLOP/s of a site of which neither `flops` nor `peak_flops` is said
+TIME_MARGIN = 1.5  # asked for / measured
+ESTIMATE_MARGIN = 3.0  # asked for / estimated
 
 PROCESS_MEMORY = 1_500  # MB on the host of a process that uses a GPU: Python, torch, CUDA's libraries
 CPU_PROCESS_MEMORY = 650  # MB of a process without CUDA: 378 measured before it has a model, and its kernels' buffers
 CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "tf32", "float32")  # the fastest first
 DECISIVE = {"micro_batch_tokens", "precision", "optimizer", "batch_size", "block_size", "batch_split"}  # of training
 
 # The studies' own way to pretrain: Hugging Face Trainer, float32, one run on one A100, every story padded to max_length
@@ -50,36 +57,60 @@ class Measured:
     Of pretraining it may be known how much faster several runs at a time are together than one alone, the gain; the
     other figures of pretraining are then those of one run alone."""
 
-    profile: float  # FLOP/s, of the site's YAML
+    profile: float | None  # FLOP/s, of the site's YAML
     by_stage: Mapping[str, Estimate] = field(default_factory=dict)
     by_architecture: Mapping[tuple[str, str], Estimate] = field(default_factory=dict)  # (architecture key, stage)
     peaks: Mapping[str, Estimate] = field(default_factory=dict)  # architecture key -> MB
     # Architecture key -> pretrainings at a time -> FLOP/s of them all; and the same, in that of one alone.
     together: Mapping[str, Mapping[int, Estimate]] = field(default_factory=dict)
     gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
-    _seconds: PerSettings[float] = field(init=False, repr=False, compare=False)
+    _times: PerSettings[_Times] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
-        object.__setattr__(self, "_seconds", PerSettings(lambda config, *more: _estimate(self, config, *more)))
+        object.__setattr__(self, "_times", PerSettings(lambda config, *stages: _times(self, config, stages)))
         object.__setattr__(self, "_memory", PerSettings(memory))
         object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
 
+    @classmethod
+    def nothing(cls, site: Site) -> Measured:
+        """Return what is known of a site where nothing was measured."""
+        return cls(site.flops, device=site.peak_flops)
+
     def speed(self, config: RunConfig, stage: str, slots: int = 1) -> Estimate:
         """FLOP/s of a whole pack with so many runs at a time: of this architecture's stage, of the stage with other
-        models, of the profile."""
+        models, of the profile, of the device."""
         key = self._keys.of(config) if self.by_architecture or self.together else ""
         if stage == "pretrain" and (exact := self.together.get(key, {}).get(slots)):
             return exact
         known = self.by_architecture.get((key, stage)) or self.by_stage.get(stage)
         if known is None:
-            return Estimate(self.profile, "site profile")
+            return self._estimated(config, stage)
         if stage != "pretrain" or slots == 1 or not self.gains:
             return known
         return Estimate(known.value * self.gain(config, slots), f"{known.basis}, {slots} at a time")
+
+    def is_measured(self, config: RunConfig, stage: str) -> bool:
+        """Whether the stage's speed is that of something that ran here."""
+        if stage in self.by_stage:
+            return True
+        key = self._keys.of(config) if self.by_architecture or self.together else ""
+        return (key, stage) in self.by_architecture or (stage == "pretrain" and 1 in self.together.get(key, {}))
+
+    def _estimated(self, config: RunConfig, stage: str) -> Estimate:
+        if self.profile:
+            return Estimate(self.profile, "site profile")
+        if not self.device:
+            return Estimate(ASSUMED, "assumed: the site says neither `flops` nor `peak_flops`")
+        asked = config.train.precision if STAGES[stage].trains else config.evaluation.precision
+        order = PRECISIONS if asked == "auto" else PRECISIONS[PRECISIONS.index(asked) :]
+        precision = next((each for each in order if each in self.device), min(self.device, key=self.device.__getitem__))
+        share = config.model.utilisation
+        return Estimate(share * self.device[precision], f"estimated, {share:.0%} of the peak in {precision}")
 
     def curve(self, config: RunConfig) -> Mapping[int, float]:
         """Pretrainings at a time -> their gain, for each number that was measured here: of this architecture, else of
@@ -87,9 +118,17 @@ class Measured:
         return self._curves.of(config)
 
     def gain(self, config: RunConfig, slots: int) -> float:
-        """As measured for so many runs, or for the next fewer; 1 if that was never measured."""
+        """As measured for so many runs; for a number between two that were measured, between theirs; 1 if that was
+        never measured."""
         curve = self.curve(config)
-        return curve[max(fewer)] if (fewer := [number for number in curve if number <= slots]) else 1.0
+        fewer, more = [n for n in curve if n <= slots], [n for n in curve if n > slots]
+        if not fewer:
+            return 1.0
+        low = max(fewer)
+        high = min(more, default=low)
+        if low in (slots, high):
+            return curve[low]
+        return curve[low] + (curve[high] - curve[low]) * (slots - low) / (high - low)
 
     def peak(self, config: RunConfig) -> Estimate | None:
         """Measured MB; None if this architecture was never measured here."""
@@ -102,7 +141,38 @@ class Measured:
     def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
         """Return the seconds of these stages of a run that has the speed of the pack, with so many runs at a time, for
         itself: runs that share a pack share it, so that what they take together is the sum."""
-        return self._seconds.of(config, stages, slots)
+        times = self._times.of(config, *stages)
+        return times.started / slots + times.steady + self._pretraining(config, times, slots)
+
+    def shares(self, config: RunConfig, *stages: str, most: int) -> tuple[float, ...]:
+        """`seconds`, with 1, 2, 3 ... and at most so many runs at a time."""
+        times, numbers = self._times.of(config, *stages), range(1, most + 1)
+        if times.pretraining and (self.gains or self.together):
+            return tuple(self.seconds(config, *stages, slots=number) for number in numbers)
+        rest = times.steady + times.pretraining
+        return tuple(times.started / number + rest for number in numbers)
+
+    def margin(self, config: RunConfig, *stages: str) -> float:
+        """Return how much more time than that is to be asked for."""
+        times = self._times.of(config, *stages)
+        whole = times.started + times.steady + times.pretraining
+        return TIME_MARGIN + (ESTIMATE_MARGIN - TIME_MARGIN) * times.estimated / whole if whole else TIME_MARGIN
+
+    def _pretraining(self, config: RunConfig, times: _Times, slots: int) -> float:
+        if slots == 1 or not times.pretraining or not (self.gains or self.together):
+            return times.pretraining
+        alone, together = (self.speed(config, "pretrain", number).value for number in (1, slots))
+        return times.pretraining * alone / together
+
+
+@dataclass(frozen=True)
+class _Times:
+    """The seconds of a run's stages with one run at a time."""
+
+    started: float  # that pass whatever else is at work
+    pretraining: float  # that are fewer for each of several runs at a time, as far as that was measured
+    steady: float  # all others
+    estimated: float  # of these two, those at a speed that was not measured
 
 
 def architecture_key(config: RunConfig) -> str:
@@ -162,10 +232,16 @@ def flops(config: RunConfig, stage: str) -> float:
     return STAGES[stage].flops(config)
 
 
-def _estimate(measured: Measured, config: RunConfig, stages: tuple[str, ...], slots: int) -> float:
+def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> _Times:
+    computed: dict[str, float] = {}
+    for stage in stages:
+        if work := flops(config, stage):
+            computed[stage] = work / measured.speed(config, stage).value
+    pretraining = computed.get("pretrain", 0.0)
+    steady = sum(computed.values()) - pretraining
     budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
-    computed = (flops(config, stage) / measured.speed(config, stage, slots).value for stage in stages)
-    return len(stages) * STAGE_OVERHEAD + budgeted + sum(computed)
+    estimated = sum(seconds for stage, seconds in computed.items() if not measured.is_measured(config, stage))
+    return _Times(len(stages) * STAGE_OVERHEAD, pretraining, steady + budgeted, estimated)
 
 
 def _curve(measured: Measured, key: str) -> dict[int, float]:

@@ -1,25 +1,37 @@
-"""Turn what is to be done into packs, and packs into arrays. A pack is what one array task works through. An array is
-packs with the same resources, at most MaxArraySize of them, indexed from 0. Pure: reads no files, calls no SLURM."""
+"""Turn what is to be done into packs, and packs into arrays. A pack is what one array task works through: a schedule on
+one GPU (`lanes`), in which long runs share it with short ones beside or after them, within its memory and the site's
+time. An array is packs of about the same length with the same resources, at most MaxArraySize of them, indexed from 0.
+Pure: reads no files, calls no SLURM."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import groupby
 
 from cluster.errors import InputError
 from cluster.files.records import Run
-from cluster.plan import cost
+from cluster.plan import cost, lanes
 from cluster.plan.choosing import PackItem
+from cluster.plan.lanes import Course, Load
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.config import RunConfig, tokens_at_once
+from tiny_transformers.settings.stages import STAGES
 
-TIME_MARGIN = 1.5  # asked for / estimated
 TIME_STEP = 10  # minutes
 LEAST_TOKENS = 512  # of a micro-batch: a whole story
 NEARLY = 0.03  # of the best throughput, that fewer runs at a time may lack
+USABLE = 0.9  # of a GPU's memory
+SIMILAR = 1.15  # longest / shortest pack of an array: all of them ask for the longest's time
+QUEUE = 1_800.0  # seconds that a pack is taken to wait in the queue
+SOONEST = (
+    1.05  # a plan that ends within this factor of the soonest is as good, and the one that asks for least is taken
+)
+TOGETHER = 1.02  # of an equal share: packs are not filled to the last second
+FINER = 1.5  # between the lengths of packs that are tried
+SAMPLE = 2_000  # runs by which the length is chosen, where there are many more
 
 
 @dataclass(frozen=True)
@@ -32,29 +44,34 @@ class Resources:
     memory_per_cpu: int  # MB
     minutes: int
     exclude: tuple[str, ...] = ()  # nodes
+    memory_limit: int | None = None  # MB of the device that runs at work take together, as planned; None: slots say it
 
 
 @dataclass(frozen=True)
 class Sizing:
     """How the size of packs came about; the words are shown to the user."""
 
-    largest: str  # name of the run whose memory decides
+    largest: str  # name of the run whose memory is the most
     memory: int  # MB that it is planned with; on a GPU without the context of its process
     memory_basis: str
     slots: int
     slots_bound: str  # what allows no more
-    size: int  # runs per pack
-    size_bound: str
+    size_bound: str  # why packs are as long as they are
 
 
 @dataclass(frozen=True)
 class Pack:
+    """Runs in the order in which they begin, and what is predicted of them together."""
+
     items: tuple[PackItem, ...]
+    seconds: float  # from the first run's beginning to the last one's end
+    busy: float  # seconds of all runs, from the beginning of each to its end
+    open: float  # seconds that its slots are there for them
 
     @property
-    def seconds(self) -> float:
-        # Runs that share a device share its speed, which is the measured one of so many, if there is one.
-        return sum(item.seconds for item in self.items)
+    def asked(self) -> float:
+        """Seconds, with each run's margin."""
+        return sum(item.seconds * item.margin for item in self.items)
 
 
 @dataclass(frozen=True)
@@ -72,8 +89,7 @@ def arrange(
     items: Sequence[PackItem], runs: Mapping[str, Run], site: Site, measured: cost.Measured | None = None
 ) -> list[Array]:
     """Items -> packs -> arrays, for this site. An array has one set of resources, so what must run with less memory,
-    off certain nodes or alone has arrays of its own; and so have runs that need more than twice the memory of others,
-    of which there would be few at a time on their account.
+    off certain nodes or alone has arrays of its own.
 
     Raises InputError if a run does not fit the site at all."""
     groups: dict[tuple[int, tuple[str, ...], bool], list[PackItem]] = {}
@@ -84,41 +100,14 @@ def arrange(
         for item in items:
             key = item.adjustment.less_memory, item.adjustment.exclude, _alone(item, runs)
             groups.setdefault(key, []).append(item)
-    measured = measured or cost.Measured(site.flops)
-    return [
+    measured = measured or cost.Measured.nothing(site)
+    arrays = [
         array
         for (less_memory, exclude, alone), group in groups.items()
-        for part in ([group] if alone or site.scheduler == "local" else _by_memory(group, runs, site, measured))
-        for array in _arrange_alike(part, runs, site, measured, less_memory, exclude)
+        for array in _Group(group, runs, site, measured, less_memory, exclude, alone).arrays()
     ]
-
-
-def _by_memory(
-    items: Sequence[PackItem], runs: Mapping[str, Run], site: Site, measured: cost.Measured
-) -> list[list[PackItem]]:
-    """Parts in which as many runs as the largest one allows at a time are more than half of what any of them would
-    allow by itself; the part of most runs at a time first."""
-    fitting = PerSettings(lambda config: _fitting(config, site, measured))
-    parts: list[list[PackItem]] = []
-    least = 0
-    for item in sorted(items, key=lambda item: fitting.of(runs[item.run_id].config)):
-        fits = fitting.of(runs[item.run_id].config)
-        if not parts or fits >= 2 * max(1, least):
-            parts.append([])
-            least = fits
-        parts[-1].append(item)
-    return parts[::-1]
-
-
-def _fitting(config: RunConfig, site: Site, measured: cost.Measured) -> int:
-    """How many runs like this one fit on the site's device at a time, by memory and CPUs; where that is given, the
-    same for all."""
-    if site.slots or site.mig:
-        return 1
-    peak = measured.peak(config)
-    need = peak.value * cost.MEMORY_MARGIN if peak else measured.closed_form(config, bool(site.gpus))
-    bounds = _memory_bounds(_Need("", math.ceil(need), ""), site)
-    return min(site.max_slots, max(1, site.cpus // 2), *(slots for slots, _ in bounds))
+    # Where not all run at once, the longest begin first, so that none of them is the last one left.
+    return sorted(arrays, key=lambda array: -array.packs[0].seconds)
 
 
 def _alone(item: PackItem, runs: Mapping[str, Run]) -> bool:
@@ -127,36 +116,178 @@ def _alone(item: PackItem, runs: Mapping[str, Run]) -> bool:
     return pretrains and cost.budgeted_seconds(runs[item.run_id].config) > 0
 
 
-def _arrange_alike(
-    items: Sequence[PackItem],
-    runs: Mapping[str, Run],
-    site: Site,
-    measured: cost.Measured,
-    less_memory: int,
-    exclude: tuple[str, ...],
-) -> list[Array]:
-    sizing, halvings = _with_less_memory(size(items, runs, site, measured), less_memory, len(items))
-    items = [_shrunk(item, runs[item.run_id], halvings, site) for item in items]
-    # The longest first, so that packs of one array end together and the last slot does not wait for a long run.
-    ordered = sorted(items, key=lambda item: -item.seconds)
-    parts = [ordered[start : start + sizing.size] for start in range(0, len(ordered), sizing.size)]
-    packs = [Pack(_timed(part, runs, measured, min(sizing.slots, len(part)))) for part in parts]
-    arrays = []
-    for start in range(0, len(packs), site.max_array_size):
-        part = tuple(packs[start : start + site.max_array_size])
-        resources = replace(_resources(part, sizing.slots, site), exclude=exclude)
-        arrays.append(Array(resources, part, sizing))
-    return arrays
+class _Group:
+    """Items that may share packs."""
+
+    def __init__(
+        self,
+        items: Sequence[PackItem],
+        runs: Mapping[str, Run],
+        site: Site,
+        measured: cost.Measured,
+        less_memory: int,
+        exclude: tuple[str, ...],
+        alone: bool,
+    ) -> None:
+        self.runs, self.site, self.measured, self.exclude = runs, site, measured, exclude
+        needs = PerSettings(lambda config: _need(config, site, measured))
+        self.needs = {item.run_id: needs.of(runs[item.run_id].config) for item in items}
+        self.largest = max(items, key=lambda item: self.needs[item.run_id][0])
+        # The job fits its runs into one GPU's memory, or into the host's. Elsewhere slots are those of the largest run.
+        self.fits_memory = site.scheduler == "slurm" and site.gpus <= 1 and not (site.slots or site.mig or less_memory)
+        self.slots, self.bound = self._slots(items, alone)
+        halvings = 0
+        if less_memory:
+            self.slots, halvings = _fewer(self.slots, less_memory, len(items))
+            self.bound = "as many as before ran out of memory" if halvings < less_memory else self.bound
+        self.items = [
+            replace(_shrunk(item, runs[item.run_id], halvings, site), memory=self._taken(item)) for item in items
+        ]
+
+    def arrays(self) -> list[Array]:
+        loads = self._loads()
+        courses, why = self._courses(loads)
+        packs = [(self._pack(course), course.lanes) for course in courses]
+        packs.sort(key=lambda pair: (-pair[1], -pair[0].asked))
+        arrays = []
+        for slots, alike in groupby(packs, key=lambda pair: pair[1]):
+            for part in self._parts([pack for pack, _ in alike]):
+                arrays.append(Array(self._resources(part, slots), part, self._sizing(part, slots, why)))
+        return arrays
+
+    def _slots(self, items: Sequence[PackItem], alone: bool) -> tuple[int, str]:
+        """Raises InputError if a run does not fit the site at all."""
+        site = self.site
+        gains = _gains(items, self.runs, self.measured)
+        smallest = min(items, key=lambda item: self.needs[item.run_id][0])
+        slots, bound = _slots(self._need(self.largest), site, gains)  # which says so where even one is too large
+        if self.fits_memory:
+            slots, bound = _slots(self._need(smallest), site, gains)
+        if alone and slots > 1:
+            return 1, "a budget of hours is for a run alone"
+        return slots, bound
+
+    def _need(self, item: PackItem) -> _Need:
+        return _Need(self.runs[item.run_id].name, *self.needs[item.run_id])
+
+    def _taken(self, item: PackItem) -> int:
+        return self.needs[item.run_id][0] + (cost.CUDA_CONTEXT if self.site.gpus else 0)
+
+    def _loads(self) -> list[Load]:
+        """In the order of the items."""
+        shared = PerSettings(lambda config, *stages: self.measured.shares(config, *stages, most=self.slots))
+        loads = []
+        for item in self.items:
+            config, stages = self.runs[item.run_id].config, [stage for stage, _ in item.stages]
+            apart = [stage for stage in stages if STAGES[stage].alone]
+            together = [stage for stage in stages if not STAGES[stage].alone]
+            factor = item.seconds / self.measured.seconds(config, *stages)
+            shares = shared.of(config, *together)
+            lasts = tuple(factor * number * share for number, share in enumerate(shares, 1))
+            alone = factor * self.measured.seconds(config, *apart) if apart else 0.0
+            loads.append(Load(lasts, item.memory if self.fits_memory else 0, alone))
+        return loads
+
+    def _courses(self, loads: Sequence[Load]) -> tuple[list[Course], str]:
+        """The packs, and why they are as long as they are."""
+        site = self.site
+        order = sorted(range(len(loads)), key=lambda number: -(loads[number].lasts[-1] + loads[number].alone))
+        if site.scheduler == "local" or site.runs_per_pack:
+            size = len(loads) if site.scheduler == "local" else site.runs_per_pack or 1
+            why = "all in one pack on this machine" if site.scheduler == "local" else "the site's runs_per_pack"
+            parts = [order[start : start + size] for start in range(0, len(order), size)]
+            courses = [lanes.work_through([loads[n] for n in part], self.slots, self._room) for part in parts]
+            return [
+                replace(course, order=tuple(part[place] for place in course.order))
+                for part, course in zip(parts, courses, strict=True)
+            ], why
+        most = site.max_time * 60 / max(item.margin for item in self.items)
+        length = self._length([loads[number] for number in order], most)
+        why = f"as many as end beside the longest, or within {length / 3600:.1f} h, by which all is done soonest"
+        return lanes.pack(loads, self.slots, length, most, self._room), why
+
+    @property
+    def _room(self) -> float:
+        return _limit(self.site) if self.fits_memory else math.inf
+
+    def _length(self, loads: Sequence[Load], most: float) -> float:
+        """Return the length of packs by which all is done soonest; of those that end nearly as soon, the one that asks
+        for the fewest hours."""
+        step = max(1, len(loads) // SAMPLE)
+        sample = loads[::step]
+        margin = max(item.margin for item in self.items)
+        shortest = self.site.min_time * 60 / margin
+        tried: list[tuple[float, float, float]] = []
+        for length in self._lengths(loads, shortest, most):
+            seconds = [course.seconds for course in lanes.pack(sample, self.slots, length, most, self._room)]
+            end = lanes.end_of(seconds * step, jobs_at_once(self.site), QUEUE)
+            asked = sum(max(each, shortest) + TIME_STEP * 60 / 2 for each in seconds)
+            tried.append((end, asked, length))
+        soonest = min(end for end, _, _ in tried)
+        return min((asked, length) for end, asked, length in tried if end <= SOONEST * soonest)[1]
+
+    def _lengths(self, loads: Sequence[Load], shortest: float, most: float) -> list[float]:
+        """Return lengths to try: from the site's limit downwards, and those by which each of the jobs that the account
+        runs at once gets the same number of packs."""
+        lengths = [most]
+        while lengths[-1] / FINER >= shortest:
+            lengths.append(lengths[-1] / FINER)
+        if jobs := jobs_at_once(self.site):
+            share = sum(load.lasts[-1] / self.slots + load.alone for load in loads) / jobs
+            lengths += [TOGETHER * share / number for number in (1, 2, 3, 4)]
+        return [length for length in lengths if shortest <= length <= most] or [most]
+
+    def _pack(self, course: Course) -> Pack:
+        items = tuple(
+            replace(self.items[number], seconds=share)
+            for number, share in zip(course.order, course.shares, strict=True)
+        )
+        return Pack(items, course.seconds, course.busy, course.open)
+
+    def _parts(self, packs: Sequence[Pack]) -> list[tuple[Pack, ...]]:
+        """Packs of about the same length, the longest first, cut at what an array may have."""
+        parts: list[list[Pack]] = []
+        for pack in packs:
+            like = parts and (self._minutes([pack]) == self._minutes(parts[-1][:1]) or _similar(parts[-1][0], pack))
+            if not like or len(parts[-1]) == self.site.max_array_size:
+                parts.append([])
+            parts[-1].append(pack)
+        return [tuple(part) for part in parts]
+
+    def _resources(self, packs: Sequence[Pack], slots: int) -> Resources:
+        site = self.site
+        slots = min(slots, max(len(pack.items) for pack in packs))
+        limit = int(self._room) if self.fits_memory else None
+        return Resources(slots, site.gpus, site.cpus, site.memory_per_cpu, self._minutes(packs), self.exclude, limit)
+
+    def _minutes(self, packs: Sequence[Pack]) -> int:
+        wanted = math.ceil(max(pack.asked for pack in packs) / 60 / TIME_STEP) * TIME_STEP
+        least = max(item.adjustment.minutes for pack in packs for item in pack.items)
+        return min(self.site.max_time, max(self.site.min_time, wanted, least))
+
+    def _sizing(self, packs: Sequence[Pack], slots: int, why: str) -> Sizing:
+        need = self._need(max((item for pack in packs for item in pack.items), key=lambda item: item.memory))
+        bound = self.bound
+        if slots < self.slots:
+            bound = f"beside more the longest run would not surely end within {self.site.max_time / 60:g} h"
+        return Sizing(need.largest, need.memory, need.basis, slots, bound, why)
 
 
-def _with_less_memory(sizing: Sizing, halvings: int, runs: int) -> tuple[Sizing, int]:
+def _similar(longest: Pack, pack: Pack) -> bool:
+    return longest.asked <= SIMILAR * pack.asked
+
+
+def jobs_at_once(site: Site) -> int | None:
+    """How many packs may run at once; None: as many as there are."""
+    return min((limit for limit in (site.max_jobs, site.max_tasks_at_once) if limit), default=None)
+
+
+def _fewer(slots: int, halvings: int, runs: int) -> tuple[int, int]:
     """Fewer runs at a time; and how often the micro-batch is to be halved once there is one at a time."""
-    slots = min(sizing.slots, runs) if halvings else sizing.slots
+    slots = min(slots, runs)
     while halvings and slots > 1:
         slots, halvings = slots // 2, halvings - 1
-    if slots < sizing.slots:
-        sizing = replace(sizing, slots=slots, slots_bound=f"{sizing.slots} ran out of memory")
-    return sizing, halvings
+    return slots, halvings
 
 
 def _shrunk(item: PackItem, run: Run, halvings: int, site: Site) -> PackItem:
@@ -165,34 +296,6 @@ def _shrunk(item: PackItem, run: Run, halvings: int, site: Site) -> PackItem:
         return item
     tokens = tokens_at_once(run.config, gpu=bool(site.gpus))
     return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
-
-
-def size(items: Sequence[PackItem], runs: Mapping[str, Run], site: Site, measured: cost.Measured) -> Sizing:
-    """How many runs a pack of these has, and how many of them at a time.
-
-    Raises InputError if a run does not fit the site at all."""
-    need = _memory([runs[item.run_id] for item in items], site, measured)
-    slots, slots_bound = _slots(need, site, _gains(items, runs, measured))
-    if slots > 1 and any(_alone(item, runs) for item in items):
-        slots, slots_bound = 1, "a budget of hours is for a run alone"
-    count, count_bound = _runs_per_pack(_timed(items, runs, measured, slots), slots, site)
-    if count < slots:
-        slots, slots_bound = count, f"runs in a pack: {count_bound}"
-    return Sizing(need.largest, need.memory, need.basis, slots, slots_bound, count, count_bound)
-
-
-def _timed(
-    items: Sequence[PackItem], runs: Mapping[str, Run], measured: cost.Measured, slots: int
-) -> tuple[PackItem, ...]:
-    """With the time that they take at the measured speed of so many runs at a time."""
-    if not measured.together:
-        return tuple(items)
-    timed = []
-    for item in items:
-        config, stages = runs[item.run_id].config, [stage for stage, _ in item.stages]
-        factor = measured.seconds(config, *stages, slots=slots) / measured.seconds(config, *stages)
-        timed.append(replace(item, seconds=item.seconds * factor))
-    return tuple(timed)
 
 
 def _gains(items: Sequence[PackItem], runs: Mapping[str, Run], measured: cost.Measured) -> dict[int, float]:
@@ -213,17 +316,19 @@ class _Need:
     basis: str
 
 
-def _memory(runs: Sequence[Run], site: Site, measured: cost.Measured) -> _Need:
-    """As measured if every architecture was; otherwise the closed form, since the largest may be one that was not."""
-    peaks = [(peak, run) for run in runs if (peak := measured.peak(run.config))]
-    if len(peaks) == len(runs):
-        peak, run = max(peaks, key=lambda pair: pair[0].value)
-        return _Need(run.name, math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}")
-    run = max(runs, key=lambda run: measured.closed_form(run.config, bool(site.gpus)))
-    need = measured.closed_form(run.config, bool(site.gpus))
+def _need(config: RunConfig, site: Site, measured: cost.Measured) -> tuple[int, str]:
+    """The MB that a run is planned with, and by what: as measured, or else the closed form."""
+    if peak := measured.peak(config):
+        return math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}"
+    need = cost.memory(config, bool(site.gpus))
     if site.gpus:
-        return _Need(run.name, need, "closed form")
-    return _Need(run.name, need + cost.CPU_PROCESS_MEMORY, f"closed form, and {cost.CPU_PROCESS_MEMORY} for Python")
+        return need, "closed form"
+    return need + cost.CPU_PROCESS_MEMORY, f"closed form, and {cost.CPU_PROCESS_MEMORY} for Python"
+
+
+def _limit(site: Site) -> int:
+    """MB of the device."""
+    return int(USABLE * site.gpu_memory) if site.gpus else site.cpus * site.memory_per_cpu
 
 
 def _slots(need: _Need, site: Site, gains: Mapping[int, float]) -> tuple[int, str]:
@@ -251,8 +356,8 @@ def _slots(need: _Need, site: Site, gains: Mapping[int, float]) -> tuple[int, st
 def _memory_bounds(need: _Need, site: Site) -> list[tuple[int, str]]:
     host = site.cpus * site.memory_per_cpu
     if not site.gpus:
-        return [(host // need.memory, f"memory, {host:,} MB / {need.memory:,} MB")]
-    usable, each = int(0.9 * site.gpu_memory), need.memory + cost.CUDA_CONTEXT
+        return [(host // max(1, need.memory), f"memory, {host:,} MB / {need.memory:,} MB")]
+    usable, each = _limit(site), need.memory + cost.CUDA_CONTEXT
     return [
         (site.gpus * (usable // each), f"GPU memory, {usable:,} MB / {each:,} MB"),
         (host // cost.PROCESS_MEMORY, f"host memory, {host:,} MB / {cost.PROCESS_MEMORY:,} MB"),
@@ -275,41 +380,9 @@ def _best(gains: Mapping[int, float], most: int, bound: str) -> tuple[int, str] 
     return best, words
 
 
-def _runs_per_pack(items: Sequence[PackItem], slots: int, site: Site) -> tuple[int, str]:
-    """As many as slots, or, where the account may run few tasks at once, as many as give each of them one long pack;
-    no more than surely end within the site's time limit, whichever they are."""
-    if site.scheduler == "local":
-        return len(items), "all in one pack on this machine"
-    if site.runs_per_pack:
-        return site.runs_per_pack, "the site's runs_per_pack"
-    wanted, bound = slots, "as many as run at a time"
-    share = math.ceil(len(items) / site.max_jobs) if site.max_jobs else 0
-    if share > slots:
-        wanted, bound = share, f"{len(items)} runs for the {site.max_jobs} jobs that may run at once"
-    in_time = _in_time(items, site)
-    if in_time < min(wanted, len(items)):
-        return max(1, in_time), f"what surely ends within {site.max_time / 60:g} h"
-    return wanted, bound
-
-
-def _in_time(items: Sequence[PackItem], site: Site) -> int:
-    """How many of even the longest runs end within the time limit, one after another."""
-    left = site.max_time * 60 / TIME_MARGIN
-    longest = sorted((item.seconds for item in items), reverse=True)
-    return sum(total <= left for total in accumulate(longest))
-
-
-def _resources(packs: Sequence[Pack], slots: int, site: Site) -> Resources:
-    longest = max(pack.seconds for pack in packs)
-    wanted = math.ceil(TIME_MARGIN * longest / 60 / TIME_STEP) * TIME_STEP
-    least = max(item.adjustment.minutes for pack in packs for item in pack.items)
-    minutes = min(site.max_time, max(site.min_time, wanted, least))
-    return Resources(slots, site.gpus, site.cpus, site.memory_per_cpu, minutes)
-
-
 def too_long(items: Iterable[PackItem], site: Site) -> str | None:
     """Return what to say of runs that may not end within the site's time limit; None if there are none."""
-    needs = [TIME_MARGIN * item.seconds / 60 for item in items if TIME_MARGIN * item.seconds / 60 > site.max_time]
+    needs = [need for item in items if (need := item.margin * item.seconds / 60) > site.max_time]
     if not needs:
         return None
     count, longest = len(needs), max(needs)
@@ -326,3 +399,26 @@ def too_long(items: Iterable[PackItem], site: Site) -> str | None:
 def gpu_hours(arrays: Iterable[Array]) -> float:
     """Estimated hours of whole packs: GPU-hours where a pack has a GPU."""
     return sum(pack.seconds for array in arrays for pack in array.packs) / 3600
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is predicted of all packs together."""
+
+    packs: int
+    at_a_time: float  # runs, on average over the time of all packs
+    hours: float  # of whole packs, as estimated
+    asked: float  # hours
+    idle: float  # share of the slots' time in which they have no run
+    end: float  # seconds until the last pack has ended
+    jobs: int | None  # at once
+
+
+def outlook(arrays: Sequence[Array], site: Site) -> Outlook:
+    packs = [pack for array in arrays for pack in array.packs]
+    seconds, busy = sum(pack.seconds for pack in packs), sum(pack.busy for pack in packs)
+    asked = sum(array.resources.minutes * len(array.packs) for array in arrays) / 60
+    jobs, wait = (1, 0.0) if site.scheduler == "local" else (jobs_at_once(site), QUEUE)
+    end = lanes.end_of([pack.seconds for pack in packs], jobs, wait)
+    idle = 1 - busy / max(1e-9, sum(pack.open for pack in packs))
+    return Outlook(len(packs), busy / max(1e-9, seconds), seconds / 3600, asked, idle, end, jobs)

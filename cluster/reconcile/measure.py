@@ -72,7 +72,7 @@ def _together(read: Iterable[tuple[Sequence[_Attempt], str]], site: Site) -> cos
             several = sum(of == key for of, _ in speeds) > 1
             if several and (alone := speeds.get((key, 1))):
                 gains[key].setdefault(number, median(values) / median(alone))
-    return cost.Measured(site.flops, together=figures, gains=gains)
+    return replace(cost.Measured.nothing(site), together=figures, gains=gains)
 
 
 def _at_the_same_time(attempts: Sequence[_Attempt]) -> Iterable[tuple[str, int, float]]:

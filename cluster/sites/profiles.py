@@ -68,6 +68,9 @@ Variables = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, After
 Options = dict[Annotated[str, AfterValidator(_option)], Annotated[Any, AfterValidator(_value)]]
 
 
+Precision = Literal["bfloat16", "tf32", "float32"]
+
+
 class Rule(Settings):
     """The answer to a failure of one cause, and how often it is given for one stage run."""
 
@@ -112,7 +115,8 @@ class Site(Settings):
     slots: PositiveInt | None = None  # runs at a time in a pack; null: as measured, or as memory and CPUs allow
     max_slots: PositiveInt = 8
     runs_per_pack: PositiveInt | None = None  # null: as many as slots, or more if max_jobs is few
-    flops: Annotated[float, Field(gt=0)] = 1e13  # FLOP/s that training reaches on one pack, until measured
+    flops: Annotated[float, Field(gt=0)] | None = None  # FLOP/s that training reaches on one pack, until measured
+    peak_flops: dict[Precision, Annotated[float, Field(gt=0)]] = {}  # of one GPU; by it speeds are estimated until then
     # the scheduler
     partition: Line | None = None
     account: Line | None = None

@@ -140,7 +140,8 @@ def describe(
     done: Mapping[tuple[str, str], int] = EMPTY,
 ) -> Intent:
     """submission.json: all that an array task must know, and the map from its index to its pack."""
-    return {
+    limit = array.resources.memory_limit
+    described: Intent = {
         "submission_id": submission_id,
         "user": environment.user(),
         **origin_of(site, origin),
@@ -152,8 +153,11 @@ def describe(
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
         "requeues": 0 if site.container else site.requeues,  # within it there is no scontrol
-        "packs": [_described(pack, done) for pack in array.packs],
+        "packs": [_described(pack, done, limit is not None) for pack in array.packs],
     }
+    if limit is not None:
+        described["memory_limit"] = limit
+    return described
 
 
 def origin_of(site: Site, origin: Origin) -> SourceOfWork:
@@ -182,15 +186,17 @@ def _done(ledger: Ledger, root: OutputRoot, array: Array) -> dict[tuple[str, str
     return done
 
 
-def _described(pack: Pack, done: Mapping[tuple[str, str], int]) -> list[PackedRun]:
+def _described(pack: Pack, done: Mapping[tuple[str, str], int], fits_memory: bool) -> list[PackedRun]:
     """Return what the children of a pack are told: of each run what may share the device, then what must be `alone` on
-    it."""
+    it. Where the pack fits its runs into the memory, each says how much it takes."""
     together: list[PackedRun] = []
     alone: list[PackedRun] = []
     for item in pack.items:
         sharing = [stage for stage in item.stages if not STAGES[stage[0]].alone]
         if sharing:
             together.append({"run_id": item.run_id, "stages": sharing})
+            if fits_memory:
+                together[-1]["memory"] = item.memory
             if item.micro_batch_tokens:
                 together[-1]["micro_batch_tokens"] = item.micro_batch_tokens
         if len(sharing) < len(item.stages):

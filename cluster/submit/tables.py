@@ -16,9 +16,10 @@ from cluster.ledger.rows import UsageRow
 from cluster.manifest.loading import Cell
 from cluster.plan import cost
 from cluster.plan.choosing import PackItem
+from cluster.plan.cost import TIME_MARGIN
 from cluster.plan.expansion import model_name
 from cluster.plan.memo import PerSettings
-from cluster.plan.packing import TIME_MARGIN, Array, Sizing
+from cluster.plan.packing import Array, Sizing, outlook
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import flops_per_token, parameters
 from tiny_transformers.settings.config import RunConfig
@@ -182,6 +183,25 @@ def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
+def outlook_view(arrays: Sequence[Array], site: Site, unit: str) -> str:
+    """Say in words what the packs come to."""
+    found = outlook(arrays, site)
+    if site.scheduler == "local":
+        return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {_duration(found.end)}."
+    jobs = (
+        f"{found.jobs} of them at once" if found.jobs else "all of them at once, since no limit of the account is known"
+    )
+    return (
+        f"{found.packs:,} packs, {found.at_a_time:.1f} runs at a time on average; {found.asked:,.1f} {unit} asked for "
+        f"{found.hours:,.1f} that are needed by the estimate; slots are idle for {found.idle:.0%} of their time. "
+        f"Predicted to end in {_duration(found.end)}, with {jobs} and half an hour in the queue for each."
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h"
+
+
 def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:
     """How memory, slots, time and the runs of a pack came about: a few lines for each distinct size."""
     by_id = {run.id: run for run in runs}
@@ -212,21 +232,28 @@ def _size_lines(
         hours = measured.seconds(config, stage, slots=slots) / 3600
         known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(config, stage) else ", fixed"
         stages.append(f"{stage} {hours:.2f} h{known}")
-    pack = max(array.packs, key=lambda pack: pack.seconds)
-    asked = f"{resources.minutes / 60:.1f} h asked"
-    wanted = TIME_MARGIN * pack.seconds / 60
-    if resources.minutes < wanted:
-        asked += f" (the site's max_time; the estimate x {TIME_MARGIN} is {wanted / 60:,.1f} h)"
-    elif wanted <= site.min_time == resources.minutes:
+    pack = max(array.packs, key=lambda pack: pack.asked)
+    asked, margin = f"{resources.minutes / 60:.1f} h asked", f"x {pack.asked / pack.seconds:.2g}"
+    estimated = pack.asked / pack.seconds > 1.01 * TIME_MARGIN
+    why = "at least in part estimated" if estimated else "measured, or a budget of hours"
+    if resources.minutes < pack.asked / 60:
+        asked += f" (the site's max_time; the estimate {margin} is {pack.asked / 3600:,.1f} h)"
+    elif pack.asked / 60 <= site.min_time == resources.minutes:
         asked += " (the site's min_time)"
     else:
-        asked += f" (x {TIME_MARGIN})"
+        asked += f" ({margin}: {why})"
+    counts = [len(pack.items) for pack in array.packs]
+    runs_of = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{counts[0]}"
     return [
         ("memory", f"{sizing.memory:,} MB, {sizing.memory_basis}; the largest is {sizing.largest}"),
-        ("slots", f"{sizing.slots}: {sizing.slots_bound}"),
-        ("runs", f"{sizing.size} in a pack: {sizing.size_bound}"),
+        ("slots", f"{resources.slots}: {_slots_bound(resources.slots, sizing)}"),
+        ("runs", f"{runs_of} in a pack: {sizing.size_bound}"),
         ("time", f"{pack.seconds / 3600:.2f} h for the longest pack -> {asked}. Its longest run: {'; '.join(stages)}"),
     ]
+
+
+def _slots_bound(slots: int, sizing: Sizing) -> str:
+    return "no more runs than that in a pack" if slots < sizing.slots else sizing.slots_bound
 
 
 def measured_table(runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:

@@ -41,9 +41,13 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
             text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
-    basis = "as measured on this site" if request.measured.by_stage else "by the site's profile"
+    basis = (
+        "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
+    )
     stages = sum(len(item.stages) for item in request.items)
     console.print(f"{count(stages, 'stage run')}, about {packing.gpu_hours(arrays):,.1f} {unit} {basis}.")
+    if where.dry_run:
+        console.print(tables.outlook_view(arrays, request.site, unit), soft_wrap=True)
     if way := where.dry_run and tables.studies_way(arrays, request.runs, unit, request.measured):
         console.print(way)
     if where.dry_run:

@@ -226,6 +226,36 @@ def test_a_child_killed_with_9_when_all_are_near_the_limit_ran_out_of_memory(
     assert job.wait(PATIENCE) == 0
 
 
+def test_a_run_begins_once_its_memory_is_free_and_holds_up_no_smaller_one_behind_it(
+    make_run, submit, start, tell, tmp_path
+):
+    large, as_large, small = (make_run(name) for name in ("one", "two", "three"))
+    tell(all={"pretrain": "train"})
+    directory = submit("one", "two", "three", stages=[["pretrain", 1]], slots=3, memory_limit=10, requeues=1)
+    intent = whole_files.read_json(directory.submission)
+    for packed, megabytes in zip(intent["packs"][0], (6, 6, 4), strict=True):
+        packed["memory"] = megabytes
+    whole_files.write_json(directory.submission, intent)
+    job = start(directory)
+    wait_for(has_begun(large, "train"))
+    wait_for(has_begun(small, "train"))
+    assert as_large.attempts("pretrain") == []
+    os.kill(whole_files.read_json(large.attempt("pretrain", 1).claim)["pid"], signal.SIGKILL)
+    wait_for(has_begun(as_large, "train"))
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(PATIENCE) == REQUEUED, log_of(tmp_path)
+    assert [says(run) for run in (large, as_large, small)] == ["error", None, None]
+
+
+def test_a_run_that_is_planned_with_more_memory_than_there_is_runs_alone(make_run, submit, start, tell, tmp_path):
+    runs = [make_run(name) for name in ("one", "two")]
+    tell()
+    directory = submit("one", "two", stages=[["pretrain", 1]], item={"memory": 11}, slots=2, memory_limit=10)
+    assert start(directory).wait(PATIENCE) == 0, log_of(tmp_path)
+    first, second = (run.attempt("pretrain", 1) for run in runs)
+    assert whole_files.read_json(first.result)["ended"] <= whole_files.read_json(second.claim)["time"]
+
+
 def with_speed(submit, *names, **words):
     """A pack as the login node describes it: what shares the device first, then what is alone on it."""
     directory = submit(*names, stages=[["pretrain", 1], ["add_tokenizer", 1], ["blimp", 1]], **words)

@@ -170,6 +170,11 @@ class Architecture(Settings):
         return self.ffn.same_shapes
 
     @property
+    def utilisation(self) -> float:
+        """Return the share of a GPU's peak that training reaches, as estimated."""
+        return self.ffn.utilisation
+
+    @property
     def _activation(self) -> Activation:
         return ACTIVATIONS[str(self.activation)]
 

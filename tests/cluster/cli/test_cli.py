@@ -95,11 +95,16 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
                     "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
     assert re.search(r"activations +132 +22 +132 +530 ", shown)
     assert re.search(r"in all, each once +\d+ +165 ", shown)
-    assert re.search(r"pretrain +289 +[\d.,]+ +site profile: 287; a budget of hours: 2", shown)
+    told = " ".join(shown.split())
+    assert re.search(r"pretrain 289 [\d.,]+ .*estimated, 25% of the peak in bfloat16: \d+.* a budget of hours: 2", told)
     way = r"of models with a published time is [\d.]+ GPU-hours of these. The studies' own way .* take [\d.]+ hours"
     assert re.search(way, shown.replace("\n", " "))
     assert "GPU-hours" in shown
-    assert shown.count("#SBATCH --array") == 3  # by memory and time; one for what trains for some hours, alone
+    packs = re.search(r"^([\d,]+) packs, [\d.]+ runs at a time on average; ", shown, re.M)
+    assert packs, "what the packs come to is said in a line"
+    assert int(packs[1]) < 289 / 4
+    assert "(x 3: at least in part estimated)" in told
+    assert "beside more the longest run would not surely end within 24 h" in told
 
 
 def test_a_dry_run_shows_the_plan_and_leaves_no_trace(command, tmp_path):
@@ -196,7 +201,7 @@ def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
     words = ("submit", "experiments.yaml", "--site", "delftblue-small", "--dry-run", "--set", "train.max_steps=2000000")
     shown = command(*words).stdout
     for line in ("memory +[\\d,]+ MB, closed form", "slots +1: a MIG slice takes one run", "runs +1 in a pack",
-                 "site profile"):  # fmt: skip
+                 "estimated, 25% of the peak in bfloat16"):  # fmt: skip
         assert re.search(line, shown), line
     assert re.search(
         r"7 runs may need up to .* h, more than the site's 4 h: they will be requeued up to \d+ times", shown

@@ -80,7 +80,7 @@ def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_ow
     assert found.speed(other, "pretrain").basis == "measured for this stage on other models (2)"
     assert found.peak(other) is None
     assert found.peak(runs[0].config) == cost.Estimate(900.0, "measured (1)")
-    assert found.speed(other, "superglue").basis == "site profile"
+    assert found.speed(other, "superglue").basis.startswith("assumed")
 
 
 def test_another_seed_is_the_same_architecture(root, runs):
@@ -133,7 +133,7 @@ def test_what_several_at_a_time_reach_is_held_against_one(root, manifest_file, r
     assert found.curve(run.config) == pytest.approx({1: 1, 2: 1.4, 4: 2})
     assert found.speed(run.config, "pretrain", 4) == cost.Estimate(pytest.approx(2e5 * work), "probed (4), 4 at a time")
     assert found.speed(run.config, "pretrain", 1).value == pytest.approx(1e5 * work)
-    assert found.speed(run.config, "pretrain", 3).value == pytest.approx(1.4e5 * work)  # as the next fewer
+    assert found.speed(run.config, "pretrain", 3).value == pytest.approx(1.7e5 * work)  # between its neighbours
     other = runs[-1].config  # never measured: it goes as fast as this one, and gains as much
     assert found.speed(other, "pretrain", 4).value == pytest.approx(2 * found.speed(other, "pretrain", 1).value)
     assert found.speed(other, "blimp", 4) == found.speed(other, "blimp", 1)

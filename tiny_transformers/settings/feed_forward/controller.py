@@ -13,6 +13,7 @@ class Controller(FeedForwardKind):
     """One unit of each block, chosen by a low-rank controller (Jaszczur et al. 2021, arXiv:2111.12763)."""
 
     layer: ClassVar[str] = "tiny_transformers.layers.ffn.controller"
+    utilisation = 0.2
     whole: ClassVar[bool] = True
     has_study_initialization: ClassVar[bool] = False
     told: ClassVar[tuple[str, ...]] = ("num_blocks", "size")

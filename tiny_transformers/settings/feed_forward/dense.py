@@ -15,6 +15,7 @@ class Dense(FeedForwardKind):
     """Linear layers with the activation between them."""
 
     layer: ClassVar[str] = "tiny_transformers.layers.ffn.dense"
+    utilisation = 0.25
     has_bias_choice: ClassVar[bool] = True
     same_shapes: ClassVar[bool] = True
     told: ClassVar[tuple[str, ...]] = ("depth",)

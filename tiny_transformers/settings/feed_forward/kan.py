@@ -14,6 +14,7 @@ class KAN(FeedForwardKind):
     """B-spline layers (Liu et al. 2024, arXiv:2404.19756, as efficient-kan computes them) for linear ones."""
 
     layer: ClassVar[str] = "tiny_transformers.layers.ffn.kan"
+    utilisation = 0.08
     takes_gated: ClassVar[bool] = False
     told: ClassVar[tuple[str, ...]] = ("grid_size", "spline_order")
 

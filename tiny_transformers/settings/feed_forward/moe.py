@@ -14,6 +14,7 @@ class MoE(FeedForwardKind):
     """Mixture of experts with a noisy top-k gate (Shazeer et al. 2017, arXiv:1701.06538)."""
 
     layer: ClassVar[str] = "tiny_transformers.layers.ffn.moe"
+    utilisation = 0.12
     whole: ClassVar[bool] = True
     micro_batch_is_free: ClassVar[bool] = False  # it balances its load
     told: ClassVar[tuple[str, ...]] = ("num_experts", "top_k", "expert_size")

@@ -14,6 +14,7 @@ class ProductKey(FeedForwardKind):
     """A memory of num_subkeys^2 values, addressed by pairs of sub-keys (Lample et al. 2019, arXiv:1907.05242)."""
 
     layer: ClassVar[str] = "tiny_transformers.layers.ffn.pkm"
+    utilisation = 0.1
     whole: ClassVar[bool] = True
     has_study_initialization: ClassVar[bool] = False
     micro_batch_is_free: ClassVar[bool] = False  # it normalizes its queries

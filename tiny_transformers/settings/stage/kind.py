@@ -57,6 +57,7 @@ class StageKind:
     runner: str  # the module whose `run` does it; the job that does it loads it
     needs: tuple[str, ...] = ()  # the stages that must have completed before it
     reads: Literal["stories", "streams", "either"] = "either"  # the corpora of the models that it is for
+    trains: bool = False  # in `train.precision`; else it is done in `evaluation.precision`
     alone: bool = False  # measured with nothing else on the device: after all else of a pack, one run at a time
     by_default: bool = False  # part of a study that names no stages
     settings: type[Settings] | None = None  # the section `evaluation.<name>`

@@ -30,6 +30,7 @@ def _validation_tokens(config: RunConfig) -> float:
 PRETRAIN = StageKind(
     "pretrain",
     "tiny_transformers.training.pretrain",
+    trains=True,
     by_default=True,
     files=files,
     flops=flops,

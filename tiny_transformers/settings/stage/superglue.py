@@ -95,6 +95,7 @@ SUPERGLUE = StageKind(
     "tiny_transformers.evaluation.superglue",
     needs=("add_tokenizer",),
     reads="stories",
+    trains=True,
     by_default=True,
     settings=Superglue,
     keeps_defaults=True,

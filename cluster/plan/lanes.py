@@ -1,0 +1,233 @@
+"""Put runs on one device: which go beside and after each other, and how long a pack of them takes. Pure.
+
+The rule is the job's own (jobs/pack.py): the runs are taken in order, at most so many at a time, and as soon as a lane
+is free the next one whose memory is free begins. Runs at work share the device's speed: a run's seconds for itself,
+with k at a time, are its share of what they take together, so that it lasts k times as long."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CLASS = 1.25  # runs whose memory differs by less than this factor are looked through one by one
+LOOKED_AT = 20  # of them, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The demands of one run on a device."""
+
+    lasts: tuple[float, ...]  # seconds from its beginning to its end, with 1, 2, 3 ... runs at a time
+    memory: int = 0  # MB
+    alone: float = 0.0  # seconds of stages that need the device for themselves, after all else
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The course of a pack, as predicted: what begins in which order, and how long it takes."""
+
+    order: tuple[int, ...]  # of the loads, as they begin
+    shares: tuple[float, ...]  # seconds of the device that each of these takes for itself; together they are `seconds`
+    seconds: float
+    lanes: int
+    busy: float  # seconds of all runs, from their beginnings to their ends
+    open: float  # seconds that lanes were there for them, of those that they could fill
+
+
+class Device:
+    """A device on which runs begin and end, at most so many at a time, within so much memory."""
+
+    def __init__(self, lanes: int, memory: float) -> None:
+        self.lanes, self.free = lanes, memory
+        self.now = 0.0
+        self.order: list[int] = []
+        self.after = 0.0  # seconds, for stages that need the device for themselves
+        self._busy = self._own = 0.0  # own: seconds that a run which was always there would have had for itself
+        self._at_work: list[list[float]] = []  # [part that is left, place in order]
+        self._loads: list[Load] = []
+        self._began: list[float] = []
+        self._shares: list[float] = []
+
+    @property
+    def at_work(self) -> int:
+        return len(self._at_work)
+
+    def begin(self, number: int, load: Load) -> None:
+        self._at_work.append([1.0, len(self.order)])
+        self.order.append(number)
+        self._loads.append(load)
+        self._began.append(self._own)
+        self._shares.append(load.alone)
+        self.free -= load.memory
+        self.after += load.alone
+
+    def go_on(self) -> None:
+        """Until a run ends."""
+        number = len(self._at_work)
+        loads, which = self._loads, number - 1
+        lasts = [loads[int(place)].lasts[which] for _, place in self._at_work]
+        step = min(left[0] * last for left, last in zip(self._at_work, lasts, strict=True))
+        self.now += step
+        self._own += step / number
+        self._busy += step * number
+        going: list[list[float]] = []
+        for each, last in zip(self._at_work, lasts, strict=True):
+            each[0] -= step / last if last else 1.0
+            if each[0] > 1e-9:
+                going.append(each)
+                continue
+            place = int(each[1])
+            self._shares[place] += self._own - self._began[place]
+            self.free += loads[place].memory
+        self._at_work = going
+
+    def course(self) -> Course:
+        opened = min(self.lanes, len(self.order)) * self.now + self.after
+        return Course(
+            tuple(self.order),
+            tuple(self._shares),
+            self.now + self.after,
+            self.lanes,
+            self._busy + self.after,
+            opened,
+        )
+
+
+def work_through(loads: Sequence[Load], lanes: int, memory: float = math.inf) -> Course:
+    """Return the course of a pack of these runs, taken in this order."""
+    device = Device(lanes, memory)
+    waiting = list(range(len(loads)))
+    while waiting or device.at_work:
+        while waiting and device.at_work < device.lanes:
+            fitting = (place for place, n in enumerate(waiting) if not device.at_work or loads[n].memory <= device.free)
+            if (place := next(fitting, None)) is None:
+                break
+            number = waiting.pop(place)
+            device.begin(number, loads[number])
+        device.go_on()
+    return device.course()
+
+
+class Packing:
+    """The runs that are not in a pack yet."""
+
+    def __init__(self, loads: Sequence[Load], memory: float = math.inf) -> None:
+        self.loads, self.memory = loads, memory
+        self.left = len(loads)
+        self._waiting = bytearray(b"\1") * (len(loads) + 1)  # the last one stands for the end of every list
+        self._sorted: dict[int, list[_Class]] = {}
+
+    def next_pack(self, lanes: int, length: float, most: float) -> Course:
+        """Return a pack that is opened by the longest run left. It lasts as long as this run beside others, at least
+        `length`, at most `most` seconds; where the run lasts longer beside so many others, there are fewer lanes."""
+        opener = self._longest(lanes, math.inf, math.inf)
+        ends = [lasts + self.loads[opener].alone for lasts in self.loads[opener].lasts]
+        lanes = next((fewer for fewer in range(lanes, 1, -1) if ends[fewer - 1] <= most), 1)
+        end = min(most, max(length, ends[lanes - 1]))
+        device = Device(lanes, self.memory)
+        self._begin(device, opener)
+        while True:
+            while device.at_work < lanes and (number := self._beside(device, end)) >= 0:
+                self._begin(device, number)
+            if not device.at_work:
+                return device.course()
+            device.go_on()
+
+    def _begin(self, device: Device, number: int) -> None:
+        self._waiting[number] = 0
+        self.left -= 1
+        device.begin(number, self.loads[number])
+
+    def _beside(self, device: Device, end: float) -> int:
+        """Return the longest run that ends by then, and leaves enough memory for small ones in the other lanes; if
+        there is none, one that leaves less. -1 if nothing fits."""
+        if not self.left:
+            return -1
+        room, lanes = end - device.after - device.now, device.lanes
+        spared = (lanes - device.at_work - 1) * self._least(lanes)
+        number = self._longest(lanes, room, device.free - spared)
+        return number if number >= 0 or not spared else self._longest(lanes, room, device.free)
+
+    def _least(self, lanes: int) -> int:
+        return next((each.least for each in self._classes(lanes) if each.first(self._waiting) >= 0), 0)
+
+    def _longest(self, lanes: int, room: float, memory: float) -> int:
+        best, lasts = -1, -1.0
+        for each in self._classes(lanes):
+            if each.least > memory:
+                break
+            number = each.longest(room, memory, self._waiting)
+            if number >= 0 and self.loads[number].lasts[lanes - 1] > lasts:
+                best, lasts = number, self.loads[number].lasts[lanes - 1]
+        return best
+
+    def _classes(self, lanes: int) -> list[_Class]:
+        """The runs by their memory, the least first."""
+        if lanes not in self._sorted:
+            parts: dict[int, list[int]] = {}
+            for number, load in enumerate(self.loads):
+                if self._waiting[number]:
+                    parts.setdefault(int(math.log(max(1, load.memory), CLASS)), []).append(number)
+            self._sorted[lanes] = [_Class(parts[key], self.loads, lanes) for key in sorted(parts)]
+        return self._sorted[lanes]
+
+
+class _Class:
+    """Runs of about the same memory, the longest first. What is in a pack is jumped over."""
+
+    def __init__(self, numbers: Iterable[int], loads: Sequence[Load], lanes: int) -> None:
+        self._numbers = sorted(numbers, key=lambda number: -loads[number].lasts[lanes - 1])
+        self._keys = [-loads[number].lasts[lanes - 1] for number in self._numbers]
+        self._memory = [loads[number].memory for number in self._numbers]
+        self.least = min(self._memory)
+        self._numbers.append(len(loads))
+        self._next = list(range(1, len(self._numbers) + 1))
+
+    def first(self, waiting: bytearray) -> int:
+        place = self._find(0, waiting)
+        return self._numbers[place] if place < len(self._keys) else -1
+
+    def longest(self, room: float, memory: float, waiting: bytearray) -> int:
+        """Return the longest that waits and fits, or -1."""
+        place = self._find(bisect_left(self._keys, -room), waiting)
+        for _ in range(LOOKED_AT):
+            if place == len(self._keys):
+                return -1
+            if self._memory[place] <= memory:
+                return self._numbers[place]
+            place = self._find(place + 1, waiting)
+        return -1
+
+    def _find(self, place: int, waiting: bytearray) -> int:
+        """Return the first place from here on whose run still waits."""
+        found = place
+        while not waiting[self._numbers[found]]:
+            found = self._next[found]
+        while place != found:
+            self._next[place], place = found, self._next[place]
+        return found
+
+
+def pack(loads: Sequence[Load], lanes: int, length: float, most: float, memory: float = math.inf) -> list[Course]:
+    """Return packs of all of these runs, each about so many seconds long and no longer than `most`, if it can be."""
+    left, packs = Packing(loads, memory), []
+    while left.left:
+        packs.append(left.next_pack(lanes, length, most))
+    return packs
+
+
+def end_of(lengths: Iterable[float], jobs: int | None, wait: float) -> float:
+    """Return the seconds until the last of these packs has ended, the longest first, as many at once as the account may
+    run (None: all of them), where each waits so long in the queue."""
+    ordered = sorted(lengths, reverse=True)
+    if not ordered:
+        return 0.0
+    if jobs is None or jobs >= len(ordered):
+        return wait + ordered[0]
+    ends = [0.0] * jobs
+    for length in ordered:
+        heapq.heapreplace(ends, ends[0] + wait + length)
+    return max(ends)
