@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from sqlite3 import DatabaseError
@@ -39,8 +40,15 @@ def options(
     """One manifest, one cluster, a finished table."""
 
 
+def collect_rarely() -> None:
+    """Look for garbage less often: what a command makes it mostly keeps to its end, and looking would take a third of
+    the time in which 100,000 runs are planned."""
+    gc.set_threshold(100_000, 50, 100)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error of the user's prints as one message and sets the exit code."""
+    collect_rarely()
     try:
         app(args=arguments, prog_name="tiny-transformers")
     except TinyError as error:

@@ -3,7 +3,7 @@ user wrote it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -43,12 +43,33 @@ def layer_of_model(manifest: Manifest, name: str) -> Layer:
     return {path if path in MATCHING else f"model.{path}": value for path, value in manifest.models[name].items()}
 
 
-def checked(layer: Layer, where: str) -> RunConfig:
+class Sections:
+    """The sections beside the model, of the cell that was checked last. Where those of the next cell are written alike
+    they are the same objects, not checked again."""
+
+    NAMES = ("data", "train", "evaluation")
+
+    def __init__(self) -> None:
+        self._written: list[Any] | None = None
+        self._checked: dict[str, Any] = {}
+
+    def of(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        return self._checked if self._written == [tree.get(name) for name in self.NAMES] else {}
+
+    def keep(self, tree: Mapping[str, Any], config: RunConfig) -> None:
+        self._written = [tree.get(name) for name in self.NAMES]
+        self._checked = {name: getattr(config, name) for name in self.NAMES}
+
+
+def checked(layer: Layer, where: str, sections: Sections | None = None) -> RunConfig:
     tree = as_tree(layer)
+    known = sections.of(tree) if sections else {}
     try:
-        config = RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree | known)
     except ValidationError as error:
         raise InputError(_explain(error, layer, tree, where)) from None
+    if sections and not known:
+        sections.keep(tree, config)
     for value in _unheeded(layer, config):
         if not value.origin.startswith(FOR_ALL):
             raise InputError(f"{value.origin}: models of {config.data.corpus} have no use for it. Leave it out.")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import InputError, did_you_mean
-from cluster.manifest.checking import base_model, check_heeded, checked
+from cluster.manifest.checking import Sections, base_model, check_heeded, checked
 from cluster.manifest.loading import (
     FEED_FORWARD_KIND,
     SECTIONS,
@@ -85,18 +85,21 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     combinations = _combinations(study, where)
     chosen = _chosen(study, flatten(own, where), combinations, where)
     variants: list[tuple[str, list[RunConfig]]] = []
+    sections = Sections()
     for combination in combinations:
         layer = flatten(own, where) | combination
         model, model_layer = base_model(manifest, layer, where)
         merged = match_parameters(manifest, merge(base, model_layer, layer, top), model, model_layer, top, where)
-        variants.append((model, _seeded(merged, seeds, stages, where)))
+        variants.append((model, _seeded(merged, seeds, stages, where, sections)))
     baselines = _baselines(variants, chosen)
     for index, (model, configs) in enumerate(variants):
         for config in configs:
             yield Cell(name, model, config, stages, index in baselines)
 
 
-def _seeded(layer: Layer, seeds: Iterable[int], stages: tuple[str, ...], where: str) -> list[RunConfig]:
+def _seeded(
+    layer: Layer, seeds: Iterable[int], stages: tuple[str, ...], where: str, sections: Sections
+) -> list[RunConfig]:
     """A combination's settings with each seed: checked once, and copied with the other seeds, so that they share their
     sections."""
     configs: list[RunConfig] = []
@@ -104,7 +107,7 @@ def _seeded(layer: Layer, seeds: Iterable[int], stages: tuple[str, ...], where: 
         if configs and type(seed) is int and 0 <= seed < SEEDS:
             configs.append(configs[0].model_copy(update={"seed": seed}))
             continue
-        configs.append(checked(layer | {"seed": SettingValue(seed, f"{where}.seeds")}, where))
+        configs.append(checked(layer | {"seed": SettingValue(seed, f"{where}.seeds")}, where, sections))
         if wrong := misfit(configs[-1], stages):
             raise InputError(f"{where}: {wrong}. Change it, or leave the stage out.")
     return configs

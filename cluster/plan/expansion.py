@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from cluster.manifest.loading import Cell, Manifest
 from cluster.plan import cost
 from cluster.plan.memo import PerSettings
 from tiny_transformers.settings.architecture import AnyModel, num_parameters
+from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig, Train
 from tiny_transformers.settings.stages import STAGES
 
 
 def expand(cells: Iterable[Cell]) -> list[Run]:
     """Runs in the order of the cells; a run that several studies contain is there once, with all its stages."""
-    identities, names = PerSettings(_around_the_seed), PerSettings(_unseeded_name)
+    identities, names = PerSettings(_Around()), PerSettings(_unseeded_name)
     runs: dict[str, Run] = {}
     for cell in cells:
         config = cell.config
@@ -37,7 +38,7 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
 
 def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] = ()) -> list[StudyRecord]:
     """The studies that these cells are of; `overrides`: the --set texts that they were made with."""
-    identities = PerSettings(_around_the_seed)
+    identities = PerSettings(_Around())
     runs: dict[str, dict[str, bool]] = {}  # study -> run id -> whether it is a baseline
     stages: dict[str, tuple[str, ...]] = {}
     for cell in cells:
@@ -60,23 +61,40 @@ def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] 
 
 def identity(config: RunConfig) -> str:
     """12 hexadecimal digits of the SHA-256 of the settings as canonical JSON."""
-    return _seeded_identity(_around_the_seed(config), config.seed)
+    return _seeded_identity(_Around()(config), config.seed)
 
 
-def _around_the_seed(config: RunConfig) -> tuple[str, str]:
-    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell."""
-    settings = config.model_dump(mode="json")
-    del settings["seed"]
-    first = {key: value for key, value in settings.items() if key < "seed"}
-    last = {key: value for key, value in settings.items() if key > "seed"}
-    return _canonical(first)[:-1] + ',"seed":', "," + _canonical(last)[1:]
+class _Around:
+    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. Sections
+    that cells share as objects are written once."""
+
+    SHARED = ("data", "evaluation", "train")
+
+    def __init__(self) -> None:
+        self._written: dict[int, tuple[Settings, str]] = {}  # kept with its section, so that no other has its place
+
+    def __call__(self, config: RunConfig) -> tuple[str, str]:
+        settings = config.model_dump(mode="json", exclude={"seed", *self.SHARED})
+        texts = {name: _canonical(value) for name, value in settings.items()}
+        texts |= {name: self._section(getattr(config, name)) for name in self.SHARED}
+        first, last = (
+            ",".join(f'"{name}":{texts[name]}' for name in sorted(texts) if (name > "seed") == behind)
+            for behind in (False, True)
+        )
+        return f'{{{first},"seed":', f",{last}}}"
+
+    def _section(self, section: Settings) -> str:
+        known = self._written.get(id(section))
+        if known is None:
+            known = self._written[id(section)] = section, _canonical(section.model_dump(mode="json"))
+        return known[1]
 
 
 def _seeded_identity(around: tuple[str, str], seed: int) -> str:
     return hashlib.sha256(f"{around[0]}{seed}{around[1]}".encode()).hexdigest()[:12]
 
 
-def _canonical(settings: Mapping[str, Any]) -> str:
+def _canonical(settings: Any) -> str:
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 

@@ -12,8 +12,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-CLASS = 1.25  # runs whose memory differs by less than this factor are looked through one by one
-LOOKED_AT = 20  # of them, at most
+LOOKED_AT = 20  # runs that are looked through one by one for one whose memory is free; then, by their memory
+CLASS = 1.25  # the most memory of a class of them / the least
+GAVE_UP = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Packing:
         self.loads, self.memory = loads, memory
         self.left = len(loads)
         self._waiting = bytearray(b"\1") * (len(loads) + 1)  # the last one stands for the end of every list
-        self._sorted: dict[int, list[_Class]] = {}
+        self._sorted: dict[int, tuple[_Sorted, list[_Sorted]]] = {}  # by lanes
 
     def next_pack(self, lanes: int, length: float, most: float) -> Course:
         """Return a pack that is opened by the longest run left. It lasts as long as this run beside others, at least
@@ -147,36 +148,39 @@ class Packing:
         if not self.left:
             return -1
         room, lanes = end - device.after - device.now, device.lanes
-        spared = (lanes - device.at_work - 1) * self._least(lanes)
+        spared = (lanes - device.at_work - 1) * self._least(lanes) if device.free < math.inf else 0
         number = self._longest(lanes, room, device.free - spared)
         return number if number >= 0 or not spared else self._longest(lanes, room, device.free)
 
     def _least(self, lanes: int) -> int:
-        return next((each.least for each in self._classes(lanes) if each.first(self._waiting) >= 0), 0)
+        """The least memory that a run still needs, or a little less."""
+        classes = self._sorted_by(lanes)[1]
+        while classes and classes[0].longest(math.inf, math.inf, self._waiting) < 0:
+            del classes[0]
+        return classes[0].least if classes else 0
 
     def _longest(self, lanes: int, room: float, memory: float) -> int:
-        best, lasts = -1, -1.0
-        for each in self._classes(lanes):
-            if each.least > memory:
-                break
-            number = each.longest(room, memory, self._waiting)
-            if number >= 0 and self.loads[number].lasts[lanes - 1] > lasts:
-                best, lasts = number, self.loads[number].lasts[lanes - 1]
-        return best
+        """Return the longest run that waits and fits, or -1."""
+        every, classes = self._sorted_by(lanes)
+        if (number := every.longest(room, memory, self._waiting)) != GAVE_UP:
+            return number
+        fitting = [each.longest(room, memory, self._waiting) for each in classes if each.least <= memory]
+        return max((n for n in fitting if n >= 0), key=lambda n: self.loads[n].lasts[lanes - 1], default=-1)
 
-    def _classes(self, lanes: int) -> list[_Class]:
-        """The runs by their memory, the least first."""
+    def _sorted_by(self, lanes: int) -> tuple[_Sorted, list[_Sorted]]:
+        """The runs that wait, and the same apart by their memory, the least first."""
         if lanes not in self._sorted:
+            numbers = [number for number in range(len(self.loads)) if self._waiting[number]]
             parts: dict[int, list[int]] = {}
-            for number, load in enumerate(self.loads):
-                if self._waiting[number]:
-                    parts.setdefault(int(math.log(max(1, load.memory), CLASS)), []).append(number)
-            self._sorted[lanes] = [_Class(parts[key], self.loads, lanes) for key in sorted(parts)]
+            for number in numbers:
+                parts.setdefault(int(math.log(max(1, self.loads[number].memory), CLASS)), []).append(number)
+            apart = [_Sorted(parts[key], self.loads, lanes) for key in sorted(parts)]
+            self._sorted[lanes] = _Sorted(numbers, self.loads, lanes), apart
         return self._sorted[lanes]
 
 
-class _Class:
-    """Runs of about the same memory, the longest first. What is in a pack is jumped over."""
+class _Sorted:
+    """Runs, the longest first. What is in a pack is jumped over."""
 
     def __init__(self, numbers: Iterable[int], loads: Sequence[Load], lanes: int) -> None:
         self._numbers = sorted(numbers, key=lambda number: -loads[number].lasts[lanes - 1])
@@ -186,20 +190,16 @@ class _Class:
         self._numbers.append(len(loads))
         self._next = list(range(1, len(self._numbers) + 1))
 
-    def first(self, waiting: bytearray) -> int:
-        place = self._find(0, waiting)
-        return self._numbers[place] if place < len(self._keys) else -1
-
     def longest(self, room: float, memory: float, waiting: bytearray) -> int:
-        """Return the longest that waits and fits, or -1."""
-        place = self._find(bisect_left(self._keys, -room), waiting)
+        """Return the longest that waits and fits, or -1; GAVE_UP where many that are short enough are too large."""
+        place = self._find(0 if room == math.inf else bisect_left(self._keys, -room), waiting)
         for _ in range(LOOKED_AT):
             if place == len(self._keys):
                 return -1
             if self._memory[place] <= memory:
                 return self._numbers[place]
             place = self._find(place + 1, waiting)
-        return -1
+        return GAVE_UP
 
     def _find(self, place: int, waiting: bytearray) -> int:
         """Return the first place from here on whose run still waits."""

@@ -31,7 +31,7 @@ SOONEST = (
 )
 TOGETHER = 1.02  # of an equal share: packs are not filled to the last second
 FINER = 1.5  # between the lengths of packs that are tried
-SAMPLE = 2_000  # runs by which the length is chosen, where there are many more
+SAMPLE = 500  # runs by which the length is chosen, where there are many more
 
 
 @dataclass(frozen=True)

@@ -491,3 +491,15 @@ def test_every_shipped_study_has_a_question_and_one_baseline_of_each_family():
         baselines = [runs[run_id].config for run_id in study.baselines]
         assert {config.family for config in baselines} == families, study
         assert len({config.model_copy(update={"seed": 0}).model_dump_json() for config in baselines}) == len(families)
+
+
+def test_sections_that_cells_write_alike_are_checked_once_and_others_are_not_mixed_up(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text(
+        "models: {gpt: {family: gpt_neo}}\nstudies:\n  s:\n    grid:\n      model: [gpt]\n"
+        "      train.max_steps: [10, 20]\n      model.hidden_size: [64, 128]\n"
+    )
+    configs = [cell.config for cell in grids.cells(loading.load(path))]
+    assert [(c.train.max_steps, c.model.hidden_size) for c in configs] == [(10, 64), (10, 128), (20, 64), (20, 128)]
+    assert configs[0].train is configs[1].train
+    assert configs[1].train is not configs[2].train
