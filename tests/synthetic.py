@@ -90,7 +90,7 @@ def planned(
 def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
     """Their studies, as experiments.yaml tells of them; with the baselines among these runs, whatever their seeds."""
     document = loading.load(EXPERIMENTS)
-    cells, present = grids.cells(document), {run.id: run for run in runs}
+    cells, present = grids.cells(document, studies=document.studies), {run.id: run for run in runs}
     seeds = {run.config.seed for run in present.values()}
     seeded = [
         replace(cell, config=cell.config.model_copy(update={"seed": seed})) for cell in cells for seed in sorted(seeds)

@@ -34,7 +34,7 @@ from cluster.cli.shared import (
 from cluster.console import ask, console, count
 from cluster.errors import InputError, did_you_mean
 from cluster.files import whole_files
-from cluster.files.documents import SourceOfWork
+from cluster.files.documents import BudgetFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
@@ -75,6 +75,10 @@ def submit(
     yes: YesOption = False,
     wait: WaitOption = False,
     allow_code_change: CodeOption = False,
+    max_gpu_hours: Annotated[
+        float | None,
+        typer.Option("--max-gpu-hours", metavar="H", min=0, help="Submit nothing if it would take more, by the plan."),
+    ] = None,
 ) -> None:
     """Submit what is missing of a manifest."""
     from cluster.submit import submitting
@@ -85,10 +89,14 @@ def submit(
     )
     cells = grids.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
     runs, root = expansion.expand(cells), root_of(output_root, smoke)
-    where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change)
+    where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
     about = expansion.studies(document, cells, overrides or ())
-    submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about)
+    budget: BudgetFile | None = None
+    if document.budget:
+        budget = {"gpu_hours": document.budget.gpu_hours, "manifest": manifest_path.name}
+    left_out = () if study else document.optional
+    submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about, left_out, budget)
     if wait and not dry_run:
         wait_until_done(where, runs)
 

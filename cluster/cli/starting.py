@@ -72,8 +72,9 @@ def models(
     overrides: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
 ) -> None:
-    """The distinct models of a manifest: their parameters, exactly, and FLOPs of a token."""
-    cells = grids.cells(loading.load(manifest_path), studies=study or (), overrides=overrides or ())
+    """The distinct models of a manifest, of its optional studies, too: parameters, exactly, and FLOPs of a token."""
+    document = loading.load(manifest_path)
+    cells = grids.cells(document, studies=study or document.studies, overrides=overrides or ())
     if as_json:
         typer.echo(json.dumps(tables.distinct_models(cells), indent=1))
     else:

@@ -254,6 +254,13 @@ class NotifyFile(TypedDict):
     retried: list[str]  # causes of failures that are tried again
 
 
+class BudgetFile(TypedDict):
+    """budget.json: the hours that all submissions may take together, as last submitted."""
+
+    gpu_hours: float
+    manifest: str  # the name of the file that says so
+
+
 class Imported(TypedDict):
     """imported.json: which submissions came with an archive."""
 

@@ -20,6 +20,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
+      budget.json                       the hours that all submissions may take, as last submitted (login node)
       notifications/<event>.<try>.json  what was told, and what came of it (login node)
       imported.json                     it was unpacked from an archive, and which submissions came with it (login node)
       cache/                            tokenised stories, builtin data"""
@@ -185,6 +186,10 @@ class OutputRoot:
     @property
     def notify(self) -> Path:
         return self.path / "notify.json"
+
+    @property
+    def budget(self) -> Path:
+        return self.path / "budget.json"
 
     def notification(self, name: str) -> Path:
         return self.path / "notifications" / f"{name}.json"

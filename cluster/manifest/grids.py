@@ -37,13 +37,15 @@ NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "
 def cells(
     manifest: Manifest, *, studies: Iterable[str] = (), overrides: Iterable[str] = (), smoke: bool = False
 ) -> list[Cell]:
-    """Every cell of these studies (all, if none is named), in the manifest's order.
+    """Every cell of these studies (all but the optional ones, if none is named), in the manifest's order.
 
     `overrides` are `path=value` texts of --set. `smoke` applies the manifest's smoke layer and the first seed only.
     Raises InputError."""
     top = _smoke_layer(manifest, smoke) | _parse_overrides(overrides)
     try:
-        names = list(studies) or list(manifest.studies)
+        names = list(studies) or [name for name in manifest.studies if name not in manifest.optional]
+        if not names:
+            raise InputError(f"studies: all are optional. Name one with --study: {', '.join(manifest.optional)}.")
         for name in names:
             check_known(name, manifest.studies, "studies")
         found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]

@@ -9,15 +9,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from cluster.files.causes import Cause
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
+from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import (
     Data,
     RunConfig,
@@ -28,8 +29,8 @@ SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer 
 MATCHING = ("match_params", "match_by")
 FEED_FORWARD_KIND = "model.ffn.kind"
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
-STUDY_KEYS = ("description", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
-TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify")
+STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
+TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify", "budget")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SettingValue:
 
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Settings)
 Layer = dict[str, SettingValue]  # dotted path -> value
 
 
@@ -53,6 +55,12 @@ class Cell:
     baseline: bool = False  # the other cells of its study and family are held against it
 
 
+class HoursBudget(Settings):
+    """The hours that all which is submitted from a manifest may take (cluster/submit/budget.py)."""
+
+    gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 @dataclass(frozen=True)
 class Manifest:
     path: str
@@ -62,6 +70,12 @@ class Manifest:
     smoke: Layer
     retry: dict[Cause, Rule]  # in place of the site's
     notify: Notify | None = None  # in place of the site's
+    budget: HoursBudget | None = None
+
+    @property
+    def optional(self) -> list[str]:
+        """The studies that are taken only when they are named."""
+        return [name for name, study in self.studies.items() if study.get("optional")]
 
 
 def load(path: Path) -> Manifest:
@@ -84,7 +98,7 @@ def load(path: Path) -> Manifest:
 
 def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) -> dict[str, Any]:
     """Return where a submission came from, to be kept with it: name, SHA-256 and text of the file, the --set texts, and
-    the studies that were asked for (none: all)."""
+    the studies that were asked for (none: all but the optional ones)."""
     text = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     given = {"overrides": list(overrides), "studies": list(studies)}
@@ -132,7 +146,8 @@ def _outline(path: str, document: Any) -> Manifest:
         },
         smoke=flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
         retry=_rules(_mapping(top.get("retry") or {}, "retry")),
-        notify=_notify(_mapping(top["notify"], "notify")) if top.get("notify") else None,
+        notify=_settings(Notify, _mapping(top["notify"], "notify"), "notify") if top.get("notify") else None,
+        budget=_settings(HoursBudget, _mapping(top["budget"], "budget"), "budget") if top.get("budget") else None,
     )
 
 
@@ -153,6 +168,8 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
             raise InputError(f"{where}.{key}: must be a list of mappings, like a cell of the grid.")
     if not all(isinstance(entry, dict) and entry for entry in baseline_entries(study)):
         raise InputError(f"{where}.baseline: must be a mapping, like a cell of the grid, or a list of them.")
+    if not isinstance(study.get("optional", False), bool):
+        raise InputError(f"{where}.optional: {study['optional']!r} is neither true nor false.")
     if not isinstance(study.get("description", ""), str):
         raise InputError(f"{where}.description: {study['description']!r} is not text. Put it in quotes.")
     return study
@@ -166,10 +183,10 @@ def _rules(rules: Mapping[str, Any]) -> dict[Cause, Rule]:
     return _valid(TypeAdapter(dict[Cause, Rule]), rules, "retry")
 
 
-def _notify(settings: Mapping[str, Any]) -> Notify:
+def _settings(kind: type[S], settings: Mapping[str, Any], where: str) -> S:
     for key in settings:
-        check_known(key, Notify.model_fields, "notify")
-    return _valid(TypeAdapter(Notify), settings, "notify")
+        check_known(key, kind.model_fields, where)
+    return _valid(TypeAdapter(kind), settings, where)
 
 
 def _valid(adapter: TypeAdapter[T], value: Any, where: str) -> T:

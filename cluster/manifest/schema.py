@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from cluster.files.causes import Cause
-from cluster.manifest.loading import SECTIONS
+from cluster.manifest.loading import SECTIONS, HoursBudget
 from cluster.manifest.matching import SIZES
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
@@ -50,6 +50,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": sections | settings | {
             "description": {"type": "string"},
+            "optional": {"type": "boolean", "description": "taken only when --study names it"},
             "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
             "grid": {"type": "object", "properties": axes, "additionalProperties": free, "minProperties": 1},
             "include": {"type": "array", "items": cell},
@@ -72,6 +73,7 @@ def json_schema() -> dict[str, Any]:
             "smoke": sets,
             "notify": Notify.model_json_schema(),
             "retry": {"type": "object", "properties": _rules(), "additionalProperties": False},
+            "budget": HoursBudget.model_json_schema(),
         },
         "$defs": definitions,
     }

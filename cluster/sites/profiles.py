@@ -152,6 +152,11 @@ class Site(Settings):
         cores."""
         return self.slots or self.gpus or max(1, self.cpus // 2)
 
+    @property
+    def hours_unit(self) -> str:
+        """How the hours of its packs are called."""
+        return "GPU-hours" if self.gpus else "hours"
+
     def rule(self, cause: str | None) -> Rule:
         rules: Mapping[Any, Rule] = {**RETRY, **self.retry}
         return rules.get(cause, Rule())

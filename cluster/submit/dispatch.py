@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.errors import BreakerOpen, InputError, SlurmSilent
 from cluster.files import documents, folders, records, whole_files
-from cluster.files.documents import AnswerFile, DecisionFile, ReachedLimit
+from cluster.files.documents import AnswerFile, BudgetFile, DecisionFile, ReachedLimit
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run, key_of
 from cluster.ledger.database import Ledger
@@ -42,6 +42,7 @@ class SubmitOptions:
     dry_run: bool = False
     yes: bool = False
     allow_code_change: bool = False
+    max_gpu_hours: float | None = None  # that one request may take
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Request:
     states: States
     left_alone: int = 0  # runs that another version of the code began
     about: Sequence[records.StudyRecord] = ()  # what is to be recorded of studies
+    left_out: Sequence[str] = ()  # optional studies that nobody named
+    budget: BudgetFile | None = None  # for all that is submitted to this OUTPUT_ROOT
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
 
     @property

@@ -24,7 +24,7 @@ from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import dispatch, launch, on_disk
+from cluster.submit import budget, dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_refused, show
 from tiny_transformers.common.provenance import code_version
@@ -49,7 +49,7 @@ def compose(
     rates = measured(ledger, where.output_root, site)
     states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
     request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached)
-    return replace(request, left_alone=len(todo) - len(of_one))
+    return replace(request, left_alone=len(todo) - len(of_one), budget=budget.last(where.output_root))
 
 
 def _with_model(where: SubmitOptions, todo: Todo) -> Todo:
@@ -117,6 +117,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
                 where.output_root.paused.unlink(missing_ok=True)
             return request
         show(request, where, origin.asked_by, origin.data_root)
+        budget.check(where, ledger, request, origin.asked_by)
         if where.dry_run:
             return request
         if where.yes:
@@ -139,11 +140,15 @@ def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: laun
     if request.about:
         recording.record_studies(ledger, where.output_root, request.about)
         notify.configure(ledger, where.output_root, request.site)
+        budget.keep(where.output_root, request.budget)
 
 
 def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin, slurm: Slurm) -> Request:
     """Submit what there is room for; returns the request as SLURM has taken it. What is asked for is on disk first, and
-    stays there while part of it is held back or in doubt, so that `tick` goes on with it."""
+    stays there while part of it is held back or in doubt, so that `tick` goes on with it.
+
+    Raises InputError if it would go over a budget; then nothing is submitted or recorded."""
+    budget.check(where, ledger, request, origin.asked_by)
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))
     where.output_root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there

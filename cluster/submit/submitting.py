@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import documents, records
-from cluster.files.documents import Intent, Paused, SourceOfWork
+from cluster.files.documents import BudgetFile, Intent, Paused, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
@@ -38,8 +38,11 @@ def submit_missing(
     data_root: Path | None,
     manifest: dict[str, Any],
     about: Sequence[records.StudyRecord] = (),
+    left_out: Sequence[str] = (),
+    budget: BudgetFile | None = None,
 ) -> None:
-    """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies.
+    """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies, and
+    the manifest's budget. `left_out`: studies that are optional and were not named.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     requests.check_data(runs, data_root)
@@ -50,7 +53,8 @@ def submit_missing(
         states: States = ledger.states() if ledger else {}
         states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
-        return replace(requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin), about=about)
+        request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
+        return replace(request, about=about, left_out=left_out, budget=budget)
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build, origin)

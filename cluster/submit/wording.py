@@ -20,7 +20,7 @@ LISTED_RUNS = 60  # a dry run of more shows the studies only
 
 def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path | None) -> None:
     """Raises InputError for folders that no job could use: before anything is recorded."""
-    unit = "GPU-hours" if request.site.gpus else "hours"
+    unit = request.site.hours_unit
     arrays = [*request.arrays, *request.held]
     if where.dry_run and len(request.items) <= LISTED_RUNS:
         console.print(tables.runs_table(request.runs, request.items, arrays))
@@ -41,6 +41,8 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
             text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
+    if request.left_out:
+        console.print(f"Left out, since optional: {', '.join(request.left_out)}. `--study S` takes one.")
     basis = (
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )

@@ -94,9 +94,12 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
     shown = command("submit", str(ROOT / "experiments.yaml"), "--site", "delftblue", "--account", "a",
                     "--set", "data.source=builtin", "--dry-run").stdout  # fmt: skip
     assert re.search(r"activations +132 +22 +132 +530 ", shown)
-    assert re.search(r"in all, each once +\d+ +165 ", shown)
+    assert re.search(r"in all, each once +271 +147 ", shown)
     told = " ".join(shown.split())
-    assert re.search(r"pretrain 289 [\d.,]+ .*estimated, 25% of the peak in bfloat16: \d+.* a budget of hours: 2", told)
+    assert re.search(r"pretrain 271 [\d.,]+ .*estimated, 25% of the peak in bfloat16: \d+.* a budget of hours: 2", told)
+    left_out = "Left out, since optional: brainformer_small, brainformer_medium, brainformer_large_v2."
+    assert left_out in shown
+    assert not re.search("^ *brainformer_small", shown, re.M)
     way = r"of models with a published time is [\d.]+ GPU-hours of these. The studies' own way .* take [\d.]+ hours"
     assert re.search(way, shown.replace("\n", " "))
     assert "GPU-hours" in shown
@@ -569,6 +572,38 @@ def test_tick_submits_nothing_after_the_same_failure_again_and_again(command, fa
     fake_science.write_text("{}")
     command("rerun", "--failed", "--yes", "--wait")
     assert status(command)["counts"]["completed"] == 28
+
+
+def test_a_budget_holds_for_submit_rerun_and_tick_as_the_manifest_had_it_last(command, fake_science, tmp_path):
+    path, told = tmp_path / "experiments.yaml", (tmp_path / "experiments.yaml").read_text()
+
+    def give(hours):
+        path.write_text(f"{told}budget: {{gpu_hours: {hours}}}\n")
+
+    give(1e-3)
+    for words in ([*SUBMIT, "--yes"], [*SUBMIT, "--dry-run"]):
+        refused = command(*words, check=False)
+        assert (refused.returncode, "this would take about" in refused.stderr) == (2, True)
+        assert "experiments.yaml: budget.gpu_hours: 0.001: " in refused.stderr
+    assert not list((tmp_path / "output").glob("submissions/*"))
+    refused = command(*SUBMIT, "--max-gpu-hours", "0.001", check=False)
+    assert refused.stderr.startswith("--max-gpu-hours 0.001: this would take about")
+
+    fake_science.write_text('{"*": {"blimp": "out_of_memory"}}')
+    give(9)
+    command(*SUBMIT, "--study", "second", "--max-gpu-hours", "9", "--yes")
+    wait_for(lambda: status(command)["counts"]["failed"] == 4)
+    fake_science.write_text("{}")
+    give(1e-3)
+    assert "Nothing is missing" in command(*SUBMIT, "--study", "second").stdout
+    for words in (["tick"], ["rerun", "--failed", "--yes"]):
+        refused = command(*words, check=False)
+        assert (refused.returncode, "are used or under way" in refused.stderr) == (2, True)
+    assert len(list((tmp_path / "output").glob("submissions/*"))) == 1
+    give(9)
+    command(*SUBMIT, "--study", "second")
+    assert "Submitted" in command("tick").stdout
+    wait_for(lambda: status(command)["counts"]["completed"] == 16)
 
 
 def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):

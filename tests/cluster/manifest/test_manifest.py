@@ -144,6 +144,9 @@ smoke: {train.max_steps: 2}
         ({"model": "gpt", "baseline": "gpt"}, "studies.s.baseline: must be a mapping, like a cell of the grid"),
         ({"model": "gpt", "baseline": {"modle": "gpt"}}, "studies.s.baseline.modle: unknown key. Did you mean model?"),
         ({"model": "gpt", "description": 7}, "studies.s.description: 7 is not text. Put it in quotes."),
+        ({"model": "gpt", "optoinal": True}, "studies.s.optoinal: unknown key. Did you mean optional?"),
+        ({"model": "gpt", "optional": "no"}, "studies.s.optional: 'no' is neither true nor false."),
+        ({"model": "gpt", "optional": True}, "studies: all are optional. Name one with --study: s."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place_its_value_and_the_nearest_known_word(tmp_path, study, message):
@@ -429,8 +432,23 @@ def test_a_key_of_another_family_is_refused_where_it_was_written(tmp_path):
         stream_cells(tmp_path, overrides=["model.experts.gate=switch"])
 
 
+def test_an_optional_study_is_taken_only_when_it_is_named(tmp_path):
+    path = tmp_path / "manifest.yaml"
+    study = {"model": "gpt", "grid": {"model.activation": ["gelu", "relu"]}}
+    studies = {"large": study | {"optional": True}, "small": study}
+    path.write_text(yaml.safe_dump({"models": {"gpt": {"family": "gpt_neo"}}, "studies": studies}))
+    document = loading.load(path)
+    assert document.optional == ["large"]
+    assert {cell.study for cell in grids.cells(document)} == {"small"}
+    assert {cell.study for cell in grids.cells(document, studies=["large"])} == {"large"}
+    assert {cell.study for cell in grids.cells(document, studies=document.studies)} == {"large", "small"}
+
+
 def test_the_shipped_manifest_has_every_study_at_its_size():
-    cells = grids.cells(loading.load(ROOT / "experiments.yaml"))
+    document = loading.load(ROOT / "experiments.yaml")
+    assert document.optional == ["brainformer_small", "brainformer_medium", "brainformer_large_v2"]
+    cells = grids.cells(document)
+    assert len(expansion.expand(cells)) == 271
     studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}
     assert len(studies["activations"]) == 6 * 22
     assert len(studies["sparse_ffn"]) == 20
@@ -483,7 +501,7 @@ def test_a_baseline_changes_no_run(tmp_path):
 
 def test_every_shipped_study_has_a_question_and_one_baseline_of_each_family():
     document = loading.load(ROOT / "experiments.yaml")
-    cells = grids.cells(document)
+    cells = grids.cells(document, studies=document.studies)
     runs = {run.id: run for run in expansion.expand(cells)}
     for study in expansion.studies(document, cells):
         assert study.description.endswith(("?", ".")), study

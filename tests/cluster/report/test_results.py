@@ -54,7 +54,8 @@ def test_a_label_says_what_sets_a_variant_apart_and_no_more(studies, study, labe
 
 def test_every_label_of_the_shipped_manifest_is_unique_in_its_family():
     by_study = {}
-    for run in expansion.expand(grids.cells(loading.load(synthetic.EXPERIMENTS))):
+    document = loading.load(synthetic.EXPERIMENTS)
+    for run in expansion.expand(grids.cells(document, studies=document.studies)):
         for study in run.studies:
             key = study, run.config.family, run.config.model_copy(update={"seed": 0}).model_dump_json()
             by_study.setdefault(key[:2], {})[key[2]] = run.name, run.config

@@ -89,7 +89,7 @@ def test_experiments_yaml_has_no_kind_of_model_that_the_tests_lack():
 
     document = loading.load(Path(__file__).parents[3] / "experiments.yaml")
     tested = {label for family in FAMILIES for variant in VARIANTS for label in kinds([small(family, variant)])}
-    configs = [cell.config for cell in grids.cells(document)]
+    configs = [cell.config for cell in grids.cells(document, studies=document.studies)]
     assert kinds(config.model for config in configs if not config.data.is_stream) <= tested
     # Of Brainformers tests/tiny_transformers/test_brainformer.py has every gate, and the shipped orders below.
     for model in {config.model.model_dump_json(): config.model for config in configs if config.data.is_stream}.values():
