@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +69,7 @@ DataOption = Annotated[
 ]
 AccountOption = Annotated[str | None, typer.Option("--account", help="Overrides the site's account.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Overrides the site's partition.")]
+INTERRUPTED = 130  # exit code of a command that Ctrl-C has ended, as shells have it
 OUTPUT, LOGS = Path("output"), Path("slurm_logs")
 
 
@@ -174,26 +175,39 @@ def _by_submission(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def wait_until_done(where: SubmitOptions, runs: Sequence[Run]) -> None:
-    """Until nothing is open and nothing is left to try. Exit code 1 if something of these runs failed."""
+    """Until nothing is open and nothing is left to try, or the person leaves. Exit code 1 if something of these runs
+    failed."""
+    ids = {run.id for run in runs}
+    try:
+        _tick_until_done(where, ids)
+    except (KeyboardInterrupt, typer.Exit) as left:
+        options = where.output_root.options
+        stderr.print(
+            f"Jobs go on: `status{options}` shows how they go, `tiny-transformers cancel --all{options}` ends them; "
+            f"`tiny-transformers tick{options}`, now and then, tries again what fails."
+        )
+        raise typer.Exit(INTERRUPTED if isinstance(left, KeyboardInterrupt) else 0) from None
+    with reading_ledger(where.output_root) as view:
+        console.print(score_tables.score_table(view.ledger, console.width))
+        overview = view.ledger.overview(ids)
+    if any(stage["status"] == "failed" for run in overview for stage in run["stages"].values()):
+        raise typer.Exit(1)
+
+
+def _tick_until_done(where: SubmitOptions, run_ids: Collection[str]) -> None:
     from cluster.submit import submitting
 
-    ids = {run.id for run in runs}
     going_on = True
     while going_on:
         watch_queue(where.output_root)
         try:
-            ticked = submitting.tick(where, None, None, ids)
+            ticked = submitting.tick(where, None, None, run_ids)
         except BreakerOpen as error:
             stderr.print(Text(str(error), style="red"))
             break
         going_on = ticked.submitted or ticked.more
         if ticked.more and not ticked.submitted:
             time.sleep(30)
-    with reading_ledger(where.output_root) as view:
-        console.print(score_tables.score_table(view.ledger, console.width))
-        overview = view.ledger.overview(ids)
-    if any(stage["status"] == "failed" for run in overview for stage in run["stages"].values()):
-        raise typer.Exit(1)
 
 
 def watch_queue(output_root: OutputRoot, **shown: bool) -> None:

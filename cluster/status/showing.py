@@ -348,6 +348,20 @@ def _foot(status: Status) -> Iterator[Text]:
     yield Text(as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
 
 
+def how_far(status: Status) -> Iterator[str]:
+    """Say in a few words how far all is that was planned, when it is done, and why packs wait."""
+    total = sum(sum(counts.values()) for counts in status.total.stages.values())
+    completed = sum(counts.get("completed", 0) for counts in status.total.stages.values())
+    done = completed + sum(stage.fraction for pack in status.packs for stage in pack.working)
+    if total:
+        yield f"{done / total:.1%} done"
+    if status.seconds_left is not None:
+        yield f"about {duration(status.seconds_left)} left"
+    for waiting in status.queue:
+        if waiting.reason:
+            yield f"{count(len(waiting.packs), 'pack')}: {in_words(waiting.reason)}"
+
+
 def as_of(status: Status) -> str:
     known = "T" in status.as_of
     when = clock(datetime.fromisoformat(status.as_of).timestamp(), status.now) if known else status.as_of

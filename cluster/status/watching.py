@@ -1,4 +1,5 @@
-"""`status --watch`: the status, kept up to date in place, with keys; a line per change where there is no terminal.
+"""`status --watch`: the status, kept up to date in place, with keys; where there is no terminal a line per change, and
+one a minute.
 
 A thread of its own reads: the files every few seconds, SLURM once a minute at most, so that the screen answers while
 SLURM does not. The terminal is given back as it was, however this ends."""
@@ -38,6 +39,7 @@ from cluster.status.facts import Status
 from cluster.status.showing import Line, LineEntry, Show
 
 FILES = 3.0  # seconds between two looks at the files
+SIGN = 60.0  # seconds after which a line comes though nothing has changed
 ASKING = 60.0  # seconds between two questions to SLURM
 PATIENCE = 1.0  # seconds that an answer may take at the end before it is said that it is waited for
 SHOWS: tuple[Show, ...] = ("all", "running", "failed")
@@ -150,15 +152,18 @@ def until_done(
 
 
 def _lines_until_done(console: Console, reader: Reader) -> Snapshot:
-    """A line per change, of the figures or of whether they are up to date."""
-    last = None
+    """A line per change, of the figures or of whether they are up to date, and a line a minute, which says how far it
+    is: whoever reads it sees that it goes on."""
+    last, said = None, 0.0
     while True:
         seen = reader.look()
         line = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
-        if last != (line, seen.status.slurm, bool(seen.warning)):
-            told = filter(None, (line, seen.warning, showing.as_of(seen.status)))
+        now = line, seen.status.slurm, bool(seen.warning)
+        if last != now or time.monotonic() - said >= SIGN:
+            told = filter(None, (line, *showing.how_far(seen.status), seen.warning, showing.as_of(seen.status)))
             console.print(Text(f"{session.now()} {'; '.join(told)}"), soft_wrap=True)
-        last = line, seen.status.slurm, bool(seen.warning)
+            said = time.monotonic()
+        last = now
         if not seen.open:
             return seen
         time.sleep(FILES)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import synthetic
@@ -524,6 +525,24 @@ def test_a_dumb_terminal_gets_lines_that_say_when_slurm_is_silent(tmp_path, term
     assert "\x1b[?1049h" not in dumb.text
     dumb.process.kill()
     dumb.process.wait()
+
+
+@pytest.mark.usefixtures("study")
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is_though_nothing_changes(root, monkeypatch):
+    seconds = [0.0]
+
+    def sleep(pause):
+        seconds[0] += pause
+        if seconds[0] > 150:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: seconds[0], sleep=sleep))
+    console = Console(file=io.StringIO(), width=160)
+    with pytest.raises(KeyboardInterrupt):
+        watching.until_done(console, root, lambda entry: 0)  # noqa: ARG005
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(re.search(r"\d running.*; \d+\.\d% done; ", line) for line in lines), lines
 
 
 def test_the_screen_does_not_wait_for_slurm(tmp_path, terminal):
