@@ -390,9 +390,10 @@ def resource_line(array: Array, site: Site) -> str:
     where = f"{site.partition} " if site.partition else ""
     gpus = f"{resources.gpus} GPU, " if resources.gpus else ""
     hours, minutes = divmod(resources.minutes, 60)
+    time = "" if site.scheduler == "local" else f"{hours}:{minutes:02d} h, "  # nobody is asked for the time here
     return (
         f"{where}{gpus}{resources.cpus} CPUs, {resources.cpus * resources.memory_per_cpu:,} MB, "
-        f"{hours}:{minutes:02d} h, {resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
+        f"{time}{resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
     )
 
 

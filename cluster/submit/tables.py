@@ -67,20 +67,23 @@ def models_table(cells: Iterable[Cell], width: int) -> Table:
     return table
 
 
-def studies_table(runs: Sequence[Run], items: Sequence[PackItem], unit: str, order: Sequence[str]) -> Table:
-    """Studies in this order: runs, models, what is to do, how long it takes, and what the studies' own way would take
-    for its pretraining, as far as its time was published. A run counts in each of its studies."""
+def studies_table(runs: Sequence[Run], items: Sequence[PackItem], site: Site, order: Sequence[str]) -> Table:
+    """Studies in this order: runs, models, what is to do, how long it takes, and, where it takes GPU-hours, what the
+    studies' own way would take for its pretraining, as far as its time was published. A run counts in each of its
+    studies."""
     todo = {item.run_id: item for item in items}
     studies_seconds = PerSettings(cost.studies_seconds)
     own_way = {
         run.id: seconds
         for run in runs
-        if run.id in todo
+        if site.gpus
+        and run.id in todo
         and any(stage == "pretrain" for stage, _ in todo[run.id].stages)
         and (seconds := studies_seconds.of(run.config)) is not None
     }
     table = _table("")
-    for title in ("study", "runs", "models", "runs to do", "stage runs", unit, "studies' way"):
+    titles = ("study", "runs", "models", "runs to do", "stage runs", site.hours_unit)
+    for title in (*titles, *(["studies' way"] if own_way else [])):
         table.add_column(title, justify="left" if title == "study" else "right")
     for study in sorted({study for run in runs for study in run.studies}, key=list(order).index):
         _add_study(table, study, [run for run in runs if study in run.studies], todo, own_way)
@@ -99,7 +102,7 @@ def _add_study(
     hours = sum(item.seconds for item in own) / 3600
     theirs = [own_way[run.id] / 3600 for run in runs if run.id in own_way]
     told = f"{sum(theirs):,.1f}" if theirs else ""
-    table.add_row(name, *[f"{n:,}" for n in figures], f"{hours:,.1f}", told)
+    table.add_row(name, *[f"{n:,}" for n in figures], f"{hours:,.1f}", *([told] if own_way else []))
 
 
 def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:
@@ -233,10 +236,12 @@ def _size_lines(
         known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(config, stage) else ", fixed"
         stages.append(f"{stage} {hours:.2f} h{known}")
     pack = max(array.packs, key=lambda pack: pack.asked)
-    asked, margin = f"{resources.minutes / 60:.1f} h asked", f"x {pack.asked / pack.seconds:.2g}"
+    asked, margin = f" -> {resources.minutes / 60:.1f} h asked", f"x {pack.asked / pack.seconds:.2g}"
     estimated = pack.asked / pack.seconds > 1.01 * TIME_MARGIN
     why = "at least in part estimated" if estimated else "measured, or a budget of hours"
-    if resources.minutes < pack.asked / 60:
+    if site.scheduler == "local":  # nobody is asked
+        asked = ""
+    elif resources.minutes < pack.asked / 60:
         asked += f" (the site's max_time; the estimate {margin} is {pack.asked / 3600:,.1f} h)"
     elif pack.asked / 60 <= site.min_time == resources.minutes:
         asked += " (the site's min_time)"
@@ -248,7 +253,7 @@ def _size_lines(
         ("memory", f"{sizing.memory:,} MB, {sizing.memory_basis}; the largest is {sizing.largest}"),
         ("slots", f"{resources.slots}: {_slots_bound(resources.slots, sizing)}"),
         ("runs", f"{runs_of} in a pack: {sizing.size_bound}"),
-        ("time", f"{pack.seconds / 3600:.2f} h for the longest pack -> {asked}. Its longest run: {'; '.join(stages)}"),
+        ("time", f"{pack.seconds / 3600:.2f} h for the longest pack{asked}. Its longest run: {'; '.join(stages)}"),
     ]
 
 

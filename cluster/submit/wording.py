@@ -25,7 +25,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     if where.dry_run and len(request.items) <= LISTED_RUNS:
         console.print(tables.runs_table(request.runs, request.items, arrays))
     if where.dry_run:
-        console.print(tables.studies_table(request.runs, request.items, unit, request.studies))
+        console.print(tables.studies_table(request.runs, request.items, request.site, request.studies))
         console.print(tables.stages_table(arrays, request.runs, unit, request.measured))
     site = launch.with_data(request.site, data_root)
     launch.check(site, where.output_root, where.log_dir.resolve())
@@ -50,7 +50,8 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     console.print(f"{count(stages, 'stage run')}, about {packing.gpu_hours(arrays):,.1f} {unit} {basis}.")
     if where.dry_run:
         console.print(tables.outlook_view(arrays, request.site, unit), soft_wrap=True)
-    if way := where.dry_run and tables.studies_way(arrays, request.runs, unit, request.measured):
+    compared = where.dry_run and request.site.gpus  # with one A100
+    if way := compared and tables.studies_way(arrays, request.runs, unit, request.measured):
         console.print(way)
     if where.dry_run:
         console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))

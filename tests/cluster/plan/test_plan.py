@@ -448,15 +448,18 @@ def test_a_dry_run_holds_the_studies_own_way_beside_the_rates_in_force(runs):
     assert re.search(r"pretrain +7 +[\d.,]+ +others, 4 at a time: 6; measured, 4 at a time: 1", shown)
     assert re.search(r"add_tokenizer +7 +[\d.]+ +fixed", shown)
     assert re.search(r"blimp +7 +[\d.]+ +site profile", shown)
-    studies = rendered(tables.studies_table(runs, work, "GPU-hours", ["first", "second"]))
+    studies = rendered(tables.studies_table(runs, work, where, ["first", "second"]))
     assert re.search(rf"in all, +7 +.* {theirs:.1f} *\n", studies)
+    laptop = rendered(tables.studies_table(runs, work, where.model_copy(update={"gpus": 0}), ["first", "second"]))
+    assert "hours" in laptop, "and they are not held against an A100's"
+    assert not re.search("GPU|way", laptop)
 
 
 def test_a_study_whose_own_way_has_no_published_time_says_none():
     cells = grids.cells(loading.load(ROOT / "experiments.yaml"), studies=["brainformer"])
     runs, measured = expansion.expand(cells), cost.Measured(1e13)
     work = [choosing.item(run, run.stages, {}, measured) for run in runs]
-    shown = rendered(tables.studies_table(runs, work, "GPU-hours", ["brainformer"]), width=100)
+    shown = rendered(tables.studies_table(runs, work, SITE.model_copy(update={"gpus": 1}), ["brainformer"]), width=100)
     assert re.search(r"brainformer +6 +6 +6 +24 +[\d.]+ *\n", shown)
 
 
