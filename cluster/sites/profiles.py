@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from cluster.files.causes import Cause
 from tiny_transformers.settings.base import Settings
 
 SHIPPED = Path(__file__).parent
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What tiny-transformers tells sbatch itself -> the profile's key for it, if there is one.
 OWN_OPTIONS = {
     "account": "account", "partition": "partition", "qos": "qos", "time": "max_time", "cpus-per-task": "cpus",
@@ -106,7 +108,7 @@ class Site(Settings):
     name: Line
     scheduler: Literal["slurm", "local"]
     # one pack, that is one array task
-    gpus: NonNegativeInt = 0  # per pack; a local pack takes what the machine has
+    gpus: NonNegativeInt = 0  # per pack; a local pack takes what the machine has, if the profile does not say how many
     gpu_memory: PositiveInt = 80_000  # MB of one GPU
     mig: bool = False  # a pack's GPU is a MIG slice: one run at a time, unless `slots` says otherwise
     mps: bool = False  # a pack with several runs on a GPU starts CUDA's MPS for them, as its own user
@@ -219,12 +221,24 @@ def refuse_other_clusters(site: Site, where: str) -> None:
 
 
 def _local_machine(site: Site) -> Site:
-    """With what this machine has; its memory, unless the profile says how much of it."""
-    found = {"gpus": len(_gpu_devices()), "cpus": os.cpu_count() or 1}
+    """With what this machine has; of its memory and GPUs as much as the profile says, if it does, and of the GPUs only
+    those that CUDA_VISIBLE_DEVICES names, if it is set: they stay those of the submission."""
+    found: dict[str, Any] = {"cpus": os.cpu_count() or 1}
+    found["gpus"] = site.gpus if "gpus" in site.model_fields_set else len(_gpu_devices())
+    named = site.environment.get(VISIBLE, os.environ.get(VISIBLE))
+    if named is not None:
+        visible = _devices(named)[: found["gpus"]]
+        found |= {"gpus": len(visible), "environment": {**site.environment, VISIBLE: ",".join(visible)}}
     if "memory_per_cpu" not in site.model_fields_set:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         found["memory_per_cpu"] = memory // 1_000_000 // found["cpus"]
     return site.model_copy(update=found)
+
+
+def _devices(named: str) -> list[str]:
+    """The GPUs of CUDA_VISIBLE_DEVICES, numbers or names; for CUDA the list ends before the first that is neither."""
+    words = (word.strip() for word in named.split(","))
+    return list(takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, words))
 
 
 def _gpu_devices() -> list[Path]:

@@ -41,6 +41,36 @@ def test_this_machine_has_its_own_cores_and_memory_unless_the_profile_says_how_m
     assert (mine.slots, mine.local_slots, mine.memory_per_cpu) == (3, 3, 1234)
 
 
+@pytest.mark.parametrize(
+    ("profile", "variable", "gpus", "given"),
+    [
+        ("", None, 3, None),
+        ("gpus: 1", None, 1, None),
+        ("gpus: 0", None, 0, None),
+        ("", "2,0", 2, "2,0"),
+        ("gpus: 1", " 2, 0", 1, "2"),
+        ("", "GPU-8a,MIG-c/1/0", 2, "GPU-8a,MIG-c/1/0"),
+        ("", "1,-1,2", 1, "1"),
+        ("", "", 0, ""),
+        ("environment: {CUDA_VISIBLE_DEVICES: '1'}", "0,2", 1, "1"),
+    ],
+)
+def test_a_local_pack_takes_the_gpus_that_the_profile_and_the_user_allow(
+    tmp_path, monkeypatch, profile, variable, gpus, given
+):
+    monkeypatch.setattr(profiles, "_gpu_devices", lambda: ["nvidia0", "nvidia1", "nvidia2"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nscheduler: local\n{profile}\n")
+    mine = profiles.load(str(path))
+    assert (mine.gpus, mine.environment.get("CUDA_VISIBLE_DEVICES")) == (gpus, given)
+    # What was submitted so is gone on with so, in a shell of another day, too.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert profiles.checked(mine.model_dump(mode="json")) == mine
+
+
 def test_an_unknown_site_names_the_nearest():
     with pytest.raises(InputError, match="no such site. Did you mean delftblue"):
         profiles.load("delft-blue")

@@ -1,3 +1,4 @@
+import re
 import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
@@ -278,6 +279,19 @@ def test_a_local_pack_is_not_the_job_in_whose_shell_it_was_submitted(ledger, roo
     (job,) = submit(ledger, root, runs[:1], where, tmp_path)
     wait_for(lambda: (tmp_path / "seen").exists() and "PATH=" in (tmp_path / "seen").read_text())
     assert "SLURM" not in (tmp_path / "seen").read_text().replace("SLURM_CONF", "")
+    wait_for(lambda: processes.process_start(int(job.removeprefix("local-"))) is None)
+
+
+def test_a_local_pack_sees_the_gpus_that_were_chosen_when_it_was_submitted(ledger, root, runs, tmp_path):
+    prologue = tmp_path / "mine.sh.j2"
+    prologue.write_text(f"""{{% extends "slurm.sh.j2" %}}{{% block site %}}
+env > {tmp_path}/seen; exit 0
+{{% endblock %}}""")
+    where = profiles.Site(name="here", scheduler="local", python="/bin/true", prologue=str(prologue), gpus=1)
+    where = where.model_copy(update={"environment": {"CUDA_VISIBLE_DEVICES": "2"}})
+    (job,) = submit(ledger, root, runs[:1], where, tmp_path)
+    wait_for(lambda: (tmp_path / "seen").exists() and "PATH=" in (tmp_path / "seen").read_text())
+    assert re.findall(r"^CUDA_VISIBLE_DEVICES=(.*)$", (tmp_path / "seen").read_text(), re.M) == ["2"]
     wait_for(lambda: processes.process_start(int(job.removeprefix("local-"))) is None)
 
 
