@@ -352,6 +352,30 @@ class RLock:
             self._holder = None
 
 
+class Condition:
+    """Whoever waits lets others have the lock until it is notified."""
+
+    def __init__(self, kernel: Kernel, lock: RLock) -> None:
+        self._kernel, self._lock = kernel, lock
+        self._notified = 0
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__()
+
+    def wait(self) -> None:
+        before = self._notified
+        times, self._lock._times, self._lock._holder = self._lock._times, 0, None
+        self._kernel.pause(0.0, lambda: self._notified != before)
+        self._lock.__enter__()
+        self._lock._times = times
+
+    def notify_all(self) -> None:
+        self._notified += 1
+
+
 class Queue:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel

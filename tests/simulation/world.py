@@ -35,7 +35,7 @@ import yaml
 from simulation import kernel as kernels
 from simulation.batch import POLICY, Batch, Call, Reply, Task
 from simulation.disk import Disk, DiskFault
-from simulation.kernel import Event, Kernel, Output, Process, Queue, RLock
+from simulation.kernel import Condition, Event, Kernel, Output, Process, Queue, RLock
 from sqlite_utils import Database
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
@@ -572,7 +572,7 @@ class Seams:
         here = lambda: self.world  # noqa: E731
         threads = SimpleNamespace(
             Thread=self._thread, Event=lambda: Event(here().kernel), RLock=lambda: RLock(here().kernel),
-            Lock=lambda: RLock(here().kernel),
+            Lock=lambda: RLock(here().kernel), Condition=lambda lock: Condition(here().kernel, lock),
         )  # fmt: skip
         clients = SimpleNamespace(
             run=self.run_client, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired,
