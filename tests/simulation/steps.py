@@ -39,6 +39,9 @@ def draw(seed: int) -> list[Step]:
     left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
     if lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
+    if lot.random() < 0.35:  # others have all nodes
+        steps.append(("nodes", {"up": False}))
+        undo.append((lot.randint(6, 25), ("nodes", {"up": True})))
     if lot.random() < 0.4:  # it is so already when the user comes
         on, off = FAULTS[lot.choice(kinds)](lot)
         steps.append(on)
