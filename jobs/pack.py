@@ -28,7 +28,7 @@ from cluster.files.causes import Cause
 from cluster.files.documents import AnswerFile, Intent, TaskFile
 from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.statuses import GIVEN_UP
-from jobs import attempts, memory, mps
+from jobs import attempts, memory, mps, turn
 from jobs.attempts import STOPPED, ArrayTask, failure, read_intent, say, this_task, whole
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 RESERVE = 20  # seconds of the signal's delay that are kept for what comes after the children
 LEAST_PATIENCE = 10  # seconds
+TURN_PAUSE = 1.0  # seconds between two looks at the packs before it
 LAST_WORDS = 10  # seconds that this process has for what killed children could not say
 
 
@@ -57,6 +58,8 @@ class PackJob:
         signal.signal(signal.SIGTERM, self.work.stop)
         if signal.getsignal(signal.SIGUSR2) in (signal.SIG_DFL, None):  # nobody else listens
             signal.signal(signal.SIGUSR2, lambda signum, frame: self.work and self.work.save_and_end())  # noqa: ARG005
+        if intent["site"].get("scheduler") == "local":
+            self.work.wait_for_turn()
         self.work.run()
 
     def checkpoint(self) -> DelayedSubmission | None:
@@ -128,6 +131,17 @@ class PackWork:
         self._work_through(alone, 1, {})  # what is measured here is to have the device for itself
         if self.stopped_by != signal.SIGTERM:
             self._settle()
+
+    def wait_for_turn(self) -> None:
+        """Wait until the packs before it on this machine have ended, or until it is to stop."""
+        waits = False
+        while not self.stopped_by and (before := turn.pack_before(self.directory)):
+            if not waits:
+                say(f"pack {self.index} of {self.directory.id} waits for process {before['pid']}")
+                waits = self._update_task_file({"waits": True})
+            time.sleep(TURN_PAUSE)
+        if waits:
+            self._update_task_file({"waits": False})
 
     def stop(self, signum: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
         """No new run, and the children hear it too. On SIGUSR2 they save and end; on SIGTERM, which is a job's end by

@@ -160,7 +160,7 @@ def probe(
         for number in numbers:
             these = expansion.expand(expansion.probe_together(chosen, number))
             each = profile.model_copy(update={"slots": number, "runs_per_pack": number})
-            # On this machine a pack begins at once, and would be beside the one before.
+            # On this machine packs come one after another, so that the table has them all when the last has ended.
             submit_and_wait(these, each, wait or profile.scheduler == "local")
             runs += these
     else:

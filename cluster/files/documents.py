@@ -44,6 +44,7 @@ class TaskFile(Life):
     """task-<index>.json: the array task that works through a pack."""
 
     earlier: NotRequired[list[Life]]  # before it was requeued
+    waits: NotRequired[bool]  # for a pack before it on this machine
 
 
 class Claim(Life):

@@ -23,7 +23,7 @@ from cluster.ledger.database import Ledger
 from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
-from cluster.slurm.reasons import NOT_IN_QUEUE
+from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
 from tiny_transformers.settings.stages import STAGES
 
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
@@ -41,7 +41,7 @@ class EndedJob:
 @dataclass(frozen=True)
 class LiveJob:
     job: str
-    waits_for: str | None = None  # SLURM's reason, or its state; None: it does not wait
+    waits_for: str | None = None  # SLURM's reason or its state, or EARLIER_PACK; None: it does not wait
 
 
 Fate = EndedJob | LiveJob | None  # None: unknown, so nothing is changed
@@ -279,12 +279,13 @@ def _ended(opened: OpenSubmission, pack_index: int, key: str, job: Job) -> Ended
 def _local_fate(opened: OpenSubmission, pack_index: int) -> Fate:
     """The pack's own process; before it has announced itself, the controller that starts it."""
     answer = read_whole(opened.directory.answer, AnswerFile, []) or {"state": "intended"}
-    process: Process | None = opened.tasks.get(pack_index) or answer.get("process")
+    task = opened.tasks.get(pack_index)
+    process: Process | None = task or answer.get("process")
     alive = processes.is_alive(process) if process else None
     if process is None or alive is None:
         return None
     if alive:
-        return LiveJob(f"local-{process['pid']}")
+        return LiveJob(f"local-{process['pid']}", EARLIER_PACK if task and task.get("waits") else None)
     if answer.get("cancelled"):
         return EndedJob("cancelled", f"process {process['pid']} was cancelled")
     return EndedJob("lost", f"process {process['pid']} on {process['host']} ended without a result")

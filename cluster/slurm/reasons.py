@@ -6,6 +6,7 @@ is held after a requeue has its state, or a sentence, in the place of a reason."
 from __future__ import annotations
 
 NOT_IN_QUEUE = "NotInQueue"  # ours, beside SLURM's: accounting has it as alive, and squeue does not show it
+EARLIER_PACK = "EarlierPack"  # ours, of a pack without SLURM (jobs/turn.py)
 HELD = "`scontrol release` or `cancel` it"
 MEND = "`cancel` it and mend the site's profile"
 NEVER_STARTS = {  # squeue's reason, or state -> what it means to a person; without one the job waits for ever
@@ -32,6 +33,7 @@ NEVER_STARTS = {  # squeue's reason, or state -> what it means to a person; with
     "QOSNotAllowed": f"the partition does not take the QOS: {MEND}",
 }
 WAITS = {  # of one that ends by itself
+    EARLIER_PACK: "waits for the pack before it on this machine",
     "PENDING": "requeued, and waits for its turn",  # the state of one that had begun, where there is no reason yet
     "REQUEUED": "requeued, and waits for its turn",
     "REQUEUE_FED": "requeued, and waits for its turn",

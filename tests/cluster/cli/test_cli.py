@@ -301,6 +301,56 @@ def test_a_pack_killed_with_9_is_lost_and_done_again(command, fake_science, tmp_
     assert status(command)["counts"]["completed"] == 16
 
 
+def attempts_of(tmp_path, study):
+    """The attempts that were begun of the runs of this study alone."""
+    cells = grids.cells(loading.load(tmp_path / "experiments.yaml"))
+    ids = [run.id for run in expansion.expand(cells) if run.studies == (study,)]
+    return [path for run_id in ids for path in tmp_path.glob(f"output/runs/{run_id}/stages/*/*/claim.json")]
+
+
+def test_a_pack_waits_for_the_one_before_it_on_this_machine_until_that_is_killed(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    wait_for(lambda: status(command)["counts"]["running"] == 2)
+    (first,) = (tmp_path / "output").glob("submissions/*/task-0.json")
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: "(EarlierPack)" in command("status").stdout)
+    line = r"1 pack, 3 runs \(job local-\d+\): waits for the pack before it on this machine \(EarlierPack\)\n"
+    assert re.search(line, command("status").stdout)
+    assert not attempts_of(tmp_path, "second")
+    os.kill(json.loads(first.read_text())["pid"], signal.SIGKILL)
+    fake_science.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["completed"] == 12)
+    assert len(attempts_of(tmp_path, "second")) == 12
+    assert status(command)["queue"] == []
+
+
+def test_a_pack_that_waits_for_another_can_be_cancelled(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    command(*SUBMIT, "--study", "first", "--yes")
+    command(*SUBMIT, "--study", "second", "--yes")
+    wait_for(lambda: "(EarlierPack)" in command("status").stdout)
+    name = next(run["name"] for run in status(command)["runs"] if run["studies"] == ["second"])
+    command("cancel", "--run", name, "--yes")
+    wait_for(lambda: "3 cancelled" in command("status").stdout)
+    assert not attempts_of(tmp_path, "second")
+    fake_science.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["completed"] == 16)
+
+
+def test_whoever_leaves_a_wait_is_told_that_jobs_go_on_and_they_do(command, fake_science, tmp_path):
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    words = [sys.executable, "-m", "cluster.cli", *SUBMIT, "--study", "first", "--yes", "--wait"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout
+        assert next(line for line in waiting.stdout if " running" in line)
+        waiting.send_signal(signal.SIGINT)
+        _, told = waiting.communicate(timeout=PATIENCE)
+    assert (waiting.returncode, told.startswith("Jobs go on: `status` shows how they go")) == (130, True), told
+    fake_science.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["completed"] == 16)
+
+
 def test_cancel_ends_the_pack_and_says_so(command, fake_science):
     fake_science.write_text('{"*": {"pretrain": "hang"}}')
     command(*SUBMIT, "--study", "first", "--yes")
