@@ -245,14 +245,18 @@ class _Group:
         return Pack(items, course.seconds, course.busy, course.open)
 
     def _parts(self, packs: Sequence[Pack]) -> list[tuple[Pack, ...]]:
-        """Packs of about the same length, the longest first, cut at what an array may have."""
+        """Packs of about the same length, or all where the user says how many runs they have; the longest first, cut at
+        what an array may have."""
         parts: list[list[Pack]] = []
         for pack in packs:
-            like = parts and (self._minutes([pack]) == self._minutes(parts[-1][:1]) or _similar(parts[-1][0], pack))
+            like = parts and (self._same_time(parts[-1][0], pack) or self.site.runs_per_pack)
             if not like or len(parts[-1]) == self.site.max_array_size:
                 parts.append([])
             parts[-1].append(pack)
         return [tuple(part) for part in parts]
+
+    def _same_time(self, longest: Pack, pack: Pack) -> bool:
+        return longest.asked <= SIMILAR * pack.asked or self._minutes([longest]) == self._minutes([pack])
 
     def _resources(self, packs: Sequence[Pack], slots: int) -> Resources:
         site = self.site
@@ -271,10 +275,6 @@ class _Group:
         if slots < self.slots:
             bound = f"beside more the longest run would not surely end within {self.site.max_time / 60:g} h"
         return Sizing(need.largest, need.memory, need.basis, slots, bound, why)
-
-
-def _similar(longest: Pack, pack: Pack) -> bool:
-    return longest.asked <= SIMILAR * pack.asked
 
 
 def jobs_at_once(site: Site) -> int | None:

@@ -63,8 +63,10 @@ def packed(runs: Sequence[Run], site: Site, measured: cost.Measured) -> list[Arr
 
 
 def one_a_gpu(runs: Sequence[Run], site: Site, measured: cost.Measured) -> list[Array]:
-    """As the studies did."""
-    return packed(runs, site.model_copy(update={"slots": 1, "runs_per_pack": 1}), measured)
+    """As the studies did, each for its own time; the longest first."""
+    single = site.model_copy(update={"slots": 1, "runs_per_pack": 1})
+    arrays = [array for run in runs for array in packed([run], single, measured)]
+    return sorted(arrays, key=lambda array: -array.packs[0].seconds)
 
 
 def chunks(runs: Sequence[Run], site: Site, measured: cost.Measured) -> list[Array]:

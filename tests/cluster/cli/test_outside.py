@@ -70,7 +70,7 @@ def test_a_stage_from_elsewhere_has_settings_is_planned_is_done_and_has_a_column
     mine = {"stages": ["pretrain", "embedding_share"], "evaluation.embedding_share.digits": 2}
     write_manifest(tmp_path, **mine)
     shown = outside("embedding_share", *SUBMIT, "--dry-run").stdout
-    assert re.search(r"embedding_share +1 +1\.0 +site profile", shown)
+    assert re.search(r"embedding_share +1 +1\.0 +assumed", shown)
     outside("embedding_share", *SUBMIT, "--yes", "--wait")
     outside("embedding_share", "report")
     (row,) = table(tmp_path).values()
