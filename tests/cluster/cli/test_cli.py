@@ -162,7 +162,7 @@ def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command
         described = json.loads(path.read_text())
         assert described["stages"] == ["pretrain"]
         assert described["config"]["train"]["max_steps"] == 5
-    shown = command(*SUBMIT, "--dry-run").stdout
+    shown = " ".join(command(*SUBMIT, "--dry-run").stdout.split())
     assert "345 MB, probed (1) x 1.15" in shown
     assert "FLOP/s, probed (1)" in shown
     assert "closed form" in command(*SUBMIT, "--dry-run", "--output-root", "elsewhere").stdout
@@ -201,7 +201,15 @@ def test_a_probe_of_several_at_a_time_runs_each_number_in_a_pack_of_its_own(comm
 
 
 def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
-    words = ("submit", "experiments.yaml", "--site", "delftblue-small", "--dry-run", "--set", "train.max_steps=2000000")
+    words = (
+        "submit",
+        "experiments.yaml",
+        "--site",
+        "delftblue-small",
+        "--dry-run",
+        "--set",
+        "train.max_steps=20000000",
+    )
     shown = command(*words).stdout
     for line in ("memory +[\\d,]+ MB, closed form", "slots +1: a MIG slice takes one run", "runs +1 in a pack",
                  "estimated, 25% of the peak in bfloat16"):  # fmt: skip
