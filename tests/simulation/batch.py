@@ -283,6 +283,11 @@ class Batch:
             self._terminate(task)
         self._account(task)
 
+    def hold(self, task: Task) -> None:
+        """As `scontrol uhold`: one that is held after a requeue stays so."""
+        if task.state == "PENDING" and task.reason != "job requeued in held state":
+            task.reason = "JobHeldUser"
+
     def suspend(self, task: Task) -> None:
         if task.state == "RUNNING":
             task.state = "SUSPENDED"

@@ -187,7 +187,7 @@ class Walker:
         elif what == "requeued and held":
             self.slurm.requeue(task, "REQUEUED", held=True)
         elif what == "held":
-            task.reason = "JobHeldUser"
+            self.slurm.hold(task)
         elif what == "reservation deleted":
             task.reason = "ReservationDeleted"
         elif what == "suspended":

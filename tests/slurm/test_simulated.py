@@ -21,7 +21,7 @@ WALKS, LONGER = 2, 20
 STEPS = 6
 NODES = 2  # of compute-p1: with so many CPUs a pack takes one
 LONG = 80  # looks until nothing moves any more
-ACTIONS = ("submit", "go", "scancel", "hold", "release", "requeue", "requeuehold", "nodes", "cancel", "tick", "rerun")
+ACTIONS = ("submit", "go", "scancel", "uhold", "release", "requeue", "requeuehold", "nodes", "cancel", "tick", "rerun")
 
 
 class Real:
@@ -91,8 +91,8 @@ class Simulated:
         (task,) = [task for task in slurm.live() if task.key == words[-1]]
         if words[0] == "scancel":
             slurm.cancel(task)
-        elif words[1] == "hold":
-            task.reason = "JobHeldUser"
+        elif words[1] == "uhold":
+            slurm.hold(task)
         elif words[1] == "release":
             task.reason = "None"
         else:
@@ -127,7 +127,7 @@ class Walk:
 
     def act(self, action: str, place: float) -> None:
         side = self.side
-        wanted = {"hold": ("PENDING",), "requeue": ("RUNNING",), "requeuehold": ("RUNNING",)}
+        wanted = {"uhold": ("PENDING",), "requeue": ("RUNNING",), "requeuehold": ("RUNNING",)}
         jobs = [job for job in side.jobs() if job[1] in wanted.get(action, ("PENDING", "RUNNING"))]
         job = jobs[int(place * len(jobs))][0] if jobs else None
         if action == "submit":
