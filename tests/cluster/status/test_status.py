@@ -114,7 +114,7 @@ def test_status_reads_well_at_this_width(study, tmp_path, monkeypatch, width):
 
 def test_a_pipe_gets_no_control_codes_and_a_plain_terminal_ascii(study, root):
     assert "\x1b" not in shown(study, root)
-    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
     read = reading.read(LedgerView(study, "14:02", "answered"), root, now=START + 4200)
     Console(width=80, file=ascii_only, highlight=False).print(showing.StatusLines(read, root))
     ascii_only.flush()
