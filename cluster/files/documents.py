@@ -181,9 +181,7 @@ class Intent(SourceOfWork):
     cpus: NotRequired[int]
     minutes: NotRequired[int]
     memory: NotRequired[int | None]
-    memory_limit: NotRequired[
-        int
-    ]  # MB that the runs at work in a pack may take together; not there: `slots` says it all
+    memory_limit: NotRequired[int]  # MB that a pack's runs at work take together; not there: `slots` says it all
     seconds: NotRequired[float]
     requeues: NotRequired[int]
 

@@ -128,10 +128,15 @@ def _outline(path: str, document: Any) -> Manifest:
     top = _mapping(document, "the manifest")
     for key in top:
         check_known(key, TOP_KEYS, "")
-    defaults = dict(_mapping(top.get("defaults") or {}, "defaults"))
+
+    def section(key: str) -> Mapping[str, Any]:
+        """Empty where nothing is written; `retry: 0` is not nothing."""
+        return {} if top.get(key) is None else _mapping(top[key], key)
+
+    defaults = dict(section("defaults"))
     for key in defaults:
         check_known(key.partition(".")[0], (*SECTIONS, "seeds", "stages"), "defaults")
-    models = _mapping(top.get("models") or {}, "models")
+    models = section("models")
     studies = _mapping(top.get("studies"), "studies")
     if not studies:
         raise InputError("studies: there is none. Write at least one.")
@@ -144,10 +149,10 @@ def _outline(path: str, document: Any) -> Manifest:
         studies={
             name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
         },
-        smoke=flatten(_mapping(top.get("smoke") or {}, "smoke"), "smoke"),
-        retry=_rules(_mapping(top.get("retry") or {}, "retry")),
-        notify=_settings(Notify, _mapping(top["notify"], "notify"), "notify") if top.get("notify") else None,
-        budget=_settings(HoursBudget, _mapping(top["budget"], "budget"), "budget") if top.get("budget") else None,
+        smoke=flatten(section("smoke"), "smoke"),
+        retry=_rules(section("retry")),
+        notify=None if top.get("notify") is None else _settings(Notify, section("notify"), "notify"),
+        budget=None if top.get("budget") is None else _settings(HoursBudget, section("budget"), "budget"),
     )
 
 

@@ -26,9 +26,7 @@ NEARLY = 0.03  # of the best throughput, that fewer runs at a time may lack
 USABLE = 0.9  # of a GPU's memory
 SIMILAR = 1.15  # longest / shortest pack of an array: all of them ask for the longest's time
 QUEUE = 1_800.0  # seconds that a pack is taken to wait in the queue
-SOONEST = (
-    1.05  # a plan that ends within this factor of the soonest is as good, and the one that asks for least is taken
-)
+SOONEST = 1.05  # of the soonest end, within which a plan is as good: the one that asks for least is taken
 TOGETHER = 1.02  # of an equal share: packs are not filled to the last second
 FINER = 1.5  # between the lengths of packs that are tried
 SAMPLE = 500  # runs by which the length is chosen, where there are many more

@@ -72,7 +72,7 @@ RUNS = {name: 2 * len(seeds) for name, seeds in SEEDS.items()}
 SITE = {
     "name": "simulated", "scheduler": "slurm", "partition": "compute", "account": "research", "cpus": 4,
     "memory_per_cpu": 200, "slots": 1, "runs_per_pack": 2, "flops": 1e15, "min_time": 2, "max_time": 3,
-    "signal_delay": 30, "max_array_size": 101, "requeues": 2, 
+    "signal_delay": 30, "max_array_size": 101, "requeues": 2,
 }  # fmt: skip
 CODE = {"digest": "0123456789abcdef", "commit": None, "diff": None}
 MACHINE = {"python": "3", "cpu": "simulated"}

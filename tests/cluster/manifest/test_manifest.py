@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -521,3 +522,23 @@ def test_sections_that_cells_write_alike_are_checked_once_and_others_are_not_mix
     assert [(c.train.max_steps, c.model.hidden_size) for c in configs] == [(10, 64), (10, 128), (20, 64), (20, 128)]
     assert configs[0].train is configs[1].train
     assert configs[1].train is not configs[2].train
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("retry: 0", "retry: must be a mapping (key: value), not 0."),
+        ("smoke: false", "smoke: must be a mapping (key: value), not False."),
+        ("models: []", "models: must be a mapping (key: value), not []."),
+        ("notify: {}", "notify.command: {}: Field required"),
+        ("budget: {}", "budget.gpu_hours: {}: Field required"),
+        ("budget: 0", "budget: must be a mapping (key: value), not 0."),
+        ("budget: {gpu_hours: .nan}", "budget.gpu_hours: nan: Input should be a finite number"),
+    ],
+)
+def test_a_section_that_says_nothing_is_no_section_that_is_left_out(tmp_path, line, said):
+    models = "" if line.startswith("models") else "models: {gpt: {family: gpt_neo}}\n"
+    path = tmp_path / "experiments.yaml"
+    path.write_text(f"{models}studies: {{s: {{model: gpt}}}}\n{line}\n")
+    with pytest.raises(InputError, match=re.escape(said)):
+        loading.load(path)
