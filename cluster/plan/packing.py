@@ -413,6 +413,7 @@ class Outlook:
 
 
 def outlook(arrays: Sequence[Array], site: Site) -> Outlook:
+    """Predict what these arrays come to on a site, where each pack waits half an hour in the queue."""
     packs = [pack for array in arrays for pack in array.packs]
     seconds, busy = sum(pack.seconds for pack in packs), sum(pack.busy for pack in packs)
     asked = sum(array.resources.minutes * len(array.packs) for array in arrays) / 60
