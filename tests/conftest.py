@@ -118,6 +118,13 @@ def manifest_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def few_runs(manifest_file: Path) -> Path:
+    """The same manifest with one seed, for what starts processes: five runs, four in `first`, two in `second`."""
+    manifest_file.write_text(MANIFEST.replace("seeds: [42, 1]", "seeds: [42]"))
+    return manifest_file
+
+
+@pytest.fixture
 def fake_science(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the stages in every child process; write to the returned file to tell them what to do."""
     told = tmp_path / "fake_science.json"

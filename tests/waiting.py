@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 240  # seconds, before pytest's own time-out of a test
+PATIENCE = 600  # seconds, before pytest's own time-out of a test
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.05) -> Any:
-    """What the condition returned, once that is true."""
-    deadline = time.monotonic() + seconds
+    """What the condition returned, once that is true. What takes long to ask is asked less often."""
+    began = time.monotonic()
+    deadline = began + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"it did not come about within {seconds:g} s"
-        time.sleep(pause)
+        now = time.monotonic()
+        assert now < deadline, f"it did not come about within {seconds:g} s"
+        time.sleep(max(pause, 2 * (now - began)))
+        began = time.monotonic()
     return found

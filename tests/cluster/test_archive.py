@@ -166,24 +166,24 @@ def command(tmp_path, *words):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_submit_goes_on_from_an_archive_with_what_is_missing_only(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+def test_submit_goes_on_from_an_archive_with_what_is_missing_only(tmp_path, few_runs, fake_science):  # noqa: ARG001
     site = f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
     (tmp_path / "site.yaml").write_text(site)
-    submit = ("submit", manifest_file.name, "--site", "site.yaml", "--yes", "--wait")
-    assert command(tmp_path, *submit, "--study", "first")[0] == 0
+    submit = ("submit", few_runs.name, "--site", "site.yaml", "--yes", "--wait")
+    assert command(tmp_path, *submit, "--study", "second")[0] == 0
     before = command(tmp_path, "report")[1].replace("output/", "there/")
     code, said = command(tmp_path, "report", "--export", "a.tar.gz")
     assert (code, "a.tar.gz: 0" in said) == (0, True), said
     code, said = command(tmp_path, "import", "a.tar.gz", "--output-root", "there")
-    assert (code, "there: 4 runs" in said) == (0, True), said
+    assert (code, "there: 2 runs" in said) == (0, True), said
     there = ("--output-root", "there")
     assert command(tmp_path, "report", *there)[1] == before
     (manifest,) = (tmp_path / "there/manifests").iterdir()
-    said = command(tmp_path, "submit", str(manifest), *submit[2:], *there, "--study", "first")[1]
-    assert "Nothing is missing: 4 runs, 16 stage runs, 16 completed." in said
+    said = command(tmp_path, "submit", str(manifest), *submit[2:], *there, "--study", "second")[1]
+    assert "Nothing is missing: 2 runs, 8 stage runs, 8 completed." in said
     assert command(tmp_path, *submit, *there)[0] == 0
     done = [run for run in (tmp_path / "there/runs").iterdir() if len((run / "done.txt").read_text().split()) == 4]
-    assert len(done) == 7
+    assert len(done) == 5
 
 
 def test_what_was_under_way_is_to_be_done_where_it_is_unpacked_and_says_so_if_the_model_is_not_there(tmp_path):
@@ -217,9 +217,9 @@ def submitted(tmp_path, *words):
     assert code == 0, said
 
 
-def test_each_set_is_a_manifest_of_its_own_with_the_command_that_was_given(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+def test_each_set_is_a_manifest_of_its_own_with_the_command_that_was_given(tmp_path, few_runs, fake_science):  # noqa: ARG001
     for rate in ("0.001", "0.002"):
-        submitted(tmp_path, manifest_file.name, "--study", "first", "--set", f"train.learning_rate={rate}")
+        submitted(tmp_path, few_runs.name, "--study", "second", "--set", f"train.learning_rate={rate}")
     assert command(tmp_path, "report", "--export", "a.tar.gz")[0] == 0
     said = command(tmp_path, "import", "a.tar.gz", "--output-root", "there")[1]
     given = [shlex.split(line) for line in said.splitlines() if line.startswith("    submit")]
@@ -228,18 +228,18 @@ def test_each_set_is_a_manifest_of_its_own_with_the_command_that_was_given(tmp_p
     for words in given:
         assert shlex.join(words).replace(str(tmp_path / "there"), "DIR") in readme.stdout
         again = command(tmp_path, *words, "--site", "site.yaml", "--dry-run")[1]
-        assert "Nothing is missing: 4 runs, 16 stage runs, 16 completed." in again
+        assert "Nothing is missing: 2 runs, 8 stage runs, 8 completed." in again
 
 
-def test_smoke_runs_stay_smoke_runs(tmp_path, manifest_file, fake_science):  # noqa: ARG001
-    submitted(tmp_path, manifest_file.name, "--study", "first", "--smoke")
+def test_smoke_runs_stay_smoke_runs(tmp_path, few_runs, fake_science):  # noqa: ARG001
+    submitted(tmp_path, few_runs.name, "--study", "second", "--smoke")
     assert command(tmp_path, "report", "--smoke", "--export", "a.tar.gz")[0] == 0
     said = command(tmp_path, "import", "a.tar.gz", "--output-root", "there")[1]
-    assert f"{tmp_path}/there/smoke: 4 runs" in said
+    assert f"{tmp_path}/there/smoke: 2 runs" in said
     (words,) = (shlex.split(line) for line in said.splitlines() if line.startswith("    submit"))
-    assert "Nothing is missing: 4 runs" in command(tmp_path, *words, "--site", "site.yaml", "--dry-run")[1]
+    assert "Nothing is missing: 2 runs" in command(tmp_path, *words, "--site", "site.yaml", "--dry-run")[1]
     told = command(tmp_path, "status", "--smoke", "--json", "--output-root", "there")[1]
-    assert json.loads(told)["counts"]["completed"] == 16
+    assert json.loads(told)["counts"]["completed"] == 8
 
 
 def test_a_run_on_another_disk_is_exported_and_one_without_files_is_named(finished, tmp_path):
@@ -321,16 +321,16 @@ def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):
     assert "tick" not in said
 
 
-def test_what_came_with_an_archive_goes_where_this_ones_submissions_go(tmp_path, manifest_file, fake_science):  # noqa: ARG001
+def test_what_came_with_an_archive_goes_where_this_ones_submissions_go(tmp_path, few_runs, fake_science):  # noqa: ARG001
     root = OutputRoot(tmp_path / "output")
-    submitted(tmp_path, manifest_file.name, "--study", "first")
+    submitted(tmp_path, few_runs.name, "--study", "second")
     exporting.export(root, tmp_path / "a.tar.gz", NOW)
     unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW)
     there = OutputRoot(tmp_path / "there")
     with closing(Ledger(there.ledger)) as ledger:
         assert session.only_imported(ledger, there)
         assert earlier.last_submission(ledger, there) is None
-    submitted(tmp_path, manifest_file.name, "--study", "second", "--output-root", "there")
+    submitted(tmp_path, few_runs.name, "--study", "first", "--output-root", "there")
     with closing(Ledger(there.ledger)) as ledger:
         assert not session.only_imported(ledger, there)
         before = earlier.EarlierSubmissions(ledger, there, None)

@@ -214,10 +214,10 @@ class Study:
     def completes(self, seconds: float = waiting.PATIENCE) -> None:
         """Wait until all is completed, only looking."""
         wanted = {"completed": len(STAGES) * RUNS_OF_A_STUDY * len(self.submitted)}
-        deadline = time.monotonic() + seconds
-        while (counts := self.counts()) != wanted:
-            assert time.monotonic() < deadline, f"{counts} after {seconds} s; attempts: {self.attempts()}"
-            time.sleep(0.2)
+        try:
+            wait_for(lambda: self.counts() == wanted, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{self.counts()} after {seconds:g} s; attempts: {self.attempts()}") from error
 
     def nodes(self, state: str) -> None:
         """`drain`: jobs wait; `resume`: they go on."""

@@ -7,9 +7,9 @@ from processes import command as run_command
 
 
 @pytest.fixture
-def command(tmp_path, manifest_file, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
+def command(tmp_path, few_runs, fake_science):  # noqa: ARG001 - the stand-ins come through the environment
     """Run a command in a process of its own, in an empty folder."""
-    assert manifest_file.parent == tmp_path
+    assert few_runs.parent == tmp_path
     (tmp_path / "site.yaml").write_text(
         f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
     )  # fmt: skip

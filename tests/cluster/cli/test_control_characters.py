@@ -14,7 +14,7 @@ def obeyed(text):
 
 def test_control_characters_of_a_jobs_log_and_errors_reach_no_terminal_and_no_report(command, fake_science, tmp_path):
     fake_science.write_text('{"*": {"pretrain": "noise"}}')
-    command("submit", "experiments.yaml", "--site", "site.yaml", "--study", "first", "--yes", "--wait", check=False)
+    command("submit", "experiments.yaml", "--site", "site.yaml", "--study", "second", "--yes", "--wait", check=False)
     folder = next((tmp_path / "output/runs").iterdir())
     log = folder / "stages/pretrain/1/log.txt"
     assert b"\x1b]0;title\x07" in log.read_bytes(), "the log is as the job wrote it"

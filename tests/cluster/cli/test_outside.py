@@ -22,22 +22,14 @@ DEFAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """The builtin data is made once for all of these tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def outside(tmp_path, cache):
-    """Run a command in a process that knows what a module of tests/outside adds."""
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "cache").symlink_to(cache)
+def outside(tmp_path):
+    """Run a command in a process that knows what the modules of tests/outside add."""
+    added = {"PYTHONPATH": f"{TESTS / 'outside'}:{TESTS.parent}", "COLUMNS": "120"}
+    site = {"name": "here", "scheduler": "local", "slots": 1, "environment": added}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
 
-    def run(module, *words, check=True):
-        added = {"PYTHONPATH": f"{TESTS / 'outside'}:{TESTS.parent}", "OUTSIDE": module, "COLUMNS": "120"}
-        site = {"name": "here", "scheduler": "local", "slots": 1, "environment": added}
-        (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    def run(*words, check=True):
         command = [sys.executable, "-m", "cluster.cli", *words]
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | added, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -51,54 +43,55 @@ def outside(tmp_path, cache):
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
 
-def write_manifest(folder, **study):
+def write_manifest(folder, **studies):
     manifest = {
         "defaults": DEFAULTS,
         "models": {"gpt": MODEL},
-        "studies": {"s": {"model": "gpt"} | study},
+        "studies": {name: {"model": "gpt"} | study for name, study in studies.items()},
     }
     (folder / "experiments.yaml").write_text(yaml.safe_dump(manifest))
 
 
-def table(folder, name="s-gpt_neo"):
+def table(folder, name):
     """A table of the report: variant -> column -> text."""
     with (folder / "output" / "report" / "tables" / f"{name}.csv").open() as file:
         return {row["variant"]: row for row in csv.DictReader(file)}
 
 
-def test_a_stage_from_elsewhere_has_settings_is_planned_is_done_and_has_a_column(outside, tmp_path):
-    mine = {"stages": ["pretrain", "embedding_share"], "evaluation.embedding_share.digits": 2}
-    write_manifest(tmp_path, **mine)
-    shown = outside("embedding_share", *SUBMIT, "--dry-run").stdout
-    assert re.search(r"embedding_share +1 +1\.0 +assumed", shown)
-    outside("embedding_share", *SUBMIT, "--yes", "--wait")
-    outside("embedding_share", "report")
-    (row,) = table(tmp_path).values()
+SHARE = {"stages": ["pretrain", "embedding_share"], "evaluation.embedding_share.digits": 2}
+
+
+def test_a_stage_a_feed_forward_kind_and_an_activation_from_elsewhere_are_counted_done_and_in_the_report(
+    outside, tmp_path
+):
+    studies = {
+        "stage": SHARE | {"model.activation": "sine"},
+        "kind": {"grid": {"model.ffn": [{"kind": "bilinear", "size": 8}]}},
+    }
+    write_manifest(tmp_path, **studies)
+    assert re.search(r"embedding_share +1 +1\.0 +assumed", outside(*SUBMIT, "--dry-run").stdout)
+    outside(*SUBMIT, "--yes", "--wait")
+    outside("report")
+    (row,) = table(tmp_path, "stage-gpt_neo").values()
     assert row["embeddings, %: mean"] == "93.0"
-    (row,) = table(tmp_path, "s-gpt_neo-embedding_share").values()
+    (row,) = table(tmp_path, "stage-gpt_neo-embedding_share").values()
     assert row["other"] == "7.0"
-    write_manifest(tmp_path, **mine | {"evaluation.embedding_share.digist": 2})
-    refused = outside("embedding_share", *SUBMIT, check=False).stderr
-    assert "unknown key. Did you mean digits?" in refused
+    for study, variant in (("stage", "sine"), ("kind", "bilinear8")):
+        row = table(tmp_path, f"{study}-gpt_neo")[variant]
+        assert float(row["val. loss: mean"]) == pytest.approx(9.2, abs=0.1)
 
 
-def test_a_feed_forward_kind_from_elsewhere_is_counted_trained_and_has_a_row(outside, tmp_path):
-    write_manifest(tmp_path, grid={"model.ffn": [{"kind": "bilinear", "size": 8}]})
-    outside("bilinear", *SUBMIT, "--yes", "--wait")
-    outside("bilinear", "report")
-    row = table(tmp_path)["bilinear8"]
-    assert float(row["val. loss: mean"]) == pytest.approx(9.2, abs=0.1)
-    write_manifest(tmp_path, grid={"model.ffn": [{"kind": "bilinera"}]})
-    refused = outside("bilinear", *SUBMIT, check=False).stderr
-    assert "'bilinera' is no kind of feed-forward module. Did you mean bilinear?" in refused
-
-
-def test_an_activation_from_elsewhere_is_counted_trained_and_has_a_row(outside, tmp_path):
-    write_manifest(tmp_path, **{"model.activation": "sine"})
-    outside("sine", *SUBMIT, "--yes", "--wait")
-    outside("sine", "report")
-    row = table(tmp_path)["sine"]
-    assert float(row["val. loss: mean"]) == pytest.approx(9.2, abs=0.1)
-    write_manifest(tmp_path, **{"model.activation": "sien"})
-    refused = outside("sine", *SUBMIT, check=False).stderr
-    assert "'sien' is not known. Did you mean sine?" in refused
+@pytest.mark.parametrize(
+    ("study", "told"),
+    [
+        (SHARE | {"evaluation.embedding_share.digist": 2}, "unknown key. Did you mean digits?"),
+        (
+            {"grid": {"model.ffn": [{"kind": "bilinera"}]}},
+            "'bilinera' is no kind of feed-forward module. Did you mean bilinear?",
+        ),
+        ({"model.activation": "sien"}, "'sien' is not known. Did you mean sine?"),
+    ],
+)
+def test_what_is_near_to_something_from_elsewhere_is_told_so(outside, tmp_path, study, told):
+    write_manifest(tmp_path, s=study)
+    assert told in outside(*SUBMIT, check=False).stderr

@@ -8,13 +8,13 @@ import pytest
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 
-SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml", "--study", "first")
+SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml", "--study", "second")
 STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
 
 
 @pytest.fixture
 def root(command, tmp_path):
-    """Four runs, completed."""
+    """Two runs, completed."""
     command(*SUBMIT, "--yes", "--wait")
     return OutputRoot(tmp_path / "output")
 
@@ -56,9 +56,9 @@ def test_a_run_whose_folder_was_removed_is_done_anew_by_submit_only_and_its_numb
     said = command(*SUBMIT, "--yes", "--wait").stdout
     assert f"The files of 4 stage runs that had ended are gone (add_tokenizer of {gone.path.name}" in said
     assert numbers(root, gone.path.name) == [[2]] * 4
-    assert times_done(root) == [4] * 4
+    assert times_done(root) == [4] * 2
     command("ledger", "rebuild")
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
     assert "no folder" not in command("status").stdout
 
 
@@ -66,7 +66,7 @@ def test_after_all_runs_were_removed_submit_does_them_again_whether_or_not_the_l
     ids = [run.path.name for run in root.runs()]
     shutil.rmtree(root.path / "runs")
     all_commands_work(command)
-    assert "has no folder of 4 runs" in command("status").stdout
+    assert "has no folder of 2 runs" in command("status").stdout
     refused = command("ledger", "rebuild", check=False)
     assert (refused.returncode, "has no runs to make a ledger of" in refused.stderr) == (2, True)
     command(*SUBMIT, "--yes", "--wait")
@@ -76,7 +76,7 @@ def test_after_all_runs_were_removed_submit_does_them_again_whether_or_not_the_l
     command(*SUBMIT, "--yes", "--wait")
     assert {str(numbers(root, run_id)) for run_id in ids} == {"[[3], [3], [3], [3]]"}
     command("ledger", "rebuild")
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
     assert "Nothing is missing" in command(*SUBMIT, "--yes").stdout
 
 
@@ -84,11 +84,11 @@ def test_a_rebuilt_ledger_forgets_a_removed_run_says_so_and_gives_none_of_its_nu
     gone = root.runs()[0].path
     shutil.rmtree(gone)
     assert f"has no run.json of {gone.name}, which had been submitted" in command("ledger", "rebuild").stdout
-    assert counts(command) == {"completed": 12}
+    assert counts(command) == {"completed": 4}
     command(*SUBMIT, "--yes", "--wait")
     assert numbers(root, gone.name) == [[2]] * 4
     command("ledger", "rebuild")
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
     with_failures = command("status", "--failed").stdout
     assert "No stage run has failed." in with_failures
 
@@ -102,7 +102,7 @@ def test_a_removed_stage_is_done_again_with_the_number_that_follows_and_what_nee
     command(*SUBMIT, "--yes", "--wait")
     assert numbers(root, run.path.name) == [[1], [1], [2], [1]]
     assert numbers(root, other.path.name) == [[2], [1, 2], [1, 2], [1, 2]]
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
 
 
 def test_a_later_stage_is_left_alone_where_the_model_that_it_needs_was_removed(command, root):
@@ -115,7 +115,7 @@ def test_a_later_stage_is_left_alone_where_the_model_that_it_needs_was_removed(c
     assert f"rerun --stage pretrain --run {run.path.name}" in said
     command("rerun", "--run", run.path.name, "--stage", "pretrain", "--yes", "--wait")
     assert run.model.is_dir()
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
 
 
 def test_tick_leaves_alone_what_failed_in_a_folder_that_was_removed(command, fake_science, tmp_path):
@@ -144,22 +144,22 @@ def test_without_submissions_what_runs_show_is_kept_what_is_not_known_is_said_an
     all_commands_work(command, COMMANDS[:-1])  # with the ledger
     refused = command(*COMMANDS[-1], check=False).stderr
     assert "is missing: it says where and how was submitted. Give --site and --data-root." in refused
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
     kept.rename(root.submission(submission_id).path)
     lose_submissions(root)
     said = command("ledger", "rebuild").stdout
     assert f"The files of 1 submission are gone from submissions/ ({submission_id})" in said
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
     all_commands_work(command)
     assert "Nothing is missing" in command(*SUBMIT, "--yes").stdout
     assert "Nothing to do." in command("tick").stdout
     assert "0.00 hours used" in command("status").stdout
     assert "of 1 submission" in command("ledger", "rebuild").stdout
-    assert (times_done(root), counts(command)) == ([4] * 4, {"completed": 16})
+    assert (times_done(root), counts(command)) == ([4] * 2, {"completed": 8})
     command("rerun", "--stage", "blimp", "--run", root.runs()[0].path.name, "--site", "site.yaml", "--yes", "--wait")
     assert numbers(root, root.runs()[0].path.name) == [[1], [1], [1, 2], [1]]
     command("ledger", "rebuild")
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
 
 
 def test_runs_alone_copied_elsewhere_are_the_same_results(command, root, tmp_path):
@@ -173,15 +173,15 @@ def test_runs_alone_copied_elsewhere_are_the_same_results(command, root, tmp_pat
         (folder / "report/scores.csv").read_text().splitlines() for folder in (root.path, tmp_path / "copy")
     )
     assert sorted(first) == sorted(second)
-    assert len(first) == 17
+    assert len(first) == 9
 
 
 def test_of_several_submissions_those_that_are_left_tell_what_they_did(command, root):
     (old,) = root.submission_ids()
-    command("submit", "experiments.yaml", "--site", "site.yaml", "--study", "second", "--yes", "--wait")
+    command("submit", "experiments.yaml", "--site", "site.yaml", "--study", "first", "--yes", "--wait")
     lose_submissions(root, old)
     assert f"1 submission are gone from submissions/ ({old})" in command("ledger", "rebuild").stdout
-    assert counts(command) == {"completed": 28}
+    assert counts(command) == {"completed": 20}
     ledger = Ledger(root.ledger)
     sites = sorted(row["site"] for row in ledger.submissions())
     ledger.close()
@@ -196,9 +196,9 @@ def test_what_had_not_ended_when_its_submission_was_lost_is_no_ones_until_a_pers
     result.unlink()
     lose_submissions(root)
     command("ledger", "rebuild")
-    assert counts(command) == {"completed": 15, "failed": 1}
+    assert counts(command) == {"completed": 7, "failed": 1}
     assert "its submission's files are gone" in command("status", "--failed").stdout.replace("\n    ", " ")
     assert "Nothing to do." in command("tick").stdout
     result.write_text(told)  # its job was at work all the time
     assert "Nothing to do." in command("tick").stdout
-    assert counts(command) == {"completed": 16}
+    assert counts(command) == {"completed": 8}
