@@ -29,7 +29,8 @@ class Attempts(Store):
             self._touched |= {attempt["run_id"] for attempt in attempts}
 
     def update_submission(self, submission_id: str, **values: Unpack[Answered]) -> None:
-        self.db.table("submission").update(submission_id, values)
+        names = ", ".join(f"{name} = ?" for name in values)
+        self._execute(f"UPDATE submission SET {names} WHERE submission_id = ?", [*values.values(), submission_id])
         if values.get("state") == "done":
             self.sum_hours(submission_id)
 

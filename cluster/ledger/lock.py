@@ -27,6 +27,8 @@ from cluster.errors import LedgerBusy
 from cluster.files import documents, processes, whole_files
 from cluster.files.processes import Process
 
+SHORTEST, LONGEST = 0.05, 1.0  # seconds between two tries for the lock, each of which writes a file: the first, later
+
 
 @contextmanager
 def locked(path: Path, *, wait: float = 60.0) -> Iterator[None]:
@@ -35,13 +37,14 @@ def locked(path: Path, *, wait: float = 60.0) -> Iterator[None]:
 
     Raises LedgerBusy after `wait` seconds, naming the holder, and OSError where no lock can be written."""
     mine: Process = {"host": socket.gethostname(), "pid": os.getpid(), "start": processes.process_start(os.getpid())}
-    deadline = time.monotonic() + wait
+    deadline, pause = time.monotonic() + wait, SHORTEST
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while not (whole_files.create_json(path, mine) or _succeed(path, mine)):
             if time.monotonic() > deadline:
                 raise LedgerBusy(_busy(path))
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(LONGEST, 1.5 * pause)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path.parent)) from None
     try:

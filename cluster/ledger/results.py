@@ -36,8 +36,7 @@ class Results(Store):
             "data_file": [{"file": file, "sha256": digest} for file, digest in outcome.get("data", {}).items()],
         }
         for table, rows in tables.items():
-            if rows:
-                self.db.table(table).insert_all((key | row for row in rows), replace=True)
+            self._insert_all(table, [key | row for row in rows], "OR REPLACE")
         digest = digest_of_scores(stage, tables["score"])
         self._execute(
             "UPDATE attempt SET scores = ? WHERE (run_id, stage, number) = (?, ?, ?)", [digest, run_id, stage, number]

@@ -142,7 +142,7 @@ class Store:
         self.db.conn.executemany("UPDATE run SET statuses = ? WHERE id = ?", changed)
 
     def remember(self, key: str, value: str) -> None:
-        self.db.table("meta").upsert({"key": key, "value": value}, pk="key")
+        self._insert("meta", {"key": key, "value": value}, "OR REPLACE")
 
     def recall(self, key: str) -> str | None:
         row = next(iter(self.db.query("SELECT value FROM meta WHERE key = ?", [key])), None)

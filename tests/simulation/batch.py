@@ -115,6 +115,7 @@ class Batch:
         self.kernel, self.draw, self.launch = kernel, draw, launch
         self.controller = self.accounting = True
         self.tasks: list[Task] = []
+        self._open: list[Task] = []  # those that may live
         self.next_id = EPOCH_OF_IDS
         self.rows: list[tuple[float, Task, list[Life]]] = []  # accounting's: when it may be seen, what it says
         self.lag = 0.0
@@ -140,7 +141,8 @@ class Batch:
         ]  # fmt: skip
 
     def live(self, ours: bool = True) -> list[Task]:
-        return [task for task in self.tasks if task.live and not (ours and task.foreign) and not task.forgotten]
+        self._open = [task for task in self._open if task.state not in FINAL and not task.forgotten]
+        return [task for task in self._open if not task.foreign] if ours else self._open
 
     def working(self) -> list[Task]:
         return [task for task in self.tasks if any(process.alive for process in task.processes)]
@@ -150,17 +152,18 @@ class Batch:
         self.kernel.at(self.kernel.now + 1.0, self.cycle)
         if not self.controller:
             return
-        for task in self.live(ours=False):
-            if task.state == "RUNNING" and task.foreign and self.kernel.now - (task.start or 0) >= task.length:
+        live = self.live(ours=False)
+        for task in live:
+            if task.foreign and task.state == "RUNNING" and self.kernel.now - (task.start or 0) >= task.length:
                 self.end(task, "COMPLETED")
-        for task in self.live(ours=False):
+        for task in live:
             if task.state != "PENDING" or task.begin > self.kernel.now or not self.partition_up:
                 continue
             if task.reason in ("JobHeldUser", "job requeued in held state", "ReservationDeleted"):
                 continue
-            if sum(t.array == task.array and t.state == "RUNNING" for t in self.tasks) >= task.throttle:
+            if sum(t.array == task.array and t.state == "RUNNING" for t in live) >= task.throttle:
                 continue
-            used = {t.node for t in self.tasks if t.state == "RUNNING" and not t.forgotten}
+            used = {t.node for t in live if t.state == "RUNNING"}
             free = [node for node in self.nodes if node not in used and node not in self.closed]
             if free:
                 self._start(task, free[0])
@@ -532,6 +535,7 @@ class Batch:
                 options=options,
             )  # fmt: skip
             self.tasks.append(task)
+            self._open.append(task)
             self.ran.append(task)
             self._account(task)
         return number
@@ -555,6 +559,7 @@ class Batch:
                 1000, foreign=True, length=length,
             )  # fmt: skip
             self.tasks.append(task)
+            self._open.append(task)
 
 
 OVERRIDING = {"SBATCH_PARTITION": "partition", "SBATCH_TIMELIMIT": "time", "SBATCH_JOB_NAME": "job-name",

@@ -7,11 +7,13 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import itertools
 import os
 import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import fspath
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,14 +48,15 @@ class DiskFault:
 class Disk:
     """Python's functions on files, for as long as it is `installed`."""
 
-    def __init__(self, kernel_of: Callable[[], Kernel | None]) -> None:
-        self.kernel_of = kernel_of
+    def __init__(self) -> None:
+        self.kernel: Kernel | None = None  # of the world there is
         self.folder = "/nowhere"
         self.written: Callable[[str], None]  # told of each file that has got its name
         self.read_only: Callable[[Process], bool]
         self.failed: Callable[[Process, str], None]
         self._real = {name: getattr(os, name) for name in CALLS}
         self._open, self._fsync, self._access = builtins.open, os.fsync, os.access
+        self.connections, self._drafts = Connections(self.check), itertools.count()
 
     def replacements(self) -> list[tuple[Any, str, Any]]:
         """Object, name of the attribute, what stands there while the world runs."""
@@ -63,16 +66,11 @@ class Disk:
         return found
 
     def _ours(self, path: Any) -> bool:
-        if isinstance(path, int):
-            return False
-        text = path if type(path) is str else os.fspath(path)
-        if isinstance(text, bytes):
-            return False
-        return not text.startswith("/") or text.startswith(self.folder)
+        """Whether a path is in the world's folder, where its processes stand."""
+        return type(path) is str and (path[:1] != "/" or path.startswith(self.folder))
 
     def point(self, writes: bool) -> Process | None:
-        kernel = self.kernel_of()
-        process = kernel.point() if kernel else None
+        process = self.kernel.point() if self.kernel else None
         if process and process.faults:
             self.fail(process, writes)
         if process and writes and self.read_only(process):
@@ -91,8 +89,11 @@ class Disk:
         dated = name in ("replace", "rename", "link")
 
         def call(path: Any = ".", *rest: Any, **options: Any) -> Any:
-            kernel = self.kernel_of()
-            if kernel is None or kernel.current is None or not self._ours(path):
+            kernel = self.kernel
+            if kernel is None or kernel.current is None:
+                return real(path, *rest, **options)
+            path = path if type(path) is int else fspath(path)
+            if not self._ours(path):
                 return real(path, *rest, **options)
             self.point(writes or (name == "open" and bool(rest and rest[0] & (os.O_WRONLY | os.O_RDWR))))
             made = real(path, *rest, **options)
@@ -104,21 +105,24 @@ class Disk:
         return call
 
     def _opened(self, path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
-        kernel = self.kernel_of()
-        if kernel is None or kernel.current is None or not self._ours(path):
+        kernel = self.kernel
+        if kernel is None or kernel.current is None:
+            return self._open(path, mode, *rest, **options)
+        path = path if type(path) is int else fspath(path)
+        if not self._ours(path):
             return self._open(path, mode, *rest, **options)
         self.point("w" in mode or "x" in mode or "a" in mode)
         return self._open(path, mode, *rest, **options)
 
     def _accessible(self, path: Any, mode: int, **options: Any) -> bool:
-        kernel = self.kernel_of()
+        kernel = self.kernel
         if kernel and kernel.current and mode & os.W_OK and self.read_only(kernel.current.process):
             return False
         return self._access(path, mode, **options)
 
     def _synced(self, handle: int) -> None:
         """The disk in memory is never behind; what would not have gone to the disk fails here."""
-        kernel = self.kernel_of()
+        kernel = self.kernel
         if kernel is None or kernel.current is None:
             self._fsync(handle)
         else:
@@ -128,46 +132,115 @@ class Disk:
 
     def tempfile(self) -> Any:
         def mkstemp(**options: Any) -> tuple[int, str]:
-            handle, path = tempfile.mkstemp(**options)
-            kernel = self.kernel_of()
-            if kernel and kernel.current:
-                os.utime(handle, (kernel.now, kernel.now))
+            kernel = self.kernel
+            if kernel is None or kernel.current is None:
+                return tempfile.mkstemp(**options)
+            path = os.path.join(options["dir"], f"{options['prefix']}{next(self._drafts)}")
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            os.utime(handle, (kernel.now, kernel.now))
             return handle, path
 
         return SimpleNamespace(mkstemp=mkstemp, TemporaryFile=tempfile.TemporaryFile)
 
     def sqlite3(self) -> Any:
-        disk = self
-
-        class Connection(sqlite3.Connection):
-            """A transaction begins at a point and ends at one, where the disk may be full."""
-
-            def execute(self, sql: str, *values: Any) -> Any:
-                if sql in ("BEGIN", "COMMIT"):
-                    try:
-                        disk.point(sql == "COMMIT")
-                    except OSError as error:
-                        raise _in_sqlites_words(error) from None
-                elif sql[:6].upper() in ("INSERT", "UPDATE", "DELETE", "CREATE", "REPLAC"):
-                    kernel = disk.kernel_of()
-                    if kernel and kernel.current and disk.read_only(kernel.current.process):
-                        raise _in_sqlites_words(OSError(errno.EROFS, ""))
-                return super().execute(sql, *values)
-
         def connect(path: Any, **options: Any) -> sqlite3.Connection:
-            kernel = disk.kernel_of()
+            kernel = self.kernel
             if kernel is None or kernel.current is None:
                 return sqlite3.connect(path, **options)
             try:
-                disk.point(False)
+                self.point(False)
             except OSError as error:
                 raise _in_sqlites_words(error) from None
-            connection = sqlite3.connect(path, **(options | {"timeout": 0.05}), factory=Connection)
-            connection.execute("PRAGMA synchronous = OFF")
-            return connection
+            return self.connections.take(path, bool(options.get("uri")))
 
         known = {name: getattr(sqlite3, name) for name in dir(sqlite3) if not name.startswith("_")}
         return SimpleNamespace(**(known | {"connect": connect}))
+
+    def check(self, sql: str) -> None:
+        """A transaction of a simulated process begins at a point and ends at one, where the disk may be full. Raises
+        sqlite3.OperationalError."""
+        kernel = self.kernel
+        if kernel is None or kernel.current is None:
+            return
+        if sql in ("BEGIN", "COMMIT"):
+            try:
+                self.point(sql == "COMMIT")
+            except OSError as error:
+                raise _in_sqlites_words(error) from None
+        elif sql[:6].upper() in CHANGING and self.read_only(kernel.current.process):
+            raise _in_sqlites_words(OSError(errno.EROFS, ""))
+
+
+CHANGING = {"INSERT", "UPDATE", "DELETE", "CREATE", "REPLAC"}
+
+
+class Connections:
+    """Open ledgers. One that is closed waits for the next who opens the same file: what takes long is to parse a
+    schema, and to compile statements, anew."""
+
+    def __init__(self, check: Callable[[str], None]) -> None:
+        self.check = check
+        self._waiting: dict[str, list[Connection]] = {}
+
+    def take(self, path: Any, uri: bool = False) -> Connection:
+        key = os.fspath(path)
+        waiting = self._waiting.get(key, [])
+        while waiting:
+            found = waiting.pop()
+            if found.file == _number(found.path):
+                return found
+            found.end()
+        made = sqlite3.connect(key, timeout=0.05, uri=uri, check_same_thread=False, factory=Connection)
+        made.told = set()
+        made.execute("PRAGMA synchronous = OFF")
+        made.execute("PRAGMA journal_mode = MEMORY")
+        made.key, made.path, made.of = key, key.removeprefix("file://").removesuffix("?mode=ro"), self
+        made.file = _number(made.path)
+        return made
+
+    def give_back(self, connection: Connection) -> None:
+        self._waiting.setdefault(connection.key, []).append(connection)
+
+    def end_all(self) -> None:
+        for connection in itertools.chain(*self._waiting.values()):
+            connection.end()
+        self._waiting.clear()
+
+
+class Connection(sqlite3.Connection):
+    key = path = ""
+    told: set[str]
+    file: tuple[int, int] | None = None
+    of: Connections | None = None
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if self.of:
+            self.of.check(sql)
+        if sql.startswith("PRAGMA"):  # said once: a flag that is set has all statements compiled anew
+            sql = "SELECT 1" if sql in self.told else sql
+            self.told.add(sql)
+        return super().execute(sql, *values)
+
+    def close(self) -> None:
+        if self.in_transaction:
+            super().execute("ROLLBACK")
+        assert self.of
+        self.of.give_back(self)
+
+    def end(self) -> None:
+        super().close()
+
+
+def _number(path: str) -> tuple[int, int] | None:
+    """What tells a file from another that has its name later."""
+    try:
+        found = REAL_STAT(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+REAL_STAT = os.stat
 
 
 def _in_sqlites_words(error: OSError) -> sqlite3.OperationalError:

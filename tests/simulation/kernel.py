@@ -7,6 +7,7 @@ process would still do in a `finally` does not happen."""
 
 from __future__ import annotations
 
+import heapq
 import io
 import os
 import random
@@ -188,14 +189,13 @@ class Kernel:
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         self._number += 1
-        self._timers.append((when, self._number, what))
-        self._timers.sort(key=lambda timer: timer[:2])
+        heapq.heappush(self._timers, (when, self._number, what))
 
     def advance(self, until: float, done: Callable[[], bool] | None = None) -> None:
         """Let the processes run until that time, or until `done`."""
         while not (done and done()):
             while self._timers and self._timers[0][0] <= self.now:
-                self._timers.pop(0)[2]()
+                heapq.heappop(self._timers)[2]()
             ready = [thread for thread in self.live if thread.may_run]
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]

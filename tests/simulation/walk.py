@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from simulation.batch import Task
 from simulation.disk import DiskFault
 from simulation.kernel import Process
 from simulation.steps import Step
-from simulation.world import RUNS, SITE, STUDIES, World, installed, world
+from simulation.world import RUNS, SITE, STUDIES, World, installed, seams, world
 
 ROUNDS = 16  # of the user's at the end
 OVERDUE = 900.0  # seconds that a command may take
@@ -535,9 +534,10 @@ class Walker:
         path = self.world.output / "ledger.db"
         if not path.exists():
             return []
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            db.row_factory = sqlite3.Row
-            return [dict(row) for row in db.execute(f"SELECT * FROM {table} WHERE {where}")]
+        with closing(seams().disk.connections.take(path)) as db:
+            found = db.execute(f"SELECT * FROM {table} WHERE {where}")
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
 
     def check_the_end(self) -> None:
         if not self.world.submitted:

@@ -10,7 +10,8 @@ import contextlib
 import datetime as dates
 import functools
 import gc
-import itertools
+import json
+import marshal
 import os
 import random
 import secrets
@@ -26,12 +27,13 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
 import typer.main
 import yaml
+from rich.text import Text
 from simulation import kernel as kernels
 from simulation.batch import POLICY, Batch, Call, Reply, Task
 from simulation.disk import Disk, DiskFault
@@ -41,7 +43,8 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 import cluster.status.showing
 from cluster.cli import entry, reporting
-from cluster.files import processes, whole_files
+from cluster.console import CleanConsole, clean
+from cluster.files import documents, processes, whole_files
 from cluster.ledger import lock, schema, store
 from cluster.manifest import loading
 from cluster.reconcile import reconciling, session
@@ -422,7 +425,7 @@ class Seams:
 
     def __init__(self) -> None:
         self.world: World | None = None
-        self.disk = Disk(lambda: self.world.kernel if self.world else None)
+        self.disk = Disk()
         self.real_time, self.real_monotonic, self.real_sleep = time.time, time.monotonic, time.sleep
         self._template = sqlite3.connect(":memory:", check_same_thread=False)
         schema.migrate.apply(Database(self._template))
@@ -618,6 +621,11 @@ class Seams:
             (entry, "app", _command()),
             (loading.yaml, "load", functools.lru_cache(loading.yaml.load)),
             (launch, "render", _remembering(launch.render)),
+            (CleanConsole, "print", _printed(CleanConsole.print)),
+            (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=_dumped)),
+            (documents, "find_fault", _known_fault(documents.find_fault)), (Database, "query", _query),
+            (PurePath, "__truediv__", functools.lru_cache(1 << 14)(PurePath.__truediv__)),
+            (PurePath, "joinpath", functools.lru_cache(1 << 14)(PurePath.joinpath)),
             (typing, "get_origin", functools.cache(typing.get_origin)),
             (typing, "get_args", functools.cache(typing.get_args)),
             (typing, "is_typeddict", functools.cache(typing.is_typeddict)),
@@ -635,6 +643,45 @@ def _remembering(render: Callable[..., str]) -> Callable[..., str]:
         return known[key]
 
     return remembered
+
+
+def _printed(laid_out: Callable[..., None]) -> Callable[..., None]:
+    """Print what is only text without laying it out."""
+
+    def printed(self: CleanConsole, *texts: Any, **options: Any) -> None:
+        if all(isinstance(text, (str, Text)) for text in texts):
+            self.file.write(clean(" ".join(map(str, texts))) + "\n")
+        else:
+            laid_out(self, *texts, **options)
+
+    return printed
+
+
+def _known_fault(find_fault: Callable[..., str]) -> Callable[..., str]:
+    """Look at each value of a file once."""
+    known: dict[tuple[bytes, Any], str] = {}
+
+    def remembered(value: Any, kind: Any, where: str = "") -> str:
+        if where:
+            return find_fault(value, kind, where)
+        key = marshal.dumps(value), kind
+        if key not in known:
+            known[key] = find_fault(value, kind)
+        return known[key]
+
+    return remembered
+
+
+def _dumped(value: Any, **options: Any) -> str:
+    """What `json.dumps` makes without indents, for which Python's own takes five times as long."""
+    return json.dumps(value, **(options | {"indent": None}))
+
+
+def _query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
+    """sqlite-utils' question, without a savepoint around it."""
+    found = db.conn.execute(sql, values)
+    names = [column[0] for column in found.description]
+    return (dict(zip(names, row, strict=True)) for row in found)
 
 
 @functools.cache
@@ -688,17 +735,14 @@ def installed() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_numbers = itertools.count()
-
-
 @contextlib.contextmanager
 def world(folder: Path, seed: int) -> Iterator[World]:
     """A new world, below the folder of `installed`."""
     data = os.environ._data  # type: ignore[attr-defined]
-    made = World(folder / f"w{next(_numbers)}", seed)
+    made = World(folder / "world", seed)  # always of this name: what is remembered of paths goes on
     seams().world = made
     disk = seams().disk
-    disk.folder, disk.written = str(made.folder), made.named.append
+    disk.kernel, disk.folder, disk.written = made.kernel, str(made.folder), made.named.append
     disk.read_only = lambda process: made.read_only and "words" in process.notes
     disk.failed = made.failed
     os.chdir(made.folder)
@@ -708,6 +752,8 @@ def world(folder: Path, seed: int) -> Iterator[World]:
         yield made
     finally:
         made.kernel.end_all()
+        disk.connections.end_all()
+        disk.kernel = None
         sys.stdout, sys.stderr = outputs
         seams().world = None
         os.environ._data = data  # type: ignore[attr-defined]
