@@ -1,7 +1,8 @@
 """The array task: works through one pack, `slots` runs at a time, each run in a process of its own.
 
 A run begins as soon as a slot is free and its memory fits beside what is at work; so a long or large one does not hold
-up those behind it. A run's crash, or its kill -9, leaves the others alone. What a dead child could not say, this
+up those behind it. Once all of them have begun, the task pulls runs of its array that nobody has begun (`pulling`).
+A run's crash, or its kill -9, leaves the others alone. What a dead child could not say, this
 process says for it. Before the time limit SLURM sends USR2, and submitit, which holds that signal, asks for a
 checkpoint: the children save and end, and the task requeues itself as often as its intent allows. Writes only files of
 its own submission and of the attempts that its children claimed; never the ledger. No torch."""
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.statuses import GIVEN_UP
 from jobs import attempts, memory, mps, turn
 from jobs.attempts import STOPPED, ArrayTask, failure, read_intent, say, this_task, whole
+from jobs.pulling import Runs
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -108,12 +110,15 @@ class PackWork:
     def __init__(self, directory: SubmissionDir, intent: Intent, index: int, task: ArrayTask) -> None:
         self.directory, self.intent, self.index, self.task = directory, intent, index, task
         self.root = OutputRoot(Path(intent["output_root"]))
-        self.items = intent["packs"][index]
-        self.together = [number for number, item in enumerate(self.items) if not item.get("alone")]
-        self.slots = min(intent["slots"], len(self.together))
-        self.waiting: list[int] = []  # the runs of this phase without a child so far, by number
-        self.running: dict[int, int | None] = {}  # run -> its child's pid; None: ended, and being spoken for
-        self.left = set(range(len(self.items)))  # the runs that may have stages without a result
+        self.runs = Runs(directory, intent, index)
+        self.parts = self.runs.own(task.restart > 0)  # and what is pulled
+        self.slots = min(intent["slots"], sum(not part.alone for part in self.runs.parts))
+        seconds = 60 * intent.get("minutes", math.inf) - intent["site"].get("signal_delay", 0)
+        self.ends = time.monotonic() + seconds  # when it is told to save and end
+        self.alone = False  # the phase: what needs the device for itself comes after all else
+        self.waiting: list[int] = []  # the parts of this phase without a child so far, by number
+        self.running: dict[int, int | None] = {}  # part -> its child's pid; None: ended, and being spoken for
+        self.left = set(range(len(self.parts)))  # the parts that may have stages without a result
         self.lock = threading.RLock()  # for the four above; reentrant, since a signal may interrupt another's handler
         self.ended = threading.Condition(self.lock)  # a run is at work no more, so that memory is free
         self.stopped_by: int | None = None
@@ -122,13 +127,17 @@ class PackWork:
         self.watch = memory.Watch()
 
     def run(self) -> None:
-        alone = [number for number in range(len(self.items)) if number not in self.together]
-        about = f"{len(self.together)} runs, {self.slots} at a time, then {len(alone)} alone, as {self.task}"
+        if not self.parts and not self.runs.any_left():
+            say(f"pack {self.index} of {self.directory.id}: others have all of its runs; nothing is left to do")
+            return
+        alone = sum(part.alone for part in self.parts)
+        about = f"{len(self.parts) - alone} runs, {self.slots} at a time, then {alone} alone, as {self.task}"
         say(f"pack {self.index} of {self.directory.id}: {about}")
         self._record_provenance()
         with mps.daemon(bool(self.intent["site"].get("mps")), self.slots) as variables:
-            self._work_through(self.together, self.slots, variables)
-        self._work_through(alone, 1, {})  # what is measured here is to have the device for itself
+            self._work_through(self.slots, variables)
+        self.alone = True
+        self._work_through(1, {})  # what is measured here is to have the device for itself
         if self.stopped_by != signal.SIGTERM:
             self._settle()
 
@@ -162,15 +171,15 @@ class PackWork:
             return False
         again = may_requeue and "SLURM_JOB_ID" in os.environ and self.task.restart < self.intent.get("requeues", 0)
         if again and self.left and self._update_task_file({"ended_by": "timeout"}):
-            say(f"the time limit is near: {len(self.left)} of {len(self.items)} runs go on after a requeue")
+            say(f"the time limit is near: {len(self.left)} of {len(self.parts)} runs go on after a requeue")
             return True
         self._settle()
         return False
 
-    def _work_through(self, numbers: Sequence[int], slots: int, shared: Mapping[str, str]) -> None:
-        """These runs, so many at a time."""
+    def _work_through(self, slots: int, shared: Mapping[str, str]) -> None:
+        """The parts of this phase, so many at a time."""
         with self.lock:
-            self.waiting = list(numbers)
+            self.waiting = [number for number, part in enumerate(self.parts) if part.alone == self.alone]
         idle: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slots):
             environment = slot_environment(slot, slots, self.intent["cpus"], shared)
@@ -195,16 +204,23 @@ class PackWork:
             idle.put(slot)
 
     def _start_next(self, environment: Mapping[str, str]) -> tuple[int, subprocess.Popen[bytes] | None] | None:
-        """Start a child for the first waiting run that fits, once there is one. Returns the run's number and the child,
-        which is None if it could not be started; or None if there is no run to start any more."""
+        """Start a child for the first waiting run that fits, once there is one, or else for one that is pulled. Returns
+        the run's number and the child, which is None if it could not be started; or None if there is no run to start
+        any more."""
         with self.ended:
-            while not self.stopped_by and self.waiting:
-                if (number := self._first_that_fits()) is None:
+            while not self.stopped_by:
+                if (number := self._first_that_fits() if self.waiting else self._pull()) is None:
+                    if not self.running:
+                        return None
                     self.ended.wait()
                     continue
                 self.waiting.remove(number)
                 self.running[number] = None
                 try:
+                    if not self.runs.take(self.parts[number].run_id):  # another task has pulled it
+                        del self.running[number]
+                        self.left.discard(number)
+                        continue
                     child = self._start(number, environment)
                 except OSError as error:
                     self._could_not_start(number, error)
@@ -216,11 +232,33 @@ class PackWork:
     def _first_that_fits(self) -> int | None:
         """The first waiting run whose memory, as planned, is free beside the runs at work; where nothing is at work any
         run fits. An intent that says nothing of memory leaves that to `slots`."""
-        free = self.intent.get("memory_limit", math.inf) - sum(self._memory(number) for number in self.running)
-        return next((number for number in self.waiting if not self.running or self._memory(number) <= free), None)
+        free = self._free()
+        return next((number for number in self.waiting if self.parts[number].memory <= free), None)
 
-    def _memory(self, number: int) -> int:
-        return self.items[number].get("memory", 0)
+    def _pull(self) -> int | None:
+        """Take a run of another pack, if one fits beside the runs at work and would surely end in time."""
+        seconds = (self.ends - time.monotonic()) / (len(self.running) + 1)
+        try:
+            pulled = self.runs.pull(self.alone, self._free(), seconds)
+        except OSError as error:
+            say(f"no run could be pulled: {error}")
+            return None
+        if not pulled:
+            return None
+        first = len(self.parts)
+        self.parts += pulled
+        self.left |= set(range(first, len(self.parts)))
+        say(f"run {pulled[0].run_id} is pulled from pack {pulled[0].pack}")
+        if self.runs.is_cancelled(pulled[0].pack):  # at this moment
+            self._speak_for(first, "cancelled", "its pack was cancelled before it had begun")
+            self.left -= set(range(first, len(self.parts)))
+            return self._pull()
+        self.waiting.append(first)
+        return first
+
+    def _free(self) -> float:
+        at_work = sum(self.parts[number].memory for number in self.running)
+        return self.intent.get("memory_limit", math.inf) - at_work if self.running else math.inf
 
     def _see_through(self, number: int, child: subprocess.Popen[bytes]) -> None:
         """One run's stages in one child, to its end; every attempt that it claimed and did not leave to a requeue then
@@ -230,14 +268,16 @@ class PackWork:
         with self.lock:
             self.running[number] = None
             beside = [pid for pid in self.running.values() if pid]
-        say(f"run {self.items[number]['run_id']}: child {child.pid} ended with {code}")
+        say(f"run {self.parts[number].run_id}: child {child.pid} ended with {code}")
         try:
             self._hear_end(number, child.pid, code, memory.reaped_peak(usage.ru_maxrss), beside)
         except Exception:  # noqa: BLE001 - the other runs go on
             say(traceback.format_exc())
 
     def _start(self, number: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "jobs.stage", str(self.directory.path), str(self.index), str(number)]
+        part = self.parts[number]
+        place = map(str, (self.directory.path, self.index, part.pack, part.number))
+        command = [sys.executable, "-m", "jobs.stage", *place]
         return subprocess.Popen(command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL)
 
     def _hear_end(self, number: int, pid: int, code: int, peak: int, beside: list[int]) -> None:
@@ -254,7 +294,7 @@ class PackWork:
             message = f"killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL and (figures := self.watch.explain(peak, map(memory.peak_of, beside))):
             cause, message = "out_of_memory", figures
-        item = self.items[number]
+        item = self.parts[number].item
         run = self.root.run(item["run_id"])
         for stage, _ in item["stages"]:
             for attempt, holder in attempts.claimed(run, stage, self.directory.id, self.task.restart):
@@ -262,16 +302,20 @@ class PackWork:
                     attempts.write_result(attempt, failure(cause, message))
 
     def _could_not_start(self, number: int, error: OSError) -> None:
-        item = self.items[number]
-        say(f"run {item['run_id']}: no child could be started: {error}")
+        say(f"run {self.parts[number].run_id}: no child could be started: {error}")
         self.left.discard(number)
+        cause: Cause = "out_of_memory" if memory.ran_out(error) else "error"
+        self._speak_for(number, cause, f"no process could be started: {error}")
+
+    def _speak_for(self, number: int, cause: Cause, message: str) -> None:
+        """Say how the first stage of a run ended that has no child to say so."""
+        item = self.parts[number].item
         stage, planned = item["stages"][0]
         run, submission_id = self.root.run(item["run_id"]), self.directory.id
         with contextlib.suppress(OSError):
             attempt = attempts.claim(run, stage, planned, submission_id, self.task, self.made_with)
             if attempt:
-                cause: Cause = "out_of_memory" if memory.ran_out(error) else "error"
-                attempts.write_result(attempt, failure(cause, f"no process could be started: {error}"), tries=1)
+                attempts.write_result(attempt, failure(cause, message), tries=1)
 
     def _record_provenance(self) -> None:
         """Collected once for all children, who find it in the task file. Without it the work goes on all the same."""
@@ -296,9 +340,11 @@ class PackWork:
     def _settle(self) -> None:
         """Say `timeout` for the runs that were stopped or had no turn."""
         for number in sorted(self.left):
-            item = self.items[number]
+            item = self.parts[number].item
             run = self.root.run(item["run_id"])
             try:
+                if not self.runs.take(item["run_id"]):
+                    continue
                 attempts.time_ran_out(run, item, self.directory.id, self.task, self.made_with)
             except OSError as error:
                 say(f"run {item['run_id']}: {error}")

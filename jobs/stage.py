@@ -1,6 +1,7 @@
 """Do what every stage does: claim, log, heartbeat, work, result. Runs one run's stages, in order, in one process.
 
-`python -m jobs.stage SUBMISSION PACK ITEM`. The result file is written last: it alone says that a stage succeeded.
+`python -m jobs.stage SUBMISSION TASK PACK NUMBER`: TASK is the pack of the task whose child this is, PACK the one that
+the run was planned for. The result file is written last: it alone says that a stage succeeded.
 A stage that fails leaves its traceback in its log and its cause in its result; stages that do not need it go on. One
 that is asked to stop leaves no result, and the process ends with `attempts.STOPPED`."""
 
@@ -48,13 +49,13 @@ HEARTBEAT = 10.0  # seconds
 STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
 
 
-def main(submission: str, index: str, number: str) -> int:
+def main(submission: str, index: str, planned_for: str, number: str) -> int:
     signal.signal(signal.SIGUSR2, lambda signum, frame: STOP.set())  # noqa: ARG005
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})  # the pack blocks it until it can be answered
     _die_with_parent()
     directory = SubmissionDir(Path(submission))
     intent = read_intent(directory)
-    item = intent["packs"][int(index)][int(number)]
+    item = intent["packs"][int(planned_for)][int(number)]
     run = OutputRoot(Path(intent["output_root"])).run(item["run_id"])
     pack = whole(directory.task(int(index)), TaskFile)
     if pack and pack["pid"] != os.getppid():  # the pack died before it could take this process with it

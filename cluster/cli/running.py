@@ -41,7 +41,7 @@ from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.manifest.loading import Cell
 from cluster.plan import cost, expansion
-from cluster.reconcile import session
+from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
@@ -292,10 +292,15 @@ def cancel(
             whole_files.write_json(root.paused, {"time": session.now()})
             for path in root.requests():
                 path.unlink(missing_ok=True)
-        packs = live_packs(ledger, set(find_runs(ledger, run)) if run else None)
+        wanted = set(find_runs(ledger, run)) if run else None
+        packs = live_packs(ledger, wanted)
         cancel_jobs(ledger, root, slurm, list(packs))
+        reconciling.follow_runs(ledger, root)  # another task may have pulled one of them before it could see that
+        pulled = live_packs(ledger, wanted).keys() - packs.keys()
+        cancel_jobs(ledger, root, slurm, sorted(pulled))
     if packs:
-        console.print(f"Cancelled {count(len(packs), 'pack')}. `status` shows them as cancelled once they have ended.")
+        cancelled = count(len({*packs, *pulled}), "pack")
+        console.print(f"Cancelled {cancelled}. `status` shows them as cancelled once they have ended.")
     else:
         console.print(
             "Nothing is running or waiting; `tick` begins nothing either, until the next `submit` or `rerun`."

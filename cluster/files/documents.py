@@ -47,6 +47,12 @@ class TaskFile(Life):
     waits: NotRequired[bool]  # for a pack before it on this machine
 
 
+class TakenFile(TypedDict):
+    """taken/<run_id>.json: the pack whose task does a run, or answers for it."""
+
+    pack: int
+
+
 class Claim(Life):
     """claim.json: whose an attempt is, and what it is done with."""
 
@@ -134,6 +140,7 @@ class PackedRun(TypedDict):
     micro_batch_tokens: NotRequired[int | None]
     alone: NotRequired[bool]
     memory: NotRequired[int]  # MB that it takes of `memory_limit`, as planned
+    seconds: NotRequired[float]  # of the device that it surely takes for itself, all parts of the run together
     # Stage -> its newest attempt that was known to be completed, and is done again. Not there: nothing is said of that.
     done: NotRequired[dict[str, int]]
 

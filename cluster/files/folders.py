@@ -16,6 +16,8 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         submission.json                 the intent: an array of packs (login node, before sbatch)
         answer.json                     what sbatch said (login node)
         task-<index>.json               the array task that works through pack <index> (the job)
+        taken/<run_id>.json             the pack whose task has the run, its own or another (the job; the login node,
+                                        before it judges a run that nobody has begun)
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
@@ -130,6 +132,17 @@ class SubmissionDir:
 
     def task(self, index: int) -> Path:
         return self.path / f"task-{index}.json"
+
+    def taken(self, run_id: str) -> Path:
+        return self.path / "taken" / f"{run_id}.json"
+
+    def taken_runs(self) -> set[str]:
+        """The runs that a pack's task has, or that were judged."""
+        try:
+            names = os.listdir(self.path / "taken")
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        return {name.removesuffix(".json") for name in names if name.endswith(".json") and is_name(name)}
 
     def tasks(self) -> list[int]:
         """The packs that a job has taken."""

@@ -69,8 +69,10 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
 
 def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     fates = {index: _fate(opened, index, attempts, seen) for index, attempts in opened.open_packs.items()}
+    packs = {key_of(attempt): attempt["pack_index"] for attempt in opened.open_attempts}
     # What a job wrote between our reading its files and its end must be read before it is judged.
     if any(isinstance(fate, EndedJob) for fate in fates.values()):
+        opened.close_runs([index for index, fate in fates.items() if isinstance(fate, EndedJob)])
         read_files(opened)
     statuses = _statuses(opened)
     first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
@@ -78,7 +80,8 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
         if is_superseded(opened, attempt):
             _settle(opened, attempt, _interruption(opened, attempt, seen))
         else:
-            fate = fates.get(attempt["pack_index"])
+            was_pulled = packs.get(key_of(attempt)) not in (None, attempt["pack_index"])  # since its files were read
+            fate = None if was_pulled else fates.get(attempt["pack_index"])
             if isinstance(fate, LiveJob) and attempt["run_id"] in first:
                 fate = LiveJob(fate.job)
             first.add(attempt["run_id"])

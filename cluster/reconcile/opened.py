@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from cluster.files import documents
-from cluster.files.documents import AnswerFile, Claim, Heartbeat, ResultFile, TaskFile, Verdict
+from cluster.files import documents, whole_files
+from cluster.files.documents import AnswerFile, Claim, Heartbeat, ResultFile, TakenFile, TaskFile, Verdict
 from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE
@@ -35,6 +35,7 @@ class OpenSubmission:
         self.attempts = ledger.attempts_in(row["submission_id"])
         self.tasks: dict[int, TaskFile] = {}
         self.begun_by: dict[tuple[str, str, int], int] = {}  # attempt without a result -> the life that claimed it
+        self.taken: dict[str, int] = {}  # run -> the pack whose task has it
         self.torn: list[str] = []  # files that are not whole
         self.just_seen = False  # its job showed itself after SLURM was asked, so that answer says nothing of it
 
@@ -88,6 +89,25 @@ class OpenSubmission:
         self.row |= values
         self.ledger.update_submission(self.row["submission_id"], **values)
 
+    def follow_runs(self) -> None:
+        """Put each open attempt into the pack whose task has its run, which may not be the one that was planned."""
+        open_attempts = self.open_attempts
+        asked = {attempt["run_id"] for attempt in open_attempts} - self.taken.keys()
+        for run_id in self.directory.taken_runs() & asked:
+            if told := read_whole(self.directory.taken(run_id), TakenFile, self.torn):
+                self.taken[run_id] = told["pack"]
+        for attempt in open_attempts:
+            self.put(attempt, pack_index=self.taken.get(attempt["run_id"], attempt["pack_index"]))
+
+    def close_runs(self, packs: Collection[int]) -> None:
+        """Let nobody pull what these packs have left, since they answer for it; what was pulled stays the puller's."""
+        if not self.directory.submission.exists():
+            return
+        runs = {attempt["run_id"]: attempt["pack_index"] for attempt in self.open_attempts}
+        for run_id, pack in runs.items():
+            if pack in packs and run_id not in self.taken:
+                whole_files.create_json(self.directory.taken(run_id), {"pack": pack})
+
     def close_if_done(self) -> None:
         if self.row["state"] == "submitted" and not any(attempt["status"] in LIVE for attempt in self.attempts):
             self.update(state="done")
@@ -108,6 +128,7 @@ class OpenSubmission:
 def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     """Results, claims and heartbeats of every open attempt whose pack has begun: a job takes its pack first."""
     opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
+    opened.follow_runs()
     begun_only = begun_only and opened.directory.path.is_dir()  # without it no task can tell that it has begun
     waiting = list(opened.open_attempts)
     for attempt in waiting:  # and those that join them meanwhile

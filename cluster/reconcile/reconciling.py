@@ -63,6 +63,13 @@ def reconcile(ledger: Ledger, output_root: OutputRoot, slurm: Queries) -> SlurmR
     return "partial" if history is None else "answered"
 
 
+def follow_runs(ledger: Ledger, output_root: OutputRoot) -> None:
+    """Put what is open into the packs whose tasks have it by now."""
+    with ledger.transaction():
+        for row in ledger.open_submissions():
+            OpenSubmission(ledger, output_root, row).follow_runs()
+
+
 def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Fill an empty ledger from the files. Returns what could not be read."""
     torn: list[str] = []

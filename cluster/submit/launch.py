@@ -202,7 +202,9 @@ def _described(pack: Pack, done: Mapping[tuple[str, str], int], fits_memory: boo
         if len(sharing) < len(item.stages):
             rest = [stage for stage in item.stages if STAGES[stage[0]].alone]
             alone.append({"run_id": item.run_id, "stages": rest, "alone": True})
+    surely = {item.run_id: item.seconds * item.margin for item in pack.items}
     for packed in (*together, *alone):
+        packed["seconds"] = surely[packed["run_id"]]
         if any(number > 1 for _, number in packed["stages"]):
             keys = {stage: (packed["run_id"], stage) for stage, _ in packed["stages"]}
             packed["done"] = {stage: done[key] for stage, key in keys.items() if key in done}

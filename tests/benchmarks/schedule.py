@@ -142,6 +142,96 @@ def carry_out(arrays: Sequence[Array], runs: Sequence[Run], jobs: int, sigma: fl
     return Found(end / 3600, asked, held / 3600, 1 - busy / there)
 
 
+@dataclass
+class Task:
+    """A task of an array, in its life."""
+
+    array: Array
+    pool: list[PackItem]  # of its array, what nobody has begun, the longest first
+    own: list[PackItem]
+    going: dict[PackItem, float]  # how much of each is left
+    begun: float = 0.0
+    apart: float = 0.0  # seconds, for what is alone on the device after all else
+    apart_since: float | None = None
+    busy: float = 0.0
+
+    def fill(self, now: float) -> None:
+        """Begin what fits: its own runs in their order, then the longest of others that would surely end in time."""
+        resources = self.array.resources
+        while len(self.going) < resources.slots and self.apart_since is None:
+            free = (resources.memory_limit or math.inf) - sum(item.memory for item in self.going)
+            self.own = [item for item in self.own if item in self.pool]
+            time = (resources.minutes * 60 - SIGNAL - (now - self.begun)) / (len(self.going) + 1)
+            fitting = (
+                item
+                for item in self.own or self.pool
+                if (not self.going or item.memory <= free) and (self.own or item.seconds * item.margin <= time)
+            )
+            if (item := next(fitting, None)) is None:
+                return
+            self.pool.remove(item)
+            self.going[item] = 1.0
+
+
+def carry_out_pulling(arrays: Sequence[Array], runs: Sequence[Run], jobs: int, sigma: float, draw: int) -> Found:
+    """As `carry_out`, where a task that has begun its own runs pulls others of its array (jobs/pulling.py)."""
+    by_id = {run.id: run for run in runs}
+    wait = random.Random(f"wait {draw}")
+    true = {run.id: random.Random(f"{run.id} {draw}").lognormvariate(0, sigma) for run in runs}
+    queue: deque[Task] = deque()
+    for array in arrays:
+        pool = sorted((item for pack in array.packs for item in pack.items), key=lambda i: -i.seconds * i.margin)
+        queue += [Task(array, pool, list(pack.items), {}) for pack in array.packs]
+    asked = held = busy = there = end = now = 0.0
+    starts = [wait.expovariate(1 / WAIT) for _ in range(jobs)]
+    heapq.heapify(starts)
+    working: list[Task] = []
+
+    def lasts(task: Task, item: PackItem) -> float:
+        run = by_id[item.run_id]
+        return true[run.id] * needs.seconds_beside(run, item, CURVE, len(task.going))
+
+    def next_event(task: Task) -> float:
+        if task.apart_since is not None:
+            return task.apart_since + task.apart
+        limit = task.begun + task.array.resources.minutes * 60 - SIGNAL
+        return min(limit, now + min((left * lasts(task, i) for i, left in task.going.items()), default=0.0))
+
+    while working or (queue and starts):
+        then = min([*(next_event(task) for task in working), *(starts[:1] if queue else [])])
+        for task in working:
+            task.busy += (then - now) * max(1, len(task.going))
+            if task.apart_since is None:
+                task.going = {i: left - (then - now) / lasts(task, i) for i, left in task.going.items()}
+        now = then
+        if queue and starts and starts[0] <= now:
+            heapq.heappop(starts)
+            task = queue.popleft()
+            task.begun, task.busy, task.apart, task.apart_since = now, 0.0, 0.0, None
+            asked += task.array.resources.minutes / 60
+            working.append(task)
+        for task in list(working):
+            for item in [item for item, left in task.going.items() if left <= 1e-9]:
+                run = by_id[item.run_id]
+                task.apart += true[run.id] * needs.seconds_apart(run, item)
+                del task.going[item]
+            late = now - task.begun >= task.array.resources.minutes * 60 - SIGNAL - 1e-6
+            if not late or task.apart_since is not None:
+                task.fill(now)
+            if not task.going and task.apart_since is None:
+                task.apart_since = now
+            ended = task.apart_since is not None and now >= task.apart_since + task.apart - 1e-9
+            if ended or (late and task.going):
+                working.remove(task)
+                heapq.heappush(starts, now + wait.expovariate(1 / WAIT))
+                lived = now - task.begun
+                held, busy, there = held + lived, busy + task.busy, there + lived * task.array.resources.slots
+                end = max(end, now) if lived else end
+                if not ended:
+                    queue.append(task)
+    return Found(end / 3600, asked, held / 3600, 1 - busy / there)
+
+
 def least(runs: Sequence[Run], jobs: int, sigma: float, draw: int) -> Found:
     """No plan ends sooner, nor holds its GPUs for less: all work over all lanes, or the longest run alone."""
     true = {run.id: random.Random(f"{run.id} {draw}").lognormvariate(0, sigma) for run in runs}
@@ -154,11 +244,16 @@ def compared(runs: Sequence[Run], jobs: int, sigma: float, draws: int) -> dict[s
     """By plan, and by what no plan can do better than."""
     site = profiles.load("delftblue").model_copy(update={"max_jobs": jobs})
     measured = needs.measured(runs, site, CURVE)
+    plans = {name: plan(runs, site, measured) for name, plan in PLANS.items()}
     found = {
-        name: [carry_out(arrays, runs, jobs, sigma, draw) for draw in range(draws)]
-        for name, arrays in ((name, plan(runs, site, measured)) for name, plan in PLANS.items())
+        name: [carry_out(arrays, runs, jobs, sigma, draw) for draw in range(draws)] for name, arrays in plans.items()
     }
-    return found | {"lower bound": [least(runs, jobs, sigma, draw) for draw in range(draws)]}
+    pulling = [carry_out_pulling(plans["packing"], runs, jobs, sigma, draw) for draw in range(draws)]
+    return (
+        found
+        | {"packing, pulling": pulling}
+        | {"lower bound": [least(runs, jobs, sigma, draw) for draw in range(draws)]}
+    )
 
 
 def main() -> None:
@@ -168,7 +263,7 @@ def main() -> None:
     grids_of = {
         "whole manifest": grid(), "132 runs": grid(studies=["activations"]), "1,000 mixed": grid(seeds=8, count=1_000)
     }  # fmt: skip
-    names = " / ".join((*PLANS, "lower bound"))
+    names = " / ".join((*PLANS, "packing, pulling", "lower bound"))
     print(f"Each cell: {names}\n\n| grid | jobs at once | off by | end, h | asked, GPU-h | held, GPU-h | idle |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for title, runs in grids_of.items():

@@ -16,6 +16,7 @@ from tiny_transformers.common.provenance import source_digest
 from tiny_transformers.common.work import CheckFailed, Interrupted
 
 CODE = source_digest()
+CHILD = (sys.executable, "-m", "jobs.stage")
 TWO = [["pretrain", 1], ["add_tokenizer", 1]]
 
 
@@ -89,7 +90,7 @@ def test_torchs_own_out_of_memory_errors_are_known():
 
 
 def child(directory, **options):
-    return subprocess.run([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"], check=False, **options)
+    return subprocess.run([*CHILD, str(directory.path), "0", "0", "0"], check=False, **options)
 
 
 @pytest.mark.usefixtures("fake_science")
@@ -126,7 +127,7 @@ def test_a_missing_run_file_is_an_error_that_says_so(run, submit):
 
 
 def start_child(directory, **options):
-    return subprocess.Popen([sys.executable, "-m", "jobs.stage", str(directory.path), "0", "0"], **options)
+    return subprocess.Popen([*CHILD, str(directory.path), "0", "0", "0"], **options)
 
 
 def test_a_stage_asked_to_stop_leaves_no_result_and_no_further_claim(run, submit, fake_science):
@@ -171,7 +172,7 @@ def disk_is_full(directory, name):
         "whole_files.write_json = full\n"
         "sys.exit(stage.main(*sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, str(directory.path), "0", "0", name]
+    command = [sys.executable, "-c", code, str(directory.path), "0", "0", "0", name]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.files import processes, whole_files
 from cluster.files.folders import OutputRoot
+from jobs.attempts import ArrayTask
 from jobs.pack import PackWork
 from jobs.turn import pack_before
 
@@ -35,7 +36,9 @@ def task(pid, **changed):
 def submitted(root, name, second, **words):
     """A submission whose intent was written at this second."""
     directory = root.submission(name)
-    whole_files.write_json(directory.submission, {"output_root": str(root.path), "packs": [[]], "slots": 1, **words})
+    whole_files.write_json(
+        directory.submission, {"output_root": str(root.path), "packs": [[]], "slots": 1, "site": {}, **words}
+    )
     os.utime(directory.submission, (second, second))
     return directory
 
@@ -86,7 +89,7 @@ def test_a_pack_that_waits_says_so_in_its_file_and_hears_that_it_is_to_stop(tmp_
     early, late = submitted(root, "early", 1), submitted(root, "late", 2)
     whole_files.write_json(early.task(0), task(alive.pid))
     whole_files.write_json(late.task(0), task(os.getpid()))
-    work = PackWork(late, whole_files.read_json(late.submission), 0, None)
+    work = PackWork(late, whole_files.read_json(late.submission), 0, ArrayTask("local-1", 0, "here", 1, None))
     said = []
 
     def on_alarm(signum, frame):  # noqa: ARG001

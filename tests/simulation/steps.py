@@ -157,6 +157,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "nodes are away": _simple("nodes", ("nodes", {"up": True}), up=False),
     "a node fails": _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
     "a job's process is killed": _simple("kill", what=("pack", "child", "child")),
+    "a job is killed on its way": lambda lot: (("job killed", {"at": int(2 ** lot.uniform(3, 8))}), None),
     "a job's disk fails": lambda lot: (
         ("job disk", {"error": lot.choice(("EIO", "ENOSPC", "ESTALE")), "after": int(2 ** lot.uniform(0, 7)),
                       "calls": lot.choice((1, 2, 30))}), None),

@@ -44,6 +44,7 @@ def walk_all(folder, seeds):
 def test_whatever_goes_wrong_every_stage_run_is_done_once_and_nothing_is_lost(folder, first):
     outcomes = walk_all(folder, range(first, first + WALKS))
     assert sum(outcome.after_fault for outcome in outcomes) >= WALKS / 2
+    assert any(outcome.pulled for outcome in outcomes)
 
 
 @pytest.mark.longer
@@ -59,8 +60,8 @@ def test_each_fault_is_drawn_in_at_least_2_percent_of_the_walks():
 
 
 KINDS_OF_STEPS = ("client", "form", "environment", "controller", "accounting", "job", "nodes", "node", "kill",
-                  "job disk", "stage", "limit", "array size", "foreign", "clock", "remove", "spoil", "odd folder",
-                  "read-only", "burst", "purge", "killed", "disk", "beside")  # fmt: skip
+                  "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove", "spoil",
+                  "odd folder", "read-only", "burst", "purge", "killed", "disk", "beside")  # fmt: skip
 
 
 def kind_of(step):

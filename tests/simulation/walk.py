@@ -33,6 +33,7 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     after_fault: bool = False
     log: list[str] = field(default_factory=list)
+    pulled: int = 0  # runs that another task than the planned one has done
 
     @property
     def kinds(self) -> set[str]:
@@ -54,7 +55,7 @@ def walk(folder: Path, seed: int, steps: Sequence[Step] | None = None) -> Outcom
             walker.finish()
         if not made.violations:
             walker.check_the_end()
-        return Outcome(made.violations, made.counts, made.completed_after_fault, made.log)
+        return Outcome(made.violations, made.counts, made.completed_after_fault, made.log, made.pulled)
 
 
 class Walker:
@@ -236,6 +237,9 @@ class Walker:
             self.world.note(f"kill: {what}")
             processes[0].send(signal.SIGKILL)
 
+    def _job_killed(self, at: int) -> None:
+        self.world.job_kills.append(at)
+
     def _job_disk(self, error: str, after: int, calls: int) -> None:
         self.world.job_faults.append(DiskFault(error, after, calls))
 
@@ -385,12 +389,17 @@ class Walker:
         return any(row["pack_index"] == (task.index or 0) for row in rows)
 
     def _items(self, task: Task) -> list[dict[str, Any]]:
-        path = self.world.output / "submissions" / task.submission / "submission.json"
+        """What a task does or is to do: what it was planned to and no other has taken, and what it has pulled."""
+        folder = self.world.output / "submissions" / task.submission
         try:
-            packs = json.loads(path.read_text())["packs"]
+            packs = json.loads((folder / "submission.json").read_text())["packs"]
         except (OSError, ValueError, KeyError):
             return []
-        return list(packs[task.index or 0])
+        taken = {path.stem: json.loads(path.read_text())["pack"] for path in folder.glob("taken/*.json")}
+        return [
+            item for index, pack in enumerate(packs) for item in pack
+            if taken.get(item["run_id"], index) == (task.index or 0)
+        ]  # fmt: skip
 
     def _check_sent(self) -> None:
         """Of each job that SLURM took: is it as the profile says, and may it be asked for?"""
@@ -464,7 +473,8 @@ class Walker:
         """Nothing goes wrong any more; what is under way comes to its end."""
         world, slurm = self.world, self.slurm
         world.log.append("calm")
-        world.environment, world.manners, world.told, world.offsets, world.job_faults = {}, {}, {}, {}, []
+        world.environment, world.manners, world.told, world.offsets = {}, {}, {}, {}
+        world.job_faults, world.job_kills = [], []
         world.read_only = False
         slurm.form, slurm.limit, slurm.array_size, slurm.controller = {}, None, 1001, True
         self._accounting(up=True)

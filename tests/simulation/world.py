@@ -110,6 +110,7 @@ class World:
         self.disturbed: set[tuple[str, str]] = set()  # whose job was interrupted in some way
         self.explained: set[str] = set()  # submissions whose jobs may fail to begin
         self.job_faults: list[DiskFault] = []  # for the next processes of jobs
+        self.job_kills: list[int] = []  # at which of its points each of the next packs is killed
         self.commands: list[Process] = []
         self.log: list[str] = []
         self.completed_after_fault = False
@@ -117,6 +118,7 @@ class World:
         self.removed: set[str] = set()  # what a user has removed
         self.notes_redone: set[str] = set()  # runs of which a person asked for something again
         self.read_only = False
+        self.pulled = 0  # runs
         self.named: list[str] = []  # files that were written since the walk looked last
         folder.mkdir(parents=True)
         (folder / "experiments.yaml").write_text(_yaml("manifest"))
@@ -186,6 +188,9 @@ class World:
         folder = Path(task.script).parent
         process.faults, self.job_faults = self.job_faults, []
         process.pace = 40.0
+        if self.job_kills:
+            process.kill_at = self.job_kills.pop(0)
+            self.note("kill: pack, on its way")
 
         def fails(why: str) -> None:
             task.failed_to_begin = why
@@ -237,13 +242,16 @@ class World:
         process.pace, process.stop = 40.0, Event(kernel)
         process.faults, self.job_faults = self.job_faults, []
         process.blocked = {signal.SIGUSR2}
+        submission, taker, planned_for, number = words[3:]
+        if taker != planned_for:
+            self.pulled += 1
         for task in self.slurm.tasks:
             if parent in task.processes:
                 task.processes.append(process)
 
         def run() -> None:
             try:
-                code = stage.main(*words[3:])
+                code = stage.main(submission, taker, planned_for, number)
             except OSError as error:  # a disk that fails; Python would print its traceback
                 process.notes["disk"] = str(error)
                 raise SystemExit(1) from None

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cluster.cli import shared
+from cluster.cli import running, shared
 from cluster.errors import InputError, SlurmSilent
 from cluster.files import whole_files
 from cluster.slurm.queries import Slurm
@@ -72,6 +72,23 @@ def test_only_jobs_of_the_submission_are_cancelled(ledger, root, submission, que
     calls = queue(*shown)
     shared.cancel_jobs(ledger, root, Slurm(), packs)
     assert (calls(), cancelled(root)) == (given, noted)
+
+
+def test_a_run_that_is_pulled_at_this_moment_is_cancelled_where_it_runs(
+    ledger, root, runs, submission, queue, monkeypatch
+):
+    submission()
+    calls = queue(*OURS)
+    real = shared.cancel_jobs
+
+    def pulled_meanwhile(*args):
+        whole_files.create_json(root.submission("cafe").taken(runs[1].id), {"pack": 0})
+        real(*args)
+
+    monkeypatch.setattr(running, "cancel_jobs", pulled_meanwhile)
+    ledger.db.close()
+    running.cancel(run=[runs[1].id], output_root=root.path, yes=True)
+    assert ([each for each in calls() if each != "--quiet"], cancelled(root)) == (["7_1", "7"], True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"state": "sub'])

@@ -854,3 +854,87 @@ def test_a_file_of_another_form_is_left_out_and_named_and_all_else_is_as_before(
     assert [str(path) in text for text in named] == [True] * (place not in ("answer", "task"))
     assert statuses(again, runs[1].id)[:3] == ["completed"] * 3
     again.close()
+
+
+# -- runs that another task has pulled ---------------------------------------------------------------------------------
+
+
+def pull(root, run_id, pack, submission_id="cafe"):
+    """As the task of a pack does before anything else."""
+    assert whole_files.create_json(root.submission(submission_id).taken(run_id), {"pack": pack})
+
+
+def begin(root, index, submission_id="cafe"):
+    task = {"job": f"7_{index}", "restart": 0, "host": "n1", "pid": 1, "start": "1"}
+    whole_files.write_json(root.submission(submission_id).task(index), task)
+
+
+def pack_of(ledger, run_id):
+    return {row["pack_index"] for row in ledger.attempts_in("cafe") if row["run_id"] == run_id}
+
+
+def pulling(ledger, root, runs):
+    """Packs of one run each; the task of the first has pulled the second's. Returns their runs."""
+    (own,), (other,) = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    begin(root, 0)
+    for run_id in (own, other):
+        pull(root, run_id, 0)
+    complete(root, own, "pretrain")
+    return own, other
+
+
+def test_a_run_that_another_task_has_pulled_is_not_lost_when_its_own_ends_without_it(ledger, root, runs):
+    _, other = pulling(ledger, root, runs)
+    for history in ([], [Job("7_1", "tt-cafe", "COMPLETED")]):
+        reconciling.reconcile(ledger, root, FakeSlurm([Job("7_0", "tt-cafe", "RUNNING")], history))
+        assert statuses(ledger, other) == ["submitted"] * 4
+        assert pack_of(ledger, other) == {0}
+    complete(root, other, "pretrain", job="7_0")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("7_0", "tt-cafe", "RUNNING")]))
+    assert statuses(ledger, other)[0] == "completed"
+
+
+def test_a_run_is_judged_by_the_task_that_has_pulled_it_though_it_was_killed_before_it_began(ledger, root, runs):
+    _, other = pulling(ledger, root, runs)
+    slurm = FakeSlurm([Job("7_1", "tt-cafe", "PENDING")], [Job("7_0", "tt-cafe", "NODE_FAIL", node="n1")])
+    reconciling.reconcile(ledger, root, slurm)
+    assert (statuses(ledger, other)[0], causes(ledger, other)[0]) == ("failed", "node_fail")
+
+
+def test_a_run_that_nobody_has_begun_can_not_be_pulled_once_it_is_judged(ledger, root, runs):
+    (own,), (other,) = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    begin(root, 0)
+    running = Job("7_0", "tt-cafe", "RUNNING")
+    reconciling.reconcile(ledger, root, FakeSlurm([running], [Job("7_1", "tt-cafe", "CANCELLED")]))
+    assert causes(ledger, other)[0] == "cancelled"
+    assert root.submission("cafe").taken_runs() == {other}
+    assert whole_files.read_json(root.submission("cafe").taken(other)) == {"pack": 1}
+    assert statuses(ledger, own)[0] == "submitted"
+
+
+def test_a_run_that_is_pulled_while_its_pack_is_judged_is_the_pullers(ledger, root, runs):
+    _, (other,) = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    begin(root, 0)
+
+    class PulledMeanwhile(FakeSlurm):
+        def history(self, names, days):
+            pull(root, other, 0)
+            return super().history(names, days)
+
+    jobs = [Job("7_0", "tt-cafe", "RUNNING")], [Job("7_1", "tt-cafe", "CANCELLED")]
+    reconciling.reconcile(ledger, root, PulledMeanwhile(*jobs))
+    reconciling.reconcile(ledger, root, FakeSlurm(*jobs))
+    assert (statuses(ledger, other), pack_of(ledger, other)) == (["submitted"] * 4, {0})
+
+
+def test_a_ledger_made_anew_knows_who_has_pulled_what(ledger, root, runs, tmp_path):
+    _, other = pulling(ledger, root, runs)
+    complete(root, other, "pretrain", job="7_0")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7_0", "tt-cafe", "COMPLETED")]))
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    assert pack_of(again, other) == pack_of(ledger, other) == {0}
+    assert again.attempts_in("cafe") == ledger.attempts_in("cafe")
