@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from tiny_transformers.settings.stage.blimp import SUPPLEMENT_TASKS
 
 LEAST_SEEDS = 3  # for an interval
 PERMUTATIONS = 20_000  # at most: more are sampled, with one fixed seed
-BATCH = 1_000  # of them at once, so that memory stays small
+TIE = 1e-10  # of the largest value: sums that differ by less are equal, but for rounding
 
 
 def interval(values: Iterable[float]) -> Interval | None:
@@ -94,30 +95,40 @@ def _paired(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
 def permutation(values: Floats, *, paired: bool) -> Floats:
     """Two-sided p-values of differences of means: (comparisons, 2, seeds) -> (comparisons,).
 
-    Exact up to PERMUTATIONS. Paired: each seed's difference changes its sign (Fisher 1935, section 21). Unpaired: the
-    values of both are dealt out anew."""
+    A p-value is the share of the permutations whose difference is at least as large as the one that was found. Paired:
+    each seed's difference changes its sign (Fisher 1935, section 21). Unpaired: the values of both are dealt out anew.
 
-    def mean(differences: Floats, axis: int) -> Floats:
-        return differences.mean(axis)
+    Scores are counts over a number of rows, so many permutations have exactly the same difference, which rounding would
+    part: differences closer than TIE are equal. (scipy's permutation_test takes those within a share of the difference
+    for equal, which for small ones is less than the rounding of the values.) Raises ValueError for a value that is not
+    a finite number."""
+    if not np.isfinite(values).all():
+        raise ValueError("a permutation test was given a score that is not a finite number: remove it beforehand")
+    flat = values.reshape(len(values), -1)
+    differences = np.abs(flat @ _signs(values.shape[2], paired).T)  # (comparisons, permutations), the found one first
+    tie = TIE * np.abs(flat).max(axis=1, keepdims=True)
+    return np.asarray((differences >= differences[:, :1] - tie).mean(axis=1))
 
-    def difference(ours: Floats, theirs: Floats, axis: int) -> Floats:
-        return ours.mean(axis) - theirs.mean(axis)
 
-    ours, theirs = values[:, 0], values[:, 1]
-    data, statistic, kind = (
-        ((ours - theirs,), mean, "samples") if paired else ((ours, theirs), difference, "independent")
-    )
-    found = stats.permutation_test(
-        data,
-        statistic,
-        permutation_type=kind,
-        vectorized=True,
-        n_resamples=PERMUTATIONS,
-        batch=BATCH,
-        axis=-1,
-        rng=np.random.default_rng(bootstrap.SEED),
-    )
-    return np.asarray(found.pvalue)
+@cache
+def _signs(n: int, paired: bool) -> Floats:
+    """Return the permutations of two times n values as signs, (permutations, 2 n): 1 for a value that counts for the
+    variant, -1 for the baseline's. The first one leaves them as they are. All there are, or PERMUTATIONS sampled."""
+    as_they_are = np.repeat([1.0, -1.0], n)
+    rng = np.random.default_rng(bootstrap.SEED)
+    if paired:
+        if 2**n <= PERMUTATIONS:
+            kept = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        else:
+            kept = np.vstack([np.ones(n), rng.choice([1.0, -1.0], (PERMUTATIONS - 1, n))])
+        return np.hstack([kept, -kept])
+    if math.comb(2 * n, n) > PERMUTATIONS:
+        dealt = rng.permuted(np.tile(as_they_are, (PERMUTATIONS - 1, 1)), axis=1)
+        return np.vstack([as_they_are, dealt])
+    chosen = np.array([*itertools.combinations(range(2 * n), n)])
+    dealt = np.full((len(chosen), 2 * n), -1.0)
+    np.put_along_axis(dealt, chosen, 1.0, axis=1)
+    return dealt
 
 
 def paired_test(n: int, comparisons: int) -> bool | None:

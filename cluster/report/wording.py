@@ -1,4 +1,7 @@
-"""Findings -> sentences in plain words. What cannot be told is never called equal."""
+"""Findings -> sentences in plain words. What cannot be told is never called equal.
+
+A variant may be called anything, `no activation` for one. So that no name is read as a word of the sentence, each
+stands in quotation marks, put there by `name` alone."""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 
 NOTHING = 1e-9  # a difference of means below it is rounding
+# Where the two differences of BLiMP have different signs.
+OPPOSITE = "the opposite, since here every pair weighs alike and there every task"
+WITHOUT_MARKS = str.maketrans("“”", "''")
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -23,11 +29,11 @@ def sentence_of(found: Comparison) -> str:
     side = f"is {by} {'better' if found.advantage > 0 else 'worse'}"
     if found.p_corrected is None:
         how = f"has the same mean as {theirs}" if _is_zero(found) else f"{side} than {theirs}"
-        told = f"{_at_start(found)} {how} {where}, but {found.test}"
-        told += f"; {_of_models(found.items)}" if found.items else ""
+        told = f"{ours} {how} {where}, but {found.test}"
+        told += f"; {_of_models(found, found.items)}" if found.items else ""
     elif found.significant:
         verb = "beats" if found.advantage > 0 else "is worse than"
-        told = f"{_at_start(found)} {verb} {theirs} {where} by {by}"
+        told = f"{ours} {verb} {theirs} {where} by {by}"
         told += f", {_p(found.p_corrected)} after correction, {told_seeds(found.n)}"
     else:
         how = f"they have the same mean{_range(found)}" if _is_zero(found) else f"{ours} {side}"
@@ -37,10 +43,12 @@ def sentence_of(found: Comparison) -> str:
 
 
 def name(variant: Variant, family: Family) -> str:
-    """Return the name of a variant as a sentence says it."""
+    """Return the name of a variant as every sentence says it: in quotation marks, of which it has none itself."""
     sparse = any((ffn := _feed_forward(each)) and ffn.whole for each in family.variants)
     called = ACTIVATIONS[variant.label].title if variant.label in ACTIVATIONS else variant.label
-    return f"dense {called}" if sparse and (ffn := _feed_forward(variant)) and ffn.kind == "dense" else called
+    if sparse and (ffn := _feed_forward(variant)) and ffn.kind == "dense":
+        called = f"dense {called}"
+    return f"“{called.translate(WITHOUT_MARKS)}”"
 
 
 def _feed_forward(variant: Variant) -> FeedForwardKind | None:
@@ -55,12 +63,6 @@ def _where(measure: Measure) -> str:
 
 def _unit(measure: Measure) -> str:
     return " points" if measure.percent else " nats" if measure.key == "loss" else ""
-
-
-def _at_start(found: Comparison) -> str:
-    """The variant as a sentence begins with it. A label stays as it is written."""
-    called = name(found.variant, found.family)
-    return called if called == found.variant.label else f"{called[0].upper()}{called[1:]}"
 
 
 def _is_zero(found: Comparison) -> bool:
@@ -111,14 +113,19 @@ def _seeds_of(found: Sequence[Comparison]) -> str:
     return told_seeds(high) if low == high else f"{low} to {high} seeds"
 
 
-def _of_models(items: PairsFinding) -> str:
-    """Return what the pairs say, and of which models."""
+def _of_models(found: Comparison, items: PairsFinding) -> str:
+    """Return what the pairs say, of which models, and whether it is the opposite of what the mean of tasks says."""
     sign = 1 if items.difference >= 0 else -1
     low, high = sorted((100 * sign * items.low, 100 * sign * items.high))
     told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.1f} points "
     told += f"{'more' if sign > 0 else 'fewer'} right [{_rounded(low, 1)}, {_rounded(high, 1)}]"
     told += f", {_p(items.p_corrected)} after correction"
+    told += f", {OPPOSITE}" if _is_opposite(found, items) else ""
     return f"{told}; {_only_models(items)}"
+
+
+def _is_opposite(found: Comparison, items: PairsFinding) -> bool:
+    return found.difference * items.difference < 0 and not _is_zero(found)
 
 
 def _only_models(items: PairsFinding) -> str:
@@ -188,12 +195,16 @@ def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -
 
 
 def _differing_models(found: Sequence[Comparison]) -> list[str]:
-    """Say which variants' trained models differ from the baseline's on the pairs of BLiMP."""
+    """Say which variants' trained models differ from the baseline's on the pairs of BLiMP, and in which direction."""
     differing = [(each, each.items) for each in found if each.items and each.items.p_corrected <= ALPHA]
     if not differing:
         return []
-    names = ", ".join(name(each.variant, each.family) for each, _ in differing)
-    return [f"Pair by pair the models of {names} do differ from the baseline's, but {_only_models(differing[0][1])}"]
+    told = []
+    for each, items in differing:
+        opposite = f", {OPPOSITE}" if _is_opposite(each, items) else ""
+        told.append(f"{name(each.variant, each.family)} ({_signed(each.measure, items.difference)} points{opposite})")
+    models = ", ".join(told)
+    return [f"Pair by pair the models of {models} do differ from the baseline's, but {_only_models(differing[0][1])}"]
 
 
 def _listed(found: Sequence[Comparison]) -> str:

@@ -24,6 +24,9 @@ from tiny_transformers.common.files import whole_file
 from tiny_transformers.common.work import TinyTransformersError
 
 FORMAT = 1  # of the file
+EXCHANGES = 20_000  # of the answers of two models: the smallest p-value is one in so many
+TIE = 1e-12  # shares that differ by less are equal, but for rounding
+DISAGREE = "The two disagree: one model is better in the mean of the tasks, the other one on all pairs together."
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,32 @@ class KeptPairs:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A difference of two models, a - b, in shares of pairs that are right, with an interval and a test of its own."""
+
+    difference: float
+    low: float  # 95 %: pairs are resampled, both models' answers together
+    high: float
+    p_value: float  # two-sided; that of the pairs one model alone has right each has half
+
+
+@dataclass(frozen=True)
 class PairsComparison:
-    """Two models on the same pairs. `difference` is that of their macro averages over tasks, a - b."""
+    """Two models on the same pairs: two differences, which may point to different models."""
 
     n: int
     both: int  # pairs that both have right
     only_a: int
     only_b: int
     neither: int
-    difference: float
-    low: float  # 95 % interval of the difference: pairs are resampled, both models' answers together
-    high: float
-    p_value: float  # McNemar's exact test: that of the pairs one model alone has right each has half
+    by_task: Estimate  # of the macro averages: every task weighs alike; tested by exchanging the answers pair by pair
+    by_pair: Estimate  # every pair weighs alike; McNemar's exact test
     settings: dict[str, tuple[Any, Any]]  # those that differ: (a's, b's)
     tasks: dict[str, dict[str, int]]  # both, only_a, only_b and neither of each task
+
+    @property
+    def disagree(self) -> bool:
+        return self.by_task.difference * self.by_pair.difference < -TIE
 
 
 def write(path: Path, kept: KeptPairs) -> None:
@@ -89,7 +104,7 @@ def read(path: Path) -> KeptPairs:
 
 
 def compare(a: Path, b: Path) -> PairsComparison:
-    """Compare two files of `write`. McNemar 1947, the exact form: a binomial test of the pairs that only one has right.
+    """Compare two files of `write`, by their macro averages and by all pairs alike.
 
     Raises TinyTransformersError if they are not of the same rows of the same files."""
     one, other = read(a), read(b)
@@ -103,7 +118,7 @@ def compare(a: Path, b: Path) -> PairsComparison:
     outcomes = [_outcomes(right_a[task], right_b[task]) for task in one.files]
     counts = np.array([list(outcome.values()) for outcome in outcomes], dtype=np.int64)  # (tasks, 4)
     total = dict(zip(outcomes[0], counts.sum(0).tolist(), strict=True))
-    low, high = bootstrap.interval(_difference(bootstrap.resample(counts)))
+    draws = bootstrap.resample(counts)
     settings = {
         name: (one.settings.get(name), other.settings.get(name))
         for name in one.settings | other.settings
@@ -112,18 +127,30 @@ def compare(a: Path, b: Path) -> PairsComparison:
     return PairsComparison(
         n=len(one.rows),
         **total,
-        difference=float(_difference(counts)),
-        low=low,
-        high=high,
-        p_value=mcnemar(total["only_a"], total["only_b"]),
+        by_task=Estimate(_by_task(counts).item(), *bootstrap.interval(_by_task(draws)), exchanged(counts)),
+        by_pair=Estimate(
+            _by_pair(counts).item(),
+            *bootstrap.interval(_by_pair(draws)),
+            mcnemar(total["only_a"], total["only_b"]),
+        ),
         settings=settings,
         tasks=dict(zip(one.files, outcomes, strict=True)),
     )
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The p-value of McNemar's exact test: of pairs that one model alone has right, each has half."""
+    """The p-value of McNemar's exact test: of pairs that one model alone has right, each has half (McNemar 1947)."""
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def exchanged(counts: NDArray[np.int64]) -> float:
+    """The p-value of the macro averages' difference: how often it is as large if of every pair the two models' answers
+    are exchanged by the throw of a coin. Of EXCHANGES throws, what was found among them. (tasks, 4) -> share"""
+    differing, n = counts[:, 1] + counts[:, 2], counts.sum(1)
+    heads = np.random.default_rng(bootstrap.SEED).binomial(differing, 0.5, size=(EXCHANGES - 1, len(n)))
+    found = abs(_by_task(counts).item())
+    as_large = np.abs(((2 * heads - differing) / n).mean(1)) >= found - TIE
+    return float((1 + as_large.sum()) / EXCHANGES)
 
 
 def same_pairs(a: KeptPairs, b: KeptPairs) -> bool:
@@ -138,8 +165,9 @@ def describe(found: PairsComparison) -> str:
     lines = [
         f"{found.n:,} pairs: both right {found.both:,}, a alone {found.only_a:,}, b alone {found.only_b:,}, "
         f"neither {found.neither:,}",
-        f"macro average, a - b: {_points(found.difference)} points, 95 % interval {_points(found.low)} to "
-        f"{_points(found.high)}; McNemar's exact test: p = {found.p_value:.2g}",
+        f"every task alike (the average): {_told(found.by_task)} (answers exchanged pair by pair)",
+        f"every pair alike: {_told(found.by_pair)} (McNemar's exact test)",
+        *([DISAGREE] if found.disagree else []),
         *(f"settings differ: {name}: a {a}, b {b}" for name, (a, b) in found.settings.items()),
         "",
         f"{'task':{max(map(len, found.tasks))}}  pairs   a, %   b, %  a - b  a alone  b alone",
@@ -152,6 +180,12 @@ def describe(found: PairsComparison) -> str:
     return "\n".join(lines)
 
 
+def _told(estimate: Estimate) -> str:
+    low, high = _points(estimate.low), _points(estimate.high)
+    difference = f"a - b {_points(estimate.difference)} points, 95 % interval {low} to {high}"
+    return f"{difference}, p = {estimate.p_value:.2g}"
+
+
 def _points(share: float) -> str:
     return f"{100 * share:+.2f}"
 
@@ -162,9 +196,15 @@ def _outcomes(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, int]:
     return {name: int(pairs.sum()) for name, pairs in outcomes.items()}
 
 
-def _difference(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def _by_task(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean over tasks of the accuracies' difference: (..., tasks, 4) -> (...)."""
     difference: NDArray[np.float64] = ((counts[..., 1] - counts[..., 2]) / counts.sum(-1)).mean(-1)
+    return difference
+
+
+def _by_pair(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The difference of the shares of all pairs that are right: (..., tasks, 4) -> (...)."""
+    difference: NDArray[np.float64] = (counts[..., 1] - counts[..., 2]).sum(-1) / counts.sum((-1, -2))
     return difference
 
 

@@ -1,7 +1,9 @@
 """What may be said of scores: intervals, tests, corrections and sentences."""
 
 import json
+import re
 from dataclasses import replace
+from itertools import combinations, product
 from math import comb, sqrt
 
 import numpy as np
@@ -121,6 +123,19 @@ def test_an_unpaired_permutation_counts_the_deals_by_hand():
     assert p_values == pytest.approx([2 / 20, 4 / 20])
 
 
+def test_equal_means_have_a_p_value_of_one_whatever_rounding_does():
+    """0.1 + 0.7 is not 0.2 + 0.6 in floating point."""
+    values = np.array([[[0.1, 0.7, 0.3, 0.4], [0.2, 0.6, 0.4, 0.3]]])
+    for paired in (True, False):
+        assert comparison.permutation(values, paired=paired).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_not_a_number_has_no_p_value(value):
+    with pytest.raises(ValueError, match="not a finite number"):
+        comparison.permutation(np.array([[[0.5, value], [0.4, 0.6]]]), paired=True)
+
+
 def test_many_seeds_are_permuted_at_random_and_always_alike():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(1, 2, 24))
@@ -203,13 +218,13 @@ def test_a_difference_is_told_with_interval_p_seeds_and_parameters():
     (found,) = compare(study(variant("gelu", {BLIMP: LOW}), geglu))
     assert found.p_corrected == 2 / 64
     assert found.sentence == (
-        "GEGLU beats GELU on BLiMP by 1.4 points [1.3, 1.5], p = 0.031 after correction, 6 seeds; "
+        "“GEGLU” beats “GELU” on BLiMP by 1.4 points [1.3, 1.5], p = 0.031 after correction, 6 seeds; "
         "it has 11 % more parameters"
     )
     assert found.significant
     (other,) = compare(study(variant("gelu", {BLIMP: HIGH}), variant("relu", {BLIMP: LOW})))
     assert other.sentence == (
-        "ReLU is worse than GELU on BLiMP by 1.4 points [1.3, 1.5], p = 0.031 after correction, 6 seeds"
+        "“ReLU” is worse than “GELU” on BLiMP by 1.4 points [1.3, 1.5], p = 0.031 after correction, 6 seeds"
     )
     assert (other.difference, other.low) == (pytest.approx(-0.014), pytest.approx(-found.high))
 
@@ -218,13 +233,13 @@ def test_of_losses_the_lower_one_is_better():
     of = study(variant("gelu", {LOSS: [1.6 - x for x in LOW]}), variant("silu", {LOSS: [1.6 - x for x in HIGH]}))
     (found,) = compare(of)
     assert found.difference < 0 < found.advantage
-    assert found.sentence.startswith("SiLU beats GELU in validation loss by 0.014 nats [0.013, 0.015], p = 0.031 ")
+    assert found.sentence.startswith("“SiLU” beats “GELU” in validation loss by 0.014 nats [0.013, 0.015], p = 0.031 ")
 
 
 def test_what_cannot_be_told_is_not_called_equal():
     (found,) = compare(on_blimp(LOW, LOW[::-1]))
     assert found.sentence.startswith(
-        "No difference between a and GELU can be told on BLiMP: they have the same mean [-"
+        "No difference between “a” and “GELU” can be told on BLiMP: they have the same mean [-"
     )
     assert not found.significant
     assert "equal" not in found.sentence
@@ -234,19 +249,22 @@ def test_no_difference_is_neither_better_nor_worse_and_no_zero_is_negative():
     (found,) = compare(on_blimp([0.5] * 6, [0.5] * 6))
     assert "they have the same mean [0.0, 0.0], p = 1.00" in found.sentence
     (found,) = compare(on_blimp([0.5], [0.5]))
-    assert found.sentence.startswith("a has the same mean as GELU on BLiMP, but 1 seed: ")
+    assert found.sentence.startswith("“a” has the same mean as “GELU” on BLiMP, but 1 seed: ")
     (found,) = compare(on_blimp([0.5, 0.6, 0.7], [0.5001, 0.6002, 0.70029]))
     assert "-0.0" not in found.sentence.replace("-0.00", "")
 
 
 def test_a_difference_is_never_shown_as_zero():
     (found,) = compare(on_blimp(LOW, [value + 0.0002 + 1e-6 * seed for seed, value in enumerate(LOW)]))
-    assert "a beats GELU on BLiMP by 0.02 points [0.02, 0.02]" in found.sentence
+    assert "“a” beats “GELU” on BLiMP by 0.02 points [0.02, 0.02]" in found.sentence
 
 
-def test_a_sentence_begins_with_a_capital_letter():
+def test_a_name_is_never_read_as_a_word_of_the_sentence():
     (found,) = compare(study(variant("gelu", {BLIMP: HIGH}), variant("none", {BLIMP: LOW})))
-    assert found.sentence.startswith("No activation is worse than GELU")
+    assert found.sentence.startswith("“no activation” is worse than “GELU” on BLiMP by 1.4 points")
+    odd = variant("is worse than”, “all", {BLIMP: HIGH})
+    (found,) = compare(study(variant("gelu", {BLIMP: LOW}), odd))
+    assert found.sentence.startswith("“is worse than', 'all” beats “GELU” on BLiMP by 1.4 points")
 
 
 def test_too_few_seeds_have_no_p_value_but_the_number_that_is_needed():
@@ -254,19 +272,19 @@ def test_too_few_seeds_have_no_p_value_but_the_number_that_is_needed():
     found = compare(of)[0]
     assert (found.p, found.p_corrected, found.low, found.items) == (None, None, None, None)
     assert found.sentence == (
-        "a is 10.5 points better than GELU on BLiMP, "
+        "“a” is 10.5 points better than “GELU” on BLiMP, "
         "but 2 seeds: at least 5 are needed for a p-value with 2 comparisons"
     )
     assert sentences(of) == (
-        "GPT-Neo: No difference to GELU can be told on BLiMP (2 seeds: at least 5 are needed for a p-value with 2 "
-        "comparisons): a +10.5, b +0.5 points."
+        "GPT-Neo: No difference to “GELU” can be told on BLiMP (2 seeds: at least 5 are needed for a p-value with 2 "
+        "comparisons): “a” +10.5, “b” +0.5 points."
     )
 
 
 def test_the_answer_names_what_is_better_and_counts_the_rest_as_not_told():
     told = sentences(on_blimp(LOW, HIGH, LOW[::-1], LOW[1:] + LOW[:1]))
-    assert told.startswith("GPT-Neo: a beats GELU on BLiMP by 1.4 points [")
-    assert "No difference to GELU can be told on BLiMP for b 0.0, c 0.0 points, 6 seeds." in told
+    assert told.startswith("GPT-Neo: “a” beats “GELU” on BLiMP by 1.4 points [")
+    assert "No difference to “GELU” can be told on BLiMP for “b” 0.0, “c” 0.0 points, 6 seeds." in told
 
 
 def test_the_answer_says_what_is_missing():
@@ -274,12 +292,12 @@ def test_the_answer_says_what_is_missing():
     nothing = study(variant("gelu", {}), variant("a", {}))
     assert sentences(nothing) == "GPT-Neo: nothing can be said yet, none of its 2 runs has a score."
     told = sentences(study(variant("gelu", {}, missing=["blimp"]), variant("a", {BLIMP: [0.5]})))
-    assert "nothing can be compared with the baseline GELU on BLiMP yet: it has no score." in told
+    assert "nothing can be compared with the baseline “GELU” on BLiMP yet: it has no score." in told
     assert "1 of 2 runs are not finished, so this may change." in told
     apart = variant("a", {BLIMP: [0.5, 0.6]})
     apart = replace(apart, runs=apart.runs[1:])
     assert "no variant has a score on one of its seeds" in sentences(study(variant("gelu", {BLIMP: [0.5]}), apart))
-    assert "the study has GELU only, so there is nothing to compare; its means are BLiMP 50.0" in sentences(
+    assert "the study has “GELU” only, so there is nothing to compare; its means are BLiMP 50.0" in sentences(
         study(variant("gelu", {BLIMP: [0.5]}))
     )
 
@@ -307,6 +325,59 @@ def test_every_study_of_the_manifest_has_its_sentences(every_study):
             assert all("No difference to" in line or "there is nothing to compare" in line for line in mine)
 
 
+# The sentences of a comparison, N a name and # a number: if a name were read as a word, they would say something else.
+RANGE = r"( \[[-#]+, [-#]+\])?"
+MORE = r"(; it has # % (more|fewer) parameters)?"
+WHERE = f"({'|'.join(re.escape(wording._where(BY_KEY[key])) for key in results.MAIN)})"
+SURE = re.compile(
+    rf"N (beats|is worse than) N {WHERE} by #( points| nats|){RANGE}, p [=<] # after correction, # seeds?{MORE}"
+)
+UNSURE = re.compile(
+    rf"No difference between N and N can be told {WHERE}: (they have the same mean|N is #( points| nats|))"
+    rf"{RANGE}( better| worse)?, p [=<] # after correction, # seeds?{MORE}"
+)
+TOO_FEW = re.compile(
+    rf"N (is #( points| nats|){RANGE} (better|worse) than|has the same mean as) N {WHERE}, "
+    rf"but # seeds?: at least # are needed for a p-value with # comparisons?{MORE}"
+)
+LISTED = re.compile(
+    rf"No difference to N can be told {WHERE} \(# seeds?: at least # are needed for a p-value with # comparisons?\): "
+    r"N [+-]?#(, N [+-]?#)*( points| nats|)\."
+)
+ALONE = re.compile(r"the study has N only, so there is nothing to compare; its means are .*#\.")
+
+
+def read_aloud(sentence):
+    """The names that a sentence sets apart, and the sentence with N for each and # for each number."""
+    names = re.findall(r"“([^“”]*)”", sentence)
+    return names, re.sub(r"(?<!\w)\d[\d,]*(\.\d+)?", "#", re.sub(r"“[^“”]*”", "N", sentence))
+
+
+def test_the_sentences_of_every_variant_of_the_manifest_read_as_what_was_found(every_study):
+    read = set()
+    for each in every_study:
+        for found in compare(each):
+            ours, theirs = (wording.name(v, found.family)[1:-1] for v in (found.variant, found.family.baseline))
+            assert ours != theirs
+            for p, form in ((0.01, SURE), (0.5, UNSURE), (None, TOO_FEW)):
+                sentence = wording.sentence_of(replace(found, p=p, p_corrected=p))
+                names, said = read_aloud(sentence)
+                assert form.fullmatch(said), (sentence, said)
+                if form is UNSURE:
+                    assert names in ([ours, theirs, ours], [ours, theirs])
+                else:
+                    assert names == [ours, theirs], sentence
+                if abs(found.difference) > 1e-9:
+                    better = "N beats N" in said or " better" in said
+                    assert better == (found.advantage > 0), sentence
+            read.add((each.name, found.family.name, found.variant.label))
+        for line in wording.answer(each, compare(each)):
+            _, said = read_aloud(line.partition(": ")[2])
+            assert LISTED.fullmatch(said) or ALONE.fullmatch(said) or "runs are not finished" in said, line
+    assert len(read) == sum(len(family.variants) - 1 for each in every_study for family in each.families)
+    assert any(label == "none" for _, _, label in read)
+
+
 # -- pairs of BLiMP ---------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +392,25 @@ def test_pairs_of_one_seed_are_told_to_be_of_two_models():
         "on the same 1,000 pairs it has 6.0 points more right [4.6, 7.5], p < 0.001 after correction; "
         "one seed: this compares two trained models, not the designs"
     )
-    assert "Pair by pair the models of a do differ from the baseline's, but one seed: this" in sentences(of, models.get)
+    assert (
+        "Pair by pair the models of “a” (+6.0 points) do differ from the baseline's, but one seed: this"
+        in sentences(of, models.get)
+    )
+
+
+def test_pairs_that_say_the_opposite_of_the_mean_of_tasks_are_told_with_a_word():
+    """A small task of which the variant has all right outweighs the large one in the mean, and not in the pairs."""
+    of, tasks = on_blimp([0.5], [0.6]), {"gelu-0": np.arange(1000) < 500, "a-0": np.arange(1000) < 400}
+    found = compare(of, {name: kept(right) for name, right in tasks.items()}.get)[0]
+    assert found.difference > 0 > found.items.difference
+    assert "10.0 points fewer right" in found.sentence
+    assert "after correction, the opposite, since here every pair weighs alike and there every task; one seed" in (
+        found.sentence
+    )
+    told = sentences(of, {name: kept(right) for name, right in tasks.items()}.get)
+    assert (
+        "of “a” (-10.0 points, the opposite, since here every pair weighs alike and there every task) do differ" in told
+    )
 
 
 def test_pairs_of_the_supplement_do_not_count():
@@ -363,8 +452,8 @@ def test_a_sentence_over_several_variants_tells_the_seeds_of_each():
     told = sentences(on_blimp(scores, scores[::-1], scores[:5][::-1]))
     assert "5 to 6 seeds" in told
     told = sentences(on_blimp(scores, scores[:1], scores[:2]))
-    assert "(1 seed: at least 5 are needed for a p-value with 2 comparisons): a" in told
-    assert "(2 seeds: at least 5 are needed for a p-value with 2 comparisons): b" in told
+    assert "(1 seed: at least 5 are needed for a p-value with 2 comparisons): “a”" in told
+    assert "(2 seeds: at least 5 are needed for a p-value with 2 comparisons): “b”" in told
 
 
 # -- by simulation ----------------------------------------------------------------------------------------------------
@@ -420,6 +509,46 @@ def test_an_effect_is_found(seeds, effect, least):
     rng = np.random.default_rng(0)
     found = [compare(simulated(rng, seeds=seeds, families=1, effect=effect))[0] for _ in range(50)]
     assert np.mean([each.significant and each.difference > 0 for each in found]) >= least
+
+
+# The grids that scores lie on: all of LAMBADA's 5,153 passages, and `limit: 100`.
+GRIDS = {"lambada": (5_153, 0.083), "limit_100": (100, 0.57)}
+
+
+def exact_p_values(counts, *, paired):
+    """The same test in whole numbers, counts (comparisons, 2, seeds): one permutation after the other."""
+    n = counts.shape[2]
+    flat = counts.reshape(len(counts), -1)
+    if paired:
+        signs = [(*kept, *(-sign for sign in kept)) for kept in product((1, -1), repeat=n)]
+    else:
+        signs = [[1 if place in dealt else -1 for place in range(2 * n)] for dealt in combinations(range(2 * n), n)]
+    found = np.abs(counts[:, 0].sum(1) - counts[:, 1].sum(1))
+    as_large = np.zeros(len(counts), dtype=np.int64)
+    for row in signs:
+        as_large += np.abs(flat @ np.array(row)) >= found
+    return as_large / len(signs)
+
+
+@pytest.mark.parametrize("studies", [200, pytest.param(3_000, marks=pytest.mark.longer)])
+@pytest.mark.parametrize("paired", [True, False], ids=["paired", "unpaired"])
+@pytest.mark.parametrize("seeds", [5, 6])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_of_studies_without_an_effect_all_p_values_are_those_of_whole_numbers(grid, seeds, paired, studies):
+    """As many comparisons as the test can correct for; 5 seeds are too few for the paired one even with one."""
+    rows, chance = GRIDS[grid]
+    smallest = 2 / 2**seeds if paired else 2 / comb(2 * seeds, seeds)
+    comparisons = max(1, int(0.05 / smallest))
+    rng = np.random.default_rng(seeds)
+    # A model's own chance varies with its seed by a point, or its rows' chance is all the difference there is.
+    chances = np.clip(rng.normal(chance, 0.01, (studies, comparisons + 1, seeds)), 0.001, 0.999)
+    counts = rng.binomial(rows, chances)
+    both = np.stack([counts[:, 1:], np.broadcast_to(counts[:, :1], counts[:, 1:].shape)], axis=2)
+    flat = both.reshape(-1, 2, seeds)
+    found = comparison.permutation(flat / rows, paired=paired)
+    assert (found == exact_p_values(flat, paired=paired)).all()
+    claims = [min(comparison.holm(list(of_study), comparisons)) <= 0.05 for of_study in found.reshape(studies, -1)]
+    assert sum(claims) <= at_most_five_percent(studies)
 
 
 # -- at its size -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Two scores a pair: kept in a file, and compared with those of another model."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -64,10 +65,40 @@ def test_pairs_are_compared_one_by_one_and_a_tie_is_wrong(compare):
     b = kept(binding=[1, 0, None, 1, None], ellipsis=[1, 0])
     found = compare(a, b)
     assert (found.n, found.both, found.only_a, found.only_b, found.neither) == (7, 2, 3, 1, 1)
-    assert found.difference == pytest.approx(((3 - 2) / 5 + (2 - 1) / 2) / 2)
-    assert found.p_value == pytest.approx(10 / 16)  # of 4 pairs, 3 or more on one side: 2 x (4 + 1) / 2^4
+    assert found.by_task.difference == pytest.approx(((3 - 2) / 5 + (2 - 1) / 2) / 2)
+    assert found.by_pair.difference == pytest.approx((4 - 3 + 2 - 1) / 7)
+    assert found.by_pair.p_value == pytest.approx(10 / 16)  # of 4 pairs, 3 or more on one side: 2 x (4 + 1) / 2^4
     other = compare(b, a)
-    assert (other.only_a, other.difference, other.p_value) == (1, pytest.approx(-0.35), found.p_value)
+    assert (other.only_a, other.by_task.difference) == (1, pytest.approx(-0.35))
+    assert (other.by_task.p_value, other.by_pair.p_value) == (found.by_task.p_value, found.by_pair.p_value)
+
+
+def test_the_difference_of_the_averages_has_a_test_of_its_own(compare):
+    """Of tasks of 5 and 2 pairs three and one differ: 16 ways to exchange them, 4 of which differ by 0.35 or more."""
+    a = kept(binding=[1, 1, 1, 0, None], ellipsis=[1, 1])
+    b = kept(binding=[1, 0, None, 1, None], ellipsis=[1, 0])
+    ways = [abs(sum(signs[:3]) / 5 + signs[3] / 2) / 2 for signs in product((1, -1), repeat=4)]
+    exact = sum(way >= 0.35 - 1e-9 for way in ways) / 16
+    assert compare(a, b).by_task.p_value == pytest.approx(exact, abs=0.01)
+    one_task = compare(kept(binding=[1] * 9 + [0]), kept(binding=[0] * 9 + [1]))
+    assert one_task.by_task.p_value == pytest.approx(one_task.by_pair.p_value, abs=0.002)
+
+
+def test_two_differences_that_point_to_different_models_have_a_line_each_and_a_word(compare):
+    """Of a small task a has all right, of a large one b has more."""
+    a = kept(binding=[1] * 20, ellipsis=[0] * 300 + [1] * 700)
+    b = kept(binding=[0] * 20, ellipsis=[1] * 300 + [0] * 100 + [1] * 600)
+    found = compare(a, b)
+    assert found.by_task.difference == pytest.approx((1 - 0.2) / 2)
+    assert found.by_pair.difference == pytest.approx((20 - 200) / 1020)
+    assert found.by_task.low > 0 > found.by_pair.high
+    told = pairs.describe(found).splitlines()
+    assert told[1].startswith("every task alike (the average): a - b +40.00 points, 95 % interval +")
+    assert told[1].endswith(f"p = {found.by_task.p_value:.2g} (answers exchanged pair by pair)")
+    assert told[2].startswith("every pair alike: a - b -17.65 points, 95 % interval -")
+    assert told[2].endswith("(McNemar's exact test)")
+    assert told[3] == pairs.DISAGREE
+    assert pairs.DISAGREE not in pairs.describe(compare(a, a))
 
 
 def test_the_interval_of_the_difference_is_of_paired_answers(compare):
@@ -75,16 +106,17 @@ def test_the_interval_of_the_difference_is_of_paired_answers(compare):
     a = kept(binding=[1] * 240 + [0] * 160, ellipsis=[1] * 50 + [0] * 50)
     b = kept(binding=[1] * 230 + [0] * 170, ellipsis=[1] * 50 + [0] * 50)
     found = compare(a, b)
-    assert found.difference == pytest.approx(10 / 400 / 2)
+    assert found.by_task.difference == pytest.approx(10 / 400 / 2)
     expected = binom(400, 10 / 400).ppf([0.025, 0.975]) / 400 / 2  # the other task's difference has no spread
-    assert [found.low, found.high] == pytest.approx(expected, abs=1.1 / 400 / 2)
-    assert found.p_value == pytest.approx(2 / 2**10)
+    assert [found.by_task.low, found.by_task.high] == pytest.approx(expected, abs=1.1 / 400 / 2)
+    assert found.by_pair.p_value == pytest.approx(2 / 2**10)
 
 
 def test_equal_models_do_not_differ(compare):
     a = kept(binding=[1, 0, 1])
     found = compare(a, a)
-    assert (found.difference, found.low, found.high, found.p_value, found.settings) == (0, 0, 0, 1, {})
+    assert found.by_task == found.by_pair == pairs.Estimate(0, 0, 0, 1)
+    assert found.settings == {}
 
 
 def test_a_comparison_is_told_as_a_whole_and_task_by_task(tmp_path, capsys):
@@ -94,7 +126,8 @@ def test_a_comparison_is_told_as_a_whole_and_task_by_task(tmp_path, capsys):
     assert pairs.main(*map(str, files)) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "6 pairs: both right 1, a alone 3, b alone 1, neither 1"
-    assert told[1].startswith("macro average, a - b: +25.00 points, 95 % interval ")
+    assert told[1].startswith("every task alike (the average): a - b +25.00 points, 95 % interval ")
+    assert told[2].startswith("every pair alike: a - b +33.33 points, 95 % interval ")
     assert "settings differ: family: a gpt_neo, b roberta" in told
     assert [line.split() for line in told[-2:]] == [
         ["binding", "4", "75.00", "25.00", "+50.00", "2", "0"], ["ellipsis", "2", "50.00", "50.00", "+0.00", "1", "1"]
@@ -128,7 +161,7 @@ def test_different_pairs_are_not_compared(compare, other):
 
 def test_tasks_in_another_order_are_compared_by_name(compare):
     found = compare(kept(binding=[1, 1], ellipsis=[0]), kept(ellipsis=[0], binding=[1, 1]))
-    assert (found.both, found.neither, found.difference) == (2, 1, 0)
+    assert (found.both, found.neither, found.by_task.difference) == (2, 1, 0)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a zip", "half", "other"])
