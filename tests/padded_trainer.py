@@ -103,6 +103,8 @@ def losses(training: Training, folder: Path, *, length: int, micro_batches: int)
         arguments={
             "per_device_train_batch_size": settings.stories_per_step // micro_batches,
             "learning_rate": settings.learning_rate,
+            "weight_decay": settings.weight_decay,
+            "warmup_steps": settings.warmup_steps,
             "max_steps": settings.max_steps,
         },
     )

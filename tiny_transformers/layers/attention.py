@@ -54,6 +54,17 @@ def _added(visible: Tensor, scores: Tensor) -> Tensor:
     return added.masked_fill_(~visible, torch.finfo(scores.dtype).min)
 
 
+def _sees_nothing(mask: Tensor | None) -> bool:
+    """Whether padding stands before a text: its queries see no key at all.
+
+    Hugging Face's own attention then averages over the padding up to each; the last of it foretells the text's first
+    token, so a loss learns from it. Other kernels would give it zeros, or what comes. mask: (B, 1, queries, keys)"""
+    if mask is None or mask.shape[2] == 1 or torch.compiler.is_compiling():
+        return False
+    first = mask[:, :, 0]
+    return not bool((first if mask.dtype == torch.bool else first == 0).any(-1).all())
+
+
 def _as_added(visible: Tensor | None, scores: Tensor) -> Tensor | None:
     """A mask as eager attention has it, of one as eager or as sdpa has it."""
     return visible if visible is None or visible.dtype != torch.bool else _added(visible, scores)
@@ -128,7 +139,7 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
             key, value = layer_past.update(key, value, self.layer_id)
         key, value = widths.repeated(key), widths.repeated(value)
         weights = None
-        if output_attentions or self.config._attn_implementation == "eager":
+        if output_attentions or self.config._attn_implementation == "eager" or _sees_nothing(attention_mask):
             output, weights = self._attn(query, key, value, _as_added(attention_mask, query))  # (B, heads, T, V)
         else:
             drop = self.attn_dropout.p if self.training else 0.0

@@ -127,12 +127,14 @@ class SpanAttention(Layer):
     def _log_mask(self, span: int) -> Tensor | None:
         """-> (heads, span), to be added to scores: the same as masking their softmax and dividing by the sum. (Eq. 5)
 
-        Where nothing is to be seen, 87 below the nearest position, whose mask is 1: infinity would have no gradient."""
+        The gradient of a span is that of the mask, which has one where it is just 0, and where it is just 1, as the
+        original's clamp has: heads begin there. So what is not to be seen is at exp(-48), too little to be seen in a
+        sum and enough to have a gradient; minus infinity would have none."""
         if not self.adaptive or self.reach is None:
             return None
         before = torch.arange(span - 1, -1, -1, device=self.reach.device)  # of the farthest, ..., of the nearest: 0
         mask = (self.reach.float()[:, None] * self.attn_span - before) / self.adaptive.ramp + 1
-        return mask.clamp(torch.finfo(mask.dtype).tiny, 1).log()
+        return (mask.clamp(0, 1) + math.exp(-48)).log()
 
 
 def look_back(

@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PositiveInt, create_model, model_validator
 
-from tiny_transformers.settings.architecture import Brainformer, Model
+from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model
 from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.stage.kind import STAGES, StageKind
 
-RECIPE = 3  # raised when the same settings would give another result: it is part of every run id
+# Raised when the same settings would give another result; it is part of every run id. A change that concerns some runs
+# only raises theirs: all others keep their ids (`recipe_of`).
+RECIPE = 3
 
 
 class Data(Settings):
@@ -160,7 +162,7 @@ class RunConfig(Settings):
     evaluation: EvaluationNow = Field(default_factory=_stock_evaluation, json_schema_extra=_tell_stock_evaluation)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
-    recipe: int = RECIPE
+    recipe: int | None = None  # null: that by which the code makes such a run now
 
     @property
     def positions(self) -> int:
@@ -190,12 +192,26 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _resolve_recipe(self) -> RunConfig:
+        self._resolve(recipe=self.recipe or recipe_of(self.model, self.train))
+        return self
+
+    @model_validator(mode="after")
     def _fits_model(self) -> RunConfig:
         if self.data.max_length > self.positions:
             raise ValueError(f"data.max_length {self.data.max_length} exceeds the model's {self.positions} positions")
         for kind in STAGES.values():
             kind.check(self)
         return self
+
+
+def recipe_of(model: AnyModel, train: Train) -> int:
+    """Return the recipe by which such a model is trained now: the number of the newest change that concerns it.
+
+    4: a warm-up begins at 0 and ends at `learning_rate`, from where it falls; `weight_decay` leaves out norms, biases
+    and learnable activations; an adaptive span learns from the position where its ramp ends, too."""
+    learns_span = isinstance(model, Brainformer) and model.adaptive_span is not None
+    return 4 if train.warmup_steps or train.weight_decay or learns_span else RECIPE
 
 
 # Labels whose logits are in memory at once (tiny_transformers/layers/head.py).

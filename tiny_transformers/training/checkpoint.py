@@ -70,8 +70,9 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.opt
         for name, tensor in (*model.named_parameters(), *buffers(model).items()):
             tensor.copy_(checkpoint.model[name])
     state: dict[int, dict[str, Tensor]] = {}
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    index = {name: i for i, name in enumerate(trained)}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    places = {parameter: i for i, parameter in enumerate(trained)}
+    index = {name: places[parameter] for name, parameter in model.named_parameters() if parameter in places}
     for path, tensor in checkpoint.optimizer.items():
         name, key = path.split("/")
         state.setdefault(index[name], {})[key] = tensor

@@ -25,6 +25,7 @@ class Counters:
     due: bool = False  # an evaluation, after this step
     labels: int = 0
     eligible: int = 0  # tokens that could have been labels
+    warmed: float = 0.0  # of the training, 0 to 1, that was done when the warm-up ended
     first_loss: float = math.nan
     first_labels: int = 0
 

@@ -9,6 +9,8 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +40,17 @@ def has_bfloat16(device: torch.device) -> bool:
 def has_tensor_cores(device: torch.device) -> bool:
     """Whether float32 products can be rounded to TF32 for speed: on NVIDIA's GPUs from Ampere on."""
     return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability()[0] >= 8
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Round float32 products of a GPU to TF32, or do not; afterwards it is as before, whatever comes next."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 # 1e12 FLOP/s of dense matrix products, as NVIDIA's data sheets have them.

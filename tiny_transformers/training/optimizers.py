@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tiny_transformers.settings.config import Train
 
+BIASES = ("b1", "b2")  # of several experts at once: matrices by their shape only
+
 
 class Adagrad(torch.optim.Optimizer):
     """Adagrad (Duchi et al. 2011) that takes shorter steps for tensors whose gradient is larger than `max_norm`.
@@ -18,7 +20,11 @@ class Adagrad(torch.optim.Optimizer):
     A gradient clipped beforehand would change next to nothing, since Adagrad divides by its size again."""
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, max_norm: float | None = None, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        max_norm: float | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "max_norm": max_norm, "weight_decay": weight_decay, "eps": 1e-10})
 
@@ -45,18 +51,30 @@ class Adagrad(torch.optim.Optimizer):
 
 
 def build(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: list[dict[str, Any]] = [{"params": list(trained.values())}]
+    if settings.weight_decay:
+        decayed = [parameter for name, parameter in trained.items() if decays(name, parameter)]
+        others = [parameter for name, parameter in trained.items() if not decays(name, parameter)]
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     if settings.optimizer == "adagrad":
         max_norm = settings.max_grad_norm if settings.clipping == "per_tensor" else None
-        return Adagrad(parameters, settings.learning_rate, max_norm, settings.weight_decay)
+        return Adagrad(groups, settings.learning_rate, max_norm, settings.weight_decay)
     return torch.optim.AdamW(
-        parameters,
+        groups,
         lr=settings.learning_rate,
         betas=settings.adam_betas,
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay is for this parameter: matrices, as in Hugging Face's Trainer, which leaves out norms and
+    biases. Left out are learnable activations and spans, too (He et al. 2015, section 2.1: decay would push a PReLU to
+    a ReLU), and the biases of several experts, which are rows of one matrix."""
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in BIASES
 
 
 def clip(model: nn.Module, settings: Train) -> float:
@@ -71,7 +89,12 @@ def clip(model: nn.Module, settings: Train) -> float:
     return norm.item()
 
 
-def learning_rate(settings: Train, *, step: int, done: float) -> float:
-    """Return the learning rate of the step after `step` steps, when so much of the training is done, 0 to 1."""
-    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    return settings.learning_rate * warm * (1 - done if settings.lr_scheduler_type == "linear" else 1)
+def learning_rate(settings: Train, *, step: int, done: float, warmed: float) -> float:
+    """Return the learning rate of the step after `step` steps, when so much of the training is done, 0 to 1; `warmed`:
+    how much of it was when the warm-up ended.
+
+    It rises from 0 to `learning_rate`, and then stays or falls to 0 again: Hugging Face's schedules with warm-up. The
+    Brainformers' code has the first of them."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * step / settings.warmup_steps
+    return settings.learning_rate * (1.0 if settings.lr_scheduler_type == "constant" else (1 - done) / (1 - warmed))

@@ -42,6 +42,7 @@ from tiny_transformers.training.device import (
     peak_flops,
     peak_memory_mb,
     pick_device,
+    tf32,
 )
 
 Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
@@ -94,6 +95,7 @@ class Training:
 
     def __init__(self, work: Work) -> None:
         self.work, self.config, self.settings = work, work.config, work.config.train
+        self._check_recipe()
         self.checkpoints = work.run_dir / "checkpoints"
         self.counters = Counters()
         self.checkpointed = 0  # the step of the newest checkpoint
@@ -203,13 +205,16 @@ class Training:
         set_seed(int(batches.rng(self.config.seed, "dropout", number).integers(2**63)))
         before = {name: buffer.clone() for name, buffer in checkpoint.buffers(self.model).items()}
         self.model.schedule(done)
+        if number == self.settings.warmup_steps:
+            self.counters.warmed = done
         try:
             loss, memory = self._backward(step.batches)
         except Interrupted:  # the step is given up, and what forward passes have tracked with it
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
             raise
-        self._update(loss, optimizers.learning_rate(self.settings, step=number, done=done))
+        rate = optimizers.learning_rate(self.settings, step=number, done=done, warmed=self.counters.warmed)
+        self._update(loss, rate)
         self.memory = memory  # only now: what was given up is not remembered
         self._count(step, loss, time.monotonic() - started, waited)
         if self.settings.budget:
@@ -247,9 +252,9 @@ class Training:
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
         """Products in the training's precision, and a failing compiler explained."""
-        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with tf32(self.precision == "tf32"), autocast:
                 yield
         except torch._dynamo.exc.TorchDynamoException as error:
             raise TinyTransformersError(
@@ -318,6 +323,14 @@ class Training:
         self.checks[check.name] = check
         if check.blocking and not check.passed:
             raise CheckFailed(f"{check.name} is {check.value}; expected {expected}")
+
+    def _check_recipe(self) -> None:
+        now = config.recipe_of(self.config.model, self.settings)
+        if self.config.recipe != now:
+            raise TinyTransformersError(
+                f"the run was planned by recipe {self.config.recipe}, and this code trains it by recipe {now}: its "
+                "result would be another's. Submit the manifest again: it plans a new run."
+            )
 
     def _check_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):

@@ -22,6 +22,11 @@ from tiny_transformers.settings.config import CPU_TOKENS, RunConfig
 
 ROOT = Path(__file__).parents[3]
 SLOW = 1e8  # FLOP/s, with which what a run of these tests computes takes longer than its start
+SHIPPED = {
+    (3, "gpt_neo"): "c3b2448bb5669699",
+    (3, "roberta"): "676c47cd7c8f3cb5",
+    (4, "brainformer"): "9df62700f74dea41",
+}
 SITE = profiles.Site(name="test", scheduler="slurm", cpus=8, memory_per_cpu=4000, flops=SLOW)
 
 
@@ -487,6 +492,25 @@ def test_ids_are_those_of_the_whole_canonical_settings_and_do_not_change():
         assert run.config == RunConfig.model_validate(run.config.model_dump())
     assert expansion.identity(RunConfig(model=GPTNeo())) == "a1a2c59481f0"
     assert expansion.identity(RunConfig(model=Roberta(), seed=7)) == "e1783a2adec0"
+    ids = {}  # of the shipped manifest: (recipe, family) -> ids
+    for run in planned:
+        ids.setdefault((run.config.recipe, run.config.model.family), []).append(run.id)
+    digests = {key: hashlib.sha256(" ".join(sorted(some)).encode()).hexdigest()[:16] for key, some in ids.items()}
+    assert digests == SHIPPED, "runs of experiments.yaml have other ids: they would be trained anew"
+
+
+def test_only_runs_that_a_change_of_the_recipe_concerns_have_another_one():
+    def recipe(family="gpt_neo", corpus="tinystories", train=None, **model):
+        config = {"model": {"family": family, **model}, "data": {"corpus": corpus}, "train": train or {}}
+        return RunConfig.model_validate(config).recipe
+
+    assert recipe() == recipe("roberta") == recipe(train={"lr_scheduler_type": "constant"}) == 3
+    assert recipe(train={"warmup_steps": 1}) == recipe(train={"weight_decay": 0.1}) == 4
+    assert recipe("brainformer", "text8") == 4
+    assert recipe("brainformer", "text8", adaptive_span=None) == 3
+    old = RunConfig.model_validate({"model": {"family": "gpt_neo"}, "train": {"weight_decay": 0.1}, "recipe": 3})
+    assert old.recipe == 3  # as it is read from the files of a run
+    assert expansion.identity(old) != expansion.identity(RunConfig.model_validate(old.model_dump() | {"recipe": None}))
 
 
 def test_a_hundred_thousand_runs_are_planned_without_checking_each(tmp_path, monkeypatch):

@@ -60,10 +60,11 @@ def test_adamw_clips_each_tensor_by_its_own_norm_or_all_by_one():
 
 
 def test_learning_rates():
-    def rates(**settings):
-        train = Train(learning_rate=1.0, **settings)
-        return [optimizers.learning_rate(train, step=step, done=step / 4) for step in range(4)]
+    def rates(warmup_steps=0, **settings):
+        train, warmed = Train(learning_rate=1.0, warmup_steps=warmup_steps, **settings), warmup_steps / 4
+        return [optimizers.learning_rate(train, step=step, done=step / 4, warmed=warmed) for step in range(4)]
 
     assert rates() == [1, 0.75, 0.5, 0.25]
-    assert rates(warmup_steps=2) == [0.5, 0.75, 0.5, 0.25]
-    assert rates(lr_scheduler_type="constant", warmup_steps=4) == [0.25, 0.5, 0.75, 1]
+    assert rates(warmup_steps=2) == [0, 0.5, 1, 0.5]
+    assert rates(warmup_steps=2, lr_scheduler_type="constant") == [0, 0.5, 1, 1]
+    assert rates(warmup_steps=4) == [0, 0.25, 0.5, 0.75]

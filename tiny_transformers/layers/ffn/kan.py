@@ -78,7 +78,8 @@ class KANLinear(Layer):
     def initialize(self, std: float) -> None:  # noqa: ARG002
         """`std` is not used: a spline's scale follows from the noise it is fitted to, the others' from the fan-in.
 
-        The order of drawing is efficient-kan's, so equal seeds give equal layers."""
+        The order of drawing is efficient-kan's, so equal seeds give equal layers, but for large grids, of which its
+        splines are not fitted to the noise on a CPU (docs/models.md says from which size on)."""
         if self.grid.is_meta:
             return  # nothing to write to; called again when there is
         init.copy_(self.grid, self.knots.tensor().expand_as(self.grid))
@@ -148,10 +149,12 @@ class KANLinear(Layer):
         """L1 norm of the edges' functions and the entropy of its shares: Liu et al. 2024, eqs. 2.17 to 2.20. -> ()
 
         There the norm is of phi's values, averaged over samples. As in efficient-kan it is of the spline's weights
-        here: the values of single edges, (N, out, in), exist nowhere when a layer is one matrix product."""
+        here: the values of single edges, (N, out, in), exist nowhere when a layer is one matrix product. An edge
+        without any weight has no share, and no gradient, where efficient-kan's are not numbers."""
         norm = self.spline_weight.abs().mean(-1)  # (out, in)
-        total = norm.sum()
-        return regularize_activation * total + regularize_entropy * torch.special.entr(norm / total).sum()
+        total, least = norm.sum(), torch.finfo(norm.dtype).tiny
+        shares = (norm / total.clamp_min(least)).clamp_min(least)
+        return regularize_activation * total + regularize_entropy * torch.special.entr(shares).sum()
 
 
 def cox_de_boor(x: Tensor, grid: Tensor, order: int) -> Tensor:

