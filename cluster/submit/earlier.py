@@ -119,6 +119,11 @@ def _told(path: Path, kind: type[T]) -> T | None:
 
 
 def nothing_submitted(output_root: OutputRoot) -> InputError:
+    if not output_root.imported.exists() and output_root.runs():
+        return InputError(
+            f"{output_root.path / 'submissions'}: no submission there says where to. Give --site, and --data-root if "
+            "the data is files; or submit a manifest. Nothing was submitted."
+        )
     if not output_root.imported.exists():
         return InputError("Nothing was ever submitted from here. Submit a manifest first.")
     return InputError(

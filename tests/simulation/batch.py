@@ -454,6 +454,8 @@ class Batch:
                 return Reply(error="Partition not found\n", code=1)
             return Reply("PartitionName=compute MaxTime=1-00:00:00 MaxMemPerCPU=8000 QoS=N/A State=UP\n")
         if words[:3] == ["-o", "show", "assoc_mgr"]:
+            if self.form.get("no groups"):
+                return Reply("Current Association Manager state\n")
             limit = self.limit if self.limit_shown and self.form.get("of the account") else None
             of_group = f"{'N' if limit is None else limit}({self._present(call.process.user)})"
             return Reply(f"Current Association Manager state\nClusterName=here Account=research UserName= Partition= "

@@ -24,6 +24,18 @@ ENVIRONMENTS = {
     "another cluster": {"SLURM_CLUSTERS": "other"},
     "times in words": {"SLURM_TIME_FORMAT": "relative", "SLURM_BITSTR_LEN": "8"},
 }
+# What a profile may say: a shell, or sbatch, would take more of it than a value.
+PROFILES = {
+    "names the job": {"sbatch": {"job-name": "mine"}},
+    "has an array": {"sbatch": {"arr": "0-3"}},
+    "has another line": {"account": "research\n#SBATCH --job-name=mine"},
+    "has a command in a name": {"environment": {"A=1; touch RAN; B": "x"}},
+    "has a command in a value": {
+        "environment": {"A": "1; touch RAN; $(touch RAN)"},
+        "modules": ["`touch RAN`; touch RAN"],
+    },
+}
+QUOTED = "has a command in a value"  # the others are refused
 JOB = ("requeued", "requeued and held", "held", "cancelled by hand", "suspended", "preempted", "reservation deleted")
 NAMES = ("train", "two\nlines|x", "tt-", "a|b|c", "tt-0123456789ab", "\x1b[31mred")
 
@@ -37,16 +49,18 @@ def draw(seed: int) -> list[Step]:
     steps: list[Step] = []
     undo: list[tuple[int, Step]] = []
     left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
-    if lot.random() < 0.4:
+    long_lists = "sacct cuts lists" in kinds  # of tasks that wait
+    if long_lists or lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
-    if lot.random() < 0.35:  # others have all nodes
+    if long_lists or lot.random() < 0.35:  # others have all nodes
         steps.append(("nodes", {"up": False}))
         undo.append((lot.randint(6, 25), ("nodes", {"up": True})))
     if lot.random() < 0.4:  # it is so already when the user comes
         on, off = FAULTS[lot.choice(kinds)](lot)
         steps.append(on)
         undo += [(lot.randint(2, 12), off)] if off else []
-    steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
+    first = [left.pop(), left.pop()] if long_lists else some_of(lot, left)
+    steps.append(command(lot, kinds, users, hosts, ["submit", *first]))
     while len(steps) < LENGTH:
         for place, step in [each for each in undo if each[0] <= len(steps)]:
             undo.remove((place, step))
@@ -113,7 +127,7 @@ def _simple(step: str, undo: Step | None = None, **values: Any) -> Callable[[ran
 
     def fault(lot: random.Random) -> tuple[Step, Step | None]:
         drawn = {key: lot.choice(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return (step, drawn | ({"pick": lot.randrange(1000)} if step in ("kill", "foreign", "purge") else {})), undo
+        return (step, drawn | ({"pick": lot.randrange(1000)} if step in WITH_PICK else {})), undo
 
     return fault
 
@@ -123,13 +137,15 @@ def _nothing(_: random.Random) -> tuple[Step, Step | None]:
     return ("pass", {"seconds": 1}), None
 
 
+WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run")
 UP: Step = ("controller", {"what": "up"})
 FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "a command is killed": _nothing,
     "a command's disk fails": _nothing,
     "commands at once": lambda lot: (
         ("burst", {"words": [lot.choice(("tick", "status", "again", "rerun")) for _ in range(3)],
-                   "seed": lot.randrange(1 << 30), "pace": lot.choice((1.0, 2.0, 5.0)), "dead": lot.random() < 0.6}),
+                   "seed": lot.randrange(1 << 30), "paces": [lot.choice((1.0, 2.0, 5.0, 60.0)) for _ in range(3)],
+                   "dead": lot.random() < 0.6}),
         None),
     "sbatch's reply is lost": _clients("sbatch", "reply lost", "cut"),
     "sbatch does not arrive": _clients("sbatch", "no answer", "never arrives", "hangs"),
@@ -143,7 +159,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "scancel does not answer": _clients("scancel", "no answer", "reply lost", "hangs"),
     "clients print otherwise": _simple("form", ("form", {}), banner=(True, False), order=(True, False)),
     "a state that nobody knows": _simple("form", ("form", {}), state=("?", "EXPEDITING", "POWER_UP_NODE")),
-    "sacct cuts lists": _simple("form", ("form", {}), list=(1, 2, 3)),
+    "sacct cuts lists": _simple("cut", ("form", {}), length=(1, 2, 2, 3)),
     "the user's environment": lambda lot: (
         ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
     ),
@@ -168,12 +184,16 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
         ("stage", {"what": lot.choice(("slow", "slow", "deaf")), "stage": lot.choice(("pretrain", "add_tokenizer"))}),
         ("stage", {})),
     "a limit changes": lambda lot: (
-        ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.7, "of account": lot.random() < 0.5}),
+        ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.7, "of account": lot.random() < 0.5,
+                   "groups": lot.random() < 0.5}),
         ("limit", {"limit": None})),
     "the size of arrays changes": _simple("array size", ("array size", {"size": 1001}), size=(1, 2)),
     "others have jobs": _simple("foreign", name=NAMES, tasks=(1, 2), length=(5.0, 60.0)),
     "a clock is off": _simple("clock", host=("login1", "login2", "n1", "n2", "n3"), seconds=(-7200, -90, 90, 7200)),
     "a folder is removed": _simple("remove", what=("ledger", "ledger", "logs", "cache", "lock", "requests")),
+    "the submissions are removed": _simple("lose submissions"),
+    "a run is removed": _simple("lose run"),
+    "a profile is odd": _simple("odd site", profile=tuple(PROFILES)),
     "files are spoilt": lambda lot: (
         ("spoil", {"what": lot.choice(("lock", "answer", "request", "heartbeat")), "pick": lot.randrange(1000),
                    "text": lot.choice(("", "[]", '{"state": "sub', "7", "{}"))}), None),

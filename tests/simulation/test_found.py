@@ -1,6 +1,7 @@
 """Faults of the product that walks have found, each as the few steps that were left when its walk was shortened."""
 
-from simulation.walk import replay
+from simulation.walk import Walker, replay
+from simulation.world import installed, world
 
 
 def test_exit_code_is_3_where_squeue_is_silent_and_there_is_a_limit():
@@ -23,3 +24,21 @@ def test_a_pack_that_is_held_between_two_of_its_stages_is_shown_as_waiting():
         ("command", {"words": ["status"], "seed": 957275814, "pick": 175}),
     ]
     assert replay(20157, steps).violations == []
+
+
+def test_where_the_submissions_are_gone_rerun_says_what_to_give_and_then_does_what_failed():
+    with installed() as folder, world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("command", {"words": ["submit", "s3"], "seed": 1, "pick": 0}))
+        walker.take(("pass", {"seconds": 5}))
+        walker.take(("job", {"what": "cancelled by hand", "pick": 0}))
+        walker.take(("pass", {"seconds": 300}))
+        walker.take(("command", {"words": ["status"], "seed": 2, "pick": 1}))
+        walker.take(("lose submissions", {}))
+        asked = walker.do("rerun", "--failed", "--yes")
+        assert "Give --site" in asked.output.getvalue()
+        walker.do("rerun", "--failed", "--yes", "--site", "site.yaml")
+        walker.take(("pass", {"seconds": 300}))
+        walker.do("status")
+        assert walker.statuses() == {"completed"}
+        assert made.violations == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from collections import Counter
@@ -97,13 +98,13 @@ class Walker:
         if not beside:
             self.world.finish(process, OVERDUE)
 
-    def _burst(self, words: list[str], seed: int, pace: float, dead: bool) -> None:
-        """Several commands at once, at a lock whose holder may have died."""
+    def _burst(self, words: list[str], seed: int, paces: list[float], dead: bool) -> None:
+        """Several commands at once, slow and quick ones, at a lock whose holder may have died."""
         lock = self.world.output / "ledger.lock"
         if dead and self.world.output.exists() and not lock.exists():
             self.world.note("a dead command's lock")
             lock.write_text(json.dumps({"host": "login1", "pid": 1, "start": "1"}))
-        for number, word in enumerate(words):
+        for number, (word, pace) in enumerate(zip(words, paces, strict=True)):
             self._command([word], seed + number, 1, beside=True, pace=pace)
         self.world.note("commands at once")
         for process in list(self.running):
@@ -117,6 +118,8 @@ class Walker:
             world.submitted |= set(words[1:])
             chosen = [word for name in words[1:] for word in ("--study", name)]
             return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *chosen]
+        if words[0] == "again" and not of_studies:
+            return None
         if words[0] == "again":
             return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *of_studies]
         if words[0] == "rerun":
@@ -205,6 +208,17 @@ class Walker:
             self._accounting(up=True, lag=self.slurm.lag)
             self.world.note("jobs are purged")
 
+    def _cut(self, length: int, pick: int) -> None:
+        """sacct cuts its lists of tasks that wait; one of them is cancelled, so that it is asked about the others."""
+        self._form(list=length)
+        waiting = [task for task in self.slurm.live() if task.state == "PENDING" and task.index is not None]
+        many = [task for task in waiting if sum(other.array == task.array for other in waiting) > 2]
+        if many and self.slurm.controller and self.slurm.accounting and not self.running:
+            self.slurm.cancel(many[pick % len(many)])
+            self._pass(130)
+            self._command(["status"], pick, 1)
+            self.world.note("sacct cuts lists")
+
     def _release(self) -> None:
         for task in self.slurm.live():
             self.slurm.continue_(task)
@@ -248,9 +262,10 @@ class Walker:
         if what in ("slow", "deaf"):
             self.world.note(f"stages: {what}")
 
-    def _limit(self, limit: int | None, shown: bool = True, of_account: bool = False) -> None:
+    def _limit(self, limit: int | None, shown: bool = True, of_account: bool = False, groups: bool = True) -> None:
+        """`groups`: whether the controller tells how many jobs an account has."""
         self.slurm.limit, self.slurm.limit_shown, self.slurm.changed = limit, shown, self.kernel.now
-        self.slurm.form = {"of the account": of_account} if limit is not None else {}
+        self.slurm.form = {"of the account": of_account, "no groups": not groups} if limit is not None else {}
         if limit is not None:
             self.world.note("a limit changes")
 
@@ -281,6 +296,51 @@ class Walker:
             self.world.note(f"removed: {what}")
         elif what == "lock":
             self._remove_dead_lock()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is under way, and nothing may still arrive."""
+        unsettled = self.rows("submission", "state = 'intended'")
+        return not (self.running or self.slurm.live() or self.slurm.working() or unsettled)
+
+    def _lose_submissions(self) -> None:
+        """A person removes what looks like logs, and the ledger; and makes that again, as the message says."""
+        output = self.world.output
+        if self._idle and (output / "submissions").exists() and (output / "ledger.db").exists():
+            shutil.rmtree(output / "submissions")
+            (output / "ledger.db").unlink()
+            self.world.note("removed: submissions")
+            self._command(["rebuild"], 0, 0)
+
+    def _lose_run(self, pick: int) -> None:
+        """A person removes a run, which is done again by a `submit` alone."""
+        runs = sorted((self.world.output / "runs").glob("*"))
+        if self._idle and runs:
+            run = runs[pick % len(runs)]
+            shutil.rmtree(run)
+            self.world.note("removed: a run")
+            self.world.notes_redone.add(run.name)
+            for key in [key for key in self.world.executed if key[0] == run.name]:
+                del self.world.executed[key]
+            self.results = {path: text for path, text in self.results.items() if run not in path.parents}
+
+    def _odd_site(self, profile: str) -> None:
+        """A user tries a profile of which more than values may get into a script."""
+        path, before = self.world.folder / "site.yaml", (self.world.folder / "site.yaml").read_text()
+        path.write_text(yaml.safe_dump(yaml.safe_load(before) | drawing.PROFILES[profile]))
+        process = self.world.command(["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", "s3"])
+        self.world.finish(process, OVERDUE)
+        path.write_text(before)
+        self.world.note("a profile is odd")
+        if profile != drawing.QUOTED:
+            if process.notes.get("code") == 0:
+                self.world.complain(f"a profile was taken that says what is not its own:: {profile}")
+            return
+        self.world.submitted.add("s3")
+        for task in self.slurm.ran[self.sent :]:
+            words = [shlex.split(line, comments=True) for line in self.slurm.read(task.script).splitlines()]
+            if any("touch" in of_line for of_line in words):
+                self.world.complain(f"a value of a profile is a command in a script:: {task.script}")
 
     def _remove_dead_lock(self) -> None:
         """As the message tells a person to: if the machine of its holder has died."""
@@ -511,6 +571,9 @@ class Walker:
         studies = [word for name in sorted(self.world.submitted) for word in ("--study", name)]
         users = sorted({process.user for process in self.world.commands} | {"alice"})
         asked = 0
+        where = ["--site", "site.yaml"] if self.world.counts["removed: submissions"] else []
+        if self.world.counts["removed: a run"]:  # which `submit` alone does again
+            self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
         for number in range(ROUNDS):
             before = len(self.slurm.ran)
             for user in users:
@@ -527,7 +590,7 @@ class Walker:
                     self.do("cancel", "--all", "--yes", user=user)
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
             if asked:
-                self.do("rerun", "--failed", "--yes")
+                self.do("rerun", "--failed", "--yes", *where)
             asked += 1
         left = {(row["status"], row["cause"]) for row in self.rows("attempt") if row["status"] != "completed"}
         shown = [dict(row) for row in self.rows("newest_attempt") if row["status"] != "completed"]
@@ -569,8 +632,8 @@ class Walker:
         for path in self.world.output.glob("runs/*/stages/*/*/claim.json"):
             if (path.parts[-5], path.parts[-3], int(path.parts[-2])) not in known:
                 complain(f"an attempt is not in the ledger:: {path}")
-        if self.world.counts["spoilt: answer"]:  # what it said is in no file any more
-            return
+        if self.world.counts["spoilt: answer"] or self.world.counts["removed: a run"]:
+            return  # what they said is in no file any more
         before = self.contents()
         self.do("ledger", "rebuild")
         after = self.contents()
@@ -595,6 +658,7 @@ EXPECTED = (
     "who alone can cancel it",
     "failed alike",
     "Nothing was ever submitted",
+    "no submission there says where to",
     "there is no ledger",
     "has no runs to make a ledger of",
 )

@@ -193,7 +193,16 @@ def compare(study: Study, seed: int) -> None:
         assert made.violations == []
     real: Callable[[], Iterator[tuple[str, Any]]] = Walk(Real(study), seed).looks
     for number, (action, seen) in enumerate(real()):
-        assert (number, action, seen) == (number, *simulated[number])
+        assert (number, action, differences(seen, simulated[number][1])) == (number, simulated[number][0], [])
+
+
+def differences(real: Any, simulated: Any) -> list[str]:
+    """What is seen on one of them only."""
+    (answer, stages, *rest), (their_answer, theirs, *their_rest) = real, simulated
+    told = [f"{key}: {stages.get(key)}, {theirs.get(key)} simulated" for key in sorted(stages | theirs)
+            if stages.get(key) != theirs.get(key)]  # fmt: skip
+    pairs = [(answer, their_answer), *zip(rest, their_rest, strict=True)]
+    return told + [f"{one}, {other} simulated" for one, other in pairs if one != other]
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
