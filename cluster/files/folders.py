@@ -98,13 +98,17 @@ class RunDir:
     def attempt(self, stage: str, number: int) -> AttemptDir:
         return AttemptDir(self.path.joinpath("stages", stage, str(number)))
 
-    def attempts(self, stage: str) -> list[AttemptDir]:
-        """Oldest first."""
+    def numbers(self, stage: str) -> list[int]:
+        """The numbers of a stage's attempts, the oldest first."""
         try:
             names = os.listdir(self.path / "stages" / stage)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [self.attempt(stage, number) for number in sorted(int(name) for name in names if NUMBER.fullmatch(name))]
+        return sorted(int(name) for name in names if NUMBER.fullmatch(name))
+
+    def attempts(self, stage: str) -> list[AttemptDir]:
+        """Oldest first."""
+        return [self.attempt(stage, number) for number in self.numbers(stage)]
 
     def stages(self) -> set[str]:
         """The stages that have a folder."""

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
 
 class TornFile(Exception):
     """A file that is there, but is not whole JSON, or not the kind of file that stands in its place."""
@@ -20,7 +22,6 @@ class TornFile(Exception):
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Replace `path` whole: temporary file in the same folder, fsync, close, rename. If the disk is full, the old
     file stays as it was and OSError is raised. Without `indent` many long files are written in half of the time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path, value, indent)
     try:
         os.replace(draft, path)
@@ -56,7 +57,6 @@ def read_json(path: Path, absent: Any = None) -> Any | None:
 
 def create_json(path: Path, value: Any) -> bool:
     """Create `path` whole, or return False because it exists: whoever dies or fails on the way leaves no `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path, value)
     try:
         os.link(draft, path)
@@ -73,7 +73,7 @@ def create_json(path: Path, value: Any) -> bool:
 
 def _create_without_link(path: Path, draft: Path) -> bool:
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        handle = os.open(path, NEW, 0o644)
     except FileExistsError:
         return False
     with os.fdopen(handle, "wb") as file:
@@ -94,18 +94,24 @@ def age(path: Path) -> float:
 
 
 def _draft(path: Path, value: Any, indent: int | None = 1) -> Path:
-    """A file beside `path`, closed and on disk."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """A file beside `path`, closed and on disk; its folder is made if it is not there."""
+    content = json.dumps(value, indent=indent).encode()
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=indent))
+        handle = os.open(draft, NEW, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(draft, NEW, 0o644)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
+            os.fsync(handle)
+            os.fchmod(handle, 0o644)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
-    return Path(draft)
+    return draft
 
 
 def tail(path: Path, lines: int) -> list[str]:

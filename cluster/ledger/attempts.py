@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Unpack, get_args
 
 from cluster.files.documents import DecisionFile
 from cluster.files.records import AskedAttempt, AttemptRow, AttemptValues, key_of
-from cluster.files.statuses import LIVE, OPEN, Ended
-from cluster.ledger.rows import Answered, FailureRow, SubmissionRow
+from cluster.files.statuses import LIVE, OPEN, AttemptStatus, Ended
+from cluster.ledger.rows import Answered, FailureRow, OpenPack, SubmissionRow
 from cluster.ledger.schema import SPENT
 from cluster.ledger.store import Store, listed
 
@@ -102,11 +102,26 @@ class Attempts(Store):
             if not values.keys().isdisjoint(("status", "progress")):
                 self._touched.add(run_id)
 
-    def attempts_in(self, submission_id: str) -> list[AttemptRow]:
-        """Return the attempts of a submission, in the order of their pack, run and stage."""
+    def attempts_in(self, submission_id: str, packs: Collection[int] | None = None) -> list[AttemptRow]:
+        """Return the attempts of a submission, or of some of its packs, in the order of their pack, run and stage."""
+        chosen = "" if packs is None else "AND pack_index IN (SELECT value FROM json_each(?))"
         return list(
-            self.db.query("SELECT * FROM attempt WHERE submission_id = ? ORDER BY pack_index, rowid", [submission_id])
+            self.db.query(
+                f"SELECT * FROM attempt WHERE submission_id = ? {chosen} ORDER BY pack_index, rowid",
+                [submission_id, *([] if packs is None else [json.dumps(list(packs))])],
+            )
         )
+
+    def open_packs_in(self, submission_id: str) -> dict[int, OpenPack]:
+        """Return the packs of a submission of which something is open, by their place in the array."""
+        rows = self.db.execute(
+            "SELECT pack_index, sum(status = 'submitted') = count(*), count(job) = count(*), "
+            "CASE WHEN count(progress) = count(DISTINCT run_id) AND min(progress) = max(progress) "
+            "THEN min(progress) END FROM attempt WHERE submission_id = ? "
+            f"GROUP BY pack_index HAVING sum(status IN {listed(LIVE)})",
+            [submission_id],
+        )
+        return {index: OpenPack(*alike) for index, *alike in rows}
 
     def attempts_of_run_in(self, submission_id: str, run_id: str) -> list[AttemptRow]:
         """Return those of one of a submission's runs."""
@@ -138,14 +153,20 @@ class Attempts(Store):
             found.setdefault((row["run_id"], row["stage"]), []).append(row)
         return found
 
-    def tried(self, run_ids: Iterable[str]) -> set[str]:
-        """Those of these runs that have an attempt which is not void."""
-        rows = self.db.execute(
-            "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM attempt WHERE run_id = value "
-            "AND status != 'void')",
-            [json.dumps(sorted(set(run_ids)))],
+    def runs_of_other_code(self, digest: str) -> set[str]:
+        """Return the runs that have an attempt of another version of the code than this one."""
+        rows = self.db.execute(  # by the index of codes, which leads past those of this version
+            "SELECT DISTINCT run_id FROM attempt WHERE (code < ? OR code > ?) AND status != 'void'", [digest, digest]
         )
         return {run_id for (run_id,) in rows}
+
+    def statuses_of(self, run_ids: Iterable[str]) -> dict[tuple[str, str, int], AttemptStatus]:
+        """(run id, stage, number) -> the status of each attempt of these runs."""
+        rows = self.db.execute(
+            "SELECT run_id, stage, number, status FROM attempt WHERE run_id IN (SELECT value FROM json_each(?))",
+            [json.dumps(sorted(set(run_ids)))],
+        )
+        return {(run_id, stage, number): status for run_id, stage, number, status in rows}
 
     def latest_ends(self, count: int) -> list[AttemptRow]:
         """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""

@@ -17,12 +17,14 @@ from cluster.plan.memo import PerSettings
 def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], created: str) -> None:
     """Write each run.json, then its row; a known run gains studies and stages. One whose file is gone gets it anew."""
     known, dumped = ledger.known_runs(), PerSettings(lambda config: config.model_dump(mode="json"))
+    changed: list[Run] = []
     for order, run in enumerate(runs):
         path = output_root.run(run.id).run_json
         studies, stages = known.get(run.id, ((), ()))
         complete = run.id in known and set(run.studies) <= set(studies) and set(run.stages) <= set(stages)
         if complete and path.exists():
             continue
+        changed.append(run)
         try:
             value = documents.read(path, RunFile) if run.id in known else None
         except whole_files.TornFile:  # it is written anew; the ledger has all of it
@@ -42,7 +44,7 @@ def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], cr
             indent=None,
         )
     with ledger.transaction():
-        ledger.record_runs(runs, created)
+        ledger.record_runs(changed, created)
 
 
 def record_studies(ledger: Ledger, output_root: OutputRoot, studies: Sequence[StudyRecord]) -> None:

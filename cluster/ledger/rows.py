@@ -5,7 +5,7 @@ the ledger, judges by them; a decision is its file (`files.documents`). A test h
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from cluster.files import documents
 from cluster.files.causes import Cause
@@ -70,12 +70,21 @@ class HoursRow(TypedDict):
     spent: float  # GPU-hours; hours where it has no GPU
 
 
+class OpenPack(NamedTuple):
+    """A pack of which something is open, as far as its attempts are alike: most of very many packs only wait."""
+
+    untouched: bool  # all its attempts are submitted: none has begun or ended
+    has_job: bool  # all of them name its job
+    progress: str | None  # that the first stage of each of its runs has, and no other one
+
+
 class PackRow(TypedDict):
     """A pack of a submission of which something may still happen."""
 
     submission_id: str
     pack_index: int
     runs: int
+    live: int  # runs of which something is open
     open: int  # attempts
     running: int
     completed: int
@@ -84,6 +93,7 @@ class PackRow(TypedDict):
     ended: float | None  # the last that did
     job: str | None
     host: str | None
+    reason: str | None  # SLURM's, for which it waits
 
 
 class ScoreRow(AttemptKey, documents.ScoreRow):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.records import Run
 from cluster.ledger.store import Store
 from tiny_transformers.settings.config import RunConfig
+
+# A run's own seed, behind which its settings have no section: that of a section is none.
+_SEED = re.compile(r',"seed":(\d+)((?:,"\w+":[\w.]+)*\}\Z)')
 
 
 class Runs(Store):
@@ -20,34 +25,29 @@ class Runs(Store):
             self._record_runs(runs, created)
 
     def _record_runs(self, runs: Iterable[Run], created: str) -> None:
-        runs = list(runs)
+        runs = {run.id: run for run in runs}.values()
         wanted = json.dumps([run.id for run in runs])
         rows = self.db.execute("SELECT id, stages FROM run WHERE id IN (SELECT value FROM json_each(?))", [wanted])
         known = dict(rows.fetchall())
-        for run in runs:
-            stages = run.stages
-            if run.id in known:
-                stages = tuple(dict.fromkeys((*json.loads(known[run.id]), *stages)))
-                if json.dumps(stages) != known[run.id]:
-                    self._execute("UPDATE run SET stages = ? WHERE id = ?", [json.dumps(stages), run.id])
-            else:
-                self._insert("run", {"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
-                                     "config": run.config.model_dump_json(), "stages": json.dumps(stages)})  # fmt: skip
-            for study in run.studies:
-                self._execute("INSERT OR IGNORE INTO study_run (study, run_id) VALUES (?, ?)", [study, run.id])
-            known[run.id] = json.dumps(stages)
-            self._touched.add(run.id)
+        for run in (run for run in runs if run.id in known):
+            stages = json.dumps(list(dict.fromkeys((*json.loads(known[run.id]), *run.stages))))
+            if stages != known[run.id]:
+                self._execute("UPDATE run SET stages = ? WHERE id = ?", [stages, run.id])
+        new = [{"id": run.id, "name": run.name, "parameters": run.parameters, "created": created,
+                "config": run.config.model_dump_json(), "stages": json.dumps(run.stages)}
+               for run in runs if run.id not in known]  # fmt: skip
+        self._insert_all("run", new)
+        members = [{"study": study, "run_id": run.id} for run in runs for study in run.studies]
+        self._insert_all("study_run", members, "OR IGNORE")
+        self._touched |= {run.id for run in runs}
 
     def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """run id -> its studies and stages, without its settings."""
-        studies = self._studies()
-        parsed: dict[str, tuple[str, ...]] = {}
-        known = {}
-        for run_id, stages in self.db.execute("SELECT id, stages FROM run ORDER BY rowid"):
-            if stages not in parsed:
-                parsed[stages] = tuple(json.loads(stages))
-            known[run_id] = tuple(studies.get(run_id, ())), parsed[stages]
-        return known
+        studies, parsed = self._studies(), cache(lambda stages: tuple(json.loads(stages)))
+        return {
+            run_id: (tuple(studies.get(run_id, ())), parsed(stages))
+            for run_id, stages in self.db.execute("SELECT id, stages FROM run ORDER BY rowid")
+        }
 
     def run_ids(self) -> list[str]:
         """The ids of all runs."""
@@ -57,13 +57,13 @@ class Runs(Store):
         """In the order in which they were recorded."""
         studies = self._studies()
         chosen = None if ids is None else set(ids)
-        configs = _Configs()
+        configs, parsed = _Configs(), cache(lambda stages: tuple(json.loads(stages)))
+        rows = self.db.execute("SELECT id, name, config, stages FROM run ORDER BY rowid")
         return [
-            Run(row["id"], row["name"], configs.read(row["config"]),
-                tuple(json.loads(row["stages"])), tuple(studies.get(row["id"], ())))
-            for row in self.db.query("SELECT * FROM run ORDER BY rowid")
-            if chosen is None or row["id"] in chosen
-        ]  # fmt: skip
+            Run(run_id, name, configs.read(config), parsed(stages), tuple(studies.get(run_id, ())))
+            for run_id, name, config, stages in rows
+            if chosen is None or run_id in chosen
+        ]
 
     def _studies(self) -> dict[str, list[str]]:
         studies: dict[str, list[str]] = {}
@@ -135,9 +135,10 @@ class _Configs:
         self._known: dict[str, RunConfig] = {}
 
     def read(self, text: str) -> RunConfig:
-        settings = json.loads(text)
-        seed = settings.pop("seed")
-        unseeded = json.dumps(settings)
+        match = _SEED.search(text)
+        if match is None:
+            return RunConfig.model_validate_json(text)
+        seed, unseeded = int(match[1]), text[: match.start()] + match[2]
         known = self._known.get(unseeded)
         if known is None:
             known = self._known[unseeded] = RunConfig.model_validate_json(text)

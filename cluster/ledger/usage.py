@@ -20,16 +20,21 @@ class Usage(Store):
         )
         return list(rows)
 
-    def open_packs(self) -> list[PackRow]:
-        """Return each pack of the submissions of which something may still happen; one that had begun and waits again
-        has no start."""
+    def open_packs(self, study: str | None = None) -> list[PackRow]:
+        """Return each pack of the submissions of which something may still happen, the oldest first; one that had begun
+        and waits again has no start. Of a study: by its runs alone."""
+        of_study = "" if study is None else "AND run_id IN (SELECT run_id FROM study_run WHERE study = ?) "
         rows = self.db.query(
-            f"SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs, sum(status IN {listed(LIVE)}) AS open, "
+            "SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs, "
+            "count(DISTINCT CASE WHEN live THEN run_id END) AS live, sum(live) AS open, "
             "sum(status = 'running') AS running, sum(status = 'completed') AS completed, count(*) AS attempts, "
-            f"CASE WHEN max(status IN {listed(LIVE)} AND json_extract(progress, '$.waits_for') IS NOT NULL) THEN NULL "
-            "ELSE min(started) END AS started, max(ended) AS ended, max(job) AS job, max(host) AS host FROM attempt "
-            "WHERE status != 'void' AND submission_id IN "
-            f"(SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}) GROUP BY submission_id, pack_index"
+            "CASE WHEN max(again) IS NULL THEN min(started) END AS started, max(ended) AS ended, max(job) AS job, "
+            "max(host) AS host, coalesce(max(again), max(CASE WHEN live THEN json_extract(progress, '$.reason') END)) "
+            "AS reason FROM (SELECT *, rowid AS place, CASE WHEN live THEN json_extract(progress, '$.waits_for') END "
+            f"AS again FROM (SELECT *, rowid, status IN {listed(LIVE)} AS live FROM attempt WHERE status != 'void' "
+            f"{of_study}AND submission_id IN (SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}))) "
+            "GROUP BY submission_id, pack_index ORDER BY min(place)",
+            [study] if study else [],
         )
         return list(rows)
 

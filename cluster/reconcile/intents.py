@@ -62,7 +62,7 @@ def renumber(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     have given: a job is ours by its name."""
     if opened.row["state"] != "submitted" or not opened.slurm or opened.tasks or not seen.queue:
         return
-    if not any(opened.job(attempt["pack_index"], seen.queue) for attempt in opened.open_attempts):
+    if not any(opened.job(index, seen.queue) for index in opened.open_packs):
         shown = answers.arrays_of(seen.queue, opened.row["submission_id"])
         if shown and opened.row["job_id"] not in shown:
             _answer(opened, {"state": "submitted", "job_id": min(shown)})
@@ -86,6 +86,7 @@ def _answer(opened: OpenSubmission, answer: AnswerFile) -> None:
 
 def _conclude(opened: OpenSubmission, answer: AnswerFile) -> None:
     opened.update(state=answer["state"], job_id=answer.get("job_id"))
+    opened.look_into(list(opened.unread))
     for attempt in opened.attempts:
         if answer["state"] in GIVEN_UP and attempt["status"] in LIVE:
             opened.put(attempt, status="void", job=None, progress=None)  # it will never run, and does not count

@@ -20,6 +20,7 @@ from cluster.files.processes import Process
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import OpenPack
 from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
@@ -74,6 +75,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     if any(isinstance(fate, EndedJob) for fate in fates.values()):
         opened.close_runs([index for index, fate in fates.items() if isinstance(fate, EndedJob)])
         read_files(opened)
+    opened.look_into([index for index in opened.unread if not _is_known(opened.unread[index], fates[index])])
     statuses = _statuses(opened)
     first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
     for attempt in opened.open_attempts:
@@ -87,6 +89,13 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
             first.add(attempt["run_id"])
             _settle_by_pack(opened, attempt, fate, statuses[attempt["run_id"]])
     opened.close_if_done()
+
+
+def _is_known(pack: OpenPack, fate: Fate) -> bool:
+    """Whether a pack of which nothing was read stands in the ledger as its fate has it."""
+    if not pack.untouched or isinstance(fate, EndedJob):
+        return False
+    return fate is None or (pack.has_job and pack.progress == _waiting(pack.progress, False, fate.waits_for))
 
 
 def _statuses(opened: OpenSubmission) -> dict[str, dict[str, str]]:
@@ -105,7 +114,7 @@ def _settle_by_pack(opened: OpenSubmission, attempt: AttemptRow, fate: Fate, sta
     if attempt["status"] == "submitted" and died and not out_of_turn:
         directory = opened.root.attempt(*key_of(attempt))
         verdict: Verdict = {"status": "void", "message": "its run had ended before its turn"}
-        whole_files.write_json(directory.verdict, verdict)
+        whole_files.write_json(directory.verdict, verdict, indent=None)
         opened.put(attempt, **(said(verdict) | {"job": None}))
         statuses[attempt["stage"]] = "void"
     elif attempt["status"] == "submitted" and out_of_turn:
@@ -155,7 +164,7 @@ def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
         "job": attempt["job"],
         "host": attempt["host"] or fate.node,
     }
-    whole_files.write_json(directory.verdict, verdict)
+    whole_files.write_json(directory.verdict, verdict, indent=None)
     opened.put(attempt, **verdict, progress=None)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, Unpack
@@ -32,7 +32,9 @@ class OpenSubmission:
     def __init__(self, ledger: Ledger, output_root: OutputRoot, row: SubmissionRow) -> None:
         self.ledger, self.root, self.row = ledger, output_root, row
         self.directory = output_root.submission(row["submission_id"])
-        self.attempts = ledger.attempts_in(row["submission_id"])
+        self.unread = ledger.open_packs_in(row["submission_id"])  # packs of which no attempt is among these
+        self.attempts: list[AttemptRow] = []
+        self.keys: set[tuple[str, str, int]] = set()  # theirs
         self.tasks: dict[int, TaskFile] = {}
         self.begun_by: dict[tuple[str, str, int], int] = {}  # attempt without a result -> the life that claimed it
         self.taken: dict[str, int] = {}  # run -> the pack whose task has it
@@ -56,18 +58,24 @@ class OpenSubmission:
     def open_attempts(self) -> list[AttemptRow]:
         return [attempt for attempt in self.attempts if attempt["status"] in LIVE]
 
-    @cached_property
-    def keys(self) -> set[tuple[str, str, int]]:
-        """The keys of all its attempts."""
-        return {key_of(attempt) for attempt in self.attempts}
-
     @property
     def open_packs(self) -> dict[int, list[AttemptRow]]:
-        """Pack -> what of it is open."""
-        packs: dict[int, list[AttemptRow]] = {}
+        """Pack -> what of it is open, as far as that was read: nothing of a pack that has not begun."""
+        packs: dict[int, list[AttemptRow]] = {index: [] for index in self.unread}
         for attempt in self.open_attempts:
             packs.setdefault(attempt["pack_index"], []).append(attempt)
         return packs
+
+    def look_into(self, packs: Iterable[int]) -> None:
+        """Read the attempts of these packs, ended ones too, unless they were read."""
+        chosen = self.unread.keys() & packs
+        if not chosen:
+            return
+        for index in chosen:
+            del self.unread[index]
+        attempts = self.ledger.attempts_in(self.row["submission_id"], sorted(chosen))
+        self.attempts += attempts
+        self.keys |= {key_of(attempt) for attempt in attempts}
 
     def is_cancelled(self, pack_index: int) -> bool:
         """Whether `cancel` was given for a pack, by the answer as it was when this was first asked."""
@@ -109,7 +117,7 @@ class OpenSubmission:
                 whole_files.create_json(self.directory.taken(run_id), {"pack": pack})
 
     def close_if_done(self) -> None:
-        if self.row["state"] == "submitted" and not any(attempt["status"] in LIVE for attempt in self.attempts):
+        if self.row["state"] == "submitted" and not self.unread and not self.open_attempts:
             self.update(state="done")
 
     def key(self, pack_index: int, jobs: Mapping[str, Job]) -> str:
@@ -130,6 +138,7 @@ def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
     opened.follow_runs()
     begun_only = begun_only and opened.directory.path.is_dir()  # without it no task can tell that it has begun
+    opened.look_into(opened.tasks if begun_only else list(opened.unread))
     waiting = list(opened.open_attempts)
     for attempt in waiting:  # and those that join them meanwhile
         if attempt["pack_index"] not in opened.tasks and begun_only:

@@ -5,7 +5,7 @@ explains a result that is missing (`judging`), or finds a submission again whose
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -92,11 +92,18 @@ def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
 
 def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
     """A job that was judged and then wrote its results after all has done its work: whatever was guessed, they say so.
-    Asked before anything is done again."""
+    Asked before anything is done again. One that never took its pack has written nothing."""
+    taken: dict[str, Collection[int] | None] = {}  # submission -> the packs that a job has taken; None: not known
     with ledger.transaction():
         for failed in ledger.newest_attempts("failed"):
-            for attempt in ledger.attempts_of_run_in(failed["submission_id"], failed["run_id"]):
-                if attempt["status"] in FRUITLESS:
+            submission_id, run = failed["submission_id"], output_root.run(failed["run_id"])
+            if submission_id not in taken:
+                directory = output_root.submission(submission_id)
+                taken[submission_id] = set(directory.tasks()) if directory.path.is_dir() else None
+            packs = taken[submission_id]
+            there = run.stages() if packs is None or failed["pack_index"] in packs else ()
+            for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
+                if attempt["status"] in FRUITLESS and attempt["stage"] in there:
                     judging.take_late(ledger, output_root, attempt)
             if verdict := judging.give_way(ledger, output_root, failed):
                 ledger.put_attempt(*key_of(failed), **(said(verdict) | {"job": None}))

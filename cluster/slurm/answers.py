@@ -40,7 +40,7 @@ MOST_TASKS = 100_000  # of an array that are told apart; SLURM itself ends at 4 
 _NUMBER = "[0-9]{1,18}"
 _JOB = re.compile(rf"({_NUMBER})(\+{_NUMBER})?(?:_({_NUMBER}|\[[^\]|]*\]?))?(?:\.(.+))?", re.ASCII)
 _STATE = re.compile(r"(?:[A-Z_]+\+?|\?)(?: .*)?")
-_CONTROL = dict.fromkeys([*range(32), *range(127, 160)], "?")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # but line ends
 _TOKEN_FIRST = re.compile(r"([0-9a-f]{12})\|(.*)")
 
 
@@ -222,10 +222,8 @@ def number_in(text: str) -> int | None:
 def _lines(text: str) -> list[str] | None:
     """Return the lines as SLURM has ended them, without control characters; None if the last one may be one of
     SLURM's that is cut off: whatever came after it is not known."""
-    *whole, rest = text.split("\n")
-    if re.match(r"[0-9]", rest):
-        return None
-    return [line.translate(_CONTROL) for line in whole]
+    *whole, rest = _CONTROL.sub("?", text).split("\n")
+    return None if re.match(r"[0-9]", rest) else whole
 
 
 def _labels(text: str) -> tuple[str | None, str]:
@@ -250,6 +248,9 @@ def _keys(array: str, tasks: str) -> Iterator[str]:
     dots or without its bracket, those that are whole, and REST for all others."""
     if not tasks:
         yield array
+        return
+    if (task := number_in(tasks)) is not None:  # as nearly all are
+        yield f"{array}_{task}"
         return
     items, _, _ = tasks.strip("[]").partition("%")
     whole, dots, _ = items.partition("...")

@@ -14,7 +14,7 @@ from cluster.console import clean, count
 from cluster.files.documents import LATEST, DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
-from cluster.files.statuses import LIVE, STATUSES, StageStatus
+from cluster.files.statuses import STATUSES, StageStatus
 from cluster.ledger.checks import FLAGGED, identical_scores, removed_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
@@ -33,19 +33,25 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     """`study`: only what is of this one, but for the hours and the estimate."""
     ledger, now, options = view.ledger, now or time.time(), output_root.options
     imported = session.only_imported(ledger, output_root)
-    attempts = ledger.newest_attempts(*LIVE, "failed")
-    open_packs = {(row["submission_id"], row["pack_index"]): row for row in ledger.open_packs()}
+    running, failed = ledger.newest_attempts("running"), ledger.newest_attempts("failed")
+    open_packs = {pack_of(row): row for row in ledger.open_packs()}
+    shown = list(open_packs.values())
     progress = _progress(ledger)
     total = progress.pop("")
     if study:
-        members = ledger.studies_of(attempt["run_id"] for attempt in attempts)
-        attempts = [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
+        members = ledger.studies_of(attempt["run_id"] for attempt in (*running, *failed))
+        running, failed = (
+            [attempt for attempt in attempts if study in members.get(attempt["run_id"], ())]
+            for attempts in (running, failed)
+        )
+        shown = ledger.open_packs(study)
         progress = {study: progress[study]}
-    names = labels(ledger, (attempt["run_id"] for attempt in attempts if attempt["status"] != "submitted"))
+    names = labels(ledger, (attempt["run_id"] for attempt in (*running, *failed)))
     submissions = {row["submission_id"]: row for row in ledger.hours()}
-    running = [attempt for attempt in attempts if attempt["status"] in LIVE]
-    failed = [attempt for attempt in attempts if attempt["status"] == "failed"]
-    packs, queue = _packs(running, names, submissions, open_packs, now), _queue(running, open_packs)
+    shown = [row for row in shown if row["open"]]
+    begun = [row for row in shown if open_packs[pack_of(row)]["started"]]
+    waiting = [row for row in shown if not open_packs[pack_of(row)]["started"]]
+    packs, queue = _packs(running, names, submissions, begun, open_packs, now), _queue(waiting, open_packs)
     left, why = estimate_times(submissions, open_packs, packs, queue, now)
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
@@ -54,6 +60,11 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
         flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
     )  # fmt: skip
+
+
+def pack_of(row: AttemptRow | PackRow) -> tuple[str, int]:
+    """Return the submission's id and the place in it."""
+    return row["submission_id"], row["pack_index"]
 
 
 def labels(ledger: Ledger, run_ids: Iterable[str]) -> dict[str, str]:
@@ -84,23 +95,23 @@ def _of_run(statuses: Iterable[StageStatus]) -> StageStatus:
 
 
 def _packs(
-    attempts: Sequence[AttemptRow],
+    running: Sequence[AttemptRow],
     names: Mapping[str, str],
     submissions: Mapping[str, HoursRow],
+    begun: Sequence[PackRow],
     open_packs: Mapping[tuple[str, int], PackRow],
     now: float,
 ) -> tuple[RunningPack, ...]:
+    """Return the packs that have begun. `running`: what is shown of them; `open_packs`: with all of their runs."""
     members: dict[tuple[str, int], list[AttemptRow]] = {}
-    for attempt in attempts:
-        members.setdefault((attempt["submission_id"], attempt["pack_index"]), []).append(attempt)
+    for attempt in running:
+        members.setdefault(pack_of(attempt), []).append(attempt)
     packs = []
-    for key, own in members.items():
-        if key not in open_packs or not open_packs[key]["started"]:
-            continue
-        working = tuple(_working(attempt, names, now) for attempt in own if attempt["status"] == "running")
-        busy = {each.run_id for each in working}
+    for row in begun:
+        key = pack_of(row)
+        working = tuple(_working(attempt, names, now) for attempt in members.get(key, ()))
         pack, slots = open_packs[key], (submissions[key[0]]["slots"] if key[0] in submissions else None) or 1
-        waiting = len({attempt["run_id"] for attempt in own} - busy)
+        waiting = row["live"] - len({each.run_id for each in working})
         packs.append(
             RunningPack(
                 *key, pack["job"] or "", pack["host"] or "", min(slots, pack["runs"]), pack["runs"], waiting, working
@@ -124,27 +135,18 @@ def _working(attempt: AttemptRow, names: Mapping[str, str], now: float) -> Runni
     )  # fmt: skip
 
 
-def _queue(attempts: Sequence[AttemptRow], open_packs: Mapping[tuple[str, int], PackRow]) -> tuple[WaitingPacks, ...]:
+def _queue(waiting: Iterable[PackRow], open_packs: Mapping[tuple[str, int], PackRow]) -> tuple[WaitingPacks, ...]:
     """Return the queue by reason, most runs first."""
-    reasons: dict[tuple[str, int], str] = {}
-    jobs: dict[tuple[str, int], str] = {}
-    for attempt in attempts:
-        key = (attempt["submission_id"], attempt["pack_index"])
-        if key in open_packs and not open_packs[key]["started"]:
-            told = json.loads(attempt["progress"]) if attempt["progress"] else {}
-            said = told.get("waits_for") or told.get("reason", "")  # of one that had begun; of one that has not
-            reasons[key] = reasons.get(key) or said
-            jobs[key] = jobs.get(key) or attempt["job"] or ""
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for key, reason in reasons.items():
-        groups.setdefault(reason, []).append(key)
-    waiting = [
+    groups: dict[str, list[PackRow]] = {}
+    for row in waiting:
+        groups.setdefault(row["reason"] or "", []).append(open_packs[pack_of(row)])
+    found = [
         WaitingPacks(
-            reason, sum(open_packs[key]["runs"] for key in keys), tuple(keys), tuple(jobs[key] for key in keys)
+            reason, sum(row["runs"] for row in rows), tuple(map(pack_of, rows)), tuple(row["job"] or "" for row in rows)
         )
-        for reason, keys in groups.items()
+        for reason, rows in groups.items()
     ]
-    return tuple(sorted(waiting, key=lambda each: -each.runs))
+    return tuple(sorted(found, key=lambda each: -each.runs))
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def decide(
                 "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
                 "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,
             }  # fmt: skip
-            whole_files.write_json(output_root.attempt(*key).decision, decision)
+            whole_files.write_json(output_root.attempt(*key).decision, decision, indent=None)
             ledger.put_decision(decision)
             decided.append(decision)
         if decision["action"] == "retry" and decision["due"] <= now:

@@ -13,7 +13,7 @@ from rich.text import Text
 from cluster.console import stderr
 from cluster.errors import InputError
 from cluster.files import documents, whole_files
-from cluster.files.documents import AnswerFile, Intent, RequestFile, SourceOfWork
+from cluster.files.documents import AnswerFile, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import NOT_KNOWN
@@ -32,7 +32,7 @@ class EarlierSubmissions:
         self._root, self._ledger, self._site = output_root, ledger, site
         self._elsewhere = output_root.came_along()
         self._not_known = {row["submission_id"] for row in ledger.submissions() if row["site"] == NOT_KNOWN}
-        self._intents: dict[str, Intent | None] = {}
+        self._intents: dict[str, SourceOfWork | None] = {}
         self._sites: dict[str, Site] = {}
         self._refusals: dict[str, AnswerFile | None] = {}
         self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
@@ -91,15 +91,15 @@ class EarlierSubmissions:
             if not any(live.get(run_id) is value for run_id in value["runs"]):
                 path.unlink(missing_ok=True)
 
-    def _intent(self, submission_id: str) -> Intent | None:
+    def _intent(self, submission_id: str) -> SourceOfWork | None:
         if submission_id not in self._intents:
-            intent = _told(self._root.submission(submission_id).submission, Intent)
+            intent = _told(self._root.submission(submission_id).submission, SourceOfWork)
             self._intents[submission_id] = (
                 self._from_here(intent) if intent and submission_id in self._elsewhere else intent
             )
         return self._intents[submission_id]
 
-    def _from_here(self, intent: Intent) -> Intent:
+    def _from_here(self, intent: SourceOfWork) -> SourceOfWork:
         """Send what came with an archive where the last submission from here went, or to the site that is given."""
         last = last_submission(self._ledger, self._root)
         if last is None and self._site is None:
@@ -133,14 +133,14 @@ def nothing_submitted(output_root: OutputRoot) -> InputError:
     )
 
 
-def last_submission(ledger: Ledger, output_root: OutputRoot) -> Intent | None:
+def last_submission(ledger: Ledger, output_root: OutputRoot) -> SourceOfWork | None:
     rows = session.made_here(ledger, output_root)
     return read_intent(output_root, rows[-1]["submission_id"]) if rows else None
 
 
-def read_intent(output_root: OutputRoot, submission_id: str) -> Intent:
+def read_intent(output_root: OutputRoot, submission_id: str) -> SourceOfWork:
     path = output_root.submission(submission_id).submission
-    intent = documents.read(path, Intent)
+    intent = documents.read(path, SourceOfWork)
     if intent is None:
         raise InputError(f"{path}: is missing: it says where and how was submitted. Give --site and --data-root.")
     return intent

@@ -122,7 +122,7 @@ def _intend(
         # Before 23.02 SLURM loses the log of a job whose folder is missing.
         (log_dir / submission_id).mkdir(parents=True)
         intent = describe(array, site, root, submission_id, origin, _done(ledger, root, array))
-        whole_files.write_json(directory.submission, intent)
+        whole_files.write_json(directory.submission, intent, indent=None)  # half of the time of 10,000 packs
         with ledger.transaction():
             recording.record_intent(ledger, directory, intent)
     except BaseException:
@@ -177,11 +177,16 @@ def _done(ledger: Ledger, root: OutputRoot, array: Array) -> dict[tuple[str, str
     """Return the newest attempt of each stage run that is done again although it has completed, as far as the ledger
     knows. It does not know those of a run that was left out of a rebuild, which is done anew."""
     done: dict[tuple[str, str], int] = {}
-    for item in (item for each in array.packs for item in each.items):
-        for stage in (stage for stage, number in item.stages if number > 1):
-            numbers = [attempt.number for attempt in root.run(item.run_id).attempts(stage)]
-            rows = {number: ledger.attempt(item.run_id, stage, number) for number in numbers}
-            known = [number for number, row in rows.items() if row is None or row["status"] == "completed"]
+    items = [item for pack in array.packs for item in pack.items if any(number > 1 for _, number in item.stages)]
+    statuses = ledger.statuses_of(item.run_id for item in items)
+    for item in items:
+        run = root.run(item.run_id)
+        there = run.stages()
+        for stage in (stage for stage, number in item.stages if number > 1 and stage in there):
+            known = [
+                number for number in run.numbers(stage)
+                if statuses.get((item.run_id, stage, number), "completed") == "completed"
+            ]  # fmt: skip
             done |= {(item.run_id, stage): max(known)} if known else {}
     return done
 

@@ -26,7 +26,7 @@ def with_taken_numbers(ledger: Ledger | None, output_root: OutputRoot, todo: Tod
         for stage in stages:
             state = of_run.get(stage, StageState("waiting", 0))
             known = state.attempts or run.id not in folders
-            there = [] if known else [attempt.number for attempt in output_root.run(run.id).attempts(stage)]
+            there = [] if known else output_root.run(run.id).numbers(stage)
             of_run[stage] = replace(state, attempts=max(state.attempts, given.get((run.id, stage), 0), *there))
         kept[run.id] = of_run
     return {**states, **kept}

@@ -83,7 +83,7 @@ def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin
     if ledger is None or where.allow_code_change:
         return todo
     digest = origin.code["digest"]
-    begun = ledger.tried(run.id for run, _ in todo)
+    begun = ledger.runs_of_other_code(digest)
     mixed = {
         run.id: other
         for run, stages in todo
@@ -103,12 +103,13 @@ def _of_one_code(where: SubmitOptions, ledger: Ledger | None, todo: Todo, origin
     return [(run, stages) for run, stages in todo if run.id not in mixed]
 
 
-def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Request], origin: launch.Origin) -> Request:
-    """Show what is to be submitted, ask, and submit it if it still is what is to be submitted."""
+def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[Request, launch.Origin]]) -> Request:
+    """Show what is to be submitted, ask, and submit it if it still is what is to be submitted. `build` makes the
+    request, and says where it comes from."""
     with session.writing(where.output_root, slurm := Slurm(), where.dry_run) as ledger:
         if ledger:
             reconciling.late_results(ledger, where.output_root)
-        request = build(ledger, slurm)
+        request, origin = build(ledger, slurm)
         if not request.items and request.left_alone:
             raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")
         if not request.items:
@@ -127,7 +128,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], Reques
     ask(f"Submit {count(packs, 'pack')} in {count(len(request.arrays), 'array')}?", where.yes)
     with session.writing(where.output_root, slurm := Slurm()) as ledger:
         assert ledger
-        again = build(ledger, slurm)
+        again, origin = build(ledger, slurm)
         if again.work != request.work:
             raise InputError("What is to be submitted has changed since. Nothing was submitted; run the command again.")
         return carry_out(where, ledger, again, replace(origin, created=session.moment()), slurm)

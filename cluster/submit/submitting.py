@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import documents, records
-from cluster.files.documents import BudgetFile, Intent, Paused, SourceOfWork
+from cluster.files.documents import BudgetFile, Paused, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
@@ -27,6 +27,7 @@ from cluster.slurm.queries import Slurm
 from cluster.submit import dispatch, on_disk, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
+from cluster.submit.launch import Origin
 from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing
 
 
@@ -47,17 +48,17 @@ def submit_missing(
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     requests.check_data(runs, data_root)
 
-    def build(ledger: Ledger | None, slurm: Slurm) -> Request:
+    def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:
             dispatch.check_breaker(ledger, site)
         states: States = ledger.states() if ledger else {}
         states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
-        return replace(request, about=about, left_out=left_out, budget=budget)
+        return replace(request, about=about, left_out=left_out, budget=budget), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
-    request = requests.perform(where, build, origin)
+    request = requests.perform(where, build)
     if not request.items:
         say_nothing_missing(request)
 
@@ -67,31 +68,27 @@ def rerun(
     choose: Callable[[Ledger], list[str] | None],
     stages: Sequence[str] | None,
     failed: bool,
-    site_of: Callable[[Intent | None], Site],
+    site_of: Callable[[SourceOfWork | None], Site],
     data_root: Path | None,
 ) -> list[Run]:
     """Stage runs again, and what follows from them; returns the runs. Where and on which data: as the last
     submission made here, unless given. Raises as `submit_missing`, but for BreakerOpen: a person has asked."""
-    last: Intent | None = None
-    with session.writing(where.output_root, Slurm()) as ledger:
+
+    def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         assert ledger
         last = last_submission(ledger, where.output_root)
-        runs = ledger.runs(choose(ledger))
-    site = site_of(last)
-    data = data_root or (Path(last["data_root"]) if last and last["data_root"] else None)
-
-    def build(ledger: Ledger | None, slurm: Slurm) -> Request:
-        assert ledger
+        runs, site = ledger.runs(choose(ledger)), site_of(last)
+        data = data_root or (Path(last["data_root"]) if last and last["data_root"] else None)
+        origin = requests.origin_now("rerun", data, last.get("manifest") if last else None, where.allow_code_change)
         states = on_disk.without_removed(where.output_root, runs, ledger.states())
         todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
         requests.check_data([run for run, chosen in todo if chosen], data)
-        return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin)
+        return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin), origin
 
-    origin = requests.origin_now("rerun", data, last.get("manifest") if last else None, where.allow_code_change)
-    request = requests.perform(where, build, origin)
+    request = requests.perform(where, build)
     if not request.items:
         console.print("Nothing to rerun.")
-    return runs
+    return request.runs
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.plan import choosing, cost, expansion, packing
-from cluster.reconcile import intents, reconciling, session
-from cluster.reconcile.opened import OpenSubmission
+from cluster.reconcile import intents, judging, reconciling, session
+from cluster.reconcile.judging import SlurmAnswers
+from cluster.reconcile.opened import OpenSubmission, read_files
 from cluster.sites import profiles
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
@@ -259,6 +260,26 @@ def test_a_stage_that_raised_blocks_what_needs_it_and_not_its_siblings(ledger, r
     assert statuses(ledger, pack[0]) == ["completed", "completed", "failed", "completed"]
 
 
+def test_packs_that_wait_as_they_did_are_not_read_again(ledger, root, runs):
+    packs = intend(ledger, root, runs[:3])
+    answer(ledger, root)
+
+    def read_at(*reasons):
+        opened = OpenSubmission(ledger, root, ledger.open_submissions()[0])
+        read_files(opened)
+        jobs = {f"7_{index}": Job(f"7_{index}", "tt-cafe", "PENDING", why) for index, why in enumerate(reasons)}
+        judging.judge(opened, SlurmAnswers(jobs, None))
+        return {attempt["pack_index"] for attempt in opened.attempts}
+
+    assert read_at("Priority", "Priority", "") == {0, 1, 2}
+    assert read_at("Priority", "Priority", "") == set()
+    assert read_at("Priority", "Resources", "Priority") == {1, 2}
+    told = [row["progress"] for row in ledger.newest_attempts("submitted") if row["stage"] == "pretrain"]
+    assert told == [json.dumps({"reason": why}) for why in ("Priority", "Resources", "Priority")]
+    claim(root, packs[0][0], "pretrain")
+    assert read_at("Priority", "Resources", "Priority") == {0}, "its job has begun, whatever SLURM shows"
+
+
 def requeued(ledger, root, runs):
     """A pack whose job was requeued in its pretraining, and has begun the next attempt."""
     (pack,) = intend(ledger, root, runs[:1])
@@ -438,6 +459,18 @@ def test_a_late_result_counts_with_its_hours(ledger, root, runs):
     whole_files.write_json(attempt.result, {"status": "completed", "cause": None, "message": None, "ended": 3601.0})
     reconciling.late_results(ledger, root)
     assert [row["spent"] for row in ledger.hours()] == [1.0]
+
+
+def test_a_job_that_takes_its_pack_after_it_was_given_up_is_listened_to(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], []))
+    assert causes(ledger, pack[0])[0] == "vanished"
+    reconciling.late_results(ledger, root)
+    assert statuses(ledger, pack[0])[0] == "failed", "no job has taken it"
+    complete(root, pack[0], "pretrain", job="7")
+    reconciling.late_results(ledger, root)
+    assert statuses(ledger, pack[0])[0] == "completed"
 
 
 def test_without_an_answer_an_interrupted_attempt_is_not_judged_and_the_next_one_shows(ledger, root, runs):
