@@ -1,14 +1,13 @@
 """Against lm-eval itself: the real command line on real sentences, and its class for Hugging Face's models."""
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -145,26 +144,12 @@ def runs(work: Work) -> dict[str, Run]:
         "ours": ["tiny_transformers.lm_eval", "--model", "tiny-transformers", "--model_args",
                  f"pretrained={work.model_dir},start_token=none"],
     }  # fmt: skip
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-        "HF_HOME": str(work.cache),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TINY_TRANSFORMERS_DATA": str(work.data_root),
-    }
-    work.cache.mkdir()
-    started = {}
-    for name, command in commands.items():
-        what = ["--tasks", "babylm_blimp", "lambada_local", "--include_path", TASKS, "--device", "cpu"]
-        kept = ["--log_samples", "--output_path", work.cache / name]
-        with open(work.cache / f"{name}.txt", "w") as output:
-            started[name] = subprocess.Popen(
-                [sys.executable, "-c", WITHOUT_ITS_TASKS, *command, *what, *kept], env=environment,
-                cwd=work.cache.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-    ended = {name: process.wait(timeout=500) for name, process in started.items()}
-    for name, status in ended.items():
-        assert status == 0, (work.cache / f"{name}.txt").read_text()[-3000:]
+    with contextlib.chdir(work.cache.parent):
+        for name, command in commands.items():
+            what = ["--tasks", "babylm_blimp", "lambada_local", "--include_path", TASKS, "--device", "cpu"]
+            kept = ["--log_samples", "--output_path", work.cache / name]
+            done = fresh.python(WITHOUT_ITS_TASKS, *command, *what, *kept, TINY_TRANSFORMERS_DATA=work.data_root)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return {name: read_run(work.cache / name) for name in commands}
 
 
