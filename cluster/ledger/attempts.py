@@ -123,6 +123,15 @@ class Attempts(Store):
         )
         return {index: OpenPack(*alike) for index, *alike in rows}
 
+    def packs_of(self, submission_id: str, run_ids: Iterable[str]) -> set[int]:
+        """Return the packs of a submission that these of its runs stand in."""
+        rows = self.db.execute(
+            "SELECT DISTINCT pack_index FROM attempt WHERE run_id IN (SELECT value FROM json_each(?)) "
+            "AND submission_id = ?",
+            [json.dumps(sorted(run_ids)), submission_id],
+        )
+        return {index for (index,) in rows}
+
     def attempts_of_run_in(self, submission_id: str, run_id: str) -> list[AttemptRow]:
         """Return those of one of a submission's runs."""
         # By the run, of which there are few: the + keeps SQLite from going through the whole submission.

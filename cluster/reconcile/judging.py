@@ -70,10 +70,11 @@ def needs_history(opened: OpenSubmission, queue: Mapping[str, Job]) -> bool:
 
 def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     fates = {index: _fate(opened, index, attempts, seen) for index, attempts in opened.open_packs.items()}
+    ended = [index for index, fate in fates.items() if isinstance(fate, EndedJob)]
+    opened.look_into(ended)
     packs = {key_of(attempt): attempt["pack_index"] for attempt in opened.open_attempts}
-    # What a job wrote between our reading its files and its end must be read before it is judged.
-    if any(isinstance(fate, EndedJob) for fate in fates.values()):
-        opened.close_runs([index for index, fate in fates.items() if isinstance(fate, EndedJob)])
+    if ended:  # what a job wrote between our reading its files and its end must be read before it is judged
+        opened.close_runs(ended)
         read_files(opened)
     opened.look_into([index for index in opened.unread if not _is_known(opened.unread[index], fates[index])])
     statuses = _statuses(opened)

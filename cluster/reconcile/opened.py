@@ -99,9 +99,12 @@ class OpenSubmission:
 
     def follow_runs(self) -> None:
         """Put each open attempt into the pack whose task has its run, which may not be the one that was planned."""
+        taken = self.directory.taken_runs()
+        if self.unread and taken:  # a run of a pack that has not begun may be at work in another
+            self.look_into(self.ledger.packs_of(self.row["submission_id"], taken))
         open_attempts = self.open_attempts
         asked = {attempt["run_id"] for attempt in open_attempts} - self.taken.keys()
-        for run_id in self.directory.taken_runs() & asked:
+        for run_id in taken & asked:
             if told := read_whole(self.directory.taken(run_id), TakenFile, self.torn):
                 self.taken[run_id] = told["pack"]
         for attempt in open_attempts:
@@ -136,9 +139,9 @@ class OpenSubmission:
 def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     """Results, claims and heartbeats of every open attempt whose pack has begun: a job takes its pack first."""
     opened.tasks = {index: task for index, task in read_tasks(opened.directory) if task}
-    opened.follow_runs()
     begun_only = begun_only and opened.directory.path.is_dir()  # without it no task can tell that it has begun
     opened.look_into(opened.tasks if begun_only else list(opened.unread))
+    opened.follow_runs()
     waiting = list(opened.open_attempts)
     for attempt in waiting:  # and those that join them meanwhile
         if attempt["pack_index"] not in opened.tasks and begun_only:
