@@ -53,6 +53,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "study_kan": {"ffn": {"kind": "kan"}, "initialization": "study"},
     "study_moe": {"ffn": {"kind": "moe"}, "initialization": "study"},
 }
+_BY_FAMILY = {  # what each family has code of its own for: attention, and the order of modules
+    "gelu", "1_head", "qk", "v", "kv_groups", "one_kv_head", "bias", "no_bias", "no_bias_kv_groups", "ssff", "fsfs",
+    "ffss", "ssf",
+}  # fmt: skip
+# Variant and family: those variants in both, the others, whose modules are the same in both, in one or the other.
+PAIRS = [
+    (variant, family)
+    for number, variant in enumerate(VARIANTS)
+    for place, family in enumerate(FAMILIES)
+    if variant in _BY_FAMILY or number % 2 == place
+]
+DECODERS = [variant for variant, family in PAIRS if family == "gpt_neo"]
+ENCODERS = [variant for variant, family in PAIRS if family == "roberta"]
 
 
 def small(family: str, variant: str = "gelu", **sizes: Any) -> GPTNeo | Roberta:
