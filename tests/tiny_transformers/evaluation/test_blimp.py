@@ -16,6 +16,9 @@ from tiny_transformers.settings.stage.blimp import BUILTIN_BLIMP_TASKS, PAIR_SCO
 
 BUILTIN = blimp_files(Data(source="builtin"))
 
+# Where the model makes no difference.
+any_model = pytest.mark.parametrize("family", ["decoder"], indirect=True)
+
 
 def preferring(family, tokenizer, letter):
     """A model to which `letter` is likelier than any other token, wherever it stands."""
@@ -109,6 +112,7 @@ def test_normalisation_is_by_the_tokens_or_by_the_characters_of_the_sentence(fam
             assert values[f"irregular_forms/{good} < {bad}"] == expected[column]
 
 
+@any_model
 def test_averages_weigh_tasks_and_micro_weighs_pairs(family, tokenizer, make_work, write_pairs):
     work = make_work(preferring(family, tokenizer, "g"))
     right, wrong = pair("g", "b"), pair("b", "g")
@@ -138,6 +142,7 @@ def test_pairs_that_cannot_be_scored_are_left_out_and_counted(family, tokenizer,
     assert len({len(line) for line in shown[:8]}) == 1
 
 
+@any_model
 def test_paradigms_are_the_uids_of_a_group(family, tokenizer, make_work, write_pairs):
     work = make_work(preferring(family, tokenizer, "g"))
     right, wrong = pair("g", "b", "first"), pair("b", "g", "second")
@@ -149,6 +154,7 @@ def test_paradigms_are_the_uids_of_a_group(family, tokenizer, make_work, write_p
     assert set(counts) == {f"{task}/first" for task in BUILTIN_BLIMP_TASKS if task != "npi_licensing"}
 
 
+@any_model
 def test_every_task_and_average_has_its_interval(family, tokenizer, make_work, write_pairs):
     """Of a task it is the binomial's; that of the average is narrower, since tasks are resampled independently."""
     work = make_work(preferring(family, tokenizer, "g"))
@@ -167,6 +173,7 @@ def test_every_task_and_average_has_its_interval(family, tokenizer, make_work, w
     assert blimp.run(work).scores == outcome.scores
 
 
+@any_model
 def test_the_full_blimp_averages_paradigms_and_pools_them_by_phenomenon(
     family, tokenizer, make_work, write_rows, monkeypatch, capsys
 ):
@@ -241,6 +248,7 @@ def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, 
     assert found.settings == {"precision": ("float32", "bfloat16")}
 
 
+@any_model
 def test_a_task_without_a_pair_to_score_is_an_error(tokenizer, make_work, write_pairs, family):
     work = make_work(preferring(family, tokenizer, "g"))
     write_pairs(work, [pair("g", "b")], ellipsis=[pair("g", "b")], irregular_forms=[pair("same", "same")])
@@ -248,6 +256,7 @@ def test_a_task_without_a_pair_to_score_is_an_error(tokenizer, make_work, write_
         blimp.run(work)
 
 
+@any_model
 def test_a_row_without_its_sentence_names_file_and_line(tokenizer, make_work, write_pairs, family):
     work = make_work(preferring(family, tokenizer, "g"))
     for row in ({"sentence_good": "g"}, pair("g", None)):
@@ -256,12 +265,14 @@ def test_a_row_without_its_sentence_names_file_and_line(tokenizer, make_work, wr
             blimp.run(work)
 
 
+@any_model
 def test_limit_takes_so_many_pairs_of_every_task(family, tokenizer, make_work, write_pairs):
     work = make_work(preferring(family, tokenizer, "g"), limit=3)
     write_pairs(work, [pair(f"g{i}", f"b{i}") for i in range(10)])
     assert {score.n for score in blimp.run(work).scores if score.task in BUILTIN} == {3}
 
 
+@any_model
 def test_the_files_are_fingerprinted_and_progress_reaches_the_end(family, tokenizer, make_work, write_pairs):
     work = make_work(preferring(family, tokenizer, "g"))
     write_pairs(work, [pair("g", "b")])
@@ -288,6 +299,7 @@ def test_an_untrained_model_is_near_one_half(family, make_work, write_pairs):
     assert 0.2 < accuracies(blimp.run(work))["micro"] < 0.8
 
 
+@any_model
 def test_every_bad_file_is_named(family, make_work, write_pairs):
     work = make_work(family)
     write_pairs(work, [pair("A.", "B.")])
