@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from variants import perturb, small, tokens
+from variants import PAIRS, perturb, small, tokens
 
 from tiny_transformers.common.work import Work
 from tiny_transformers.data import builtin
@@ -38,14 +38,15 @@ def test_the_trainers_decoder_has_hugging_faces_attention_and_its_mask():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt_neo", "roberta"])
-@pytest.mark.parametrize("variant", ["gelu", "learnable_geglu", "kan", "cycle2"])
+@pytest.mark.parametrize(
+    ("variant", "family"), [pair for pair in PAIRS if pair[0] in ("gelu", "learnable_geglu", "kan", "cycle2")]
+)
 def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builtin_root, tmp_path, family, variant):
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
     import padded_trainer
 
     model = small(family, variant, vocab_size=1_000, max_position_embeddings=LENGTH + 1, dropout=0.0)
-    settings = {"max_steps": STEPS, "stories_per_step": 8, "micro_batch_tokens": 150, "learning_rate": 5e-3}
+    settings = {"max_steps": STEPS, "stories_per_step": 4, "micro_batch_tokens": 100, "learning_rate": 5e-3}
     run = RunConfig(
         model=model,
         train=settings | padded_trainer.FLOAT32,
@@ -56,6 +57,6 @@ def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builti
     for _ in range(STEPS):
         training._step()
     ours = [json.loads(line)["loss"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    theirs = padded_trainer.losses(training, tmp_path, length=LENGTH, micro_batches=4)
+    theirs = padded_trainer.losses(training, tmp_path, length=LENGTH, micro_batches=2)
     assert ours[-1] < 0.7 * ours[0]
     assert ours == pytest.approx(theirs, rel=1e-5)
