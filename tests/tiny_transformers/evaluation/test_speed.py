@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
-from variants import FAMILIES, VARIANTS, perturb, small, tokens
+from variants import FAMILIES, PAIRS, perturb, small, tokens
 
 from tiny_transformers.common.work import Interrupted, Work
 from tiny_transformers.evaluation import speed
@@ -79,8 +79,7 @@ def names(family):
     return [*(f"{task}_b{size}" for task in tasks for size in (1, 3)), "feed_forward_b16"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), PAIRS)
 def test_every_variant_has_all_its_figures_and_they_agree(family, variant, make_work):
     work = make_work(family, variant, repetitions=2)
     outcome = speed.run(work)
@@ -132,8 +131,7 @@ def test_what_is_timed_is_in_evaluation_mode_without_gradients_and_in_the_precis
     assert {parameter.dtype for parameter in loaded[0][0].parameters()} == {getattr(torch, precision)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), PAIRS)
 def test_the_feed_forward_module_is_what_the_block_adds_to_its_input(family, variant):
     # From outside the module: a norm's output on one side of it, the residual sum on the other.
     model = perturb(auto.build(small(family, variant), seed=1))

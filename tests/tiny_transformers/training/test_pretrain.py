@@ -113,15 +113,15 @@ def checkpoints(work):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
-    job = work(family, max_steps=60, stories_per_step=16, learning_rate=5e-3)
+    job = work(family, max_steps=30, stories_per_step=16, learning_rate=2e-2)
     outcome = pretrain.run(job)
     (score,) = outcome.scores
     assert (score.task, score.metric) == ("validation", "loss")
     assert score.value < 0.6 * math.log(VOCAB_SIZE)
     assert score.value == curve(job)[-1]["eval_loss"]
-    assert outcome.metrics["steps"] == 60
+    assert outcome.metrics["steps"] == 30
     assert outcome.metrics["parameters"] == architecture.num_parameters(job.config.model)
-    assert outcome.metrics["tokens"] == curve(job)[-2]["tokens"] > 60 * 16 * 7
+    assert outcome.metrics["tokens"] == curve(job)[-2]["tokens"] > 30 * 16 * 7
     assert set(outcome.metrics) == {
         "steps", "tokens", "tokens_per_second", "seconds", "data_wait", "mfu", "precision", "compiled",
         "peak_memory_mb", "micro_batch_tokens", "parameters", "device",
@@ -131,7 +131,7 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert all(check.passed for check in outcome.checks)
     encoder = ["masked_share", "loss_floor"] if family == "roberta" else []
     assert {check.name for check in outcome.checks} == {"parameters", "initial_loss", "reload_logits", *encoder}
-    assert re.search(r"step 60 of 60: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
+    assert re.search(r"step 30 of 30: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
     assert not (job.run_dir / "checkpoints").exists()
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
 
@@ -151,7 +151,7 @@ LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, v
 def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, family, variant):
     # Built, counted, trained, saved and loaded again by the Auto classes: `pretrain.run` checks each.
     model = small(family, variant, vocab_size=1_000, max_position_embeddings=129, dropout=0.0)
-    settings = {"max_steps": 30, "stories_per_step": 4, "evaluations": 1, "eval_stories": 20, "learning_rate": 1e-2}
+    settings = {"max_steps": 12, "stories_per_step": 4, "evaluations": 1, "eval_stories": 8, "learning_rate": 2e-2}
     run_config = RunConfig(
         model=model, train=settings, data={"source": "builtin", "max_length": 128}, seed=1,
         evaluation={"superglue": {"max_length": 128}},
@@ -159,22 +159,22 @@ def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, f
     job = Work(config=run_config, data_root=builtin_root, cache=builtin_root / "cache", run_dir=tmp_path / "run")
     outcome = pretrain.run(job)
     losses = [record["loss"] for record in curve(job) if "loss" in record]
-    assert sum(losses[-5:]) / 5 < losses[0] - 1
+    assert sum(losses[-4:]) / 4 < losses[0] - 1
     assert outcome.scores[0].value < losses[0] - 1
     assert all(check.passed for check in outcome.checks)
 
 
-@pytest.mark.parametrize("stop", [4, 4.4])  # between two steps, and in the middle of one
 @pytest.mark.parametrize("variant", ["moe_k2", "pkm", "shared_moe"])
-def test_sparse_models_resume_bit_for_bit(work, variant, stop):
+def test_sparse_models_resume_bit_for_bit(work, variant):
     extra = {key: value for key, value in VARIANTS[variant].items() if key != "layers"} | {"activation": None}
     if "layers" in VARIANTS[variant]:
         extra["num_layers"] = VARIANTS[variant]["layers"]
     whole, cut = work(name="whole", model=extra), work(name="cut", model=extra)
     pretrain.run(whole)
-    stop_at(cut, stop)
-    with pytest.raises(Interrupted):
-        pretrain.run(cut)
+    for stop in (2, 4.4):  # between two steps, and in the middle of one
+        stop_at(cut, stop)
+        with pytest.raises(Interrupted):
+            pretrain.run(cut)
     cut.should_stop = lambda: False
     pretrain.run(cut)
     assert weights(whole) == weights(cut)
@@ -319,7 +319,7 @@ def test_a_run_begun_in_tf32_says_how_to_go_on_where_there_is_none(work, monkeyp
 def test_bfloat16_is_near_float32_and_weights_stay_float32(work, family):
     losses = {}
     for precision in ("float32", "bfloat16"):
-        job = work(family, name=precision, precision=precision, max_steps=20, learning_rate=5e-3)
+        job = work(family, name=precision, precision=precision, max_steps=10, learning_rate=5e-3)
         outcome = pretrain.run(job)
         assert outcome.metrics["precision"] == precision
         assert {p.dtype for p in auto.load_lm(job.model_dir).parameters()} == {torch.float32}
@@ -440,8 +440,7 @@ def crash_at(step):
     return progress
 
 
-@pytest.mark.parametrize("spoil", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "spoil"), [("gpt_neo", False), ("roberta", True)])
 def test_crash_goes_on_from_the_newest_whole_checkpoint(work, family, spoil, capsys):
     whole, crashed = work(family, "whole", evaluations=3), work(family, "crashed", evaluations=3)
     pretrain.run(whole)
