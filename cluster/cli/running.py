@@ -79,6 +79,15 @@ def submit(
         float | None,
         typer.Option("--max-gpu-hours", metavar="H", min=0, help="Submit nothing if it would take more, by the plan."),
     ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibration/--no-calibration",
+            help="Begin with a short measurement, for which the rest waits; by itself where nothing was measured and "
+            "the plan has hours.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Submit what is missing of a manifest."""
     from cluster.submit import submitting
@@ -96,7 +105,9 @@ def submit(
     if document.budget:
         budget = {"gpu_hours": document.budget.gpu_hours, "manifest": manifest_path.name}
     left_out = () if study else document.optional
-    submitting.submit_missing(where, runs, profile, list(document.studies), data_root, source, about, left_out, budget)
+    submitting.submit_missing(
+        where, runs, profile, list(document.studies), data_root, source, about, left_out, budget, calibrate
+    )
     if wait and not dry_run:
         wait_until_done(where, runs)
 

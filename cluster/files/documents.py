@@ -193,10 +193,20 @@ class Intent(SourceOfWork):
     requeues: NotRequired[int]
 
 
+class Need(TypedDict):
+    """The product of another run: one of its stages, completed."""
+
+    root: str  # where it is made: the name of an OUTPUT_ROOT below this one; empty: this one
+    run_id: Name
+    stage: Name
+    or_else: NotRequired[str]  # what is done where it ends otherwise, in words; not there: that is waited for
+
+
 class RequestFile(SourceOfWork):
-    """requests/<name>.json: what a `submit` has asked for and limits hold back."""
+    """requests/<name>.json: what a `submit` has asked for and limits hold back, or what waits for another run."""
 
     runs: list[str]
+    needs: NotRequired[list[Need]]
 
 
 class ReachedLimit(TypedDict):

@@ -61,17 +61,20 @@ class Measured:
     by_stage: Mapping[str, Estimate] = field(default_factory=dict)
     by_architecture: Mapping[tuple[str, str], Estimate] = field(default_factory=dict)  # (architecture key, stage)
     peaks: Mapping[str, Estimate] = field(default_factory=dict)  # architecture key -> MB
+    # Both have shapes by `shape_key`, too.
     # Architecture key -> pretrainings at a time -> FLOP/s of them all; and the same, in that of one alone.
     together: Mapping[str, Mapping[int, Estimate]] = field(default_factory=dict)
     gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
+    _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
     _times: PerSettings[_Times] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
+        object.__setattr__(self, "_shapes", PerSettings(shape_key))
         object.__setattr__(self, "_times", PerSettings(lambda config, *stages: _times(self, config, stages)))
         object.__setattr__(self, "_memory", PerSettings(memory))
         object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
@@ -87,12 +90,15 @@ class Measured:
         key = self._keys.of(config) if self.by_architecture or self.together else ""
         if stage == "pretrain" and (exact := self.together.get(key, {}).get(slots)):
             return exact
-        known = self.by_architecture.get((key, stage)) or self.by_stage.get(stage)
+        known = self.by_architecture.get((key, stage)) or self._of_shape(config, stage) or self.by_stage.get(stage)
         if known is None:
             return self._estimated(config, stage)
         if stage != "pretrain" or slots == 1 or not self.gains:
             return known
         return Estimate(known.value * self.gain(config, slots), f"{known.basis}, {slots} at a time")
+
+    def _of_shape(self, config: RunConfig, stage: str) -> Estimate | None:
+        return self.by_architecture.get((self._shapes.of(config), stage)) if self.by_architecture else None
 
     def is_measured(self, config: RunConfig, stage: str) -> bool:
         """Whether the stage's speed is that of something that ran here."""
@@ -131,8 +137,10 @@ class Measured:
         return curve[low] + (curve[high] - curve[low]) * (slots - low) / (high - low)
 
     def peak(self, config: RunConfig) -> Estimate | None:
-        """Measured MB; None if this architecture was never measured here."""
-        return self.peaks.get(self._keys.of(config)) if self.peaks else None
+        """Measured MB; None if neither this architecture nor one of its shape was ever measured here."""
+        if not self.peaks:
+            return None
+        return self.peaks.get(self._keys.of(config)) or self.peaks.get(self._shapes.of(config))
 
     def closed_form(self, config: RunConfig, gpu: bool) -> int:
         """`memory`, computed once for settings that differ in their seed only."""
@@ -178,13 +186,22 @@ class _Times:
 def architecture_key(config: RunConfig) -> str:
     """12 hexadecimal digits for the settings that decide speed and memory: the model, the length of its texts (given
     by the kind of data and where it is cut) and how many tokens are on the device at once."""
+    return _digest(config, set())
+
+
+def _digest(config: RunConfig, left_out: set[str]) -> str:
     decisive = {
-        "model": config.model.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json", exclude=left_out),
         "source": config.data.source,
         "max_length": config.data.max_length,
         "train": config.train.model_dump(mode="json", include=DECISIVE),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def shape_key(config: RunConfig) -> str:
+    """The same without the activation: models that differ in it alone are taken to be as fast and as large."""
+    return _digest(config, {"activation"})
 
 
 def memory(config: RunConfig, gpu: bool = True) -> int:

@@ -38,6 +38,7 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
         speeds: dict[tuple[str, str], list[float]] = {}
         memory: dict[str, list[float]] = {}
         trained = {each.key for each in attempts if each.stage == "pretrain"}
+        shapes = {each.key: each.shape for each in attempts}
         for each in attempts:
             if speed := each.speed():
                 gain = shared.gain(each.config, each.together) if each.stage == "pretrain" else 1.0
@@ -45,8 +46,13 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
             # Of an architecture whose pretraining was not measured the peak is not known yet.
             if each.peak and each.key in trained:
                 memory.setdefault(each.key, []).append(each.peak)
-        for key, values in speeds.items():
-            by_architecture.setdefault(key, Estimate(median(values), f"{word} ({len(values)})"))
+        of_shapes: dict[tuple[str, str], list[float]] = {}
+        for (key, stage), values in speeds.items():
+            by_architecture.setdefault((key, stage), Estimate(median(values), f"{word} ({len(values)})"))
+            of_shapes.setdefault((shapes[key], stage), []).extend(values)
+        for shape, values in of_shapes.items():
+            basis = f"{word} with another activation ({len(values)})"
+            by_architecture.setdefault(shape, Estimate(median(values), basis))
         for stage in STAGES:
             values = [value for (_, of), found in speeds.items() if of == stage for value in found]
             if values:
@@ -54,6 +60,9 @@ def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured
                 by_stage.setdefault(stage, Estimate(median(values), basis))
         for architecture, found in memory.items():
             peaks.setdefault(architecture, Estimate(max(found), f"{word} ({len(found)})"))
+        for of_all in {shapes[architecture] for architecture in memory}:
+            found = [value for each, values in memory.items() if shapes[each] == of_all for value in values]
+            peaks.setdefault(of_all, Estimate(max(found), f"{word} with another activation ({len(found)})"))
     return replace(shared, by_stage=by_stage, by_architecture=by_architecture, peaks=peaks)
 
 
@@ -114,20 +123,20 @@ class _Busy:
 
 def _measured(ledger: Ledger, site: Site) -> Iterator[_Attempt]:
     """The ledger's attempts; settings are parsed once for runs that differ in seed only."""
-    known: dict[str, tuple[RunConfig, str]] = {}
+    known: dict[str, tuple[RunConfig, str, str]] = {}
     for row in (row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)):
         unseeded = re.sub(r'"seed":\d+', "", row["config"], count=1)
         if unseeded not in known:
             config = RunConfig.model_validate_json(row["config"])
-            known[unseeded] = config, cost.architecture_key(config)
+            known[unseeded] = config, cost.architecture_key(config), cost.shape_key(config)
         yield _Attempt(row, *known[unseeded])
 
 
 class _Attempt:
     """One completed attempt, as `Ledger.measurements` has it."""
 
-    def __init__(self, row: MeasurementRow, config: RunConfig, key: str) -> None:
-        self.config, self.key = config, key  # of its architecture
+    def __init__(self, row: MeasurementRow, config: RunConfig, key: str, shape: str) -> None:
+        self.config, self.key, self.shape = config, key, shape
         self.stage, self.seconds = row["stage"], row["seconds"]
         self.peak, self.on_gpu = row["peak_memory_mb"], row["device"] not in (None, "cpu")
         usual = (None, self.config.train.micro_batch_tokens, tokens_at_once(self.config, gpu=self.on_gpu))

@@ -98,6 +98,7 @@ class Status:
     slurm: str
     options: str  # that commands need to speak of this ledger
     now: float
+    waits: tuple[str, ...] = ()  # what waits for the product of another run
     only_imported: bool = False  # whether `tick` must be told the site
 
     @property

@@ -340,6 +340,7 @@ def _foot(status: Status) -> Iterator[Text]:
         yield Text(f"Done in about {duration(status.seconds_left)} ({when}): {status.why}")
     elif status.why:
         yield Text(f"When it is done is unknown: {status.why}")
+    yield from (Text(told) for told in status.waits)
     if status.eligible:
         tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
         if status.only_imported:

@@ -16,6 +16,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import Run, key_of
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing, cost, packing, retry
+from cluster.plan.calibration import Calibration
 from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
 from cluster.plan.retry import Adjustment
@@ -63,6 +64,7 @@ class Request:
     left_out: Sequence[str] = ()  # optional studies that nobody named
     budget: BudgetFile | None = None  # for all that is submitted to this OUTPUT_ROOT
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
+    calibration: Calibration | None = None  # that comes first, and by which the rest is planned
 
     @property
     def assumed(self) -> bool:

@@ -37,6 +37,7 @@ class EarlierSubmissions:
         self._refusals: dict[str, AnswerFile | None] = {}
         self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
         self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
+        self.requests = [value for _, value in self._requests]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
     def site(self, submission_id: str) -> Site | None:

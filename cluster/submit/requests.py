@@ -14,6 +14,7 @@ from typing import Any
 from cluster.console import ask, console, count
 from cluster.errors import InputError, SubmitError
 from cluster.files import whole_files
+from cluster.files.documents import RequestFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger import recording
@@ -24,7 +25,7 @@ from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, dispatch, launch, on_disk
+from cluster.submit import budget, calibrating, dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_refused, show
 from tiny_transformers.common.provenance import code_version
@@ -150,13 +151,18 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
 
     Raises InputError if it would go over a budget; then nothing is submitted or recorded."""
     budget.check(where, ledger, request, origin.asked_by)
+    needs = calibrating.submit(where, request, origin) if request.calibration else []
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))
     where.output_root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
     if origin.asked_by == "submit":
-        whole_files.write_json(
-            path, {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
-        )
+        asked: RequestFile = {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
+        whole_files.write_json(path, {**asked, "needs": needs} if needs else asked)
+    if needs:
+        runs = f"{count(len(request.items), 'run')} wait for it"
+        tick = f"`tiny-transformers tick{where.output_root.options}`, now and then or by cron"
+        console.print(f"{runs}: {tick}, sizes and submits them then.", soft_wrap=True)
+        return replace(request, arrays=[], held=[*request.arrays, *request.held])
     try:
         jobs = launch.submit(ledger, where.output_root, request.arrays, request.site, origin, where.log_dir.resolve())
     except RefusedForNow as refusal:

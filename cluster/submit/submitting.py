@@ -24,7 +24,7 @@ from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
-from cluster.submit import dispatch, on_disk, requests
+from cluster.submit import calibrating, dispatch, needs, on_disk, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
@@ -41,9 +41,11 @@ def submit_missing(
     about: Sequence[records.StudyRecord] = (),
     left_out: Sequence[str] = (),
     budget: BudgetFile | None = None,
+    calibrate: bool | None = False,
 ) -> None:
     """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies, and
-    the manifest's budget. `left_out`: studies that are optional and were not named.
+    the manifest's budget. `left_out`: studies that are optional and were not named. `calibrate`: whether a calibration
+    comes first; None: where it pays.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     requests.check_data(runs, data_root)
@@ -55,7 +57,8 @@ def submit_missing(
         states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
-        return replace(request, about=about, left_out=left_out, budget=budget), origin
+        first = calibrating.wanted(request, calibrate)
+        return replace(request, about=about, left_out=left_out, budget=budget, calibration=first), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
@@ -115,7 +118,10 @@ def tick(
         with ledger.transaction():
             again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
         say_decided(again)
-        groups = _to_go_on(where.output_root, ledger, again, before, only, site)
+        waiting = needs.waiting(before.requests, needs.states_of(where.output_root, ledger))
+        for told in waiting.told:
+            console.print(told, soft_wrap=True)
+        groups = _to_go_on(where.output_root, ledger, again, before, only, site, waiting.runs)
         refused = dict(before.refused)
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
@@ -132,7 +138,7 @@ def tick(
             finally:
                 slurm.seen = None  # the next one asks anew how much room is left
         before.forget_done()
-    if not groups and not again.decided and not again.waiting:
+    if not groups and not again.decided and not again.waiting and not waiting.told:
         console.print("Nothing to do.")
     if refused:
         say_left_refused(refused)
@@ -140,7 +146,8 @@ def tick(
         stderr.print(Text(str(other), style="red"))
     if problems:
         raise problems[-1]
-    return TickOutcome(any(each.arrays for each in done), bool(again.waiting or any(each.held for each in done)))
+    more = bool(again.waiting or waiting.runs or any(each.held for each in done))
+    return TickOutcome(any(each.arrays for each in done), more)
 
 
 def _to_go_on(
@@ -150,10 +157,11 @@ def _to_go_on(
     before: EarlierSubmissions,
     only: Collection[str] | None,
     site: Site | None,
+    waiting: Collection[str],
 ) -> list[tuple[SourceOfWork, Todo]]:
-    """Return what is to be submitted, those together that go the same way; not of runs of which something was removed:
-    that is done again only by a `submit`."""
-    eligible = [run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only]
+    """Return what is to be submitted, those together that go the same way; not what waits for another run, nor of runs
+    of which something was removed: that is done again only by a `submit`."""
+    eligible = {run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only} - set(waiting)
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)

@@ -12,7 +12,7 @@ from cluster.console import clean, console, count
 from cluster.files.statuses import LIVE
 from cluster.plan import choosing, packing
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import dispatch, launch, tables
+from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
 
 LISTED_RUNS = 60  # a dry run of more shows the studies only
@@ -41,6 +41,9 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
             text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
+    if request.calibration:
+        first = f"First comes {calibrating.told(request.calibration)}; the rest waits for it (or --no-calibration)."
+        console.print(first, soft_wrap=True)
     if request.left_out:
         console.print(f"Left out, since optional: {', '.join(request.left_out)}. `--study S` takes one.")
     basis = (

@@ -87,7 +87,8 @@ def test_every_command_is_in_the_readme_and_every_one_there_exists():
 def test_every_option_in_the_readmes_table_exists():
     group = typer.main.get_command(entry.app)
     commands = [group, *group.commands.values()]
-    known = {option for command in commands for each in command.params for option in each.opts}
+    known = {option for command in commands for each in command.params
+             for option in (*each.opts, *each.secondary_opts)}  # fmt: skip
     known |= {f"--{corpus}" for corpus in STREAMS}  # of fetch, which has a parser of its own
     known |= {"--torch-backend", "--no-deps"}  # of uv and pip
     assert set(re.findall(r"`?(--[a-z][\w-]*)", README)) <= known

@@ -52,6 +52,8 @@ def draw(seed: int) -> list[Step]:
     long_lists = "sacct cuts lists" in kinds  # of tasks that wait
     if long_lists or lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
+    if lot.random() < 0.3:
+        steps.append(("calibration", {}))
     if long_lists or lot.random() < 0.35:  # others have all nodes
         steps.append(("nodes", {"up": False}))
         undo.append((lot.randint(6, 25), ("nodes", {"up": True})))

@@ -59,10 +59,10 @@ def test_each_fault_is_drawn_in_at_least_2_percent_of_the_walks():
     assert [name for name in KINDS_OF_STEPS if drawn[name] < 20] == []
 
 
-KINDS_OF_STEPS = ("client", "form", "environment", "controller", "accounting", "job", "nodes", "node", "kill",
-                  "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove", "spoil",
-                  "odd folder", "read-only", "burst", "purge", "cut", "lose submissions", "lose run", "odd site",
-                  "killed", "disk", "beside")  # fmt: skip
+KINDS_OF_STEPS = ("calibration", "client", "form", "environment", "controller", "accounting", "job", "nodes", "node",
+                  "kill", "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove",
+                  "spoil", "odd folder", "read-only", "burst", "purge", "cut", "lose submissions", "lose run",
+                  "odd site", "killed", "disk", "beside")  # fmt: skip
 
 
 def kind_of(step):
@@ -107,6 +107,33 @@ def test_a_killed_command_does_nothing_any_more_and_its_lock_stays(folder):
         walker.take(("command", {"words": ["submit", "s0"], "seed": 1, "pick": 0}))
         assert len(made.slurm.ran) == 1
         assert made.violations == []
+
+
+@pytest.mark.parametrize("told", [None, "fail", "exit", "cancelled"])
+def test_what_waits_for_a_calibration_is_submitted_by_ticks_once_that_has_ended_in_whatever_way(folder, told):
+    with world(folder, 0) as made:
+        walker = Walker(made)
+        made.told = {("*", "pretrain"): told}
+        walker.take(("calibration", {}))
+        walker.take(("command", {"words": ["submit", "s0"], "seed": 1, "pick": 0}))
+        assert "2 runs wait for it" in said(made)
+        walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 0}))
+        assert "2 runs wait for 3 stage runs in probe" in said(made)
+        if told == "cancelled":
+            made.slurm.cancel(made.slurm.ran[0])
+        walker.take(("pass", {"seconds": 60}))
+        made.told = {}
+        walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 0}))
+        assert ("in probe did not complete, so what waits for it is planned" in said(made)) == (told is not None)
+        walker.take(("pass", {"seconds": 120}))
+        walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 0}))
+        assert (len(made.slurm.ran), walker.statuses(), made.violations) == (2, {"completed"}, [])
+        assert not list(made.output.glob("requests/*"))
+
+
+def said(made):
+    """What the last command printed."""
+    return made.commands[-1].output.getvalue()
 
 
 def test_every_mutant_has_its_place():

@@ -34,6 +34,7 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     after_fault: bool = False
     log: list[str] = field(default_factory=list)
+    calibrated: bool = False  # whether a calibration has run
     pulled: int = 0  # runs that another task than the planned one has done
 
     @property
@@ -56,7 +57,9 @@ def walk(folder: Path, seed: int, steps: Sequence[Step] | None = None) -> Outcom
             walker.finish()
         if not made.violations:
             walker.check_the_end()
-        return Outcome(made.violations, made.counts, made.completed_after_fault, made.log, made.pulled)
+        calibrated = any(made.output.glob("probe/runs/*/stages/*/*/result.json"))
+        after_fault = made.completed_after_fault
+        return Outcome(made.violations, made.counts, after_fault, made.log, calibrated, made.pulled)
 
 
 class Walker:
@@ -113,15 +116,16 @@ class Walker:
     def _words(self, words: list[str], pick: int) -> list[str] | None:
         """What the user types; None: there is nothing to do it to."""
         world = self.world
+        first = ["--calibration"] if world.calibrates else []
         of_studies = [word for name in sorted(world.submitted) for word in ("--study", name)]
         if words[0] == "submit":
             world.submitted |= set(words[1:])
             chosen = [word for name in words[1:] for word in ("--study", name)]
-            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *chosen]
+            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *chosen, *first]
         if words[0] == "again" and not of_studies:
             return None
         if words[0] == "again":
-            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *of_studies]
+            return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *of_studies, *first]
         if words[0] == "rerun":
             return ["rerun", "--failed", "--yes"]
         if words[0] == "status":
@@ -144,6 +148,9 @@ class Walker:
 
     def _site(self, **settings: Any) -> None:
         (self.world.folder / "site.yaml").write_text(yaml.safe_dump(SITE | settings))
+
+    def _calibration(self) -> None:
+        self.world.calibrates = True
 
     def _client(self, client: str, manners: list[str]) -> None:
         self.world.manners.setdefault(client, []).extend(manners)
@@ -448,9 +455,15 @@ class Walker:
         rows = self.rows("attempt", f"submission_id = '{task.submission}' AND status IN ('submitted', 'running')")
         return any(row["pack_index"] == (task.index or 0) for row in rows)
 
+    def _folder(self, task: Task) -> Path:
+        """Of its submission, which may be a calibration's."""
+        roots = (self.world.output, self.world.output / "probe")
+        folders = [root / "submissions" / task.submission for root in roots]
+        return next((folder for folder in folders if (folder / "submission.json").exists()), folders[0])
+
     def _items(self, task: Task) -> list[dict[str, Any]]:
         """What a task does or is to do: what it was planned to and no other has taken, and what it has pulled."""
-        folder = self.world.output / "submissions" / task.submission
+        folder = self._folder(task)
         try:
             packs = json.loads((folder / "submission.json").read_text())["packs"]
         except (OSError, ValueError, KeyError):
@@ -472,7 +485,7 @@ class Walker:
                 self.world.complain(f"a job has a wckey that nobody asked for:: {task.name}")
             if not task.requeue:
                 self.world.complain(f"a job is not to be requeued:: {task.name}")
-            path = self.world.output / "submissions" / task.submission / "submission.json"
+            path = self._folder(task) / "submission.json"
             if not path.exists():
                 self.world.complain(f"a job has no intent on disk:: {task.name}")
                 continue

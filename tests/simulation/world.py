@@ -119,6 +119,7 @@ class World:
         self.notes_redone: set[str] = set()  # runs of which a person asked for something again
         self.read_only = False
         self.pulled = 0  # runs
+        self.calibrates = False  # whether users begin with a calibration
         self.named: list[str] = []  # files that were written since the walk looked last
         folder.mkdir(parents=True)
         (folder / "experiments.yaml").write_text(_yaml("manifest"))
@@ -365,7 +366,7 @@ def _late(world: World, call: Call) -> Reply:
     copied.alive = False
 
     def arrive() -> None:
-        if world.slurm.controller:
+        if world.slurm.controller and Path(call.words[-1]).exists():  # its script; the folder of logs may be removed
             world.slurm.call(Call(copied, call.words, call.environment))
 
     world.kernel.at(world.kernel.now + world.draw.choice((5.0, 60.0, 110.0)), arrive)

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -73,9 +74,24 @@ def test_what_is_alone_on_the_device_is_not_sped_up_by_its_pack_mates_nor_limits
     assert measured([(ledger, "measured")], SITE).peak(runs[2].config) == cost.Estimate(900.0, "measured (1)")
 
 
-def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_own_memory(root, runs):
+def deeper(config):
+    model = config.model.model_dump() | {"num_layers": config.model.layers + 1}
+    return RunConfig.model_validate(config.model_dump() | {"model": model})
+
+
+def test_a_model_that_differs_in_its_activation_alone_is_as_fast_and_as_large(root, runs):
     found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
     other = runs[-1].config
+    assert other.model.activation not in {run.config.model.activation for run in runs[:2]}
+    assert found.speed(other, "pretrain") == replace(
+        found.speed(runs[0].config, "pretrain"), basis="measured with another activation (2)"
+    )
+    assert found.peak(other) == cost.Estimate(900.0, "measured with another activation (2)")
+
+
+def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_own_memory(root, runs):
+    found = measured([(finish(root, runs[:2], GPU), "measured")], SITE)
+    other = deeper(runs[0].config)
     assert cost.architecture_key(other) not in found.peaks
     assert found.speed(other, "pretrain").basis == "measured for this stage on other models (2)"
     assert found.peak(other) is None
@@ -112,7 +128,7 @@ def test_a_probes_figures_count_where_the_ledger_has_none(root, runs, tmp_path):
     found = measured([(own, "measured"), (probe, "probed")], SITE)
     assert found.peak(runs[0].config) == cost.Estimate(900.0, "measured (1)")
     assert found.peak(runs[1].config) == cost.Estimate(500.0, "probed (1)")
-    assert found.speed(runs[-1].config, "pretrain").basis.startswith("measured for this stage")
+    assert found.speed(deeper(runs[0].config), "pretrain").basis.startswith("measured for this stage")
 
 
 def probed(root, manifest_file, rates, place=0):
