@@ -168,12 +168,15 @@ class OutputRoot:
         return OutputRoot(self.path / "smoke")
 
     @property
+    def is_smoke(self) -> bool:
+        return self.path.name == "smoke"
+
+    @property
     def options(self) -> str:
         """Return what a command must be told to speak of it: " --smoke --output-root elsewhere", or nothing."""
-        smoke = self.path.name == "smoke"
-        base = self.path.parent if smoke else self.path
+        base = self.path.parent if self.is_smoke else self.path
         where = "" if base == Path("output") else f" --output-root {shlex.quote(str(base))}"
-        return (" --smoke" if smoke else "") + where
+        return (" --smoke" if self.is_smoke else "") + where
 
     @property
     def ledger(self) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from cluster.files.documents import LARGEST, RunFile
-from cluster.files.folders import RunDir
+from cluster.files.folders import OutputRoot, RunDir
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
 from cluster.reconcile.opened import read_whole
@@ -44,6 +44,8 @@ def _run_of(value: RunFile, directory: RunDir) -> Run:
     if not stages or len(set(stages)) < len(stages):
         raise ValueError("stages: must have one or more, each once")
     config = RunConfig.model_validate(value["config"])
+    if config.smoke and not OutputRoot(directory.path.parent.parent).is_smoke:
+        raise ValueError("is a smoke run among real ones, where it would count: it belongs below smoke/")
     run = Run(value["run_id"], value["name"], config, tuple(stages), tuple(value["studies"]))
     if not 0 <= run.parameters <= LARGEST:
         raise ValueError("config: has a number of parameters that no model can have")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cluster.report.findings import ALPHA, Comparison, Floats, Interval, Pairs, PairsFinding
-from cluster.report.results import BY_KEY, MAIN, Measure, Study, Variant
+from cluster.report.results import BY_KEY, MAIN, Measure, Study, Variant, told
 from cluster.report.wording import sentence_of, told_seeds
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.pairs import KeptPairs, mcnemar, same_pairs
@@ -59,7 +59,7 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
             difference = interval(values[0] - values[1])
             assert difference
             unsaid = Comparison(
-                measure=measure,
+                measure=told(measure, (variant.config, family.baseline.config)),
                 family=family,
                 variant=variant,
                 n=difference.n,
@@ -83,10 +83,17 @@ def planned(study: Study) -> int:
 
 
 def _paired(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
-    """Values of both, (2, seeds), of the seeds that both have."""
-    ours, theirs = variant.values(measure), baseline.values(measure)
-    seeds = [seed for seed in ours if seed in theirs]
-    return np.array([[ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]])
+    """Values of both, (2, seeds), of the seeds that both have, from the same data."""
+    ours, theirs = ({run.seed: run for run in each.runs} for each in (variant, baseline))
+    pairs = [
+        (value, other)
+        for seed, run in ours.items()
+        if seed in theirs
+        and run.same_data(theirs[seed], measure.stage)
+        and (value := run.value(measure)) is not None
+        and (other := theirs[seed].value(measure)) is not None
+    ]
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2).T
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------

@@ -10,14 +10,14 @@ import itertools
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
-from cluster.ledger.rows import CheckRow, StageRow
+from cluster.ledger.rows import CheckRow, DataFileRow, StageRow
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stage.kind import Measure
 from tiny_transformers.settings.stages import STAGES
@@ -36,6 +36,17 @@ MAIN = tuple(sorted((m.key for m in MEASURES if m.is_main), key=lambda key: BY_K
 TASKS = tuple(kind.tasks for kind in STAGES.values() if kind.tasks)
 
 
+def caveat(stage: str, configs: Iterable[RunConfig]) -> str:
+    """Return what stands behind the title of a stage's scores with these settings; mostly nothing."""
+    said = dict.fromkeys(filter(None, (STAGES[stage].caveat(config) for config in configs)))
+    return f" ({', '.join(said)})" if said else ""
+
+
+def told(measure: Measure, configs: Iterable[RunConfig]) -> Measure:
+    """Return the measure with the caveat of these settings in its title."""
+    return replace(measure, title=f"{measure.title}{caveat(measure.stage, configs)}")
+
+
 @dataclass(frozen=True)
 class Result:
     """One run, as far as it has come."""
@@ -49,6 +60,12 @@ class Result:
     metrics: Mapping[tuple[str, str], str]  # (stage, name) -> whatever else the stage measured
     failed_checks: tuple[CheckRow, ...]
     hours: Mapping[str, float]  # stage -> GPU-hours of all its attempts; on a machine without GPUs, hours
+    data: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (stage, file that it read) -> SHA-256
+
+    def same_data(self, other: Result, stage: str) -> bool:
+        """Whether both were trained on, and have at this stage read, the same version of each file that both have."""
+        mine = {key: digest for key, digest in self.data.items() if key[0] in ("pretrain", stage)}
+        return all(other.data.get(key, digest) == digest for key, digest in mine.items())
 
     def status(self, stage: str) -> StageStatus | None:
         return self.stages[stage]["status"] if stage in self.stages else None
@@ -140,7 +157,8 @@ class Family:
 
     def measures(self) -> list[Measure]:
         """Those for which at least one of its runs has a value."""
-        return [measure for measure in MEASURES if any(variant.values(measure) for variant in self.variants)]
+        configs = [variant.config for variant in self.variants]
+        return [told(each, configs) for each in MEASURES if any(variant.values(each) for variant in self.variants)]
 
 
 @dataclass(frozen=True)
@@ -163,7 +181,8 @@ class Study:
 
     def measures(self) -> list[Measure]:
         known = {measure.key for family in self.families for measure in family.measures()}
-        return [measure for measure in MEASURES if measure.key in known]
+        configs = [variant.config for variant in self.variants]
+        return [told(measure, configs) for measure in MEASURES if measure.key in known]
 
 
 def stem(name: str) -> str:
@@ -214,6 +233,9 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
     checks: dict[str, list[CheckRow]] = {}
     for check in ledger.failed_checks():
         checks.setdefault(check["run_id"], []).append(check)
+    data: dict[str, dict[tuple[str, str], str]] = {}
+    for file in ledger.outcomes_of(DataFileRow, configs):
+        data.setdefault(file["run_id"], {})[file["stage"], file["file"]] = file["sha256"]
     hours: dict[str, dict[str, float]] = {}
     for each in ledger.gpu_hours():
         hours.setdefault(each["run_id"], {})[each["stage"]] = each["gpu_hours"]
@@ -228,6 +250,7 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
             metrics=metrics.get(run_id, {}),
             failed_checks=tuple(checks.get(run_id, ())),
             hours=hours.get(run_id, {}),
+            data=data.get(run_id, {}),
         )
         for run in ledger.overview()
     ]

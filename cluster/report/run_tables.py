@@ -10,7 +10,7 @@ from cluster.files.records import SitedAttempt
 from cluster.files.statuses import WORST_FIRST
 from cluster.ledger.rows import ScoreRow
 from cluster.report.details import RunDetails, StageDetails
-from cluster.report.results import flat
+from cluster.report.results import caveat, flat
 from cluster.report.study_tables import Column, Row, StudyTable, TableCell, anchor, short
 
 
@@ -87,7 +87,14 @@ def _scores_table(details: RunDetails) -> StudyTable | None:
             n = max(score["n"] for score in metrics.values())
             values = {metric: score["value"] for metric, score in metrics.items()}
             rows.append(
-                Row([TableCell(stage.name), TableCell(task), TableCell(_scores(values)), TableCell(f"{n:,}", n)])
+                Row(
+                    [
+                        TableCell(stage.name, small=caveat(stage.name, [details.run.config]).strip(" ()")),
+                        TableCell(task),
+                        TableCell(_scores(values)),
+                        TableCell(f"{n:,}", n),
+                    ]
+                )
             )
     columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
                Column("of", hint="rows, pairs or tokens")]  # fmt: skip

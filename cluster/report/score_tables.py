@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
-from cluster.report.results import MAIN, MEASURES, Measure
+from cluster.report.results import MAIN, MEASURES, Measure, told
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
 
@@ -25,11 +25,11 @@ def score_table(ledger: Ledger, width: int) -> Table:
         title="scores (accuracies and averages in %, losses in nats)", title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    rows = summary(ledger)
+    rows, told_as = summary(ledger), _measures(ledger)
     names = [row["run"] for row in rows]
     measures = [
         measure
-        for measure in MEASURES
+        for measure in told_as
         if any(row[measure.title] is not None for row in rows) and (width >= NARROW or measure.key in MAIN)
     ]
     table.add_column("run", overflow="fold")
@@ -45,6 +45,7 @@ def score_table(ledger: Ledger, width: int) -> Table:
 
 def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
     """A row per run that has a score: run, run_id, studies, parameters, and the value of every measure or None."""
+    measures = _measures(ledger)
     values = {(row["run_id"], row["stage"], row["task"], row["metric"]): row["value"] for row in ledger.scores()}
     scored = {run_id for run_id, *_ in values}
 
@@ -54,10 +55,16 @@ def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
     return [
         {"run": run["name"], "run_id": run["run_id"], "studies": " ".join(run["studies"]),
          "parameters": run["parameters"]}
-        | {measure.title: of(run["run_id"], measure) for measure in MEASURES}
+        | {measure.title: of(run["run_id"], measure) for measure in measures}
         for run in ledger.overview()
         if run["run_id"] in scored
     ]  # fmt: skip
+
+
+def _measures(ledger: Ledger) -> list[Measure]:
+    """With the caveats of all runs that have a score."""
+    configs = [run.config for run in ledger.runs(sorted({row["run_id"] for row in ledger.scores()}))]
+    return [told(measure, configs) for measure in MEASURES]
 
 
 def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> list[Mapping[str, Any]]:

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.files.statuses import WORST_FIRST
-from cluster.report.results import MAIN, MEASURES, TASKS, Family, Measure, Result, Study, Variant, stem
+from cluster.report.results import (
+    MAIN,
+    MEASURES,
+    TASKS,
+    Family,
+    Measure,
+    Result,
+    Study,
+    Variant,
+    caveat,
+    stem,
+    told,
+)
 
 if TYPE_CHECKING:
     from cluster.report.findings import Comparison, Interval, PairsFinding
@@ -124,11 +136,12 @@ def ablation(section: Section, family: Family) -> StudyTable:
 
 def _measures(family: Family) -> list[Measure]:
     """Those with a value, and of each stage that is still to give one the main one."""
-    known = family.measures()
+    known = {measure.key: measure for measure in family.measures()}
     to_come = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
-    to_come -= {measure.stage for measure in known}
+    to_come -= {measure.stage for measure in known.values()}
     first = {each.stage: each for each in reversed(MEASURES) if each.key in MAIN and each.stage in to_come}
-    return [each for each in MEASURES if each in known or each in first.values()]
+    every = known | {each.key: told(each, (v.config for v in family.variants)) for each in first.values()}
+    return [every[each.key] for each in MEASURES if each.key in every]
 
 
 def _title(measure: Measure) -> str:
@@ -250,7 +263,8 @@ def task_tables(study: Study, family: Family) -> Iterator[tuple[str, StudyTable]
             means = [_mean_cell(Section(study), variant, measure) for measure in measures]
             label = TableCell(variant.label, link=variant_target(study, variant))
             rows.append(Row([label, *means], is_baseline=variant.is_baseline))
-        yield scored.stage, StudyTable(f"{family.title}: {scored.title}, %", columns, rows)
+        title = f"{scored.title}{caveat(scored.stage, (variant.config for variant in family.variants))}"
+        yield scored.stage, StudyTable(f"{family.title}: {title}, %", columns, rows)
 
 
 def published_table(section: Section) -> StudyTable | None:
@@ -262,7 +276,7 @@ def published_table(section: Section) -> StudyTable | None:
         span = _span(measure.show, theirs.low, theirs.high)
         cells = [
             _name_cell(section.study, family, variant),
-            TableCell(_title(measure)),
+            TableCell(_title(told(measure, [variant.config]))),
             TableCell(measure.show(theirs.value), theirs.value, small=f"{span} {_seeds(theirs.n)}".strip()),
         ]
         if ours:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.report.findings import ALPHA, Comparison, PairsFinding
-from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+from cluster.report.results import MAIN, Family, Measure, Study, Variant
 from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
@@ -154,14 +154,18 @@ def answer(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
 
 def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
     runs = [run for variant in family.variants for run in variant.runs]
-    scored = [BY_KEY[key] for key in MAIN if BY_KEY[key] in family.measures()]
+    known = {measure.key: measure for measure in family.measures()}
+    scored = [known[key] for key in MAIN if key in known]
     if not scored:
         return [f"{family.title}: nothing can be said yet, none of its {len(runs)} runs has a score."]
     if len(family.variants) == 1:
         lines = [_alone(family, scored)]
     else:
         mine = [each for each in comparisons if each.family is family]
-        lines = [_of_measure(family, measure, [each for each in mine if each.measure == measure]) for measure in scored]
+        lines = [
+            _of_measure(family, measure, [each for each in mine if each.measure.key == measure.key])
+            for measure in scored
+        ]
     if unfinished := sum(bool(run.missing) for run in runs):
         lines.append(f"{unfinished} of {len(runs)} runs are not finished, so this may change.")
     return [f"{family.title}: {line}" for line in lines]
@@ -177,7 +181,11 @@ def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -
     """`found`: the family's comparisons on this measure."""
     baseline, where = name(family.baseline, family), _where(measure)
     if not found:
-        lacking = "no variant has a score on one of its seeds" if family.baseline.values(measure) else "it has no score"
+        lacking = (
+            "no variant has a score on one of its seeds and its data"
+            if family.baseline.values(measure)
+            else "it has no score"
+        )
         return f"nothing can be compared with the baseline {baseline} {where} yet: {lacking}."
     ranked = sorted(found, key=lambda each: each.advantage, reverse=True)
     unsure = [each for each in ranked if each.p is not None and not each.significant]

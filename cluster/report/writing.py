@@ -22,7 +22,7 @@ from cluster.report import comparison, details, forms, page, published, results,
 from cluster.report.figures import drawing
 from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
-from cluster.report.results import MEASURES, Study
+from cluster.report.results import BY_KEY, MEASURES, Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
 from tiny_transformers.common import pairs
 from tiny_transformers.common.files import whole_file
@@ -75,6 +75,14 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
             return None
 
     comparisons = comparison.compare(study, pairs_of)
+    marked = {BY_KEY[each.key].title: each for each in study.measures() if each.title != BY_KEY[each.key].title}
+
+    def caption(drawn: Figure) -> str:
+        notes = [
+            f" {each.title}." for title, each in marked.items() if title in drawn.title or f">{title}" in drawn.svg
+        ]
+        return drawn.caption + "".join(notes)
+
     return Section(
         study,
         answers=wording.answer(study, comparisons),
@@ -87,7 +95,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
         comparisons=comparisons,
         published=published.published(study),
         known_differences=published.known_differences(study),
-        drawings=[PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg)) for each in drawn],
+        drawings=[PageFigure(each.name, each.title, caption(each), drawing.inline_svg(each.svg)) for each in drawn],
     )
 
 

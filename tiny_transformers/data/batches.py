@@ -136,6 +136,14 @@ def masked(
     return [Example(i, t) for i, t in pairs if (t != NO_LABEL).any()]
 
 
+def shown(made: Sequence[Batch], mask: int) -> tuple[int, int, int]:
+    """Count what stands where something is to be predicted: <mask>, the very token, or another one."""
+    pairs = [(batch.input_ids.flatten()[batch.positions], batch.labels) for batch in made]
+    masked = sum(int((inputs == mask).sum()) for inputs, _ in pairs)
+    kept = sum(int((inputs == labels).sum()) for inputs, labels in pairs)
+    return masked, kept, sum(len(labels) for _, labels in pairs) - masked - kept
+
+
 def num_labels(examples: Sequence[Example]) -> int:
     return sum(int((example.targets != NO_LABEL).sum()) for example in examples)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import hypergeom, norm
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 Labels = NDArray[np.int64]
@@ -59,6 +60,24 @@ def evaluate(task: str, labels: Labels, predictions: Labels, num_labels: int) ->
     """A task's metrics, and under the name of each average its figure there."""
     values = metrics(labels, predictions, num_labels)
     return values | {name: figure(task, values) for name, figure in AVERAGES.items()}
+
+
+def chance(labels: Labels, predictions: Labels) -> float:
+    """Return how probable it is that so many answers or more are right if they know nothing of the labels: if these
+    are dealt out to the rows anew, answers and labels staying as frequent as they are. 1 for a single answer to all.
+
+    Of two labels exactly, by the hypergeometric distribution (Fisher 1935); of more by the normal one with the mean and
+    variance of the permutations (Hoeffding 1951)."""
+    n, kinds = len(labels), int(max(labels.max(), predictions.max())) + 1
+    of_labels, of_answers = (np.bincount(values, minlength=kinds) for values in (labels, predictions))
+    if kinds <= 2:
+        right = int(((labels == 1) & (predictions == 1)).sum())
+        return float(hypergeom.sf(right - 1, n, of_labels[-1], of_answers[-1])) if kinds == 2 else 1.0
+    mean = of_labels @ of_answers / n
+    agree = np.eye(kinds) - of_labels[:, None] / n - of_answers / n + mean / n  # (answer, label), rows and columns of 0
+    variance = of_answers @ agree**2 @ of_labels / (n - 1)
+    right = int((labels == predictions).sum())
+    return float(norm.sf((right - 0.5 - mean) / np.sqrt(variance))) if variance > 1e-12 else 1.0
 
 
 def majority(task: str, labels: Labels, num_labels: int) -> Values:

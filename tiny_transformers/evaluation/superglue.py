@@ -25,12 +25,13 @@ from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outco
 from tiny_transformers.data import sources
 from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, predict
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
-from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, evaluate, majority
+from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, chance, evaluate, majority
 from tiny_transformers.models import auto
 from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files, superglue_tasks
 from tiny_transformers.training import device
 
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
+UNINFORMED = 0.05  # of fine-tunings that learnt nothing so many, at most, pass the check
 NO_RESULT = ("tasks", "seeds", "limit")  # settings that say which fine-tunings there are, or are told otherwise
 
 
@@ -78,7 +79,7 @@ def run(work: Work) -> Outcome:
     scored: list[Scored] = []
     for task in tasks:
         of_task = [answers[one.path] for one in planned if one.task is task]
-        scored += [_record(outcome, name, task, [one.predictions[name] for one in of_task]) for name in task.validation]
+        scored += [_record(work, outcome, name, task, of_task) for name in task.validation]
         _record_training(outcome, task, of_task)
     _record_averages(outcome, scored)
     outcome.metrics |= {
@@ -211,9 +212,9 @@ def _read_kept(one: FineTuning) -> Answers | None:
 # -- what is recorded -------------------------------------------------------------------------------------------------
 
 
-def _record(outcome: Outcome, name: str, task: TaskData, predictions: Sequence[Labels]) -> Scored:
+def _record(work: Work, outcome: Outcome, name: str, task: TaskData, answers: Sequence[Answers]) -> Scored:
     """The scores and the check of one set of scored rows, from what each fine-tuning answered."""
-    labels = task.validation[name].labels
+    labels, predictions = task.validation[name].labels, [one.predictions[name] for one in answers]
     scored = Scored(
         [evaluate(name, labels, answered, task.num_labels) for answered in predictions],
         majority(name, labels, task.num_labels),
@@ -221,11 +222,21 @@ def _record(outcome: Outcome, name: str, task: TaskData, predictions: Sequence[L
     )
     shown = {"main" if metric == MAIN else metric: metric for metric in scored.majority if metric not in NOT_MAIN}
     _add(outcome, name, shown, [scored])
-    most = max(majority_share(answered) for answered in predictions)
-    outcome.checks.append(Check(f"{name}.majority_class", passed=most < 1, value=most, blocking=False))
-    for number, answered in enumerate(predictions):
+    # The weights are the best of several looks at these rows: each of them could have been lucky (Bonferroni).
+    looks = work.config.evaluation.of(Superglue).selects_on_scored
+    by_chance = [
+        min(1.0, chance(labels, one.predictions[name]) * (one.fit.evaluations if looks else 1)) for one in answers
+    ]
+    outcome.checks.append(
+        Check(f"{name}.informative", passed=max(by_chance) <= UNINFORMED, value=max(by_chance), blocking=False)
+    )
+    for number, (answered, p) in enumerate(zip(predictions, by_chance, strict=True), 1):
         if majority_share(answered) == 1:
-            print(f"{name}: the model of fine-tuning {number + 1} answers {answered[0]} to all {len(labels)} rows")
+            print(f"{name}: the model of fine-tuning {number} answers {answered[0]} to all {len(labels)} rows")
+        elif p > UNINFORMED:
+            print(
+                f"{name}: the answers of fine-tuning {number} cannot be told from ones that know nothing (p = {p:.2g})"
+            )
     return scored
 
 

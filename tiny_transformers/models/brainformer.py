@@ -5,6 +5,7 @@ of a training or by Hugging Face's cache, of which a block needs no more than `a
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,6 +150,12 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         for module in self.modules():
             if isinstance(module, GatedExperts):
                 module.schedule(fraction)
+
+    def used(self, tokens: int) -> dict[str, float]:
+        """The experts that computed a token, on average; not a number where mixtures differ in it."""
+        growing = [m for m in self.modules() if isinstance(m, GatedExperts) and m.gate.settings.last_top_k]
+        loads = {m.load.sum().item() / tokens for m in growing if m.load is not None}
+        return {"experts_per_token": loads.pop() if len(loads) == 1 else math.nan} if growing else {}
 
     @torch.no_grad()
     def after_update(self) -> None:

@@ -88,6 +88,11 @@ class LanguageModel(PreTrainedModel):
     def schedule(self, fraction: float) -> None:
         """For what changes in the course of training, of which this part is done, 0 to 1: before each step."""
 
+    def used(self, tokens: int) -> dict[str, float]:  # noqa: ARG002
+        """Return what the forward pass just made, of so many tokens, really used of what `schedule` changes, under the
+        names of the settings' `scheduled`."""
+        return {}
+
     def after_update(self) -> None:
         """For what is not the optimizer's to do: after each of its updates."""
 

@@ -159,6 +159,10 @@ class Architecture(Settings):
     def initial_loss_slack(self) -> float:
         return 0.0
 
+    def scheduled(self, fraction: float) -> dict[str, float]:  # noqa: ARG002
+        """Return what a pass uses when this part of the training is done, of what changes in its course: nothing."""
+        return {}
+
     @property
     def micro_batch_is_free(self) -> bool:
         """Whether a step comes out the same however it is cut."""

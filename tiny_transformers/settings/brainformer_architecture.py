@@ -51,6 +51,11 @@ class Experts(Settings):
             raise ValueError(f"top_k {self.top_k} to {last} does not lie within the {self.num_experts} experts")
         return self
 
+    def top_k_at(self, fraction: float) -> int:
+        """Return the experts of a token when this part of the training is done: whole ones more, up to the last."""
+        assert self.top_k
+        return self.top_k + math.floor(((self.last_top_k or self.top_k) - self.top_k) * fraction)
+
     @property
     def computed(self) -> float:
         """Experts that compute a token, on average over the training."""
@@ -123,6 +128,11 @@ class Brainformer(Settings):
         """Nats that the first loss may be higher than these variances say: a tied model of few layers foretells the
         character that it has just read, whose embedding is in the residual, by a logit of up to sqrt(h)."""
         return math.sqrt(self.hidden_size) if self.tie_word_embeddings else 0.0
+
+    def scheduled(self, fraction: float) -> dict[str, float]:
+        """Return what a pass uses when this part of the training is done, of what changes in its course."""
+        growing = "g" in self.order and self.experts.last_top_k
+        return {"experts_per_token": float(self.experts.top_k_at(fraction))} if growing else {}
 
     # --- closed forms
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PRINT_EVERY = 10  # seconds
@@ -28,6 +28,7 @@ class Counters:
     warmed: float = 0.0  # of the training, 0 to 1, that was done when the warm-up ended
     first_loss: float = math.nan
     first_labels: int = 0
+    used: dict[str, dict[str, float]] = field(default_factory=dict)  # beginning, middle, end -> name -> scheduled value
 
     def seconds_left(self, fraction: float) -> float:
         """With this share done, and the rest as fast."""

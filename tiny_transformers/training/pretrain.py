@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,7 +31,7 @@ from tiny_transformers.data import batches, corpus
 from tiny_transformers.data.batches import Batch
 from tiny_transformers.data.feed import Feed, Step
 from tiny_transformers.layers.noise import set_seed
-from tiny_transformers.models import auto
+from tiny_transformers.models import auto, definition
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings import architecture, config
 from tiny_transformers.training import checkpoint, functions, optimizers
@@ -50,6 +51,8 @@ CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
 COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
 DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
+SHOWN = 0.8, 0.1, 0.1  # where something is to be predicted: <mask>, a random word, the word (Devlin et al. 2019, 3.1)
+CHANCE = 2e-7  # a p-value of what stands on labels that is called chance; there are three
 RELOADED = 1e-6  # the largest difference of a logit after saving and loading, in units of the largest, or of 1
 LOSS_FLOOR = 0.05  # nats; an encoder below was probably shown what it had to predict
 
@@ -109,6 +112,7 @@ class Training:
         self.precision = resolve_precision(self.settings.precision, self.device)
         self.model = _on(self.device, auto.build(self.config.model, self.config.seed))
         self._check_parameters()
+        self._check_definition(self.model, "definition")
         self.compiled = self._compiles()
         if self.compiled:
             self._compile()
@@ -172,6 +176,7 @@ class Training:
     # --- training
 
     def train(self) -> None:
+        self._check_inputs()
         self._evaluate_if_due()  # after a stop between a checkpoint and its evaluation
         while self.fraction() < 1:
             self._step()
@@ -228,6 +233,7 @@ class Training:
                            "seconds_left": self.counters.seconds_left(self.fraction())})  # fmt: skip
         if self.counters.step == 1:
             self._check_start()
+        self._note_schedule(number, done, step.batches[-1].input_ids.numel())
 
     def _backward(self, made: Sequence[Batch]) -> tuple[float, Memory]:
         """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats, and
@@ -343,6 +349,53 @@ class Training:
         built, planned = self.model.num_parameters(), architecture.num_parameters(self.config.model)
         self._require(Check("parameters", built == planned, built), f"{planned}, as planned")
 
+    def _check_definition(self, model: LanguageModel, name: str) -> None:
+        """The model is the one of its settings: formulas, gates, widths, order, sharing, every parameter's shape."""
+        found = definition.check(model, self.config.model)
+        expected = f"logits within {definition.ROUNDING} of those by the definition of {self.config.model.label}"
+        self._require(replace(found, name=name), expected)
+
+    def _check_inputs(self) -> None:
+        """Of what an encoder is to predict 80 % is masked, 10 % is another word, 10 % is shown, whoever made it."""
+        if self.config.model.causal or not isinstance(self.corpus, corpus.StoryCorpus):
+            return
+        vocabulary = self.corpus.vocabulary
+        counts = batches.shown(self.corpus.step(0).batches, vocabulary.mask)
+        masked, random, same = SHOWN
+        by_chance = random / len(vocabulary.words)  # the random word is the very one
+        shares = masked, same + by_chance, random - by_chance
+        chances = [binomtest(count, sum(counts), share).pvalue for count, share in zip(counts, shares, strict=True)]
+        told = "{:.1%} masked, {:.1%} shown, {:.1%} others".format(*(count / sum(counts) for count in counts))
+        expected = "about {:.1%}, {:.1%}, {:.1%}".format(*shares)
+        self._require(Check("masked_inputs", min(chances) >= CHANCE, told), f"{expected} of {sum(counts)} labels")
+
+    def _note_schedule(self, number: int, done: float, tokens: int) -> None:
+        """Hold what the step that was just made has really used against the schedule, at the beginning, in the middle
+        and at the end; the result has these values."""
+        now = self.fraction()
+        moments = {"beginning": number == 0, "middle": done < 0.5 <= now, "end": now >= 1}
+        if not any(moments.values()):
+            return
+        rates = {group["lr"] for group in self.optimizer.param_groups}
+        used = {"learning_rate": rates.pop() if len(rates) == 1 else math.nan, **self.model.used(tokens)}
+        planned = {
+            "learning_rate": optimizers.learning_rate(self.settings, step=number, done=done),
+            **self.config.model.scheduled(done),
+        }
+        self.counters.used |= {moment: used for moment, is_now in moments.items() if is_now}
+        holds = used.keys() == planned.keys() and all(
+            math.isclose(used[name], value, rel_tol=1e-9, abs_tol=1e-15) for name, value in planned.items()
+        )
+        self._require(Check("schedule", holds and self._schedule_moves(), _told(used)), f"{_told(planned)}, as planned")
+
+    def _schedule_moves(self) -> bool:
+        """A warm-up begins below the learning rate, and a linear decay ends below its middle."""
+        rates = {moment: values["learning_rate"] for moment, values in self.counters.used.items()}
+        warms = not self.settings.warmup_steps or rates.get("beginning", 0.0) < self.settings.learning_rate
+        if self.settings.lr_scheduler_type != "linear" or self.counters.step < max(3, 2 * self.settings.warmup_steps):
+            return warms
+        return warms and rates.get("end", 0.0) < rates.get("middle", math.inf)
+
     def _check_start(self) -> None:
         """The two checks that the first step allows, before hours are spent."""
         # Untrained logits are about normal: the loss starts at ln V plus half their variance.
@@ -381,6 +434,7 @@ class Training:
             logits = [_logits(model, batch.to(self.device)) for model in (self.model, reloaded)]
         difference = ((logits[0] - logits[1]).abs().max() / logits[0].abs().max().clamp(min=1)).item()
         self._require(Check("reload_logits", difference <= RELOADED, difference), f"at most {RELOADED}")
+        self._check_definition(reloaded, "reload_definition")
 
     # --- the end
 
@@ -411,7 +465,7 @@ class Training:
         peak = peak_flops(self.device, self.precision)
         return Outcome(
             scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels)],
-            checks=list(self.checks.values()),
+            checks=sorted(self.checks.values(), key=lambda check: check.name),
             metrics={
                 "steps": counters.step,
                 "tokens": counters.tokens,
@@ -422,6 +476,11 @@ class Training:
                 "precision": self.precision,
                 "compiled": int(self.compiled),
                 **self.model.figures(),
+                **{
+                    f"{name}@{moment}": value
+                    for moment, values in counters.used.items()
+                    for name, value in values.items()
+                },
                 "peak_memory_mb": peak_memory_mb(),
                 "micro_batch_tokens": self.settings.micro_batch_tokens,
                 "parameters": self.model.num_parameters(),
@@ -439,6 +498,10 @@ def resolve_precision(asked: str, device: torch.device, advice: str = "set float
     if asked == "tf32" and not has_tensor_cores(device):
         raise TinyTransformersError(f"train.precision is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
     return asked
+
+
+def _told(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.9g}" for name, value in values.items())
 
 
 def _remembered(model: LanguageModel, batch: Batch, memory: Memory) -> Memory:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -844,6 +845,18 @@ def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
         query = f"SELECT * FROM {table} ORDER BY 1, 2"
         assert list(again.db.query(query)) == list(ledger.db.query(query)), table
     again.close()
+
+
+def test_a_smoke_run_among_real_ones_is_told_and_does_not_count(root, runs, tmp_path):
+    trial = replace(runs[0], config=runs[0].config.model_copy(update={"smoke": True}))
+    for number, place in enumerate((root, root.smoke)):
+        recording.record_runs(Ledger(tmp_path / f"{number}.db"), place, [trial], "2026-11-22T12:00:00")
+    again, apart = Ledger(tmp_path / "again.db"), Ledger(tmp_path / "apart.db")
+    (told,) = reconciling.rebuild(again, root)
+    assert "is a smoke run among real ones, where it would count: it belongs below smoke/" in told
+    assert again.overview() == []
+    assert reconciling.rebuild(apart, root.smoke) == []
+    assert [row["run_id"] for row in apart.overview()] == [trial.id]
 
 
 def test_a_torn_run_file_is_told_and_the_others_are_kept(ledger, root, runs, tmp_path):

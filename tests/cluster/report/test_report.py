@@ -212,6 +212,28 @@ def test_a_difference_over_fewer_seeds_than_the_mean_says_so(whole):
     assert "2 seeds of both" in text
 
 
+def test_a_figure_that_selects_and_scores_on_the_same_rows_says_so_wherever_it_is_shown(whole):
+    root, ledger, _ = whole
+    said, folder = "(Super)GLUE (selected on these rows)", root.path / "report"
+    page = (folder / "index.html").read_text()
+    drawn = [each for each in re.findall("<figure>.*?</figure>", page, re.DOTALL) if "(Super)GLUE" in each]
+    assert drawn
+    assert all(said in each for each in drawn)
+    undrawn = re.sub("<figure>.*?</figure>", "", page, flags=re.DOTALL)
+    for shown_text in (undrawn, (folder / "report.md").read_text()):
+        assert said in shown_text
+        others = shown_text.replace(said, "").replace("(Super)GLUE by task (selected on these rows)", "")
+        assert [line for line in others.splitlines() if "(Super)GLUE" in line and not line.startswith("![")] == []
+    assert said in table(folder / "summary.csv")[0]
+    assert {row["measure"] for row in table(folder / "comparisons.csv")} >= {"BLiMP", said}
+    assert "(Super)GLUE (selected on these rows)" in (folder / "tables/activations-gpt_neo.tex").read_text()
+    assert "(selected on these rows)" in " ".join(shown(score_tables.score_table(ledger, 400), 400).split())
+    (cell, *_) = grids.cells(
+        loading.load(synthetic.EXPERIMENTS), studies=["heads"], overrides=["evaluation.superglue.select_on=train_split"]
+    )
+    assert results.caveat("superglue", [cell.config]) == ""
+
+
 def test_failed_checks_and_identical_scores_are_told_in_the_report(ledger, root, runs, tmp_path):
     ledger.record_runs(runs[:2], "2026")
     one_class = {"name": "rte.majority_class", "passed": False, "blocking": False, "value": 1.0}

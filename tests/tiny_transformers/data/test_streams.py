@@ -76,7 +76,9 @@ def test_a_brainformer_learns_and_says_what_it_read(work):
     # 900 characters of each of 4 rows: a pass is 22 blocks of 40 and one of 19.
     assert outcome.metrics["tokens"] == 4 * (899 + 17 * 40)
     assert outcome.metrics["longest_span"] >= outcome.metrics["mean_span"] >= 8
-    assert {check.name for check in outcome.checks} == {"parameters", "initial_loss", "reload_logits"}
+    assert {check.name for check in outcome.checks} == {
+        "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition"
+    }  # fmt: skip
     assert outcome.scores[0].n == 200  # all of the split, its first character too
 
 

@@ -106,8 +106,8 @@ def test_a_separable_task_is_learnt(family, make_work, write_task):
     assert values["average", "main"] == values["sst2", "main"] == values["sst2", "accuracy"]
     assert values["sst2", "majority_accuracy"] < 0.7
     (check,) = outcome.checks
-    assert (check.name, check.passed, check.blocking) == ("sst2.majority_class", True, False)
-    assert 0.3 < check.value < 0.7
+    assert (check.name, check.passed, check.blocking) == ("sst2.informative", True, False)
+    assert check.value < 1e-9
 
 
 def lopsided(rows):
@@ -121,7 +121,7 @@ def test_a_model_that_answers_one_class_is_flagged(family, make_work, write_task
     write_task(work, "cola", lopsided(sentences(64)), sentences(30))
     outcome = superglue.run(work)
     (check,) = outcome.checks
-    assert (check.name, check.passed, check.value, check.blocking) == ("cola.majority_class", False, 1.0, False)
+    assert (check.name, check.passed, check.value, check.blocking) == ("cola.informative", False, 1.0, False)
     assert scores(outcome)["cola", "main"] == scores(outcome)["cola", "mcc"] == 0
     assert "cola: the model of fine-tuning 1 answers 1 to all 30 rows" in capsys.readouterr().out
 
@@ -142,7 +142,7 @@ def test_mnli_is_trained_once_and_scored_twice(family, make_work, write_task):
     }  # fmt: skip
     assert (n["mnli"], n["mnli-mm"], n["average"]) == (20, 10, 30)
     assert values["average", "main"] == pytest.approx((values["mnli", "main"] + values["mnli-mm", "main"]) / 2)
-    assert [check.name for check in outcome.checks] == ["mnli.majority_class", "mnli-mm.majority_class"]
+    assert [check.name for check in outcome.checks] == ["mnli.informative", "mnli-mm.informative"]
     assert outcome.metrics["mnli.steps"] == 2 * 3
 
 
@@ -693,6 +693,34 @@ def test_pairs_are_joined_and_cut_from_the_longer_text(tokenizer):
     a, b, c = tokenizer("abc", add_special_tokens=False)["input_ids"]
     assert encoded.input_ids == [[1, a, b, 2, 2, c, 2], [1, a, b, 2, 2, *[c] * 6, 2], [1, *[a] * 7, 2, 2, c, 2]]
     assert (encoded.truncated, encoded.lengths.tolist()) == (2, [7, 12, 12])
+
+
+def test_chance_is_fishers_and_counts_by_hand():
+    """Of 8 rows 4 have label 1, 4 answers are 1, 3 of them right: (16 + 1) / 70 deals have as many (Fisher's tea)."""
+    labels, answers = np.array([1, 1, 1, 1, 0, 0, 0, 0]), np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    assert glue_metrics.chance(labels, answers) == pytest.approx(17 / 70)
+    assert glue_metrics.chance(labels, np.zeros(8, dtype=np.int64)) == 1
+    assert glue_metrics.chance(np.zeros(8, dtype=np.int64), np.zeros(8, dtype=np.int64)) == 1
+    assert glue_metrics.chance(np.array([0, 1, 2] * 9), np.full(27, 2)) == 1
+
+
+def test_one_other_answer_among_five_hundred_is_no_information():
+    labels = np.arange(500) % 2
+    answers = np.ones(500, dtype=np.int64)
+    answers[0] = 0  # and it is right
+    assert glue_metrics.chance(labels, answers) > superglue.UNINFORMED
+
+
+@pytest.mark.parametrize(("kinds", "rows"), [(2, 83), (2, 500), (3, 300)])
+def test_of_models_that_learnt_nothing_few_seem_to_know_and_of_those_that_did_nearly_all(kinds, rows):
+    rng = np.random.default_rng(rows)
+    labels = rng.integers(kinds, size=(1_000, rows))
+    blind = np.array([rng.choice(kinds, rows, p=rng.dirichlet(np.ones(kinds))) for _ in labels])
+    passing = [glue_metrics.chance(*pair) <= superglue.UNINFORMED for pair in zip(labels, blind, strict=True)]
+    assert np.mean(passing) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1_000)
+    seeing = np.where(rng.random(labels.shape) < 0.5, labels, blind)  # half of the answers are right, besides chance
+    passing = [glue_metrics.chance(*pair) <= superglue.UNINFORMED for pair in zip(labels, seeing, strict=True)]
+    assert np.mean(passing) > 0.9
 
 
 def test_the_majority_share_is_that_of_the_most_frequent_label():

@@ -125,12 +125,15 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert set(outcome.metrics) == {
         "steps", "tokens", "tokens_per_second", "seconds", "data_wait", "mfu", "precision", "compiled",
         "peak_memory_mb", "micro_batch_tokens", "parameters", "device",
+        *(f"learning_rate@{moment}" for moment in ("beginning", "middle", "end")),
     }  # fmt: skip
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
     assert outcome.data == {file: hashlib.sha256((job.data_root / file).read_bytes()).hexdigest() for file in files}
     assert all(check.passed for check in outcome.checks)
-    encoder = ["masked_share", "loss_floor"] if family == "roberta" else []
-    assert {check.name for check in outcome.checks} == {"parameters", "initial_loss", "reload_logits", *encoder}
+    encoder = ["masked_inputs", "masked_share", "loss_floor"] if family == "roberta" else []
+    assert {check.name for check in outcome.checks} == {
+        "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", *encoder
+    }  # fmt: skip
     assert re.search(r"step 30 of 30: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
     assert not (job.run_dir / "checkpoints").exists()
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]

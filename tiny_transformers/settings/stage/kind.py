@@ -67,6 +67,7 @@ class StageKind:
     check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
     measures: tuple[Measure, ...] = ()  # columns of the report
+    caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
     tasks: Tasks | None = None
 
 

@@ -38,6 +38,11 @@ class Superglue(Settings):
     limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
     select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
 
+    @property
+    def selects_on_scored(self) -> bool:
+        """Whether the rows that choose the weights are those that are scored."""
+        return self.select_on == "validation"
+
     @field_validator("tasks")
     @classmethod
     def _each_once(cls, tasks: tuple[Task, ...] | None) -> tuple[Task, ...] | None:
@@ -76,6 +81,11 @@ def flops(config: RunConfig) -> float:
     return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
 
 
+def caveat(config: RunConfig) -> str:
+    """The best of several looks at some rows is not a score on new ones."""
+    return "selected on these rows" if config.evaluation.of(Superglue).selects_on_scored else ""
+
+
 def check(config: RunConfig) -> None:
     length = config.evaluation.of(Superglue).max_length
     if length > config.positions:
@@ -103,6 +113,7 @@ SUPERGLUE = StageKind(
     flops=flops,
     check=check,
     misfit=misfit,
+    caveat=caveat,
     measures=(Measure("superglue", "(Super)GLUE", "superglue", "average", "main", is_main=True),),
     tasks=Tasks("superglue", "(Super)GLUE by task", "main", averages=("average",)),
 )
