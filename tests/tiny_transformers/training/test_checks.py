@@ -220,7 +220,7 @@ def test_a_learning_rate_that_does_not_fall_fails_in_the_middle(work, monkeypatc
 
 
 def test_a_warm_up_that_is_none_fails_after_one_step(work, monkeypatch):
-    def without(settings, *, step, done):  # noqa: ARG001
+    def without(settings, *, step, done, warmed):  # noqa: ARG001
         return settings.learning_rate * (1 - done)
 
     monkeypatch.setattr(optimizers, "learning_rate", without)
