@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
 from collections.abc import Sequence
 from sqlite3 import DatabaseError
@@ -11,12 +12,24 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.cli import looking, reporting, running, starting  # noqa: F401 - their commands
 from cluster.cli.shared import app
 from cluster.console import stderr
 from cluster.errors import InputError, TinyError
 from cluster.files.whole_files import TornFile
 from cluster.ledger.store import is_spoilt
+
+COMMANDS = {  # module -> its commands: to load all of them takes longer than most commands do
+    "looking": ("status", "logs", "usage", "compare"),
+    "reporting": ("report", "import", "ledger"),
+    "running": ("submit", "probe", "rerun", "tick", "cancel"),
+    "starting": ("init", "models", "schema", "fetch", "doctor"),
+}
+
+
+def load(command: str = "") -> None:
+    """Load the module of a command; all, if it is none of these: they are listed, or completed, then."""
+    for module in [module for module, commands in COMMANDS.items() if command in commands] or COMMANDS:
+        importlib.import_module(f"cluster.cli.{module}")
 
 
 def _show_version(asked: bool) -> None:
@@ -49,7 +62,9 @@ def collect_rarely() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; an error of the user's prints as one message and sets the exit code."""
     collect_rarely()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
+        load(*words[:1])
         app(args=arguments, prog_name="tiny-transformers")
     except TinyError as error:
         stderr.print(Text(str(error), style="red"))

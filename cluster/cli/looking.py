@@ -26,7 +26,6 @@ from cluster.errors import InputError, SlurmSilent, did_you_mean
 from cluster.files import whole_files
 from cluster.reconcile import session
 from cluster.status import reading, showing
-from cluster.submit import tables
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stages import STAGES
 
@@ -86,6 +85,8 @@ def logs(
 @app.command()
 def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> None:
     """Show what each submission was planned to take, what it used, and what to change."""
+    from cluster.submit import tables
+
     root = root_of(output_root, smoke)
     session.need_ledger(root)
     with reading_ledger(root) as view:

@@ -23,7 +23,6 @@ from cluster.ledger.rows import SubmissionRow
 from cluster.reconcile import session
 from cluster.reconcile.opened import read_whole
 from cluster.reconcile.session import LedgerView
-from cluster.report import score_tables
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
@@ -177,6 +176,8 @@ def _by_submission(packs: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
 def wait_until_done(where: SubmitOptions, runs: Sequence[Run]) -> None:
     """Until nothing is open and nothing is left to try, or the person leaves. Exit code 1 if something of these runs
     failed."""
+    from cluster.report import score_tables
+
     ids = {run.id for run in runs}
     try:
         _tick_until_done(where, ids)

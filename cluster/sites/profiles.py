@@ -10,7 +10,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from cluster.errors import InputError, did_you_mean
@@ -174,6 +173,8 @@ def default_site() -> str:
 
 def load(name: str, **overrides: Any) -> Site:
     """A shipped site by its name, or a file by its path. Overrides that are None are left out. Raises InputError."""
+    import yaml  # here, because most commands read no profile
+
     path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
     try:
         profile = yaml.safe_load(path.read_text(encoding="utf-8"))

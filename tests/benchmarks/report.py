@@ -40,7 +40,7 @@ def main() -> None:
         synthetic.make(root, runs, effect=lambda run: sum(by for word, by in better.items() if f"-{word}" in run.name))
         command = ["-m", "cluster.cli"]
         rows = {
-            "python -c 'import cluster.cli.entry'": ["-c", "import cluster.cli.entry"],
+            "to load what `status` needs": ["-c", "from cluster.cli import entry; entry.load('status')"],
             "status": [*command, "status", "--output-root", str(root)],
             "status --json": [*command, "status", "--json", "--output-root", str(root)],
             "report": [*command, "report", "--output-root", str(root)],

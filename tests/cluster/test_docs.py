@@ -77,6 +77,7 @@ def test_the_readmes_manifest_is_valid(tmp_path):
 
 
 def test_every_command_is_in_the_readme_and_every_one_there_exists():
+    entry.load()
     group = typer.main.get_command(entry.app)
     for name in group.commands:
         assert re.search(rf"`(tiny-transformers )?{name}\b", README), name
@@ -85,6 +86,7 @@ def test_every_command_is_in_the_readme_and_every_one_there_exists():
 
 
 def test_every_option_in_the_readmes_table_exists():
+    entry.load()
     group = typer.main.get_command(entry.app)
     commands = [group, *group.commands.values()]
     known = {option for command in commands for each in command.params

@@ -696,6 +696,7 @@ def _query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]
 @functools.cache
 def _command() -> Any:
     """The commands, taken from their functions once."""
+    entry.load()
     made = typer.main.get_command(entry.app)
     return lambda args, prog_name: made.main(args=list(args), prog_name=prog_name)
 

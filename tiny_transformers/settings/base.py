@@ -14,7 +14,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     """Immutable, and refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        defer_build=True, extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     def _resolve(self, **values: Any) -> None:
         """Set what was left open; for validators only."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from waiting import PATIENCE, wait_for
 
+from cluster.cli import entry, shared
 from cluster.files import processes, whole_files
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
@@ -34,6 +35,18 @@ def status(command, *words):
 
 def stage_statuses(shown):
     return {run["name"]: [stage["status"] for stage in run["stages"].values()] for run in shown["runs"]}
+
+
+def test_a_command_is_in_the_module_that_is_loaded_for_it_alone():
+    entry.load()
+    found = {(each.callback.__module__, each.name or each.callback.__name__) for each in shared.app.registered_commands}
+    found |= {(each.callback.__module__, "ledger") for each in shared.ledger_app.registered_commands}
+    assert found == {(f"cluster.cli.{module}", name) for module, names in entry.COMMANDS.items() for name in names}
+    code = "import sys; from cluster.cli import entry; entry.load('status'); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(shown.stdout.split())
+    assert "cluster.cli.looking" in loaded
+    assert not {"cluster.cli.running", "cluster.plan.packing", "yaml", "wrapt", "asyncio", "submitit"} & loaded
 
 
 def test_submit_completes_every_stage_once_and_then_finds_nothing_missing(command, tmp_path):

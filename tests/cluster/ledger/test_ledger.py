@@ -105,7 +105,7 @@ def test_commands_load_no_torch():
     unwanted = ("torch", "transformers", "datasets", "numpy", "pandas")
     code = (
         "import sys, cluster.cli.entry, cluster.submit.launch, cluster.sites.doctor; "
-        f"print([m for m in {unwanted} if m in sys.modules])"
+        f"cluster.cli.entry.load(); print([m for m in {unwanted} if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
