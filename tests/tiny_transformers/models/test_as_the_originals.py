@@ -17,7 +17,7 @@ from tiny_transformers.layers import activations
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models import auto
 from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import Brainformer
+from tiny_transformers.settings.architecture import Brainformer, layer_map
 from tiny_transformers.settings.config import Train
 from tiny_transformers.training import optimizers
 
@@ -131,6 +131,17 @@ def test_the_second_step_has_the_learning_rate_that_the_study_logged():
     assert optimizers.learning_rate(settings, step=1, done=1 / settings.max_steps, warmed=0) == pytest.approx(
         0.00049993961, rel=1e-7
     )
+
+
+# --- weight sharing
+
+
+@pytest.mark.parametrize("strategy", ["seq", "cycle", "cycle_rev"])
+def test_layers_are_shared_as_by_the_code_of_the_paper(strategy):
+    maps = json.loads((ANSWERS / "sharing.json").read_text())[strategy]
+    assert len(maps) == 15
+    for sizes, places in maps.items():
+        assert layer_map(strategy, *map(int, sizes.split(","))) == list(map(int, places.split())), sizes
 
 
 # --- the study of sparse layers: what its notebook results_analysis.ipynb printed
