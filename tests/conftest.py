@@ -1,6 +1,7 @@
 """Fixtures that every part of the tests may use, and how the tests share the cores."""
 
 import functools
+import gc
 import os
 import sys
 from collections import Counter
@@ -67,6 +68,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sizes = Counter(groups.values())
     first = dict.fromkeys(CLUSTERS.values(), 0)
     items.sort(key=lambda item: (first.get(group := groups[item.nodeid], 1), -sizes[group] if group else 0))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
 
 
 @pytest.hookimpl(optionalhook=True)

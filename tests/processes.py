@@ -16,9 +16,9 @@ from pathlib import Path
 from waiting import PATIENCE
 
 from cluster.cli import entry
-from cluster.submit import submitting  # noqa: F401 - loaded before the fork
 
 ROOT = Path(__file__).parents[1]
+entry.load()  # before the fork
 
 
 def command(
