@@ -549,7 +549,7 @@ class Batch:
     def _knew(self, process: Process) -> bool:
         """Whether a command has been told of the limits as they are."""
         notes = process.notes
-        return notes.get("began", 0) > self.changed and not notes["silent"] and not notes.get("beside", True)
+        return notes.get("began", 0) >= self.changed and not notes["silent"] and not notes.get("beside", True)
 
     def foreign(self, user: str, name: str, tasks: int, length: float) -> None:
         """A job that has nothing to do with us."""

@@ -14,14 +14,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+LEAST = 0.02  # of the walks each fault takes effect in
 sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
-    """Walks, faults -> walks in which they took effect, walks that completed a stage after one, what broke."""
+    """Walks; kinds of faults and their forms -> walks in which they took effect; walks that completed a stage after
+    one; what broke."""
     import gc
 
+    from simulation.steps import took_effect
     from simulation.walk import walk
     from simulation.world import installed
 
@@ -36,7 +39,7 @@ def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], i
             walks += 1
             if not walks % 25:
                 gc.collect()
-            counts.update(set(outcome.counts))
+            counts.update(set(outcome.counts) | took_effect(outcome.counts))
             after += outcome.after_fault
             if outcome.violations:
                 broken.append((seed, outcome.violations))
@@ -84,10 +87,20 @@ def main() -> int:
     seconds = time.monotonic() - began
     for fault, number in sorted(counts.items()):
         print(f"{fault:45} {number:6} {100 * number / walks:5.1f} %")
+    rare = rarely(counts, walks)
+    if rare:
+        print(f"in less than {100 * LEAST:.0f} % of the walks: {', '.join(rare)}")
     print(
         f"{walks} walks, {len(broken)} broken, {after} completed a stage after a fault; {walks / seconds:.2f} walks/s"
     )
-    return int(bool(broken))
+    return int(bool(broken or (rare and walks >= 1000)))
+
+
+def rarely(counts: Counter[str], walks: int) -> list[str]:
+    """The kinds of faults that took effect in too few walks."""
+    from simulation.steps import FAULTS
+
+    return [fault for fault in FAULTS if counts[fault] < LEAST * walks]
 
 
 if __name__ == "__main__":

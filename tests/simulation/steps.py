@@ -6,7 +6,7 @@ a look at the world: one that fits nothing there (a job is killed, and there is 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from simulation.world import HOSTS, STUDIES
@@ -57,7 +57,7 @@ def draw(seed: int) -> list[Step]:
     if long_lists or lot.random() < 0.35:  # others have all nodes
         steps.append(("nodes", {"up": False}))
         undo.append((lot.randint(6, 25), ("nodes", {"up": True})))
-    if lot.random() < 0.4:  # it is so already when the user comes
+    for _ in range(lot.choice((0, 1, 1, 2))):  # it is so already when the user comes
         on, off = FAULTS[lot.choice(kinds)](lot)
         steps.append(on)
         undo += [(lot.randint(2, 12), off)] if off else []
@@ -77,6 +77,10 @@ def draw(seed: int) -> list[Step]:
         else:
             on, off = FAULTS[lot.choice(kinds)](lot)
             steps.append(on)
+            if on[1].get("client") == "scancel":  # which few commands call
+                steps.append(command(lot, kinds, users, hosts, ["cancel run"]))
+            if on[0] in ("limit", "array size") and left:
+                steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
             if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
@@ -180,7 +184,8 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
         ("job disk", {"error": lot.choice(("EIO", "ENOSPC", "ESTALE")), "after": int(2 ** lot.uniform(0, 7)),
                       "calls": lot.choice((1, 2, 30))}), None),
     "stages fail": lambda lot: (
-        ("stage", {"what": lot.choice(("fail", "memory", "exit")), "stage": lot.choice(("pretrain", "blimp"))}),
+        ("stage", {"what": lot.choice(("fail", "memory", "exit")),
+                   "stage": lot.choice(("pretrain", "pretrain", "blimp"))}),
         ("stage", {})),
     "stages are slow": lambda lot: (
         ("stage", {"what": lot.choice(("slow", "slow", "deaf")), "stage": lot.choice(("pretrain", "add_tokenizer"))}),
@@ -195,10 +200,35 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "a folder is removed": _simple("remove", what=("ledger", "ledger", "logs", "cache", "lock", "requests")),
     "the submissions are removed": _simple("lose submissions"),
     "a run is removed": _simple("lose run"),
-    "a profile is odd": _simple("odd site", profile=tuple(PROFILES)),
+    "a profile is odd": _simple("odd site", profile=(*PROFILES, QUOTED)),
     "files are spoilt": lambda lot: (
         ("spoil", {"what": lot.choice(("lock", "answer", "request", "heartbeat")), "pick": lot.randrange(1000),
                    "text": lot.choice(("", "[]", '{"state": "sub', "7", "{}"))}), None),
     "a folder's name is odd": _simple("odd folder", name=("100%done", "back\\slash")),
     "the disk is read-only": _simple("read-only", ("read-only", {"on": False}), on=True),
 }  # fmt: skip
+# Kind of fault -> how the notes begin that the world takes when it takes effect, where that is not its name.
+NOTES: dict[str, tuple[str, ...]] = {
+    "a command's disk fails": ("disk of a command",), "a job's disk fails": ("disk of a job",),
+    "sbatch's reply is lost": ("sbatch: reply lost", "sbatch: cut"), "sbatch arrives late": ("sbatch: arrives late",),
+    "sbatch does not arrive": ("sbatch: no answer", "sbatch: never arrives", "sbatch: hangs"),
+    "sbatch speaks otherwise": ("sbatch: banner", "sbatch: another cluster"),
+    "sbatch refuses": ("sbatch: busy", "sbatch: no room", "sbatch: refused"),
+    **{f"{name} does not answer": (f"{name}: ",) for name in ("squeue", "sacct", "scontrol", "sacctmgr", "scancel")},
+    "clients print otherwise": ("form: banner", "form: order"), "a state that nobody knows": ("form: state",),
+    "the user's environment": ("environment",), "the controller is away": ("controller: down",),
+    "the controller is restarted": ("controller: restarted",),
+    "the controller loses its state": ("controller: without its state",),
+    "accounting is away": ("accounting: away",), "accounting is late": ("accounting: late",),
+    **{f"a job is {what}": (f"job: {what}",) for what in JOB},
+    "a job's process is killed": ("kill: ",), "stages fail": ("a stage ", "a child is killed"),
+    "stages are slow": ("stages: ",), "others have jobs": ("foreign jobs",), "a run is removed": ("removed: a run",),
+    "a folder is removed": ("removed: ledger", "removed: logs", "removed: cache", "removed: requests"),
+    "the submissions are removed": ("removed: submissions",), "files are spoilt": ("spoilt: ",),
+}  # fmt: skip
+
+
+def took_effect(notes: Iterable[str]) -> set[str]:
+    """Return the kinds of faults that took effect, by a world's notes."""
+    notes = list(notes)
+    return {kind for kind in FAULTS if any(note.startswith(NOTES.get(kind, (kind,))) for note in notes)}

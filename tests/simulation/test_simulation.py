@@ -48,6 +48,12 @@ def test_whatever_goes_wrong_every_stage_run_is_done_once_and_nothing_is_lost(fo
 
 
 @pytest.mark.longer
+def test_each_fault_takes_effect_in_at_least_2_percent_of_the_walks(folder):
+    counts = Counter(kind for outcome in walk_all(folder, range(300)) for kind in steps.took_effect(outcome.counts))
+    assert [f"{kind}: {counts[kind]} of 300" for kind in steps.FAULTS if counts[kind] < 6] == []
+
+
+@pytest.mark.longer
 @pytest.mark.parametrize("first", range(1000, 1000 + 50 * LONGER, 50))
 def test_a_thousand_worlds(folder, first):
     outcomes = walk_all(folder, range(first, first + 50))

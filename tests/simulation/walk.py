@@ -10,7 +10,7 @@ import shlex
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +185,8 @@ class Walker:
             "reservation deleted": ("PENDING",),
             "cancelled by hand": ("PENDING", "RUNNING"),
         }
-        found = [task for task in self.slurm.live() if task.state in states.get(what, ("RUNNING",))]
+        wanted = states.get(what, ("RUNNING",))
+        found = self._soon(lambda: [task for task in self.slurm.live() if task.state in wanted])
         if not found or not self.slurm.controller:
             return
         task = found[pick % len(found)]
@@ -204,6 +205,11 @@ class Walker:
             self.slurm.suspend(task)
         else:
             self.slurm.cancel(task)
+
+    def _soon(self, look: Callable[[], list[Task]]) -> list[Task]:
+        """What there is now, or will be within a minute."""
+        self.kernel.advance(self.kernel.now + 60, lambda: bool(look()))
+        return look()
 
     def _purge(self, pick: int) -> None:
         """A task is cancelled while it waits and slurmdbd is away, and forgotten before that comes back."""
@@ -248,15 +254,15 @@ class Walker:
                 self.slurm.requeue(task, "NODE_FAIL", goes_on=goes_on)
 
     def _kill(self, what: str, pick: int) -> None:
-        tasks = [task for task in self.slurm.tasks if any(process.alive for process in task.processes)]
-        if not tasks:
-            return
-        processes = [process for process in tasks[pick % len(tasks)].processes if process.alive]
-        if what == "child":
-            processes = processes[1:]
-        if processes:
+        first = 1 if what == "child" else 0
+
+        def alive(task: Task) -> list[Process]:
+            return [process for process in task.processes if process.alive][first:]
+
+        tasks = self._soon(lambda: [task for task in self.slurm.working() if alive(task)])
+        if tasks:
             self.world.note(f"kill: {what}")
-            processes[0].send(signal.SIGKILL)
+            alive(tasks[pick % len(tasks)])[0].send(signal.SIGKILL)
 
     def _job_killed(self, at: int) -> None:
         self.world.job_kills.append(at)
@@ -335,7 +341,8 @@ class Walker:
         """A user tries a profile of which more than values may get into a script."""
         path, before = self.world.folder / "site.yaml", (self.world.folder / "site.yaml").read_text()
         path.write_text(yaml.safe_dump(yaml.safe_load(before) | drawing.PROFILES[profile]))
-        process = self.world.command(["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", "s3"])
+        study = min(STUDIES.keys() - self.world.submitted, default="s3")
+        process = self.world.command(["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", study])
         self.world.finish(process, OVERDUE)
         path.write_text(before)
         self.world.note("a profile is odd")
@@ -343,7 +350,7 @@ class Walker:
             if process.notes.get("code") == 0:
                 self.world.complain(f"a profile was taken that says what is not its own:: {profile}")
             return
-        self.world.submitted.add("s3")
+        self.world.submitted.add(study)
         for task in self.slurm.ran[self.sent :]:
             words = [shlex.split(line, comments=True) for line in self.slurm.read(task.script).splitlines()]
             if any("touch" in of_line for of_line in words):
