@@ -247,12 +247,12 @@ class PackWork:
             return None
         first = len(self.parts)
         self.parts += pulled
-        self.left |= set(range(first, len(self.parts)))
         say(f"run {pulled[0].run_id} is pulled from pack {pulled[0].pack}")
         if self.runs.is_cancelled(pulled[0].pack):  # at this moment
             self._speak_for(first, "cancelled", "its pack was cancelled before it had begun")
-            self.left -= set(range(first, len(self.parts)))
+            del self.parts[first:]
             return self._pull()
+        self.left |= set(range(first, len(self.parts)))
         self.waiting.append(first)
         return first
 

@@ -16,6 +16,7 @@ from jobs.pulling import Runs
 
 REQUEUED = 255
 PRETRAIN = [["pretrain", 1]]
+CLAIM = {"submission_id": "earlier", "job": "1_0", "host": "n", "pid": 1, "start": "1", "restart": 0, "time": 1.0}
 
 
 @pytest.fixture
@@ -161,6 +162,13 @@ def test_a_run_whose_pack_is_cancelled_while_it_is_pulled_is_cancelled(array, fa
     """The login node notes it after the puller has looked for the last time."""
     fake_science.write_text("{}")
     directory = array([("one", 5, 1)], [("two", 5, 1)])
+    trained = tmp_path / "runs/two/stages/pretrain/1"
+    whole_files.create_json(trained / "claim.json", CLAIM)
+    whole_files.write_json(trained / "result.json", {"status": "completed"})
+    intent = whole_files.read_json(directory.submission)
+    intent["packs"][1][0]["stages"] = [["add_tokenizer", 1]]
+    intent["packs"][1].append({"run_id": "two", "stages": [["speed", 1]], "alone": True})
+    whole_files.write_json(directory.submission, intent)
     code = (
         "import sys; from cluster.files import whole_files; from jobs import pulling\n"
         "take = pulling.Runs.take\n"
@@ -174,4 +182,5 @@ def test_a_run_whose_pack_is_cancelled_while_it_is_pulled_is_cancelled(array, fa
     environment = os.environ | {"SLURM_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "0"}
     subprocess.run([sys.executable, "-c", code, str(directory.path)], env=environment, check=True)
     assert (done(tmp_path, "one"), done(tmp_path, "two")) == (["pretrain"], [])
-    assert whole_files.read_json(tmp_path / "runs/two/stages/pretrain/1/result.json")["cause"] == "cancelled"
+    assert whole_files.read_json(tmp_path / "runs/two/stages/add_tokenizer/1/result.json")["cause"] == "cancelled"
+    assert not (tmp_path / "runs/two/stages/speed").exists()
