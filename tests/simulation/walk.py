@@ -247,6 +247,8 @@ class Walker:
     def _node(self, node: str, goes_on: float) -> None:
         if not self.slurm.controller:
             return
+        busy = [task.node for task in self._soon(lambda: [task for task in self.slurm.live() if task.node])]
+        node = node if node in busy or not busy else busy[0]
         self.slurm.closed = {node}
         for task in self.slurm.live():
             if task.node == node:
