@@ -38,7 +38,7 @@ def shared_data() -> Path:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """More than there are cores: the workers that have SLURM's tests mostly wait."""
-    return min(os.cpu_count() or 1, 8) + (0 if config.getoption("--light") else len(CLUSTERS))
+    return min(os.cpu_count() or 1, 8) + (0 if config.getoption("--light") else len(set(CLUSTERS.values())))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +53,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 # Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.
-CLUSTERS = {"tests/slurm/": "slurm", "tests/slurm/test_requeue.py": "slurm's limits"}
+CLUSTERS = {
+    "tests/slurm/": "slurm",
+    "tests/slurm/calm/": "slurm" if os.environ.get("TT_SLURM_CONF") else "slurm beside",
+    "tests/slurm/test_requeue.py": "slurm's limits",
+}
 
 
 @functools.cache

@@ -28,6 +28,14 @@ def slurm() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def slurm_beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Another one, in a folder of its own, unless TT_SLURM_CONF names the one for all: its slurm.conf."""
+    folder = tmp_path_factory.mktemp("s") / "beside"
+    with running_cluster(*([] if os.environ.get("TT_SLURM_CONF") else ["--dir", str(folder)])) as conf:
+        yield conf
+
+
+@pytest.fixture(scope="session")
 def slurm_without_accounting() -> Iterator[Path]:
     """A second cluster, where sacct fails and ended jobs are soon forgotten: its slurm.conf, to give to commands."""
     with running_cluster("--no-accounting") as conf:

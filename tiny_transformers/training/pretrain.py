@@ -379,7 +379,9 @@ class Training:
         rates = {group["lr"] for group in self.optimizer.param_groups}
         used = {"learning_rate": rates.pop() if len(rates) == 1 else math.nan, **self.model.used(tokens)}
         planned = {
-            "learning_rate": optimizers.learning_rate(self.settings, step=number, done=done, warmed=self.counters.warmed),
+            "learning_rate": optimizers.learning_rate(
+                self.settings, step=number, done=done, warmed=self.counters.warmed
+            ),
             **self.config.model.scheduled(done),
         }
         self.counters.used |= {moment: used for moment, is_now in moments.items() if is_now}

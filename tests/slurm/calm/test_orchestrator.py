@@ -18,7 +18,7 @@ from cluster.files import whole_files
 from tiny_transformers.settings.stages import STAGES
 
 pytestmark = pytest.mark.slurm
-SITE = Path(__file__).parent / "site.yaml"
+SITE = Path(__file__).parents[1] / "site.yaml"
 OF_STORIES = [name for name, kind in STAGES.items() if kind.reads != "streams"]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
