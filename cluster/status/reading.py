@@ -21,9 +21,9 @@ from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.slurm import environment
+from cluster.status import needs
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
-from cluster.submit import needs
 from cluster.submit.earlier import EarlierSubmissions
 
 NAMED = 3  # runs of a group of failures that are named
@@ -60,7 +60,7 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
         seconds_left=left, why=why,
         flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
-        waits=tuple(needs.told_by_status(output_root)),
+        waits=tuple(needs.told(output_root)),
     )  # fmt: skip
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster.console import count
-from cluster.files import documents
 from cluster.files.documents import Need, RequestFile
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import LIVE
@@ -83,25 +81,3 @@ def states_of(output_root: OutputRoot, own: Ledger) -> StatesOf:
         return known[name]
 
     return look
-
-
-def told_by_status(output_root: OutputRoot) -> list[str]:
-    """Say what waits for the product of another run, by the requests alone: nobody else's ledger is looked at."""
-    found = []
-    for path in output_root.requests():
-        request = _told(path)
-        if needs := request.get("needs", []) if request else []:
-            assert request
-            where = " and ".join(sorted({str(output_root.path / need["root"]) for need in needs}))
-            found.append(
-                f"{count(len(request['runs']), 'run')} wait for {count(len(needs), 'stage run')} in {where}: "
-                f"`tiny-transformers tick{output_root.options}` goes on once they have ended"
-            )
-    return found
-
-
-def _told(path: Path) -> RequestFile | None:
-    try:
-        return documents.read(path, RequestFile)
-    except documents.TornFile:  # `tick` names it
-        return None

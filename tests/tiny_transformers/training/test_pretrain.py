@@ -652,12 +652,22 @@ def test_wrong_initial_loss_fails_after_one_step(work, monkeypatch):
     assert [record["step"] for record in curve(job)] == [1]
 
 
-def test_encoder_that_is_asked_for_every_token_fails_after_one_step(work, monkeypatch):
+def test_encoder_that_is_shown_all_and_asked_for_every_token_fails_before_it_trains(work, monkeypatch):
     # The study's first encoders were trained like this: nothing masked, every token a label.
     def unmasked(stories, *_):
         return [batches.Example(story, story.astype(np.int64)) for story in stories]
 
     monkeypatch.setattr(batches, "masked", unmasked)
+    job = work("roberta")
+    fails(job, "masked_inputs")
+    assert curve(job) == []
+
+
+def test_encoder_that_is_asked_for_more_than_was_planned_fails_after_one_step(work, monkeypatch):
+    masked = batches.masked
+    monkeypatch.setattr(
+        batches, "masked", lambda stories, words, share, rng: masked(stories, words, min(1, 4 * share), rng)
+    )
     job = work("roberta")
     fails(job, "masked_share")
     assert [record["step"] for record in curve(job)] == [1]
