@@ -1,4 +1,4 @@
-"""A calibration and what waits for it, with real stages at smoke size, by `submit` and the `tick`s of a cron."""
+"""A calibration and what waits for it, by `submit` and the `tick`s of a cron; with real stages at smoke size, too."""
 
 import pytest
 import yaml
@@ -9,12 +9,13 @@ from cluster.files import whole_files
 pytestmark = pytest.mark.slurm
 
 
-def test_the_rest_is_sized_and_submitted_by_ticks_alone_once_the_calibration_has_measured(study):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.longer)], ids=["stand-ins", "real"])
+def test_the_rest_is_sized_and_submitted_by_ticks_alone_once_the_calibration_has_measured(study, real):
     manifest = yaml.safe_load((study.folder / "experiments.yaml").read_text())
     manifest["smoke"] = yaml.safe_load((ROOT / "experiments.yaml").read_text())["smoke"]
     (study.folder / "experiments.yaml").write_text(yaml.safe_dump(manifest))
-    study.change_site(environment={"PYTHONPATH": str(ROOT)}, cpus=8, memory_per_cpu=500, slots=None,
-                      max_slots=2, runs_per_pack=2)  # fmt: skip
+    environment = {"PYTHONPATH": str(ROOT)} if real else {}
+    study.change_site(environment, cpus=8, memory_per_cpu=500, slots=None, max_slots=2, runs_per_pack=2)
     said = study.run(*study.words("s0"), "--smoke", "--calibration")
     assert said.returncode == 0, said.stdout + said.stderr
     assert "2 runs wait for it: `tiny-transformers tick --smoke`" in said.stdout
