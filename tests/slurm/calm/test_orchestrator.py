@@ -350,7 +350,7 @@ studies:
     stages: [pretrain, add_tokenizer, bpc]
     seeds: [1]
     train: {optimizer: adagrad, clipping: per_tensor, max_grad_norm: 0.03, lr_scheduler_type: constant,
-            learning_rate: 0.05, warmup_steps: 20, max_steps: 800, evaluations: 40, batch_size: 8, block_size: 64,
+            learning_rate: 0.05, warmup_steps: 20, max_steps: 300, evaluations: 15, batch_size: 8, block_size: 64,
             eval_characters: 500}
 """
 
@@ -361,7 +361,7 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     command(*SUBMIT, "--yes")
     command(*SUBMIT, *whole, "--yes")
     (run,) = wait_for(lambda: list((tmp_path / "output/runs").glob("*")))
-    wait_for(lambda: (run / "checkpoints/step-00000040").is_dir(), 120)
+    wait_for(lambda: (run / "checkpoints/step-00000020").is_dir(), 120)
     killed = whole_files.read_json(run / "stages/pretrain/1/claim.json")["job"]
     subprocess.run(["scancel", "--signal=KILL", killed], check=True)
     wait_for(lambda: causes(status(command)) - {"blocked"} != set())
@@ -370,7 +370,7 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     assert status(command)["counts"]["completed"] == 3
     log = (run / "stages/pretrain/2/log.txt").read_text()
     resumed = int(re.search(r"resuming after step (\d+)", log)[1])
-    assert 40 <= resumed < 800
+    assert 20 <= resumed < 300
     twin = tmp_path / "whole/runs" / run.name
     wait_for(lambda: status(command, *whole)["counts"].get("completed") == 3, 300)
     assert (run / "model/model.safetensors").read_bytes() == (twin / "model/model.safetensors").read_bytes()
@@ -378,4 +378,4 @@ def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_no
     scores = [whole_files.read_json(path)["outcome"]["scores"] for path in results]
     assert scores[0] == scores[1]
     (score,) = scores[0]
-    assert score["value"] < 3  # 4.6 bits are chance
+    assert score["value"] < 4  # 4.75 bits are chance
