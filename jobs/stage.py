@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import json
 import os
 import signal
 import sys
@@ -103,6 +104,7 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
         heartbeat = Heartbeat(attempt)
         try:
             outcome = _run(run, stage, intent, item, heartbeat)
+            json.dumps(asdict(outcome))  # a number that is none of Python's own is an error of the stage
         except Interrupted as error:
             say(f"stopped: {error}")
             return False

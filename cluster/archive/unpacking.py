@@ -63,7 +63,9 @@ def _about(path: Path) -> ArchiveInfo:
 
 def _unpack(path: Path, root: OutputRoot, about: ArchiveInfo, now: str) -> tuple[int, list[str]]:
     there = next(folder for folder in root.path.parents if folder.exists())
-    draft = Path(tempfile.mkdtemp(dir=there, prefix=f".{root.path.name}."))
+    apart = Path(tempfile.mkdtemp(dir=there, prefix=f".{root.path.name}."))
+    draft = apart / root.path.name  # a folder of smoke runs is known by its name
+    draft.mkdir()
     try:
         with tarfile.open(path, "r|gz") as tar:
             _check_sums(path, draft, _extract(path, tar, draft))
@@ -79,7 +81,7 @@ def _unpack(path: Path, root: OutputRoot, about: ArchiveInfo, now: str) -> tuple
         root.path.parent.mkdir(parents=True, exist_ok=True)
         os.rename(draft, root.path)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(apart, ignore_errors=True)
     return under_way, [text.replace(str(draft), str(root.path)) for text in left_out]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from cluster.files.documents import LARGEST, RunFile
-from cluster.files.folders import OutputRoot, RunDir
+from cluster.files.folders import RunDir
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
 from cluster.reconcile.opened import read_whole
@@ -44,7 +44,7 @@ def _run_of(value: RunFile, directory: RunDir) -> Run:
     if not stages or len(set(stages)) < len(stages):
         raise ValueError("stages: must have one or more, each once")
     config = RunConfig.model_validate(value["config"])
-    if config.smoke and not OutputRoot(directory.path.parent.parent).is_smoke:
+    if config.smoke and "smoke" not in directory.path.absolute().parts:  # its probes lie below smoke/, too
         raise ValueError("is a smoke run among real ones, where it would count: it belongs below smoke/")
     run = Run(value["run_id"], value["name"], config, tuple(stages), tuple(value["studies"]))
     if not 0 <= run.parameters <= LARGEST:

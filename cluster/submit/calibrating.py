@@ -3,6 +3,8 @@ them, whose figures plan the rest."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cluster.console import console, count
 from cluster.files.documents import Need
 from cluster.files.statuses import LIVE
@@ -20,13 +22,17 @@ OR_ELSE = "what waits for it is planned by what was measured, and by estimates w
 
 def wanted(request: Request, asked: bool | None) -> Calibration | None:
     """Return the calibration with which a submission is to begin; None: with none. Not said otherwise (`asked`), it is
-    for what takes hours, where nothing was measured and the profile says no `flops` of the user's own."""
+    for what takes hours, where nothing was measured and the profile says no `flops` of the user's own. Where limits
+    leave room for one pack, it has that one."""
     if asked is False or request.site.scheduler != "slurm" or request.measured.by_stage or not request.items:
         return None
     arrays = [*request.arrays, *request.held]
     if asked is None and (request.site.flops or packing.gpu_hours(arrays) < calibration.WORTH):
         return None
-    return calibration.choose(arrays, request.runs, request.site)
+    chosen = calibration.choose(arrays, request.runs, request.site)
+    if request.room is None or request.room > 1:
+        return chosen
+    return replace(chosen, together=()) if request.room == 1 else None
 
 
 def submit(where: SubmitOptions, request: Request, origin: launch.Origin) -> list[Need]:

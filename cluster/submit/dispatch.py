@@ -65,6 +65,7 @@ class Request:
     budget: BudgetFile | None = None  # for all that is submitted to this OUTPUT_ROOT
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
     calibration: Calibration | None = None  # that comes first, and by which the rest is planned
+    room: int | None = None  # how many packs the limits leave room for; None: for any number
 
     @property
     def assumed(self) -> bool:
@@ -106,10 +107,12 @@ def request(
     items = [arranged[item.run_id] for item in items]  # with the time that they take beside others
     now: list[Array] = arrays
     held: list[Array] = []
+    room: int | None = None
     if narrowed.max_submit is not None and arrays:
         room = narrowed.max_submit - _live(slurm, site)
-        now, held = _within(arrays, room if limits.room is None else min(room, limits.room))
-    return Request(site, runs, items, now, held, limits, measured, studies, states, reached=reached)
+        room = room if limits.room is None else min(room, limits.room)
+        now, held = _within(arrays, room)
+    return Request(site, runs, items, now, held, limits, measured, studies, states, reached=reached, room=room)
 
 
 def limits_of(site: Site, slurm: Slurm) -> Limits:

@@ -1,7 +1,7 @@
 """Puts stand-ins for the stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
-{"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | seconds it
-takes}}. One that makes noise prints what a terminal obeys, and fails with it. Asked to stop, a stage that hangs
+{"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | "unwritable"
+| seconds it takes}}. One that makes noise prints what a terminal obeys, and fails. Asked to stop, one that hangs
 completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one goes on; one that eats takes 200
 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
 FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there."""
@@ -69,6 +69,8 @@ def _run_of(stage):
         with open(work.run_dir / "done.txt", "a") as file:  # one writer: the run's own process
             file.write(f"{stage}\n")
         metrics = {"micro_batch_tokens": work.config.train.micro_batch_tokens, "eaten": len(eaten)}
+        if what == "unwritable":
+            metrics["odd"] = {1, 2}
         if stage == "pretrain":
             (work.run_dir / "model").mkdir(exist_ok=True)
             metrics |= {"tokens_per_second": 1e4, "peak_memory_mb": 300.0, "device": "cpu"}

@@ -104,6 +104,15 @@ def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, submit):
     assert sorted(os.listdir(attempt.path)) == ["claim.json", "heartbeat.json", "log.txt", "result.json"]
 
 
+def test_an_outcome_that_cannot_be_written_fails_the_stage_and_says_so(run, submit, fake_science):
+    fake_science.write_text('{"*": {"pretrain": "unwritable"}}')
+    assert child(submit(stages=TWO)).returncode == 1
+    result = whole_files.read_json(run.attempt("pretrain", 1).result)
+    assert (result["status"], result["cause"]) == ("failed", "error")
+    assert "TypeError: Object of type set is not JSON serializable" in result["message"]
+    assert "Traceback" in run.attempt("pretrain", 1).log.read_text()
+
+
 def test_a_failed_stage_keeps_its_traceback_and_stops_what_needs_it(run, submit, fake_science):
     fake_science.write_text('{"*": {"pretrain": "fail"}}')
     assert child(submit(stages=TWO)).returncode == 1

@@ -117,7 +117,7 @@ MUTANTS = (
     one("a number that is ours is taken for another", INTENTS,
         'opened.row["job_id"] not in shown', 'opened.row["job_id"] in shown'),
     one("files are not read again before a judgement", JUDGING,
-        "if any(isinstance(fate, EndedJob)", "if not any(isinstance(fate, EndedJob)"),
+        "    if ended:  # what", "    if not ended:  # what"),
     one("who beats is lost", JUDGING, "if sign <= FRESH or (known", "if sign >= FRESH or (known"),
     one("who lives has ended", JUDGING, "if job and job.live:", "if job and not job.live:"),
     one("accounting's end is not believed", JUDGING, "if known and not known.live:", "if known and known.live:"),

@@ -367,7 +367,7 @@ class Training:
         chances = [binomtest(count, sum(counts), share).pvalue for count, share in zip(counts, shares, strict=True)]
         told = "{:.1%} masked, {:.1%} shown, {:.1%} others".format(*(count / sum(counts) for count in counts))
         expected = "about {:.1%}, {:.1%}, {:.1%}".format(*shares)
-        self._require(Check("masked_inputs", min(chances) >= CHANCE, told), f"{expected} of {sum(counts)} labels")
+        self._require(Check("masked_inputs", bool(min(chances) >= CHANCE), told), f"{expected} of {sum(counts)} labels")
 
     def _note_schedule(self, number: int, done: float, tokens: int) -> None:
         """Hold what the step that was just made has really used against the schedule, at the beginning, in the middle

@@ -849,13 +849,13 @@ def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
 
 def test_a_smoke_run_among_real_ones_is_told_and_does_not_count(root, runs, tmp_path):
     trial = replace(runs[0], config=runs[0].config.model_copy(update={"smoke": True}))
-    for number, place in enumerate((root, root.smoke)):
+    for number, place in enumerate((root, root.smoke, root.smoke.probe)):
         recording.record_runs(Ledger(tmp_path / f"{number}.db"), place, [trial], "2026-11-22T12:00:00")
-    again, apart = Ledger(tmp_path / "again.db"), Ledger(tmp_path / "apart.db")
+    again, apart, probed = (Ledger(tmp_path / f"{name}.db") for name in ("again", "apart", "probed"))
     (told,) = reconciling.rebuild(again, root)
     assert "is a smoke run among real ones, where it would count: it belongs below smoke/" in told
     assert again.overview() == []
-    assert reconciling.rebuild(apart, root.smoke) == []
+    assert reconciling.rebuild(apart, root.smoke) == reconciling.rebuild(probed, root.smoke.probe) == []
     assert [row["run_id"] for row in apart.overview()] == [trial.id]
 
 

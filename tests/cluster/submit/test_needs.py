@@ -84,7 +84,8 @@ def test_a_calibration_is_short_packs(runs):
 class Planned:
     """What `calibrating.wanted` asks of a request."""
 
-    def __init__(self, runs, site=SITE, measured=None):
+    def __init__(self, runs, site=SITE, measured=None, room=None):
+        self.room = room
         self.runs, self.site, self.arrays, self.held = runs, site, arranged(runs, site), []
         self.items, self.measured = runs, measured or cost.Measured.nothing(site)
 
@@ -100,6 +101,14 @@ def test_a_calibration_comes_by_itself_where_hours_are_planned_and_nothing_is_kn
     known = replace(cost.Measured.nothing(SITE), by_stage={"pretrain": cost.Estimate(1e12, "measured (1)")})
     assert not calibrating.wanted(Planned(runs, measured=known), True), "it is measured"
     assert not calibrating.wanted(Planned(runs, Site(name="here", scheduler="local", cpus=4)), True)
+
+
+def test_a_calibration_has_no_more_packs_than_limits_leave_room_for(runs):
+    assert calibrating.wanted(Planned(runs, room=2), None) == calibrating.wanted(Planned(runs), None)
+    one = calibrating.wanted(Planned(runs, room=1), None)
+    assert one.alone
+    assert not one.together
+    assert calibrating.wanted(Planned(runs, room=0), True) is None
 
 
 def test_what_a_calibration_makes_short_is_still_a_run_of_the_manifest():

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -130,6 +131,7 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
     assert outcome.data == {file: hashlib.sha256((job.data_root / file).read_bytes()).hexdigest() for file in files}
     assert all(check.passed for check in outcome.checks)
+    json.dumps(dataclasses.asdict(outcome))  # as a job writes it
     encoder = ["masked_inputs", "masked_share", "loss_floor"] if family == "roberta" else []
     assert {check.name for check in outcome.checks} == {
         "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", *encoder
