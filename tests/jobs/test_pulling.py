@@ -105,6 +105,14 @@ def test_each_run_is_one_tasks(array):
     assert len(had) == len(set(had)) == 15
 
 
+def test_a_run_that_another_task_has_taken_since_is_not_taken(array):
+    directory = array([("one", 1, 1)], [("two", 1, 1)])
+    own, other, next_life = (runs_of(directory, index) for index in (1, 0, 0))
+    assert [part.run_id for part in own.own(False)] == ["two"]
+    assert other.take("two")
+    assert (own.take("two"), next_life.take("two"), holder(directory, "two")) == (False, True, 0)
+
+
 def test_a_run_of_a_cancelled_pack_is_not_pulled(array):
     directory = array([("own", 1, 1)], [("kept", 9, 1)], [("free", 5, 1)])
     whole_files.write_json(directory.answer, {"state": "submitted", "cancelled_packs": [1]})
