@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 600  # seconds, before pytest's own time-out of a test
+PATIENCE = 280  # seconds; less than breaks.py gives a test, so that what never comes is told by an assertion
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.05) -> Any:
