@@ -20,8 +20,9 @@ LIGHT = (  # what `make check` runs: these load no torch
     "tiny_transformers/settings/test_stages",
 )  # fmt: skip
 HEAVY = (  # but for these, which take long: processes, and drawings
-    "cluster/cli/", "cluster/test_archive", "cluster/report/test_comparison", "cluster/report/test_figures",
-    "cluster/report/test_page", "cluster/report/test_report", "jobs/test_pack", "test_wheel",
+    "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
+    "cluster/report/test_comparison", "cluster/report/test_figures", "cluster/report/test_page",
+    "cluster/report/test_report", "jobs/test_pack", "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
