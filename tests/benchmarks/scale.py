@@ -118,7 +118,7 @@ def measured(packs: int, folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     waiting = Study(Path(tempfile.mkdtemp(dir=folder)), packs)
     waiting.prepare()
-    submit = ("submit", "experiments.yaml", "--site", "site.yaml", "--yes")
+    submit = ("submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--no-calibration")
     found["submit"] = waiting.cpu(*submit)
     waiting.show("squeue", PENDING=packs)
     found["waiting: first status"] = waiting.cpu("status")
