@@ -196,6 +196,8 @@ class Batch:
             self.signal(task, signal.SIGUSR2)
 
     def _time_out(self, task: Task, restart: int) -> None:
+        if task.state == "SUSPENDED" and task.restart == restart:  # that time does not count
+            self.kernel.at(self.kernel.now + 60, lambda: self._time_out(task, restart))
         if task.state == "RUNNING" and task.restart == restart:
             self.kill(task)
             self.end(task, "TIMEOUT", "0:15")

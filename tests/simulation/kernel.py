@@ -64,7 +64,7 @@ class Thread:
             return True
         if self.wake > self.kernel.now:
             return self.ready is not None and self.ready()
-        return self.ready is None or self.ready()
+        return self.ready is None or self.wake > 0.0 or self.ready()  # a wait for a condition may have an end
 
     def run(self) -> None:
         process, code = self.process, 0
