@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -581,6 +582,8 @@ class Walker:
             if words[:2] != ("ledger", "rebuild"):
                 self.look()
                 self.do("ledger", "rebuild", user=user)
+        elif found := re.search(r"or train again: `rerun (--stage pretrain --run \w+)`", said):
+            self.do("rerun", *found[1].split(), "--yes", "--site", "site.yaml", user=user)
         elif process.notes.get("code") == 2 and not any(text in said for text in EXPECTED):
             self.world.complain(f"refused in a calm world:: {process.name}: {said[-600:]}")
         self.look()
