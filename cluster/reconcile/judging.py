@@ -7,6 +7,7 @@ that the ledger can be made again from files alone."""
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from functools import lru_cache
 
 from cluster.files import processes, whole_files
 from cluster.files.causes import Cause
-from cluster.files.documents import FRESH, AnswerFile, Claim, Heartbeat, Life, ResultFile, Verdict
+from cluster.files.documents import FRESH, AnswerFile, Claim, Heartbeat, Intent, Life, ResultFile, Verdict
 from cluster.files.folders import AttemptDir, OutputRoot
 from cluster.files.processes import Process
-from cluster.files.records import AttemptRow, key_of
+from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
@@ -27,6 +28,7 @@ from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
 from tiny_transformers.settings.stages import STAGES
 
+_TURNS = {stage: turn for turn, stage in enumerate(STAGES)}
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
 
 
@@ -79,7 +81,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     opened.look_into([index for index in opened.unread if not _is_known(opened.unread[index], fates[index])])
     statuses = _statuses(opened)
     first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
-    for attempt in opened.open_attempts:
+    for attempt in sorted(opened.open_attempts, key=_turn):
         if is_superseded(opened, attempt):
             _settle(opened, attempt, _interruption(opened, attempt, seen))
         else:
@@ -90,6 +92,11 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
             first.add(attempt["run_id"])
             _settle_by_pack(opened, attempt, fate, statuses[attempt["run_id"]])
     opened.close_if_done()
+
+
+def _turn(attempt: AttemptRow) -> int:
+    """By the order of the stages: the attempt that follows an interrupted one was recorded after all others."""
+    return _TURNS[attempt["stage"]]
 
 
 def _is_known(pack: OpenPack, fate: Fate) -> bool:
@@ -151,7 +158,7 @@ def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
     if not isinstance(fate, EndedJob):
         return
     if way := give_way(opened.ledger, opened.root, attempt):
-        opened.put(attempt, **(said(way) | {"job": None}))
+        opened.put(attempt, **way)
         return
     directory = opened.root.attempt(*key_of(attempt))
     spoilt: list[str] = []
@@ -183,25 +190,39 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
         ledger.sum_hours(attempt["submission_id"])
 
 
-def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> Verdict | None:
-    """Take the result of the attempt before this one, if this one never began and that one has completed, though it
-    was given up: the job of this one found it at work, or done, and left. Returns what is said of this one then."""
+def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptValues | None:
+    """Take the result of the attempt before this one, if this one never began and that one has completed, and whoever
+    asked for this one did not know: its job found that one at work, or done, and left. Returns what this one's row
+    says then."""
     run_id, stage, number = key_of(attempt)
     if number == 1 or attempt["started"] is not None:
         return None
     earlier = [each.number for each in root.run(run_id).attempts(stage) if each.number < number and each.claim.exists()]
     before = ledger.attempt(run_id, stage, earlier[-1]) if earlier else None
-    if not before or before["status"] not in FRUITLESS:
-        return None
-    for of_pack in ledger.attempts_of_run_in(before["submission_id"], run_id):
-        if of_pack["status"] in FRUITLESS:
-            take_late(ledger, root, of_pack)
-    before = ledger.attempt(run_id, stage, before["number"])
+    given_up = before is not None and before["status"] in FRUITLESS
+    if before and given_up:
+        for of_pack in ledger.attempts_of_run_in(before["submission_id"], run_id):
+            if of_pack["status"] in FRUITLESS:
+                take_late(ledger, root, of_pack)
+        before = ledger.attempt(run_id, stage, before["number"])
     if not before or before["status"] != "completed":
+        return None
+    if not given_up and before["number"] <= _known_done(root, attempt):
         return None
     verdict: Verdict = {"status": "void", "message": f"attempt {before['number']} completed, so it was not begun"}
     whole_files.write_json(root.attempt(*key_of(attempt)).verdict, verdict)
-    return verdict
+    return said(verdict) | {"job": None, "host": None}
+
+
+def _known_done(root: OutputRoot, attempt: AttemptRow) -> float:
+    """The newest attempt of its stage that was known to have completed when this one was asked for, which does it again
+    on purpose; 0: none, or nobody knows who asked. Infinite, where the submission does not say."""
+    run_id, stage, _ = key_of(attempt)
+    intent = read_whole(root.submission(attempt["submission_id"]).submission, Intent, [])
+    for item in (item for pack in (intent["packs"] if intent else []) for item in pack if item["run_id"] == run_id):
+        if planned := dict(item["stages"]).get(stage):
+            return 0 if planned == 1 else item["done"].get(stage, 0) if "done" in item else math.inf
+    return 0
 
 
 def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from cluster.console import count, some
-from cluster.files.documents import Claim, ResultFile, Verdict
+from cluster.files.documents import Claim, ResultFile, TaskFile, Verdict
 from cluster.files.folders import AttemptDir, OutputRoot
-from cluster.files.records import AttemptValues
+from cluster.files.records import AttemptRow, AttemptValues
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import NOT_KNOWN, SubmissionRow
 from cluster.reconcile.opened import claimed, read_whole, said
@@ -25,11 +25,13 @@ def take_in(ledger: Ledger, root: OutputRoot, torn: list[str]) -> None:
     known = ledger.submission_ids()
     for run_id, stage, directory in _unknown(ledger, root):
         claim = read_whole(directory.claim, Claim, torn)
-        submission_id = claim["submission_id"] if claim else UNNAMED
-        if submission_id in known:
-            continue
-        _record(ledger, submission_id, claim)
         key = (run_id, stage, directory.number)
+        before = None if claim else _interrupted(ledger, root, *key)
+        submission_id = claim["submission_id"] if claim else before["submission_id"] if before else UNNAMED
+        if submission_id in known and not before:
+            continue
+        if not before:
+            _record(ledger, submission_id, claim)
         result = read_whole(directory.result, ResultFile, torn)
         told: ResultFile | Verdict = (
             result
@@ -37,7 +39,8 @@ def take_in(ledger: Ledger, root: OutputRoot, torn: list[str]) -> None:
             or {"status": "failed", "cause": "lost", "message": NO_RESULT}
         )
         values: AttemptValues = claimed(ledger, claim) if claim else {}
-        ledger.put_attempt(*key, **(values | said(told) | {"submission_id": submission_id, "pack_index": 0}))
+        pack = before["pack_index"] if before else 0
+        ledger.put_attempt(*key, **(values | said(told) | {"submission_id": submission_id, "pack_index": pack}))
         if result:
             ledger.put_outcome(*key, result.get("outcome") or {})
 
@@ -62,6 +65,16 @@ def _unknown(ledger: Ledger, root: OutputRoot) -> Iterator[tuple[str, str, Attem
             for directory in root.run(run_id).attempts(stage):
                 if (run_id, stage, directory.number) not in known:
                     yield run_id, stage, directory
+
+
+def _interrupted(ledger: Ledger, root: OutputRoot, run_id: str, stage: str, number: int) -> AttemptRow | None:
+    """Return the attempt before this one, if its job was requeued and was to go on with this one."""
+    before = ledger.attempt(run_id, stage, number - 1)
+    if before is None:
+        return None
+    claim = read_whole(root.attempt(run_id, stage, number - 1).claim, Claim, [])
+    task = read_whole(root.submission(before["submission_id"]).task(before["pack_index"]), TaskFile, [])
+    return before if claim and task and claim["restart"] < task["restart"] else None
 
 
 def _record(ledger: Ledger, submission_id: str, claim: Claim | None) -> None:

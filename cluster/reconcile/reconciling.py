@@ -18,7 +18,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.recording import record_intent
 from cluster.reconcile import intents, judging, orphans
 from cluster.reconcile.judging import SlurmAnswers
-from cluster.reconcile.opened import OpenSubmission, read_files, read_whole, said
+from cluster.reconcile.opened import OpenSubmission, read_files, read_whole
 from cluster.reconcile.planned import record_planned
 from cluster.slurm.answers import Job
 from tiny_transformers.settings.stages import STAGES
@@ -105,8 +105,8 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
             for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
                 if attempt["status"] in FRUITLESS and attempt["stage"] in there:
                     judging.take_late(ledger, output_root, attempt)
-            if verdict := judging.give_way(ledger, output_root, failed):
-                ledger.put_attempt(*key_of(failed), **(said(verdict) | {"job": None}))
+            if way := judging.give_way(ledger, output_root, failed):
+                ledger.put_attempt(*key_of(failed), **way)
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:

@@ -42,3 +42,29 @@ def test_where_the_submissions_are_gone_rerun_says_what_to_give_and_then_does_wh
         walker.do("status")
         assert walker.statuses() == {"completed"}
         assert made.violations == []
+
+
+def test_a_requeued_job_and_a_retry_that_left_a_stage_to_an_earlier_life_both_make_way_for_its_result():
+    steps = [
+        ("command", {"words": ["submit", "s0"], "seed": 583225164, "pick": 814}),
+        ("command", {"words": ["submit", "s2"], "seed": 369820731, "pick": 328}),
+        ("pass", {"seconds": 15}),
+        ("client", {"client": "sbatch", "manners": ["arrives late"]}),
+        ("node", {"node": "n2", "goes_on": 0}),
+        ("pass", {"seconds": 60}),
+        ("odd site", {"profile": "has a command in a value"}),
+        ("pass", {"seconds": 60}),
+        ("pass", {"seconds": 30}),
+        ("pass", {"seconds": 5}),
+        ("job", {"what": "cancelled by hand", "pick": 230}),
+        ("nodes", {"up": False}),
+        ("command", {"words": ["rerun"], "seed": 605868921, "pick": 832}),
+        ("pass", {"seconds": 60}),
+        ("nodes", {"up": True}),
+        ("node", {"node": "n3", "goes_on": 0}),
+        ("pass", {"seconds": 30}),
+        ("node", {"node": "n1", "goes_on": 25}),
+        ("pass", {"seconds": 15}),
+        ("command", {"words": ["tick"], "seed": 104847985, "pick": 628}),
+    ]
+    assert replay(45, steps).violations == []

@@ -51,14 +51,14 @@ def runs(manifest_file):
 ORIGIN = launch.Origin("submit", "2026-01-01T00:00:00+00:00", None, {"digest": "c0de"}, None)
 
 
-def intend(ledger, root, runs, submission_id="cafe", scheduler="slurm", runs_per_pack=1):
+def intend(ledger, root, runs, submission_id="cafe", scheduler="slurm", runs_per_pack=1, done=launch.EMPTY):
     """Record runs and a submission of all their stages, as `launch.submit` does before sbatch."""
     where = profiles.Site(name="test", scheduler=scheduler, runs_per_pack=runs_per_pack, cpus=4)
     recording.record_runs(ledger, root, runs, "2026-01-01")
     work = [choosing.item(run, run.stages, ledger.states()[run.id], cost.Measured(1e12)) for run in runs]
     (array,) = packing.arrange(work, {run.id: run for run in runs}, where)
     directory = root.submission(submission_id)
-    intent = launch.describe(array, where, root, submission_id, ORIGIN)
+    intent = launch.describe(array, where, root, submission_id, ORIGIN, done)
     whole_files.write_json(directory.submission, intent)
     recording.record_intent(ledger, directory, intent)
     return [[item["run_id"] for item in pack] for pack in intent["packs"]]
@@ -659,6 +659,50 @@ def test_anothers_submission_without_an_answer_is_not_given_up(ledger, root, run
     assert [row["state"] for row in ledger.open_submissions()] == ["intended"]
     with pytest.raises(SlurmSilent, match="try again when alice has looked"):
         session._refuse_unsettled(ledger, root)
+
+
+@pytest.mark.parametrize("made_again", [False, True], ids=["", "of a ledger made again"])
+def test_every_attempt_that_was_left_to_an_earlier_one_makes_way_for_its_result(
+    ledger, root, runs, made_again, tmp_path
+):
+    """A requeue, and a retry after that, both of which found the first life at work: a walk has found it."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    task = root.submission("cafe").task(0)
+    life = whole_files.read_json(task)
+    whole_files.write_json(task, {**life, "restart": 1, "earlier": [life]})
+    for running, state in (([Job("7", "tt-cafe", "RUNNING")], "RUNNING"), ([], "COMPLETED")):
+        reconciling.reconcile(ledger, root, FakeSlurm(running, [lives("NODE_FAIL", state)]))
+    assert [row["cause"] for row in ledger.history(pack[0], "pretrain")] == ["node_fail", "lost"]
+    intend(ledger, root, runs[:1], "beef")
+    answer(ledger, root, "beef", job_id="8")
+    whole_files.write_json(root.submission("beef").task(0), {"job": "8", "restart": 0, "host": "n1", "pid": 1})
+    whole_files.write_json(first.result, {"status": "completed", "cause": None, "message": None, "ended": 3.0})
+    if made_again:
+        ledger = Ledger(tmp_path / "again.db")
+        reconciling.rebuild(ledger, root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("8", "tt-beef", "COMPLETED")]))
+    reconciling.late_results(ledger, root)
+    assert [(row["number"], row["status"]) for row in ledger.history(pack[0], "pretrain")] == [(1, "completed")]
+    again = Ledger(tmp_path / "once more.db")
+    assert reconciling.rebuild(again, root) == []
+    assert again.submission_ids() == {"cafe", "beef"}
+    for number in (1, 2, 3):
+        assert again.attempt(pack[0], "pretrain", number) == ledger.attempt(pack[0], "pretrain", number)
+    again.close()
+
+
+def test_what_is_done_again_on_purpose_does_not_make_way(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    complete(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "COMPLETED")]))
+    intend(ledger, root, runs[:1], "beef", done={(pack[0], "pretrain"): 1})
+    answer(ledger, root, "beef", job_id="8")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("8", "tt-beef", "CANCELLED")]))
+    reconciling.late_results(ledger, root)
+    assert [row["status"] for row in ledger.history(pack[0], "pretrain")] == ["completed", "failed"]
 
 
 @pytest.mark.parametrize("when", ["before its job left", "after"])
