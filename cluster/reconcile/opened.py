@@ -14,7 +14,7 @@ from typing import TypeVar, Unpack
 
 from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, Claim, Heartbeat, ResultFile, TakenFile, TaskFile, Verdict
-from cluster.files.folders import OutputRoot, SubmissionDir
+from cluster.files.folders import AttemptDir, OutputRoot, SubmissionDir
 from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE
 from cluster.files.whole_files import TornFile
@@ -170,10 +170,8 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
         return
     if claim and claim["submission_id"] != attempt["submission_id"]:
         return
-    spoilt: list[str] = []
-    result = read_whole(directory.result, ResultFile, spoilt)
-    told: ResultFile | Verdict | None = result or read_whole(directory.verdict, Verdict, torn)
-    torn += [] if told else spoilt  # a verdict has said so already
+    result, verdict = how_it_ended(directory, torn)
+    told: ResultFile | Verdict | None = result or verdict
     values: AttemptValues = {"job": None, "host": None, "started": None, "code": None}
     if claim:
         values = claimed(opened.ledger, claim)
@@ -188,6 +186,19 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
         opened.ledger.put_outcome(*key_of(attempt), result.get("outcome") or {})
     else:
         opened.begun_by[key_of(attempt)] = claim["restart"] if claim else 0
+
+
+def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:
+    """Return its result, or else what was judged of it; neither, if it goes on. Only a completed result outweighs a
+    verdict: a job that was judged may still write of its failure, and the verdict is what was acted upon."""
+    spoilt: list[str] = []
+    result = read_whole(directory.result, ResultFile, spoilt)
+    if result and result["status"] == "completed":
+        return result, None
+    if verdict := read_whole(directory.verdict, Verdict, torn):  # it has told of a torn result already
+        return None, verdict
+    torn += spoilt
+    return result, None
 
 
 def _progress(beat: Heartbeat | None, attempt: AttemptRow) -> str | None:

@@ -14,7 +14,7 @@ from cluster.files.folders import AttemptDir, OutputRoot
 from cluster.files.records import AttemptRow, AttemptValues
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import NOT_KNOWN, SubmissionRow
-from cluster.reconcile.opened import claimed, read_whole, said
+from cluster.reconcile.opened import claimed, how_it_ended, read_whole, said
 
 UNNAMED = "unknown"  # the submission of attempts without a claim that can be read
 NO_RESULT = "its submission's files are gone, so what became of its job is not known"
@@ -32,12 +32,8 @@ def take_in(ledger: Ledger, root: OutputRoot, torn: list[str]) -> None:
             continue
         if not before:
             _record(ledger, submission_id, claim)
-        result = read_whole(directory.result, ResultFile, torn)
-        told: ResultFile | Verdict = (
-            result
-            or read_whole(directory.verdict, Verdict, torn)
-            or {"status": "failed", "cause": "lost", "message": NO_RESULT}
-        )
+        result, verdict = how_it_ended(directory, torn)
+        told: ResultFile | Verdict = result or verdict or {"status": "failed", "cause": "lost", "message": NO_RESULT}
         values: AttemptValues = claimed(ledger, claim) if claim else {}
         pack = before["pack_index"] if before else 0
         ledger.put_attempt(*key, **(values | said(told) | {"submission_id": submission_id, "pack_index": pack}))

@@ -451,6 +451,21 @@ def test_what_died_while_nobody_looked_counts_until_its_last_sign_of_life(ledger
     again.close()
 
 
+def test_a_failure_that_a_job_tells_after_it_was_judged_changes_nothing(ledger, root, runs, tmp_path):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    attempt = claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "CANCELLED")]))
+    told = {"status": "failed", "cause": "error", "message": "killed by SIGKILL", "ended": 2.0}
+    whole_files.write_json(attempt.result, told)
+    reconciling.late_results(ledger, root)
+    assert causes(ledger, pack[0])[0] == "cancelled"
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    assert again.attempt(pack[0], "pretrain", 1) == ledger.attempt(pack[0], "pretrain", 1)
+    again.close()
+
+
 def test_a_late_result_counts_with_its_hours(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
