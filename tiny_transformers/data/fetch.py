@@ -174,7 +174,7 @@ def _paradigm(source: str, paradigm: str) -> Iterable[dict[str, Any]]:
         found = sorted(Path(source).rglob(f"{paradigm}.jsonl"))
         if not found:
             raise TinyTransformersError(f"it has no {paradigm}.jsonl")
-        return read_rows(found[0], ["sentence_good", "sentence_bad"])
+        return read_rows(found[0], texts=["sentence_good", "sentence_bad"])
     from datasets import load_dataset
 
     rows: Iterable[dict[str, Any]] = load_dataset(source, paradigm, split="train", streaming=True)

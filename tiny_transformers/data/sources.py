@@ -8,16 +8,18 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.config import RunConfig, fetch_command, lacking_files
 from tiny_transformers.settings.stages import required_files
 
+LINE_END = re.compile(rb"\r\n?|\n")
 SETTLED = 2  # seconds since a file was written, after which another write would show in its times
 
 T = TypeVar("T")
@@ -46,11 +48,12 @@ def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages:
     return data_root
 
 
-def read_rows(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, each of which has these fields; blank lines are passed over.
+def read_rows(path: Path, fields: Sequence[str] = (), texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, each of which has these fields, those of `texts` with a text; blank lines
+    are passed over.
 
     Raises TinyTransformersError naming the file and the line."""
-    rows = [row for _, row in numbered_rows(path, fields)]
+    rows = [row for _, row in numbered_rows(path, fields, texts)]
     if not rows:
         raise TinyTransformersError(f"{path}: is empty. Bring it again with `tiny-transformers fetch`.")
     return rows
@@ -96,35 +99,64 @@ def state(path: Path) -> tuple[int, ...]:
 
 
 def numbered_rows(
-    path: Path, fields: Sequence[str], begin: int = 0, end: int | None = None
+    path: Path,
+    fields: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    begin: int = 0,
+    end: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and object of each line that is not blank; of the lines within bytes [begin, end) alone, counted from
     the first of them and read at once, if an end is given.
 
     Raises TinyTransformersError naming the file and the line."""
+    for number, line in numbered_lines(path, begin, end):
+        if line.strip():
+            where = f"{path}: line {number}"
+            row = _row(line, (*fields, *texts), where)
+            for field in texts:
+                _check_text(row[field], field, where)
+            yield number, row
+
+
+def numbered_lines(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a file of UTF-8, as `numbered_rows`. A byte order mark is passed over.
+
+    Raises TinyTransformersError naming the file and the line."""
     try:
-        with _lines(path, begin, end) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _row(line, fields, f"{path}: line {number}")
+        with _opened(path, begin, end) as lines:
+            yield from enumerate(io.TextIOWrapper(lines, "utf-8" if begin else "utf-8-sig"), 1)
     except FileNotFoundError:
         raise TinyTransformersError(f"{path}: is missing. Put it there, or run `tiny-transformers fetch`.") from None
-    except UnicodeDecodeError as error:
-        raise TinyTransformersError(f"{path}: is not UTF-8: {error}. Bring it again.") from None
+    except UnicodeDecodeError:
+        raise TinyTransformersError(f"{path}: {_undecodable(path, begin, end)}") from None
 
 
-def _lines(path: Path, begin: int, end: int | None) -> TextIO:
+def _opened(path: Path, begin: int, end: int | None) -> BinaryIO:
     if end is None:
-        return open(path, encoding="utf-8")
+        return open(path, "rb")
     with open(path, "rb") as file:
         file.seek(begin)
-        return io.TextIOWrapper(io.BytesIO(file.read(end - begin)), encoding="utf-8")
+        return io.BytesIO(file.read(end - begin))
+
+
+def _undecodable(path: Path, begin: int, end: int | None) -> str:
+    """Say which line is not UTF-8, and why."""
+    before = 0
+    with _opened(path, begin, end) as lines:
+        for line in lines:
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                number = before + len(LINE_END.findall(line[: error.start])) + 1
+                return f"line {number}: is not UTF-8 ({error.reason}). Write the file as UTF-8, or bring it again."
+            before += len(LINE_END.findall(line))
+    return "changed while it was read. Start again."
 
 
 def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TinyTransformersError(f"{where}: not JSON: {error}. Put the file right, or bring it again.") from None
     if not isinstance(row, dict):
         raise TinyTransformersError(f"{where}: {line.strip()[:40]!r} is no JSON object.")
@@ -133,3 +165,15 @@ def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
             known = ", ".join(sorted(row)) or "none"
             raise TinyTransformersError(f"{where}: lacks the field {field!r}; it has {known}.")
     return row
+
+
+def _check_text(value: Any, field: str, where: str) -> None:
+    if not isinstance(value, str):
+        raise TinyTransformersError(f"{where}: {field} is {value!r}, not a text. Put the row right, or remove it.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start].encode("ascii", "backslashreplace").decode()
+        raise TinyTransformersError(
+            f"{where}: {field} holds {half}, half of a character. Put the row right, or remove it."
+        ) from None

@@ -144,7 +144,9 @@ def _make(task: EncodingTask, workers: int, should_stop: Callable[[], bool]) -> 
             _join(task, before)
     except TinyTransformersError:
         _remove(task.drafts)
-        for _ in numbered_rows(task.path, ["text"]):  # a part knows only its own lines: this raises with the file's
+        for _ in numbered_rows(
+            task.path, texts=["text"]
+        ):  # a part knows only its own lines: this raises with the file's
             pass
         raise  # it was not the data
 
@@ -195,7 +197,7 @@ def _claim(file: Path) -> bool:
 
 
 def _encode_part(task: EncodingTask, tokenizer: Tokenizer, begin: int, end: int, file: Path) -> None:
-    stories = (str(row["text"]).strip() for _, row in numbered_rows(task.path, ["text"], begin, end))
+    stories = (row["text"].strip() for _, row in numbered_rows(task.path, (), ["text"], begin, end))
     ids, empty = [np.empty(0, np.uint16)], 0
     while batch := list(islice(stories, BATCH)):
         texts = [text for text in batch if text]

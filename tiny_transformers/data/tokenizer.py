@@ -40,7 +40,7 @@ def _run_stories(work: Work) -> Outcome:
     file = _file(work.config)
     texts = [
         row["text"]
-        for row in sources.sample(sources.read_rows(work.data_root / VALIDATION_STORIES, ["text"]), COMPARED)
+        for row in sources.sample(sources.read_rows(work.data_root / VALIDATION_STORIES, texts=["text"]), COMPARED)
     ]
     same = compare(AutoTokenizer.from_pretrained(work.model_dir), tokenizer, texts)
     return Outcome(

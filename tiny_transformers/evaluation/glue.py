@@ -16,7 +16,8 @@ from sklearn.model_selection import train_test_split
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
-from tiny_transformers.evaluation.rows import read_texts, refuse
+from tiny_transformers.data.sources import read_rows
+from tiny_transformers.evaluation.rows import refuse
 from tiny_transformers.settings import config
 from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files
 
@@ -141,7 +142,7 @@ def read_examples(path: Path, task: str, limit: int | None) -> Examples:
     Raises TinyTransformersError, with file and line, for a missing field, a text that is none or a label outside the
     task's range, and for an empty file."""
     template = TEMPLATES[task]
-    rows = read_texts(path, template.fields, ["label"])
+    rows = read_rows(path, ["label"], texts=template.fields)
     _check_labels(path, rows, template.num_labels)
     if limit is not None:
         # Evenly spaced among rows sorted by label: a file may alternate labels, or hold one label's rows first.

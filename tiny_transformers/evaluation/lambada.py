@@ -18,8 +18,9 @@ from transformers import AutoTokenizer
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, Score, Work
 from tiny_transformers.data import sources
+from tiny_transformers.data.sources import read_rows
 from tiny_transformers.evaluation import scoring
-from tiny_transformers.evaluation.rows import read_texts, refuse
+from tiny_transformers.evaluation.rows import refuse
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.stage.lambada import FILE, Lambada
@@ -78,7 +79,7 @@ def read_passages(path: Path, tokenizer: Any, run_config: config.RunConfig) -> P
     their beginning. What the tokens of the passage have beyond those of its context is the last word, as lm-eval.
 
     Raises TinyTransformersError, with file and line, for a passage that is no context and a last word."""
-    texts = [row["text"] for row in read_texts(path, ["text"])]
+    texts = [row["text"] for row in read_rows(path, texts=["text"])]
     parts = [text.rpartition(" ") for text in texts]
     for index, (context, _, last_word) in enumerate(parts):
         if not context.strip() or not last_word.strip():

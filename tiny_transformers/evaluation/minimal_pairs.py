@@ -11,7 +11,8 @@ from typing import Any
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
-from tiny_transformers.evaluation.rows import read_texts, refuse
+from tiny_transformers.data.sources import read_rows
+from tiny_transformers.evaluation.rows import refuse
 from tiny_transformers.settings import config
 from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, Blimp
 
@@ -56,7 +57,7 @@ def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfi
     Raises TinyTransformersError for a file that is empty, lacks a field or has no pair that can be scored."""
     full = run_config.evaluation.of(Blimp).data == "full"
     labels = () if name in SUPPLEMENT_TASKS else ("UID", "linguistics_term") if full else ("UID",)
-    rows = read_texts(path, (*FIELDS, *labels))
+    rows = read_rows(path, texts=(*FIELDS, *labels))
     _refuse_empty_sentences(path, rows)
     phenomenon = _phenomenon(path, rows) if full else name
     sampled = sources.sample(list(enumerate(rows)), run_config.evaluation.limit)

@@ -67,8 +67,35 @@ def test_blank_lines_are_passed_over_and_a_missing_file_is_told(tmp_path):
     with pytest.raises(TinyTransformersError, match="none.json: is missing"):
         sources.read_rows(tmp_path / "none.json", ["a"])
     (tmp_path / "latin.json").write_bytes(b'{"a": "\xe9"}\n')
-    with pytest.raises(TinyTransformersError, match="is not UTF-8"):
+    with pytest.raises(TinyTransformersError, match=r"latin.json: line 1: is not UTF-8 \(invalid continuation byte\)"):
         sources.read_rows(tmp_path / "latin.json", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        *((value, "is .*, not a text") for value in ("null", "3", "1.5", "NaN", "true", '["a", "b"]', '{"b": 1}')),
+        (r'"a \ud800 b"', r"holds \\ud800, half of a character"),
+        (r'"\udc00"', r"holds \\udc00, half of a character"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path, bad, message):
+    file = write(tmp_path / "rows.json", {"a": "A text."}, "", f'{{"a": {bad}}}')
+    with pytest.raises(TinyTransformersError, match=f"rows.json: line 3: (a )?{message}"):
+        sources.read_rows(file, texts=["a"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "shift-jis"])
+def test_another_encoding_is_refused_with_the_line(tmp_path, encoding):
+    (tmp_path / "rows.json").write_bytes(b'{"a": "A text."}\n' + '{"a": "\xb6 \xd7"}\n'.encode(encoding))
+    with pytest.raises(TinyTransformersError, match=r"rows.json: line 2: is not UTF-8"):
+        sources.read_rows(tmp_path / "rows.json", texts=["a"])
+
+
+def test_pairs_of_surrogates_and_a_byte_order_mark_are_text(tmp_path):
+    (tmp_path / "rows.json").write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00"}\r\n{"a": "\xe2\x80\xa8"}')
+    assert sources.read_rows(tmp_path / "rows.json", texts=["a"]) == [{"a": "\U0001f600"}, {"a": "\u2028"}]
 
 
 def test_a_sample_covers_the_file_evenly_and_in_order():

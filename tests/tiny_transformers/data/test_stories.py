@@ -254,7 +254,7 @@ def test_a_bad_line_of_any_part_is_named_by_its_number_in_the_file(tokenizer_fil
         assert not list((tmp_path / "tokens").iterdir()), "nothing half-made stays"
     file.write_bytes(file.read_bytes() + b'{"text": "\xe9"}\n')
     file.write_bytes(file.read_bytes().replace(b'{"txt": ""}', b"").replace(b"[]", b""))
-    with pytest.raises(TinyTransformersError, match="a.jsonl: is not UTF-8"):
+    with pytest.raises(TinyTransformersError, match="a.jsonl: line .*: is not UTF-8"):
         stories.tokenize_stories(file, tokenizer_file, 64, tmp_path, workers)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.evaluation.rows import read_texts
+from tiny_transformers.data.sources import read_rows
 
 PAIR = ("sentence_good", "sentence_bad")
 
@@ -35,4 +35,4 @@ def _read(file: str, fields: tuple[str, ...], data_root: str | None) -> list[dic
         raise TinyTransformersError(
             "where is the data? Say it with --metadata data_root=DIR or TINY_TRANSFORMERS_DATA (docs/data.md)."
         )
-    return [{field: row[field] for field in fields} for row in read_texts(Path(root) / file, fields)]
+    return [{field: row[field] for field in fields} for row in read_rows(Path(root) / file, texts=fields)]
