@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from cluster.errors import InputError, did_you_mean
-from cluster.manifest.loading import MATCHING, Cell, Layer, Manifest, SettingValue
+from cluster.manifest.loading import CORPUS, DEFINITION, MATCHING, Cell, Layer, Manifest, SettingValue
 from tiny_transformers.settings.architecture import FAMILIES, FEED_FORWARD
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import (
@@ -18,6 +18,7 @@ from tiny_transformers.settings.config import (
     RunConfig,
     evaluation_class,
 )
+from tiny_transformers.settings.corpora import CORPORA
 from tiny_transformers.settings.kinds import KnownNow
 
 FAMILY_WORDS = {  # Hugging Face's, of the other family
@@ -41,6 +42,21 @@ def base_model(manifest: Manifest, layer: Layer, where: str) -> tuple[str, Layer
 def layer_of_model(manifest: Manifest, name: str) -> Layer:
     """The settings of a named model; `match_params` and `match_by` may stand among them."""
     return {path if path in MATCHING else f"model.{path}": value for path, value in manifest.models[name].items()}
+
+
+def with_corpus(manifest: Manifest, layer: Layer) -> Layer:
+    """The layer with the definition of its corpus, if that is the manifest's. Raises InputError for one that nobody
+    knows."""
+    for path in (DEFINITION, "data.revision"):
+        if found := next((value for key, value in layer.items() if f"{key}.".startswith(f"{path}.")), None):
+            raise InputError(f"{found.origin}: is not for a manifest to say. Define a corpus under `corpora`.")
+    named = layer.get(CORPUS)
+    if named is None or named.value in CORPORA:
+        return layer
+    if not isinstance(named.value, str) or named.value not in manifest.corpora:
+        hint = did_you_mean(str(named.value), (*manifest.corpora, *CORPORA))
+        raise InputError(f"{named.origin}: {named.value!r} is no corpus. {hint}")
+    return layer | {DEFINITION: SettingValue(manifest.corpora[named.value], f"corpora.{named.value}")}
 
 
 class Sections:

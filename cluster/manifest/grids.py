@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import InputError, did_you_mean
-from cluster.manifest.checking import Sections, base_model, check_heeded, checked
+from cluster.manifest.checking import Sections, base_model, check_heeded, checked, with_corpus
 from cluster.manifest.loading import (
     FEED_FORWARD_KIND,
     SECTIONS,
@@ -91,7 +91,8 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     for combination in combinations:
         layer = flatten(own, where) | combination
         model, model_layer = base_model(manifest, layer, where)
-        merged = match_parameters(manifest, merge(base, model_layer, layer, top), model, model_layer, top, where)
+        merged = with_corpus(manifest, merge(base, model_layer, layer, top))
+        merged = match_parameters(manifest, merged, model, model_layer, top, where)
         variants.append((model, _seeded(merged, seeds, stages, where, sections)))
     baselines = _baselines(variants, chosen)
     for index, (model, configs) in enumerate(variants):

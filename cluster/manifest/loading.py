@@ -6,8 +6,9 @@ Knows nothing of runs or SLURM."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -24,13 +25,16 @@ from tiny_transformers.settings.config import (
     RunConfig,
     Train,
 )
+from tiny_transformers.settings.corpora import CORPORA, Corpus
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
+CORPUS, DEFINITION = "data.corpus", "data.definition"
+CORPUS_NAME = re.compile(r"[A-Za-z0-9_]+")
 FEED_FORWARD_KIND = "model.ffn.kind"
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
 STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
-TOP_KEYS = ("defaults", "models", "studies", "smoke", "retry", "notify", "budget")
+TOP_KEYS = ("defaults", "models", "corpora", "studies", "smoke", "retry", "notify", "budget")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Manifest:
     retry: dict[Cause, Rule]  # in place of the site's
     notify: Notify | None = None  # in place of the site's
     budget: HoursBudget | None = None
+    corpora: Mapping[str, Corpus] = field(default_factory=dict)  # by name, beside those that are known
 
     @property
     def optional(self) -> list[str]:
@@ -153,6 +158,7 @@ def _outline(path: str, document: Any) -> Manifest:
         retry=_rules(section("retry")),
         notify=None if top.get("notify") is None else _settings(Notify, section("notify"), "notify"),
         budget=None if top.get("budget") is None else _settings(HoursBudget, section("budget"), "budget"),
+        corpora={name: _corpus(name, value) for name, value in section("corpora").items()},
     )
 
 
@@ -180,6 +186,15 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return study
 
 
+def _corpus(name: str, corpus: Any) -> Corpus:
+    where = f"corpora.{name}"
+    if not CORPUS_NAME.fullmatch(name):
+        raise InputError(f"{where}: must be letters, digits and _, since it is part of the names of runs.")
+    if name in CORPORA:
+        raise InputError(f"{where}: is the name of a corpus that is known. Choose another.")
+    return _settings(Corpus, _mapping(corpus, where), where)
+
+
 def _rules(rules: Mapping[str, Any]) -> dict[Cause, Rule]:
     for cause, rule in rules.items():
         check_known(cause, get_args(Cause), "retry")
@@ -200,7 +215,7 @@ def _valid(adapter: TypeAdapter[T], value: Any, where: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join([where, *map(str, first["loc"])])
-        raise InputError(f"{path}: {first['input']!r}: {first['msg']}") from None
+        raise InputError(f"{path}: {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from cluster.manifest.matching import SIZES
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.corpora import Corpus
 from tiny_transformers.settings.stages import STAGES
 
 
@@ -23,6 +24,9 @@ def json_schema() -> dict[str, Any]:
     for definition in definitions.values():
         definition.pop("required", None)  # what one layer leaves out another may say
     _allow_any_kind(run)
+    for name in ("definition", "revision"):  # of a corpus: not for a manifest to say
+        definitions["Data"]["properties"].pop(name)
+    definitions.pop("Corpus")
     matching = {
         "match_params": {
             "type": ["boolean", "string", "null"],
@@ -69,6 +73,7 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "defaults": sets | {"properties": sets["properties"] | {"seeds": seeds, "stages": stages}},  # type: ignore[operator]
             "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
+            "corpora": {"type": "object", "additionalProperties": Corpus.model_json_schema()},
             "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
             "smoke": sets,
             "notify": Notify.model_json_schema(),

@@ -18,7 +18,7 @@ from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
 from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
-from tiny_transformers.settings.costs import STORY_TOKENS, forward_flops, keys_of_a_token, training_tokens
+from tiny_transformers.settings.costs import forward_flops, keys_of_a_token, story_tokens, training_tokens
 from tiny_transformers.settings.stages import STAGES
 
 STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
@@ -232,7 +232,7 @@ def studies_seconds(config: RunConfig) -> float | None:
         return None
     if seconds := budgeted_seconds(config):
         return seconds
-    tokens = training_tokens(config) / STORY_TOKENS[config.data.source] * config.data.max_length
+    tokens = training_tokens(config) / story_tokens(config) * config.data.max_length
     base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
     return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
 

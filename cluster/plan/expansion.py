@@ -86,7 +86,8 @@ class _Around:
     def _section(self, section: Settings) -> str:
         known = self._written.get(id(section))
         if known is None:
-            known = self._written[id(section)] = section, _canonical(section.model_dump(mode="json"))
+            settings = section.model_dump(mode="json", exclude={"definition"})  # of a corpus: its name counts
+            known = self._written[id(section)] = section, _canonical(settings)
         return known[1]
 
 
@@ -104,7 +105,7 @@ def name(model: str, config: RunConfig) -> str:
 
 
 def _unseeded_name(config: RunConfig, model: str) -> str:
-    corpus = f"-{config.data.corpus}" if config.data.is_stream else ""
+    corpus = f"-{config.data.label}" if config.data.label else ""
     return f"{model_name(model, config.model)}{corpus}{_trained(config.train)}"
 
 

@@ -23,10 +23,7 @@ from tiny_transformers.settings.stage.kind import Measure
 from tiny_transformers.settings.stages import STAGES
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
-FAMILIES = {
-    "gpt_neo": "GPT-Neo", "roberta": "RoBERTa",
-    "brainformer-enwik8": "Brainformer, enwik8", "brainformer-text8": "Brainformer, text8",
-}  # fmt: skip
+FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa", "brainformer": "Brainformer"}
 
 
 MEASURES = tuple(measure for kind in STAGES.values() for measure in kind.measures)
@@ -149,7 +146,8 @@ class Family:
 
     @property
     def title(self) -> str:
-        return FAMILIES.get(self.name, self.name)
+        family, _, corpus = self.name.partition("-")
+        return ", ".join([FAMILIES.get(family, family), *([corpus] if corpus else [])])
 
     @property
     def baseline(self) -> Variant:
@@ -291,7 +289,7 @@ def _families(
 
 
 def _without_seed(config: RunConfig) -> str:
-    return config.model_copy(update={"seed": 0}).model_dump_json()
+    return config.model_copy(update={"seed": 0}).model_dump_json(exclude={"data": {"definition"}})
 
 
 # -- labels -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tiny_transformers.common.work import TinyTransformersError, Work
-from tiny_transformers.data import batches, characters
+from tiny_transformers.data import batches, characters, documents
 from tiny_transformers.data.batches import Batch, Example, Ids
 from tiny_transformers.data.feed import Step
 from tiny_transformers.data.sources import fingerprint
@@ -54,32 +54,32 @@ class StoryCorpus:
         tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
         tokenizer_file = self.data_root / tokenizer
         self.vocabulary = batches.read_vocabulary(tokenizer_file, self.config.model.vocab_size)
+        files = self.config.data.files
+        self.train_file, self.validation_file = files.files
         self.stories, validation = (
             tokenize_stories(
-                self.data_root / file,
+                documents.json_lines(self.data_root / file, files, work.cache),
                 tokenizer_file,
                 self.config.data.max_length,
                 work.cache,
                 should_stop=work.should_stop,
             )
-            for file in (config.TRAIN_STORIES, config.VALIDATION_STORIES)
+            for file in files.files
         )
         self.fingerprints = {
-            config.TRAIN_STORIES: self.stories.fingerprint,
-            config.VALIDATION_STORIES: validation.fingerprint,
-            tokenizer: fingerprint(tokenizer_file),
-        }
+            file: documents.fingerprint(self.data_root / file, files, work.cache) for file in files.files
+        } | {tokenizer: fingerprint(tokenizer_file)}
         count = min(len(validation), self.settings.eval_stories or len(validation))
         held_out = [validation[i] for i in range(count)]
         # Of no seed: all runs are asked for the same tokens.
-        self.held_out = self.examples(held_out, batches.rng(0, "validation"), config.VALIDATION_STORIES)
+        self.held_out = self.examples(held_out, batches.rng(0, "validation"), self.validation_file)
         self.validation_labels = batches.num_labels(self.held_out)
 
     def step(self, number: int) -> Step:
         seed = self.config.seed
         drawn = batches.drawn(len(self.stories), self.settings.stories_per_step, seed, number)
         stories = [self.stories[i] for i in drawn]
-        examples = self.examples(stories, batches.rng(seed, "mask", number), config.TRAIN_STORIES)
+        examples = self.examples(stories, batches.rng(seed, "mask", number), self.train_file)
         tokens = np.concatenate(stories)
         return Step(
             list(self.micro_batches(examples)),
@@ -126,10 +126,10 @@ class StreamCorpus:
 
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
         settings = work.config.train
-        path = work.data_root / config.STREAMS[work.config.data.corpus]
-        self.stream = characters.read_stream(path, work.config.data.units, work.cache)
+        (file,) = config.stream_files(work.config)
+        self.stream = characters.read_stream(work.data_root / file, work.config.data.units, work.cache)
         characters.fits(self.stream, work.config.model.vocab_size)
-        self.fingerprints = {config.STREAMS[work.config.data.corpus]: self.stream.fingerprint}
+        self.fingerprints = {file: self.stream.fingerprint}
         self.rows = characters.rows(self.stream.train, settings.batch_size)
         self.block_size = settings.block_size
         self.pieces = pieces(work.config, micro_batch_tokens)

@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tiny_transformers.common.work import Check, Outcome, TinyTransformersError, Work
-from tiny_transformers.data import characters, sources
+from tiny_transformers.data import characters, documents, sources
 from tiny_transformers.data.characters import Stream, Units
-from tiny_transformers.settings.config import STREAMS, VALIDATION_STORIES, RunConfig
+from tiny_transformers.settings.config import RunConfig, stream_files
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 IDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}  # the first three as the models' configurations have them
@@ -38,10 +38,9 @@ def _run_stories(work: Work) -> Outcome:
     tokenizer = load_tokenizer(work.data_root, work.config)
     _save(tokenizer, work.model_dir)
     file = _file(work.config)
-    texts = [
-        row["text"]
-        for row in sources.sample(sources.read_rows(work.data_root / VALIDATION_STORIES, texts=["text"]), COMPARED)
-    ]
+    corpus = work.config.data.files
+    validation = documents.json_lines(work.data_root / corpus.files[1], corpus, work.cache)
+    texts = [row["text"] for row in sources.sample(sources.read_rows(validation, texts=["text"]), COMPARED)]
     same = compare(AutoTokenizer.from_pretrained(work.model_dir), tokenizer, texts)
     return Outcome(
         checks=[
@@ -54,7 +53,7 @@ def _run_stories(work: Work) -> Outcome:
 
 
 def _run_stream(work: Work) -> Outcome:
-    file, units = STREAMS[work.config.data.corpus], work.config.data.units
+    (file,), units = stream_files(work.config), work.config.data.units
     stream = characters.read_stream(work.data_root / file, units, work.cache)
     characters.fits(stream, work.config.model.vocab_size)
     _save(of_units(stream.vocabulary, units), work.model_dir)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, create_model, model_va
 
 from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model
 from tiny_transformers.settings.base import Probability, Settings, added
+from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.stage.kind import STAGES, StageKind
 
@@ -26,14 +27,35 @@ class Data(Settings):
     """`files`: DATA_ROOT in the layout of docs/data.md. `builtin`: made by the package from a grammar."""
 
     source: Literal["files", "builtin"] = "files"
-    corpus: Literal["tinystories", "enwik8", "text8"] = added("tinystories")  # stories, or one stream of characters
+    corpus: str = added("tinystories")  # one that is known, or that the manifest defines; stories, or a stream
     tokenizer: str = "10k-tok"  # the folder DATA_ROOT/tokenizer/<name>; builtin data brings its own; streams: none
     max_length: PositiveInt = 512  # tokens a story is cut at
     units: Literal["bytes", "characters"] = added("bytes")  # streams: what a token is; in text8 they are the same
+    definition: Corpus | None = added(None)  # of a corpus of the manifest; where its files are is no part of a run's id
+    revision: str | None = added(None)  # of what is read, since a name has another content than it had at first
+
+    @model_validator(mode="after")
+    def _is_defined(self) -> Data:
+        if self.definition is None and self.corpus not in CORPORA:
+            raise ValueError(f"corpus {self.corpus} is not defined: known are {', '.join(CORPORA)}")
+        return self
+
+    @property
+    def files(self) -> Corpus:
+        """Where it is; of builtin data, what stands in for it."""
+        if self.source == "builtin" and self.corpus not in STREAMS:
+            return CORPORA["enwik8" if self.is_stream else "tinystories"]
+        return self.definition or CORPORA[self.corpus]
 
     @property
     def is_stream(self) -> bool:
-        return self.corpus != "tinystories"
+        return (self.definition or CORPORA[self.corpus]).stream is not None
+
+    @property
+    def label(self) -> str:
+        """The corpus as names of runs have it; of TinyStories as they were at first, nothing."""
+        parts = [] if self.corpus == "tinystories" else [self.corpus]
+        return "-".join([*parts, *([self.revision] if self.revision else [])])
 
 
 class Budget(Settings):
@@ -171,13 +193,13 @@ class RunConfig(Settings):
 
     @property
     def family(self) -> str:
-        """Whose scores may be held against each other: models of one family and, where that has several, one corpus."""
-        return f"{self.model.family}-{self.data.corpus}" if self.data.is_stream else self.model.family
+        """Whose scores may be held against each other: models of one family and one corpus."""
+        return "-".join([self.model.family, *([self.data.label] if self.data.label else [])])
 
     @model_validator(mode="after")
     def _model_reads_corpus(self) -> RunConfig:
         if isinstance(self.model, Brainformer) != self.data.is_stream:
-            wanted = "enwik8 or text8" if isinstance(self.model, Brainformer) else "tinystories"
+            wanted = "a stream, such as enwik8 or text8" if isinstance(self.model, Brainformer) else "tinystories"
             raise ValueError(
                 f"data.corpus {self.data.corpus} is not for models of family {self.model.family}: write {wanted}"
             )
@@ -226,9 +248,7 @@ def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
 
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).
-TRAIN_STORIES = "tinystories/train.jsonl"
-VALIDATION_STORIES = "tinystories/validation.jsonl"
-STREAMS = {"enwik8": "char/enwik8.xml", "text8": "char/text8.txt"}  # corpus -> its file
+TRAIN_STORIES, VALIDATION_STORIES = CORPORA["tinystories"].files
 CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/training/curve.py
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/training/functions.py
 
@@ -239,12 +259,16 @@ def tokenizer_file(config: RunConfig) -> str:
 
 def stream_files(config: RunConfig) -> list[str]:
     """The one file of a stream's characters; of stories none."""
-    return [STREAMS[config.data.corpus]] if config.data.is_stream else []
+    return config.data.files.files if config.data.is_stream else []
 
 
 def lacking_files(root: Path, files: Iterable[str]) -> list[str]:
-    """Those of these that are not below `root`, or are empty, which `fetch` brings again."""
-    return [file for file in files if not (root / file).is_file() or not (root / file).stat().st_size]
+    """Those of these files and folders that are not below `root`, or are empty, which `fetch` brings again."""
+    return [file for file in files if not _holds_something(root / file)]
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
 
 
 def fetch_command(lacking: Iterable[str], root: Path | None = None) -> str:

@@ -9,10 +9,17 @@ from tiny_transformers.settings.architecture import Brainformer, flops_per_token
 from tiny_transformers.settings.config import RunConfig
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
-STORY_TOKENS = {"files": 224, "builtin": 45}
+BUILTIN_STORY_TOKENS = 45
 LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
 # Of a stream: training, validation and test, in the published split (tiny_transformers/data/characters.py).
 CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (1_000_000, 55_000, 55_000)}
+
+
+def story_tokens(config: RunConfig) -> float:
+    """Return the tokens of a story on average."""
+    if config.data.source == "builtin":
+        return BUILTIN_STORY_TOKENS
+    return min(config.data.files.document_tokens, config.data.max_length)
 
 
 def limited(rows: float, limit: int | None) -> float:
@@ -33,7 +40,7 @@ def training_tokens(config: RunConfig) -> float:
     if train.max_steps is not None:
         if config.data.is_stream:
             return train.max_steps * train.batch_size * train.block_size
-        return train.max_steps * train.stories_per_step * STORY_TOKENS[config.data.source]
+        return train.max_steps * train.stories_per_step * story_tokens(config)
     return float((train.budget and train.budget.tokens) or 0)
 
 

@@ -66,6 +66,7 @@ def test_the_commands_that_it_says_to_type_exist(tmp_path, capsys, monkeypatch):
     run("init", "my study")
     lines = [shlex.split(line, comments=True) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert lines.pop(0) == ["cd", "my study"]
+    entry.load()
     group = typer.main.get_command(shared.app)
     for words in lines:
         name, *rest = words[1:] if words[0] == "tiny-transformers" else words

@@ -412,7 +412,7 @@ def test_a_budget_of_tokens_costs_as_many_steps_of_the_usual_stories():
     def config(**train):
         return RunConfig.model_validate({"model": {"family": "gpt_neo"}, "train": train})
 
-    steps, tokens = config(max_steps=100), config(budget={"tokens": 100 * 256 * cost.STORY_TOKENS["files"]})
+    steps, tokens = config(max_steps=100), config(budget={"tokens": 100 * 256 * 224})
     assert cost.flops(tokens, "pretrain") == pytest.approx(cost.flops(steps, "pretrain"))
     assert cost.studies_seconds(tokens) == pytest.approx(cost.studies_seconds(steps))
     assert cost.studies_seconds(config(budget={"hours": 5})) == 5 * 3600

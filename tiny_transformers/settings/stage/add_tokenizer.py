@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tiny_transformers.settings.config import VALIDATION_STORIES, RunConfig, stream_files, tokenizer_file
+from tiny_transformers.settings.config import RunConfig, stream_files, tokenizer_file
 from tiny_transformers.settings.stage.kind import StageKind
 
 
 def files(config: RunConfig) -> list[str]:
-    return stream_files(config) or [tokenizer_file(config), VALIDATION_STORIES]
+    return stream_files(config) or [tokenizer_file(config), config.data.files.files[1]]
 
 
 ADD_TOKENIZER = StageKind(

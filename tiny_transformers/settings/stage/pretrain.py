@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from tiny_transformers.settings.config import TRAIN_STORIES, VALIDATION_STORIES, RunConfig, stream_files, tokenizer_file
-from tiny_transformers.settings.costs import CHARACTERS, STORY_TOKENS, forward_flops, limited, training_tokens
+from tiny_transformers.settings.config import RunConfig, tokenizer_file
+from tiny_transformers.settings.costs import CHARACTERS, forward_flops, limited, story_tokens, training_tokens
 from tiny_transformers.settings.stage.kind import Measure, StageKind
 
 VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
 
 
 def files(config: RunConfig) -> list[str]:
-    return stream_files(config) or [TRAIN_STORIES, VALIDATION_STORIES, tokenizer_file(config)]
+    corpus = config.data.files.files
+    return corpus if config.data.is_stream else [*corpus, tokenizer_file(config)]
 
 
 def flops(config: RunConfig) -> float:
@@ -24,7 +25,7 @@ def _validation_tokens(config: RunConfig) -> float:
     source, train = config.data.source, config.train
     if config.data.is_stream:
         return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
-    return limited(VALIDATION_SIZE[source], train.eval_stories) * STORY_TOKENS[source]
+    return limited(VALIDATION_SIZE[source], train.eval_stories) * story_tokens(config)
 
 
 PRETRAIN = StageKind(
