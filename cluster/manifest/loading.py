@@ -6,7 +6,6 @@ Knows nothing of runs or SLURM."""
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cluster.errors import InputError, did_you_mean
 from cluster.files.causes import Cause
 from cluster.sites.profiles import Notify, Rule
+from tiny_transformers.settings import corpora
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import (
@@ -30,7 +30,6 @@ from tiny_transformers.settings.corpora import CORPORA, Corpus
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
 CORPUS, DEFINITION = "data.corpus", "data.definition"
-CORPUS_NAME = re.compile(r"[A-Za-z0-9_]+")
 FEED_FORWARD_KIND = "model.ffn.kind"
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
 STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
@@ -188,7 +187,7 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _corpus(name: str, corpus: Any) -> Corpus:
     where = f"corpora.{name}"
-    if not CORPUS_NAME.fullmatch(name):
+    if not corpora.NAME.fullmatch(name):
         raise InputError(f"{where}: must be letters, digits and _, since it is part of the names of runs.")
     if name in CORPORA:
         raise InputError(f"{where}: is the name of a corpus that is known. Choose another.")

@@ -18,13 +18,14 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.data import published
 from tiny_transformers.data.sources import read_rows
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import (
@@ -35,6 +36,8 @@ from tiny_transformers.settings.config import (
     RunConfig,
     lacking_files,
 )
+from tiny_transformers.settings.corpora import NAME as CORPUS_NAME
+from tiny_transformers.settings.corpora import Documents
 from tiny_transformers.settings.stage import lambada
 from tiny_transformers.settings.stage.blimp import blimp_files
 from tiny_transformers.settings.stages import required_files
@@ -43,6 +46,7 @@ STORIES = "roneneldan/TinyStories"
 LAMBADA_TEST = "EleutherAI/lambada_openai"  # OpenAI's copy of the test set, its configuration default: lm-eval's
 FULL_BLIMP = "nyu-mll/blimp"  # a configuration per paradigm
 GPT2 = "openai-community/gpt2"
+BABYLM_DATA = "https://github.com/babylm/babylm.github.io/raw/main/babylm_data.zip"  # of 2023, with both sizes
 MAHONEY = "https://mattmahoney.net/dc/{}.zip"  # enwik8 and text8, 100,000,000 bytes each, as published
 MD5 = {"enwik8": "a1fa5ffddb56f4953e226637dabbb36a", "text8": "3bea1919949baf155f99411df5fada7e"}
 IN_ONE_ROW = {"enwik8": "enwik8-raw"}  # on the hub, the configuration that is not cut into lines
@@ -63,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--lambada", default=LAMBADA_TEST, help=f"a data set's id, or a folder ({LAMBADA_TEST})")
     parser.add_argument(
+        "--corpus",
+        action="append",
+        type=_named_source,
+        default=[],
+        metavar="NAME[=SOURCE]",
+        help="also a corpus: a data set's id, a folder or file, a zip file or its address; babylm_10m, babylm_100m: BabyLM",
+    )
+    parser.add_argument(
+        "--documents",
+        choices=get_args(Documents),
+        help="what parts the documents of sources that are text (of BabyLM's: line)",
+    )
+    parser.add_argument(
         "--full-blimp",
         nargs="?",
         const=FULL_BLIMP,
@@ -81,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data_root = Path(options.data_root)
     wanted = required_files(RunConfig(model=GPTNeo()))
     sources: list[tuple[str, Callable[[Path, str], None], str]] = [
-        ("stories", fetch_stories, options.stories),
+        ("stories", partial(fetch_stories, rule=options.documents), options.stories),
         ("tokenizer", fetch_tokenizer, options.tokenizer),
         ("evaluation data", fetch_filter_data, options.filter_data),
         ("LAMBADA", fetch_lambada, options.lambada),
@@ -89,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.full_blimp is not None:
         wanted += blimp_files(Data(), "full").values()
         sources.append(("the full BLiMP", fetch_full_blimp, options.full_blimp))
+    for name, source in options.corpus:
+        wanted += corpus_files(name)
+        sources.append((f"corpus {name}", partial(fetch_corpus, name=name, rule=options.documents), source))
     for corpus, file in STREAMS.items():
         if getattr(options, corpus) is not None:
             wanted.append(file)
@@ -102,11 +122,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _report(data_root, wanted, problems)
 
 
-def fetch_stories(data_root: Path, source: str) -> None:
+def _named_source(text: str) -> tuple[str, str]:
+    name, _, source = text.partition("=")
+    if not CORPUS_NAME.fullmatch(name) or name in STREAMS or name == Data().corpus:
+        raise argparse.ArgumentTypeError(f"{name}: name a corpus by letters, digits and _, as none of ours is named")
+    if not source and name not in published.BABYLM:
+        raise argparse.ArgumentTypeError(f"say where {name} is: --corpus {name}=SOURCE")
+    return name, source or BABYLM_DATA
+
+
+def corpus_files(name: str) -> list[str]:
+    """Return where `fetch` puts a corpus, below DATA_ROOT: training and validation."""
+    return [f"corpora/{name}/{split}.jsonl" for split in ("train", "validation")]
+
+
+def fetch_corpus(data_root: Path, source: str, name: str, rule: Documents | None = None) -> None:
+    """A corpus as JSON lines with the key `text`."""
+    missing = {Path(file).stem: data_root / file for file in corpus_files(name) if not _kept(data_root / file)}
+    if not missing:
+        return
+    if Path(source).exists() or "://" in source:
+        is_text = Path(source).is_file() and not zipfile.is_zipfile(source)
+        with nullcontext(Path(source)) if is_text else _unpacked(source) as folder:
+            of_babylm = published.BABYLM.get(name, ())
+            splits = published.local(folder, rule or ("line" if of_babylm else None), of_babylm)
+            _write_splits(missing, splits)
+        return
+    from datasets import load_dataset
+
+    rows = load_dataset(source, streaming=True)
+    _write_splits(missing, published.with_validation({split: partial(_column, rows[split]) for split in rows}))
+
+
+def _column(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (row["text"] for row in rows)
+
+
+def _write_splits(missing: dict[str, Path], splits: dict[str, published.Texts]) -> None:
+    for split, path in missing.items():
+        count = _write_lines(path, ({"text": text} for text in splits[split]()))
+        print(f"{path}: {count:,} documents", flush=True)
+
+
+def fetch_stories(data_root: Path, source: str, rule: Documents | None = None) -> None:
     """TinyStories' two splits, as JSON lines with the key `text`."""
     wanted = {"train": data_root / TRAIN_STORIES, "validation": data_root / VALIDATION_STORIES}
     missing = {split: path for split, path in wanted.items() if not _kept(path)}
     if not missing:
+        return
+    if published.has_text(Path(source)):
+        _write_splits(missing, published.local(Path(source), rule))
         return
     from datasets import load_dataset
 

@@ -3,6 +3,7 @@ adds others under `corpora`. No torch here."""
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, PositiveFloat, model_validator
 from tiny_transformers.settings.base import Settings
 
 Documents = Literal["line", "blank_line", "endoftext", "file"]
+NAME = re.compile(r"[A-Za-z0-9_]+")
 END_OF_TEXT = "<|endoftext|>"
 
 

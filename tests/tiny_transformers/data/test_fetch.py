@@ -13,10 +13,12 @@ from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import (
     STREAMS,
     TRAIN_STORIES,
+    VALIDATION_STORIES,
     Data,
     RunConfig,
     fetch_command,
 )
+from tiny_transformers.settings.corpora import CORPORA
 from tiny_transformers.settings.stage.blimp import blimp_files
 from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
 from tiny_transformers.settings.stages import required_files
@@ -220,3 +222,93 @@ def test_offline_means_offline(tmp_path, monkeypatch, capsys):
     ]
     assert fetch.main(local) == 2
     assert "HF_HUB_OFFLINE=1 forbids downloads" in capsys.readouterr().err
+
+
+STORIES = "Once upon a time,\nthere was a bug.\n\nIt was big.\n<|endoftext|>\nTom ran.\nHe fell.\n<|endoftext|>\n"
+
+
+def of(path):
+    return [row["text"] for row in read_rows(path, texts=["text"])]
+
+
+def test_stories_in_text_files_are_what_their_marks_part(sources, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("TinyStories-train.txt", "TinyStories-valid.txt"):
+        (folder / name).write_text(STORIES)
+    sources[sources.index("--stories") + 1] = str(folder)
+    assert fetch.main(sources) == 0
+    for file in (TRAIN_STORIES, VALIDATION_STORIES):
+        assert of(tmp_path / "data" / file) == [
+            "Once upon a time,\nthere was a bug.\n\nIt was big.",
+            "Tom ran.\nHe fell.",
+        ]
+
+
+def test_text_without_marks_is_refused_until_a_rule_is_given(sources, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("train.txt", "dev.txt"):
+        (folder / name).write_text("One.\nTwo.\n\nThree.\n")
+    sources[sources.index("--stories") + 1] = str(folder)
+    assert fetch.main(sources) == 2
+    assert ".txt: is text. Say what parts its documents: --documents line, blank_line" in capsys.readouterr().err
+    assert fetch.main([*sources, "--documents", "blank_line"]) == 0
+    assert of(tmp_path / "data" / TRAIN_STORIES) == ["One.\nTwo.", "Three."]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_babylms_corpora_are_lines_of_their_own_folders(tmp_path, monkeypatch, packed):
+    """The layout of 2023's zip file."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "babylm_data"
+    for split, ending in (
+        ("babylm_10M", "train"),
+        ("babylm_100M", "train"),
+        ("babylm_dev", "dev"),
+        ("babylm_test", "test"),
+    ):
+        (folder / split).mkdir(parents=True)
+        for domain in ("aochildes", "bnc_spoken"):
+            (folder / split / f"{domain}.{ending}").write_text(f"{split} {domain} one.\n\n{split} {domain} two.\n")
+    (folder / "README.md").write_text("# BabyLM")
+    source = shutil.make_archive(str(tmp_path / "babylm"), "zip", tmp_path, "babylm_data") if packed else folder
+    for name, size in (("babylm_10m", "babylm_10M"), ("babylm_100m", "babylm_100M")):
+        fetch.fetch_corpus(tmp_path / "data", str(source), name)
+        texts = [f"{split} {domain} {n}." for split in (size, "babylm_dev") for domain in ("aochildes", "bnc_spoken")
+                 for n in ("one", "two")]  # fmt: skip
+        train, validation = (of(tmp_path / "data" / file) for file in CORPORA[name].files)
+        assert [*train, *validation] == texts
+        assert len(train) == 4
+
+
+def test_a_corpus_without_validation_has_one_document_in_a_hundred_held_out(tmp_path):
+    (tmp_path / "mine.txt").write_text("\n".join(f"Line {number}." for number in range(250)))
+    fetch.fetch_corpus(tmp_path / "data", str(tmp_path / "mine.txt"), "mine", "line")
+    train, validation = (of(tmp_path / "data" / file) for file in fetch.corpus_files("mine"))
+    assert validation == ["Line 99.", "Line 199."]
+    assert train == [f"Line {number}." for number in range(250) if number not in (99, 199)]
+
+
+def test_a_corpus_comes_from_a_data_set_by_its_id(tmp_path, monkeypatch):
+    import datasets
+
+    folder = tmp_path / "somebody"
+    folder.mkdir()
+    for split, text in (("train", "Een kat."), ("validation", "Een hond."), ("test", "Een vis.")):
+        datasets.Dataset.from_dict({"text": [text], "more": [1]}).to_parquet(folder / f"{split}.parquet")
+    monkeypatch.chdir(tmp_path)
+    real = datasets.load_dataset
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda name, **how: real(str(folder), **how) if name == "a/b" else None
+    )
+    fetch.fetch_corpus(tmp_path / "data", "a/b", "nl")
+    assert [of(tmp_path / "data" / file) for file in fetch.corpus_files("nl")] == [["Een kat."], ["Een hond."]]
+
+
+@pytest.mark.parametrize("asked", ["mine", "text8=x", "tinystories=x", "my corpus=x", "=x"])
+def test_a_corpus_that_cannot_be_named_so_is_refused(tmp_path, capsys, asked):
+    with pytest.raises(SystemExit) as ended:
+        fetch.main(["--data-root", str(tmp_path), "--corpus", asked])
+    assert ended.value.code == 2
+    assert "--corpus" in capsys.readouterr().err

@@ -80,7 +80,8 @@ def test_what_cannot_be_is_refused(settings, complaint):
 
 def test_models_are_refused_a_corpus_that_they_cannot_read():
     with pytest.raises(
-        ValidationError, match="data.corpus tinystories is not for .* brainformer: write a stream, such as enwik8 or text8"
+        ValidationError,
+        match="tinystories is not for .* brainformer: write a stream, such as enwik8 or text8",
     ):
         RunConfig(model=Brainformer())
     with pytest.raises(
