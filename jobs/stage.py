@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files import documents, folders, whole_files
-from cluster.files.documents import Claim, Intent, PackedRun, ResultFile, RunFile, TaskFile
+from cluster.files.documents import Claim, ContentsFile, Intent, PackedRun, ResultFile, RunFile, TaskFile
 from cluster.files.folders import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
 from jobs.attempts import (
@@ -212,6 +212,11 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         figures=heartbeat.figures,
         should_stop=STOP.is_set,
     )
+    if known := documents.read(OutputRoot(Path(intent["output_root"])).contents, ContentsFile):
+        from tiny_transformers.common import contents
+
+        if wrong := contents.unexpected(config, [stage], work.data_root, cache, known):
+            raise TinyTransformersError(wrong)
     return importlib.import_module(STAGES[stage].runner).run(work)
 
 

@@ -75,6 +75,9 @@ def submit(
     yes: YesOption = False,
     wait: WaitOption = False,
     allow_code_change: CodeOption = False,
+    accept_data: Annotated[
+        bool, typer.Option("--accept-data", help="Data has another content than before: make other runs of it.")
+    ] = False,
     max_gpu_hours: Annotated[
         float | None,
         typer.Option("--max-gpu-hours", metavar="H", min=0, help="Submit nothing if it would take more, by the plan."),
@@ -90,14 +93,18 @@ def submit(
     ] = None,
 ) -> None:
     """Submit what is missing of a manifest."""
-    from cluster.submit import submitting
+    from cluster.submit import contents, submitting
 
     document = loading.load(manifest_path)
     profile = profiles.load(site or profiles.default_site(), account=account, partition=partition).with_rules(
         document.retry, document.notify
     )
+    root = root_of(output_root, smoke)
     cells = grids.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
-    runs, root = expansion.expand(cells), root_of(output_root, smoke)
+    known = None
+    if root.path.exists() or not dry_run:
+        cells, known = contents.revise(cells, data_root, root, accept_data)
+    runs = expansion.expand(cells)
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
     about = expansion.studies(document, cells, overrides or ())
@@ -106,7 +113,17 @@ def submit(
         budget = {"gpu_hours": document.budget.gpu_hours, "manifest": manifest_path.name}
     left_out = () if study else document.optional
     submitting.submit_missing(
-        where, runs, profile, list(document.studies), data_root, source, about, left_out, budget, calibrate
+        where,
+        runs,
+        profile,
+        list(document.studies),
+        data_root,
+        source,
+        about,
+        left_out,
+        budget,
+        calibrate,
+        known,
     )
     if wait and not dry_run:
         wait_until_done(where, runs)

@@ -270,6 +270,13 @@ class NotifyFile(TypedDict):
     retried: list[str]  # causes of failures that are tried again
 
 
+class ContentsFile(TypedDict):
+    """contents.json: which bytes the names of data stand for here, by SHA-256."""
+
+    first: dict[str, str]  # name -> what it stood for when it was first submitted
+    revisions: dict[str, dict[str, str]]  # revision of runs -> the names that stand for something else in them
+
+
 class BudgetFile(TypedDict):
     """budget.json: the hours that all submissions may take together, as last submitted."""
 

@@ -208,6 +208,10 @@ class OutputRoot:
         return self.path / "notify.json"
 
     @property
+    def contents(self) -> Path:
+        return self.path / "contents.json"
+
+    @property
     def budget(self) -> Path:
         return self.path / "budget.json"
 

@@ -135,6 +135,24 @@ class Results(Store):
         counted = {row["code"]: row["runs"] for row in rows}
         return counted if len(counted) > 1 else {}
 
+    def first_read(self, files: Iterable[str]) -> dict[str, str]:
+        """Data file -> the SHA-256 that the first completed stage run which read it has told of."""
+        rows = self.db.query(
+            "SELECT file, sha256, min(data_file.rowid) FROM data_file JOIN attempt USING (run_id, stage, number) "
+            "WHERE status = 'completed' AND file IN (SELECT value FROM json_each(?)) GROUP BY file",
+            [json.dumps(list(files))],
+        )
+        return {row["file"]: row["sha256"] for row in rows}
+
+    def runs_that_read(self, file: str) -> int:
+        """How many runs have a completed stage that read this data file."""
+        rows = self.db.query(
+            "SELECT count(DISTINCT run_id) AS runs FROM data_file JOIN attempt USING (run_id, stage, number) "
+            "WHERE status = 'completed' AND file = ?",
+            [file],
+        )
+        return int(next(iter(rows))["runs"])
+
     def changed_data(self) -> dict[str, int]:
         """Data files of which completed stage runs read different versions -> how many versions."""
         rows = self.db.query(

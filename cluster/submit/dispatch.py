@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.errors import BreakerOpen, InputError, SlurmSilent
 from cluster.files import documents, folders, records, whole_files
-from cluster.files.documents import AnswerFile, BudgetFile, DecisionFile, ReachedLimit
+from cluster.files.documents import AnswerFile, BudgetFile, ContentsFile, DecisionFile, ReachedLimit
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run, key_of
 from cluster.ledger.database import Ledger
@@ -63,6 +63,7 @@ class Request:
     about: Sequence[records.StudyRecord] = ()  # what is to be recorded of studies
     left_out: Sequence[str] = ()  # optional studies that nobody named
     budget: BudgetFile | None = None  # for all that is submitted to this OUTPUT_ROOT
+    contents: ContentsFile | None = None  # of the data that is read
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
     calibration: Calibration | None = None  # that comes first, and by which the rest is planned
     room: int | None = None  # how many packs the limits leave room for; None: for any number

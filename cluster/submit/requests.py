@@ -25,9 +25,10 @@ from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, calibrating, dispatch, launch, on_disk
+from cluster.submit import budget, calibrating, contents, dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.wording import say_refused, show
+from tiny_transformers.common.contents import unexpected
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
 from tiny_transformers.settings.stages import needed_by, required_files
@@ -143,6 +144,8 @@ def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: laun
         recording.record_studies(ledger, where.output_root, request.about)
         notify.configure(ledger, where.output_root, request.site)
         budget.keep(where.output_root, request.budget)
+    if request.contents:
+        contents.keep(where.output_root, request.contents)
 
 
 def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin, slurm: Slurm) -> Request:
@@ -197,6 +200,17 @@ def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost
         if probe.exists():
             ledgers.append((stack.enter_context(closing(Ledger(probe, read_only=True))), "probed"))
         return measured(ledgers, site)
+
+
+def check_contents(todo: Todo, data_root: Path | None, output_root: OutputRoot) -> None:
+    """Every file that these stages read is the one that their runs were submitted with. Raises InputError."""
+    if data_root is None:
+        return
+    known, cache = contents.known_contents(output_root), output_root.cache
+    told = PerSettings(lambda config, stages: unexpected(config, stages, data_root, cache, known))
+    for run, stages in todo:
+        if wrong := told.of(run.config, tuple(stages)):
+            raise InputError(f"{wrong} Nothing was submitted.")
 
 
 def check_data(runs: Sequence[Run], data_root: Path | None) -> None:

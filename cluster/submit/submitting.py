@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import documents, records
-from cluster.files.documents import BudgetFile, Paused, SourceOfWork
+from cluster.files.documents import BudgetFile, ContentsFile, Paused, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
@@ -42,10 +42,11 @@ def submit_missing(
     left_out: Sequence[str] = (),
     budget: BudgetFile | None = None,
     calibrate: bool | None = False,
+    contents: ContentsFile | None = None,
 ) -> None:
     """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies, and
     the manifest's budget. `left_out`: studies that are optional and were not named. `calibrate`: whether a calibration
-    comes first; None: where it pays.
+    comes first; None: where it pays. `contents`: of the data that is read.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     requests.check_data(runs, data_root)
@@ -58,7 +59,9 @@ def submit_missing(
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
         first = calibrating.wanted(request, calibrate)
-        return replace(request, about=about, left_out=left_out, budget=budget, calibration=first), origin
+        return replace(
+            request, about=about, left_out=left_out, budget=budget, calibration=first, contents=contents
+        ), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
@@ -86,6 +89,7 @@ def rerun(
         states = on_disk.without_removed(where.output_root, runs, ledger.states())
         todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
         requests.check_data([run for run, chosen in todo if chosen], data)
+        requests.check_contents([each for each in todo if each[1]], data, where.output_root)
         return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin), origin
 
     request = requests.perform(where, build)
@@ -205,6 +209,7 @@ def _go_on(
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
     requests.check_data(runs, data)
+    requests.check_contents(todo, data, where.output_root)
     site = site or profiles.checked(source["site"])
     request = requests.compose(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     say_held(request, "tick")

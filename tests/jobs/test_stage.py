@@ -10,10 +10,12 @@ import pytest
 from waiting import PATIENCE, wait_for
 
 from cluster.files import whole_files
+from cluster.files.folders import OutputRoot
 from jobs import attempts, stage
 from jobs.attempts import STOPPED, ArrayTask, this_task
 from tiny_transformers.common.provenance import source_digest
 from tiny_transformers.common.work import CheckFailed, Interrupted
+from tiny_transformers.settings.config import TRAIN_STORIES, VALIDATION_STORIES
 
 CODE = source_digest()
 CHILD = (sys.executable, "-m", "jobs.stage")
@@ -102,6 +104,19 @@ def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, submit):
     assert "pretrain stand-in" in attempt.log.read_text()
     assert "add_tokenizer stand-in" not in attempt.log.read_text()
     assert sorted(os.listdir(attempt.path)) == ["claim.json", "heartbeat.json", "log.txt", "result.json"]
+
+
+def test_a_stage_whose_data_is_not_what_was_submitted_fails_at_once(run, submit, tmp_path):
+    described = whole_files.read_json(run.run_json)
+    whole_files.write_json(run.run_json, {**described, "config": described["config"] | {"data": {"source": "files"}}})
+    for file in (TRAIN_STORIES, VALIDATION_STORIES, "tokenizer/10k-tok/tokenizer.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("what is there now")
+    whole_files.write_json(OutputRoot(tmp_path).contents, {"first": {"tinystories, train": "0" * 64}, "revisions": {}})
+    assert child(submit(stages=TWO[:1])).returncode == 1
+    result = whole_files.read_json(run.attempt("pretrain", 1).result)
+    assert result["cause"] == "error"
+    assert f"{tmp_path / TRAIN_STORIES}: is not the file that was submitted as tinystories, train" in result["message"]
 
 
 def test_an_outcome_that_cannot_be_written_fails_the_stage_and_says_so(run, submit, fake_science):

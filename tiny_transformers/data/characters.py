@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tiny_transformers.common.contents import known_fingerprint, state
 from tiny_transformers.common.files import whole_folder
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.data.sources import known_fingerprint, state
 
 CACHE_FORMAT = 2  # raised when the same stream would be stored otherwise
 READ = 1 << 22  # bytes of the file at once

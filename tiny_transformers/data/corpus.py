@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from tiny_transformers.common.contents import corpus_fingerprint, fingerprint
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.data import batches, characters, documents
 from tiny_transformers.data.batches import Batch, Example, Ids
 from tiny_transformers.data.feed import Step
-from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.data.stories import tokenize_stories
 from tiny_transformers.settings import config
 from tiny_transformers.settings.config import RunConfig
@@ -67,7 +67,7 @@ class StoryCorpus:
             for file in files.files
         )
         self.fingerprints = {
-            file: documents.fingerprint(self.data_root / file, files, work.cache) for file in files.files
+            file: corpus_fingerprint(self.data_root / file, files, work.cache) for file in files.files
         } | {tokenizer: fingerprint(tokenizer_file)}
         count = min(len(validation), self.settings.eval_stories or len(validation))
         held_out = [validation[i] for i in range(count)]

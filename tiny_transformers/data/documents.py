@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tiny_transformers.common.contents import corpus_fingerprint, files_at, state
 from tiny_transformers.common.files import whole_file
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.data.sources import known_fingerprint, numbered_lines, numbered_rows, state
+from tiny_transformers.data.sources import numbered_lines, numbered_rows
 from tiny_transformers.settings.corpora import END_OF_TEXT, Corpus, Documents
-
-CACHE_FORMAT = 1  # raised when the same files would be read otherwise
 
 
 def json_lines(path: Path, corpus: Corpus, cache: Path) -> Path:
@@ -22,38 +20,20 @@ def json_lines(path: Path, corpus: Corpus, cache: Path) -> Path:
     Raises TinyTransformersError naming the file and the line that is not as it should be."""
     if corpus.is_plain and path.is_file():
         return path
-    target = cache / "documents" / f"{fingerprint(path, corpus, cache)[:16]}.jsonl"
+    target = cache / "documents" / f"{corpus_fingerprint(path, corpus, cache)[:16]}.jsonl"
     if not target.is_file():
-        before = [state(file) for file in files(path)]
+        before = [state(file) for file in files_at(path)]
         with whole_file(target) as draft, open(draft, "w", encoding="utf-8") as lines:
             for text in read(path, corpus):
                 lines.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-            if [state(file) for file in files(path)] != before:
+            if [state(file) for file in files_at(path)] != before:
                 raise TinyTransformersError(f"{path}: changed while it was read. Start again.")
     return target
 
 
-def fingerprint(path: Path, corpus: Corpus, cache: Path) -> str:
-    """SHA-256 of what is read at `path`: of the file's bytes where they are read as they are; else of the bytes of all
-    files, and of how documents are read from them."""
-    if corpus.is_plain and path.is_file():
-        return known_fingerprint(path, cache)
-    how = [CACHE_FORMAT, corpus.format, corpus.field if corpus.format == "jsonl" else corpus.documents]
-    sources = [[file.relative_to(path).as_posix(), known_fingerprint(file, cache)] for file in files(path)]
-    return hashlib.sha256(json.dumps([how, sources]).encode()).hexdigest()
-
-
-def files(path: Path) -> list[Path]:
-    """The file at `path`, or those in the folder that is there and below it, in order; hidden ones are left out."""
-    if not path.is_dir():
-        return [path]
-    found = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-
-
 def read(path: Path, corpus: Corpus) -> Iterator[str]:
     """The documents at `path`, without those that are empty."""
-    for file in files(path):
+    for file in files_at(path):
         if corpus.format == "jsonl":
             texts: Iterable[str] = (row[corpus.field] for _, row in numbered_rows(file, texts=[corpus.field]))
         else:

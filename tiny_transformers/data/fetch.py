@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_named_source,
         default=[],
         metavar="NAME[=SOURCE]",
-        help="also a corpus: a data set's id, a folder or file, a zip file or its address; babylm_10m, babylm_100m: BabyLM",
+        help="also a corpus: a data set's id, a folder or file, a zip file or its address (babylm_10m, babylm_100m)",
     )
     parser.add_argument(
         "--documents",

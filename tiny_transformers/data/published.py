@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from tiny_transformers.common import contents
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import documents
 from tiny_transformers.settings.corpora import END_OF_TEXT, Corpus, Documents
@@ -25,7 +26,7 @@ Texts = Callable[[], Iterator[str]]  # from the beginning at each call
 
 def has_text(source: Path) -> bool:
     """Whether a local source is text as it is, which a data set's library would cut at every line."""
-    return source.exists() and not _json_lines(source) and any(map(_is_text, documents.files(source)))
+    return source.exists() and not _json_lines(source) and any(map(_is_text, contents.files_at(source)))
 
 
 def local(source: Path, rule: Documents | None, train_folders: tuple[str, ...] = ()) -> dict[str, Texts]:
@@ -34,7 +35,7 @@ def local(source: Path, rule: Documents | None, train_folders: tuple[str, ...] =
 
     Raises TinyTransformersError for a source without documents, and for text without a rule."""
     json_lines = _json_lines(source)
-    found = json_lines or [file for file in documents.files(source) if _is_text(file)]
+    found = json_lines or [file for file in contents.files_at(source) if _is_text(file)]
     if not json_lines and rule is None and not all(map(_ends_stories, found)):
         raise TinyTransformersError(
             f"{next(file for file in found if not _ends_stories(file))}: is text. Say what parts its documents: "
@@ -66,7 +67,7 @@ def with_validation(splits: dict[str, Texts]) -> dict[str, Texts]:
 
 
 def _json_lines(source: Path) -> list[Path]:
-    return [file for file in documents.files(source) if file.suffix in JSON_LINES]
+    return [file for file in contents.files_at(source) if file.suffix in JSON_LINES]
 
 
 def _is_text(file: Path) -> bool:

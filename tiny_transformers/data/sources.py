@@ -1,26 +1,22 @@
-"""Where the data is, and reading it: rows of JSON lines, and which bytes they are (SHA-256).
+"""Where the data is, and reading it: rows of JSON lines.
 
 A file is read whole and checked, or refused with its name and line. No torch."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from tiny_transformers.common.files import whole_file, whole_folder
+from tiny_transformers.common.files import whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.config import RunConfig, fetch_command, lacking_files
 from tiny_transformers.settings.stages import required_files
 
 LINE_END = re.compile(rb"\r\n?|\n")
-SETTLED = 2  # seconds since a file was written, after which another write would show in its times
 
 T = TypeVar("T")
 
@@ -64,38 +60,6 @@ def sample(rows: Sequence[T], limit: int | None) -> list[T]:
     if limit is None or limit >= len(rows):
         return list(rows)
     return [rows[i * len(rows) // limit] for i in range(limit)]
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def known_fingerprint(path: Path, cache: Path) -> str:
-    """`fingerprint`, computed once for each state of the file and kept in cache/fingerprints."""
-    place, before = os.path.abspath(path), list(state(path))
-    record = cache / "fingerprints" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
-    if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known["path"] == place and known["state"] == before:
-            return str(known["sha256"])
-    # As git does: what was just written may be written again within one tick of its file system's clock, unseen.
-    settled = time.time() - max(before[2:]) / 1e9 > SETTLED
-    digest = fingerprint(path)
-    if settled and list(state(path)) == before:
-        with whole_file(record) as draft:
-            draft.write_text(json.dumps({"path": place, "state": before, "sha256": digest}), encoding="utf-8")
-    return digest
-
-
-def state(path: Path) -> tuple[int, ...]:
-    """Return what changes whenever the file's bytes do: size, inode, and both times (ns), for mtime can be set back."""
-    stat = path.stat()
-    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def numbered_rows(

@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from tiny_transformers.common.contents import known_fingerprint, state
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
-from tiny_transformers.data.sources import known_fingerprint, numbered_rows, state
+from tiny_transformers.data.sources import numbered_rows
 
 CACHE_FORMAT = 1  # raised when the same stories would be stored otherwise
 PART = 4 << 20  # bytes of the story file: a second's work, and what a kill can cost each process

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tiny_transformers.common import contents
 from tiny_transformers.common.work import Check, Outcome, TinyTransformersError, Work
 from tiny_transformers.data import characters, documents, sources
 from tiny_transformers.data.characters import Stream, Units
@@ -48,7 +49,7 @@ def _run_stories(work: Work) -> Outcome:
             check_ids(work.model_dir),
         ],
         metrics={"vocabulary": len(tokenizer)},
-        data={file: sources.fingerprint(work.data_root / file)},
+        data={file: contents.fingerprint(work.data_root / file)},
     )
 
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from tiny_transformers.common import bootstrap, pairs
+from tiny_transformers.common import bootstrap, contents, pairs
 from tiny_transformers.common.work import Interrupted, Outcome, Score, TinyTransformersError, Work
-from tiny_transformers.data import sources
 from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.minimal_pairs import PairTask, read_task
 from tiny_transformers.models import auto
@@ -63,7 +62,7 @@ def run(work: Work) -> Outcome:
     files = blimp_files(work.config.data, work.config.evaluation.of(Blimp).data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = _read_tasks(work, files, tokenizer)
-    fingerprints = {name: sources.fingerprint(work.data_root / file) for name, file in files.items()}
+    fingerprints = {name: contents.fingerprint(work.data_root / file) for name, file in files.items()}
     model: Any = auto.load_lm(work.model_dir)
     model.to(device.pick_device())
     started = time.monotonic()

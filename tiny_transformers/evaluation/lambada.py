@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from tiny_transformers.common import bootstrap
+from tiny_transformers.common import bootstrap, contents
 from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, Score, Work
 from tiny_transformers.data import sources
 from tiny_transformers.data.sources import read_rows
@@ -70,7 +70,7 @@ def run(work: Work) -> Outcome:
             "passages_per_second": len(passages) / seconds,
             "peak_memory_mb": device.peak_memory_mb(),
         },
-        data={FILE: sources.fingerprint(path)},
+        data={FILE: contents.fingerprint(path)},
     )
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from tiny_transformers.common import contents
 from tiny_transformers.common.files import whole_file
 from tiny_transformers.common.provenance import source_digest
 from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
-from tiny_transformers.data import sources
 from tiny_transformers.evaluation.fine_tuning import Fit, Report, fine_tune, predict
 from tiny_transformers.evaluation.glue import TaskData, majority_share, read_task
 from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Values, chance, evaluate, majority
@@ -72,7 +72,7 @@ def run(work: Work) -> Outcome:
     started = time.monotonic()
     tasks = _read_tasks(work)
     files = [file for task in tasks for file in superglue_files(task.name).values()]
-    outcome = Outcome(data={file: sources.fingerprint(work.data_root / file) for file in files})
+    outcome = Outcome(data={file: contents.fingerprint(work.data_root / file) for file in files})
     planned = _plan(work, tasks, outcome.data)
     kept = {one.path: found for one in planned if (found := _read_kept(one))}
     answers = _fine_tune_all(work, planned, kept)
@@ -121,7 +121,7 @@ def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -
     among it: whoever mends a mistake gets no answer of before."""
     settings = work.config.evaluation.of(Superglue).model_dump(mode="json", exclude=set(NO_RESULT))
     model = {
-        path.name: sources.fingerprint(path)
+        path.name: contents.fingerprint(path)
         for pattern in ("*.safetensors", "config.json", "tokenizer*.json")
         for path in work.model_dir.glob(pattern)
     }

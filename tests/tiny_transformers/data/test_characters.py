@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from tiny_transformers.common.contents import fingerprint
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import characters
-from tiny_transformers.data.sources import fingerprint
 
 TEXT = "a naïve café costs 3 € at № 7; 𝄞 is one character of four bytes.\n" * 50
 

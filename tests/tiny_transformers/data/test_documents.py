@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tiny_transformers.common import contents
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.data import builtin, documents, sources
 from tiny_transformers.settings.config import RunConfig
@@ -48,7 +49,7 @@ def test_a_folder_is_its_files_in_order_and_none_that_is_hidden(tmp_path):
 
 
 def test_what_is_read_is_made_once_and_named_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SETTLED", -1)
+    monkeypatch.setattr(contents, "SETTLED", -1)
     (tmp_path / "a.txt").write_text(TEXT)
     rule, cache = corpus(format="text"), tmp_path / "cache"
     made = documents.json_lines(tmp_path / "a.txt", rule, cache)
@@ -64,7 +65,9 @@ def test_what_is_read_is_made_once_and_named_by_its_content(tmp_path, monkeypatc
 def test_json_lines_are_read_where_they_are_or_by_another_field(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "A."}\n{"text": " "}\n{"text": "B."}\n')
     assert documents.json_lines(tmp_path / "a.jsonl", corpus(), tmp_path / "cache") == tmp_path / "a.jsonl"
-    assert documents.fingerprint(tmp_path / "a.jsonl", corpus(), tmp_path) == sources.fingerprint(tmp_path / "a.jsonl")
+    assert contents.corpus_fingerprint(tmp_path / "a.jsonl", corpus(), tmp_path) == contents.fingerprint(
+        tmp_path / "a.jsonl"
+    )
     (tmp_path / "b.jsonl").write_text('{"story": "A.", "text": 1}\n{"story": "B."}\n')
     made = documents.json_lines(tmp_path / "b.jsonl", corpus(field="story"), tmp_path / "cache")
     assert sources.read_rows(made) == [{"text": "A."}, {"text": "B."}]

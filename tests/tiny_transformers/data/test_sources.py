@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -104,27 +103,6 @@ def test_a_sample_covers_the_file_evenly_and_in_order():
     assert sources.sample(rows, 1000) == rows
     assert sources.sample(rows, 4) == [0, 25, 50, 75]
     assert len(set(sources.sample(rows, 99))) == 99
-
-
-def test_a_file_is_hashed_once_for_each_state_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SETTLED", -1)
-    file, cache = write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache"
-    assert sources.known_fingerprint(file, cache) == sources.fingerprint(file)
-    with monkeypatch.context() as patch:
-        patch.setattr(sources, "fingerprint", lambda _: pytest.fail("hashed again"))
-        sources.known_fingerprint(file, cache)
-    before = file.stat()
-    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may be coarse
-        write(file, {"text": "The dog."})
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert file.stat().st_size == before.st_size
-    assert sources.known_fingerprint(file, cache) == sources.fingerprint(file)
-    assert len(list((cache / "fingerprints").iterdir())) == 1
-
-
-def test_the_hash_of_a_file_just_written_is_not_kept(tmp_path):
-    sources.known_fingerprint(write(tmp_path / "a.jsonl", {"text": "The cat."}), tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tiny_transformers.common import contents
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
 from tiny_transformers.data import sources, stories
 from tiny_transformers.settings.architecture import GPTNeo
@@ -88,7 +89,7 @@ def test_stories_are_encoded_with_both_ends_and_cut_to_the_length(root, tokenize
         whole = tokenizer.encode(rows[index]["text"]).ids
         expected = whole if len(whole) <= 20 else [*whole[:19], 2]
         assert made[index].tolist() == expected
-    assert made.fingerprint == sources.fingerprint(root / VALIDATION_STORIES)
+    assert made.fingerprint == contents.fingerprint(root / VALIDATION_STORIES)
     assert isinstance(made.ids, np.memmap)
     with pytest.raises(IndexError):
         made[len(made)]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_transformers.common.contents import fingerprint
 from tiny_transformers.common.work import CheckFailed, Interrupted, Score, TinyTransformersError, Work
 from tiny_transformers.data import characters
-from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.evaluation import bpc
 from tiny_transformers.models import auto
 from tiny_transformers.settings.architecture import Brainformer

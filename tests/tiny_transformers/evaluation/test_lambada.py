@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tiny_transformers.common.contents import fingerprint
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError
-from tiny_transformers.data.sources import fingerprint
 from tiny_transformers.evaluation import lambada
 from tiny_transformers.models.auto import build, load_lm
 from tiny_transformers.settings.architecture import GPTNeo

@@ -1,0 +1,111 @@
+"""Hold each name of data to one content: what it had when it was first submitted to this OUTPUT_ROOT. With another one
+runs are others, and only if the user says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.console import count
+from cluster.errors import InputError
+from cluster.files import documents, whole_files
+from cluster.files.documents import ContentsFile
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.manifest.loading import Cell
+from cluster.plan.memo import PerSettings
+from tiny_transformers.common.contents import Content, contents
+from tiny_transformers.settings.config import Data, lacking_files
+from tiny_transformers.settings.stages import required_files
+
+
+def known_contents(output_root: OutputRoot) -> ContentsFile:
+    return documents.read(output_root.contents, ContentsFile) or {"first": {}, "revisions": {}}
+
+
+def revise(
+    cells: Iterable[Cell], data_root: Path | None, output_root: OutputRoot, accept: bool
+) -> tuple[list[Cell], ContentsFile]:
+    """Give the cells that read another content than the first of its name a revision, which makes them other runs.
+    Files that are not there are passed over: `check_data` tells of them. Returns the cells, and what is known then.
+
+    Raises InputError for a content that its name has not had, unless new ones are accepted."""
+    files = PerSettings(required_files)
+    read: dict[tuple[Data, tuple[str, ...]], dict[str, Content]] = {}
+
+    def reading(cell: Cell) -> dict[str, Content]:
+        key = cell.config.data, tuple(files.of(cell.config, cell.stages))
+        if key not in read:
+            there = data_root is not None and not lacking_files(data_root, key[1])
+            read[key] = contents(*key, data_root, output_root.cache) if there and data_root else {}
+        return read[key]
+
+    found = [(cell, reading(cell)) for cell in cells]
+    now = {name: each for _, of_cell in found for name, each in of_cell.items()}
+    known = known_contents(output_root)
+    first, revisions = dict(known["first"]), dict(known["revisions"])
+    first |= _read_before(output_root, {name: each.file for name, each in now.items() if name not in first})
+    first = {**{name: each.sha256 for name, each in now.items()}, **first}
+    had = {(name, digest) for of in (first, *revisions.values()) for name, digest in of.items()}
+    new = {name: each for name, each in now.items() if (name, each.sha256) not in had}
+    if new and not accept:
+        assert data_root
+        raise InputError(_explain(new, data_root, output_root))
+    changed: dict[tuple[int, str], Data] = {}  # sections stay shared, by which plans are quick
+    revised = []
+    for cell, of_cell in found:
+        others = {name: each.sha256 for name, each in of_cell.items() if each.sha256 != first[name]}
+        if others:
+            revision = hashlib.sha256(json.dumps(sorted(others.items())).encode()).hexdigest()[:8]
+            revisions[revision] = others
+            data = cell.config.data
+            data = changed.setdefault((id(data), revision), data.model_copy(update={"revision": revision}))
+            cell = replace(cell, config=cell.config.model_copy(update={"data": data}))
+        revised.append(cell)
+    return revised, {"first": first, "revisions": revisions}
+
+
+def keep(output_root: OutputRoot, submitted: ContentsFile) -> None:
+    """Remember the contents of what is submitted.
+
+    Raises InputError if another command has submitted other ones by the same names meanwhile."""
+    known = known_contents(output_root)
+    first, revisions = known["first"], known["revisions"]
+    differing = [name for name, digest in submitted["first"].items() if first.get(name, digest) != digest]
+    if differing:
+        raise InputError(
+            f"{differing[0]} was submitted with another content a moment ago. Nothing was submitted: try again."
+        )
+    merged: ContentsFile = {
+        "first": {**first, **submitted["first"]}, "revisions": {**revisions, **submitted["revisions"]}
+    }  # fmt: skip
+    if merged != known:
+        whole_files.write_json(output_root.contents, merged, indent=None)
+
+
+def _read_before(output_root: OutputRoot, files: Mapping[str, str]) -> dict[str, str]:
+    """Of what was submitted before contents were kept: name -> what the first result says that was read."""
+    if not files or not output_root.ledger.exists():
+        return {}
+    with closing(Ledger(output_root.ledger, read_only=True)) as ledger:
+        first = ledger.first_read(files.values())
+    return {name: first[file] for name, file in files.items() if file in first}
+
+
+def _explain(new: Mapping[str, Content], data_root: Path, output_root: OutputRoot) -> str:
+    (name, each), *others = new.items()
+    runs = 0
+    if output_root.ledger.exists():
+        with closing(Ledger(output_root.ledger, read_only=True)) as ledger:
+            runs = ledger.runs_that_read(each.file)
+    before = f"that {count(runs, 'completed run')} read" if runs else "that was submitted here before"
+    more = f" (nor are {len(others)} others theirs)" if others else ""
+    return (
+        f"{data_root / each.file}: is not the file {before} as {name}{more}. Put that one back, or name yours "
+        "otherwise, under `corpora`; or say --accept-data: runs with it are others then, with ids of their own. "
+        "Nothing was submitted."
+    )

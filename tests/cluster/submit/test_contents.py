@@ -1,0 +1,149 @@
+"""A name of data stands for one content in an OUTPUT_ROOT."""
+
+import json
+
+import pytest
+import yaml
+
+from cluster.cli import entry
+from cluster.errors import InputError
+from cluster.files.folders import OutputRoot
+from cluster.ledger.database import Ledger
+from cluster.manifest import grids, loading
+from cluster.plan import expansion
+from cluster.submit import contents, requests
+from tiny_transformers.common import contents as common
+
+FILES = (
+    "tinystories/train.jsonl",
+    "tinystories/validation.jsonl",
+    "tokenizer/10k-tok/tokenizer.json",
+    "mine/t",
+    "mine/v",
+)
+STUDY = {"model": "gpt", "grid": {"data.corpus": ["tinystories", "mine"]}, "stages": ["pretrain"], "seeds": [1, 2]}
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    for file in FILES:
+        write(tmp_path / "data" / file, f"the first {file}")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return OutputRoot(tmp_path / "output")
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    models = {"gpt": {"family": "gpt_neo", "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}}
+    corpora = {"mine": {"train": "mine/t", "validation": "mine/v"}}
+    path = tmp_path / "experiments.yaml"
+    path.write_text(yaml.safe_dump({"models": models, "corpora": corpora, "studies": {"s": STUDY}}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch):
+    monkeypatch.setattr(common, "SETTLED", -1)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def submitted(manifest, data_root, root, accept=False):
+    """The ids of the runs, as `submit` finds them; what it would remember is remembered."""
+    cells, known = contents.revise(grids.cells(loading.load(manifest)), data_root, root, accept)
+    contents.keep(root, known)
+    return [run.id for run in expansion.expand(cells)]
+
+
+def test_the_first_content_of_a_name_changes_no_id(manifest, data_root, root):
+    plain = [run.id for run in expansion.expand(grids.cells(loading.load(manifest)))]
+    assert submitted(manifest, data_root, root) == plain == submitted(manifest, data_root, root)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_another_content_is_refused_until_it_is_accepted_and_then_it_makes_other_runs(manifest, data_root, root, file):
+    first = submitted(manifest, data_root, root)
+    before = root.contents.read_bytes()
+    write(data_root / file, "another")
+    with pytest.raises(InputError, match=f"{file}: is not the file that was submitted here before as .*--accept-data"):
+        submitted(manifest, data_root, root)
+    assert root.contents.read_bytes() == before
+    second = submitted(manifest, data_root, root, accept=True)
+    reading = {0, 1} if "tinystories" in file else {2, 3} if "mine" in file else {0, 1, 2, 3}
+    assert {index for index in range(4) if second[index] != first[index]} == reading
+    assert submitted(manifest, data_root, root) == second, "it is known now"
+    write(data_root / file, f"the first {file}")
+    assert submitted(manifest, data_root, root) == first, "as before it was changed"
+
+
+def test_runs_of_another_content_are_never_pooled_with_those_of_the_first(manifest, data_root, root):
+    submitted(manifest, data_root, root)
+    write(data_root / FILES[0], "another")
+    cells, _ = contents.revise(grids.cells(loading.load(manifest)), data_root, root, True)
+    first, *_ = expansion.expand(cells)
+    assert first.config.family == f"gpt_neo-{first.config.data.revision}"
+    assert first.config.data.revision in first.name
+
+
+def test_a_file_that_moved_is_the_same_and_a_name_that_means_another_file_is_not(manifest, data_root, root):
+    first = submitted(manifest, data_root, root)
+    document = yaml.safe_load(manifest.read_text())
+    (data_root / "mine" / "t").rename(data_root / "moved")
+    document["corpora"]["mine"]["train"] = "moved"
+    manifest.write_text(yaml.safe_dump(document))
+    assert submitted(manifest, data_root, root) == first
+    document["corpora"]["mine"]["train"] = "tinystories/train.jsonl"
+    manifest.write_text(yaml.safe_dump(document))
+    with pytest.raises(InputError, match=r"tinystories/train.jsonl: is not the file .* as mine, train"):
+        submitted(manifest, data_root, root)
+
+
+def test_what_completed_runs_read_before_is_the_first_content(manifest, data_root, root):
+    root.path.mkdir()
+    ledger = Ledger(root.ledger)
+    ledger.put_attempt("a1", "pretrain", 1, submission_id="cafe", pack_index=0, status="completed")
+    ledger.put_outcome("a1", "pretrain", 1, {"data": {FILES[0]: "0" * 64}})
+    ledger.close()
+    with pytest.raises(InputError, match=r"train.jsonl: is not the file that 1 completed run read as tinystories,"):
+        submitted(manifest, data_root, root)
+
+
+def test_two_commands_at_once_do_not_give_one_name_two_contents(manifest, data_root, root):
+    _, one = contents.revise(grids.cells(loading.load(manifest)), data_root, root, False)
+    write(data_root / "mine" / "t", "another")
+    _, other = contents.revise(grids.cells(loading.load(manifest)), data_root, root, False)
+    contents.keep(root, one)
+    with pytest.raises(InputError, match="mine, train was submitted with another content a moment ago"):
+        contents.keep(root, other)
+
+
+def test_what_is_done_again_is_done_with_the_content_that_it_was_submitted_with(manifest, data_root, root):
+    cells, known = contents.revise(grids.cells(loading.load(manifest)), data_root, root, False)
+    contents.keep(root, known)
+    todo = [(run, run.stages) for run in expansion.expand(cells)]
+    requests.check_contents(todo, data_root, root)
+    write(data_root / "mine" / "v", "another")
+    requests.check_contents(todo[:2], data_root, root)
+    with pytest.raises(InputError, match="mine/v: is not the file that was submitted as mine, validation"):
+        requests.check_contents(todo, data_root, root)
+
+
+def test_submit_refuses_with_exit_code_2_and_leaves_all_as_it_was(manifest, data_root, root, capsys):
+    given = ["--site", "local", "--data-root", str(data_root), "--output-root", str(root.path), "--yes"]
+    submitted(manifest, data_root, root)
+    write(data_root / "mine" / "t", "another")
+    before = {path: path.read_bytes() for path in root.path.rglob("*") if path.is_file() and "cache" not in path.parts}
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["submit", str(manifest), *given])
+    assert ended.value.code == 2
+    assert "Nothing was submitted" in " ".join(capsys.readouterr().err.split())
+    after = {path: path.read_bytes() for path in root.path.rglob("*") if path.is_file() and "cache" not in path.parts}
+    assert after == before
+    assert json.loads(root.contents.read_text())["revisions"] == {}
