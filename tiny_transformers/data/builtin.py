@@ -458,7 +458,7 @@ def write_builtin(folder: Path) -> None:
     for task, splits in superglue.items():
         for split, file in superglue_files(task).items():
             _write_rows(folder / file, [row | {"idx": index} for index, row in enumerate(splits[split])])
-    _write_tokenizer(folder / "tokenizer" / config.Data().tokenizer / "tokenizer.json", train)
+    _write_tokenizer((folder / config.tokenizer_file(config.Data())).parent / "tokenizer.json", train)
 
 
 def _blimp_rows(task: str, pairs: list[Pair]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 
 from tiny_transformers.common.contents import corpus_fingerprint, fingerprint
 from tiny_transformers.common.work import TinyTransformersError, Work
-from tiny_transformers.data import batches, characters, documents
+from tiny_transformers.data import batches, characters, documents, vocabularies
 from tiny_transformers.data.batches import Batch, Example, Ids
 from tiny_transformers.data.feed import Step
 from tiny_transformers.data.stories import tokenize_stories
@@ -51,8 +51,7 @@ class StoryCorpus:
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
         self.data_root, self.config, self.settings = work.data_root, work.config, work.config.train
         self.micro_batch_tokens = micro_batch_tokens
-        tokenizer = f"tokenizer/{self.config.data.tokenizer}/tokenizer.json"
-        tokenizer_file = self.data_root / tokenizer
+        tokenizer_file = vocabularies.find(self.config.data, self.data_root, work.cache, work.should_stop)
         self.vocabulary = batches.read_vocabulary(tokenizer_file, self.config.model.vocab_size)
         files = self.config.data.files
         self.train_file, self.validation_file = files.files
@@ -68,7 +67,7 @@ class StoryCorpus:
         )
         self.fingerprints = {
             file: corpus_fingerprint(self.data_root / file, files, work.cache) for file in files.files
-        } | {tokenizer: fingerprint(tokenizer_file)}
+        } | {vocabularies.name(self.config.data): fingerprint(tokenizer_file)}
         count = min(len(validation), self.settings.eval_stories or len(validation))
         held_out = [validation[i] for i in range(count)]
         # Of no seed: all runs are asked for the same tokens.

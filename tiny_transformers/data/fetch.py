@@ -35,6 +35,7 @@ from tiny_transformers.settings.config import (
     Data,
     RunConfig,
     lacking_files,
+    tokenizer_file,
 )
 from tiny_transformers.settings.corpora import NAME as CORPUS_NAME
 from tiny_transformers.settings.corpora import Documents
@@ -183,7 +184,7 @@ def fetch_stories(data_root: Path, source: str, rule: Documents | None = None) -
 
 def fetch_tokenizer(data_root: Path, source: str) -> None:
     """The study's 10k tokenizer, cut from GPT-2's."""
-    folder = data_root / "tokenizer" / Data().tokenizer
+    folder = (data_root / tokenizer_file(Data())).parent
     if _kept(folder / "tokenizer.json"):
         return
     path = Path(source)

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tiny_transformers.common import contents
 from tiny_transformers.common.work import Check, Outcome, TinyTransformersError, Work
-from tiny_transformers.data import characters, documents, sources
+from tiny_transformers.data import characters, documents, sources, vocabularies
 from tiny_transformers.data.characters import Stream, Units
 from tiny_transformers.settings.config import RunConfig, stream_files
 
@@ -36,9 +36,9 @@ def run(work: Work) -> Outcome:
 
 
 def _run_stories(work: Work) -> Outcome:
-    tokenizer = load_tokenizer(work.data_root, work.config)
+    path = vocabularies.find(work.config.data, work.data_root, work.cache, work.should_stop)
+    tokenizer = load_tokenizer(path, work.config)
     _save(tokenizer, work.model_dir)
-    file = _file(work.config)
     corpus = work.config.data.files
     validation = documents.json_lines(work.data_root / corpus.files[1], corpus, work.cache)
     texts = [row["text"] for row in sources.sample(sources.read_rows(validation, texts=["text"]), COMPARED)]
@@ -49,7 +49,7 @@ def _run_stories(work: Work) -> Outcome:
             check_ids(work.model_dir),
         ],
         metrics={"vocabulary": len(tokenizer)},
-        data={file: contents.fingerprint(work.data_root / file)},
+        data={vocabularies.name(work.config.data): contents.fingerprint(path)},
     )
 
 
@@ -85,12 +85,11 @@ def of_units(vocabulary: list[int], units: Units) -> PreTrainedTokenizerFast:
     )
 
 
-def load_tokenizer(data_root: Path, config: RunConfig) -> PreTrainedTokenizerFast:
-    """DATA_ROOT/tokenizer/<name>/tokenizer.json with its special tokens named.
+def load_tokenizer(path: Path, config: RunConfig) -> PreTrainedTokenizerFast:
+    """A tokenizer.json with its special tokens named.
 
     Raises TinyTransformersError if the model has no room for it, or a special token is lacking or has another id than
     models expect."""
-    path = data_root / _file(config)
     vocabulary = _vocabulary(path)
     for token in SPECIAL.values():
         found = vocabulary.get(token)  # looked up before transformers, which would add what is lacking
@@ -167,10 +166,6 @@ def _vocabulary(path: Path) -> dict[str, int]:
         return Tokenizer.from_file(str(path)).get_vocab()
     except Exception as error:  # noqa: BLE001 - the library has no exception of its own
         raise TinyTransformersError(f"{path}: is no tokenizer: {error}. Bring it again.") from None
-
-
-def _file(config: RunConfig) -> str:
-    return f"tokenizer/{config.data.tokenizer}/tokenizer.json"
 
 
 def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

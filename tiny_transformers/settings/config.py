@@ -23,12 +23,20 @@ from tiny_transformers.settings.stage.kind import STAGES, StageKind
 RECIPE = 3
 
 
+class TrainedTokenizer(Settings):
+    """One that is trained on the corpus; `model.vocab_size` follows."""
+
+    kind: Literal["bpe"] = "bpe"  # byte-level
+    vocab_size: Annotated[int, Field(ge=261, le=65_536)] = 10_000  # with 256 bytes and five special tokens
+
+
 class Data(Settings):
     """`files`: DATA_ROOT in the layout of docs/data.md. `builtin`: made by the package from a grammar."""
 
     source: Literal["files", "builtin"] = "files"
     corpus: str = added("tinystories")  # one that is known, or that the manifest defines; stories, or a stream
-    tokenizer: str = "10k-tok"  # the folder DATA_ROOT/tokenizer/<name>; builtin data brings its own; streams: none
+    # The folder DATA_ROOT/tokenizer/<name>, which builtin data brings, or one to be trained; streams have none.
+    tokenizer: str | TrainedTokenizer = "10k-tok"
     max_length: PositiveInt = 512  # tokens a story is cut at
     units: Literal["bytes", "characters"] = added("bytes")  # streams: what a token is; in text8 they are the same
     definition: Corpus | None = added(None)  # of a corpus of the manifest; where its files are is no part of a run's id
@@ -196,6 +204,30 @@ class RunConfig(Settings):
         """Whose scores may be held against each other: models of one family and one corpus."""
         return "-".join([self.model.family, *([self.data.label] if self.data.label else [])])
 
+    @model_validator(mode="before")
+    @classmethod
+    def _vocabulary_follows(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or not isinstance(model := settings.get("model"), dict):
+            return settings
+        data = settings.get("data")
+        tokenizer = data.get("tokenizer") if isinstance(data, dict) else getattr(data, "tokenizer", None)
+        if isinstance(tokenizer, dict):
+            tokenizer = TrainedTokenizer.model_validate(tokenizer)
+        if "vocab_size" in model or not isinstance(tokenizer, TrainedTokenizer):
+            return settings
+        return settings | {"model": model | {"vocab_size": tokenizer.vocab_size}}
+
+    @model_validator(mode="after")
+    def _model_has_room_for_vocabulary(self) -> RunConfig:
+        tokenizer = self.data.tokenizer
+        size = 0 if isinstance(tokenizer, str) or self.data.is_stream else tokenizer.vocab_size
+        if self.model.vocab_size < size:
+            raise ValueError(
+                f"model.vocab_size {self.model.vocab_size} has no room for data.tokenizer.vocab_size {size}: leave it "
+                "out, and it follows"
+            )
+        return self
+
     @model_validator(mode="after")
     def _model_reads_corpus(self) -> RunConfig:
         if isinstance(self.model, Brainformer) != self.data.is_stream:
@@ -253,8 +285,14 @@ CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/training/functions.py
 
 
-def tokenizer_file(config: RunConfig) -> str:
-    return f"tokenizer/{config.data.tokenizer}/tokenizer.json"
+def tokenizer_file(data: Data) -> str:
+    """Where a tokenizer is that is not trained here, below DATA_ROOT."""
+    return f"tokenizer/{data.tokenizer}/tokenizer.json"
+
+
+def tokenizer_files(data: Data) -> list[str]:
+    """The tokenizer's file below DATA_ROOT; none if it is trained."""
+    return [tokenizer_file(data)] if isinstance(data.tokenizer, str) else []
 
 
 def stream_files(config: RunConfig) -> list[str]:

@@ -74,3 +74,13 @@ def test_a_trial_of_it_reads_builtin_stories(tmp_path):
 def test_a_mistake_is_told_by_where_it_is_written(tmp_path, corpora, study, message):
     with pytest.raises(InputError, match=message):
         runs_of(tmp_path, corpora, **study)
+
+
+def test_a_study_of_vocabularies_is_a_grid_like_any_other(tmp_path):
+    study = {"data.corpus": "mine", "grid": {"data.tokenizer.vocab_size": [1_000, 2_000]}}
+    small, large = runs_of(tmp_path, {"mine": MINE}, **study)
+    assert [run.config.model.vocab_size for run in (small, large)] == [1_000, 2_000]
+    assert large.parameters - small.parameters == 1_000 * 32
+    assert not any("tokenizer" in file for file in required_files(small.config, small.stages))
+    with pytest.raises(InputError, match=r"vocab_size: .* greater than or equal to 261"):
+        runs_of(tmp_path, {"mine": MINE}, **study | {"grid": {"data.tokenizer.vocab_size": [100]}})

@@ -8,7 +8,7 @@ from tiny_transformers.data import characters, tokenizer
 from tiny_transformers.data.sources import read_rows
 from tiny_transformers.models import auto
 from tiny_transformers.settings.architecture import Brainformer, GPTNeo, Roberta
-from tiny_transformers.settings.config import STREAMS, VALIDATION_STORIES, Data, RunConfig
+from tiny_transformers.settings.config import STREAMS, VALIDATION_STORIES, Data, RunConfig, tokenizer_file
 
 SHAPES = {
     "gpt": GPTNeo(hidden_size=32, intermediate_size=32),
@@ -53,7 +53,7 @@ def test_it_encodes_as_the_tokenizer_file_does(work, shared_data):
     from tokenizers import Tokenizer
 
     file = shared_data / "tokenizer" / "10k-tok" / "tokenizer.json"
-    original, ours = Tokenizer.from_file(str(file)), tokenizer.load_tokenizer(shared_data, work.config)
+    original, ours = Tokenizer.from_file(str(file)), tokenizer.load_tokenizer(file, work.config)
     for row in read_rows(shared_data / VALIDATION_STORIES, ["text"])[:100]:
         assert ours(row["text"])["input_ids"] == original.encode(row["text"]).ids
 
@@ -81,7 +81,7 @@ def test_a_model_with_other_special_ids_fails_the_check(work):
 def test_a_model_too_small_for_the_vocabulary_is_refused(shared_data):
     config = RunConfig(model=GPTNeo(vocab_size=9_000))
     with pytest.raises(TinyTransformersError, match="ids up to 9999.*room for 9000. Set model.vocab_size to 10000"):
-        tokenizer.load_tokenizer(shared_data, config)
+        tokenizer.load_tokenizer(shared_data / tokenizer_file(config.data), config)
 
 
 def test_special_tokens_elsewhere_are_refused(shared_data, tmp_path):
@@ -94,7 +94,7 @@ def test_special_tokens_elsewhere_are_refused(shared_data, tmp_path):
     folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(TinyTransformersError, match="<pad> is 1; models need it to be 0"):
-        tokenizer.load_tokenizer(tmp_path, RunConfig(model=GPTNeo()))
+        tokenizer.load_tokenizer(tmp_path / tokenizer_file(Data()), RunConfig(model=GPTNeo()))
 
 
 @pytest.mark.parametrize("token", ["<unk>", "<mask>"])
@@ -106,10 +106,10 @@ def test_a_missing_special_token_is_not_made_up(shared_data, tmp_path, token):
     folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(TinyTransformersError, match=f"tokenizer.json: lacks {token}"):
-        tokenizer.load_tokenizer(tmp_path, RunConfig(model=GPTNeo()))
+        tokenizer.load_tokenizer(tmp_path / tokenizer_file(Data()), RunConfig(model=GPTNeo()))
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(TinyTransformersError, match=r"tokenizer.json: is no tokenizer: .*Bring it again"):
-        tokenizer.load_tokenizer(tmp_path, RunConfig(model=GPTNeo()))
+        tokenizer.load_tokenizer(tmp_path / tokenizer_file(Data()), RunConfig(model=GPTNeo()))
 
 
 def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(work):

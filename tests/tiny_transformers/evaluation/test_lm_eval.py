@@ -25,7 +25,7 @@ from tiny_transformers.evaluation.lm_eval_model import TinyTransformersLM
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import GPTNeo, Model
-from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.config import RunConfig, tokenizer_file
 from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, blimp_files
 from tiny_transformers.settings.stage.lambada import FILE as LAMBADA
 
@@ -114,7 +114,7 @@ def work(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
     run_config = RunConfig(model=SMALL)
     work = Work(config=run_config, data_root=folder / "data", cache=folder / "cache", run_dir=folder / "run")
     spread(auto.build(SMALL, seed=1)).save_pretrained(work.model_dir)
-    tokenizer.load_tokenizer(shared_data, run_config).save_pretrained(work.model_dir)
+    tokenizer.load_tokenizer(shared_data / tokenizer_file(run_config.data), run_config).save_pretrained(work.model_dir)
     for file, count in {**dict.fromkeys(FILES.values(), PAIRS), LAMBADA: PASSAGES}.items():
         rows = sources.sample(sources.read_rows(shared_data / file, ()), count)
         if file == FILES["binding"]:

@@ -7,7 +7,10 @@ from tiny_transformers.settings.stage.kind import StageKind
 
 
 def files(config: RunConfig) -> list[str]:
-    return stream_files(config) or [tokenizer_file(config), config.data.files.files[1]]
+    data = config.data
+    if isinstance(data.tokenizer, str):
+        return stream_files(config) or [tokenizer_file(data), data.files.files[1]]
+    return data.files.files  # it is trained on
 
 
 ADD_TOKENIZER = StageKind(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiny_transformers.settings.config import RunConfig, tokenizer_file
+from tiny_transformers.settings.config import RunConfig, tokenizer_files
 from tiny_transformers.settings.costs import CHARACTERS, forward_flops, limited, story_tokens, training_tokens
 from tiny_transformers.settings.stage.kind import Measure, StageKind
 
@@ -11,7 +11,7 @@ VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
 
 def files(config: RunConfig) -> list[str]:
     corpus = config.data.files.files
-    return corpus if config.data.is_stream else [*corpus, tokenizer_file(config)]
+    return corpus if config.data.is_stream else [*corpus, *tokenizer_files(config.data)]
 
 
 def flops(config: RunConfig) -> float:
