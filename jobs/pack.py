@@ -110,6 +110,10 @@ class PackWork:
     def __init__(self, directory: SubmissionDir, intent: Intent, index: int, task: ArrayTask) -> None:
         self.directory, self.intent, self.index, self.task = directory, intent, index, task
         self.root = OutputRoot(Path(intent["output_root"]))
+        if self.root.own_stages():
+            from cluster.files import own_stages  # pydantic, which a pack can mostly do without
+
+            own_stages.load(self.root)
         self.runs = Runs(directory, intent, index)
         self.parts = self.runs.own(task.restart > 0)  # and what is pulled
         self.slots = min(intent["slots"], sum(not part.alone for part in self.runs.parts))

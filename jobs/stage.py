@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.files import documents, folders, whole_files
+from cluster.files import documents, folders, own_stages, whole_files
 from cluster.files.documents import Claim, ContentsFile, Intent, PackedRun, ResultFile, RunFile, TaskFile
 from cluster.files.folders import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
@@ -44,6 +44,7 @@ from jobs.attempts import (
 from tiny_transformers.common.provenance import source_digest
 from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.known import definition
 from tiny_transformers.settings.stages import STAGES, needed_by
 
 HEARTBEAT = 10.0  # seconds
@@ -57,7 +58,9 @@ def main(submission: str, index: str, planned_for: str, number: str) -> int:
     directory = SubmissionDir(Path(submission))
     intent = read_intent(directory)
     item = intent["packs"][int(planned_for)][int(number)]
-    run = OutputRoot(Path(intent["output_root"])).run(item["run_id"])
+    root = OutputRoot(Path(intent["output_root"]))
+    own_stages.load(root)
+    run = root.run(item["run_id"])
     pack = whole(directory.task(int(index)), TaskFile)
     if pack and pack["pid"] != os.getppid():  # the pack died before it could take this process with it
         return 1
@@ -203,21 +206,30 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         config = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch_tokens": tokens})})
     cache = Path(intent["cache"])
     data_root = Path(intent["data_root"]) if intent["data_root"] else None
+    if config.reads_data:
+        data_root = resolve_root(config, data_root, cache, [stage])
+    own = definition(config, stage)
     work = Work(
         config=config,
-        data_root=resolve_root(config, data_root, cache, [stage]),
+        data_root=data_root or cache,
         cache=cache,
         run_dir=run.path,
         progress=heartbeat.progress,
         figures=heartbeat.figures,
         should_stop=STOP.is_set,
+        stage=stage,
+        own=own,
     )
     if known := documents.read(OutputRoot(Path(intent["output_root"])).contents, ContentsFile):
         from tiny_transformers.common import contents
 
         if wrong := contents.unexpected(config, [stage], work.data_root, cache, known):
             raise TinyTransformersError(wrong)
-    return importlib.import_module(STAGES[stage].runner).run(work)
+    module, _, function = ((own and own.run) or STAGES[stage].runner).partition(":")
+    if own and own.run and own.folder not in sys.path:
+        sys.path.append(own.folder)  # behind all else: a file of the user's hides no module
+    outcome: Outcome = getattr(importlib.import_module(module), function or "run")(work)
+    return outcome
 
 
 def _die_with_parent() -> None:

@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def random_state(request: pytest.FixtureRequest) -> None:
     if torch := sys.modules.get("torch"):
         assert not request.config.getoption("--light"), "something that should be light has loaded torch"
         torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_stages_are_forgotten() -> Iterator[None]:
+    """The stages that a manifest defines stay known in its process."""
+    yield
+    if known := sys.modules.get("tiny_transformers.settings.stage.known"):
+        known.forget_all()
 
 
 @pytest.fixture

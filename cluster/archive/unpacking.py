@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.errors import InputError
-from cluster.files import whole_files
+from cluster.files import own_stages, whole_files
 from cluster.files.documents import is_name
 from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
@@ -73,6 +73,7 @@ def _unpack(path: Path, root: OutputRoot, about: ArchiveInfo, now: str) -> tuple
             raise InputError(f"{path}: has no {LEDGER}: it is no archive of `tiny-transformers report --export`.")
         _check_manifests(path, about, draft)
         (draft / LEDGER).unlink()  # for others' tools: here the files say all of it
+        _disarm(OutputRoot(draft))
         under_way, left_out = _settle(OutputRoot(draft), now)
         told = {"archive": path.name, "time": now, "submission_ids": sorted(OutputRoot(draft).submission_ids())}
         whole_files.write_json(OutputRoot(draft).imported, told)
@@ -142,6 +143,13 @@ def _check_manifests(path: Path, about: ArchiveInfo, folder: Path) -> None:
                 f"{path}: {ABOUT} has {file!r} with {options!r}, which is no manifest of the archive, or not how one "
                 "is submitted. Nothing was unpacked."
             )
+
+
+def _disarm(root: OutputRoot) -> None:
+    """Leave of stages of users' own what shows their results, and no folder: without one they do not run here until a
+    `submit` of their manifest defines them."""
+    for name, own in own_stages.read(root).items():
+        own_stages.write(root, name, own.model_copy(update={"folder": ""}))
 
 
 def _settle(root: OutputRoot, now: str) -> tuple[int, list[str]]:

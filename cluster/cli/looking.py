@@ -16,13 +16,14 @@ from cluster.cli.shared import (
     RunArgument,
     SmokeOption,
     app,
+    check_stage,
     find_runs,
     reading_ledger,
     root_of,
     watch_queue,
 )
 from cluster.console import clean, console
-from cluster.errors import InputError, SlurmSilent, did_you_mean
+from cluster.errors import InputError, SlurmSilent
 from cluster.files import whole_files
 from cluster.reconcile import session
 from cluster.status import reading, showing
@@ -68,8 +69,8 @@ def logs(
     session.need_ledger(root)
     with reading_ledger(root) as view:
         (run_id,) = find_runs(view.ledger, [run], one=True)
-    if stage and stage not in STAGES:
-        raise InputError(f"logs: {stage} is no stage. {did_you_mean(stage, STAGES)}")
+    if stage:
+        check_stage(root, stage, f"logs {stage}")
     shown = False
     for name in [stage] if stage else STAGES:
         attempts = [each for each in root.run(run_id).attempts(name) if attempt in (None, each.number)]

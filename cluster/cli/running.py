@@ -24,6 +24,7 @@ from cluster.cli.shared import (
     StudyOption,
     app,
     cancel_jobs,
+    check_stage,
     find_runs,
     live_packs,
     reading_ledger,
@@ -47,7 +48,6 @@ from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.submit import tables
 from cluster.submit.dispatch import SubmitOptions
-from tiny_transformers.settings.stages import STAGES
 
 LogOption = Annotated[Path, typer.Option("--log-dir", help="SLURM's and submitit's files.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -124,6 +124,7 @@ def submit(
         budget,
         calibrate,
         known,
+        document.own,
     )
     if wait and not dry_run:
         wait_until_done(where, runs)
@@ -166,6 +167,10 @@ def probe(
     profile = profiles.load(site or profiles.default_site(), account=account, partition=partition).with_rules(
         document.retry
     )
+    if document.of_programs:
+        raise InputError(
+            f"probe: {manifest_path} has no models to measure. `minutes` and `memory` of its stages say it."
+        )
     short = [f"train.max_steps={steps}", "train.budget=null", "train.evaluations=1"]
     if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
         short.append("train.compile=true")
@@ -251,11 +256,10 @@ def rerun(
 
     if not (failed or stage or run):
         raise InputError("rerun: say what: --failed, --stage STAGE or --run RUN.")
-    for name in stage or ():
-        if name not in STAGES:
-            raise InputError(f"--stage {name}: is no stage. {did_you_mean(name, STAGES)}")
     root = root_of(output_root, smoke)
     session.need_ledger(root)
+    for name in stage or ():
+        check_stage(root, name, f"--stage {name}")
 
     def site_of(before: SourceOfWork | None) -> Site:
         if site:

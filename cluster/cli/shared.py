@@ -14,7 +14,7 @@ from rich.text import Text
 from cluster.cli import completion
 from cluster.console import console, stderr
 from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
-from cluster.files import documents, whole_files
+from cluster.files import documents, own_stages, whole_files
 from cluster.files.documents import SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, Run
@@ -29,6 +29,7 @@ from cluster.slurm import environment
 from cluster.slurm.answers import job_name
 from cluster.slurm.queries import Slurm
 from cluster.status import showing
+from tiny_transformers.settings.stages import STAGES
 
 if TYPE_CHECKING:
     from cluster.submit.dispatch import SubmitOptions
@@ -87,6 +88,13 @@ def reading_ledger(output_root: OutputRoot) -> Iterator[LedgerView]:
 
 def same_site(before: SourceOfWork, **overrides: Any) -> Site:
     return profiles.checked(before["site"], **overrides)
+
+
+def check_stage(root: OutputRoot, name: str, where: str) -> None:
+    """Raises InputError for what is neither a stage of ours nor one of the runs there."""
+    own_stages.load(root)
+    if name not in STAGES:
+        raise InputError(f"{where}: is no stage. {did_you_mean(name, STAGES)}")
 
 
 def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[str]:

@@ -19,6 +19,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
         taken/<run_id>.json             the pack whose task has the run, its own or another (the job; the login node,
                                         before it judges a run that nobody has begun)
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
+      stages/<stage>.json               a stage of a user's own, as the manifest defined it that was last submitted
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
@@ -235,6 +236,17 @@ class OutputRoot:
     def probe(self) -> OutputRoot:
         """Probes are kept apart, as smoke runs are, and never count."""
         return OutputRoot(self.path / "probe")
+
+    def own_stage(self, name: str) -> Path:
+        return self.path / "stages" / f"{name}.json"
+
+    def own_stages(self) -> list[Path]:
+        """The files of the stages of users' own."""
+        try:
+            names = os.listdir(self.path / "stages")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [self.path / "stages" / name for name in sorted(names) if name.endswith(".json") and is_name(name)]
 
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.path.joinpath("runs", run_id))

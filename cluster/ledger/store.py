@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from cluster.errors import OldLedger
-from cluster.files import whole_files
+from cluster.files import own_stages, whole_files
+from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow
 from cluster.files.statuses import STUCK, StageStatus
 from cluster.ledger.rows import StageRow
@@ -58,9 +59,11 @@ def in_the_systems_words(path: Path) -> Iterator[None]:
 
 
 class Store:
-    """An open ledger. To read only, it raises OldLedger for one that it would have to change."""
+    """An open ledger, with the stages of users' own known that its runs have. To read only, it raises OldLedger for one
+    that it would have to change."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        own_stages.load(OutputRoot(path.parent))
         if read_only:
             connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
             if migrate.pending(Database(connection)):

@@ -169,7 +169,7 @@ def _whose(loc: list[str], tree: dict[str, Any]) -> str:
 
 def _without_tags(loc: list[str]) -> list[str]:
     """A place in the settings without the names of unions' members, which the user did not write."""
-    tags: dict[int, Iterable[str]] = {1: FAMILIES, 3: FEED_FORWARD} if loc[:1] == ["model"] else {}
+    tags: dict[int, Iterable[str]] = {1: (*FAMILIES, "program"), 3: FEED_FORWARD} if loc[:1] == ["model"] else {}
     return [part for index, part in enumerate(loc) if part not in tags.get(index, ())]
 
 

@@ -21,12 +21,14 @@ from cluster.manifest.loading import (
     Layer,
     Manifest,
     SettingValue,
+    as_written,
     baseline_entries,
     check_known,
     flatten,
     merge,
 )
 from cluster.manifest.matching import match_parameters
+from cluster.manifest.own_stages import check_commands, first_stages, parameter
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
@@ -41,7 +43,7 @@ def cells(
 
     `overrides` are `path=value` texts of --set. `smoke` applies the manifest's smoke layer and the first seed only.
     Raises InputError."""
-    top = _smoke_layer(manifest, smoke) | _parse_overrides(overrides)
+    top = _smoke_layer(manifest, smoke) | _parse_overrides(manifest, overrides)
     try:
         names = list(studies) or [name for name in manifest.studies if name not in manifest.optional]
         if not names:
@@ -52,19 +54,21 @@ def cells(
         check_heeded(top, found)
         return found
     except InputError as error:
-        raise InputError(f"{manifest.path}: {error}") from None
+        raise InputError(as_written(f"{manifest.path}: {error}")) from None
 
 
-def _parse_overrides(texts: Iterable[str]) -> Layer:
+def _parse_overrides(manifest: Manifest, texts: Iterable[str]) -> Layer:
     layer: Layer = {}
     for text in texts:
         path, equals, value = text.partition("=")
+        if manifest.of_programs and path not in ("stages", "seeds"):
+            path = parameter(path, "--set ")
         if path in ("stages", "seeds"):
             raise InputError(f"--set {text}: {path} are the study's: write them there, or under defaults.")
         if not equals or path.partition(".")[0] not in ("model", *SECTIONS) or "." not in path:
             raise InputError(f"--set {text}: write it as a path and a value, such as train.max_steps=20.")
         try:
-            layer[path] = SettingValue(yaml.safe_load(value), f"--set {path}")
+            layer[path] = SettingValue(yaml.safe_load(value), as_written(f"--set {path}"))
         except yaml.YAMLError:
             raise InputError(f"--set {text}: {value!r} is not a YAML value.") from None
     return layer
@@ -81,7 +85,7 @@ def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
 def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
     study, where = manifest.studies[name], f"studies.{name}"
     seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
-    stages = _stages(study.get("stages") or _default(manifest, "stages", list(default_stages())), where)
+    stages = _stages(manifest, study.get("stages") or _default(manifest, "stages", _usual_stages(manifest)), where)
     own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     combinations = _combinations(study, where)
@@ -93,7 +97,12 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
         model, model_layer = base_model(manifest, layer, where)
         merged = with_corpus(manifest, merge(base, model_layer, layer, top))
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
+        if manifest.of_programs:
+            first = first_stages(manifest.own, stages)
+            merged["model.stages"] = SettingValue({name: vars(each) for name, each in first.items()}, where)
+            model = "+".join(first)
         variants.append((model, _seeded(merged, seeds, stages, where, sections)))
+        check_commands(manifest.own, stages, variants[-1][1][0], where)
     baselines = _baselines(variants, chosen)
     for index, (model, configs) in enumerate(variants):
         for config in configs:
@@ -169,16 +178,26 @@ def _seeds(manifest: Manifest, study: Mapping[str, Any], where: str) -> list[int
     return seeds
 
 
-def _stages(stages: Any, where: str) -> tuple[str, ...]:
+def _usual_stages(manifest: Manifest) -> list[str]:
+    """The stages of a study where neither it nor the defaults name any."""
+    return list(manifest.own if manifest.of_programs else default_stages())
+
+
+def _stages(manifest: Manifest, stages: Any, where: str) -> tuple[str, ...]:
     if not isinstance(stages, list):
         raise InputError(f"{where}.stages: {stages!r} must be a list of stages.")
     for stage in stages:
-        check_known(str(stage), STAGES, f"{where}.stages")
+        check_known(str(stage), known_stages(manifest), f"{where}.stages")
     for stage in stages:
         for need in STAGES[stage].needs:
             if need not in stages:
                 raise InputError(f"{where}.stages: {stage} needs {need}. Add it.")
     return tuple(stage for stage in STAGES if stage in stages)
+
+
+def known_stages(manifest: Manifest) -> list[str]:
+    """The stages that a study of this manifest may have: ours, unless it has no models, and its own."""
+    return [name for name, kind in STAGES.items() if name in manifest.own or not (kind.own or manifest.of_programs)]
 
 
 def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:

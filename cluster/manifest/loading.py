@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from cluster.files.causes import Cause
+from cluster.manifest import own_stages
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings import corpora
 from tiny_transformers.settings.architecture import FAMILIES
@@ -26,14 +27,16 @@ from tiny_transformers.settings.config import (
     Train,
 )
 from tiny_transformers.settings.corpora import CORPORA, Corpus
+from tiny_transformers.settings.stage.own import OwnStage
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
 MATCHING = ("match_params", "match_by")
 CORPUS, DEFINITION = "data.corpus", "data.definition"
 FEED_FORWARD_KIND = "model.ffn.kind"
+PROGRAM = "program"  # in place of a model's name in a manifest that has none
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
 STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
-TOP_KEYS = ("defaults", "models", "corpora", "studies", "smoke", "retry", "notify", "budget")
+TOP_KEYS = ("defaults", "models", "corpora", "studies", "smoke", "stages", "retry", "notify", "budget")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Manifest:
     notify: Notify | None = None  # in place of the site's
     budget: HoursBudget | None = None
     corpora: Mapping[str, Corpus] = field(default_factory=dict)  # by name, beside those that are known
+    own: dict[str, OwnStage] = field(default_factory=dict)  # stages that it defines
+    of_programs: bool = False  # it has no models, and is about the parameters of any program
 
     @property
     def optional(self) -> list[str]:
@@ -95,9 +100,14 @@ def load(path: Path) -> Manifest:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     try:
-        return _outline(str(path), document)
+        return _outline(path, document)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(as_written(f"{path}: {error}")) from None
+
+
+def as_written(error: str) -> str:
+    """An error with a program's parameters named as the manifest has them."""
+    return error.replace(own_stages.PARAMETERS, "")
 
 
 def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) -> dict[str, Any]:
@@ -128,7 +138,7 @@ class _Loader(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _outline(path: str, document: Any) -> Manifest:
+def _outline(path: Path, document: Any) -> Manifest:
     top = _mapping(document, "the manifest")
     for key in top:
         check_known(key, TOP_KEYS, "")
@@ -137,27 +147,40 @@ def _outline(path: str, document: Any) -> Manifest:
         """Empty where nothing is written; `retry: 0` is not nothing."""
         return {} if top.get(key) is None else _mapping(top[key], key)
 
-    defaults = dict(section("defaults"))
-    for key in defaults:
-        check_known(key.partition(".")[0], (*SECTIONS, "seeds", "stages"), "defaults")
-    models = section("models")
+    own = own_stages.read(section("stages"), path)
+    defaults, models, smoke = dict(section("defaults")), section("models"), section("smoke")
     studies = _mapping(top.get("studies"), "studies")
     if not studies:
         raise InputError("studies: there is none. Write at least one.")
-    if not models:
+    if not models and not own:
         raise InputError("models: there is none. Name at least one base configuration.")
+    for name, model in models.items():
+        if isinstance(model, dict) and model.get("family") == PROGRAM:
+            raise InputError(f"models.{name}.family: a program is no model. Leave `models` out for a grid of programs.")
+    if of_programs := not models:
+        models = {PROGRAM: {"family": "program"}}
+        studies = {
+            name: own_stages.as_settings(_mapping(study, f"studies.{name}"), f"studies.{name}") | {"model": PROGRAM}
+            for name, study in studies.items()
+        }
+        smoke = {own_stages.parameter(name, "smoke"): value for name, value in smoke.items()}
+    for key in defaults:
+        sections = () if of_programs else SECTIONS
+        check_known(key.partition(".")[0], (*sections, "seeds", "stages"), "defaults")
     return Manifest(
-        path=path,
+        path=str(path),
         defaults=flatten(defaults, "defaults"),
         models={name: flatten(_mapping(model, f"models.{name}"), f"models.{name}") for name, model in models.items()},
         studies={
             name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
         },
-        smoke=flatten(section("smoke"), "smoke"),
+        smoke=flatten(smoke, "smoke"),
         retry=_rules(section("retry")),
         notify=None if top.get("notify") is None else _settings(Notify, section("notify"), "notify"),
         budget=None if top.get("budget") is None else _settings(HoursBudget, section("budget"), "budget"),
         corpora={name: _corpus(name, value) for name, value in section("corpora").items()},
+        own=own,
+        of_programs=of_programs,
     )
 
 

@@ -14,13 +14,21 @@ from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Corpus
+from tiny_transformers.settings.stage.own import OwnStage
 from tiny_transformers.settings.stages import STAGES
+
+PARAMETER = r"^[A-Za-z_]\w*$"
 
 
 def json_schema() -> dict[str, Any]:
     """A JSON schema of experiments.yaml; every setting is known nested and as a dotted path."""
     run = RunConfig.model_json_schema(ref_template="#/$defs/{model}")
     definitions = run["$defs"]
+    for name in ("Program", "Doing"):  # what a manifest without models is about has no settings of this form
+        definitions.pop(name)
+    own = OwnStage.model_json_schema(ref_template="#/$defs/{model}")
+    definitions |= own.pop("$defs")
+    own["properties"].pop("folder")
     for definition in definitions.values():
         definition.pop("required", None)  # what one layer leaves out another may say
     _allow_any_kind(run)
@@ -41,13 +49,18 @@ def json_schema() -> dict[str, Any]:
     model["properties"] |= matching  # type: ignore[operator]
     sections = {name: run["properties"][name] for name in SECTIONS}
     dotted = dict(_dotted(sections, definitions)) | dict(_dotted({"model": model}, definitions))
-    stages = {"type": "array", "items": {"enum": list(STAGES)}}
+    ours = {"enum": [name for name, kind in STAGES.items() if not kind.own]}
+    stages = {"type": "array", "items": {"anyOf": [ours, {"type": "string", "description": "one of `stages`"}]}}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     named = {"type": "string", "description": "the name of one of `models`"}
     settings = dotted | matching | {"model": named}
     cell = {"type": "object", "properties": settings, "additionalProperties": False}
     axes = {path: {"type": "array", "items": value, "minItems": 1} for path, value in settings.items()}
     free = {"type": "array", "items": cell, "minItems": 1}
+    # A program's parameters: their names have no dots. (`null` is a value of match_params, whose name has none either.)
+    value = {"type": ["boolean", "number", "string", "null"]}
+    parameters = {"type": "object", "patternProperties": {PARAMETER: value}, "additionalProperties": False}
+    of_a_program = {"type": "array", "items": {"anyOf": [cell, value, parameters]}, "minItems": 1}
     entry = {"type": "object"}  # settings, or axes of any name
     study = {
         "type": "object",
@@ -56,8 +69,9 @@ def json_schema() -> dict[str, Any]:
             "description": {"type": "string"},
             "optional": {"type": "boolean", "description": "taken only when --study names it"},
             "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
-            "grid": {"type": "object", "properties": axes, "additionalProperties": free, "minProperties": 1},
-            "include": {"type": "array", "items": cell},
+            "grid": {"type": "object", "properties": axes, "patternProperties": {PARAMETER: of_a_program},
+                     "additionalProperties": free, "minProperties": 1},
+            "include": {"type": "array", "items": {"anyOf": [cell, parameters]}},
             "exclude": {"type": "array", "items": entry},
             "seeds": seeds,
             "stages": stages,
@@ -68,14 +82,15 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tiny-transformers manifest",
         "type": "object",
-        "required": ["models", "studies"],
+        "required": ["studies"],
         "additionalProperties": False,
         "properties": {
             "defaults": sets | {"properties": sets["properties"] | {"seeds": seeds, "stages": stages}},  # type: ignore[operator]
             "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
             "corpora": {"type": "object", "additionalProperties": Corpus.model_json_schema()},
             "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},
-            "smoke": sets,
+            "smoke": {"anyOf": [sets, parameters]},
+            "stages": {"type": "object", "additionalProperties": own},
             "notify": Notify.model_json_schema(),
             "retry": {"type": "object", "properties": _rules(), "additionalProperties": False},
             "budget": HoursBudget.model_json_schema(),

@@ -17,6 +17,7 @@ from cluster.plan.memo import PerSettings
 from cluster.plan.packing import Array, Pack, Resources
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
 
 MINUTES = 20  # of each pack, at most
 SHAPES = 30  # that end within them
@@ -54,7 +55,7 @@ def choose(arrays: Sequence[Array], runs: Iterable[Run], site: Site) -> Calibrat
     ordered = sorted(first, key=lambda shape: -planned[shape])[:SHAPES]
     main = first[ordered[0]]
     cells = [_cell(first[shape], site, ("pretrain",)) for shape in ordered[1:]]
-    stages = tuple(stage for stage in main.stages if stage != "speed")
+    stages = tuple(stage for stage in main.stages if stage != "speed" and not STAGES[stage].own)
     number = slots[ordered[0]]
     several = [_cell(main, site, ("pretrain",))] if number > 1 else []
     return Calibration(

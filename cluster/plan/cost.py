@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -108,6 +108,8 @@ class Measured:
         return (key, stage) in self.by_architecture or (stage == "pretrain" and 1 in self.together.get(key, {}))
 
     def _estimated(self, config: RunConfig, stage: str) -> Estimate:
+        if own := STAGES[stage].own:
+            return Estimate(1.0, "its `minutes`" if own.minutes else "an hour, as it has no `minutes`")
         if self.profile:
             return Estimate(self.profile, "site profile")
         if not self.device:
@@ -255,10 +257,28 @@ def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> _T
         if work := flops(config, stage):
             computed[stage] = work / measured.speed(config, stage).value
     pretraining = computed.get("pretrain", 0.0)
-    steady = sum(computed.values()) - pretraining
+    apart = sum(seconds for stage, seconds in computed.items() if not shares_device(stage))
+    steady = sum(computed.values()) - pretraining - apart
     budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
-    estimated = sum(seconds for stage, seconds in computed.items() if not measured.is_measured(config, stage))
-    return _Times(len(stages) * STAGE_OVERHEAD, pretraining, steady + budgeted, estimated)
+    estimated = sum(seconds for stage, seconds in computed.items() if not _is_told(measured, config, stage))
+    return _Times(len(stages) * STAGE_OVERHEAD + apart, pretraining, steady + budgeted, estimated)
+
+
+def shares_device(stage: str) -> bool:
+    """Whether it takes longer beside others: a user's stage may not compute on the device at all."""
+    own = STAGES[stage].own
+    return own is None or own.gpu
+
+
+def _is_told(measured: Measured, config: RunConfig, stage: str) -> bool:
+    """Whether its time is known, by a measurement or by the user."""
+    own = STAGES[stage].own
+    return measured.is_measured(config, stage) or bool(own and own.minutes)
+
+
+def own_memory(stages: Iterable[str]) -> int:
+    """MB that the most demanding of these takes, as the user says of stages of their own; 0 if nothing is said."""
+    return max((own.memory or 0 for stage in stages if (own := STAGES[stage].own)), default=0)
 
 
 def _curve(measured: Measured, key: str) -> dict[int, float]:

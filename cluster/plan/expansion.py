@@ -16,6 +16,7 @@ from cluster.plan.memo import PerSettings
 from tiny_transformers.settings.architecture import AnyModel, num_parameters
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig, Train
+from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stages import STAGES
 
 
@@ -117,7 +118,9 @@ def _trained(train: Train) -> str:
 
 
 def model_name(model: str, shape: AnyModel) -> str:
-    """With the true parameter count; `model` is its name in the manifest."""
+    """With the true parameter count; `model` is its name in the manifest. A program has its parameters alone."""
+    if isinstance(shape, Program):
+        return f"{model}-{shape.label}"
     return (
         f"{model}-{shape.label}-{num_parameters(shape) / 1e6:.2f}M-{shape.layers}L-{shape.heads}H"
         f"-{shape.hidden_size}C-{shape.intermediate_size}I"

@@ -128,8 +128,9 @@ class _Group:
         alone: bool,
     ) -> None:
         self.runs, self.site, self.measured, self.exclude = runs, site, measured, exclude
-        needs = PerSettings(lambda config: _need(config, site, measured))
-        self.needs = {item.run_id: needs.of(runs[item.run_id].config) for item in items}
+        needs = PerSettings(lambda config, *stages: _need(config, stages, site, measured))
+        stages = {item.run_id: [stage for stage, _ in item.stages] for item in items}
+        self.needs = {item.run_id: needs.of(runs[item.run_id].config, *stages[item.run_id]) for item in items}
         self.largest = max(items, key=lambda item: self.needs[item.run_id][0])
         # The job fits its runs into one GPU's memory, or into the host's. Elsewhere slots are those of the largest run.
         self.fits_memory = site.scheduler == "slurm" and site.gpus <= 1 and not (site.slots or site.mig or less_memory)
@@ -314,8 +315,15 @@ class _Need:
     basis: str
 
 
-def _need(config: RunConfig, site: Site, measured: cost.Measured) -> tuple[int, str]:
-    """The MB that a run is planned with, and by what: as measured, or else the closed form."""
+def _need(config: RunConfig, stages: Sequence[str], site: Site, measured: cost.Measured) -> tuple[int, str]:
+    """The MB that these stages of a run are planned with, and by what: as measured, or else the closed form, and what a
+    user says of stages of their own."""
+    need, basis = _model_need(config, site, measured)
+    said = cost.own_memory(stages)
+    return (said, "a stage's `memory`") if said > need else (need, basis)
+
+
+def _model_need(config: RunConfig, site: Site, measured: cost.Measured) -> tuple[int, str]:
     if peak := measured.peak(config):
         return math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}"
     need = cost.memory(config, bool(site.gpus))

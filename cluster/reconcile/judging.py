@@ -28,7 +28,6 @@ from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
 from tiny_transformers.settings.stages import STAGES
 
-_TURNS = {stage: turn for turn, stage in enumerate(STAGES)}
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
 
 
@@ -96,7 +95,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
 
 def _turn(attempt: AttemptRow) -> int:
     """By the order of the stages: the attempt that follows an interrupted one was recorded after all others."""
-    return _TURNS[attempt["stage"]]
+    return list(STAGES).index(attempt["stage"])
 
 
 def _is_known(pack: OpenPack, fate: Fate) -> bool:

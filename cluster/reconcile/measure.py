@@ -146,7 +146,8 @@ class _Attempt:
             self.peak = None  # it has all the memory there is, and limits nobody's slots
         self.tokens_per_second = row["tokens_per_second"]
         # runs that shared the pack
-        self.together = 1 if STAGES[self.stage].alone else max(1, min(row["slots"] or 1, row["runs"]))
+        apart = STAGES[self.stage].alone or not cost.shares_device(self.stage)
+        self.together = 1 if apart else max(1, min(row["slots"] or 1, row["runs"]))
 
         self.device = row["device"]
         self.pack = row["submission_id"], row["pack_index"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cluster.report.findings import ALPHA, Comparison, Floats, Interval, Pairs, PairsFinding
-from cluster.report.results import BY_KEY, MAIN, Measure, Study, Variant, told
+from cluster.report.results import BY_KEY, Measure, Study, Variant, main_of, told
 from cluster.report.wording import sentence_of, told_seeds
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.pairs import KeptPairs, mcnemar, same_pairs
@@ -40,10 +40,10 @@ def interval(values: Iterable[float]) -> Interval | None:
 
 
 def compare(study: Study, pairs: Pairs) -> list[Comparison]:
-    """Every variant with its baseline, on every measure of MAIN for which they have seeds in common."""
+    """Every variant with its baseline, on every main measure for which they have seeds in common."""
     right = _RightPairs(pairs)
     comparisons = []
-    for measure in (BY_KEY[key] for key in MAIN):
+    for measure in main_of(study.known_measures()):
         found = [
             (family, variant, _paired(variant, family.baseline, measure))
             for family in study.families

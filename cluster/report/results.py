@@ -19,18 +19,40 @@ from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import CheckRow, DataFileRow, StageRow
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stage.kind import Measure
+from tiny_transformers.settings.stage.known import measure_of
+from tiny_transformers.settings.stage.own import OwnMeasure
 from tiny_transformers.settings.stages import STAGES
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
-FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa", "brainformer": "Brainformer"}
+FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa", "brainformer": "Brainformer", "program": "Programs"}
 
 
-MEASURES = tuple(measure for kind in STAGES.values() for measure in kind.measures)
+MEASURES = tuple(measure for kind in STAGES.values() if not kind.own for measure in kind.measures)
 BY_KEY = {measure.key: measure for measure in MEASURES}
-# That a study's question is answered by, as far as it has them: scores first, and what training itself told last.
-MAIN = tuple(sorted((m.key for m in MEASURES if m.is_main), key=lambda key: BY_KEY[key].stage == "pretrain"))
 TASKS = tuple(kind.tasks for kind in STAGES.values() if kind.tasks)
+
+
+def main_of(measures: Iterable[Measure]) -> list[Measure]:
+    """Those that a study's question is answered by: scores first, and what training itself told last."""
+    return sorted((each for each in measures if each.is_main), key=lambda each: each.stage == "pretrain")
+
+
+MAIN = tuple(each.key for each in main_of(MEASURES))
+
+
+def measures_of(scored: Iterable[tuple[str, str, str]]) -> tuple[Measure, ...]:
+    """Our measures, and those of users' own stages: as they are defined, or else one for each of these scores, by
+    stage, task and metric."""
+    own = {name: kind for name, kind in STAGES.items() if kind.own}
+    defined = [measure for kind in own.values() for measure in kind.measures]
+    found = [
+        measure_of(stage, OwnMeasure(task=task, metric=metric))
+        for stage, task, metric in dict.fromkeys(scored)
+        if stage in own and not own[stage].measures
+    ]
+    return (*MEASURES, *defined, *found)
 
 
 def caveat(stage: str, configs: Iterable[RunConfig]) -> str:
@@ -153,10 +175,20 @@ class Family:
     def baseline(self) -> Variant:
         return self.variants[0]
 
+    def known_measures(self) -> tuple[Measure, ...]:
+        """All that its runs may have a value for."""
+        return measures_of(place for variant in self.variants for run in variant.runs for place in run.scores)
+
     def measures(self) -> list[Measure]:
         """Those for which at least one of its runs has a value."""
         configs = [variant.config for variant in self.variants]
-        return [told(each, configs) for each in MEASURES if any(variant.values(each) for variant in self.variants)]
+        known = self.known_measures()
+        return [told(each, configs) for each in known if any(variant.values(each) for variant in self.variants)]
+
+    @property
+    def has_models(self) -> bool:
+        """Whether its variants have sizes: programs have none."""
+        return self.baseline.config.reads_data
 
 
 @dataclass(frozen=True)
@@ -177,10 +209,14 @@ class Study:
     def runs(self) -> list[Result]:
         return [run for variant in self.variants for run in variant.runs]
 
+    def known_measures(self) -> tuple[Measure, ...]:
+        """All that its runs may have a value for."""
+        return measures_of(place for run in self.runs for place in run.scores)
+
     def measures(self) -> list[Measure]:
         known = {measure.key for family in self.families for measure in family.measures()}
         configs = [variant.config for variant in self.variants]
-        return [told(measure, configs) for measure in MEASURES if measure.key in known]
+        return [told(measure, configs) for measure in self.known_measures() if measure.key in known]
 
 
 def stem(name: str) -> str:
@@ -317,6 +353,8 @@ def _parts(name: str, config: RunConfig) -> tuple[str, ...]:
     """A run's name, taken apart, the most telling first: the model's label and its name in the manifest, how long it
     was trained, its sizes."""
     model = config.model
+    if isinstance(model, Program):
+        return (model.label,)
     base, _, sizes = name.partition(f"-{model.label}-")
     width = f"{model.intermediate_size}I"
     trained = sizes.partition(f"-{width}")[2].removesuffix(f"-s{config.seed}").removeprefix("-")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
-from cluster.report.results import MAIN, MEASURES, Measure, told
+from cluster.report.results import Measure, measures_of, told
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
 
@@ -30,16 +30,17 @@ def score_table(ledger: Ledger, width: int) -> Table:
     measures = [
         measure
         for measure in told_as
-        if any(row[measure.title] is not None for row in rows) and (width >= NARROW or measure.key in MAIN)
+        if any(row[measure.title] is not None for row in rows) and (width >= NARROW or measure.is_main)
     ]
     table.add_column("run", overflow="fold")
-    for title in ("parameters", *(measure.title for measure in measures)):
+    sizes = not rows or any(row["parameters"] for row in rows)  # programs have none
+    for title in (*(["parameters"] if sizes else []), *(measure.title for measure in measures)):
         table.add_column(title, justify="right")
     for row in rows:
         # A name is not unique: runs may differ in settings that it does not tell.
         name = row["run"] if names.count(row["run"]) == 1 else f"{row['run']} ({row['run_id']})"
         cells = [measure.show(row[measure.title]) for measure in measures]
-        table.add_row(Text(name), f"{row['parameters']:,}", *cells)
+        table.add_row(Text(name), *([f"{row['parameters']:,}"] if sizes else []), *cells)
     return table
 
 
@@ -64,7 +65,8 @@ def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
 def _measures(ledger: Ledger) -> list[Measure]:
     """With the caveats of all runs that have a score."""
     configs = [run.config for run in ledger.runs(sorted({row["run_id"] for row in ledger.scores()}))]
-    return [told(measure, configs) for measure in MEASURES]
+    found = ((row["stage"], row["task"], row["metric"]) for row in ledger.scores())
+    return [told(measure, configs) for measure in measures_of(found)]
 
 
 def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> list[Mapping[str, Any]]:

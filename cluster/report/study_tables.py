@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.files.statuses import WORST_FIRST
 from cluster.report.results import (
-    MAIN,
-    MEASURES,
     TASKS,
     Family,
     Measure,
@@ -115,9 +113,10 @@ def ablation(section: Section, family: Family) -> StudyTable:
         columns.append(Column("mean", _title(measure)))
         if measure.key in tested:
             columns.append(Column("difference", _title(measure), "to the baseline"))
-    columns += [Column("parameters", hint="and the difference to the baseline"),
-                Column("training, min", hint="of a complete run, mean"),
-                Column(_hours_title(family), hint="of a complete run, mean")]  # fmt: skip
+    if family.has_models:
+        columns += [Column("parameters", hint="and the difference to the baseline"),
+                    Column("training, min", hint="of a complete run, mean")]  # fmt: skip
+    columns.append(Column(_hours_title(family), hint="of a complete run, mean"))
     rows = []
     for variant in family.variants:
         target = variant_target(section.study, variant)
@@ -129,7 +128,8 @@ def ablation(section: Section, family: Family) -> StudyTable:
             cells.append(_mean_cell(section, variant, measure))
             if measure.key in tested:
                 cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
-        cells += [_size_cell(variant, family.baseline, target), *_cost_cells(variant.runs, target)]
+        training, hours = _cost_cells(variant.runs, target)
+        cells += [*([_size_cell(variant, family.baseline, target), training] if family.has_models else []), hours]
         rows.append(Row(cells, is_baseline=variant.is_baseline))
     return StudyTable(family.title, columns, rows)
 
@@ -139,9 +139,10 @@ def _measures(family: Family) -> list[Measure]:
     known = {measure.key: measure for measure in family.measures()}
     to_come = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
     to_come -= {measure.stage for measure in known.values()}
-    first = {each.stage: each for each in reversed(MEASURES) if each.key in MAIN and each.stage in to_come}
+    all_known = family.known_measures()
+    first = {each.stage: each for each in reversed(all_known) if each.is_main and each.stage in to_come}
     every = known | {each.key: told(each, (v.config for v in family.variants)) for each in first.values()}
-    return [every[each.key] for each in MEASURES if each.key in every]
+    return [every[each.key] for each in all_known if each.key in every]
 
 
 def _title(measure: Measure) -> str:
@@ -214,9 +215,9 @@ def _size_cell(variant: Variant, baseline: Variant, target: str) -> TableCell:
 
 
 def _hours_title(family: Family) -> str:
-    """Where no run had a GPU, an hour is none of a GPU."""
+    """Where no run had a GPU, an hour is none of a GPU; of a program nobody knows whether it had one."""
     devices = {run.metrics.get(("pretrain", "device")) for variant in family.variants for run in variant.runs}
-    return "hours" if devices - {None} == {"cpu"} else "GPU-hours"
+    return "hours" if devices - {None} == {"cpu"} or not family.has_models else "GPU-hours"
 
 
 def _cost_cells(runs: Sequence[Result], target: str) -> Iterator[TableCell]:

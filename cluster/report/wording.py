@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.report.findings import ALPHA, Comparison, PairsFinding
-from cluster.report.results import MAIN, Family, Measure, Study, Variant
+from cluster.report.results import Family, Measure, Study, Variant, main_of
 from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
@@ -136,6 +136,8 @@ def _only_models(items: PairsFinding) -> str:
 
 def _parameters(found: Comparison) -> str:
     """How the sizes differ, from one percent on."""
+    if not found.family.has_models:
+        return ""
     ratio = found.variant.parameters / found.family.baseline.parameters - 1
     if abs(ratio) < 0.01:
         return ""
@@ -154,8 +156,7 @@ def answer(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
 
 def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
     runs = [run for variant in family.variants for run in variant.runs]
-    known = {measure.key: measure for measure in family.measures()}
-    scored = [known[key] for key in MAIN if key in known]
+    scored = main_of(family.measures())
     if not scored:
         return [f"{family.title}: nothing can be said yet, none of its {len(runs)} runs has a score."]
     if len(family.variants) == 1:

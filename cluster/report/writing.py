@@ -22,7 +22,7 @@ from cluster.report import comparison, details, forms, page, published, results,
 from cluster.report.figures import drawing
 from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
-from cluster.report.results import BY_KEY, MEASURES, Study
+from cluster.report.results import Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
 from tiny_transformers.common import pairs
 from tiny_transformers.common.files import whole_file
@@ -75,7 +75,8 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
             return None
 
     comparisons = comparison.compare(study, pairs_of)
-    marked = {BY_KEY[each.key].title: each for each in study.measures() if each.title != BY_KEY[each.key].title}
+    plain = {each.key: each.title for each in study.known_measures()}
+    marked = {plain[each.key]: each for each in study.measures() if each.title != plain[each.key]}
 
     def caption(drawn: Figure) -> str:
         notes = [
@@ -89,7 +90,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
         intervals={
             (variant.key, measure.key): interval
             for variant in study.variants
-            for measure in MEASURES
+            for measure in study.known_measures()
             if (interval := comparison.interval(variant.values(measure).values()))
         },
         comparisons=comparisons,

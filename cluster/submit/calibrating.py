@@ -26,6 +26,8 @@ def wanted(request: Request, asked: bool | None) -> Calibration | None:
     leave room for one pack, it has that one."""
     if asked is False or request.site.scheduler != "slurm" or request.measured.by_stage or not request.items:
         return None
+    if not any(run.config.reads_data for run in request.runs):  # programs, whose stages say how long they take
+        return None
     arrays = [*request.arrays, *request.held]
     if asked is None and (request.site.flops or packing.gpu_hours(arrays) < calibration.WORTH):
         return None

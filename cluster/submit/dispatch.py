@@ -6,7 +6,7 @@ code within a run, and stops after many failures of one kind. Prints nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import BreakerOpen, InputError, SlurmSilent
@@ -25,6 +25,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm.answers import Job, minutes, number_in
 from cluster.slurm.queries import Limits, Slurm, names_of
 from cluster.slurm.sbatch import RefusedForNow
+from tiny_transformers.settings.stage.own import OwnStage
 from tiny_transformers.settings.stages import needed_by
 
 IN_A_ROW = 2  # refusals for a limit that nobody could read, before it is believed: the first may be for others' jobs
@@ -66,6 +67,7 @@ class Request:
     contents: ContentsFile | None = None  # of the data that is read
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
     calibration: Calibration | None = None  # that comes first, and by which the rest is planned
+    own: Mapping[str, OwnStage] = field(default_factory=dict)  # users' stages that are to be recorded
     room: int | None = None  # how many packs the limits leave room for; None: for any number
 
     @property

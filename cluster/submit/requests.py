@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.console import ask, console, count
 from cluster.errors import InputError, SubmitError
-from cluster.files import whole_files
+from cluster.files import own_stages, whole_files
 from cluster.files.documents import RequestFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
@@ -27,6 +27,7 @@ from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import budget, calibrating, contents, dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
+from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, show
 from tiny_transformers.common.contents import unexpected
 from tiny_transformers.common.provenance import code_version
@@ -47,6 +48,7 @@ def compose(
 ) -> Request:
     """Return what would be submitted of these stage runs, without what is left alone; says why it is."""
     reached = dispatch.last_limit(ledger, where.output_root, site) if ledger else None
+    check_runnable(todo)
     of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
     rates = measured(ledger, where.output_root, site)
     states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
@@ -139,6 +141,8 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
     chosen = {item.run_id for item in request.items}  # `rerun` and `tick` bring no other removed run back
     runs = [run for run in request.runs if origin.asked_by == "submit" or run.id in chosen]
+    for name, stage in request.own.items():
+        own_stages.write(where.output_root, name, stage)
     recording.record_runs(ledger, where.output_root, runs, origin.created)
     if request.about:
         recording.record_studies(ledger, where.output_root, request.about)
@@ -215,7 +219,7 @@ def check_contents(todo: Todo, data_root: Path | None, output_root: OutputRoot) 
 
 def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
     """Every file that these runs read is there, before anything is submitted. Raises InputError."""
-    reading = [run for run in runs if run.config.data.source == "files"]
+    reading = [run for run in runs if run.config.reads_data and run.config.data.source == "files"]
     if not reading:
         return
     if data_root is None:

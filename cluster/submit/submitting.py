@@ -24,11 +24,12 @@ from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, dispatch, needs, on_disk, requests
+from cluster.submit import calibrating, dispatch, needs, on_disk, own_stages, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
 from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing
+from tiny_transformers.settings.stage.own import OwnStage
 
 
 def submit_missing(
@@ -43,10 +44,11 @@ def submit_missing(
     budget: BudgetFile | None = None,
     calibrate: bool | None = False,
     contents: ContentsFile | None = None,
+    own: Mapping[str, OwnStage] | None = None,
 ) -> None:
     """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies, and
     the manifest's budget. `left_out`: studies that are optional and were not named. `calibrate`: whether a calibration
-    comes first; None: where it pays. `contents`: of the data that is read.
+    comes first; None: where it pays. `contents`: of the data that is read. `own`: the manifest's own stages.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     requests.check_data(runs, data_root)
@@ -54,14 +56,14 @@ def submit_missing(
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:
             dispatch.check_breaker(ledger, site)
+        defined = own_stages.define(ledger, where.output_root, own or {}, runs, site, data_root)
         states: States = ledger.states() if ledger else {}
         states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
         first = calibrating.wanted(request, calibrate)
-        return replace(
-            request, about=about, left_out=left_out, budget=budget, calibration=first, contents=contents
-        ), origin
+        request = replace(request, about=about, left_out=left_out, budget=budget, contents=contents)
+        return replace(request, calibration=first, own=defined), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)

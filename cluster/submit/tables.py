@@ -233,7 +233,8 @@ def _size_lines(
     for stage, _ in longest.stages:
         speed = measured.speed(config, stage, slots)
         hours = measured.seconds(config, stage, slots=slots) / 3600
-        known = f" at {speed.value:.1e} FLOP/s, {speed.basis}" if cost.flops(config, stage) else ", fixed"
+        rate = "" if STAGES[stage].own else f" at {speed.value:.1e} FLOP/s"
+        known = f"{rate}, {speed.basis}" if cost.flops(config, stage) else ", fixed"
         stages.append(f"{stage} {hours:.2f} h{known}")
     pack = max(array.packs, key=lambda pack: pack.asked)
     asked, margin = f" -> {resources.minutes / 60:.1f} h asked", f"x {pack.asked / pack.seconds:.2g}"

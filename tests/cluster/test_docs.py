@@ -16,6 +16,7 @@ from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.stage.own import OwnStage
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -74,6 +75,22 @@ def test_the_readmes_manifest_is_valid(tmp_path):
     path.write_text(text)
     cells = grids.cells(loading.load(path))
     assert len(cells) == (2 * 4 - 1) * len(yaml.safe_load(text)["studies"]["activations"]["seeds"])
+
+
+def test_the_manifests_of_any_program_are_valid(tmp_path):
+    program, beside = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/programs.md").read_text(), re.S)
+    path = tmp_path / "programs.yaml"
+    path.write_text(program)
+    assert len(grids.cells(loading.load(path))) == 2 * 3 * 8
+    path.write_text(f"models: {{gpt: {{family: gpt_neo}}}}\n{beside}    model: gpt\n")
+    (cell,) = grids.cells(loading.load(path))
+    assert cell.stages == ("pretrain", "add_tokenizer", "blimp", "ewok", "probe_size")
+
+
+def test_the_keys_of_a_stage_of_ones_own_are_documented_with_their_defaults():
+    text = (ROOT / "docs/programs.md").read_text()
+    known = {name: default for name, default in defaults(OwnStage) if name not in ("folder", "run", "command")}
+    assert dict(re.findall(r"^\| `(\w+)` \| ([^|`]+?) \| ", text, re.M)) == known
 
 
 def test_every_command_is_in_the_readme_and_every_one_there_exists():

@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.own import OwnStage
 
 
 class TinyTransformersError(Exception):
@@ -34,6 +36,13 @@ class Work:
     progress: Callable[[float, str], None] = lambda _, __: None  # told the fraction done, 0 to 1, and a text
     figures: Callable[[Mapping[str, float]], None] = lambda _: None  # told loss, tokens_per_second, seconds_left
     should_stop: Callable[[], bool] = lambda: False  # asked often; True: save and raise Interrupted
+    stage: str = ""  # its name
+    own: OwnStage | None = None  # how the manifest defines it, if it is a stage of the user's own
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of a stage of the user's own."""
+        return self.own.settings if self.own else {}
 
     @property
     def model_dir(self) -> Path:

@@ -28,6 +28,7 @@ from tiny_transformers.models.language_model import LanguageModel, SavedConfig
 from tiny_transformers.models.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
 from tiny_transformers.settings.architecture import AnyModel, Brainformer, GPTNeo, Roberta
 from tiny_transformers.settings.order import blocks_of
+from tiny_transformers.settings.program import Program
 
 PAD, BOS, EOS = 0, 1, 2
 VARIANT = (  # settings that our Hugging Face configurations have under the same name
@@ -47,6 +48,8 @@ def hf_config(model: AnyModel, **extra: Any) -> SavedConfig:
     """Hugging Face's configuration of `model`; `extra` is passed on to it (`num_labels=3`)."""
     if isinstance(model, Brainformer):
         return TinyBrainformerConfig(**model.model_dump(include=set(SETTINGS)) | extra)
+    if isinstance(model, Program):
+        raise TinyTransformersError(f"{model.label}: is a program, which has no model to build.")
     shared = {
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,

@@ -25,6 +25,7 @@ from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
+from tiny_transformers.settings.program import Program
 
 FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
 FeedForward = Annotated[
@@ -308,7 +309,8 @@ class Roberta(Architecture):
         return super().head_weights + self.hidden_size * self.hidden_size
 
 
-AnyModel = GPTNeo | Roberta | Brainformer
+AnyModel = GPTNeo | Roberta | Brainformer | Program
+# Those that a manifest may name; a Program is what a manifest without models is about.
 FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Brainformer]] = {
     "gpt_neo": GPTNeo, "roberta": Roberta, "brainformer": Brainformer,
 }  # fmt: skip

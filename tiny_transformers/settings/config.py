@@ -16,6 +16,7 @@ from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model
 from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
+from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stage.kind import STAGES, StageKind
 
 # Raised when the same settings would give another result; it is part of every run id. A change that concerns some runs
@@ -198,6 +199,11 @@ class RunConfig(Settings):
     def positions(self) -> int:
         """Tokens that the model can see at once, no more than anything has."""
         return self.model.positions or 2**31
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether there is a model, which is made of data in the layout of docs/data.md."""
+        return not isinstance(self.model, Program)
 
     @property
     def family(self) -> str:

@@ -5,7 +5,7 @@ who adds one does so before settings that name it are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
@@ -29,6 +29,12 @@ class Kinds(Mapping[str, K]):
                 raise ValueError(f"{self.what} {name} is there already: give yours another name")
             self._known[name] = kind
 
+    def replace(self, old: Iterable[K], new: Iterable[K]) -> None:
+        """Take some out, and add others at the end."""
+        for kind in old:
+            del self._known[self._name_of(kind)]
+        self.add(*new)
+
     def __getitem__(self, name: str) -> K:
         return self._known[name]
 
@@ -47,14 +53,14 @@ class KnownNow:
     def __init__(self, kinds: Kinds[Any], type_of: Callable[[], Any]) -> None:
         self.type_of = type_of
         self._kinds = kinds
-        self._adapters: dict[int, TypeAdapter[Any]] = {}  # by how many kinds there are; none is ever taken away
+        self._adapters: dict[tuple[Any, ...], TypeAdapter[Any]] = {}  # by the kinds that there are
 
     @property
     def adapter(self) -> TypeAdapter[Any]:
-        number = len(self._kinds)
-        if number not in self._adapters:
-            self._adapters[number] = TypeAdapter(self.type_of())
-        return self._adapters[number]
+        known = tuple(self._kinds)
+        if known not in self._adapters:
+            self._adapters[known] = TypeAdapter(self.type_of())
+        return self._adapters[known]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(lambda value: self.adapter.validate_python(value))

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.report.comparison import interval
 from cluster.report.figures.sheets import GREY, INK
 from cluster.report.findings import Interval
-from cluster.report.results import BY_KEY, MAIN, Family, Measure, Study, Variant
+from cluster.report.results import Family, Measure, Study, Variant, main_of
 
 COLOURED = 12  # variants of a family that have a line of their own colour; of more the baseline and
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # without its yellow, lost on white
@@ -40,7 +40,8 @@ def interval_of(variant: Variant, measure: Measure) -> Interval | None:
 
 def measures_of(study: Study) -> list[Measure]:
     """The main ones that any variant has."""
-    return [BY_KEY[key] for key in MAIN if any(values_of(variant, BY_KEY[key]) for variant in study.variants)]
+    known = main_of(study.known_measures())
+    return [each for each in known if any(values_of(variant, each) for variant in study.variants)]
 
 
 def pages(study: Study) -> list[tuple[Family, ...]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.kinds import Kinds
+from tiny_transformers.settings.stage.own import OwnStage
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class StageKind:
     measures: tuple[Measure, ...] = ()  # columns of the report
     caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
     tasks: Tasks | None = None
+    own: OwnStage | None = None  # a user's stage, as a manifest defines it
 
 
 STAGES: Kinds[StageKind] = Kinds("stage", lambda kind: kind.name)  # in the order in which they are done
