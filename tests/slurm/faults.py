@@ -77,6 +77,8 @@ class Study:
     cluster: Cluster
     studies: int = 24
     submitted: list[str] = field(default_factory=list)  # studies that a command was told to submit, killed or not
+    stages: tuple[str, ...] = STAGES  # of each of its runs
+    runs: int = RUNS_OF_A_STUDY  # of each of its studies
 
     def __post_init__(self) -> None:
         grid = {"model": "gpt", "grid": {"model.activation": ["gelu", "relu"]}}
@@ -213,7 +215,7 @@ class Study:
 
     def completes(self, seconds: float = waiting.PATIENCE) -> None:
         """Wait until all is completed, only looking."""
-        wanted = {"completed": len(STAGES) * RUNS_OF_A_STUDY * len(self.submitted)}
+        wanted = {"completed": len(self.stages) * self.runs * len(self.submitted)}
         try:
             wait_for(lambda: self.counts() == wanted, seconds)
         except AssertionError as error:
@@ -323,7 +325,7 @@ def finish(study: Study, seconds: float = waiting.PATIENCE) -> None:
     """Do what a user does after a fault until all is completed: look, `tick` if there is one, submit, rerun."""
     study.tell()
     study.sbatch("honest")
-    wanted = {"completed": len(STAGES) * RUNS_OF_A_STUDY * len(study.submitted)}
+    wanted = {"completed": len(study.stages) * study.runs * len(study.submitted)}
     known = study.run("tick", "--help")
     tick = ["tick", *(["--yes"] if "--yes" in known.stdout else [])]
     deadline = time.monotonic() + seconds
@@ -358,7 +360,7 @@ def duplicates(study: Study, *, undisturbed: bool = False) -> list[str]:
     for run in map(folders.RunDir, sorted(study.output.glob("runs/*"))):
         path = run.path / "done.txt"
         executed = Counter(path.read_text().split()) if path.exists() else Counter()
-        for stage in STAGES:
+        for stage in study.stages:
             results = [read_or_none(attempt.result) or {} for attempt in run.attempts(stage)]
             completed = sum(result.get("status") == "completed" for result in results)
             # a worker that died between its work and its result has executed a stage that counts as not done
@@ -386,7 +388,7 @@ def losses(study: Study) -> list[str]:
         for stage, view in run["stages"].items()
         if view["status"] != "completed"
     ]
-    if len(shown["runs"]) != RUNS_OF_A_STUDY * len(study.submitted):
+    if len(shown["runs"]) != study.runs * len(study.submitted):
         found.append(f"{len(shown['runs'])} runs of {len(study.submitted)} studies")
     known = {(row["run_id"], row["stage"], row["number"]) for row in study.attempts()}
     for path in sorted(study.output.glob("runs/*/stages/*/*")):
