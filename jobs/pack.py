@@ -327,6 +327,9 @@ class PackWork:
 
         try:
             self.made_with = {"code": code_version(), "environment": environment()}
+            told = self.intent.get("code")
+            if told and told["digest"] == self.made_with["code"]["digest"]:
+                self.made_with["code"] = told  # a copy is in no repository, whose commit the submission knew
         except OSError as error:
             say(f"what this is run with could not be read: {error}")
         self._update_task_file(self.made_with)

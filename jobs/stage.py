@@ -41,8 +41,8 @@ from jobs.attempts import (
     whole,
     write_result,
 )
-from tiny_transformers.common.provenance import source_digest
-from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
+from tiny_transformers.common.provenance import decisive_versions, source_digest
+from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stage.known import definition
 from tiny_transformers.settings.stages import STAGES, needed_by
@@ -107,6 +107,7 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
         heartbeat = Heartbeat(attempt)
         try:
             outcome = _run(run, stage, intent, item, heartbeat)
+            outcome.checks += other_libraries(intent)
             json.dumps(asdict(outcome))  # a number that is none of Python's own is an error of the stage
         except Interrupted as error:
             say(f"stopped: {error}")
@@ -120,6 +121,14 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
             return _write_result(attempt, "failed", "check_failed", f"failed checks: {', '.join(failed)}", outcome)
         say(f"{stage} completed")
         return _write_result(attempt, "completed", None, None, outcome)
+
+
+def other_libraries(intent: Intent) -> list[Check]:
+    """A check that did not hold if libraries that results depend on have other versions than at the submission."""
+    told, here = intent.get("libraries", {}), decisive_versions()
+    changed = [f"{name} {version} -> {here[name]}" for name, version in told.items()
+               if name in here and here[name] != version]  # fmt: skip
+    return [Check("libraries_of_submission", False, ", ".join(changed), blocking=False)] if changed else []
 
 
 def _explain(error: BaseException) -> str:

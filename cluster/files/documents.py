@@ -174,6 +174,7 @@ class SourceOfWork(TypedDict):
     code: NotRequired[CodeVersion | None]
     manifest: NotRequired[dict[str, Any] | None]
     allow_code_change: NotRequired[bool]
+    code_copy: NotRequired[Name]  # the folder below code/ from which its jobs run; not there: what was installed
 
 
 class Intent(SourceOfWork):
@@ -184,6 +185,7 @@ class Intent(SourceOfWork):
     output_root: NotRequired[str]
     cache: NotRequired[str]
     packs: list[list[PackedRun]]
+    libraries: NotRequired[dict[str, str | None]]  # versions, where the jobs' Python is that of the submission
     slots: NotRequired[int]
     cpus: NotRequired[int]
     minutes: NotRequired[int]

@@ -20,6 +20,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
                                         before it judges a run that nobody has begun)
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
       stages/<stage>.json               a stage of a user's own, as the manifest defined it that was last submitted
+      code/<digest>/                    our packages, as a submission found them: its jobs run from there (login node)
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       `cancel --all` was given: `tick` does nothing (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
@@ -236,6 +237,10 @@ class OutputRoot:
     def probe(self) -> OutputRoot:
         """Probes are kept apart, as smoke runs are, and never count."""
         return OutputRoot(self.path / "probe")
+
+    def code(self, name: str) -> Path:
+        """A copy of our packages, from which jobs run."""
+        return self.path / "code" / name
 
     def own_stage(self, name: str) -> Path:
         return self.path / "stages" / f"{name}.json"

@@ -56,7 +56,8 @@ def submit(where: SubmitOptions, request: Request, origin: launch.Origin) -> lis
         if arrays:
             recording.record_runs(ledger, root, [run for run, _ in todo], origin.created)
             try:
-                jobs = launch.submit(ledger, root, arrays, site, origin, where.log_dir.resolve())
+                here = replace(origin, code_copy=launch.Origin.code_copy)  # it has a copy of its own
+                jobs = launch.submit(ledger, root, arrays, site, here, where.log_dir.resolve())
                 console.print(f"Submitted {', '.join(jobs)}: {told(chosen)}.")
             except RefusedForNow as refusal:
                 console.print(f"The calibration is left out: {refusal}", style="yellow", soft_wrap=True)

@@ -28,7 +28,9 @@ from cluster.render import render
 from cluster.sites.profiles import Site, refuse_other_clusters
 from cluster.slurm import environment, sbatch
 from cluster.slurm.answers import job_name
+from cluster.submit import code_copy
 from jobs import pack
+from tiny_transformers.common.provenance import decisive_versions
 from tiny_transformers.settings.stages import STAGES
 
 PICKLE = "pack.pkl"  # one for all tasks of an array
@@ -48,6 +50,7 @@ class Origin:
     code: CodeVersion  # version of the science's source
     manifest: dict[str, Any] | None  # name, sha256, text
     allow_code_change: bool = False
+    code_copy: str = "CODE"  # the name of the copy of the code; this one stands in what is only shown
 
 
 def submit(
@@ -66,12 +69,14 @@ def submit(
     inside = with_data(site, origin.data_root)
     check(inside, output_root, log_dir)
     prologue(site, output_root)  # a mistake in it shows before the first intent is written
+    if origin.code_copy == Origin.code_copy:
+        origin = replace(origin, code_copy=code_copy.keep(output_root))
     jobs: list[str] = []
     for number, array in enumerate(arrays, 1):
         submission_id = secrets.token_hex(6)
         _intend(ledger, output_root, array, site, origin, submission_id, log_dir)
         try:
-            answer = _launch_somewhere(array, inside, output_root, submission_id, log_dir)
+            answer = _launch_somewhere(array, inside, output_root, submission_id, log_dir, origin.code_copy)
         except SubmitError as error:
             _record_refusal(ledger, output_root, submission_id, error)
             if isinstance(error, sbatch.RefusedForNow):
@@ -157,6 +162,8 @@ def describe(
     }
     if limit is not None:
         described["memory_limit"] = limit
+    if not (site.python or site.container):
+        described["libraries"] = decisive_versions()
     return described
 
 
@@ -170,6 +177,7 @@ def origin_of(site: Site, origin: Origin) -> SourceOfWork:
         "code": origin.code,
         "manifest": origin.manifest,
         "allow_code_change": origin.allow_code_change,
+        "code_copy": origin.code_copy,
     }
 
 
@@ -216,13 +224,15 @@ def _described(pack: Pack, done: Mapping[tuple[str, str], int], fits_memory: boo
     return together + alone
 
 
-def script(array: Array, site: Site, output_root: OutputRoot, submission_id: str, log_dir: Path) -> str:
+def script(
+    array: Array, site: Site, output_root: OutputRoot, submission_id: str, log_dir: Path, code: str = Origin.code_copy
+) -> str:
     """The text that sbatch is given."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = log_dir / submission_id
     count = len(array.packs)
-    options = _slurm_options(array, site, output_root, submission_id)
+    options = _slurm_options(array, site, output_root, submission_id, code)
     # submitit gives each task's pickle the job's id once sbatch has answered. A task whose answer was lost would wait
     # for it in vain; all tasks of an array have one pickle, so each links it to its own name. One that was requeued
     # has its own by then.
@@ -295,7 +305,7 @@ def _before(number: int) -> str:
     return f"array{'s 1-' if number > 2 else ' '}{number - 1} {'are' if number > 2 else 'is'} submitted and recorded."
 
 
-def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: str) -> dict[str, Any]:
+def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: str, code: str) -> dict[str, Any]:
     """submitit's words for one array. srun, because SLURM sends USR2 to steps only; it is told the CPUs again because
     on 22.05 to 23.02 it does not take them from the job."""
     resources = array.resources
@@ -316,7 +326,7 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
         "mem_per_cpu": f"{resources.memory_per_cpu}M",
         "signal_delay_s": site.signal_delay,
         "array_parallelism": site.max_tasks_at_once or len(array.packs),
-        "setup": prologue(site, root),
+        "setup": _setup(site, root, code),
         "srun_args": ["--cpus-per-task", str(resources.cpus)],
         "stderr_to_stdout": True,
         "exclude": ",".join(exclude) or None,
@@ -330,27 +340,34 @@ def _slurm_options(array: Array, site: Site, root: OutputRoot, submission_id: st
     return {key: value for key, value in options.items() if value is not None} | {"wckey": None}
 
 
-def _launch_somewhere(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path) -> dict[str, Any]:
+def _setup(site: Site, root: OutputRoot, code: str) -> list[str]:
+    """The shell lines of a job before Python."""
+    return [*code_copy.before_prologue(), *prologue(site, root), *code_copy.after_prologue(root, code)]
+
+
+def _launch_somewhere(
+    array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path, code: str
+) -> dict[str, Any]:
     """Off the excluded nodes, or, if there are no others, on any."""
     try:
-        return _launch(array, site, root, submission_id, log_dir)
+        return _launch(array, site, root, submission_id, log_dir, code)
     except SubmitError as error:
         if not array.resources.exclude or not any(words in str(error) for words in sbatch.NO_SUCH_NODE):
             raise
         anywhere = replace(array, resources=replace(array.resources, exclude=()))
-        return _launch(anywhere, site, root, submission_id, log_dir)
+        return _launch(anywhere, site, root, submission_id, log_dir, code)
 
 
-def _launch(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path) -> dict[str, Any]:
+def _launch(array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path, code: str) -> dict[str, Any]:
     folder = log_dir / submission_id
     task = pack.PackJob(str(root.submission(submission_id).path.resolve()))
     if site.scheduler == "local":
-        return _launch_local(task, array, site, root, folder)
-    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, submission_id, log_dir)}
+        return _launch_local(task, array, site, root, folder, code)
+    return {"state": "submitted", "job_id": _launch_slurm(task, array, site, root, submission_id, log_dir, code)}
 
 
 def _launch_slurm(
-    task: pack.PackJob, array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path
+    task: pack.PackJob, array: Array, site: Site, root: OutputRoot, submission_id: str, log_dir: Path, code: str
 ) -> str:
     """submitit's pickle, script and job-side runner; sbatch is called here, since its answer is what matters.
 
@@ -362,18 +379,20 @@ def _launch_slurm(
     delayed.set_timeout(array.resources.minutes, REQUEUES)
     delayed.dump(folder / PICKLE)
     path = folder / "submission.sh"
-    path.write_text(script(array, site, root, submission_id, log_dir), encoding="utf-8")
+    path.write_text(script(array, site, root, submission_id, log_dir, code), encoding="utf-8")
     return sbatch.send(path)
 
 
-def _launch_local(task: pack.PackJob, array: Array, site: Site, root: OutputRoot, folder: Path) -> dict[str, Any]:
+def _launch_local(
+    task: pack.PackJob, array: Array, site: Site, root: OutputRoot, folder: Path, code: str
+) -> dict[str, Any]:
     import submitit
 
     executor = submitit.LocalExecutor(folder, python=_python(site, root, folder.parent))
     # The pack outlives this command, its terminal and its pipes: Ctrl-C and a hang-up are not for it.
     detach = ["trap '' INT HUP", f"exec >> {shlex.quote(str(folder / 'controller.out'))} 2>&1 < /dev/null"]
     script = folder / "prologue.sh"
-    script.write_text("\n".join(prologue(site, root)) + "\n", encoding="utf-8")
+    script.write_text("\n".join(_setup(site, root, code)) + "\n", encoding="utf-8")
     # A pack of this machine is not the job whose shell this may be, and must not requeue that one.
     names = [name for name in environment.left_out() if name.isidentifier()]
     apart = [f"unset {' '.join(names)}"] if names else []

@@ -25,7 +25,7 @@ from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, calibrating, contents, dispatch, launch, on_disk
+from cluster.submit import budget, calibrating, code_copy, contents, dispatch, launch, on_disk
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, show
@@ -158,6 +158,8 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
 
     Raises InputError if it would go over a budget; then nothing is submitted or recorded."""
     budget.check(where, ledger, request, origin.asked_by)
+    if origin.code_copy == launch.Origin.code_copy:
+        origin = replace(origin, code_copy=code_copy.keep(where.output_root))
     needs = calibrating.submit(where, request, origin) if request.calibration else []
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))

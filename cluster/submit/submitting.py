@@ -185,7 +185,8 @@ def _to_go_on(
         stages = choosing.missing(run, states[run.id], again.due.get(run.id, ()))
         source = sources[run.id]
         alike = {
-            key: source.get(key) for key in ("data_root", "allow_code_change", "code", *(["site"] if not site else []))
+            key: source.get(key)
+            for key in ("data_root", "allow_code_change", "code", "code_copy", *(["site"] if not site else []))
         }
         alike["manifest"] = (source.get("manifest") or {}).get("sha256")
         if stages:
@@ -208,6 +209,9 @@ def _go_on(
     code = source.get("code")
     if source.get("allow_code_change") and code and code["digest"] == origin.code["digest"]:
         origin = replace(origin, allow_code_change=True)  # it was allowed for this version, and no later one
+    copy = source.get("code_copy")
+    if copy and code and where.output_root.code(copy).is_dir():  # with the code that began them, whatever is here now
+        origin = replace(origin, code=code, code_copy=copy, allow_code_change=bool(source.get("allow_code_change")))
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
     requests.check_data(runs, data)

@@ -13,7 +13,7 @@ from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from jobs import attempts, stage
 from jobs.attempts import STOPPED, ArrayTask, this_task
-from tiny_transformers.common.provenance import source_digest
+from tiny_transformers.common.provenance import decisive_versions, source_digest
 from tiny_transformers.common.work import CheckFailed, Interrupted
 from tiny_transformers.settings.config import TRAIN_STORIES, VALIDATION_STORIES
 
@@ -117,6 +117,18 @@ def test_a_stage_whose_data_is_not_what_was_submitted_fails_at_once(run, submit,
     result = whole_files.read_json(run.attempt("pretrain", 1).result)
     assert result["cause"] == "error"
     assert f"{tmp_path / TRAIN_STORIES}: is not the file that was submitted as tinystories, train" in result["message"]
+
+
+@pytest.mark.usefixtures("fake_science")
+def test_other_versions_of_libraries_than_at_the_submission_are_said_in_the_result(run, submit):
+    here = decisive_versions()
+    changed = submit(stages=[["pretrain", 1]], libraries=here | {"torch": "1.0"})
+    assert child(changed).returncode == 0
+    checks = whole_files.read_json(run.attempt("pretrain", 1).result)["outcome"]["checks"]
+    assert [(check["name"], check["blocking"], check["value"]) for check in checks] == [
+        ("libraries_of_submission", False, f"torch 1.0 -> {here['torch']}")
+    ]
+    assert stage.other_libraries({"libraries": here}) == stage.other_libraries({}) == []
 
 
 def test_an_outcome_that_cannot_be_written_fails_the_stage_and_says_so(run, submit, fake_science):

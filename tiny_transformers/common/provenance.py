@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "safetensors")
+DECISIVE = ("torch", "transformers", "tokenizers")
 CUDA_RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12")
 GIT_PATIENCE = 2.0  # seconds for one git command
 
@@ -60,6 +61,11 @@ def environment(proc: Path = Path("/proc")) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
     }
+
+
+def decisive_versions() -> dict[str, str | None]:
+    """The versions of the libraries that a result depends on most."""
+    return {name: _version(name) for name in DECISIVE}
 
 
 def _git(package: Path, *words: str) -> bytes | None:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from tiny_transformers.common.provenance import PACKAGE
 from tiny_transformers.common.work import Interrupted, Outcome, Score, TinyTransformersError, Work
 from tiny_transformers.programs import watcher
 from tiny_transformers.settings.program import Program
@@ -63,11 +64,9 @@ def _values(work: Work, out: Path) -> dict[str, str]:
 
 def _follow(work: Work, line: str, folder: Path) -> tuple[int, str, bool]:
     """Run the line to its end. Returns its exit code, its last words, and whether it was asked to stop."""
-    # `python` in a command is the interpreter of the jobs.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", watcher.__file__, str(os.getpid()), line],
-        cwd=folder, env={**os.environ, "PATH": path}, stderr=subprocess.PIPE,
+        cwd=folder, env=_environment(), stderr=subprocess.PIPE,
     )  # fmt: skip
     assert child.stderr
     words = bytearray()
@@ -83,6 +82,16 @@ def _follow(work: Work, line: str, folder: Path) -> tuple[int, str, bool]:
         time.sleep(LOOK)
     reader.join(timeout=5)
     return child.returncode, bytes(words).decode(errors="replace").strip()[-LAST_WORDS:], stopped
+
+
+def _environment() -> dict[str, str]:
+    """The job's, but for what keeps files of the user's away from its own Python. `python` is the job's interpreter."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONNOUSERSITE")}
+    ours = str(PACKAGE.parent)
+    paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and path != ours]
+    if paths:
+        kept["PYTHONPATH"] = os.pathsep.join(paths)
+    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
 
 
 def _listen(source: IO[bytes], words: bytearray) -> None:

@@ -63,6 +63,7 @@ def test_in_a_container_delftblues_jobs_see_their_folders_and_have_what_the_prol
     (array,) = arrange(runs, where)
     root, logs, data = OutputRoot(tmp_path / "out put"), tmp_path / "it's", tmp_path / "data"
     (logs / "cafe").mkdir(parents=True)
+    (root.code("CODE") / "jobs").mkdir(parents=True)
     text = launch.script(array, launch.with_data(where, data), root, "cafe", logs)
     stand_ins = (
         'module() { :; }; srun() { while [ "$1" != apptainer ]; do shift; done; printf \'%s\\0\' "$@" "$HF_HOME"; }'
@@ -93,9 +94,9 @@ def test_a_job_script_runs_no_word_of_a_profile(runs, tmp_path):
     }
     where = profiles.Site.model_validate(SLURM.model_dump() | asked)
     (array,) = arrange(runs, where)
-    text = launch.script(
-        array, where, OutputRoot(tmp_path / ODD.replace("/", "")), "cafe", tmp_path / "lo'gs $(touch RAN)"
-    )
+    root = OutputRoot(tmp_path / ODD.replace("/", ""))
+    (root.code("CODE") / "jobs").mkdir(parents=True)
+    text = launch.script(array, where, root, "cafe", tmp_path / "lo'gs $(touch RAN)")
     (tmp_path / "lo'gs $(touch RAN)" / "cafe").mkdir(parents=True)
     before, _, _ = text.partition("srun ")
     module = 'module() { printf "%s\\0" "$@"; false; }'

@@ -1,0 +1,123 @@
+"""What was submitted is what runs, whatever is edited, or laid into the folder, in the meantime."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from waiting import PATIENCE, wait_for
+
+from cluster.files.folders import OutputRoot
+from cluster.submit import code_copy
+
+ROOT = Path(__file__).parents[3]
+IN_THE_WAY = ("random.py", "jobs.py", "cluster.py", "submitit.py", "sitecustomize.py")
+LINE = "echo {x} > {run}/begun; until [ -e go ]; do sleep 0.1; done; cp result.json {out}"
+SCORES = {"scores": [{"task": "t", "metric": "m", "value": 0.5, "n": 3}]}
+PROGRAM = {
+    "stages": {"once": {"command": LINE, "minutes": 1, "gpu": False}},
+    "studies": {"s": {"grid": {"x": [1, 2, 3]}}},
+}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout that may be edited."""
+    for package in (*code_copy.PACKAGES, "templates"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / "checkout" / package, ignore=ignored)
+    return tmp_path / "checkout"
+
+
+def test_a_copy_is_named_by_its_content_and_made_once(checkout, tmp_path):
+    root = OutputRoot(tmp_path / "output")
+    name = code_copy.keep(root, checkout)
+    made = {path.relative_to(root.code(name)): path.stat().st_ino for path in root.code(name).rglob("*.py")}
+    assert Path("jobs/stage.py") in made
+    assert (root.code(name) / "jobs/stage.py").read_bytes() == (checkout / "jobs/stage.py").read_bytes()
+    assert code_copy.keep(root, checkout) == name
+    assert {path.relative_to(root.code(name)): path.stat().st_ino for path in root.code(name).rglob("*.py")} == made
+    with (checkout / "jobs/stage.py").open("a") as file:
+        file.write("# another line\n")
+    other = code_copy.keep(root, checkout)
+    assert {path.name for path in (root.path / "code").iterdir()} == {name, other}
+    assert (root.code(name) / "jobs/stage.py").read_bytes() != (root.code(other) / "jobs/stage.py").read_bytes()
+
+
+@pytest.fixture
+def command(checkout, tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "programs.yaml").write_text(yaml.safe_dump(PROGRAM))
+    (folder / "site.yaml").write_text("name: here\nscheduler: local\nslots: 1\n")
+    (folder / "result.json").write_text(json.dumps(SCORES))
+    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+
+    def run(*words, check=True):
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *words], cwd=folder, env=environment, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    run.folder = folder
+    yield run
+    shutil.rmtree(checkout)
+    shutil.copytree(ROOT, checkout, ignore=lambda *_: {"tests", ".git", "output", "slurm_logs", ".venv"})
+    run("cancel", "--all", "--yes", check=False)
+
+
+def spoil(checkout, folder):
+    """Edit what a job loads, and lay files into the folder that would stand in the way of its modules."""
+    for name in ("jobs/stage.py", "tiny_transformers/programs/command.py"):  # which no command loads
+        (checkout / name).write_text("raise SystemExit('edited while a job waited')\n")
+    for name in IN_THE_WAY:
+        (folder / name).write_text("raise SystemExit('a file of the user stands in the way')\n")
+
+
+def submit(command, *words):
+    return command("submit", "programs.yaml", "--site", "site.yaml", "--yes", *words)
+
+
+def test_neither_an_edit_nor_files_in_the_folder_change_what_waits_or_is_tried_again(checkout, command):
+    folder, output = command.folder, command.folder / "output"
+    submit(command)
+    wait_for(lambda: list(output.glob("runs/*/begun")))
+    spoil(checkout, folder)
+    # The pack dies with a run at work and two that wait.
+    (task,) = output.glob("submissions/*/task-0.json")
+    os.kill(json.loads(task.read_text())["pid"], signal.SIGKILL)
+    (folder / "go").touch()
+
+    def done():
+        command("tick", check=False)
+        counts = json.loads(command("status", "--json", check=False).stdout)["counts"]
+        return counts["completed"] == 3
+
+    wait_for(done, pause=1)
+    results = [json.loads(path.read_text()) for path in output.glob("runs/*/stages/once/*/result.json")]
+    completed = [result["outcome"]["scores"] for result in results if result["status"] == "completed"]
+    assert completed == [SCORES["scores"]] * 3
+    claims = [json.loads(path.read_text()) for path in output.glob("runs/*/stages/once/*/claim.json")]
+    assert len({claim["code"]["digest"] for claim in claims}) == 1
+    assert len(list((output / "code").iterdir())) == 1, "what was tried again ran from the same copy"
+
+
+def test_without_its_copy_a_job_says_so_in_its_log_and_the_next_submission_makes_it_again(command):
+    (command.folder / "go").touch()
+    submit(command, "--wait")
+    (copy,) = (command.folder / "output" / "code").iterdir()
+    lines = code_copy.after_prologue(OutputRoot(command.folder / "output"), copy.name)
+    shutil.rmtree(copy)
+    said = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (
+        1, f"{copy.name}: this copy of the code is gone. `submit` or `rerun` makes it again.\n"
+    )  # fmt: skip
+    command("rerun", "--stage", "once", "--yes", "--wait")
+    assert (copy / "jobs" / "stage.py").exists()
