@@ -253,6 +253,10 @@ class OutputRoot:
             return []
         return [self.path / "stages" / name for name in sorted(names) if name.endswith(".json") and is_name(name)]
 
+    @property
+    def is_probe(self) -> bool:
+        return self.path.name == "probe"
+
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.path.joinpath("runs", run_id))
 

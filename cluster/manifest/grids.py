@@ -33,7 +33,10 @@ from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
 SEEDS = 2**32  # RunConfig.seed is below
-NO_SETTINGS = {"seed": "write seeds: beside the grid", "smoke": "use --smoke", "recipe": "it is the code's"}
+NO_SETTINGS = {
+    "seed": "write seeds: beside the grid", "smoke": "use --smoke", "probe": "use `tiny-transformers probe`",
+    "recipe": "it is the code's",
+}  # fmt: skip
 
 
 def cells(

@@ -75,11 +75,10 @@ def _short(config: RunConfig, site: Site) -> RunConfig:
     changed: dict[str, object] = {"max_steps": steps, "budget": None, "evaluations": 1, **validated}
     if site.gpus and config.train.compile is None and config.model.same_shapes:
         changed["compile"] = True
-    return config.model_copy(
-        update={
-            "train": config.train.model_copy(update=changed),
-            "evaluation": config.evaluation.model_copy(update={"limit": min(ROWS, config.evaluation.limit or ROWS)}),
-        }
+    return expansion.as_probe(
+        config,
+        train=config.train.model_copy(update=changed),
+        evaluation=config.evaluation.model_copy(update={"limit": min(ROWS, config.evaluation.limit or ROWS)}),
     )
 
 

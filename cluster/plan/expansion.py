@@ -133,17 +133,22 @@ def probes(cells: Iterable[Cell]) -> list[Cell]:
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(keys.of(cell.config), cell)
-    return [replace(cell, stages=("pretrain",)) for cell in first.values()]
+    return [replace(cell, config=as_probe(cell.config), stages=("pretrain",)) for cell in first.values()]
 
 
 def probe_together(cells: Iterable[Cell], number: int) -> list[Cell]:
     """So many runs of each of these cells, of their pretraining only. Their seeds are their own for each number, so
     that none of them is also a run of another number."""
     return [
-        replace(cell, config=cell.config.model_copy(update={"seed": 1_000 * number + seed}), stages=("pretrain",))
+        replace(cell, config=as_probe(cell.config, seed=1_000 * number + seed), stages=("pretrain",))
         for cell in cells
         for seed in range(number)
     ]
+
+
+def as_probe(config: RunConfig, **changes: object) -> RunConfig:
+    """The settings of a run that is made to measure, and says so itself."""
+    return config.model_copy(update={"probe": True, **changes})
 
 
 def in_order(stages: Iterable[str]) -> tuple[str, ...]:

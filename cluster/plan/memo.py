@@ -22,7 +22,7 @@ class PerSettings(Generic[T]):
 
     def of(self, config: RunConfig, *more: Any) -> T:
         sections = (id(config.model), id(config.data), id(config.train), id(config.evaluation))
-        key = (*sections, config.smoke, config.recipe, *more)
+        key = (*sections, config.smoke, config.probe, config.recipe, *more)
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = (config, self._compute(config, *more))

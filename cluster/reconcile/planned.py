@@ -44,8 +44,11 @@ def _run_of(value: RunFile, directory: RunDir) -> Run:
     if not stages or len(set(stages)) < len(stages):
         raise ValueError("stages: must have one or more, each once")
     config = RunConfig.model_validate(value["config"])
-    if config.smoke and "smoke" not in directory.path.absolute().parts:  # its probes lie below smoke/, too
+    above = directory.path.absolute().parts
+    if config.smoke and "smoke" not in above:  # its probes lie below smoke/, too
         raise ValueError("is a smoke run among real ones, where it would count: it belongs below smoke/")
+    if config.probe and above[-3:-1] != ("probe", "runs"):
+        raise ValueError("is a probe's run among real ones, where it would count: it belongs below probe/")
     run = Run(value["run_id"], value["name"], config, tuple(stages), tuple(value["studies"]))
     if not 0 <= run.parameters <= LARGEST:
         raise ValueError("config: has a number of parameters that no model can have")

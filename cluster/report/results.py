@@ -218,6 +218,11 @@ class Study:
         configs = [variant.config for variant in self.variants]
         return [told(measure, configs) for measure in self.known_measures() if measure.key in known]
 
+    def caveats(self) -> dict[str, str]:
+        """Titles of measures -> the same titles with the caveat that has to stand behind them; without the others."""
+        plain = ((BY_KEY[measure.key].title, measure.title) for measure in self.measures())
+        return {title: marked for title, marked in plain if title != marked}
+
 
 def stem(name: str) -> str:
     """A name of the user's as a part of file names and links: letters, digits and _.-~ only, another for each name."""

@@ -75,15 +75,6 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
             return None
 
     comparisons = comparison.compare(study, pairs_of)
-    plain = {each.key: each.title for each in study.known_measures()}
-    marked = {plain[each.key]: each for each in study.measures() if each.title != plain[each.key]}
-
-    def caption(drawn: Figure) -> str:
-        notes = [
-            f" {each.title}." for title, each in marked.items() if title in drawn.title or f">{title}" in drawn.svg
-        ]
-        return drawn.caption + "".join(notes)
-
     return Section(
         study,
         answers=wording.answer(study, comparisons),
@@ -96,7 +87,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
         comparisons=comparisons,
         published=published.published(study),
         known_differences=published.known_differences(study),
-        drawings=[PageFigure(each.name, each.title, caption(each), drawing.inline_svg(each.svg)) for each in drawn],
+        drawings=[PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg)) for each in drawn],
     )
 
 
@@ -105,6 +96,9 @@ def _trials(sections: Sequence[Section]) -> list[str]:
     configs = [variant.config for each in sections for variant in each.study.variants]
     notes = {
         "Smoke runs: a trial of the machinery, whose scores say nothing": any(config.smoke for config in configs),
+        "Probes: some steps of a training, which measure memory and speed; their scores say nothing": any(
+            config.probe for config in configs
+        ),
         "Built-in data, made by a grammar: its scores stand beside no others": any(
             config.data.source == "builtin" for config in configs
         ),

@@ -51,6 +51,10 @@ def submit_missing(
     comes first; None: where it pays. `contents`: of the data that is read. `own`: the manifest's own stages.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
+    if where.output_root.is_probe and not all(run.config.probe for run in runs):
+        raise InputError(
+            f"--output-root {where.output_root.path}: is where probes lie, which never count: name another."
+        )
     requests.check_data(runs, data_root)
 
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:

@@ -40,7 +40,7 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
     sections = {"model", "model.sharing", "train.budget"}
-    not_of_the_manifest = {"seed", "smoke", "recipe", "data.definition", "data.revision"}
+    not_of_the_manifest = {"seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
         (GPTNeo, "model."),

@@ -193,6 +193,7 @@ class RunConfig(Settings):
     evaluation: EvaluationNow = Field(default_factory=_stock_evaluation, json_schema_extra=_tell_stock_evaluation)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
+    probe: bool = added(False)  # a few steps that measure memory and speed: kept apart, never counted
     recipe: int | None = None  # null: that by which the code makes such a run now
 
     @property

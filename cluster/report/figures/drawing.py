@@ -7,6 +7,7 @@ them: lines and markers differ as well. Only `report` imports this room, and wit
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import matplotlib
 
@@ -16,7 +17,7 @@ from cluster.report.figures.forest import forest
 from cluster.report.figures.heat_maps import heat_maps
 from cluster.report.figures.learned_functions import learned_functions
 from cluster.report.figures.learning_curves import learning_curves
-from cluster.report.figures.sheets import INK, RC, Figure, make_font, print_sheet
+from cluster.report.figures.sheets import INK, RC, Figure, Sheet, make_font, print_sheet
 from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
@@ -29,7 +30,18 @@ def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
             *forest(study), *learning_curves(study, output_root), *costs(study), *heat_maps(study), *sharing(study),
             *learned_functions(study, output_root),
         ]  # fmt: skip
+        notes = study.caveats()
+        for sheet in sheets:
+            note(sheet, notes)
         return [print_sheet(sheet, study) for sheet in sheets]
+
+
+def note(sheet: Sheet, notes: Mapping[str, str]) -> None:
+    """Write into the picture and below it what has to stand behind a title that it has."""
+    told = [note for title, note in notes.items() if sheet.speaks_of(title)]
+    if told:
+        sheet.note(", ".join(told))
+        sheet.caption += "".join(f" {each}." for each in told)
 
 
 def inline_svg(svg: str) -> str:

@@ -23,6 +23,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_pdf, backend_svg
 from matplotlib.figure import Figure as Drawing
+from matplotlib.text import Text
 
 from cluster.report.results import Family, Measure, Result, Study, Variant
 
@@ -32,6 +33,7 @@ NARROW, WIDE = 3.4, 7.0  # inches: a column, a page
 SIZE, HEADING = 8, 9.5  # points; nothing is smaller
 LINE = 0.155  # inches, of a line of text
 LABEL = 30  # characters of a variant's name in a line
+NOTED = 14  # characters of a note in an inch
 BROWSER_FONTS = "'DejaVu Sans', Arial, Helvetica, sans-serif"  # as drawn, then narrower ones
 FAMILY = "Figure Sans"  # DejaVu Sans with these characters: Latin, Greek, punctuation, the minus
 CHARACTERS = (*range(0x20, 0x180), *range(0x370, 0x400), *range(0x2010, 0x2027), 0x2212)
@@ -79,6 +81,25 @@ class Sheet:
 
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
         self.drawing.text(left / self.width, 1 - top / self.height, text, **how)
+
+    def note(self, text: str) -> None:
+        """Say something above all that is drawn: the sheet grows at its top, and what is on it stays as large."""
+        lines = textwrap.fill(text, int(self.width * NOTED))
+        grown = self.height + LINE * (lines.count("\n") + 1.5)
+        share = self.height / grown
+        for axes in self.drawing.axes:
+            box = axes.get_position()
+            axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
+        for written in self.drawing.texts:
+            written.set_y(written.get_position()[1] * share)
+        self.height = grown
+        self.drawing.set_size_inches(self.width, grown)
+        self.text(0.02, 0.04, lines, va="top")
+
+    def speaks_of(self, title: str) -> bool:
+        """Whether a title of scores stands in the picture, above it or below it."""
+        written = (text.get_text() for text in self.drawing.findobj(Text))
+        return any(title in each for each in (self.title, self.caption, *written))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -175,11 +175,17 @@ def test_a_probe_measures_each_architecture_apart_and_submit_plans_by_it(command
         described = json.loads(path.read_text())
         assert described["stages"] == ["pretrain"]
         assert described["config"]["train"]["max_steps"] == 5
+        assert described["config"]["probe"]
     shown = " ".join(command(*SUBMIT, "--dry-run").stdout.split())
     assert "345 MB, probed (1) x 1.15" in shown
     assert "FLOP/s, probed (1)" in shown
     assert "closed form" in command(*SUBMIT, "--dry-run", "--output-root", "elsewhere").stdout
     assert "Nothing is missing: 5 runs" in command("probe", "experiments.yaml", "--site", "site.yaml").stdout
+    refused = command(*SUBMIT, "--yes", "--output-root", "output/probe", check=False)
+    assert refused.returncode == 2
+    assert "--output-root output/probe: is where probes lie, which never count: name another." in refused.stderr
+    command("report", "--output-root", "output/probe")
+    assert "Probes: some steps of a training" in (tmp_path / "output/probe/report/index.html").read_text()
 
 
 def test_a_probe_of_stories_and_streams_validates_on_a_little_of_either(command, tmp_path):

@@ -1,5 +1,6 @@
 """What the files and SLURM say, for every state and every bad answer, with a small fake of SLURM's clients."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.errors import SlurmSilent
 from cluster.files import processes, records, whole_files
+from cluster.files.folders import OutputRoot
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
@@ -916,6 +918,24 @@ def test_a_smoke_run_among_real_ones_is_told_and_does_not_count(root, runs, tmp_
     assert again.overview() == []
     assert reconciling.rebuild(apart, root.smoke) == reconciling.rebuild(probed, root.smoke.probe) == []
     assert [row["run_id"] for row in apart.overview()] == [trial.id]
+
+
+def test_a_probes_run_among_real_ones_is_told_and_does_not_count(root, runs, tmp_path):
+    config = expansion.as_probe(runs[0].config)
+    probe = replace(runs[0], id=expansion.identity(config), config=config)
+    assert probe.id != runs[0].id
+    for place in (root, root.probe, OutputRoot(tmp_path / "copied" / "probes"), root.smoke.probe):
+        with contextlib.closing(Ledger(tmp_path / "planned.db")) as ledger:
+            recording.record_runs(ledger, place, [probe], "2026-11-22T12:00:00")
+        (tmp_path / "planned.db").unlink()
+        with contextlib.closing(Ledger(tmp_path / "again.db")) as again:
+            told = reconciling.rebuild(again, place)
+            if place.path.name == "probe":
+                assert (told, [row["run_id"] for row in again.overview()]) == ([], [probe.id])
+            else:
+                assert "is a probe's run among real ones, where it would count: it belongs below probe/" in told[0]
+                assert again.overview() == []
+        (tmp_path / "again.db").unlink()
 
 
 def test_a_torn_run_file_is_told_and_the_others_are_kept(ledger, root, runs, tmp_path):

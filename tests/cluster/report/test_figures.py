@@ -5,6 +5,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+import zlib
 
 import matplotlib
 import numpy as np
@@ -125,6 +126,25 @@ def test_the_inline_svg_takes_the_pages_colour_and_room(drawn):
         assert min(sizes) >= 8
 
 
+def test_a_figure_of_scores_that_are_selected_on_their_rows_says_so_in_its_files(drawn):
+    for figure in drawn["activations"]:
+        shown = f"{figure.title} {figure.caption} {' '.join(texts(figure.svg))}"
+        marked = ["(Super)GLUE (selected on these rows)"] if "(Super)GLUE" in shown else []
+        assert re.findall(r"\S+ \(selected on these rows\)", " ".join(texts(figure.svg))) == marked
+        assert re.findall(r"\S+ \(selected on these rows\)", pdf_text(figure.pdf)) == marked
+    of_scores = {figure.name for figure in drawn["activations"] if "selected on" in figure.svg}
+    maps = {f"activations-superglue-{family}" for family in ("gpt_neo", "roberta")}
+    assert of_scores == {"activations-scores", *maps}
+
+
+def pdf_text(pdf):
+    """The texts of a PDF of matplotlib's, whose letters here are a zero and a byte each."""
+    packed = re.findall(rb"stream\r?\n(x.*?)\r?\nendstream", pdf, re.DOTALL)
+    shown = [text for each in packed for text in re.findall(rb"\nBT\n(.*?)\nET\n", zlib.decompress(each), re.DOTALL)]
+    letters = [b"".join(re.findall(rb"\(((?:[^\\()]|\\.)*)\)", text)).replace(b"\0", b"") for text in shown]
+    return " ".join(re.sub(r"\\(.)", r"\1", each.decode("latin-1")) for each in letters)
+
+
 def test_the_same_ledger_gives_the_same_bytes(root, drawn):
     assert drawing.draw(read(root)["heads"], root) == drawn["heads"]
 
@@ -136,6 +156,7 @@ def test_nothing_of_a_drawing_is_cut_off(studies, root):
             for sheet in [*forest.forest(study), *learning_curves.learning_curves(study, root),
                           *heat_maps.heat_maps(study), *costs.costs(study), *weight_sharing.sharing(study),
                           *learned_functions.learned_functions(study, root)]:  # fmt: skip
+                drawing.note(sheet, study.caveats())
                 canvas = backend_agg.FigureCanvasAgg(sheet.drawing)
                 canvas.draw()
                 box = sheet.drawing.get_tightbbox(canvas.get_renderer())
