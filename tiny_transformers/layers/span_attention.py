@@ -21,11 +21,10 @@ from transformers import initialization as init
 from tiny_transformers.layers.attention import rounded
 from tiny_transformers.layers.dropout import dropout
 from tiny_transformers.layers.layer import Layer
-from tiny_transformers.settings.brainformer_architecture import AdaptiveSpan
+from tiny_transformers.settings.brainformer_architecture import ALIGNED, CHUNK, AdaptiveSpan
 
-CHUNK = 64  # queries; on a CPU the fastest of 32 to 512, or a fifth at most behind it, at spans of 64 to 2,048
+# CHUNK queries: on a CPU the fastest of 32 to 512, or a fifth at most behind it, at spans of 64 to 2,048.
 MULTIPLE = 64  # a span in use is one of it: few different shapes in a training
-ALIGNED = 8  # rows of scores are a multiple of it, which tensor cores want
 
 
 class PositionKeys(Layer):

@@ -234,7 +234,10 @@ class Architecture(Settings):
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
         scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
-        return self.layers * (16 * self.hidden_size + self.ffn.kept(self._block) + scores)
+        assert self.qk_size
+        assert self.v_size
+        heads = 2 * (self.qk_size + self.v_size)  # queries and keys, values and their weighted sums
+        return self.layers * (12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores)
 
     def carried_per_row(self, length: float) -> float:  # noqa: ARG002
         """Numbers that go from one text to the next: none."""

@@ -15,6 +15,8 @@ from tiny_transformers.settings.order import groups
 
 # What a gate computes of its own: none (hash, which needs no weights), logits with a bias, or logits and their noise.
 BALANCED = ("noisy", "gshard", "switch", "balanced")  # gates with a loss that evens out the experts' load
+CHUNK = 64  # queries that see one window of keys; layers/span_attention.py, where it was chosen
+ALIGNED = 8  # scores by position are so many times a whole number, which tensor cores want
 CAPACITY = ("gshard", "switch")  # gates that drop tokens beyond an expert's capacity
 Gate = Literal["naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense"]
 
@@ -183,7 +185,9 @@ class Brainformer(Settings):
         h, experts = self.hidden_size, self.experts
         dense = 2 * h * self.intermediate_size
         computed = experts.computed if training else (experts.last_top_k or experts.top_k or 0)
-        gate = 0 if experts.gate == "hash" else h * experts.num_experts
+        # Noise has weights of its own; those of random have no gradient; dense weighs biases in a product, too.
+        gates = {"hash": 0, "noisy": 2 if training else 1, "random": 2 / 3 if training else 1, "dense": 2}
+        gate = h * experts.num_experts * gates.get(experts.gate, 1)
         return {"s": 4 * h * h, "f": dense, "g": computed * dense + gate}
 
     @property
@@ -194,18 +198,22 @@ class Brainformer(Settings):
 
     def score_flops(self, length: float) -> float:
         """Return the FLOPs of one character's attention to so many keys, beside the weights: scores by content and by
-        position, and the weighted sum."""
-        return 2.0 * self.applied["s"] * 3 * self.hidden_size * length
+        position, and the weighted sum. A chunk of queries has one window, of the keys that any of them sees."""
+        window = length + CHUNK
+        by_position = ALIGNED * math.ceil((window + 1) / ALIGNED)
+        return 2.0 * self.applied["s"] * self.hidden_size * (2 * window + by_position)
 
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a character for the backward pass, about, if it meets so many keys."""
         h, applied, experts = self.hidden_size, self.applied, self.experts
-        scores = self.num_heads * length * (4 if self.dropout else 3)
+        scores = self.num_heads * (length + CHUNK)  # of one kind, of one attention
         chosen = max(experts.top_k or 0, experts.last_top_k or 0)
+        in_flight = 2 * scores  # of the attention whose gradients are being computed
         return (
-            applied["s"] * (10 * h + scores)
-            + applied["f"] * (8 * h + 4 * self.intermediate_size)
-            + applied["g"] * (8 * h + chosen * (3 * self.intermediate_size + 2 * h))
+            applied["s"] * (10 * h + scores * (5 if self.dropout else 2))
+            + applied["f"] * (4 * h + 2 * self.intermediate_size)
+            + applied["g"] * (4 * h + 8 * experts.num_experts + chosen * (2 * self.intermediate_size + 2 * h))
+            + in_flight
         )
 
     def carried_per_row(self, length: float) -> float:

@@ -52,7 +52,7 @@ class Controller(FeedForwardKind):
         return sized(self.rank) * (h + size) + 2 * h * (size if training else self.num_blocks)
 
     def kept(self, block: Block) -> int:  # noqa: ARG002
-        return 8 * sized(self.size)
+        return 8 * sized(self.size) + sized(self.rank)
 
     @property
     def short(self) -> str:

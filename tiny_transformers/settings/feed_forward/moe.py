@@ -50,8 +50,9 @@ class MoE(FeedForwardKind):
         gates = (2 if training else 1) * block.hidden * self.num_experts
         return gates + self.top_k * 2 * block.hidden * sized(self.expert_size)
 
-    def kept(self, block: Block) -> int:  # noqa: ARG002
-        return 4 * self.top_k * sized(self.expert_size)
+    def kept(self, block: Block) -> int:
+        """A token is copied for each of its experts, and so is its output."""
+        return 2 * self.num_experts + self.top_k * (2 * block.hidden + 4 * sized(self.expert_size))
 
     @property
     def short(self) -> str:

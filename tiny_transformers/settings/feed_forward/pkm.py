@@ -44,12 +44,18 @@ class ProductKey(FeedForwardKind):
         h, subkeys, query = block.hidden, sized(self.num_subkeys), self.num_heads * self.query_size
         return h * query + 2 * query + query * subkeys + h * subkeys**2
 
-    def weights(self, block: Block, *, training: bool) -> int:  # noqa: ARG002
+    def weights(self, block: Block, *, training: bool) -> int:
+        """In the order of the paper: the query, its sub-keys. The layer takes the cheaper one. In training tokens are
+        multiplied with each other, for the statistics of the queries."""
         h, query = block.hidden, self.num_heads * self.query_size
-        return h * query + query * sized(self.num_subkeys) + self.num_heads * self.top_k * h
+        covariance = h * h if training else 0
+        return h * query + query * sized(self.num_subkeys) + self.num_heads * self.top_k * h + covariance
 
-    def kept(self, block: Block) -> int:  # noqa: ARG002
-        return self.num_heads * (self.query_size + 16 * self.top_k)
+    def kept(self, block: Block) -> int:
+        """Of many tokens no query is built where scores straight from the token take fewer multiplications."""
+        h, subkeys = block.hidden, sized(self.num_subkeys)
+        built = 2 * subkeys * h > self.query_size * (h + subkeys)
+        return self.num_heads * ((2 * self.query_size if built else 0) + 16 * self.top_k + 2 * subkeys)
 
     @property
     def short(self) -> str:
