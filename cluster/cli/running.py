@@ -26,7 +26,7 @@ from cluster.cli.shared import (
     cancel_jobs,
     check_stage,
     find_runs,
-    live_packs,
+    packs_to_cancel,
     reading_ledger,
     root_of,
     same_site,
@@ -34,7 +34,6 @@ from cluster.cli.shared import (
 )
 from cluster.console import ask, console, count
 from cluster.errors import InputError, did_you_mean
-from cluster.files import whole_files
 from cluster.files.documents import BudgetFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
@@ -45,6 +44,7 @@ from cluster.plan import cost, expansion
 from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
+from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.submit import tables
 from cluster.submit.dispatch import SubmitOptions
@@ -305,13 +305,19 @@ def cancel(
     output_root: OutputOption = OUTPUT,
     yes: YesOption = False,
 ) -> None:
-    """Cancel jobs. A pack is one job: with a run, the other runs of its pack are cancelled too."""
+    """Cancel jobs of yours. A pack is one job: with a run, the other runs of its pack are cancelled too.
+
+    After --all `tick` begins nothing of yours before your next `submit` or `rerun`; what others asked for goes on."""
+    from cluster.submit import pause
+
     if everything == bool(run):
         raise InputError("cancel: say what: --all or --run RUN.")
     root = root_of(output_root, smoke)
     session.need_ledger(root)
     with reading_ledger(root) as view:
-        packs = live_packs(view.ledger, set(find_runs(view.ledger, run)) if run else None)
+        packs, others = packs_to_cancel(view.ledger, set(find_runs(view.ledger, run)) if run else None)
+    for user, number in others.items():
+        console.print(f"{count(number, 'pack')} of {user} left alone, who alone can cancel them.", style="yellow")
     runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
     if not packs and not everything:
         console.print("Nothing is running or waiting.")
@@ -321,19 +327,18 @@ def cancel(
     with session.writing(root, slurm := Slurm(), unsettled=True) as ledger:
         assert ledger
         if everything:  # and nothing new is begun, until a person asks for it
-            whole_files.write_json(root.paused, {"time": session.now()})
-            for path in root.requests():
-                path.unlink(missing_ok=True)
+            pause.begin(root, environment.user(), session.now())
         wanted = set(find_runs(ledger, run)) if run else None
-        packs = live_packs(ledger, wanted)
+        packs, _ = packs_to_cancel(ledger, wanted)
         cancel_jobs(ledger, root, slurm, list(packs))
         reconciling.follow_runs(ledger, root)  # another task may have pulled one of them before it could see that
-        pulled = live_packs(ledger, wanted).keys() - packs.keys()
+        pulled = packs_to_cancel(ledger, wanted)[0].keys() - packs.keys()
         cancel_jobs(ledger, root, slurm, sorted(pulled))
     if packs:
         cancelled = count(len({*packs, *pulled}), "pack")
         console.print(f"Cancelled {cancelled}. `status` shows them as cancelled once they have ended.")
     else:
         console.print(
-            "Nothing is running or waiting; `tick` begins nothing either, until the next `submit` or `rerun`."
+            f"Nothing {'of yours ' if others else ''}is running or waiting; `tick` begins nothing of yours either, "
+            "until your next `submit` or `rerun`."
         )

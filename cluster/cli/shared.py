@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,6 +131,24 @@ def live_packs(
     }
 
 
+def packs_to_cancel(
+    ledger: Ledger, runs: set[str] | None
+) -> tuple[dict[tuple[str, int], list[AttemptRow]], dict[str, int]]:
+    """Return the open packs of these runs; of all, if none are given, those that are the user's to cancel, and how many
+    others have, by user."""
+    packs = live_packs(ledger, runs)
+    if runs is not None:
+        return packs, {}
+    users = {row["submission_id"]: _other_user(row) for row in ledger.open_submissions()}
+    mine = {key: attempts for key, attempts in packs.items() if users[key[0]] is None}
+    return mine, Counter(user for submission_id, _ in packs if (user := users[submission_id]))
+
+
+def _other_user(row: SubmissionRow) -> str | None:
+    """Return whose the jobs of a submission are, if they are somebody else's."""
+    return row["user"] if row["scheduler"] == "slurm" and row["user"] != environment.user() else None
+
+
 def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Sequence[tuple[str, int]]) -> None:
     from cluster.submit import launch
 
@@ -141,8 +160,8 @@ def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Se
     for submission_id, indices in _by_submission(packs).items():
         row = rows[submission_id]
         everything = len(indices) == len(live_packs(ledger, None, submission_id))
-        if row["scheduler"] == "slurm" and row["user"] not in (None, environment.user()):
-            problems.append(InputError(f"{job_name(submission_id)} is of {row['user']}, who alone can cancel it."))
+        if user := _other_user(row):
+            problems.append(InputError(f"{job_name(submission_id)} is of {user}, who alone can cancel it."))
         elif row["scheduler"] == "slurm" and row["job_id"]:
             ids = [row["job_id"]] if everything else [f"{row['job_id']}_{index}" for index in indices]
             jobs += [(job_id, submission_id) for job_id in ids]

@@ -168,6 +168,7 @@ class SourceOfWork(TypedDict):
     """Where and how something was asked for."""
 
     created: str
+    user: NotRequired[str]  # who asked, and whose jobs they are: SLURM may show them to nobody else
     site: dict[str, Any]
     data_root: str | None
     asked_by: NotRequired[str]
@@ -181,7 +182,6 @@ class Intent(SourceOfWork):
     """submission.json: an array of packs, written before sbatch runs."""
 
     submission_id: NotRequired[str]
-    user: NotRequired[str]  # whose jobs they are: SLURM may show them to nobody else
     output_root: NotRequired[str]
     cache: NotRequired[str]
     packs: list[list[PackedRun]]
@@ -261,6 +261,7 @@ class Paused(TypedDict):
     """paused.json: `cancel --all` was given."""
 
     time: str
+    users: NotRequired[dict[str, str]]  # who gave it, and when
 
 
 class NotifyFile(TypedDict):

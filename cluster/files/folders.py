@@ -22,7 +22,7 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       stages/<stage>.json               a stage of a user's own, as the manifest defined it that was last submitted
       code/<digest>/                    our packages, as a submission found them: its jobs run from there (login node)
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
-      paused.json                       `cancel --all` was given: `tick` does nothing (login node)
+      paused.json                       who gave `cancel --all`: `tick` begins nothing of theirs (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
       budget.json                       the hours that all submissions may take, as last submitted (login node)
       notifications/<event>.<try>.json  what was told, and what came of it (login node)

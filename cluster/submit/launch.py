@@ -148,7 +148,6 @@ def describe(
     limit = array.resources.memory_limit
     described: Intent = {
         "submission_id": submission_id,
-        "user": environment.user(),
         **origin_of(site, origin),
         "output_root": str(output_root.path.resolve()),
         "cache": str(output_root.cache.resolve()),
@@ -171,6 +170,7 @@ def origin_of(site: Site, origin: Origin) -> SourceOfWork:
     """Where and how something was asked for, as a file keeps it."""
     return {
         "created": origin.created,
+        "user": environment.user(),
         "asked_by": origin.asked_by,
         "site": site.model_dump(mode="json"),
         "data_root": str(origin.data_root.resolve()) if origin.data_root else None,

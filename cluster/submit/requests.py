@@ -23,9 +23,10 @@ from cluster.plan import cost
 from cluster.plan.memo import PerSettings
 from cluster.reconcile import notify, reconciling, session
 from cluster.sites.profiles import Site
+from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, calibrating, code_copy, contents, dispatch, launch, on_disk
+from cluster.submit import budget, calibrating, code_copy, contents, dispatch, launch, on_disk, pause
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, show
@@ -119,7 +120,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[
         if not request.items:
             if ledger and not where.dry_run:
                 _record(where, ledger, request, origin)
-                where.output_root.paused.unlink(missing_ok=True)
+                pause.end(where.output_root, environment.user())
             return request
         show(request, where, origin.asked_by, origin.data_root)
         budget.check(where, ledger, request, origin.asked_by)
@@ -163,7 +164,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
     needs = calibrating.submit(where, request, origin) if request.calibration else []
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))
-    where.output_root.paused.unlink(missing_ok=True)  # a `tick` does not come here while it is there
+    pause.end(where.output_root, environment.user())  # whose `tick` does not come here before
     if origin.asked_by == "submit":
         asked: RequestFile = {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
         whole_files.write_json(path, {**asked, "needs": needs} if needs else asked)

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
-from cluster.files import documents, records
-from cluster.files.documents import BudgetFile, ContentsFile, Paused, SourceOfWork
+from cluster.files import records
+from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
@@ -23,8 +23,9 @@ from cluster.plan import choosing
 from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
+from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, dispatch, needs, on_disk, own_stages, requests
+from cluster.submit import calibrating, dispatch, needs, on_disk, own_stages, pause, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
@@ -120,8 +121,9 @@ def tick(
     slurm = Slurm()
     with session.writing(where.output_root, slurm) as ledger:
         assert ledger
-        if paused := documents.read(where.output_root.paused, Paused):
-            console.print(f"`cancel --all` was given at {paused['time']}: `submit` and `rerun` go on, `tick` does not.")
+        paused = pause.paused(where.output_root)
+        if time_of := paused.get(environment.user()) or paused.get(pause.SOMEBODY):
+            console.print(f"`cancel --all` was given at {time_of}: `submit` and `rerun` go on, `tick` does not.")
             return TickOutcome(False, False)
         reconciling.late_results(ledger, where.output_root)
         before = EarlierSubmissions(ledger, where.output_root, site)
@@ -131,7 +133,7 @@ def tick(
         waiting = needs.waiting(before.requests, needs.states_of(where.output_root, ledger))
         for told in waiting.told:
             console.print(told, soft_wrap=True)
-        groups = _to_go_on(where.output_root, ledger, again, before, only, site, waiting.runs)
+        groups = _to_go_on(where.output_root, ledger, again, before, only, site, waiting.runs, paused)
         refused = dict(before.refused)
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
@@ -168,15 +170,28 @@ def _to_go_on(
     only: Collection[str] | None,
     site: Site | None,
     waiting: Collection[str],
+    paused: Mapping[str, str],
 ) -> list[tuple[SourceOfWork, Todo]]:
-    """Return what is to be submitted, those together that go the same way; not what waits for another run, nor of runs
-    of which something was removed: that is done again only by a `submit`."""
+    """Return what is to be submitted, those together that go the same way; not what waits for another run, nor what a
+    user has cancelled, nor of runs of which something was removed: that is done again only by a `submit`."""
     eligible = {run_id for run_id in ledger.runs_with("eligible") if only is None or run_id in only} - set(waiting)
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
-    runs = ledger.runs(sorted(wanted & set(sources)))
-    removed = {run.id for run in runs if on_disk.removed(output_root, run, states[run.id])}
+    cancelled = {run_id for run_id in sources if paused and sources[run_id].get("user") in (None, *paused)}
+    if cancelled:
+        console.print(
+            f"{count(len(cancelled), 'run')} left alone, since {' and '.join(paused)} gave `cancel --all`: the next "
+            "`submit` or `rerun` of the same user goes on with them.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    runs = ledger.runs(sorted(wanted & set(sources) - cancelled))
+    removed = {
+        run.id
+        for run in runs
+        if not output_root.run(run.id).run_json.exists() or on_disk.removed(output_root, run, states[run.id])
+    }
     if removed:
         console.print(
             f"{count(len(removed), 'run')} left alone, since files of theirs were removed ({some(removed)}): `submit` "

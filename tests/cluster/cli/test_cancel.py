@@ -7,6 +7,7 @@ import pytest
 from cluster.cli import running, shared
 from cluster.errors import InputError, SlurmSilent
 from cluster.files import whole_files
+from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.status import reading
 
@@ -108,6 +109,19 @@ def test_where_squeue_is_silent_nothing_is_cancelled(ledger, root, submission, q
     with pytest.raises(SlurmSilent, match="squeue gave no answer. Try again"):
         shared.cancel_jobs(ledger, root, Slurm(), BOTH)
     assert (calls(), cancelled(root)) == ([], None)
+
+
+def test_cancel_all_cancels_ones_own_packs_and_says_whose_the_others_are(ledger, root, runs, submission, queue, capsys):
+    submission("alice")
+    row = {"submission_id": "beef", "created": "2026", "scheduler": "slurm", "site": "s", "state": "submitted",
+           "job_id": "8", "user": environment.user()}  # fmt: skip
+    ledger.record_runs(runs[2:3], "2026-01-01")
+    ledger.record_submission(row, [{"run_id": runs[2].id, "stage": "pretrain", "number": 1, "pack_index": 0}])
+    calls = queue(*OURS, "8_0|8|0|PENDING|None||a|beef|tt-beef")
+    ledger.db.close()
+    running.cancel(everything=True, output_root=root.path, yes=True)
+    assert "2 packs of alice left alone, who alone can cancel them." in capsys.readouterr().out
+    assert (calls(), cancelled(root)) == (["--quiet", "8"], None)
 
 
 def test_anothers_jobs_are_that_users_to_cancel_and_status_says_whose_they_are(ledger, root, submission, queue):

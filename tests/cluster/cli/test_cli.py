@@ -727,6 +727,76 @@ def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(comma
     command("cancel", "--all", "--yes", env=away)
 
 
+@pytest.fixture
+def full_queue(command, tmp_path):
+    """A site of SLURM whose limits have no room for what was submitted; returns the environment that has its clients,
+    and what makes room."""
+    (tmp_path / "far.yaml").write_text("name: far\nscheduler: slurm\n")
+    (tmp_path / "bin").mkdir()
+    full = "case $* in *assoc*) echo 'c|a|root||||0||||';; esac"
+    scripts = {"sbatch": "echo 17", "srun": "exit 0", "sacctmgr": full, "squeue": "echo 'JOBID|'",
+               "sacct": "echo 'JobID|'", "scontrol": "exit 1"}  # fmt: skip
+    for name, script in scripts.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    away = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    asked = command("submit", "experiments.yaml", "--study", "second", "--site", "far.yaml", "--yes", env=away)
+    assert "wait for room" in asked.stdout
+    return away, lambda: (tmp_path / "bin" / "sacctmgr").write_text("#!/bin/sh\nexit 1\n")
+
+
+def test_tick_leaves_alone_a_run_that_was_held_and_whose_folder_was_removed(command, full_queue, tmp_path):
+    away, make_room = full_queue
+    gone, kept = sorted((tmp_path / "output/runs").iterdir())
+    shutil.rmtree(gone)
+    make_room()
+    ticked = command("tick", env=away).stdout
+    assert f"1 run left alone, since files of theirs were removed ({gone.name}): `submit` does them again." in ticked
+    assert "Submitted 17" in ticked
+    submissions = [json.loads(path.read_text()) for path in (tmp_path / "output").glob("submissions/*/submission.json")]
+    assert [[item["run_id"] for item in pack] for made in submissions for pack in made["packs"]] == [[kept.name]]
+    assert not gone.exists()
+    again = command("submit", "experiments.yaml", "--study", "second", "--site", "far.yaml", "--yes", env=away).stdout
+    assert "Submitted 17" in again
+    assert (gone / "run.json").exists()
+
+
+def test_cancel_all_pauses_what_its_own_user_asked_for_and_no_other(command, full_queue, tmp_path):
+    away, make_room = full_queue
+    make_room()
+    (asked,) = (tmp_path / "output/requests").iterdir()
+    paused = tmp_path / "output/paused.json"
+    mine = json.loads(asked.read_text())
+
+    def asked_by(user):
+        whole_files.write_json(asked, {**mine, "user": user})
+
+    asked_by("alice")
+    assert "`tick` begins nothing of yours either" in command("cancel", "--all", "--yes", env=away).stdout
+    assert asked.exists()
+    assert "`cancel --all` was given at" in command("tick", env=away).stdout
+    whole_files.write_json(paused, {"time": "12:00", "users": {"alice": "12:00"}})
+    left = command("tick", env=away).stdout
+    assert "2 runs left alone, since alice gave `cancel --all`: the next `submit`" in " ".join(left.split())
+    assert status(command)["counts"]["submitted"] == 0
+    asked_by(mine["user"])
+    assert "Submitted 17" in command("tick", env=away).stdout
+    assert json.loads(paused.read_text())["users"] == {"alice": "12:00"}
+    command("cancel", "--all", "--yes", env=away)
+    assert json.loads(paused.read_text())["users"].keys() == {"alice", mine["user"]}
+    command("submit", "experiments.yaml", "--study", "second", "--site", "far.yaml", "--yes", env=away)
+    assert json.loads(paused.read_text())["users"] == {"alice": "12:00"}
+
+
+def test_after_cancel_all_an_earlier_version_has_paused_everybody(command, full_queue, tmp_path):
+    away, make_room = full_queue
+    make_room()
+    whole_files.write_json(tmp_path / "output/paused.json", {"time": "12:00"})
+    assert "`cancel --all` was given at 12:00" in command("tick", env=away).stdout
+    command("submit", "experiments.yaml", "--study", "second", "--site", "far.yaml", "--yes", env=away)
+    assert not (tmp_path / "output/paused.json").exists()
+
+
 def test_after_cancel_all_tick_begins_nothing_until_a_person_asks(command, fake_science, tmp_path):
     fake_science.write_text('{"*": {"pretrain": "hang"}}')
     command(*SUBMIT, "--study", "second", "--yes")
