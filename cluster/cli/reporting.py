@@ -13,6 +13,7 @@ from cluster.cli.shared import OUTPUT, OutputOption, SmokeOption, app, ledger_ap
 from cluster.console import console, count
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
+from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.reconcile import orphans, reconciling, session
@@ -44,6 +45,8 @@ def report_command(
     with reading_ledger(root) as view:
         written = writing.write(view, root, to or root.path / "report")
         console.print(score_tables.score_table(view.ledger, console.width))
+        for told in unknown_runs(view.ledger):
+            console.print(Text(told, style="yellow"), soft_wrap=True)
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
 
 

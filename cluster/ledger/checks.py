@@ -20,6 +20,15 @@ def identical_scores(ledger: Ledger) -> list[str]:
     return told
 
 
+def unknown_runs(ledger: Ledger) -> list[str]:
+    """Check that this version knows the settings of all runs: whatever it does not know it leaves out."""
+    unknown = ledger.unknown_runs()
+    if not unknown:
+        return []
+    named = some([f"{name} ({run_id}: {what})" for run_id, (name, what) in unknown.items()])
+    return [f"{count(len(unknown), 'run')} left out, of settings that this version does not know: {named}"]
+
+
 def removed_runs(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Check the folders of runs: what the ledger knows of one that was removed has no files any more."""
     folder = output_root.path / "runs"

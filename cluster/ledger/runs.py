@@ -7,10 +7,14 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from pydantic import ValidationError
+
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.records import Run
 from cluster.ledger.store import Store
+from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
 
 # A run's own seed, behind which its settings have no section: that of a section is none.
 _SEED = re.compile(r',"seed":(\d+)((?:,"\w+":[\w.]+)*\}\Z)')
@@ -54,16 +58,30 @@ class Runs(Store):
         return [run_id for (run_id,) in self.db.execute("SELECT id FROM run ORDER BY rowid")]
 
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
-        """In the order in which they were recorded."""
+        """In the order in which they were recorded; without those that this version does not know (`unknown_runs`)."""
         studies = self._studies()
         chosen = None if ids is None else set(ids)
         configs, parsed = _Configs(), cache(lambda stages: tuple(json.loads(stages)))
         rows = self.db.execute("SELECT id, name, config, stages FROM run ORDER BY rowid")
         return [
-            Run(run_id, name, configs.read(config), parsed(stages), tuple(studies.get(run_id, ())))
-            for run_id, name, config, stages in rows
-            if chosen is None or run_id in chosen
+            Run(run_id, name, config, parsed(stages), tuple(studies.get(run_id, ())))
+            for run_id, name, text, stages in rows
+            if (chosen is None or run_id in chosen) and isinstance(config := configs.read(text), RunConfig)
+            if STAGES.keys() >= set(parsed(stages))
         ]
+
+    def unknown_runs(self) -> dict[str, tuple[str, str]]:
+        """Run id -> its name, and what this version does not know of its settings or stages: another version, or
+        another branch, has made it, and `runs` leaves it out."""
+        configs, found = _Configs(), dict[str, tuple[str, str]]()
+        stranger = cache(lambda stages: next((stage for stage in json.loads(stages) if stage not in STAGES), None))
+        for run_id, name, text, stages in self.db.execute("SELECT id, name, config, stages FROM run ORDER BY rowid"):
+            config = configs.read(text)
+            if stage := stranger(stages):
+                found[run_id] = name, f"stage {stage}"
+            elif isinstance(config, str):
+                found[run_id] = name, config
+        return found
 
     def _studies(self) -> dict[str, list[str]]:
         studies: dict[str, list[str]] = {}
@@ -132,14 +150,31 @@ class _Configs:
     them (`plan/memo.py`) need not be computed of the others."""
 
     def __init__(self) -> None:
-        self._known: dict[str, RunConfig] = {}
+        self._known: dict[str, RunConfig | str] = {}
 
-    def read(self, text: str) -> RunConfig:
+    def read(self, text: str) -> RunConfig | str:
+        """Return the settings, or the first of them that this version does not know."""
         match = _SEED.search(text)
         if match is None:
-            return RunConfig.model_validate_json(text)
+            return read_settings(text)
         seed, unseeded = int(match[1]), text[: match.start()] + match[2]
         known = self._known.get(unseeded)
         if known is None:
-            known = self._known[unseeded] = RunConfig.model_validate_json(text)
-        return known if known.seed == seed else known.model_copy(update={"seed": seed})
+            known = self._known[unseeded] = read_settings(text)
+        return known if isinstance(known, str) or known.seed == seed else known.model_copy(update={"seed": seed})
+
+
+def read_settings(text: str) -> RunConfig | str:
+    """Return the settings of a run, or the first of them that this version does not know."""
+    try:
+        return RunConfig.model_validate_json(text)
+    except ValidationError as error:
+        return first_unknown(error)
+    except ArithmeticError as error:
+        return str(error)
+
+
+def first_unknown(error: ValidationError) -> str:
+    """Return the place of the first setting that is not known, as a manifest has it, or what is wrong with all."""
+    first = error.errors(include_url=False)[0]
+    return ".".join(str(part) for part in first["loc"] if part not in FAMILIES) or first["msg"]

@@ -172,7 +172,8 @@ def stage_statuses(stages: Sequence[str], newest: Mapping[str, str]) -> dict[str
     waiting. `newest`: stage -> `standing` of its newest attempt that is not void."""
     statuses: dict[str, StageStatus] = {}
     for stage in stages:
-        needs = [statuses[need] for need in STAGES[stage].needs if need in statuses]
+        known = STAGES[stage].needs if stage in STAGES else ()  # of another version
+        needs = [statuses[need] for need in known if need in statuses]
         if stage in newest:
             statuses[stage] = cast(StageStatus, newest[stage])
         elif any(need in STUCK for need in needs):

@@ -17,6 +17,7 @@ from statistics import median
 
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MeasurementRow
+from cluster.ledger.runs import read_settings
 from cluster.plan import cost
 from cluster.plan.cost import Estimate
 from cluster.sites.profiles import Site
@@ -123,13 +124,18 @@ class _Busy:
 
 def _measured(ledger: Ledger, site: Site) -> Iterator[_Attempt]:
     """The ledger's attempts; settings are parsed once for runs that differ in seed only."""
-    known: dict[str, tuple[RunConfig, str, str]] = {}
+    known: dict[str, tuple[RunConfig, str, str] | None] = {}
     for row in (row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)):
         unseeded = re.sub(r'"seed":\d+', "", row["config"], count=1)
         if unseeded not in known:
-            config = RunConfig.model_validate_json(row["config"])
-            known[unseeded] = config, cost.architecture_key(config), cost.shape_key(config)
-        yield _Attempt(row, *known[unseeded])
+            config = read_settings(row["config"])
+            known[unseeded] = (
+                (config, cost.architecture_key(config), cost.shape_key(config))
+                if isinstance(config, RunConfig)
+                else None
+            )
+        if settings := known[unseeded]:
+            yield _Attempt(row, *settings)
 
 
 class _Attempt:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
+from cluster.console import count, some
 from cluster.files.documents import LARGEST, RunFile
 from cluster.files.folders import RunDir
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
+from cluster.ledger.runs import first_unknown
 from cluster.reconcile.opened import read_whole
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES
@@ -21,14 +23,19 @@ def record_planned(ledger: Ledger, directories: Iterable[RunDir], torn: list[str
     """Record the runs of these folders, in the order in which they were planned, and return their ids. What cannot be
     used is told among the `torn` files."""
     found: list[tuple[RunFile, Run]] = []
+    unknown: list[str] = []
     for directory in directories:
         value = read_whole(directory.run_json, RunFile, torn)
         if value is None:
             continue
         try:
             found.append((value, _run_of(value, directory)))
+        except ValidationError as error:
+            unknown.append(f"{value['name']} ({value['run_id']}: {first_unknown(error)})")
         except (ValueError, ArithmeticError) as error:
-            torn.append(f"{directory.run_json}: is no run.json ({_told(error)})")
+            torn.append(f"{directory.run_json}: is no run.json ({error})")
+    if unknown:
+        torn.append(f"{count(len(unknown), 'run')} of settings that this version does not know: {some(unknown)}")
     for value, run in sorted(found, key=lambda pair: (pair[0]["created"], pair[0]["order"])):
         ledger.record_runs([run], value["created"])
     return {run.id for _, run in found}
@@ -53,11 +60,3 @@ def _run_of(value: RunFile, directory: RunDir) -> Run:
     if not 0 <= run.parameters <= LARGEST:
         raise ValueError("config: has a number of parameters that no model can have")
     return run
-
-
-def _told(error: Exception) -> str:
-    """The first thing that is wrong, by its place."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(('config', *map(str, first['loc'])))}: {first['msg']}"

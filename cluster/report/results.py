@@ -292,6 +292,7 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
             data=data.get(run_id, {}),
         )
         for run in ledger.overview()
+        if run["run_id"] in configs
     ]
 
 

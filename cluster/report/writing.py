@@ -15,7 +15,7 @@ from cluster.console import clean
 from cluster.errors import InputError
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
-from cluster.ledger.checks import identical_scores, removed_runs
+from cluster.ledger.checks import identical_scores, removed_runs, unknown_runs
 from cluster.reconcile.session import LedgerView
 from cluster.render import render
 from cluster.report import comparison, details, forms, page, published, results, score_tables, study_tables, wording
@@ -43,7 +43,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
         files |= _table_files(sections[-1])
-    notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *removed_runs(ledger, output_root)]
+    notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *unknown_runs(ledger)]
+    notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
     made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
     files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))

@@ -15,7 +15,7 @@ from cluster.files.documents import LATEST, DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import STATUSES, StageStatus
-from cluster.ledger.checks import FLAGGED, identical_scores, removed_runs
+from cluster.ledger.checks import FLAGGED, identical_scores, removed_runs, unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
@@ -212,7 +212,7 @@ def _flags(ledger: Ledger) -> list[str]:
     else:
         names = labels(ledger, flagged)
         told = [f"{names[run_id]}: {', '.join(checks)}" for run_id, checks in flagged.items()]
-    told += identical_scores(ledger)
+    told += [*identical_scores(ledger), *unknown_runs(ledger)]
     versions = ledger.code_versions()
     if len(versions) > 1:
         of_each = ", ".join(f"{code} ({number:,})" for code, number in versions.items())

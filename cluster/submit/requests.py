@@ -29,7 +29,7 @@ from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import budget, calibrating, code_copy, contents, dispatch, launch, on_disk, pause
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
-from cluster.submit.wording import say_refused, show
+from cluster.submit.wording import say_refused, say_unknown, show
 from tiny_transformers.common.contents import unexpected
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
@@ -114,6 +114,7 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[
     with session.writing(where.output_root, slurm := Slurm(), where.dry_run) as ledger:
         if ledger:
             reconciling.late_results(ledger, where.output_root)
+            say_unknown(ledger)
         request, origin = build(ledger, slurm)
         if not request.items and request.left_alone:
             raise InputError("Nothing was submitted: all that there is to do is of runs that were left alone.")

@@ -29,7 +29,7 @@ from cluster.submit import calibrating, dispatch, needs, on_disk, own_stages, pa
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
-from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing
+from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing, say_unknown
 from tiny_transformers.settings.stage.own import OwnStage
 
 
@@ -126,6 +126,7 @@ def tick(
             console.print(f"`cancel --all` was given at {time_of}: `submit` and `rerun` go on, `tick` does not.")
             return TickOutcome(False, False)
         reconciling.late_results(ledger, where.output_root)
+        say_unknown(ledger)
         before = EarlierSubmissions(ledger, where.output_root, site)
         with ledger.transaction():
             again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)

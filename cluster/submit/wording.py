@@ -10,12 +10,20 @@ from rich.text import Text
 
 from cluster.console import clean, console, count
 from cluster.files.statuses import LIVE
+from cluster.ledger.checks import unknown_runs
+from cluster.ledger.database import Ledger
 from cluster.plan import choosing, packing
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
 
 LISTED_RUNS = 60  # a dry run of more shows the studies only
+
+
+def say_unknown(ledger: Ledger) -> None:
+    """Name the runs that are left out, since another version has made them."""
+    for told in unknown_runs(ledger):
+        console.print(told, style="yellow", soft_wrap=True)
 
 
 def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path | None) -> None:

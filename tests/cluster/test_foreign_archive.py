@@ -138,7 +138,7 @@ def spoilt(good):
         "a stage elsewhere": ({run: changed(good[run], stages=["pretrain", "../../../x"])}, "stages.1: must be a name"),
         "an unknown stage": ({run: changed(good[run], stages=["pretrain", "dance"])}, "no stage here is called dance"),
         "a stage twice": ({run: changed(good[run], stages=["blimp", "blimp"])}, "stages: must have one or more"),
-        "other settings": ({run: changed(good[run], config={"model": 3})}, "run.json: is no run.json (config."),
+        "other settings": ({run: changed(good[run], config={"model": 3})}, "that this version does not know: "),
         "a pack elsewhere": (pack(run_id="/tmp/x"), "packs.0.0.run_id: must be a name"),
         "a pack's stage elsewhere": (pack(stages=[["../../../../x", 1]]), "packs.0.0.stages.0.0: must be a name"),
         "a pack's unknown stage": (pack(stages=[["dance", 1]]), "packs: no stage here is called dance"),
