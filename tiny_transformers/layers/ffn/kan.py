@@ -2,7 +2,7 @@
 
 Liu et al. 2024, arXiv:2404.19756, section 2.2: phi(x) = w_b silu(x) + w_s sum_j c_j B_j(x), B_j a grid's B-splines.
 Arguments, parameters and buffer are named and shaped as in efficient-kan (github.com/Blealtan/efficient-kan), so that
-state dicts load both ways, but for those of its layers that have no spline_scaler. Its recursion is here only for grids
+state dicts load both ways; one of its layers that has no spline_scaler gets ones. Its recursion is here only for grids
 that are not uniform: on a uniform grid all B-splines are shifts of one, which has a closed form, and the backward pass
 computes them again instead of keeping them."""
 
@@ -141,6 +141,13 @@ class KANLinear(Layer):
         knots = self.knots.tensor()
         rounding = max(1e-6, torch.finfo(grid.dtype).eps) * knots.abs().max()  # efficient-kan's float32, or our cast
         return bool(((grid.double() - knots.to(grid.device)).abs() <= rounding.to(grid.device)).all())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """A layer of efficient-kan's that was made with `enable_standalone_scale_spline=False` has no scalers: ones."""
+        splines, scaler = state_dict.get(f"{prefix}spline_weight"), f"{prefix}spline_scaler"
+        if splines is not None and scaler not in state_dict:
+            state_dict[scaler] = torch.ones_like(splines[..., 0])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compared": None}  # a copy's grid has versions of its own
