@@ -495,6 +495,8 @@ BREAKS = (
     Break("tiny_transformers/evaluation/lambada.py", "math.exp(-float(", "math.exp(float(",
           "a perplexity is one over it", "tiny_transformers/evaluation/test_lambada.py",
           ("test_of_a_model_without_preference_the_perplexity_is_the_vocabulary[decoder]",)),
+    Break("tiny_transformers/score.py", '"limit": limit', '"limit": None', "all rows are taken",
+          "tiny_transformers/evaluation/test_score.py", ("test_the_command_prints_the_scores_and_writes_them",)),
     Break("tiny_transformers/evaluation/lm_eval_model.py", 'eos = self.start_token == "eos" and',
           'eos = self.start_token != "eos" and', "texts begin with the other token",
           "tiny_transformers/evaluation/test_lm_eval.py",

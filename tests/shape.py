@@ -17,7 +17,7 @@ PACKAGES = ("cluster", "jobs", "tiny_transformers")
 ROOMS = {
     "cluster": ("errors", "console", "render", "files", "slurm", "sites", "manifest", "plan", "ledger", "reconcile",
                 "archive", "submit", "status", "report", "cli"),
-    "tiny_transformers": ("settings", "common", "layers", "models", "data", "training", "evaluation", "programs",
+    "tiny_transformers": ("settings", "common", "layers", "models", "data", "training", "evaluation", "programs", "score",
                           "lm_eval"),
 }  # fmt: skip
 

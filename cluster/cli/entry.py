@@ -22,7 +22,7 @@ COMMANDS = {  # module -> its commands: to load all of them takes longer than mo
     "looking": ("status", "logs", "usage", "compare"),
     "reporting": ("report", "import", "ledger"),
     "running": ("submit", "probe", "rerun", "tick", "cancel"),
-    "starting": ("init", "models", "schema", "fetch", "doctor"),
+    "starting": ("init", "models", "schema", "fetch", "score", "doctor"),
 }
 
 

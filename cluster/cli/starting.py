@@ -105,6 +105,15 @@ def fetch(context: typer.Context) -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.data.fetch", *context.args]))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+def score(context: typer.Context) -> None:
+    """Score a saved model, also one of others: BLiMP and LAMBADA. `score --help` lists its options."""
+    import subprocess
+
+    # A process of its own, since it loads torch, which no command here does.
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "tiny_transformers.score", *context.args]))
+
+
 @app.command()
 def doctor(
     site: SiteOption = None,

@@ -220,8 +220,8 @@ class Study:
 
     def caveats(self) -> dict[str, str]:
         """Titles of measures -> the same titles with the caveat that has to stand behind them; without the others."""
-        plain = ((BY_KEY[measure.key].title, measure.title) for measure in self.measures())
-        return {title: marked for title, marked in plain if title != marked}
+        plain = {measure.key: measure.title for measure in self.known_measures()}
+        return {plain[each.key]: each.title for each in self.measures() if each.title != plain[each.key]}
 
 
 def stem(name: str) -> str:

@@ -54,7 +54,7 @@ class TinyTransformersLM(TemplateLM):
         self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained)
         self._device = _device(device)
         self.model = model.to(self._device)
-        self.is_encoder = self.model.config.model_type == "tiny_roberta"
+        self.is_encoder = auto.is_encoder(self.model.config, Path(pretrained))
 
     @property
     def eot_token_id(self) -> int:
@@ -73,8 +73,7 @@ class TinyTransformersLM(TemplateLM):
     @property
     def max_length(self) -> int:
         """Tokens that are scored at once, at most; their context of one token and an encoder's `</s>` come besides."""
-        positions = self.model.config.max_position_embeddings
-        return positions - self.model.config.pad_token_id - 3 if self.is_encoder else positions - 1
+        return scoring.positions_of(self.model) - (2 if self.is_encoder else 1)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """The text's tokens, after the start token unless `add_special_tokens` is False or the text begins with it."""

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import GPTNeoForCausalLM, RobertaForMaskedLM
 
 from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation.masked import states_at
@@ -94,11 +95,14 @@ def score_decoder(
 ) -> Scores:
     """Sum over i >= scored of log p(x_i | x_0, ..., x_(i-1)) of each sequence.
 
-    `model` is a GPT-Neo for causal language modelling, stock or ours. Raises ValueError for a sequence that has
-    nothing to score or more tokens than the model has positions, CheckFailed where an answer is not a finite number."""
-    _check_lengths(sequences, 2, model.config.max_position_embeddings)
+    `model` is for causal language modelling; a GPT-Neo, stock or ours, computes once what sequences begin with alike.
+    Raises ValueError for a sequence that has nothing to score or more tokens than the model has positions, CheckFailed
+    where an answer is not a finite number."""
+    _check_lengths(sequences, 2, positions_of(model))
     starts = _starts(sequences, scored, 1)
     tokens_per_batch = tokens_per_batch or budget(model)
+    if not isinstance(model, GPTNeoForCausalLM):
+        return _score_whole(model, sequences, starts, precision, tokens_per_batch, on_batch)
     # GPT-Neo counts the window of its local attention by places in the row, so a row with branches must fit into it.
     width = min(ROW, tokens_per_batch, model.config.window_size, model.config.max_position_embeddings)
     forest = Forest([tuple(sequence) for sequence in sequences], starts, width)
@@ -119,6 +123,45 @@ def score_decoder(
     return scores.checked()
 
 
+def _score_whole(
+    model: Any,
+    sequences: Sequences,
+    starts: Sequence[int],
+    precision: Precision,
+    tokens_per_batch: int,
+    on_batch: OnBatch,
+) -> Scores:
+    """Each sequence by itself, as any decoder of Hugging Face's takes it."""
+    keys, where = _distinct(zip(map(tuple, sequences), starts, strict=True))
+    scores = Scores.empty(len(keys))
+    with evaluating(model, precision):
+        for rows, done in batches([len(sequence) for sequence, _ in keys], tokens_per_batch):
+            ids, mask = pad([keys[row][0] for row in rows], model)  # (B, T)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]  # (B, T - 1, V)
+            first = torch.tensor([keys[row][1] for row in rows], device=ids.device)[:, None]
+            column = torch.arange(1, ids.shape[1], device=ids.device)
+            row, place = ((first <= column) & mask[:, 1:].bool()).nonzero(as_tuple=True)  # (S,)
+            scores.add(rows[row.cpu().numpy()], *_of_targets(logits[row, place], ids[row, place + 1]))
+            on_batch(done)
+    return scores.checked()[where]
+
+
+def _of_targets(logits: Tensor, target: Tensor) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """log p(target), and whether it is the likeliest: (S, V), (S,) -> twice (S,)."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probs = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
+    return log_probs.cpu().numpy(), (logits.argmax(1) == target).cpu().numpy()
+
+
+def positions_of(model: Any) -> int:
+    """Tokens that a model can see at once; 2^31 where its configuration names no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is None:
+        return 2**31
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return limit if padding is None else limit - padding - 1  # RoBERTa counts from behind its padding
+
+
 def score_encoder(
     model: Any,
     sequences: Sequences,
@@ -135,9 +178,10 @@ def score_encoder(
     With `words`, the tokens that follow x_i in its word are masked, too: PLL-word-l2r of Kauf and Ivanova 2023 (arXiv
     2305.10588), which does not let the rest of a word give its beginning away.
 
-    `model` is a RoBERTa for masked language modelling, stock or ours. The first and the last token of a sequence, `<s>`
-    and `</s>`, are never masked and not scored. Raises as `score_decoder`."""
-    _check_lengths(sequences, 3, model.config.max_position_embeddings - model.config.pad_token_id - 1)
+    `model` is for masked language modelling; a RoBERTa, stock or ours, computes its last block at the mask alone. The
+    first and the last token of a sequence, `<s>` and `</s>`, are never masked and not scored. Raises as
+    `score_decoder`."""
+    _check_lengths(sequences, 3, positions_of(model))
     starts = _starts(sequences, scored, 2)
     of_words = [None] * len(sequences) if words is None else map(tuple, words)
     keys, where = _distinct(zip(map(tuple, sequences), starts, of_words, strict=True))
@@ -155,6 +199,11 @@ def score_encoder(
             at, until = (torch.from_numpy(x[rows]).to(model.device)[:, None] for x in (position, end))  # (B, 1)
             column = torch.arange(ids.shape[1], device=model.device)
             ids[(at <= column) & (column < until)] = mask_id
+            if not isinstance(model, RobertaForMaskedLM):
+                logits = model(input_ids=ids, attention_mask=mask).logits[torch.arange(len(rows)), at.squeeze(1)]
+                scores.add(source[rows], *_of_targets(logits, torch.from_numpy(target[rows]).to(logits.device)))
+                on_batch(done)
+                continue
             waiting.append((rows, states_at(model, ids, mask.bool(), at.squeeze(1))))  # (B,), (B, H)
             if done == 1 or sum(len(rows) for rows, _ in waiting) >= HEAD_ROWS // 2:
                 rows, hidden = (
@@ -205,7 +254,7 @@ def batches(
 def pad(sequences: Sequences, model: Any) -> tuple[Tensor, Tensor]:
     """Token ids padded on the right, and which of them are real. Both (B, T), on the model's device."""
     longest = max(len(sequence) for sequence in sequences)
-    padding = model.config.pad_token_id
+    padding = model.config.pad_token_id or 0  # masked, so any id does
     ids = torch.tensor([[*sequence, *[padding] * (longest - len(sequence))] for sequence in sequences])
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     mask = torch.arange(longest) < lengths[:, None]

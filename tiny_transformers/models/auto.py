@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.utils import logging as hf_logging
 
 from tiny_transformers.common.work import TinyTransformersError
@@ -37,6 +38,8 @@ VARIANT = (  # settings that our Hugging Face configurations have under the same
 )  # fmt: skip
 HEADS = ("score.", "classifier.")  # what a classifier has and a language model lacks
 LM_HEADS = ("lm_head.",)  # the other way round
+CONSTANTS = (".attn.attention.bias", ".attn.attention.masked_bias")  # masks, which older GPT-Neos saved with them
+OURS = "tiny_"  # how the types of our models begin
 _CLASSES: dict[str, Any] = {
     "gpt_neo": TinyGPTNeoForCausalLM,
     "roberta": TinyRobertaForMaskedLM,
@@ -82,11 +85,28 @@ def build(model: AnyModel, seed: int) -> LanguageModel:
 
 
 def load_lm(model_dir: Path) -> PreTrainedModel:
-    """The language model saved in `model_dir`, in evaluation mode.
+    """The language model saved in `model_dir`, of ours or another of Hugging Face's, in evaluation mode and float32.
 
-    Raises TinyTransformersError if there is none, or if its weights are not exactly those the model has."""
-    auto = AutoModelForMaskedLM if _config(model_dir).model_type == "tiny_roberta" else AutoModelForCausalLM
-    return _load(auto, model_dir, may_lack=(), may_have=())
+    Raises TinyTransformersError if there is none, or if its weights are not exactly those the model has. Another's may
+    have more, as Hugging Face allows: a pooler, a head for something else."""
+    config = _config(model_dir)
+    auto = AutoModelForMaskedLM if is_encoder(config, model_dir) else AutoModelForCausalLM
+    if config.model_type.startswith(OURS):
+        return _load(auto, model_dir, may_lack=(), may_have=())
+    return _load(auto, model_dir, may_lack=(), may_have=("",), dtype=torch.float32)
+
+
+def is_encoder(config: Any, model_dir: Path) -> bool:
+    """Whether a saved language model fills in masks; else it foretells the next token.
+
+    Raises TinyTransformersError if it does neither."""
+    name = config.model_type
+    if config.is_encoder_decoder:
+        raise TinyTransformersError(f"{model_dir}: {name} is an encoder-decoder, and gives a text alone no likelihood.")
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if not masked and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TinyTransformersError(f"{model_dir}: {name} is no language model, so it gives a text no likelihood.")
+    return masked
 
 
 def load_classifier(model_dir: Path, num_labels: int, seed: int) -> PreTrainedModel:
@@ -134,7 +154,10 @@ def _blocks(model: GPTNeo | Roberta) -> list[str]:
 def _config(model_dir: Path) -> Any:
     if not (model_dir / "config.json").is_file():
         raise TinyTransformersError(f"{model_dir}: holds no model (config.json is absent). Pretrain it first.")
-    return AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError) as error:  # a type that is not known, a file that is none
+        raise TinyTransformersError(f"{model_dir}: cannot be loaded ({str(error).splitlines()[0]}).") from None
 
 
 def _load(
@@ -144,7 +167,8 @@ def _load(
     with quiet():
         model, info = auto.from_pretrained(model_dir, local_files_only=True, output_loading_info=True, **extra)
     wrong = [f"lacks {key}" for key in info["missing_keys"] if not key.startswith(may_lack)]
-    wrong += [f"has {key} besides" for key in info["unexpected_keys"] if not key.startswith(may_have)]
+    besides = [key for key in info["unexpected_keys"] if not key.endswith(CONSTANTS)]
+    wrong += [f"has {key} besides" for key in besides if not key.startswith(may_have)]
     if wrong:
         raise TinyTransformersError(
             f"{model_dir}: the weights do not fit {type(model).__name__}: {'; '.join(sorted(wrong))}. "
