@@ -17,8 +17,8 @@ PACKAGES = ("cluster", "jobs", "tiny_transformers")
 ROOMS = {
     "cluster": ("errors", "console", "render", "files", "slurm", "sites", "manifest", "plan", "ledger", "reconcile",
                 "archive", "submit", "status", "report", "cli"),
-    "tiny_transformers": ("settings", "common", "layers", "models", "data", "training", "evaluation", "programs", "score",
-                          "lm_eval"),
+    "tiny_transformers": ("settings", "common", "layers", "models", "data", "training", "evaluation", "programs",
+                          "score", "lm_eval"),
 }  # fmt: skip
 
 

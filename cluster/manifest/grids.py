@@ -92,11 +92,11 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     combinations = _combinations(study, where)
-    chosen = _chosen(study, flatten(own, where), combinations, where)
     variants: list[tuple[str, list[RunConfig]]] = []
-    sections = Sections()
+    sections, of_study = Sections(), flatten(own, where)
+    chosen = _chosen(study, of_study, combinations, where)
     for combination in combinations:
-        layer = flatten(own, where) | combination
+        layer = of_study | combination
         model, model_layer = base_model(manifest, layer, where)
         merged = with_corpus(manifest, merge(base, model_layer, layer, top))
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
@@ -256,6 +256,8 @@ def _fits(cell: Layer, added: Layer, axes: set[str]) -> bool:
 
 def _include(layers: list[Layer], grid: list[str], entries: list[dict[str, Any]], where: str) -> list[Layer]:
     """An entry extends every cell of the grid whose grid values it does not change; if there is none, it is a cell."""
+    if not entries:
+        return layers
     originals = [dict(layer) for layer in layers]
     axes = {path for layer in layers for path in layer} | set(grid)
     for number, entry in enumerate(entries):

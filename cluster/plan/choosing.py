@@ -31,7 +31,7 @@ def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = (
     completed or goes with them. What is tried again waits until nothing of the run is under way."""
     if again and any(status(states, stage) in LIVE for stage in run.stages):
         again = ()
-    again = redo(run, again)
+    again = redo(run, again) if again else ()
     chosen: list[str] = []
     for stage in run.stages:
         if status(states, stage) not in UNTRIED and stage not in again:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from statistics import median
+from typing import Literal, NamedTuple
 
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
@@ -66,6 +68,7 @@ class Measured:
     together: Mapping[str, Mapping[int, Estimate]] = field(default_factory=dict)
     gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
+    _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
     _times: PerSettings[_Times] = field(init=False, repr=False, compare=False)
@@ -73,6 +76,7 @@ class Measured:
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_device", cache(partial(_of_device, self.device)))
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
         object.__setattr__(self, "_shapes", PerSettings(shape_key))
         object.__setattr__(self, "_times", PerSettings(lambda config, *stages: _times(self, config, stages)))
@@ -115,10 +119,7 @@ class Measured:
         if not self.device:
             return Estimate(ASSUMED, "assumed: the site says neither `flops` nor `peak_flops`")
         asked = config.train.precision if STAGES[stage].trains else config.evaluation.precision
-        order = PRECISIONS if asked == "auto" else PRECISIONS[PRECISIONS.index(asked) :]
-        precision = next((each for each in order if each in self.device), min(self.device, key=self.device.__getitem__))
-        share = config.model.utilisation
-        return Estimate(share * self.device[precision], f"estimated, {share:.0%} of the peak in {precision}")
+        return self._of_device(asked, config.model.utilisation)
 
     def curve(self, config: RunConfig) -> Mapping[int, float]:
         """Pretrainings at a time -> their gain, for each number that was measured here: of this architecture, else of
@@ -175,14 +176,19 @@ class Measured:
         return times.pretraining * alone / together
 
 
-@dataclass(frozen=True)
-class _Times:
+class _Times(NamedTuple):
     """The seconds of a run's stages with one run at a time."""
 
     started: float  # that pass whatever else is at work
     pretraining: float  # that are fewer for each of several runs at a time, as far as that was measured
     steady: float  # all others
     estimated: float  # of these two, those at a speed that was not measured
+
+
+def _of_device(device: Mapping[Precision, float], asked: Precision | Literal["auto"], share: float) -> Estimate:
+    order = PRECISIONS if asked == "auto" else PRECISIONS[PRECISIONS.index(asked) :]
+    precision = next((each for each in order if each in device), min(device, key=device.__getitem__))
+    return Estimate(share * device[precision], f"estimated, {share:.0%} of the peak in {precision}")
 
 
 def architecture_key(config: RunConfig) -> str:

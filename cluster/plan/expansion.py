@@ -15,9 +15,12 @@ from cluster.plan import cost
 from cluster.plan.memo import PerSettings
 from tiny_transformers.settings.architecture import AnyModel, num_parameters
 from tiny_transformers.settings.base import Settings
-from tiny_transformers.settings.config import RunConfig, Train
+from tiny_transformers.settings.config import Data, RunConfig, Train
 from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stages import STAGES
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+USUAL_STEPS = Train.model_fields["max_steps"].default
 
 
 def expand(cells: Iterable[Cell]) -> list[Run]:
@@ -66,29 +69,35 @@ def identity(config: RunConfig) -> str:
 
 
 class _Around:
-    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. Sections
-    that cells share as objects are written once."""
+    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. What cells
+    share as objects, all but their models, is written once."""
 
-    SHARED = ("data", "evaluation", "train")
+    FIRST = [name for name in sorted(RunConfig.model_fields) if name < "seed"]
+    LAST = [name for name in sorted(RunConfig.model_fields) if name > "seed"]
+    SHARED = RunConfig.model_fields.keys() - {"model", "seed"}
+    ADDED = [(name, field.default) for name, field in RunConfig.model_fields.items() if field.exclude_if]
 
     def __init__(self) -> None:
-        self._written: dict[int, tuple[Settings, str]] = {}  # kept with its section, so that no other has its place
+        self._written: dict[int, tuple[Any, str]] = {}  # kept with its object, so that no other has its place
 
     def __call__(self, config: RunConfig) -> tuple[str, str]:
-        settings = config.model_dump(mode="json", exclude={"seed", *self.SHARED})
-        texts = {name: _canonical(value) for name, value in settings.items()}
-        texts |= {name: self._section(getattr(config, name)) for name in self.SHARED}
+        texts = {name: self._once(getattr(config, name)) for name in self.SHARED}
+        texts["model"] = _canonical(config.model)
+        for name, default in self.ADDED:
+            if getattr(config, name) == default:
+                del texts[name]
         first, last = (
-            ",".join(f'"{name}":{texts[name]}' for name in sorted(texts) if (name > "seed") == behind)
-            for behind in (False, True)
+            ",".join([f'"{name}":{texts[name]}' for name in names if name in texts])
+            for names in (self.FIRST, self.LAST)
         )
         return f'{{{first},"seed":', f",{last}}}"
 
-    def _section(self, section: Settings) -> str:
-        known = self._written.get(id(section))
+    def _once(self, value: Any) -> str:
+        known = self._written.get(id(value))
         if known is None:
-            settings = section.model_dump(mode="json", exclude={"definition"})  # of a corpus: its name counts
-            known = self._written[id(section)] = section, _canonical(settings)
+            # Of a corpus its name counts, and neither where its files are nor how they are read.
+            settings = value.model_dump(mode="json", exclude={"definition"}) if isinstance(value, Data) else value
+            known = self._written[id(value)] = value, _canonical(settings)
         return known[1]
 
 
@@ -96,8 +105,9 @@ def _seeded_identity(around: tuple[str, str], seed: int) -> str:
     return hashlib.sha256(f"{around[0]}{seed}{around[1]}".encode()).hexdigest()[:12]
 
 
-def _canonical(settings: Any) -> str:
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+def _canonical(value: Any) -> str:
+    settings = value.model_dump(mode="json") if isinstance(value, Settings) else value
+    return _ENCODER.encode(settings)
 
 
 def name(model: str, config: RunConfig) -> str:
@@ -114,7 +124,7 @@ def _trained(train: Train) -> str:
     """How long, unless it is as long as usual."""
     if budget := train.budget:
         return f"-{budget.hours:g}h" if budget.hours else f"-{(budget.tokens or 0) / 1e6:g}Mtokens"
-    return "" if train.max_steps == Train().max_steps else f"-{train.max_steps}steps"
+    return "" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps"
 
 
 def model_name(model: str, shape: AnyModel) -> str:
@@ -153,4 +163,4 @@ def as_probe(config: RunConfig, **changes: object) -> RunConfig:
 
 def in_order(stages: Iterable[str]) -> tuple[str, ...]:
     chosen = set(stages)
-    return tuple(stage for stage in STAGES if stage in chosen)
+    return tuple([stage for stage in STAGES if stage in chosen])

@@ -11,14 +11,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LOOKED_AT = 20  # runs that are looked through one by one for one whose memory is free; then, by their memory
 CLASS = 1.25  # the most memory of a class of them / the least
 GAVE_UP = -2
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """The demands of one run on a device."""
 
     lasts: tuple[float, ...]  # seconds from its beginning to its end, with 1, 2, 3 ... runs at a time
@@ -70,7 +70,7 @@ class Device:
         number = len(self._at_work)
         loads, which = self._loads, number - 1
         lasts = [loads[int(place)].lasts[which] for _, place in self._at_work]
-        step = min(left[0] * last for left, last in zip(self._at_work, lasts, strict=True))
+        step = min([left * last for (left, _), last in zip(self._at_work, lasts, strict=True)])
         self.now += step
         self._own += step / number
         self._busy += step * number

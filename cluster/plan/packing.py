@@ -139,9 +139,7 @@ class _Group:
         if less_memory:
             self.slots, halvings = _fewer(self.slots, less_memory, len(items))
             self.bound = "as many as before ran out of memory" if halvings < less_memory else self.bound
-        self.items = [
-            replace(_shrunk(item, runs[item.run_id], halvings, site), memory=self._taken(item)) for item in items
-        ]
+        self.items = [_shrunk(item, runs[item.run_id], halvings, site) for item in items] if halvings else items
 
     def arrays(self) -> list[Array]:
         loads = self._loads()
@@ -174,18 +172,25 @@ class _Group:
 
     def _loads(self) -> list[Load]:
         """In the order of the items."""
-        shared = PerSettings(lambda config, *stages: self.measured.shares(config, *stages, most=self.slots))
+        figures = PerSettings(self._figures)
         loads = []
         for item in self.items:
-            config, stages = self.runs[item.run_id].config, [stage for stage, _ in item.stages]
-            apart = [stage for stage in stages if STAGES[stage].alone]
-            together = [stage for stage in stages if not STAGES[stage].alone]
-            factor = item.seconds / self.measured.seconds(config, *stages)
-            shares = shared.of(config, *together)
-            lasts = tuple(factor * number * share for number, share in enumerate(shares, 1))
-            alone = factor * self.measured.seconds(config, *apart) if apart else 0.0
-            loads.append(Load(lasts, item.memory if self.fits_memory else 0, alone))
+            whole, shares, apart = figures.of(self.runs[item.run_id].config, *[stage for stage, _ in item.stages])
+            factor = item.seconds / whole
+            lasts = tuple([factor * number * share for number, share in enumerate(shares, 1)])
+            loads.append(Load(lasts, self._taken(item) if self.fits_memory else 0, factor * apart))
         return loads
+
+    def _figures(self, config: RunConfig, *stages: str) -> tuple[float, tuple[float, ...], float]:
+        """Return the seconds of these stages: of all, of those that go beside others for each number of runs at a time,
+        and of those that are alone on the device."""
+        apart = [stage for stage in stages if STAGES[stage].alone]
+        together = [stage for stage in stages if not STAGES[stage].alone]
+        return (
+            self.measured.seconds(config, *stages),
+            self.measured.shares(config, *together, most=self.slots),
+            self.measured.seconds(config, *apart) if apart else 0.0,
+        )
 
     def _courses(self, loads: Sequence[Load]) -> tuple[list[Course], str]:
         """The packs, and why they are as long as they are."""
@@ -238,7 +243,7 @@ class _Group:
 
     def _pack(self, course: Course) -> Pack:
         items = tuple(
-            replace(self.items[number], seconds=share)
+            replace(self.items[number], seconds=share, memory=self._taken(self.items[number]))
             for number, share in zip(course.order, course.shares, strict=True)
         )
         return Pack(items, course.seconds, course.busy, course.open)

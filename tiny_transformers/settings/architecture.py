@@ -7,10 +7,9 @@ feed-forward module is in feed_forward/; the modules themselves are in models/ a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -185,12 +184,12 @@ class Architecture(Settings):
 
     @property
     def _block(self) -> Block:
-        learnable, per_unit = self._activation.is_learnable, self.activation_parameters == "per_unit"
+        activation, per_unit = self._activation, self.activation_parameters == "per_unit"
         return Block(
             hidden=self.hidden_size,
             intermediate=self.intermediate_size,
-            activation_parameters=(self.intermediate_size if per_unit else 1) if learnable else 0,
-            gated=self._activation.gated,
+            activation_parameters=(self.intermediate_size if per_unit else 1) if activation.is_learnable else 0,
+            gated=activation.gated,
             bias=self.bias is not False,
         )
 
@@ -337,8 +336,7 @@ def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
 # -- closed forms -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Parameters:
+class Parameters(NamedTuple):
     """The parameters of a language model, tied embeddings counted once; a module's LayerNorm is counted with it."""
 
     embedding: int

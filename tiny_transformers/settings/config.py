@@ -17,7 +17,7 @@ from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.program import Program
-from tiny_transformers.settings.stage.kind import STAGES, StageKind
+from tiny_transformers.settings.stage.kind import STAGES
 
 # Raised when the same settings would give another result; it is part of every run id. A change that concerns some runs
 # only raises theirs: all others keep their ids (`recipe_of`).
@@ -145,21 +145,24 @@ class Evaluation(Settings):
 
     def of(self, settings: type[S]) -> S:
         """Return the settings of the stage that has this class of them."""
-        return next(section for section in vars(self).values() if type(section) is settings)
+        for section in vars(self).values():
+            if type(section) is settings:
+                return section
+        raise LookupError(f"no stage that is known has the settings {settings.__name__}")
 
 
 def evaluation_class() -> type[Evaluation]:
     """The class of `RunConfig.evaluation`, with a section for each stage that is known now and has settings."""
-    return _with_sections(tuple(kind for kind in STAGES.values() if kind.settings))
+    return _with_sections(len(STAGES))  # none is ever taken away
 
 
 @cache
-def _with_sections(kinds: tuple[StageKind, ...]) -> type[Evaluation]:
+def _with_sections(_: int) -> type[Evaluation]:
     sections: dict[str, Any] = {}
-    for kind in kinds:
-        assert kind.settings
-        stock = kind.settings()
-        sections[kind.name] = kind.settings, stock if kind.keeps_defaults else added(stock)
+    for kind in STAGES.values():
+        if kind.settings:
+            stock = kind.settings()
+            sections[kind.name] = kind.settings, stock if kind.keeps_defaults else added(stock)
     return create_model("Evaluation", __base__=Evaluation, __module__=__name__, **sections)
 
 
@@ -182,6 +185,10 @@ EvaluationNow = Annotated[Evaluation, KnownNow(STAGES, lambda: Annotated[evaluat
 # What only stories have, and only streams. A layer for all models may set either; what is of no use is dropped.
 STORY_SETTINGS = ("stories_per_step", "eval_stories", "mlm_probability")
 STREAM_SETTINGS = ("batch_size", "block_size", "batch_split", "eval_characters")
+STOCK_TRAINING = {  # whether a corpus is a stream -> what is dropped, at its defaults
+    is_stream: {name: Train.model_fields[name].default for name in useless}
+    for is_stream, useless in ((True, STORY_SETTINGS), (False, STREAM_SETTINGS))
+}
 
 
 class RunConfig(Settings):
@@ -246,8 +253,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _forget_useless(self) -> RunConfig:
-        useless = STORY_SETTINGS if self.data.is_stream else STREAM_SETTINGS
-        stock = {name: Train.model_fields[name].default for name in useless}
+        stock = STOCK_TRAINING[self.data.is_stream]
         if any(getattr(self.train, name) != default for name, default in stock.items()):
             self._resolve(train=self.train.model_copy(update=stock))
         return self

@@ -5,7 +5,7 @@ who adds one does so before settings that name it are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
@@ -44,6 +44,14 @@ class Kinds(Mapping[str, K]):
     def __len__(self) -> int:
         return len(self._known)
 
+    # Mapping's own look up each name, and every setting that is checked goes through some of these.
+
+    def values(self) -> ValuesView[K]:
+        return self._known.values()
+
+    def items(self) -> ItemsView[str, K]:
+        return self._known.items()
+
 
 class KnownNow:
     """Annotates settings whose type depends on which kinds are known when they are checked: `type_of` tells it then.
@@ -63,7 +71,7 @@ class KnownNow:
         return self._adapters[known]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(lambda value: self.adapter.validate_python(value))
+        return core_schema.no_info_plain_validator_function(lambda value: self.adapter.validator.validate_python(value))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return handler(self.adapter.core_schema)

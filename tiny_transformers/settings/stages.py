@@ -42,8 +42,10 @@ def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
     others = read_other_corpora(asked, config.data.is_stream)
     if others:
         return f"stages: {others[0]} is not for models of {config.data.corpus}"
-    told = (kind.misfit(config) for name, kind in STAGES.items() if name in asked)
-    return next(filter(None, told), None)
+    for name, kind in STAGES.items():
+        if name in asked and (told := kind.misfit(config)):
+            return told
+    return None
 
 
 def required_files(config: RunConfig, stages: Iterable[str] | None = None) -> list[str]:

@@ -46,11 +46,11 @@ class Dense(FeedForwardKind):
 
     def parameters(self, block: Block) -> int:
         shapes = self.linears(block)
-        biases = sum(out for _, out in shapes) if block.bias else 0
-        return sum(i * o for i, o in shapes) + biases + (self.depth - 1) * block.activation_parameters
+        biases = sum([out for _, out in shapes]) if block.bias else 0
+        return sum([i * o for i, o in shapes]) + biases + (self.depth - 1) * block.activation_parameters
 
     def weights(self, block: Block, *, training: bool) -> int:  # noqa: ARG002
-        return sum(i * o for i, o in self.linears(block))
+        return sum([i * o for i, o in self.linears(block)])
 
     def kept(self, block: Block) -> int:
         return 4 * (2 if block.gated else 1) * max(1, self.depth - 1) * block.intermediate

@@ -4,15 +4,13 @@ Sizes, counts and FLOPs are in closed form. The layer is in a module of torch's,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.kinds import Kinds
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """The model's settings that bear on its feed-forward modules, beside their own."""
 
     hidden: int

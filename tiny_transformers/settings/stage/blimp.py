@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 from tiny_transformers.settings.base import Settings
@@ -84,12 +85,16 @@ def files(config: RunConfig) -> list[str]:
 
 
 def flops(config: RunConfig) -> float:
-    data = config.evaluation.of(Blimp).data
-    pairs = FULL_PAIRS if data == "full" else TASK_PAIRS[config.data.source]
-    sentences = 2 * sum(limited(pairs, config.evaluation.limit) for _ in blimp_files(config.data, data))
+    sentences = _sentences(config.data, config.evaluation.of(Blimp).data, config.evaluation.limit)
     if config.model.causal:
         return forward_flops(config) * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
     return one_mask_flops(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
+
+
+@cache
+def _sentences(data: Data, which: Literal["filtered", "full"], limit: int | None) -> float:
+    pairs = FULL_PAIRS if which == "full" else TASK_PAIRS[data.source]
+    return 2 * sum(limited(pairs, limit) for _ in blimp_files(data, which))
 
 
 def check(config: RunConfig) -> None:
