@@ -2,10 +2,11 @@
 
 import functools
 import gc
+import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ HEAVY = (  # but for these, which take long: processes, and drawings
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+OTHERS = "others"  # the share of a worker that has no cluster
+SHARES = pytest.StashKey[list[str]]()
+gc.disable()  # until all is collected: what is loaded stays
 
 
 @pytest.fixture(scope="session")
@@ -37,21 +41,19 @@ def shared_data() -> Path:
     return SHARED / "data"
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """More than there are cores: the workers that have SLURM's tests mostly wait."""
-    return min(os.cpu_count() or 1, 8) + (0 if config.getoption("--light") else len(set(CLUSTERS.values())))
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--light", action="store_true", help="only what `make check` runs")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    place = collection_path.relative_to(Path(__file__).parent).as_posix() if config.getoption("--light") else "."
-    if place == "." or any(light.startswith(f"{place}/") for light in LIGHT):
+    place = collection_path.relative_to(Path(__file__).parent).as_posix()
+    if place == ".":
         return None
-    return None if f"{place}/".startswith(LIGHT) and not f"{place}/".startswith(HEAVY) else True
+    if config.getoption("--light"):
+        light = any(each.startswith(f"{place}/") for each in LIGHT)
+        return None if light or f"{place}/".startswith(LIGHT) and not f"{place}/".startswith(HEAVY) else True
+    share = getattr(config, "workerinput", {}).get("share")
+    return None if share is None or share in shares_in(place) else True
 
 
 # Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.
@@ -69,6 +71,30 @@ def group_of(path: str) -> str | None:
     return named[-1] if named else path if 'scope="module"' in (ROOT / path).read_text() else None
 
 
+def shares_in(place: str) -> set[str]:
+    """Which workers' tests are in this file or folder of tests/: a cluster's, or those of all others."""
+    if not place.startswith("slurm"):
+        return {OTHERS}
+    return {group_of(f"tests/{place}") or ""} if place.endswith(".py") else set(CLUSTERS.values())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as there are cores; and one more for each cluster, whose tests mostly wait, and which loads no more."""
+    shares = [] if config.getoption("--light") else list(dict.fromkeys(CLUSTERS.values()))
+    cores = min(os.cpu_count() or 1, 8)
+    config.stash[SHARES] = [*shares, *[OTHERS] * cores] if shares else []
+    return len(shares) + cores
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker what its share is. One that is there for a worker that crashed has all tests, as without shares."""
+    number = int(node.gateway.id.removeprefix("gw"))
+    shares = node.config.stash.get(SHARES, [])
+    node.workerinput["share"] = shares[number] if number < len(shares) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups = {item.nodeid: group_of(item.nodeid.partition("::")[0]) for item in items}
     sizes = Counter(groups.values())
@@ -77,6 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.enable()
     gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
 
 
@@ -85,10 +112,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
+        """Groups stay together, and go to a worker that has collected them."""
+
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid.partition("::")[0]) or nodeid
 
-    config.option.loadscopereorder = False
+        def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+            self.registered_collections[node] = list(collection)
+
+        def schedule(self) -> None:
+            if self.collection is None:
+                self.collection = list(dict.fromkeys(itertools.chain(*self.registered_collections.values())))
+                self.config.pluginmanager.get_plugin("session").testscollected = len(self.collection)
+                for nodeid in self.collection:
+                    self.workqueue.setdefault(self._split_scope(nodeid), {})[nodeid] = False
+            for node in self.nodes * 2:  # a test that runs, and one that is next
+                self._reschedule(node)
+
+        def _reschedule(self, node: Any) -> None:
+            if not node.shutting_down and self._pending_of(self.assigned_work[node]) <= 2:
+                known = set(self.registered_collections[node])
+                if scope := next((scope for scope, unit in self.workqueue.items() if known.issuperset(unit)), None):
+                    self.workqueue.move_to_end(scope, last=False)
+                    self._assign_work_unit(node)
+                else:
+                    node.shutdown()
+
     return Scheduling(config, log)
 
 
