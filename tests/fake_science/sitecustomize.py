@@ -4,8 +4,12 @@ orchestrator's tests take milliseconds a stage. What a stand-in does is told by 
 | seconds it takes}}. One that makes noise prints what a terminal obeys, and fails. Asked to stop, one that hangs
 completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one goes on; one that eats takes 200
 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
-FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there."""
+FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there.
 
+What takes most of such a process's time is not loaded: numpy and asyncio, of which submitit only speaks, and pydantic.
+Settings are what run.json says, unchecked."""
+
+import copy
 import json
 import os
 import signal
@@ -25,6 +29,43 @@ def _set_clock(offset):
 
 if "FAKE_CLOCKS" in os.environ:
     _set_clock(json.loads(os.environ["FAKE_CLOCKS"]).get(os.environ.get("SLURMD_NODENAME"), 0))
+
+
+class _Settings:
+    """In place of pydantic's BaseModel: values as they are."""
+
+    def __init_subclass__(cls, **_):
+        cls.model_fields = {name: types.SimpleNamespace(default=value) for name, value in vars(cls).items()}
+
+    def __init__(self, **values):
+        self.__dict__.update(values)
+
+    @classmethod
+    def model_validate(cls, values):
+        return cls(**{name: _Settings.model_validate(v) if isinstance(v, dict) else v for name, v in values.items()})
+
+    def model_copy(self, *, update):
+        copied = copy.copy(self)
+        copied.__dict__.update(update)
+        return copied
+
+
+def _unchecked(*_, **__):
+    """In place of pydantic's decorators and fields."""
+    return lambda function: function
+
+
+if "jobs.stage" in sys.orig_argv:
+    _checks = ("BeforeValidator", "ConfigDict", "Field", "GetCoreSchemaHandler", "GetJsonSchemaHandler", "TypeAdapter",
+               "create_model", "field_validator", "model_validator")  # fmt: skip
+    sys.modules["pydantic"] = types.ModuleType("pydantic")
+    sys.modules["pydantic"].__dict__.update(dict.fromkeys(_checks, _unchecked), BaseModel=_Settings, PositiveInt=int)
+    sys.modules["pydantic_core"] = types.ModuleType("pydantic_core")
+    sys.modules["pydantic_core"].__dict__.update(CoreSchema=_unchecked, core_schema=_unchecked)
+if {"submitit.core._submit", "submitit.local._local"}.intersection(sys.orig_argv):
+    sys.modules["numpy"] = None
+    sys.modules["asyncio"] = types.ModuleType("asyncio")
+    sys.modules["asyncio"].Future = None
 
 
 def _told(work, stage):

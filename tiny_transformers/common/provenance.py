@@ -9,7 +9,6 @@ import platform
 import re
 import socket
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -86,6 +85,8 @@ def _hex(digest: Any) -> str:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # a seventh of a stage's start, which finds in its pack's file what this would say
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
