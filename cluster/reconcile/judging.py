@@ -80,7 +80,8 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
     opened.look_into([index for index in opened.unread if not _is_known(opened.unread[index], fates[index])])
     statuses = _statuses(opened)
     first: set[str] = set()  # runs of which an open stage has been seen: it alone tells why they wait
-    for attempt in sorted(opened.open_attempts, key=_turn):
+    turns = {stage: turn for turn, stage in enumerate(STAGES)}  # one that follows an interrupted one is the last row
+    for attempt in sorted(opened.open_attempts, key=lambda attempt: turns.get(attempt["stage"], len(turns))):
         if is_superseded(opened, attempt):
             _settle(opened, attempt, _interruption(opened, attempt, seen))
         else:
@@ -91,11 +92,6 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
             first.add(attempt["run_id"])
             _settle_by_pack(opened, attempt, fate, statuses[attempt["run_id"]])
     opened.close_if_done()
-
-
-def _turn(attempt: AttemptRow) -> int:
-    """By the order of the stages: the attempt that follows an interrupted one was recorded after all others."""
-    return list(STAGES).index(attempt["stage"])
 
 
 def _is_known(pack: OpenPack, fate: Fate) -> bool:
