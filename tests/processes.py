@@ -1,6 +1,7 @@
 """A command of ours in a process of its own, but without the time that Python and our imports take: a fork of a small
 process that has them loaded, and no torch. That a fresh process has all that it needs is for a few other tests."""
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -13,12 +14,19 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
+import jinja2  # noqa: F401 - what a submission loads, too
+import submitit.slurm.slurm  # noqa: F401
+import typer.main
 from waiting import PATIENCE
 
-from cluster.cli import entry
+import jobs.pack  # noqa: F401
+from cluster.cli import entry, shared
 
 ROOT = Path(__file__).parents[1]
-entry.load()  # before the fork
+# Before the fork: all commands are loaded, and made of their functions, which takes typer as long as many of them run.
+entry.load()
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.main.get_command(shared.app)
 
 
 def command(
@@ -58,7 +66,7 @@ def _started() -> multiprocessing.context.ForkServerContext:
 def _become(words: list[str], cwd: Path, env: dict[str, str], out: str, err: str) -> None:
     """What a child does, to its end."""
     code = 1
-    gc.freeze()  # what is loaded is not looked through again: that would copy all of it
+    gc.disable()  # what is loaded is not looked through: that would copy all of it
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -58,6 +58,11 @@ def in_the_systems_words(path: Path) -> Iterator[None]:
         raise
 
 
+def _database(connection: sqlite3.Connection) -> Database:
+    """Without plugins: all installed packages' metadata would be read for them, and none is to change a ledger."""
+    return Database(connection, execute_plugins=False)
+
+
 class Store:
     """An open ledger, with the stages of users' own known that its runs have. To read only, it raises OldLedger for one
     that it would have to change."""
@@ -66,7 +71,7 @@ class Store:
         own_stages.load(OutputRoot(path.parent))
         if read_only:
             connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
-            if migrate.pending(Database(connection)):
+            if migrate.pending(_database(connection)):
                 connection.close()
                 raise OldLedger(
                     f"{path}: was made by an older version. The next command that holds it brings it up to date."
@@ -76,11 +81,12 @@ class Store:
             connection = sqlite3.connect(path, timeout=30)
         # A run's rows lie anywhere in an index: of 10,000 runs too many pages for SQLite's usual 2 MB.
         connection.execute(f"PRAGMA cache_size = -{CACHE}")
-        self.db = Database(connection)
+        self.db = _database(connection)
         self._inside = False  # a transaction
         self._touched: set[str] = set()  # runs whose statuses it has to write anew
         if not read_only:
-            migrate.apply(self.db)
+            with self.db.atomic():  # all or none; and a disk is waited for once
+                migrate.apply(self.db)
             with self.transaction():
                 self._touched |= {row["id"] for row in self.db.query("SELECT id FROM run WHERE statuses IS NULL")}
 
