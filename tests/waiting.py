@@ -14,6 +14,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, pause: flo
     while not (found := condition()):
         now = time.monotonic()
         assert now < deadline, f"it did not come about within {seconds:g} s"
-        time.sleep(max(pause, 2 * (now - began)))
+        time.sleep(max(pause, 4 * (now - began)))
         began = time.monotonic()
     return found

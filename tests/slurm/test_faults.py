@@ -281,6 +281,7 @@ def small_output(study):
 
 @pytest.mark.parametrize("left", [0, 6, 24, 96], ids=lambda left: f"{left} KiB left")
 def test_disk_of_the_ledger_is_full(study, small_output, left):
+    study.change_site(runs_per_pack=3)
     study.submit("s0")
     study.completes()
     ballast = fill(small_output, leave=left * 1024)

@@ -355,6 +355,8 @@ studies:
 """
 
 
+# Kills of stand-ins on SLURM, and of a training's process, are in tests that take seconds; this one is both at once.
+@pytest.mark.longer
 def test_a_stream_whose_job_was_killed_goes_on_to_the_weights_of_one_that_was_not(command, tmp_path):
     (tmp_path / "experiments.yaml").write_text(STREAM)
     whole = ("--output-root", "whole")

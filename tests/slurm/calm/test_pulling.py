@@ -14,7 +14,7 @@ from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 
 pytestmark = pytest.mark.slurm
-PACKS, RUNS, STAGES = 6, 60, ("pretrain", "add_tokenizer")
+PACKS, RUNS, STAGES = 6, 36, ("pretrain", "add_tokenizer")
 GRID = {
     "model.activation": ["gelu", "relu"],
     "train.micro_batch_tokens": [1024, 65536],
@@ -26,10 +26,10 @@ SITE = {"partition": "gpu-a100", "gpus": 1, "gpu_memory": 4500, "cpus": 8, "memo
 
 @pytest.fixture
 def grid(study):
-    """A submission of 60 stand-ins of 0.1 to 20 s, of which the planner knows nothing, in six packs; no node is there
+    """A submission of 36 stand-ins of 0.1 to 20 s, of which the planner knows nothing, in six packs; no node is there
     yet."""
     manifest = yaml.safe_load((study.folder / "experiments.yaml").read_text())
-    manifest["studies"] = {"s0": {"model": "gpt", "grid": GRID, "seeds": list(range(5)), "stages": list(STAGES)}}
+    manifest["studies"] = {"s0": {"model": "gpt", "grid": GRID, "seeds": list(range(3)), "stages": list(STAGES)}}
     (study.folder / "experiments.yaml").write_text(yaml.safe_dump(manifest))
     study.change_site(**SITE)
     gpus(study, "drain")
