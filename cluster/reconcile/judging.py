@@ -183,6 +183,18 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
         ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
         ledger.put_outcome(*key, result.get("outcome") or {})
         ledger.sum_hours(attempt["submission_id"])
+        _keep_void(ledger, root, attempt)
+
+
+def _keep_void(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
+    """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
+    failed: a ledger that is made again would take them for submitted."""
+    verdict: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
+    for later in ledger.attempts_of_run_in(attempt["submission_id"], attempt["run_id"]):
+        directory = root.attempt(*key_of(later))
+        if later["status"] == "void" and not directory.claim.exists() and not directory.verdict.exists():
+            whole_files.write_json(directory.verdict, verdict, indent=None)
+            ledger.put_attempt(*key_of(later), **said(verdict))
 
 
 def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptValues | None:

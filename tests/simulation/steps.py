@@ -12,6 +12,7 @@ from typing import Any
 from simulation.world import HOSTS, STUDIES
 
 Step = tuple[str, dict[str, Any]]
+Fault = Callable[[random.Random], tuple[Step, Step | None]]
 LENGTH = 100  # of a walk, about
 KINDS = 7  # of faults in a walk; a walk with all of them would hide what one alone does
 
@@ -49,7 +50,7 @@ def draw(seed: int) -> list[Step]:
     steps: list[Step] = []
     undo: list[tuple[int, Step]] = []
     left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
-    long_lists = "sacct cuts lists" in kinds  # of tasks that wait
+    long_lists = "sacct cuts lists" in kinds or "jobs are purged" in kinds  # of tasks that wait
     if long_lists or lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
     if lot.random() < 0.3:
@@ -79,7 +80,7 @@ def draw(seed: int) -> list[Step]:
             steps.append(on)
             if on[1].get("client") == "scancel":  # which few commands call
                 steps.append(command(lot, kinds, users, hosts, ["cancel run"]))
-            if on[0] in ("limit", "array size") and left:
+            if (on[0] in ("limit", "array size") or on[1].get("client") == "sbatch") and left:
                 steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
@@ -112,7 +113,7 @@ def command(lot: random.Random, kinds: list[str], users: tuple[str, ...], hosts:
     return "command", step
 
 
-def _clients(client: str, *manners: str) -> Callable[[random.Random], tuple[Step, Step | None]]:
+def _clients(client: str, *manners: str) -> Fault:
     def fault(lot: random.Random) -> tuple[Step, Step | None]:
         times = lot.choice((1, 1, 1, 2, 3))
         return ("client", {"client": client, "manners": [lot.choice(manners) for _ in range(times)]}), None
@@ -120,7 +121,7 @@ def _clients(client: str, *manners: str) -> Callable[[random.Random], tuple[Step
     return fault
 
 
-def _job(what: str) -> Callable[[random.Random], tuple[Step, Step | None]]:
+def _job(what: str) -> Fault:
     def fault(lot: random.Random) -> tuple[Step, Step | None]:
         undo: Step | None = ("release", {}) if what in ("suspended",) or lot.random() < 0.7 else None
         return ("job", {"what": what, "pick": lot.randrange(1000)}), undo
@@ -128,7 +129,7 @@ def _job(what: str) -> Callable[[random.Random], tuple[Step, Step | None]]:
     return fault
 
 
-def _simple(step: str, undo: Step | None = None, **values: Any) -> Callable[[random.Random], tuple[Step, Step | None]]:
+def _simple(step: str, undo: Step | None = None, **values: Any) -> Fault:
     """A step whose values are drawn where they are a tuple."""
 
     def fault(lot: random.Random) -> tuple[Step, Step | None]:
@@ -138,14 +139,18 @@ def _simple(step: str, undo: Step | None = None, **values: Any) -> Callable[[ran
     return fault
 
 
+def _either(*faults: Fault) -> Fault:
+    return lambda lot: lot.choice(faults)(lot)
+
+
 def _nothing(_: random.Random) -> tuple[Step, Step | None]:
     """What is drawn with each command."""
     return ("pass", {"seconds": 1}), None
 
 
-WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run")
+WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again")
 UP: Step = ("controller", {"what": "up"})
-FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
+FAULTS: dict[str, Fault] = {
     "a command is killed": _nothing,
     "a command's disk fails": _nothing,
     "commands at once": lambda lot: (
@@ -153,12 +158,14 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
                    "seed": lot.randrange(1 << 30), "paces": [lot.choice((1.0, 2.0, 5.0, 60.0)) for _ in range(3)],
                    "dead": lot.random() < 0.6}),
         None),
-    "sbatch's reply is lost": _clients("sbatch", "reply lost", "cut"),
+    "sbatch's reply is lost": _either(_clients("sbatch", "reply lost", "cut"), _simple("unheard")),
     "sbatch does not arrive": _clients("sbatch", "no answer", "never arrives", "hangs"),
     "sbatch arrives late": _clients("sbatch", "arrives late"),
-    "sbatch speaks otherwise": _clients("sbatch", "banner", "another cluster"),
+    "sbatch speaks otherwise": _clients("sbatch", "banner", "number", "another cluster"),
     "sbatch refuses": _clients("sbatch", "busy", "no room", "refused"),
-    "squeue does not answer": _clients("squeue", "no answer", "hangs", "empty", "cut"),
+    "squeue does not answer": _either(
+        _clients("squeue", "no answer", "hangs", "empty", "cut"), _simple("slow look", seconds=(1, 5, 10, 15))
+    ),
     "sacct does not answer": _clients("sacct", "no answer", "hangs", "empty", "cut"),
     "scontrol does not answer": _clients("scontrol", "no answer", "hangs", "empty", "cut"),
     "sacctmgr does not answer": _clients("sacctmgr", "no answer", "hangs", "empty"),
@@ -173,11 +180,17 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
     "the controller is restarted": _simple("controller", what="restarted"),
     "the controller loses its state": _simple("controller", what="without its state"),
     "accounting is away": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=False),
-    "accounting is late": _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=True, lag=(20, 60, 150)),
+    "accounting is late": _either(
+        _simple("accounting", ("accounting", {"up": True, "lag": 0}), up=True, lag=(20, 60, 150)),
+        _simple("begun again", ("accounting", {"up": True, "lag": 0}), lag=(60, 150)),
+    ),
     **{f"a job is {what}": _job(what) for what in JOB},
     "jobs are purged": _simple("purge"),
     "nodes are away": _simple("nodes", ("nodes", {"up": True}), up=False),
-    "a node fails": _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
+    "a node fails": _either(
+        _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
+        _simple("given up", seconds=(5, 15, 40)),
+    ),
     "a job's process is killed": _simple("kill", what=("pack", "child", "child")),
     "a job is killed on its way": lambda lot: (("job killed", {"at": int(2 ** lot.uniform(3, 8))}), None),
     "a job's disk fails": lambda lot: (
@@ -192,7 +205,7 @@ FAULTS: dict[str, Callable[[random.Random], tuple[Step, Step | None]]] = {
         ("stage", {})),
     "a limit changes": lambda lot: (
         ("limit", {"limit": lot.choice((0, 1, 2, 3)), "shown": lot.random() < 0.7, "of account": lot.random() < 0.5,
-                   "groups": lot.random() < 0.5}),
+                   "groups": lot.random() < 0.5, "arrays": lot.choice((1001, 1001, 2))}),
         ("limit", {"limit": None})),
     "the size of arrays changes": _simple("array size", ("array size", {"size": 1001}), size=(1, 2)),
     "others have jobs": _simple("foreign", name=NAMES, tasks=(1, 2), length=(5.0, 60.0)),
@@ -212,7 +225,7 @@ NOTES: dict[str, tuple[str, ...]] = {
     "a command's disk fails": ("disk of a command",), "a job's disk fails": ("disk of a job",),
     "sbatch's reply is lost": ("sbatch: reply lost", "sbatch: cut"), "sbatch arrives late": ("sbatch: arrives late",),
     "sbatch does not arrive": ("sbatch: no answer", "sbatch: never arrives", "sbatch: hangs"),
-    "sbatch speaks otherwise": ("sbatch: banner", "sbatch: another cluster"),
+    "sbatch speaks otherwise": ("sbatch: banner", "sbatch: number", "sbatch: another cluster"),
     "sbatch refuses": ("sbatch: busy", "sbatch: no room", "sbatch: refused"),
     **{f"{name} does not answer": (f"{name}: ",) for name in ("squeue", "sacct", "scontrol", "sacctmgr", "scancel")},
     "clients print otherwise": ("form: banner", "form: order"), "a state that nobody knows": ("form: state",),

@@ -1,5 +1,6 @@
 """Faults of the product that walks have found, each as the few steps that were left when its walk was shortened."""
 
+import pytest
 from simulation.walk import Walker, replay
 from simulation.world import installed, world
 
@@ -68,3 +69,13 @@ def test_a_requeued_job_and_a_retry_that_left_a_stage_to_an_earlier_life_both_ma
         ("command", {"words": ["tick"], "seed": 104847985, "pick": 628}),
     ]
     assert replay(45, steps).violations == []
+
+
+@pytest.mark.parametrize("seconds", [2, 5])
+def test_a_ledger_made_again_knows_the_stages_that_had_no_turn_though_the_one_before_them_completed_late(seconds):
+    steps = [
+        ("command", {"words": ["submit", "s2"], "seed": 1, "pick": 0}),
+        ("pass", {"seconds": seconds}),
+        ("given up", {"seconds": 40, "pick": 0}),
+    ]
+    assert replay(1, steps).violations == []

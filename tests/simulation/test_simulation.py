@@ -68,7 +68,8 @@ def test_each_fault_is_drawn_in_at_least_2_percent_of_the_walks():
 KINDS_OF_STEPS = ("calibration", "client", "form", "environment", "controller", "accounting", "job", "nodes", "node",
                   "kill", "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove",
                   "spoil", "odd folder", "read-only", "burst", "purge", "cut", "lose submissions", "lose run",
-                  "odd site", "killed", "disk", "beside")  # fmt: skip
+                  "odd site", "killed", "disk", "beside", "unheard", "given up", "slow look",
+                  "begun again")  # fmt: skip
 
 
 def kind_of(step):

@@ -25,6 +25,9 @@ from simulation.kernel import Process
 from simulation.steps import Step
 from simulation.world import RUNS, SITE, STUDIES, World, installed, seams, world
 
+from cluster.files.records import key_of
+from cluster.reconcile.intents import patience
+
 ROUNDS = 16  # of the user's at the end
 OVERDUE = 900.0  # seconds that a command may take
 
@@ -233,6 +236,52 @@ class Walker:
             self._command(["status"], pick, 1)
             self.world.note("sacct cuts lists")
 
+    def _unheard(self, pick: int) -> None:
+        """sbatch takes a job that waits, its reply is lost, and squeue is silent until sbatch has surely given up."""
+        left = sorted(STUDIES.keys() - self.world.submitted)
+        if not left or not self.slurm.controller or self.running:
+            return
+        self.slurm.partition_up = False
+        self._client("sbatch", ["reply lost"])
+        self._command(["submit", left[pick % len(left)]], pick, 1)
+        self._client("squeue", ["no answer"])
+        self._pass(patience() + 5)
+        self._command(["tick"], pick, 1)
+        self._nodes(up=True)
+
+    def _slow_look(self, seconds: float, pick: int) -> None:
+        """The user looks while jobs run, and squeue answers only after some of them have ended."""
+        if self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"]) and not self.running:
+            self._pass(seconds)
+            self._client("squeue", ["slow"])
+            self._command(["status"], pick, 1)
+
+    def _given_up(self, seconds: float, pick: int) -> None:
+        """A node is lost to SLURM, and its job, which goes on there, is cancelled by hand and done again."""
+        working = self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"])
+        if not working or not self.slurm.controller or self.running:
+            return
+        task = working[pick % len(working)]
+        self.slurm.requeue(task, "NODE_FAIL", goes_on=60)
+        self.slurm.cancel(task)
+        self.world.note("a node fails")
+        self._command(["status"], pick, 1)
+        self._command(["rerun"], pick, 1)
+        self._pass(seconds)
+
+    def _begun_again(self, lag: float, pick: int) -> None:
+        """A job is requeued twice, and is at work again before accounting has heard of it."""
+        working = self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"])
+        if not working or not self.slurm.controller or self.running:
+            return
+        self._accounting(up=True, lag=lag)
+        task = working[pick % len(working)]
+        for _ in range(2):
+            self.slurm.requeue(task, "REQUEUED")
+            self.kernel.advance(self.kernel.now + 60, lambda: task.state == "RUNNING")
+            self._pass(4)
+        self._command(["status"], pick, 1)
+
     def _release(self) -> None:
         for task in self.slurm.live():
             self.slurm.continue_(task)
@@ -278,8 +327,10 @@ class Walker:
         if what in ("slow", "deaf"):
             self.world.note(f"stages: {what}")
 
-    def _limit(self, limit: int | None, shown: bool = True, of_account: bool = False, groups: bool = True) -> None:
-        """`groups`: whether the controller tells how many jobs an account has."""
+    def _limit(self, limit: int | None, shown: bool = True, of_account: bool = False, groups: bool = True,
+               arrays: int = 1001) -> None:  # fmt: skip
+        """`groups`: whether the controller tells how many jobs an account has; `arrays`: tasks of an array, at most."""
+        self.slurm.array_size = arrays
         self.slurm.limit, self.slurm.limit_shown, self.slurm.changed = limit, shown, self.kernel.now
         self.slurm.form = {"of the account": of_account, "no groups": not groups} if limit is not None else {}
         if limit is not None:
@@ -403,6 +454,7 @@ class Walker:
         named, self.world.named[:] = list(dict.fromkeys(map(Path, self.world.named))), []
         self._check_verdicts([path for path in named if path.name == "verdict.json"])
         self._check_results([path for path in named if path.name == "result.json"])
+        self._check_answers([path for path in named if path.name == "answer.json"])
         self._check_jobs()
 
     def ended(self, process: Process) -> None:
@@ -522,6 +574,10 @@ class Walker:
             except ValueError:
                 continue
             stage, number, run = path.parts[-3], int(path.parts[-2]), path.parts[-5]
+            result = path.parent / "result.json"
+            there = result.exists() and result.stat().st_mtime < path.stat().st_mtime - 5
+            if verdict["status"] == "failed" and there and "is there but" not in verdict["message"]:
+                self.world.complain(f"what has its result is judged:: {verdict} {path}")
             for task in self.slurm.ran:
                 if task.forgotten or not task.live or task.state == "PENDING" and task.restart:
                     continue
@@ -531,6 +587,19 @@ class Walker:
                 restart = json.loads(claim.read_text())["restart"] if claim.exists() else 0
                 if verdict["status"] == "failed" and restart == task.restart and task.state in ("PENDING", "RUNNING"):
                     self.world.complain(f"a living job is judged:: {task.key} {task.state} {verdict} {path}")
+
+    def _check_answers(self, named: Sequence[Path]) -> None:
+        """What SLURM has is not given up, and what it is said to have has a number."""
+        for path in named:
+            try:
+                answer = json.loads(path.read_text())
+            except ValueError:
+                continue
+            if answer["state"] == "submitted" and not answer["job_id"]:
+                self.world.complain(f"a submission has no number:: {path}")
+            for task in self.slurm.live():
+                if answer["state"] == "void" and task.submission == path.parent.name and not task.elsewhere:
+                    self.world.complain(f"a submission is given up, and SLURM has its job:: {task.key} {path}")
 
     def _check_results(self, named: Sequence[Path]) -> None:
         """A result that is there stays as it is."""
@@ -547,6 +616,10 @@ class Walker:
             for process in task.processes:
                 if process.tracebacks:
                     self.world.complain(f"traceback of a job:: {process.name}: {process.tracebacks[0][-1500:]}")
+            if task.restart and task.processes and NOTHING in task.processes[0].output.getvalue():
+                file = self._folder(task) / f"task-{task.index or 0}.json"
+                if file.exists() and json.loads(file.read_text())["job"] == task.key:
+                    self.world.complain(f"a requeued job does nothing:: {task.key} {file.read_text()}")
             if task.failed_to_begin and task.submission not in self.world.explained:
                 self.world.complain(f"a job could not begin:: {task.key}: {task.failed_to_begin}")
 
@@ -601,8 +674,7 @@ class Walker:
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
         for number in range(ROUNDS):
             before = len(self.slurm.ran)
-            for user in users:
-                self.do("tick", user=user)
+            given = [self.do("tick", user=user) for user in users]
             self._pass(100 if number < 3 else 1200)  # a limit that nobody can read is believed for an hour
             self.kernel.advance(self.kernel.now + 300, lambda: not self.slurm.live())
             statuses = self.statuses()
@@ -610,6 +682,9 @@ class Walker:
                 return
             if len(self.slurm.ran) > before:
                 continue
+            told = "".join(process.output.getvalue() for process in given)
+            if self._overdue(given[0].notes["began"]) and not any(words in told for words in KEPT):
+                self.world.complain(f"tick leaves what is to be tried again:: {told}")
             if asked == 3:  # accounting calls some alive that never ended for it: the user is told to cancel them
                 for user in users:
                     self.do("cancel", "--all", "--yes", user=user)
@@ -620,6 +695,12 @@ class Walker:
         left = {(row["status"], row["cause"]) for row in self.rows("attempt") if row["status"] != "completed"}
         shown = [dict(row) for row in self.rows("newest_attempt") if row["status"] != "completed"]
         self.world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
+
+    def _overdue(self, then: float) -> list[dict[str, Any]]:
+        """The failed stage runs whose rule said, at that time, to try them again by then."""
+        failed = [key_of(row) for row in self.rows("newest_attempt", "status = 'failed'")]
+        decided = self.rows("decision", f"action = 'retry' AND time < {then} AND due < {then}")
+        return [row for row in decided if key_of(row) in failed]
 
     def statuses(self) -> set[str]:
         found = set()
@@ -678,6 +759,16 @@ class Walker:
         }  # fmt: skip
 
 
+NOTHING = "is another task's; nothing to do"
+KEPT = (
+    "there is no ledger",
+    "was given at",
+    "failed alike",
+    "left alone",
+    "wait for room",
+    "no submission there says where to",
+    "holds the ledger",
+)
 UNSETTLED = ("never answered", "may still arrive", "What follows is its last state")
 EXPECTED = (
     "who alone can cancel it",

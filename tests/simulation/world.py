@@ -374,6 +374,12 @@ def _late(world: World, call: Call) -> Reply:
     return Reply(error=TIMED_OUT, code=1)
 
 
+def _slow(world: World, call: Call) -> Reply:
+    """The answer is that of the end of a long wait, in which jobs go on."""
+    world.kernel.pause(world.kernel.now + world.draw.choice((10.0, 25.0)))
+    return world.slurm.call(call)
+
+
 def _unreached(*_: object) -> Reply:
     return Reply(error="sbatch: error: Batch job submission failed: Unable to contact slurm controller "
                        "(connect failure)\n", code=1)  # fmt: skip
@@ -382,6 +388,12 @@ def _unreached(*_: object) -> Reply:
 def _bannered(world: World, call: Call) -> Reply:
     reply = world.slurm.call(call)
     return Reply(f"Welcome to the cluster 2027\n{reply.out}\n", reply.error, reply.code)
+
+
+def _numbered(world: World, call: Call) -> Reply:
+    """A line of its own beside the answer is a number, too, as a wrapper of a site may print it."""
+    reply = world.slurm.call(call)
+    return Reply(f"{reply.out}2027\n" if reply.code == 0 else reply.out, reply.error, reply.code)
 
 
 def _cut(world: World, call: Call) -> Reply:
@@ -419,7 +431,8 @@ def _refused(text: str) -> Callable[[World, Call], Reply]:
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 MANNERS: dict[str, Callable[[World, Call], Reply]] = {
     "reply lost": _lost, "no answer": _silent, "hangs": _hangs, "arrives late": _late, "never arrives": _unreached,
-    "banner": _bannered, "cut": _cut, "empty": _empty, "another cluster": _elsewhere,
+    "slow": _slow, "banner": _bannered, "number": _numbered, "cut": _cut, "empty": _empty,
+    "another cluster": _elsewhere,
     "busy": _refused("sbatch: error: Batch job submission failed: Resource temporarily unavailable\n"),
     "no room": _refused(f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{POLICY}\n"),
     "refused": _refused(f"sbatch: error: AssocGrpBillingMinutes\n{POLICY}\n"),
