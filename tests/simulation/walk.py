@@ -714,6 +714,8 @@ class Walker:
         if not path.exists():
             return []
         with closing(seams().disk.connections.take(path)) as db:
+            if not db.execute(f"SELECT 1 FROM sqlite_master WHERE name = '{table}'").fetchall():
+                return []  # whoever was to make the tables was killed
             found = db.execute(f"SELECT * FROM {table} WHERE {where}")
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found]

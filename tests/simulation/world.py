@@ -51,6 +51,7 @@ from cluster.reconcile import reconciling, session
 from cluster.slurm import environment, queries, sbatch
 from cluster.submit import launch, requests
 from jobs import memory, pack, stage
+from tiny_transformers.common import provenance
 from tiny_transformers.common.work import Interrupted, Outcome, Score, Work
 from tiny_transformers.settings.stages import STAGES
 
@@ -449,8 +450,9 @@ class Seams:
         self.world: World | None = None
         self.disk = Disk()
         self.real_time, self.real_monotonic, self.real_sleep = time.time, time.monotonic, time.sleep
-        self._template = sqlite3.connect(":memory:", check_same_thread=False)
-        schema.migrate.apply(Database(self._template))
+        with contextlib.closing(sqlite3.connect(":memory:")) as template:
+            schema.migrate.apply(Database(template))
+            self._statements = list(template.iterdump())[1:-1]  # between BEGIN and COMMIT
         self._signal = types.SimpleNamespace(
             **{name: getattr(signal, name) for name in dir(signal) if name.startswith("SIG")}, Signals=signal.Signals,
             signal=self._set_handler, getsignal=self._handler, pthread_sigmask=self._mask,
@@ -554,7 +556,8 @@ class Seams:
 
     def _migrate(self, db: Any) -> None:
         if not db.conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            self._template.backup(db.conn)
+            for statement in self._statements:
+                db.conn.execute(statement)
 
     def _pending(self, db: Any) -> list[Any]:
         return [] if db.conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() else [1]
@@ -630,7 +633,8 @@ class Seams:
             (reporting, "locked", lambda path, **options: here().locked(path, **options)),
             (queries, "subprocess", clients), (sbatch, "subprocess", clients),
             (environment, "pwd", users), (processes, "process_start", self._start_of),
-            (requests, "code_version", lambda: here().code), (stage, "source_digest", lambda: here().code["digest"]),
+            (provenance, "_version", lambda _: "1"), (requests, "code_version", lambda: here().code),
+            (stage, "source_digest", lambda: here().code["digest"]),
             (pack, "subprocess", SimpleNamespace(Popen=lambda words, env, **_: here().child(words, env),
                                                  DEVNULL=subprocess.DEVNULL)),
             (pack, "threading", threads), (stage, "threading", threads), (pack, "signal", self._signal),
@@ -660,7 +664,9 @@ def _remembering(render: Callable[..., str]) -> Callable[..., str]:
 
     def remembered(template: str, **values: Any) -> str:
         key = repr((template, values))
-        if key not in known:
+        if key in known:
+            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        else:
             known[key] = render(template, **values)
         return known[key]
 
@@ -726,8 +732,6 @@ def seams() -> Seams:
 @contextlib.contextmanager
 def installed() -> Iterator[Path]:
     """Let worlds stand behind the seams; yields a folder for them, in memory where there is one."""
-    import tiny_transformers.common.provenance as provenance
-
     kernels.on_entering(seams()._enter)
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="tt-world-", dir=base)).resolve()
