@@ -4,7 +4,9 @@ import functools
 import gc
 import itertools
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +31,8 @@ HEAVY = (  # but for these, which take long: processes, and drawings
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 OTHERS = "others"  # the share of a worker that has no cluster
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+TEMPORARY = pytest.StashKey[str]()
 SHARES = pytest.StashKey[list[str]]()
 gc.disable()  # until all is collected: what is loaded stays
 
@@ -43,6 +47,21 @@ def shared_data() -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--light", action="store_true", help="only what `make check` runs")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary files are in memory, where there is room: ledgers and whole files wait for a disk again and again."""
+    if hasattr(config, "workerinput") or config.option.basetemp or not os.access(MEMORY, os.W_OK):
+        return
+    there = os.statvfs(MEMORY)
+    if there.f_bavail * there.f_frsize >= ROOM and not there.f_flag & os.ST_NOEXEC:
+        config.option.basetemp = config.stash[TEMPORARY] = tempfile.mkdtemp(prefix="tiny-transformers-", dir=MEMORY)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(TEMPORARY, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
