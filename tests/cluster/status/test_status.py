@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -427,13 +428,24 @@ def test_keys_filter_open_a_log_and_cancel(terminal):
     assert terminal.calls.read_text().count("squeue") == 2
 
 
-def test_keys_that_mean_nothing_do_nothing_and_a_key_may_come_in_pieces(terminal):
+def test_a_key_may_come_in_pieces(monkeypatch):
+    reading, writing = os.pipe()
+    monkeypatch.setattr(watching, "ESCAPED", 60)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        os.write(writing, b"\x1b")
+        later = threading.Timer(0.05, os.write, (writing, b"[Bf"))
+        later.start()
+        assert list(watching._pressed()) == ["down", "f"]
+        later.join()
+    os.close(writing)
+
+
+def test_keys_that_mean_nothing_do_nothing(terminal):
     terminal.wait_for("Running: ")
     terminal.press("\x1b[C\x1b[3~\x1b[1~\x1b[4~\x1bOQ\x1b[1;5Df")  # right, delete, home, end, F2, Ctrl-left
     terminal.wait_for("[running]")
-    terminal.press("\x1b")
-    time.sleep(0.01)
-    terminal.press("[Bf")
+    terminal.press("\x1b[Bf")
     terminal.wait_for("[failed]")
     terminal.press("\x1b")  # Escape itself
     assert terminal.ended() == 0
