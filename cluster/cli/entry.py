@@ -20,7 +20,7 @@ from cluster.ledger.store import is_spoilt
 
 COMMANDS = {  # module -> its commands: to load all of them takes longer than most commands do
     "looking": ("status", "logs", "usage", "compare"),
-    "reporting": ("report", "import", "ledger"),
+    "reporting": ("report", "push", "import", "ledger"),
     "running": ("submit", "probe", "rerun", "tick", "cancel"),
     "starting": ("init", "models", "schema", "fetch", "score", "doctor"),
 }

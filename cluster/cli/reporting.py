@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
 
-from cluster.cli.shared import OUTPUT, OutputOption, SmokeOption, app, ledger_app, reading_ledger, root_of
+from cluster.cli.shared import (
+    OUTPUT,
+    OutputOption,
+    SmokeOption,
+    app,
+    find_runs,
+    ledger_app,
+    reading_ledger,
+    root_of,
+)
 from cluster.console import console, count
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
@@ -18,6 +27,8 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.reconcile import orphans, reconciling, session
 from cluster.report import score_tables
+
+CurveForm = Literal["csv", "tensorboard"]
 
 
 @app.command(name="report")
@@ -31,6 +42,9 @@ def report_command(
     with_models: Annotated[
         bool, typer.Option("--with-models", help="With --export: models and checkpoints, too.")
     ] = False,
+    curves: Annotated[
+        CurveForm | None, typer.Option("--curves", help="Also every line of the learning curves, in this form.")
+    ] = None,
 ) -> None:
     """Write what the runs have found as a page, tables and figures, and show the scores."""
     root = root_of(output_root, smoke)
@@ -43,11 +57,37 @@ def report_command(
     from cluster.report import writing  # loads numpy, scipy and matplotlib
 
     with reading_ledger(root) as view:
-        written = writing.write(view, root, to or root.path / "report")
+        folder = to or root.path / "report"
+        written = writing.write(view, root, folder)
+        if curves:
+            told = writing.write_curves(view.ledger, root, folder, curves)
+            console.print(told, soft_wrap=True)
         console.print(score_tables.score_table(view.ledger, console.width))
         for told in unknown_runs(view.ledger):
             console.print(Text(told, style="yellow"), soft_wrap=True)
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name.")],
+    to: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's repository on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Where it is made: for you alone.")] = False,
+    smoke: SmokeOption = False,
+    output_root: OutputOption = OUTPUT,
+) -> None:
+    """Upload a run's model, its tokenizer and its card to the Hugging Face hub, with the user's own token."""
+    from cluster.report import cards, details
+
+    root = root_of(output_root, smoke)
+    session.need_ledger(root)
+    with reading_ledger(root) as view:
+        (run_id,) = find_runs(view.ledger, [run], one=True)
+        made_of = details.run_details(view.ledger, root, [run_id])
+    if not cards.write(made_of, root):
+        raise InputError(f"push {run}: {root.run(run_id).model} holds no model. Pretrain it first.")
+    address = cards.upload(root.run(run_id).model, to, private)
+    console.print(f"{address}: {made_of.runs[0].run.name}", soft_wrap=True)
 
 
 def _export(root: OutputRoot, path: Path, with_models: bool) -> None:

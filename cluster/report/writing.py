@@ -11,21 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.console import clean
+from cluster.console import clean, count
 from cluster.errors import InputError
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.ledger.checks import identical_scores, removed_runs, unknown_runs
+from cluster.ledger.database import Ledger
 from cluster.reconcile.session import LedgerView
 from cluster.render import render
-from cluster.report import comparison, details, forms, page, published, results, score_tables, study_tables, wording
+from cluster.report import (
+    cards,
+    comparison,
+    details,
+    forms,
+    frames,
+    page,
+    published,
+    results,
+    score_tables,
+    study_tables,
+    wording,
+)
 from cluster.report.figures import drawing
 from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
 from cluster.report.results import Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
 from tiny_transformers.common import pairs
-from tiny_transformers.common.files import whole_file
+from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 
@@ -47,12 +60,39 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
     made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
+    cards.write(made_of, output_root)
     files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
     files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
     return _replace(folder, {name: clean(text) if isinstance(text, str) else text for name, text in files.items()})
+
+
+def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: str) -> str:
+    """Write the lines of all learning curves as curves.csv, or as TensorBoard's event files; return where they are.
+
+    Raises InputError where TensorBoard is not installed."""
+    runs = [(run["run_id"], run["name"]) for run in ledger.overview()]
+    if form == "csv":
+        rows = [{"run": name, "run_id": run_id, "step": None, "loss": None, "eval_loss": None} | record
+                for run_id, name in runs for record in frames.curve(output_root, run_id)]  # fmt: skip
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with whole_file(folder / "curves.csv") as draft:
+            draft.write_text(forms.as_csv([{name: row.get(name) for name in names} for row in rows]), encoding="utf-8")
+        return f"{folder / 'curves.csv'}: {count(len(rows), 'line')}"
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("--curves tensorboard: TensorBoard is not installed. `pip install tensorboard`.") from None
+    with whole_folder(folder / "tensorboard", replace=True) as draft:
+        for run_id, name in runs:
+            with SummaryWriter(str(draft / f"{name} {run_id}")) as writer:
+                for record in frames.curve(output_root, run_id):
+                    for key, value in record.items():
+                        if key != "step" and isinstance(value, int | float):
+                            writer.add_scalar(key, value, record["step"])
+    return f"{folder / 'tensorboard'}: `tensorboard --logdir {folder / 'tensorboard'}` shows them"
 
 
 @contextmanager

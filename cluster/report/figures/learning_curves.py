@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,10 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from cluster.files.folders import OutputRoot
+from cluster.report import frames
 from cluster.report.figures.sheets import GREY, LINE, WIDE, Sheet, lacking, text_width, told_seeds, wrapped
 from cluster.report.figures.styles import BASELINE, BEST, Look, first_title, looks_of
 from cluster.report.results import Family, Result, Study
-from tiny_transformers.settings.config import CURVE
 
 FEW = 4  # variants whose bands can be told apart where they lie over each other
 SMOOTHED = 15  # points of a training curve
@@ -37,10 +35,7 @@ class Band:
 
 
 def learning_curves(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
-    read = {
-        run.run_id: _curves(output_root.run(run.run_id).path / CURVE) if _is_pretrained(run) else ({}, {})
-        for run in study.runs
-    }
+    read = {run.run_id: _curves(output_root, run.run_id) if _is_pretrained(run) else ({}, {}) for run in study.runs}
     families = [family for family in study.families if any(any(read[run.run_id]) for run in runs_of(family))]
     if not families:
         return
@@ -79,21 +74,14 @@ def runs_of(family: Family) -> list[Result]:
     return [run for variant in family.variants for run in variant.runs]
 
 
-def _curves(path: Path) -> tuple[Curve, Curve]:
+def _curves(output_root: OutputRoot, run_id: str) -> tuple[Curve, Curve]:
     """Training and validation; what of the file is whole, and nothing if there is none."""
     curves: dict[str, Curve] = {"loss": {}, "eval_loss": {}}
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-            for key in record.keys() & curves.keys():
-                if math.isfinite(record[key]):
-                    curves[key][int(record["step"])] = float(record[key])
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
-            continue  # torn: its run is being written, or was cut off
+    for record in frames.curve(output_root, run_id):
+        for key in record.keys() & curves.keys():
+            value = record[key]
+            if isinstance(value, int | float) and math.isfinite(value):
+                curves[key][record["step"]] = float(value)
     return tuple(dict(sorted(curve.items())) for curve in curves.values())  # type: ignore[return-value]
 
 
