@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import fresh
@@ -94,26 +95,15 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
 
 
 def speeds_come_last(folder):
-    """Whether what a pack measured alone began when all else of it had ended."""
-    for path in (folder / "output" / "submissions").glob("*/submission.json"):
-        for pack in whole_files.read_json(path)["packs"]:
-            attempts = {
-                (item["run_id"], stage): folder / "output" / "runs" / item["run_id"] / "stages" / stage / str(number)
-                for item in pack for stage, number in item["stages"]
-            }  # fmt: skip
-            begun = [
-                whole_files.read_json(at / "claim.json")["time"]
-                for (_, stage), at in attempts.items()
-                if stage == "speed"
-            ]
-            ended = [
-                whole_files.read_json(at / "result.json")["ended"]
-                for (_, stage), at in attempts.items()
-                if stage != "speed"
-            ]
-            if min(begun) < max(ended):
-                return False
-    return True
+    """Whether what a task measured alone began when all else that it did had ended."""
+    begun, ended = defaultdict(list), defaultdict(list)
+    for at in (folder / "output" / "runs").glob("*/stages/*/*"):
+        claim, result = (whole_files.read_json(at / name) for name in ("claim.json", "result.json"))
+        if at.parent.name == "speed":
+            begun[claim["job"]].append(claim["time"])
+        else:
+            ended[claim["job"]].append(result["ended"])
+    return all(min(begun[job]) > max(ended[job]) for job in begun if ended[job])
 
 
 def load_in_a_fresh_process(folder, name):
