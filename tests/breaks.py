@@ -392,7 +392,7 @@ BREAKS = (
           "return min(train.batch_size, min(train.batch_split, needed))", "a step is in fewer pieces than memory needs",
           "tiny_transformers/data/test_streams.py",
           ("test_rows_are_cut_into_as_many_pieces_as_are_asked_for_or_needed",)),
-    Break("tiny_transformers/common/contents.py", "content.sha256) != content.sha256", "content.sha256) == content.sha256",
+    Break("tiny_transformers/common/contents.py", "content.sha256) != content.", "content.sha256) == content.",
           "a stage reads other data than was submitted", "jobs/test_stage.py",
           ("test_a_stage_whose_data_is_not_what_was_submitted_fails_at_once",)),
     Break("cluster/submit/contents.py", "if each.sha256 != first[name]}", "if each.sha256 == first[name]}",
