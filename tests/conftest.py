@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -51,7 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Temporary files are in memory, where there is room: ledgers and whole files wait for a disk again and again."""
+    """Temporary files are in memory, where there is room: ledgers and whole files wait for a disk again and again. And
+    Ctrl-C is heard by what tests start, though a shell ignores it for what it starts in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or config.option.basetemp or not os.access(MEMORY, os.W_OK):
         return
     there = os.statvfs(MEMORY)

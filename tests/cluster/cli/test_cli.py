@@ -1,6 +1,5 @@
 """The commands from end to end on this machine, with stand-ins for the stages."""
 
-import contextlib
 import json
 import os
 import re
@@ -372,11 +371,8 @@ def test_whoever_leaves_a_wait_is_told_that_jobs_go_on_and_they_do(command, fake
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout
         assert next(line for line in waiting.stdout if " running" in line)
-        while waiting.poll() is None:  # Python may lose one, in a finalizer: a person presses again
-            waiting.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                waiting.wait(10)
-        told = waiting.stderr.read()
+        waiting.send_signal(signal.SIGINT)
+        _, told = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, told.startswith("Jobs go on: `status` shows how they go")) == (130, True), told
     fake_science.write_text("{}")
     wait_for(lambda: status(command)["counts"]["completed"] == 8)
