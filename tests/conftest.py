@@ -103,10 +103,10 @@ def shares_in(place: str) -> set[str]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores, since commands and jobs are waited for; and one more for each cluster, whose tests
+    """One more than there are cores, since commands and jobs are waited for; and one more for each cluster, whose tests
     wait most, and which loads no more."""
     shares = [] if config.getoption("--light") else list(dict.fromkeys(CLUSTERS.values()))
-    others = min(os.cpu_count() or 1, 8) + (2 if shares else 0)
+    others = min(os.cpu_count() or 1, 8) + (1 if shares else 0)
     config.stash[SHARES] = [*shares, *[OTHERS] * others] if shares else []
     return len(shares) + others
 

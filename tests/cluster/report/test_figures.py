@@ -260,7 +260,7 @@ def test_long_and_many_labels_and_markup_are_drawn_as_they_are(studies, root):
 
 def test_the_band_is_the_range_of_the_seeds(studies, root):
     variant = studies["activations"].families[0].baseline
-    curves = [learning_curves._curves(root.run(run.run_id).path / "curve.jsonl")[1] for run in variant.runs]
+    curves = [learning_curves._curves(root, run.run_id)[1] for run in variant.runs]
     band = learning_curves._band(curves)
     assert len(curves) == 6
     for step, low, mean, high in zip(band.steps, band.low, band.mean, band.high, strict=True):
@@ -278,11 +278,11 @@ def test_a_seed_that_has_not_come_so_far_ends_where_it_is():
 def test_what_is_whole_of_a_curve_is_read(studies, tmp_path):
     run = studies["heads"].runs[0]
     other = OutputRoot(tmp_path)
-    assert learning_curves._curves(other.run(run.run_id).path / "curve.jsonl") == ({}, {})
+    assert learning_curves._curves(other, run.run_id) == ({}, {})
     lines = ['{"step": 2, "loss": 5.0}\n', '{"step": 2, "eval_loss": 4.5}\n', "[]\n", '{"step": 3, "loss": NaN}\n',
              '{"loss": 1}\n', '{"step": 4, "lo']  # fmt: skip
     curve_of(other, run, lines)
-    assert learning_curves._curves(other.run(run.run_id).path / "curve.jsonl") == ({2: 5.0}, {2: 4.5})
+    assert learning_curves._curves(other, run.run_id) == ({2: 5.0}, {2: 4.5})
     assert [sheet.name for sheet in learning_curves.learning_curves(studies["heads"], other)] == ["curves"]
 
 
