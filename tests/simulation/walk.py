@@ -579,7 +579,7 @@ class Walker:
             if verdict["status"] == "failed" and there and "is there but" not in verdict["message"]:
                 self.world.complain(f"what has its result is judged:: {verdict} {path}")
             for task in self.slurm.ran:
-                if task.forgotten or not task.live or task.state == "PENDING" and task.restart:
+                if task.forgotten or task.elsewhere or not task.live or task.state == "PENDING" and task.restart:
                     continue
                 if not any(item["run_id"] == run and [stage, number] in item["stages"] for item in self._items(task)):
                     continue
