@@ -89,9 +89,10 @@ def _refusal(text: str, last: str) -> SubmitError:
 
 
 def read_answer(text: str) -> tuple[str, str | None] | None:
-    """Return the job's id, and the cluster if it is named; None if no line has the form of an answer."""
-    found = [match for line in text.split("\n") if (match := ACCEPTED.fullmatch(line.strip()))]
-    return (found[-1][1], found[-1][2]) if found else None
+    """Return the job's id, and the cluster if it is named; None if no line has the form of an answer, or if several
+    have that say different things: a site's wrapper may print a number of its own."""
+    found = {(match[1], match[2]) for line in text.split("\n") if (match := ACCEPTED.fullmatch(line.strip()))}
+    return found.pop() if len(found) == 1 else None
 
 
 def _refuse_another(job_id: str, cluster: str) -> None:

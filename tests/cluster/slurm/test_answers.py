@@ -224,3 +224,8 @@ def test_an_answer_that_stops_anywhere_ends_no_job_that_lives(data):
         assert job.live or not same.live or same.state == answers.UNKNOWN, (
             "two jobs of one number, of which one is shown"
         )
+
+
+def test_of_two_numbers_none_is_taken_for_the_jobs():
+    assert sbatch.read_answer("102\n2027\n") is None
+    assert sbatch.read_answer("Welcome.\n102\nSubmitted batch job 102\n") == ("102", None)
