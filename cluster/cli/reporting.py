@@ -51,6 +51,8 @@ def report_command(
     session.need_ledger(root)
     if with_models and not export:
         raise InputError("--with-models: is for --export FILE.tar.gz.")
+    if curves and export:
+        raise InputError("--curves: is not for --export, which has the curves.")
     if export:
         _export(root, export, with_models)
         return

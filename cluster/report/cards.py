@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "gpu", "cpu")  # of an envir
 
 def write(made_of: Details, output_root: OutputRoot) -> list[str]:
     """Write the card of every run that has a saved model, into the model's folder; return the runs' ids. One that says
-    the same is left as it is."""
+    the same is left as it is, and so is a folder that may be read alone."""
     written = []
     for each in made_of.runs:
         folder = output_root.run(each.run.id).model
@@ -29,7 +30,7 @@ def write(made_of: Details, output_root: OutputRoot) -> list[str]:
             continue
         text = card(each, made_of)
         path = folder / CARD
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if os.access(folder, os.W_OK) and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             with whole_file(path) as draft:
                 draft.write_text(text, encoding="utf-8")
         written.append(each.run.id)

@@ -141,6 +141,8 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[
 
 
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    if request.contents:  # first of all: it may refuse
+        contents.keep(where.output_root, request.contents)
     chosen = {item.run_id for item in request.items}  # `rerun` and `tick` bring no other removed run back
     runs = [run for run in request.runs if origin.asked_by == "submit" or run.id in chosen]
     for name, stage in request.own.items():
@@ -150,8 +152,6 @@ def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: laun
         recording.record_studies(ledger, where.output_root, request.about)
         notify.configure(ledger, where.output_root, request.site)
         budget.keep(where.output_root, request.budget)
-    if request.contents:
-        contents.keep(where.output_root, request.contents)
 
 
 def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin, slurm: Slurm) -> Request:

@@ -122,6 +122,7 @@ def test_two_commands_at_once_do_not_give_one_name_two_contents(manifest, data_r
     contents.keep(root, one)
     with pytest.raises(InputError, match="mine, train was submitted with another content a moment ago"):
         contents.keep(root, other)
+    assert json.loads(root.contents.read_text()) == one
 
 
 def test_what_is_done_again_is_done_with_the_content_that_it_was_submitted_with(manifest, data_root, root):
