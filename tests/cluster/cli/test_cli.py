@@ -200,7 +200,8 @@ def test_a_probe_of_several_at_a_time_runs_each_number_in_a_pack_of_its_own(comm
     words = ("probe", "experiments.yaml", "--site", "site.yaml", "--model", "bert", "--yes")
     shown = command(*words, "--slots", "1,3").stdout
     assert "site here: pretrainings at a time" in shown
-    assert re.search(r"bert-gelu\S+ +1 +10,000 .* alone", shown)
+    # one of the three may have been alone nearly throughout, and counts with what it shared
+    assert re.search(r"bert-gelu\S+ +1 +(10,[0-4]|9,[5-9])\d\d .* alone", shown)
     assert re.search(r"bert-gelu\S+ +3 ", shown)
     intents = [
         json.loads(path.read_text()) for path in (tmp_path / "output/probe/submissions").glob("*/submission.json")
