@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from tiny_transformers.common import bootstrap, contents, pairs
-from tiny_transformers.common.work import Interrupted, Outcome, Score, TinyTransformersError, Work
-from tiny_transformers.evaluation import scoring
+from tiny_transformers.common.work import Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.evaluation.asking import log_likelihoods
 from tiny_transformers.evaluation.minimal_pairs import PairTask, read_task
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
@@ -134,19 +134,9 @@ def paradigms(results: Sequence[TaskScores]) -> list[Score]:
 
 def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> NDArray[np.float64]:
     sentences = [sentence for task in tasks for sentence in task.sentences]
-    sequences = [sentence.ids for sentence in sentences]
-
-    def on_batch(done: float) -> None:
-        if work.should_stop():
-            raise Interrupted
-        work.progress(done, f"{done:.0%} of {len(sequences):,} sentences")
-
-    options: dict[str, Any] = {"precision": work.config.evaluation.precision, "on_batch": on_batch}
-    if work.config.model.family != "roberta":
-        return scoring.decoder_log_likelihoods(model, sequences, **options)
-    if work.config.evaluation.of(Blimp).pll == "word_l2r":
-        options["words"] = [sentence.words for sentence in sentences]
-    return scoring.pseudo_log_likelihoods(model, sequences, tokenizer.mask_token_id, **options)
+    by_word = work.config.evaluation.of(Blimp).pll == "word_l2r"
+    words = [sentence.words for sentence in sentences] if by_word else None
+    return log_likelihoods(work, model, tokenizer, [sentence.ids for sentence in sentences], words=words)
 
 
 def _kept(results: Sequence[TaskScores], fingerprints: dict[str, str], run_config: config.RunConfig) -> pairs.KeptPairs:

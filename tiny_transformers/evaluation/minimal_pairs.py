@@ -12,6 +12,7 @@ from typing import Any
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import sources
 from tiny_transformers.data.sources import read_rows
+from tiny_transformers.evaluation.asking import special
 from tiny_transformers.evaluation.rows import refuse
 from tiny_transformers.settings import config
 from tiny_transformers.settings.stage.blimp import BLIMP_TASKS, SUPPLEMENT_TASKS, Blimp
@@ -101,10 +102,7 @@ def _tokenise(sentences: list[str], tokenizer: Any, run_config: config.RunConfig
     if not sentences:
         return []
     encoded = tokenizer([" " * settings.leading_space + sentence for sentence in sentences], add_special_tokens=False)
-    if run_config.model.family == "roberta":
-        before, after = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-    else:
-        before, after = [tokenizer.bos_token_id if settings.start_token == "bos" else tokenizer.eos_token_id], []
+    before, after = special(tokenizer, run_config.model.family, settings.start_token)
     return [
         Sentence(
             ids=[*before, *ids, *after],
