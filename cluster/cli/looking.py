@@ -23,12 +23,13 @@ from cluster.cli.shared import (
     watch_queue,
 )
 from cluster.console import clean, console
-from cluster.errors import InputError, SlurmSilent
+from cluster.errors import InputError, SlurmSilent, did_you_mean
 from cluster.files import whole_files
 from cluster.reconcile import session
 from cluster.status import reading, showing
-from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stages import STAGES
+
+KEEPS_ROWS = tuple(name for name, kind in STAGES.items() if kind.keeps_rows)
 
 
 @app.command(name="status")
@@ -98,22 +99,25 @@ def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> Non
 def compare(
     a: RunArgument,
     b: Annotated[str, typer.Argument(help="The run that it is held against.", autocompletion=completion.runs)],
+    stage: Annotated[str, typer.Option(help=f"Whose rows: {', '.join(KEEPS_ROWS)}.")] = "blimp",
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
 ) -> None:
-    """Hold two runs against each other on BLiMP, pair by pair."""
+    """Hold two runs against each other on BLiMP, pair by pair, or row by row on what another stage scored."""
     import subprocess
 
+    if stage not in KEEPS_ROWS:
+        raise InputError(f"--stage {stage}: keeps no scores of rows. {did_you_mean(stage, KEEPS_ROWS)}")
     root = root_of(output_root, smoke)
     session.need_ledger(root)
     with reading_ledger(root) as view:
         ids = [find_runs(view.ledger, [run], one=True)[0] for run in (a, b)]
         names = view.ledger.names(ids)
-    files = [root.run(run_id).path / PAIR_SCORES for run_id in ids]
+    files = [root.run(run_id).path / "scores" / f"{stage}.npz" for run_id in ids]
     for run_id, file in zip(ids, files, strict=True):
         if not file.exists():
             raise InputError(
-                f"compare: {names[run_id]} ({run_id}) has no scores of pairs ({file}). The stage blimp writes them: "
+                f"compare: {names[run_id]} ({run_id}) has no scores of pairs ({file}). The stage {stage} writes them: "
                 "add it to the study's stages and submit, or see `status` for how it went."
             )
     for letter, run_id in zip("ab", ids, strict=True):

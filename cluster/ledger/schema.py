@@ -184,6 +184,17 @@ _FIGURES = {
     "lambada": ("lambada", "last_word", "accuracy"),
     "lambada_ppl": ("lambada", "passage", "perplexity"),
 }
+_OF_CHARACTERS = {f"bpc{of}": ("bpc", split, "bpc") for of, split in (("", "test"), ("_validation", "validation"))}
+_OF_BABYLM = {
+    "babylm": ("babylm", "average", "accuracy"),
+    "babylm_blimp": ("babylm", "blimp_filtered", "accuracy"),
+    "babylm_supplement": ("babylm", "supplement_filtered", "accuracy"),
+    "ewok": ("babylm", "ewok_filtered", "accuracy"),
+    "entity_tracking": ("babylm", "entity_tracking", "accuracy"),
+    "comps": ("babylm", "comps", "accuracy"),
+    "wug_adj": ("babylm", "wug_adj_nominalization", "spearman"),
+    "wug_past": ("babylm", "wug_past_tense", "spearman"),
+}
 _NEWER = (
     "SELECT 1 FROM attempt AS newer WHERE (newer.run_id, newer.stage) = (attempt.run_id, attempt.stage) "
     "AND newer.number > attempt.number AND newer.status != 'void'"
@@ -246,8 +257,7 @@ def m006_status(db: Database) -> None:
 @migrate()
 def m007_characters(db: Database) -> None:
     """Bits per character, beside the other figures of a run."""
-    of_characters = {f"bpc{of}": ("bpc", split, "bpc") for of, split in (("", "test"), ("_validation", "validation"))}
-    db.create_view("scores_wide", _scores_wide(_FIGURES | of_characters), replace=True)
+    db.create_view("scores_wide", _scores_wide(_FIGURES | _OF_CHARACTERS), replace=True)
 
 
 @migrate()
@@ -273,6 +283,12 @@ def _as_they_were_named(sql: str) -> str:
 def m009_user(db: Database) -> None:
     """Whose jobs a submission's are."""
     db.table("submission").add_column("user", str)
+
+
+@migrate()
+def m010_babylm(db: Database) -> None:
+    """BabyLM's zero-shot tasks of 2025 and 2026, beside the other figures of a run."""
+    db.create_view("scores_wide", _scores_wide(_FIGURES | _OF_CHARACTERS | _OF_BABYLM), replace=True)
 
 
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:

@@ -27,6 +27,7 @@ from tiny_transformers.settings.config import (
     Train,
 )
 from tiny_transformers.settings.corpora import CORPORA, Corpus
+from tiny_transformers.settings.presets import PRESETS
 from tiny_transformers.settings.stage.own import OwnStage
 
 SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer may override, beside `model`
@@ -148,7 +149,7 @@ def _outline(path: Path, document: Any) -> Manifest:
         return {} if top.get(key) is None else _mapping(top[key], key)
 
     own = own_stages.read(section("stages"), path)
-    defaults, models, smoke = dict(section("defaults")), section("models"), section("smoke")
+    defaults, models, smoke = with_preset(section("defaults"), "defaults"), section("models"), section("smoke")
     studies = _mapping(top.get("studies"), "studies")
     if not studies:
         raise InputError("studies: there is none. Write at least one.")
@@ -172,7 +173,8 @@ def _outline(path: Path, document: Any) -> Manifest:
         defaults=flatten(defaults, "defaults"),
         models={name: flatten(_mapping(model, f"models.{name}"), f"models.{name}") for name, model in models.items()},
         studies={
-            name: _study(_mapping(study, f"studies.{name}"), f"studies.{name}") for name, study in studies.items()
+            name: _study(with_preset(_mapping(study, f"studies.{name}"), f"studies.{name}"), f"studies.{name}")
+            for name, study in studies.items()
         },
         smoke=flatten(smoke, "smoke"),
         retry=_rules(section("retry")),
@@ -206,6 +208,21 @@ def _study(study: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if not isinstance(study.get("description", ""), str):
         raise InputError(f"{where}.description: {study['description']!r} is not text. Put it in quotes.")
     return study
+
+
+def with_preset(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A layer with the settings that a named evaluation stands for, and with its stages if it names none itself.
+
+    Raises InputError for a name that nobody knows."""
+    named = layer.get("evaluation")
+    if not isinstance(named, str):
+        return dict(layer)
+    if named not in PRESETS:
+        raise InputError(
+            f"{where}.evaluation: {named!r} is no evaluation that has a name. {did_you_mean(named, PRESETS)}"
+        )
+    preset = PRESETS[named]
+    return {"stages": list(preset.stages), **layer, "evaluation": preset.evaluation}
 
 
 def _corpus(name: str, corpus: Any) -> Corpus:

@@ -14,6 +14,7 @@ from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Corpus
+from tiny_transformers.settings.presets import PRESETS
 from tiny_transformers.settings.stage.own import OwnStage
 from tiny_transformers.settings.stages import STAGES
 
@@ -48,6 +49,7 @@ def json_schema() -> dict[str, Any]:
     model["properties"]["family"] = {"enum": list(FAMILIES)}  # type: ignore[index]
     model["properties"] |= matching  # type: ignore[operator]
     sections = {name: run["properties"][name] for name in SECTIONS}
+    layers = sections | {"evaluation": {"anyOf": [sections["evaluation"], {"enum": [*PRESETS]}]}}
     dotted = dict(_dotted(sections, definitions)) | dict(_dotted({"model": model}, definitions))
     ours = {"enum": [name for name, kind in STAGES.items() if not kind.own]}
     stages = {"type": "array", "items": {"anyOf": [ours, {"type": "string", "description": "one of `stages`"}]}}
@@ -65,7 +67,7 @@ def json_schema() -> dict[str, Any]:
     study = {
         "type": "object",
         "additionalProperties": False,
-        "properties": sections | settings | {
+        "properties": layers | settings | {
             "description": {"type": "string"},
             "optional": {"type": "boolean", "description": "taken only when --study names it"},
             "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
@@ -78,6 +80,7 @@ def json_schema() -> dict[str, Any]:
         },
     }  # fmt: skip
     sets = {"type": "object", "properties": sections | dotted, "additionalProperties": False}
+    defaults = sets | {"properties": layers | dotted | {"seeds": seeds, "stages": stages}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tiny-transformers manifest",
@@ -85,7 +88,7 @@ def json_schema() -> dict[str, Any]:
         "required": ["studies"],
         "additionalProperties": False,
         "properties": {
-            "defaults": sets | {"properties": sets["properties"] | {"seeds": seeds, "stages": stages}},  # type: ignore[operator]
+            "defaults": defaults,
             "models": {"type": "object", "additionalProperties": model, "minProperties": 1},
             "corpora": {"type": "object", "additionalProperties": Corpus.model_json_schema()},
             "studies": {"type": "object", "additionalProperties": study, "minProperties": 1},

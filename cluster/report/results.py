@@ -43,16 +43,18 @@ MAIN = tuple(each.key for each in main_of(MEASURES))
 
 
 def measures_of(scored: Iterable[tuple[str, str, str]]) -> tuple[Measure, ...]:
-    """Our measures, and those of users' own stages: as they are defined, or else one for each of these scores, by
-    stage, task and metric."""
+    """Our measures, those of users' own stages as they are defined, and those that only these scores tell of, which are
+    named by stage, task and metric."""
     own = {name: kind for name, kind in STAGES.items() if kind.own}
     defined = [measure for kind in own.values() for measure in kind.measures]
+    asked = dict.fromkeys(scored)
     found = [
         measure_of(stage, OwnMeasure(task=task, metric=metric))
-        for stage, task, metric in dict.fromkeys(scored)
+        for stage, task, metric in asked
         if stage in own and not own[stage].measures
     ]
-    return (*MEASURES, *defined, *found)
+    named = (STAGES[stage].measure_of(task, metric) for stage, task, metric in asked if stage in STAGES)
+    return (*MEASURES, *filter(None, named), *defined, *found)
 
 
 def caveat(stage: str, configs: Iterable[RunConfig]) -> str:

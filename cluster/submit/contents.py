@@ -19,7 +19,7 @@ from cluster.ledger.database import Ledger
 from cluster.manifest.loading import Cell
 from cluster.plan.memo import PerSettings
 from tiny_transformers.common.contents import Content, contents
-from tiny_transformers.settings.config import Data, lacking_files
+from tiny_transformers.settings.config import Data, RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
 
 
@@ -34,7 +34,7 @@ def revise(
     Files that are not there are passed over: `check_data` tells of them. Returns the cells, and what is known then.
 
     Raises InputError for a content that its name has not had, unless new ones are accepted."""
-    files = PerSettings(required_files)
+    files = PerSettings(lambda config, stages: files_of(config, stages, data_root))
     read: dict[tuple[Data, tuple[str, ...]], dict[str, Content]] = {}
 
     def reading(cell: Cell) -> dict[str, Content]:
@@ -67,6 +67,14 @@ def revise(
             cell = replace(cell, config=cell.config.model_copy(update={"data": data}))
         revised.append(cell)
     return revised, {"first": first, "revisions": revisions}
+
+
+def files_of(config: RunConfig, stages: Iterable[str], data_root: Path | None) -> list[str]:
+    """Every file that these stages read below DATA_ROOT. Raises InputError where the files there do not tell."""
+    try:
+        return required_files(config, stages, data_root)
+    except ValueError as error:
+        raise InputError(f"{error} Nothing was submitted.") from None
 
 
 def keep(output_root: OutputRoot, submitted: ContentsFile) -> None:

@@ -33,7 +33,7 @@ from cluster.submit.wording import say_refused, say_unknown, show
 from tiny_transformers.common.contents import unexpected
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
-from tiny_transformers.settings.stages import needed_by, required_files
+from tiny_transformers.settings.stages import needed_by
 
 
 def compose(
@@ -231,7 +231,7 @@ def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
             "data.source is files: say where with --data-root DIR or TINY_TRANSFORMERS_DATA. "
             "`tiny-transformers fetch --data-root DIR` brings the data; --set data.source=builtin needs none."
         )
-    needed = PerSettings(required_files)
+    needed = PerSettings(lambda config, stages: contents.files_of(config, stages, data_root))
     files = {file for run in reading for file in needed.of(run.config, run.stages)}
     lacking = lacking_files(data_root, sorted(files))
     if lacking:

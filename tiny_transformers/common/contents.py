@@ -53,7 +53,7 @@ def unexpected(config: RunConfig, stages: Iterable[str], data_root: Path, cache:
     """Say which file of these stages is not the one that this run was submitted with; empty: all are, or nothing is
     known of them."""
     wanted = expected(known, config.data.revision)
-    for name, content in contents(config.data, required_files(config, stages), data_root, cache).items():
+    for name, content in contents(config.data, required_files(config, stages, data_root), data_root, cache).items():
         if wanted.get(name, content.sha256) != content.sha256:
             return (
                 f"{data_root / content.file}: is not the file that was submitted as {name} (SHA-256 "

@@ -90,16 +90,21 @@ def write(path: Path, kept: KeptPairs) -> None:
 
 def read(path: Path) -> KeptPairs:
     """Raises TinyTransformersError for a file that is missing or is not one of `write`'s."""
+    again = f"The stage {path.stem} writes it; run it again."
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in ("counts", "rows", "good", "bad")}
     except FileNotFoundError:
-        raise TinyTransformersError(f"{path}: is missing. The stage blimp writes it; run it again.") from None
+        raise TinyTransformersError(f"{path}: is missing. {again}") from None
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise TinyTransformersError(f"{path}: holds no scores of pairs: {error}. Run the stage blimp again.") from None
+        raise TinyTransformersError(
+            f"{path}: holds no scores of pairs: {error}. Run the stage {path.stem} again."
+        ) from None
     if about["format"] != FORMAT:
-        raise TinyTransformersError(f"{path}: has format {about['format']}, not {FORMAT}. Run the stage blimp again.")
+        raise TinyTransformersError(
+            f"{path}: has format {about['format']}, not {FORMAT}. Run the stage {path.stem} again."
+        )
     return KeptPairs(files=about["files"], settings=about["settings"], **arrays)
 
 

@@ -36,7 +36,10 @@ def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages:
         return root
     if data_root is None:
         raise TinyTransformersError("data.source is files, and no data root is given. Give --data-root DIR.")
-    lacking = lacking_files(data_root, required_files(config, stages))
+    try:
+        lacking = lacking_files(data_root, required_files(config, stages, data_root))
+    except ValueError as error:
+        raise TinyTransformersError(str(error)) from None
     if lacking:
         raise TinyTransformersError(
             f"{data_root}: lacks {', '.join(lacking)}. Put it there, or run `{fetch_command(lacking)}`."

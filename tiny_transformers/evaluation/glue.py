@@ -19,7 +19,7 @@ from tiny_transformers.data import sources
 from tiny_transformers.data.sources import read_rows
 from tiny_transformers.evaluation.rows import refuse
 from tiny_transformers.settings import config
-from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files
+from tiny_transformers.settings.stage.superglue import Superglue, Task, limit, superglue_files, train_limit
 
 SCORED_AS = {"validation": "{task}", "validation_matched": "{task}", "validation_mismatched": "{task}-mm"}
 HELD_OUT, MOST_HELD_OUT = 0.1, 1_000  # of the training rows, for `select_on: train_split`
@@ -90,14 +90,14 @@ class TaskData:
         return TEMPLATES[self.name].num_labels
 
 
-def read_task(data_root: Path, task: str, tokenizer: Any, settings: config.Evaluation, seed: int) -> TaskData:
+def read_task(data_root: Path, task: Task, tokenizer: Any, settings: config.Evaluation, seed: int) -> TaskData:
     """The rows of all files of a task; `seed` chooses those that are held out.
 
     Raises TinyTransformersError, with file and line, for a row as in `read_examples`, for training rows that all have
     one label, and where a label is too rare to be held out."""
-    files = {split: data_root / file for split, file in superglue_files(task).items()}
+    files = {split: data_root / file for split, file in superglue_files(task, settings.of(Superglue)).items()}
     path = files.pop("train")
-    train = read_examples(path, task, limit(settings))
+    train = read_examples(path, task, train_limit(settings, task))
     if not np.ptp(train.labels):
         what = f"the {len(train.labels)} rows used of it all have the label {train.labels[0]}: nothing can be learnt"
         raise TinyTransformersError(

@@ -50,6 +50,7 @@ class TinyTransformersLM(TemplateLM):
         _check("precision", precision, ("float32", "bfloat16"))
         _check("pll", pll, ("original", "word_l2r"))
         self.start_token, self.precision, self.pll = start_token, precision, pll
+        self.on_batch: scoring.OnBatch | None = None  # is told how far the requests are; None: lm-eval's bar shows it
         model: Any = auto.load_lm(Path(pretrained))
         self.tokenizer: Any = AutoTokenizer.from_pretrained(pretrained)
         self._device = _device(device)
@@ -134,8 +135,8 @@ class TinyTransformersLM(TemplateLM):
                 self._words("".join(text), len(sequence))
                 for (text, _, _), sequence in zip(requests, sequences, strict=True)
             ]
-        with tqdm(total=100, desc="Scoring", unit="%", disable=disable_tqdm) as bar:
-            options["on_batch"] = lambda done: bar.update(int(100 * done) - bar.n)
+        with tqdm(total=100, desc="Scoring", unit="%", disable=disable_tqdm or self.on_batch is not None) as bar:
+            options["on_batch"] = self.on_batch or (lambda done: bar.update(int(100 * done) - bar.n))
             if self.is_encoder:
                 scores = scoring.score_encoder(self.model, sequences, self.tokenizer.mask_token_id, **options)
             else:

@@ -71,7 +71,8 @@ def run(work: Work) -> Outcome:
     `work.should_stop` says so. Finished fine-tunings are kept in `work.run_dir`/superglue."""
     started = time.monotonic()
     tasks = _read_tasks(work)
-    files = [file for task in tasks for file in superglue_files(task.name).values()]
+    settings = work.config.evaluation.of(Superglue)
+    files = [file for task in tasks for file in superglue_files(task.name, settings).values()]
     outcome = Outcome(data={file: contents.fingerprint(work.data_root / file) for file in files})
     planned = _plan(work, tasks, outcome.data)
     kept = {one.path: found for one in planned if (found := _read_kept(one))}
@@ -119,21 +120,22 @@ def _read_tasks(work: Work) -> list[TaskData]:
 def _plan(work: Work, tasks: Sequence[TaskData], fingerprints: dict[str, str]) -> list[FineTuning]:
     """Every fine-tuning of these tasks. Its answers are kept under a name made of all that they depend on, the code
     among it: whoever mends a mistake gets no answer of before."""
-    settings = work.config.evaluation.of(Superglue).model_dump(mode="json", exclude=set(NO_RESULT))
+    asked = work.config.evaluation.of(Superglue)
+    settings = asked.model_dump(mode="json", exclude=set(NO_RESULT))
     model = {
         path.name: contents.fingerprint(path)
         for pattern in ("*.safetensors", "config.json", "tokenizer*.json")
         for path in work.model_dir.glob(pattern)
     }
     code = source_digest()
-    seeds, planned = work.config.evaluation.of(Superglue).seeds, []
+    planned = []
     for task in tasks:
-        files = {file: fingerprints[file] for file in superglue_files(task.name).values()}
-        for index in range(seeds):
+        files = {file: fingerprints[file] for file in superglue_files(task.name, asked).values()}
+        for index in range(asked.seeds):
             seed = task_seed(work.config.seed, task.name, index)
             identity = [code, model, files, settings, limit(work.config.evaluation), work.config.seed, index]
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-            label = task.name if seeds == 1 else f"{task.name}, fine-tuning {index + 1} of {seeds}"
+            label = task.name if asked.seeds == 1 else f"{task.name}, fine-tuning {index + 1} of {asked.seeds}"
             path = work.run_dir / "superglue" / f"{task.name}-{index}-{key}.json"
             planned.append(FineTuning(task, seed, label, path))
     return planned

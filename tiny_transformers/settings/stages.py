@@ -5,18 +5,21 @@ A stage from elsewhere is added in the same way, by `STAGES.add`. No torch here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stage.add_tokenizer import ADD_TOKENIZER
+from tiny_transformers.settings.stage.babylm import BABYLM
 from tiny_transformers.settings.stage.blimp import BLIMP
 from tiny_transformers.settings.stage.bpc import BPC
 from tiny_transformers.settings.stage.kind import STAGES
 from tiny_transformers.settings.stage.lambada import LAMBADA
+from tiny_transformers.settings.stage.lm_eval import LM_EVAL
 from tiny_transformers.settings.stage.pretrain import PRETRAIN
 from tiny_transformers.settings.stage.speed import SPEED
 from tiny_transformers.settings.stage.superglue import SUPERGLUE
 
-STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED)
+STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED, BABYLM, LM_EVAL)
 
 
 def default_stages() -> tuple[str, ...]:
@@ -48,8 +51,13 @@ def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
     return None
 
 
-def required_files(config: RunConfig, stages: Iterable[str] | None = None) -> list[str]:
+def required_files(config: RunConfig, stages: Iterable[str] | None = None, root: Path | None = None) -> list[str]:
     """Return what these stages (None: all) read below DATA_ROOT; for the builtin data, what its generator must have
-    written."""
-    chosen = STAGES if stages is None else stages
-    return list(dict.fromkeys(file for stage in chosen for file in STAGES[stage].files(config)))
+    written. What only the files there tell is among it if `root` is given.
+
+    Raises ValueError, in the user's words, where these files do not tell."""
+    chosen = [STAGES[stage] for stage in (STAGES if stages is None else stages)]
+    files = [file for kind in chosen for file in kind.files(config)]
+    if root is not None and config.data.source == "files":
+        files += [file for kind in chosen for file in kind.found(config, root)]
+    return list(dict.fromkeys(files))

@@ -488,6 +488,11 @@ def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
     told = command("compare", *ids).stdout
     assert told.splitlines()[0].startswith("a: ")
     assert "4 pairs: both right 0, a alone 4, b alone 0, neither 0" in told
+    of_rows = command("compare", *ids, "--stage", "babylm", check=False)
+    assert "The stage babylm writes them" in of_rows.stderr
+    unknown = command("compare", *ids, "--stage", "lambada", check=False)
+    assert unknown.returncode == 2
+    assert "--stage lambada: keeps no scores of rows" in unknown.stderr
 
 
 def test_logs_prints_the_newest_attempt(command):

@@ -11,6 +11,7 @@ from cluster.manifest import grids, loading
 from cluster.manifest.schema import json_schema
 from cluster.plan import expansion
 from tiny_transformers.settings.architecture import num_parameters
+from tiny_transformers.settings.stage.superglue import SUPERGLUE_TASKS, superglue_tasks
 
 ROOT = Path(__file__).parents[3]
 
@@ -542,3 +543,60 @@ def test_a_section_that_says_nothing_is_no_section_that_is_left_out(tmp_path, li
     path.write_text(f"{models}studies: {{s: {{model: gpt}}}}\n{line}\n")
     with pytest.raises(InputError, match=re.escape(said)):
         loading.load(path)
+
+
+def test_a_named_evaluation_stands_for_its_settings_and_its_stages(tmp_path):
+    (cell,) = cells_of(tmp_path, model="gpt", evaluation="babylm_2026", **{"evaluation.limit": 100})
+    assert cell.stages == ("pretrain", "add_tokenizer", "superglue", "babylm")
+    assert superglue_tasks(cell.config) == ("boolq", "multirc", "rte", "wsc", "mrpc", "qqp", "mnli")
+    assert cell.config.evaluation.limit == 100
+    (plain,) = cells_of(tmp_path, model="gpt")
+    assert superglue_tasks(plain.config) == SUPERGLUE_TASKS
+
+
+def test_stages_that_are_named_beside_a_named_evaluation_win(tmp_path):
+    stages = ["pretrain", "add_tokenizer", "babylm"]
+    (cell,) = cells_of(tmp_path, model="gpt", evaluation="babylm_2026", stages=stages)
+    assert cell.stages == tuple(stages)
+
+
+def test_a_named_evaluation_under_defaults_is_every_study_s(tmp_path):
+    path = tmp_path / "experiments.yaml"
+    path.write_text(
+        "defaults: {evaluation: babylm_2026}\nmodels: {gpt: {family: gpt_neo}}\n"
+        "studies: {a: {model: gpt}, b: {model: gpt, evaluation.superglue.edition: babylm_2023}}\n"
+    )
+    a, b = grids.cells(loading.load(path))
+    assert (a.config.evaluation.superglue.edition, b.config.evaluation.superglue.edition) == (
+        "babylm_2026", "babylm_2023",
+    )  # fmt: skip
+    assert a.stages == b.stages == ("pretrain", "add_tokenizer", "superglue", "babylm")
+
+
+def test_an_evaluation_that_nobody_has_named_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"studies\.s\.evaluation: 'babylm_2062' .* Did you mean babylm_2026\?"):
+        cells_of(tmp_path, model="gpt", evaluation="babylm_2062")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, r"studies.s: evaluation.lm_eval.tasks: names no task"),
+        ({"evaluation.lm_eval.tasks": ["a", "a"]}, r"evaluation.lm_eval.tasks: .*a task is named twice"),
+        ({"evaluation.lm_eval": {"tasks": ["a"], "include_path": "/x"}}, r"include_path: .*below DATA_ROOT"),
+        ({"evaluation.lm_eval.tasks": ["a"], "data.source": "builtin"}, r"the builtin data has none for it"),
+    ],
+)
+def test_a_stage_of_lm_eval_without_tasks_or_data_is_refused(tmp_path, more, message):
+    with pytest.raises(InputError, match=message):
+        cells_of(tmp_path, model="gpt", stages=["pretrain", "add_tokenizer", "lm_eval"], **more)
+
+
+def test_what_lm_eval_is_asked_is_part_of_a_run_s_id(tmp_path):
+    asked = [
+        cells_of(tmp_path, model="gpt", **settings)
+        for settings in ({}, {"evaluation.lm_eval.tasks": ["a"]}, {"evaluation.lm_eval.tasks": ["b"]})
+    ]
+    ids = [run.id for cells in asked for run in expansion.expand(cells)]
+    assert len(set(ids)) == 3
+    assert "lm_eval" not in asked[0][0].config.model_dump()["evaluation"]

@@ -292,3 +292,14 @@ def test_runs_with_one_name_are_told_apart_by_their_ids(ledger, runs):
     text = shown(score_tables.score_table(ledger, 200))
     assert all(f"same ({run.id})" in text for run in runs[:2])
     assert all(a != b for a, b in pairwise(text.splitlines()))
+
+
+def test_what_lm_eval_is_asked_for_has_a_column(ledger, root, runs, tmp_path):
+    ledger.record_runs(runs[:1], "2026")
+    scores = [("verbs", "acc", 0.625, 200), ("verbs/irregular", "acc", 0.5, 20), ("wiki", "word_perplexity", 81.5, 9)]
+    record(ledger, runs[0], "lm_eval", scores)
+    write(ledger, root, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "verbs acc, %: mean" in text
+    assert "wiki word_perplexity: mean" in text
+    assert "irregular acc" not in text

@@ -148,3 +148,57 @@ def test_submit_refuses_with_exit_code_2_and_leaves_all_as_it_was(manifest, data
     after = {path: path.read_bytes() for path in root.path.rglob("*") if path.is_file() and "cache" not in path.parts}
     assert after == before
     assert json.loads(root.contents.read_text())["revisions"] == {}
+
+
+@pytest.fixture
+def of_lm_eval(manifest, data_root):
+    """The manifest with the stage lm_eval and a task of the user's own."""
+    document = yaml.safe_load(manifest.read_text())
+    study = {"model": "gpt", "stages": ["pretrain", "add_tokenizer", "lm_eval"]}
+    study["evaluation.lm_eval"] = {"tasks": ["verbs"], "include_path": "tasks"}
+    document["studies"] = {"s": study}
+    manifest.write_text(yaml.safe_dump(document))
+    write(
+        data_root / "tasks/verbs.yaml",
+        "task: verbs\ndataset_path: json\noutput_type: multiple_choice\n"
+        "dataset_kwargs: {data_files: {test: data/verbs.jsonl}}\n",
+    )
+    write(data_root / "data/verbs.jsonl", '{"good": "a", "bad": "b"}')
+    return manifest
+
+
+@pytest.mark.parametrize("file", ["tasks/verbs.yaml", "data/verbs.jsonl"])
+def test_a_task_of_lm_eval_and_its_data_stand_for_one_content(of_lm_eval, data_root, root, file):
+    first = submitted(of_lm_eval, data_root, root)
+    write(data_root / "tasks/another.yaml", "task: another\n")
+    assert submitted(of_lm_eval, data_root, root) == first, "nobody asks for that one"
+    with open(data_root / file, "a") as opened:
+        opened.write("\n")
+    with pytest.raises(InputError, match=f"{file}: is not the file that was submitted here before"):
+        submitted(of_lm_eval, data_root, root)
+    assert submitted(of_lm_eval, data_root, root, accept=True) != first
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: verb\n", r"'verbs' is neither in .*/tasks nor .*Did you mean verb\?"),
+        ("task: verbs\n", r"verbs generates text, and models are only scored here"),
+        ("task: [", r"tasks/verbs.yaml: not valid YAML"),
+        ("task: verbs\ninclude: lacking\n", r"tasks/lacking: cannot be read \(No such file"),
+        ("task: verbs\noutput_type: multiple_choice\ndataset_path: json\n", "names none .data_files, data_dir."),
+        ("task: verbs\noutput_type: multiple_choice\ndataset_path: json\n"
+         "dataset_kwargs: {data_files: data/x.jsonl}\n", r"data/data/x.jsonl is not there"),
+        ("task: verbs\noutput_type: multiple_choice\ndataset_path: json\n"
+         "dataset_kwargs: {data_files: https://x/y.jsonl}\n", r"https://x/y.jsonl is not below DATA_ROOT"),
+    ],
+)  # fmt: skip
+def test_a_task_of_lm_eval_that_cannot_be_scored_is_refused_before_anything_is_submitted(
+    of_lm_eval, data_root, root, text, message
+):
+    write(data_root / "tasks/verbs.yaml", text)
+    with pytest.raises(InputError, match=f"{message}.*Nothing was submitted"):
+        submitted(of_lm_eval, data_root, root)
+    runs = expansion.expand(grids.cells(loading.load(of_lm_eval)))
+    with pytest.raises(InputError, match=message):
+        requests.check_data(runs, data_root)

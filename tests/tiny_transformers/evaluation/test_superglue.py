@@ -16,7 +16,15 @@ from variants import PAIRS, small
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError
 from tiny_transformers.evaluation import fine_tuning, glue, glue_metrics, scoring, superglue
 from tiny_transformers.models.auto import build, load_classifier
-from tiny_transformers.settings.stage.superglue import SUPERGLUE_TASKS, Superglue, superglue_files
+from tiny_transformers.settings.architecture import GPTNeo
+from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.superglue import (
+    SUPERGLUE_TASKS,
+    TRAIN_ROWS_2026,
+    Superglue,
+    superglue_files,
+    train_limit,
+)
 
 # Rows (train, then validation) of the real files.
 REAL_COUNTS = {
@@ -127,6 +135,34 @@ def test_a_model_that_answers_one_class_is_flagged(family, make_work, write_task
 
 
 @any_model
+def test_in_2026_mnli_has_fewer_rows_and_is_scored_on_the_matched_ones(family, make_work, write_task, monkeypatch):
+    monkeypatch.setitem(TRAIN_ROWS_2026, "mnli", 30)
+    work = make_work(family, superglue=settings("mnli", epochs=1, edition="babylm_2026"))
+    words = ("red", "blue", "green")
+    rows = [{"premise": word, "hypothesis": word, "label": words.index(word)} for word in words * 15]
+    write_task(work, "mnli", rows, rows[:21], rows[:9])
+    outcome = superglue.run(work)
+    assert {score.task for score in outcome.scores} == {"mnli", "average"}
+    assert outcome.metrics["mnli.train_rows"] == 30
+    assert set(outcome.data) == {
+        "filter-data/glue_filtered/mnli.train.json", "filter-data/glue_filtered/mnli.validation_matched.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({}, {"mnli": None, "rte": None}),
+        ({"edition": "babylm_2026"}, {"mnli": 10_000, "qqp": 10_000, "rte": None}),
+        ({"edition": "babylm_2026", "limit": 50}, {"mnli": 50, "rte": 50}),
+        ({"edition": "babylm_2026", "limit": 20_000}, {"mnli": 10_000, "rte": 20_000}),
+    ],
+)
+def test_the_edition_of_2026_cuts_the_largest_tasks(settings, rows):
+    evaluation = RunConfig(model=GPTNeo(), evaluation={"superglue": settings}).evaluation
+    assert {task: train_limit(evaluation, task) for task in rows} == rows
+
+
 def test_mnli_is_trained_once_and_scored_twice(family, make_work, write_task):
     work = make_work(family, superglue=settings("mnli", epochs=2))
     rows = [

@@ -113,6 +113,7 @@ BLIMP = StageKind(
     files=files,
     flops=flops,
     check=check,
+    keeps_rows=True,
     measures=(
         Measure("blimp_all", "BLiMP+suppl.", "blimp", "average", "accuracy"),
         Measure("blimp", "BLiMP", "blimp", "blimp", "accuracy", is_main=True),

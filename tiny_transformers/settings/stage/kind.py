@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tiny_transformers.settings.base import Settings
@@ -52,6 +53,10 @@ def _nothing(_: Any) -> None:
     """Returns None: there is nothing to object to."""
 
 
+def _no_measure(task: str, metric: str) -> None:
+    """Returns None: `measures` has all."""
+
+
 @dataclass(frozen=True)
 class StageKind:
     name: str
@@ -64,12 +69,16 @@ class StageKind:
     settings: type[Settings] | None = None  # the section `evaluation.<name>`
     keeps_defaults: bool = False  # the section is part of run ids even where it says nothing: of the first stages
     files: Callable[[Any], list[str]] = lambda _: []  # what it reads below DATA_ROOT
+    # What else it reads below this DATA_ROOT, which only the files there tell; raises ValueError, in the user's words.
+    found: Callable[[Any, Path], list[str]] = lambda *_: []
     flops: Callable[[Any], float] = lambda _: 0.0  # from the settings and the usual size of the data
     check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
     measures: tuple[Measure, ...] = ()  # columns of the report
+    measure_of: Callable[[str, str], Measure | None] = _no_measure  # one of a task and a metric that only results name
     caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
     tasks: Tasks | None = None
+    keeps_rows: bool = False  # the run's scores/<name>.npz has both scores of each row (common/pairs.py)
     own: OwnStage | None = None  # a user's stage, as a manifest defines it
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from tiny_transformers.settings.base import Settings
+from tiny_transformers.settings.base import Settings, added
 from tiny_transformers.settings.config import Evaluation, RunConfig
 from tiny_transformers.settings.costs import forward_flops, head_flops, limited
 from tiny_transformers.settings.stage.kind import Measure, StageKind, Tasks
@@ -15,6 +15,9 @@ Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "m
 SUPERGLUE_TASKS: tuple[Task, ...] = (
     "cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc",
 )  # fmt: skip
+# What the BabyLM evaluation of 2026 has of them, and how many training rows it takes of the largest.
+SUPERGLUE_2026: tuple[Task, ...] = ("boolq", "multirc", "rte", "wsc", "mrpc", "qqp", "mnli")
+TRAIN_ROWS_2026: dict[Task, int] = {"qqp": 10_000, "mnli": 10_000}
 # What the builtin data has of them.
 BUILTIN_SUPERGLUE_TASKS: tuple[Task, ...] = ("cola", "sst2", "rte")
 
@@ -26,6 +29,8 @@ ROW_TOKENS = {"files": 60, "builtin": 20}
 class Superglue(Settings):
     """Fine-tuning, BabyLM 2023's hyperparameters."""
 
+    # babylm_2026: seven tasks, MNLI on its matched rows alone, and no more than 10,000 training rows of MNLI and QQP.
+    edition: Literal["babylm_2023", "babylm_2026"] = added("babylm_2023")
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)] | None = None  # null: all that the data has
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     batch_size: PositiveInt = 64
@@ -43,6 +48,10 @@ class Superglue(Settings):
         """Whether the rows that choose the weights are those that are scored."""
         return self.select_on == "validation"
 
+    @property
+    def is_of_2026(self) -> bool:
+        return self.edition == "babylm_2026"
+
     @field_validator("tasks")
     @classmethod
     def _each_once(cls, tasks: tuple[Task, ...] | None) -> tuple[Task, ...] | None:
@@ -56,29 +65,45 @@ def limit(evaluation: Evaluation) -> int | None:
     return evaluation.of(Superglue).limit or evaluation.limit
 
 
+def train_limit(evaluation: Evaluation, task: Task) -> int | None:
+    """Training rows used of a task; None: all."""
+    cut = TRAIN_ROWS_2026.get(task) if evaluation.of(Superglue).is_of_2026 else None
+    return min(filter(None, (limit(evaluation), cut)), default=None)
+
+
 def superglue_tasks(config: RunConfig) -> tuple[Task, ...]:
-    have = BUILTIN_SUPERGLUE_TASKS if config.data.source == "builtin" else SUPERGLUE_TASKS
-    return have if (tasks := config.evaluation.of(Superglue).tasks) is None else tasks
+    settings = config.evaluation.of(Superglue)
+    if settings.tasks is not None:
+        return settings.tasks
+    tasks = SUPERGLUE_2026 if settings.is_of_2026 else SUPERGLUE_TASKS
+    return tuple(task for task in tasks if config.data.source == "files" or task in BUILTIN_SUPERGLUE_TASKS)
 
 
-def superglue_files(task: str) -> dict[str, str]:
-    """Split -> its file below DATA_ROOT. MNLI is scored on two validation files."""
-    splits = ("train", "validation_matched", "validation_mismatched") if task == "mnli" else ("train", "validation")
+def superglue_files(task: str, settings: Superglue | None = None) -> dict[str, str]:
+    """Split -> its file below DATA_ROOT. MNLI is scored on two validation files, but in 2026 on one."""
+    splits = ["train", "validation"]
+    if task == "mnli":
+        mismatched = [] if settings and settings.is_of_2026 else ["validation_mismatched"]
+        splits = ["train", "validation_matched", *mismatched]
     return {split: f"filter-data/glue_filtered/{task}.{split}.json" for split in splits}
 
 
 def files(config: RunConfig) -> list[str]:
-    return [file for task in superglue_tasks(config) for file in superglue_files(task).values()]
+    settings = config.evaluation.of(Superglue)
+    return [file for task in superglue_tasks(config) for file in superglue_files(task, settings).values()]
 
 
 def flops(config: RunConfig) -> float:
     settings, source, most = config.evaluation.of(Superglue), config.data.source, limit(config.evaluation)
     forward, tokens = forward_flops(config) - head_flops(config), ROW_TOKENS[source]
-    train_rows = limited(TRAIN_ROWS[source], most) * settings.epochs
-    evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-    trained = 3.0 * forward * train_rows * tokens
-    evaluated = forward * evaluations * limited(VALIDATION_ROWS[source], most) * tokens
-    return (trained + evaluated) * len(superglue_tasks(config)) * settings.seeds
+    total = 0.0
+    for task in superglue_tasks(config):
+        train_rows = limited(TRAIN_ROWS[source], train_limit(config.evaluation, task)) * settings.epochs
+        evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
+        trained = 3.0 * forward * train_rows * tokens
+        evaluated = forward * evaluations * limited(VALIDATION_ROWS[source], most) * tokens
+        total += (trained + evaluated) * settings.seeds
+    return total
 
 
 def caveat(config: RunConfig) -> str:
