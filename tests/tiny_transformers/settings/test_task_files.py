@@ -33,6 +33,12 @@ def test_tasks_that_lm_eval_brings_are_found_without_reading_it_all():
     assert len(known.folders) < 10  # of more than 200
 
 
+def test_of_lm_eval_nothing_is_read_for_a_task_of_the_user_s_own(catalogue, tmp_path):
+    known = catalogue(verbs=f"task: verbs\n{TASK}")
+    assert names(known.leaves("verbs", "tasks")) == ["verbs"]
+    assert known.folders == [tmp_path, task_files.OURS]
+
+
 def test_a_group_has_its_members_in_order_and_its_settings_are_theirs(catalogue):
     known = catalogue(
         a=f"task: a\n{TASK}test_split: a\n", b=f"task: b\n{TASK}tag: letters\n", c=f"task: c\n{TASK}tag: letters\n",

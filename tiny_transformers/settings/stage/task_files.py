@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,7 @@ class Catalogue:
     _tags: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _shipped()  # it is there
         for folder in self.own:
             self._add(folder)
         self._add(OURS)
@@ -125,23 +127,19 @@ class Catalogue:
         return self._find(name) is not None or name in self._tags
 
     def _find(self, name: str) -> TaskFile | None:
-        for folder in _likely(name):
-            if name in self._known or name in self._tags:
-                break
-            if folder not in self.folders:
-                self._add(folder)
+        if name not in self._known and name not in self._tags:
+            for folder in _likely(name):
+                if folder not in self.folders:
+                    self._add(folder)
+                if name in self._known or name in self._tags:
+                    break
         return self._known.get(name)
 
     def _add(self, folder: Path) -> None:
         """Read all task files of a folder. What an earlier one has already stays its."""
         self.folders.append(folder)
-        for path in sorted(folder.rglob("*.yaml")):
-            try:
-                read = read_task_file(path)
-            except ValueError:
-                if folder in self.own:
-                    raise
-                continue
+        of_user = folder in self.own
+        for read in map(read_task_file, sorted(folder.rglob("*.yaml"))) if of_user else _readable(folder):
             name = read.settings.get("group", read.settings.get("task"))
             if isinstance(name, str):
                 self._known.setdefault(name, read)
@@ -261,7 +259,17 @@ def _modules(settings: Any, folder: Path) -> list[Path]:
     return [path for each in inner for path in _modules(each, folder)]
 
 
-# -- lm-eval's own ----------------------------------------------------------------------------------------------------
+# -- lm-eval's own, which do not change while a command runs -----------------------------------------------------------
+
+
+@cache
+def _readable(folder: Path) -> list[TaskFile]:
+    """Those task files of a folder that can be read: lm-eval passes over the others, too."""
+    found = []
+    for path in sorted(folder.rglob("*.yaml")):
+        with suppress(ValueError):
+            found.append(read_task_file(path))
+    return found
 
 
 @cache
