@@ -55,7 +55,8 @@ def choose(arrays: Sequence[Array], runs: Iterable[Run], site: Site) -> Calibrat
     ordered = sorted(first, key=lambda shape: -planned[shape])[:SHAPES]
     main = first[ordered[0]]
     cells = [_cell(first[shape], site, ("pretrain",)) for shape in ordered[1:]]
-    stages = tuple(stage for stage in main.stages if stage != "speed" and not STAGES[stage].own)
+    kinds = [STAGES[stage] for stage in main.stages]
+    stages = tuple(kind.name for kind in kinds if kind.part_tells and kind.name != "speed" and not kind.own)
     number = slots[ordered[0]]
     several = [_cell(main, site, ("pretrain",))] if number > 1 else []
     return Calibration(

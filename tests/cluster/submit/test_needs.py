@@ -71,6 +71,12 @@ def test_a_calibration_has_one_short_run_of_each_shape_and_several_of_the_one_th
     assert len(chosen.together) > 1
 
 
+def test_a_stage_of_whose_size_only_its_data_tells_is_not_measured_by_a_part_of_it(runs):
+    asked = [replace(run, stages=("pretrain", "add_tokenizer", "babylm", "lm_eval")) for run in runs]
+    chosen = calibration.choose(arranged(asked), asked, SITE)
+    assert chosen.alone[0].stages == ("pretrain", "add_tokenizer", "babylm")
+
+
 def test_a_calibration_is_short_packs(runs):
     chosen = calibration.choose(arranged(runs), runs, SITE)
     items = [choosing.item(run, run.stages, {}, cost.Measured.nothing(SITE)) for run in chosen.runs]

@@ -332,3 +332,6 @@ def test_a_stage_of_all_tasks_costs_more_than_one_of_few(family):
             "superglue": {"max_length": 64}, "babylm": settings}))  # fmt: skip
 
     assert flops() > flops(data="fast") > flops(data="fast", tasks=["comps"]) > 0
+    limited = RunConfig(model=family, data={"max_length": 64}, evaluation={
+        "limit": 200, "superglue": {"max_length": 64}, "babylm": {"tasks": ["comps"]}})  # fmt: skip
+    assert BABYLM.flops(limited) == pytest.approx(flops(tasks=["comps"]) * 200 / 22_000)  # of each file

@@ -28,20 +28,21 @@ WUG = ("wug_adj_nominalization", "wug_past_tense")  # whose score is a correlati
 class Usual:
     """About how large a task is, for plans alone: the real files were not at hand."""
 
-    rows: int
+    files: int
+    rows: int  # of a file
     candidates: int
     tokens: int  # of a candidate
     scored: int
 
 
 USUAL: dict[BabylmTask, Usual] = {
-    "blimp_filtered": Usual(60_000, 2, 12, 12),
-    "supplement_filtered": Usual(5_500, 2, 20, 20),
-    "ewok_filtered": Usual(8_000, 2, 25, 10),
-    "entity_tracking": Usual(6_000, 5, 120, 10),
-    "comps": Usual(90_000, 2, 15, 5),
-    "wug_adj_nominalization": Usual(1_000, 2, 20, 20),
-    "wug_past_tense": Usual(1_000, 2, 20, 20),
+    "blimp_filtered": Usual(67, 900, 2, 12, 12),
+    "supplement_filtered": Usual(5, 1_100, 2, 20, 20),
+    "ewok_filtered": Usual(11, 700, 2, 25, 10),
+    "entity_tracking": Usual(3, 2_000, 5, 120, 10),
+    "comps": Usual(4, 22_000, 2, 15, 5),
+    "wug_adj_nominalization": Usual(1, 1_000, 2, 20, 20),
+    "wug_past_tense": Usual(1, 1_000, 2, 20, 20),
 }
 BABYLM_TASKS = tuple(USUAL)
 
@@ -89,7 +90,7 @@ def flops(config: RunConfig) -> float:
     share = FAST if config.evaluation.of(Babylm).data == "fast" else 1.0
     total = 0.0
     for usual in (USUAL[task] for task in babylm_tasks(config)):
-        texts = limited(usual.rows * share, config.evaluation.limit) * usual.candidates
+        texts = usual.files * limited(usual.rows * share, config.evaluation.limit) * usual.candidates
         if config.model.causal:
             total += texts * usual.tokens * forward_flops(config)
         else:

@@ -78,6 +78,7 @@ class StageKind:
     measure_of: Callable[[str, str], Measure | None] = _no_measure  # one of a task and a metric that only results name
     caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
     tasks: Tasks | None = None
+    part_tells: bool = True  # how long a part of its rows takes tells how long all of them do, as `flops` counts them
     keeps_rows: bool = False  # the run's scores/<name>.npz has both scores of each row (common/pairs.py)
     own: OwnStage | None = None  # a user's stage, as a manifest defines it
 

@@ -113,6 +113,7 @@ LM_EVAL = StageKind(
     found=found,
     flops=flops,
     misfit=misfit,
+    part_tells=False,  # of how many rows it is only its data tells
     keeps_rows=True,
     measure_of=measure_of,
 )
