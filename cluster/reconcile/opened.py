@@ -127,9 +127,11 @@ class OpenSubmission:
         """SLURM's name for the job of a pack: the one that took it, or else the one of its place in the array."""
         if pack_index in self.tasks:
             return str(self.tasks[pack_index]["job"])
-        key = f"{self.row['job_id']}_{pack_index}"
-        job_id = self.row["job_id"]
-        return job_id if job_id and key not in jobs and job_id in jobs else key  # no array of one
+        job_id, submission_id = self.row["job_id"], self.row["submission_id"]
+        key = f"{job_id}_{pack_index}"
+        if not job_id or job_id not in jobs or answers.find(jobs, key, submission_id):
+            return key
+        return job_id  # no array of one
 
     def job(self, pack_index: int, jobs: Mapping[str, Job]) -> Job | None:
         """Return what SLURM shows of the job of a pack; None: nothing, though another's job may have its number."""

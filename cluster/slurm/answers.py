@@ -57,8 +57,9 @@ class Job:
     memory: float = 0.0  # MB, the largest step's peak; 0: not known
     asked: float = 0.0  # MB of memory that the job had; 0: not known
     account: str = ""
-    comment: str | None = None  # None: not shown
+    comment: str | None = None  # None: not shown; empty of accounting, which is asked by name
     earlier: tuple[Job, ...] = ()  # what it was before each requeue, the oldest first
+    same_key: tuple[Job, ...] = ()  # jobs of other names that have this key, too: numbers come again
 
     @property
     def array(self) -> str:
@@ -96,22 +97,23 @@ def job_name(submission_id: str) -> str:
     return f"tt-{submission_id}"
 
 
-def task_of(jobs: Mapping[str, Job], key: str) -> Job | None:
-    """Return the job of this key, or the one that stands for all tasks that a cut list does not name."""
-    return jobs.get(key) or jobs.get(f"{key.partition('_')[0]}_{REST}")
-
-
 def find(jobs: Mapping[str, Job], key: str, submission_id: str) -> Job | None:
-    """Return a submission's job by its key; None if there is none, or if it is another's that has this number. If it
-    was not shown whose it is, it may be ours, and nothing is known of its state."""
-    job = task_of(jobs, key)
-    ours = job.is_of(submission_id) if job else False
-    return job if ours or not job else replace(job, state=UNKNOWN, reason="") if ours is None else None
+    """Return a submission's job by its key, or the one that stands for all tasks that a cut list does not name; None if
+    there is none, or if those that have this number are others'. If it was not shown whose one is, it may be ours, and
+    nothing is known of its state."""
+    unknown: Job | None = None
+    for found in (jobs.get(key), jobs.get(f"{key.partition('_')[0]}_{REST}")):
+        for job in (found, *found.same_key) if found else ():
+            if ours := job.is_of(submission_id):
+                return job
+            if ours is None and not unknown:
+                unknown = replace(job, state=UNKNOWN, reason="")
+    return unknown
 
 
 def arrays_of(jobs: Mapping[str, Job], submission_id: str) -> set[str]:
     """Return the numbers under which a submission's jobs are there."""
-    return {job.array for job in jobs.values() if job.is_of(submission_id)}
+    return {job.array for found in jobs.values() for job in (found, *found.same_key) if job.is_of(submission_id)}
 
 
 def in_utf8(said: bytes) -> str:
@@ -168,7 +170,7 @@ def parse_history(text: str) -> dict[str, Job] | None:
             continue
         memory = megabytes(asked) * ((number_in(cpus) or 0) if asked.endswith("c") else 1)
         for key in keys:
-            job = Job(key, name, _state(state), "", node, exit_code, asked=memory)
+            job = Job(key, name, _state(state), "", node, exit_code, asked=memory, comment="")
             lives.setdefault(key, []).append((start, job))
     return {key: _last_life(found) for key, found in lives.items()} if answered else None
 
@@ -273,6 +275,10 @@ def _keys(array: str, tasks: str) -> Iterator[str]:
 
 
 def _last_life(lives: Sequence[tuple[str, Job]]) -> Job:
+    """Return a job as it is now, with its earlier lives, and with other jobs of its number, whose lives are not its."""
     # A life that has not begun has no start, "Unknown" or "None", which sorts behind every date.
-    jobs = [job for _, job in sorted(lives, key=lambda life: life[0] if life[0][:1].isdigit() else "~")]
-    return replace(jobs[-1], earlier=tuple(jobs[:-1]))
+    by_name: dict[str, list[Job]] = {}
+    for _, job in sorted(lives, key=lambda life: life[0] if life[0][:1].isdigit() else "~"):
+        by_name.setdefault(job.name, []).append(job)
+    last, *others = [replace(jobs[-1], earlier=tuple(jobs[:-1])) for jobs in by_name.values()]
+    return replace(last, same_key=tuple(others)) if others else last

@@ -618,6 +618,25 @@ def test_a_submission_is_found_under_the_number_that_it_has(ledger, root, runs):
     assert whole_files.read_json(root.submission("cafe").answer) == {"state": "submitted", "job_id": "9"}
 
 
+def test_of_two_submissions_whose_jobs_have_one_number_each_is_judged_by_its_own(ledger, root, runs):
+    """A controller that has lost its state gives its numbers again."""
+    (first,), (second,) = intend(ledger, root, runs[:1]), intend(ledger, root, runs[1:2], "beef")
+    answer(ledger, root)
+    answer(ledger, root, "beef")
+    claim(root, second[0], "pretrain", submission_id="beef")
+    past = answers.parse_history(
+        "7|tt-cafe|PENDING|0:0|None assigned|Unknown||400M|2\n"
+        "7_0|tt-beef|REQUEUED|0:0|n1|2026-01-01T00:00:00||400M|2\n"
+        "7_0|tt-beef|CANCELLED by 0|0:0|None assigned|Unknown||400M|2\n"
+    )
+    slurm = FakeSlurm([])
+    slurm.history = lambda *_: past
+    reconciling.reconcile(ledger, root, slurm)
+    assert causes(ledger, second[0])[0] == "cancelled", "and not lost, which is tried again"
+    assert statuses(ledger, first[0])[0] == "submitted"
+    assert ledger.attempt(first[0], "pretrain", 1)["progress"] == '{"reason": "NotInQueue"}'
+
+
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "?"])
 def test_what_never_began_is_there_as_long_as_accounting_has_it(ledger, root, runs, state):
     (pack,) = intend(ledger, root, runs[:1])

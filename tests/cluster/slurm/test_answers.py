@@ -76,11 +76,13 @@ def test_a_state_is_alive_until_it_is_known_to_be_an_end(said, state, live):
 
 
 def test_what_a_list_does_not_tell_of_an_array_stands_for_all_its_other_tasks():
+    name = f"tt-{TOKEN}"
     jobs = answers.parse_history(
-        "61_[0,2-3,5-6,32-3...%4]|a|PENDING|0:0|None assigned|Unknown||4G|1\n61_1|a|FAILED|1:0|n1|Unknown||4G|1\n"
+        f"61_[0,2-3,5-6,32-3...%4]|{name}|PENDING|0:0|None assigned|Unknown||4G|1\n"
+        f"61_1|{name}|FAILED|1:0|n1|Unknown||4G|1\n"
     )
     assert sorted(jobs) == ["61_*", "61_0", "61_1", "61_2", "61_3", "61_5", "61_6"]
-    known = {key: answers.task_of(jobs, key) for key in ("61_1", "61_6", "61_32", "61_33", "62_1", "61")}
+    known = {key: answers.find(jobs, key, TOKEN) for key in ("61_1", "61_6", "61_32", "61_33", "62_1", "61")}
     told = {key: job and job.state for key, job in known.items()}
     assert told == {
         "61_1": "FAILED",
@@ -94,9 +96,9 @@ def test_what_a_list_does_not_tell_of_an_array_stands_for_all_its_other_tasks():
 
 def test_of_a_list_longer_than_any_array_not_all_are_told_apart(monkeypatch):
     monkeypatch.setattr(answers, "MOST_TASKS", 100)
-    jobs = answers.parse_queue("6_[0-999999999]|6|0-999999999%4|PENDING|None||a|b|c\n")
+    jobs = answers.parse_queue(f"6_[0-999999999]|6|0-999999999%4|PENDING|None||a|b|tt-{TOKEN}\n")
     assert len(jobs) == 101
-    assert answers.task_of(jobs, "6_999999").state == "PENDING"
+    assert answers.find(jobs, "6_999999", TOKEN).state == "PENDING"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,29 @@ def test_a_job_is_a_submissions_by_its_name_or_its_comment(labels, ours):
 def test_two_jobs_of_one_number_are_nobodys():
     job = answers.parse_queue(f"7|7|N/A|RUNNING|None|n1|a|(null)|x\n7|7|N/A|FAILED|None|n1|a|{TOKEN}|tt-{TOKEN}\n")["7"]
     assert (job.is_of(TOKEN), job.live) == (None, True)
+
+
+def test_of_two_submissions_whose_jobs_have_one_number_each_finds_its_own_and_its_lives():
+    other = "0123456789ab"
+    jobs = answers.parse_history(
+        f"7_1|tt-{TOKEN}|REQUEUED|0:0|n2|2027-01-15T08:00:04||800M|4\n"
+        f"7_1|tt-{TOKEN}|CANCELLED by 1000|0:0|None assigned|Unknown||800M|4\n"
+        f"7_[0-3%4]|tt-{other}|PENDING|0:0|None assigned|Unknown||800M|4\n"
+    )
+    found = {token: answers.find(jobs, "7_1", token) for token in (TOKEN, other)}
+    lives = {token: job and [life.state for life in (*job.earlier, job)] for token, job in found.items()}
+    assert lives == {TOKEN: ["REQUEUED", "CANCELLED"], other: ["PENDING"]}
+    assert answers.arrays_of(jobs, TOKEN) == answers.arrays_of(jobs, other) == {"7"}
+
+
+def test_a_list_that_is_cut_tells_of_ours_where_anothers_task_has_its_number():
+    other = "0123456789ab"
+    jobs = answers.parse_history(
+        f"7_[0...%4]|tt-{TOKEN}|PENDING|0:0|None assigned|Unknown||800M|4\n"
+        f"7_1|tt-{other}|COMPLETED|0:0|n1|2027-01-15T08:00:04||800M|4\n"
+    )
+    assert answers.find(jobs, "7_1", TOKEN).state == "PENDING"
+    assert answers.find(jobs, "7_1", other).state == "COMPLETED"
 
 
 HISTORY = """\
