@@ -20,6 +20,7 @@ from cluster.files.documents import FRESH, Claim, Intent, PackedRun, ResultFile
 from cluster.files.folders import AttemptDir, RunDir, SubmissionDir
 
 T = TypeVar("T")
+Wait = Callable[[float], bool]  # for some seconds; whether this process is to stop
 STOPPED = 75  # a child's exit code, EX_TEMPFAIL: asked to stop, it left work without a result
 TRIES = 3  # to write a result: a full disk may have room again in a moment
 PAUSE = 1.0  # seconds between them
@@ -65,9 +66,12 @@ def claim(
     submission_id: str,
     task: ArrayTask,
     made_with: Mapping[str, Any] | None = None,
+    lives: Collection[int] = (),
+    wait: Wait | None = None,
 ) -> AttemptDir | None:
     """The attempt that is this process's to do: the planned one, or the next, if an earlier life of the same job began
-    it and was interrupted. None: another job has it, or it has its result. `made_with`: code and environment."""
+    it and was interrupted. None: another job has it, one of these earlier `lives` is at work at it unseen, or it has
+    its result. `made_with`: code and environment."""
     if _given_away(run, stage, number, submission_id):
         say(f"{stage} of {run.path.name} was given to another job since")
         return None
@@ -77,9 +81,14 @@ def claim(
         if whole_files.create_json(
             attempt.claim, {"submission_id": submission_id, **vars(task), "time": time.time(), **(made_with or {})}
         ):
-            if _stands(run, stage, planned, submission_id, task):
+            # One that began after it had been looked for.
+            unseen = at_work(run, stage, 0, submission_id, task, lives) if lives else None
+            if not unseen and _stands(run, stage, planned, submission_id, task):
                 return attempt
             attempt.claim.unlink()
+            if unseen and not at_work(run, stage, 0, submission_id, task, lives, wait):
+                number = planned
+                continue
             say(f"{stage} of {run.path.name} was begun by another job at this moment")
             return None
         if has_result(attempt):  # completed, or failed for good: not this job's to repeat
@@ -123,11 +132,11 @@ def at_work(
     submission_id: str,
     task: ArrayTask,
     lives: Collection[int] = (),
-    wait: Callable[[float], object] | None = None,
+    wait: Wait | None = None,
 ) -> AttemptDir | None:
     """Return an attempt of this stage before `number` that still shows signs of life, whatever SLURM or the ledger
     believe of it: another submission's, or one of these earlier lives of this task. One that has fallen silent just now
-    is waited for, if `wait` can."""
+    is waited for, if `wait` can, until that says to stop."""
     for attempt in run.attempts(stage):
         if not attempt.claim.exists() or has_result(attempt):
             continue
@@ -139,9 +148,7 @@ def at_work(
     return None
 
 
-def _is_alive(
-    attempt: AttemptDir, holder: Claim | None, task: ArrayTask, wait: Callable[[float], object] | None
-) -> bool:
+def _is_alive(attempt: AttemptDir, holder: Claim | None, task: ArrayTask, wait: Wait | None) -> bool:
     if holder and holder["job"].startswith("local-") and holder["host"] == task.host:
         return processes.is_alive(holder) is True
     signs = [path for path in (attempt.claim, attempt.heartbeat) if path.exists()]
@@ -149,9 +156,8 @@ def _is_alive(
     last, left = newest.stat().st_mtime, FRESH - whole_files.age(newest)
     deadline = time.monotonic() + left
     while (left := deadline - time.monotonic()) > 0:
-        if wait is None:
+        if wait is None or wait(min(1.0, left)):
             return True
-        wait(min(1.0, left))
         if has_result(attempt):
             return False
         if attempt.heartbeat.exists() and attempt.heartbeat.stat().st_mtime > last:

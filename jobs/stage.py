@@ -84,8 +84,10 @@ def main(submission: str, index: str, planned_for: str, number: str) -> int:
             say(f"{stage} of {run.path.name} is left to attempt {other.number}, which is at work or has completed")
             all_completed &= completed(run, stage)
             continue
-        attempt = claim(run, stage, planned, directory.id, task, made_with)
+        attempt = claim(run, stage, planned, directory.id, task, made_with, lives, STOP.wait)
         if attempt is None:
+            if STOP.is_set():
+                return STOPPED
             all_completed &= completed(run, stage)
         elif not attempt_stage(run, stage, attempt, intent, item):
             if not has_result(attempt) and STOP.is_set():

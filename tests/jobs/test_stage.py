@@ -344,14 +344,21 @@ def test_an_earlier_attempt_that_stays_silent_is_not(run, monkeypatch):
     beat(earlier)
     monkeypatch.setattr(attempts, "FRESH", 0.2)
     waited = []
-    assert at_work(run, wait=lambda seconds: (waited.append(seconds), time.sleep(seconds))) is None
+    assert at_work(run, wait=lambda seconds: waited.append(seconds) or time.sleep(seconds)) is None
     assert sum(waited) < 1
 
 
 def test_one_that_ends_while_it_is_waited_for_is_not(run):
     earlier = claim(run, submission_id="beef")
     beat(earlier)
-    assert at_work(run, wait=lambda _: attempts.write_result(earlier, attempts.failure("error", "no"))) is None
+    ended = {"status": "failed", "cause": "error"}
+    assert at_work(run, wait=lambda _: whole_files.write_json(earlier.result, ended)) is None
+
+
+def test_who_is_told_to_stop_waits_no_more(run):
+    earlier = claim(run, submission_id="beef")
+    told = iter([False, True])
+    assert at_work(run, wait=lambda _: next(told)) == earlier
 
 
 def test_what_comes_later_or_is_ones_own_is_not_waited_for(run):
@@ -412,6 +419,33 @@ def test_of_two_jobs_that_begin_a_stage_at_the_same_moment_one_makes_way(run, mo
         assert attempts.claim(run, "pretrain", number, "cafe", task("8_0")) is None, who
         assert not run.attempt("pretrain", number).claim.exists()
         run.attempt("pretrain", 3 - number).claim.unlink()
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["it goes on", "it dies at once"])
+def test_a_life_makes_way_for_an_earlier_one_that_began_unseen_at_the_same_moment(run, monkeypatch, goes_on):
+    claim(run)
+    stale = time.time() - 31
+    os.utime(run.attempt("pretrain", 1).claim, (stale, stale))
+    create, second = whole_files.create_json, run.attempt("pretrain", 2)
+
+    def at_once(path, value):
+        """The second life is on a node that SLURM has lost. Both have waited for the first one; now both claim."""
+        monkeypatch.setattr(whole_files, "create_json", create)
+        assert create(second.claim, {**value, "restart": 1})
+        return create(path, value)
+
+    def wait(seconds):
+        if goes_on:
+            beat(second)
+        else:
+            os.utime(second.claim, (stale, stale))
+            time.sleep(seconds)
+
+    monkeypatch.setattr(whole_files, "create_json", at_once)
+    monkeypatch.setattr(attempts, "FRESH", 3.0)
+    mine = attempts.claim(run, "pretrain", 1, "cafe", task(restart=2), None, {0, 1}, wait)
+    assert mine == (None if goes_on else run.attempt("pretrain", 3))
+    assert run.attempt("pretrain", 3).claim.exists() != goes_on
 
 
 def test_an_earlier_attempt_goes_on_once_the_later_one_has_made_way(run, monkeypatch):
