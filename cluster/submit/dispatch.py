@@ -243,6 +243,7 @@ class RetryPlan:
     due: dict[str, list[str]]  # run id -> stages
     waiting: int  # stage runs whose rule says to wait
     decided: list[DecisionFile]  # decisions made just now
+    left: int  # stage runs that are left alone, since nobody knows how they were submitted
 
 
 def decide(
@@ -253,19 +254,25 @@ def decide(
     only: Collection[str] | None = None,
 ) -> RetryPlan:
     """Decide on every failed stage run, of these runs if given, that nothing was decided on yet: a file beside the
-    attempt, and a row. Nothing is decided on an attempt whose files were removed, or whose site is not known."""
+    attempt, and a row. Nothing is decided on an attempt whose files were removed, or whose site is not known; nor is
+    one tried again whose site is not known any more."""
     known = ledger.decisions()
     due: dict[str, list[str]] = {}
     decided: list[DecisionFile] = []
-    waiting = 0
+    waiting = left = 0
     failed = [each for each in ledger.newest_attempts("failed") if only is None or each["run_id"] in only]
     histories = ledger.histories(attempt["run_id"] for attempt in failed if key_of(attempt) not in known)
     for attempt in failed:
         key = key_of(attempt)
         decision = known.get(key)
+        if decision and decision["action"] == "stop":
+            continue
+        site = site_of(attempt["submission_id"])
+        if site is None:
+            left += 1
+            continue
         if decision is None:
-            site = site_of(attempt["submission_id"]) if output_root.attempt(*key).path.is_dir() else None
-            if site is None:
+            if not output_root.attempt(*key).path.is_dir():
                 continue
             made = retry.decide(histories[attempt["run_id"], attempt["stage"]], site, now)
             decision = {
@@ -279,7 +286,7 @@ def decide(
             due.setdefault(attempt["run_id"], []).append(attempt["stage"])
         elif decision["action"] == "retry":
             waiting += 1
-    return RetryPlan(due, waiting, decided)
+    return RetryPlan(due, waiting, decided, left)
 
 
 def check_breaker(ledger: Ledger, site: Site) -> None:

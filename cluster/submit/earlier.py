@@ -16,7 +16,6 @@ from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
-from cluster.ledger.rows import NOT_KNOWN
 from cluster.reconcile import session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
@@ -31,7 +30,6 @@ class EarlierSubmissions:
     def __init__(self, ledger: Ledger, output_root: OutputRoot, site: Site | None) -> None:
         self._root, self._ledger, self._site = output_root, ledger, site
         self._elsewhere = output_root.came_along()
-        self._not_known = {row["submission_id"] for row in ledger.submissions() if row["site"] == NOT_KNOWN}
         self._intents: dict[str, SourceOfWork | None] = {}
         self._sites: dict[str, Site] = {}
         self._refusals: dict[str, AnswerFile | None] = {}
@@ -41,15 +39,13 @@ class EarlierSubmissions:
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
     def site(self, submission_id: str) -> Site | None:
-        """Return the site that is given, or else that of a submission; None if the submission's files were gone when
-        the ledger was made: nothing goes on as it did."""
-        if submission_id in self._not_known:
-            return None
-        if self._site:
-            return self._site
+        """Return the site that is given, or else that of a submission; None if the submission's files are gone: nothing
+        goes on as it did."""
+        intent = self._intent(submission_id)
+        if intent is None or self._site:
+            return self._site if intent else None
         if submission_id not in self._sites:
-            intent = self._intent(submission_id)
-            self._sites[submission_id] = profiles.checked(intent["site"]) if intent else self.any_site()
+            self._sites[submission_id] = profiles.checked(intent["site"])
         return self._sites[submission_id]
 
     def any_site(self) -> Site:

@@ -151,7 +151,7 @@ def tick(
             finally:
                 slurm.seen = None  # the next one asks anew how much room is left
         before.forget_done()
-    if not groups and not again.decided and not again.waiting and not waiting.told:
+    if not (groups or again.decided or again.waiting or again.left or waiting.told):
         console.print("Nothing to do.")
     if refused:
         say_left_refused(refused)

@@ -109,6 +109,13 @@ def say_decided(again: dispatch.RetryPlan) -> None:
         console.print(f"{count(number, 'stage run')} ended in {cause}: tried again, {changes}.")
     for cause, number in stopped.items():
         console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
+    if again.left:
+        console.print(
+            f"{count(again.left, 'stage run')} left alone, since the files of their submissions are gone: "
+            "`rerun --failed --site SITE` does them again.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if again.waiting:
         console.print(f"{count(again.waiting, 'stage run')} will be tried again later, as the rule says.")
 

@@ -182,6 +182,14 @@ def test_what_is_to_wait_is_not_due_yet(ledger, root, runs):
     assert dispatch.decide(ledger, root, lambda _: site, 500.0).due == {runs[0].id: ["pretrain"]}
 
 
+def test_what_was_to_be_tried_again_is_left_alone_once_nobody_knows_where_it_was_submitted(ledger, root, runs):
+    failed(ledger, runs[0], "lost")
+    root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
+    assert dispatch.decide(ledger, root, lambda _: SITE, 10.0).due
+    plan = dispatch.decide(ledger, root, lambda _: None, 10.0)
+    assert (plan.due, plan.waiting, plan.left) == ({}, 0, 1)
+
+
 def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person_reruns(ledger, runs):
     ledger.record_runs(runs, "2026")
     for number, run in enumerate(runs[:5]):
