@@ -79,3 +79,47 @@ def test_a_ledger_made_again_knows_the_stages_that_had_no_turn_though_the_one_be
         ("given up", {"seconds": 40, "pick": 0}),
     ]
     assert replay(1, steps).violations == []
+
+
+def test_two_lives_of_a_job_that_wait_for_a_dead_one_do_not_begin_together():
+    steps = [
+        ("command", {"words": ["submit", "s3"], "seed": 449986945, "pick": 252, "host": "login2", "kill_at": 69}),
+        ("odd site", {"profile": "has a command in a value"}),
+        ("command", {"words": ["status"], "seed": 862072694, "pick": 453, "host": "login2"}),
+        ("client", {"client": "sbatch", "manners": ["hangs"]}),
+        ("command", {"words": ["submit", "s2"], "seed": 509970839, "pick": 469}),
+        ("odd site", {"profile": "has a command in a value"}),
+        ("node", {"node": "n2", "goes_on": 5}),
+        ("node", {"node": "n2", "goes_on": 60}),
+    ]
+    assert replay(400219, [("calibration", {}), *steps]).violations == []
+
+
+def test_tick_says_that_it_leaves_what_it_was_to_try_again_once_the_submissions_are_gone():
+    steps = [
+        ("job disk", {"error": "ESTALE", "after": 1, "calls": 2}),
+        ("command", {"words": ["submit", "s2"], "seed": 1053502659, "pick": 486}),
+        ("pass", {"seconds": 60}),
+        ("command", {"words": ["status"], "seed": 981638345, "pick": 393}),
+        ("pass", {"seconds": 60}),
+        ("command", {"words": ["tick"], "seed": 620046018, "pick": 547}),
+        ("lose submissions", {}),
+        ("pass", {"seconds": 190}),
+    ]
+    assert replay(400055, steps).violations == []
+
+
+def test_what_was_cancelled_by_hand_is_known_though_an_earlier_submission_has_its_number():
+    steps = [
+        ("site", {"runs_per_pack": 1}),
+        ("nodes", {"up": False}),
+        ("command", {"words": ["submit", "s1", "s0"], "seed": 398412826, "pick": 663}),
+        ("controller", {"what": "without its state"}),
+        ("nodes", {"up": True}),
+        ("command", {"words": ["submit", "s2"], "seed": 1067925878, "pick": 507}),
+        ("job", {"what": "requeued and held", "pick": 177}),
+        ("pass", {"seconds": 60}),
+        ("purge", {"pick": 68}),
+        ("pass", {"seconds": 600}),
+    ]
+    assert replay(400254, steps).violations == []
