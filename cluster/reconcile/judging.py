@@ -128,7 +128,8 @@ def _settle_by_pack(opened: OpenSubmission, attempt: AttemptRow, fate: Fate, sta
         opened.put(attempt, job=attempt["job"] or fate.job, progress=told)
     elif isinstance(fate, EndedJob):
         _settle(opened, attempt, fate)
-        statuses[attempt["stage"]] = attempt["status"]
+        left = attempt["status"] == "void"  # to one that completed: what follows had its turn, and was cancelled
+        statuses[attempt["stage"]] = "completed" if left and fate.cause == "cancelled" else attempt["status"]
 
 
 def _has_begun(opened: OpenSubmission, attempt: AttemptRow) -> bool:
@@ -183,18 +184,29 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
         ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
         ledger.put_outcome(*key, result.get("outcome") or {})
         ledger.sum_hours(attempt["submission_id"])
-        _keep_void(ledger, root, attempt)
+        keep_turnless(ledger, root, attempt)
 
 
-def _keep_void(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
+def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
     """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
-    failed: a ledger that is made again would take them for submitted."""
-    verdict: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
-    for later in ledger.attempts_of_run_in(attempt["submission_id"], attempt["run_id"]):
+    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them."""
+    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
+    cancelled: Verdict = {
+        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
+        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
+    }  # fmt: skip
+    over: set[str] = set()  # stages that what needs them does not get
+    turns = list(STAGES)
+    of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
+    for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
         directory = root.attempt(*key_of(later))
-        if later["status"] == "void" and not directory.claim.exists() and not directory.verdict.exists():
-            whole_files.write_json(directory.verdict, verdict, indent=None)
-            ledger.put_attempt(*key_of(later), **said(verdict))
+        if later["status"] != "void" or directory.claim.exists() or directory.verdict.exists():
+            continue
+        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
+        verdict = void if blocked else cancelled
+        over.add(later["stage"])
+        whole_files.write_json(directory.verdict, verdict, indent=None)
+        ledger.put_attempt(*key_of(later), **(said(verdict) | {"job": verdict.get("job"), "host": verdict.get("host")}))
 
 
 def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptValues | None:

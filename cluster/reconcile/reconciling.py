@@ -107,6 +107,7 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
                     judging.take_late(ledger, output_root, attempt)
             if way := judging.give_way(ledger, output_root, failed):
                 ledger.put_attempt(*key_of(failed), **way)
+                judging.keep_turnless(ledger, output_root, failed)
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:

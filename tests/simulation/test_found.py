@@ -123,3 +123,12 @@ def test_what_was_cancelled_by_hand_is_known_though_an_earlier_submission_has_it
         ("pass", {"seconds": 600}),
     ]
     assert replay(400254, steps).violations == []
+
+
+def test_tick_does_not_go_on_with_a_job_that_was_cancelled_though_the_stage_that_it_left_completes():
+    steps = [
+        ("command", {"words": ["submit", "s2"], "seed": 214900347, "pick": 762}),
+        ("given up", {"seconds": 15, "pick": 123}),
+        ("given up", {"seconds": 15, "pick": 134}),
+    ]
+    assert replay(500460, steps).violations == []

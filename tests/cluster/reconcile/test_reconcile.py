@@ -729,6 +729,35 @@ def test_every_attempt_that_was_left_to_an_earlier_one_makes_way_for_its_result(
     again.close()
 
 
+@pytest.mark.parametrize("when", ["its own, late", "an earlier one's, before its job left", "an earlier one's, after"])
+def test_what_a_cancelled_job_had_not_come_to_stays_cancelled_though_what_it_needs_completes(
+    ledger, root, runs, when, tmp_path
+):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "CANCELLED")]))
+    assert statuses(ledger, pack[0])[:2] == ["failed", "blocked"]
+    if "earlier" in when:
+        intend(ledger, root, runs[:1], "beef")
+        answer(ledger, root, "beef", job_id="8")
+        whole_files.write_json(root.submission("beef").task(0), {"job": "8", "restart": 0, "host": "n1", "pid": 1})
+        if "before" in when:
+            whole_files.write_json(first.result, result)
+        reconciling.reconcile(ledger, root, FakeSlurm([], [Job("8", "tt-beef", "CANCELLED")]))
+    whole_files.write_json(first.result, result)
+    reconciling.late_results(ledger, root)
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    for each in (ledger, again):
+        assert statuses(each, pack[0]) == ["completed", "failed", "blocked", "blocked"], "and not eligible for a tick"
+        assert causes(each, pack[0])[1] == "cancelled"
+    for stage, number in (("add_tokenizer", 1), ("blimp", 1), ("add_tokenizer", 2), ("blimp", 2)):
+        assert again.attempt(pack[0], stage, number) == ledger.attempt(pack[0], stage, number)
+    again.close()
+
+
 def test_what_is_done_again_on_purpose_does_not_make_way(ledger, root, runs):
     (pack,) = intend(ledger, root, runs[:1])
     answer(ledger, root)
