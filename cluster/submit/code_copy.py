@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.files.folders import OutputRoot
@@ -21,15 +21,12 @@ PACKAGES = ("cluster", "jobs", "tiny_transformers")  # that a job loads
 
 def keep(root: OutputRoot, home: Path = PACKAGE.parent) -> str:
     """Copy our packages, unless this state of them is there already; return the copy's name."""
-    files = {path.relative_to(home).as_posix(): path.read_bytes() for path in _files(home)}
-    digest = hashlib.sha256()
-    for file, content in files.items():
-        digest.update(f"{file}\0{len(content)}\0".encode() + content)
-    name = digest.hexdigest()[:12]
+    name, files = _packages(home)
     if not (copy := root.code(name)).is_dir():
         with whole_folder(copy) as draft:
+            for folder in sorted({(draft / file).parent for file in files}):
+                folder.mkdir(parents=True, exist_ok=True)
             for file, content in files.items():
-                (draft / file).parent.mkdir(parents=True, exist_ok=True)
                 (draft / file).write_bytes(content)
     return name
 
@@ -49,6 +46,15 @@ def after_prologue(root: OutputRoot, name: str) -> list[str]:
         f"[ -d {copy}/jobs ] || {{ echo {shlex.quote(gone)} >&2; exit 1; }}",
         f"export PYTHONPATH={copy}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1",
     ]
+
+
+def _packages(home: Path) -> tuple[str, Mapping[str, bytes]]:
+    """Return a digest of our packages, and what each file of them holds."""
+    files = {path.relative_to(home).as_posix(): path.read_bytes() for path in _files(home)}
+    digest = hashlib.sha256()
+    for file, content in files.items():
+        digest.update(f"{file}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12], files
 
 
 def _files(home: Path) -> Iterator[Path]:

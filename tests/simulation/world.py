@@ -49,7 +49,7 @@ from cluster.ledger import lock, schema, store
 from cluster.manifest import loading
 from cluster.reconcile import reconciling, session
 from cluster.slurm import environment, queries, sbatch
-from cluster.submit import launch, requests
+from cluster.submit import code_copy, launch, requests
 from jobs import memory, pack, stage
 from tiny_transformers.common import provenance
 from tiny_transformers.common.work import Interrupted, Outcome, Score, Work
@@ -647,6 +647,7 @@ class Seams:
             (entry, "app", _command()),
             (loading.yaml, "load", functools.lru_cache(loading.yaml.load)),
             (launch, "render", _remembering(launch.render)),
+            (code_copy, "_packages", functools.cache(code_copy._packages)),
             (CleanConsole, "print", _printed(CleanConsole.print)),
             (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=_dumped)),
             (documents, "find_fault", _known_fault(documents.find_fault)), (Database, "query", _query),
