@@ -280,5 +280,5 @@ def _last_life(lives: Sequence[tuple[str, Job]]) -> Job:
     by_name: dict[str, list[Job]] = {}
     for _, job in sorted(lives, key=lambda life: life[0] if life[0][:1].isdigit() else "~"):
         by_name.setdefault(job.name, []).append(job)
-    last, *others = [replace(jobs[-1], earlier=tuple(jobs[:-1])) for jobs in by_name.values()]
-    return replace(last, same_key=tuple(others)) if others else last
+    job, *others = [replace(jobs[-1], earlier=tuple(jobs[:-1])) for jobs in by_name.values()]
+    return replace(job, same_key=tuple(others)) if others else job
