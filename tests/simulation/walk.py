@@ -770,6 +770,7 @@ KEPT = (
     "wait for room",
     "no submission there says where to",
     "holds the ledger",
+    "it may still arrive",  # a submission whose answer was lost: nothing is submitted until that is settled
 )
 UNSETTLED = ("never answered", "may still arrive", "What follows is its last state")
 EXPECTED = (
