@@ -28,6 +28,7 @@ Count = Annotated[int, "count"]  # from 1
 Time = Annotated[float, "time"]  # seconds since 1970
 LATEST = 1e11  # of times: the year 5138
 LONGEST = 255  # characters of a name
+OLDER_WORDS = {"token": "submission_id", "tokens": "submission_ids"}  # what fields were called in earlier versions
 
 
 class Life(Process):
@@ -313,9 +314,17 @@ def read(path: Path, kind: type[T]) -> T | None:
     value = read_json(path, absent=ABSENT)
     if value is ABSENT:
         return None
+    if isinstance(value, dict) and typing.is_typeddict(kind):
+        value = {_word(name, kind): each for name, each in value.items()}
     if wrong := find_fault(value, kind):
         raise TornFile(f"{path}: is no {path.name} ({wrong})")
     return typing.cast(T, value)
+
+
+def _word(name: str, kind: Any) -> str:
+    """What a field is called now, which an earlier version may have called otherwise."""
+    newer = OLDER_WORDS.get(name, name)
+    return newer if newer in kind.__annotations__ else name
 
 
 def find_fault(value: Any, kind: Any, where: str = "") -> str:
