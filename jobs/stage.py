@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.files import documents, folders, own_stages, whole_files
+from cluster.files import documents, folders, kept_code, own_stages, whole_files
 from cluster.files.documents import Claim, ContentsFile, Intent, PackedRun, ResultFile, RunFile, TaskFile
 from cluster.files.folders import AttemptDir, OutputRoot, RunDir, SubmissionDir
 from jobs import memory
@@ -101,9 +101,10 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
     on after a requeue or has timed out is the pack's to say."""
     with _log_to(attempt.log):
         say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {stage} of {run.path.name}, attempt {attempt.number}")
-        if not intent.get("allow_code_change") and (
-            refusal := changed_code(run, attempt, [name for name, _ in item["stages"]])
-        ):
+        refusal = damaged_code(attempt, intent)
+        if not refusal and not intent.get("allow_code_change"):
+            refusal = changed_code(run, attempt, [name for name, _ in item["stages"]])
+        if refusal:
             say(refusal)
             return _write_result(attempt, "failed", "error", refusal, None)
         heartbeat = Heartbeat(attempt)
@@ -143,6 +144,14 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, TinyTransformersError | CheckFailed):
         return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def damaged_code(attempt: AttemptDir, intent: Intent) -> str | None:
+    """Return what to say if this process runs from its submission's copy of the code, and that was changed."""
+    told, copy = intent.get("code"), OutputRoot(Path(intent["output_root"])).code(intent.get("code_copy", ""))
+    if not told or copy.resolve() != kept_code.HOME or _digest(whole(attempt.claim, Claim)) in (None, told["digest"]):
+        return None
+    return kept_code.damage(copy)
 
 
 def changed_code(run: RunDir, attempt: AttemptDir, again: Collection[str]) -> str | None:

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cluster.files import processes, whole_files
@@ -28,6 +28,7 @@ from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
 from tiny_transformers.settings.stages import STAGES
 
+OF_DAMAGED_CODE = ("error", "lost", "launch_failed")  # causes of what ends at once where its code cannot be loaded
 STALE_ACCOUNTING = 600.0  # seconds that sacct may call a job alive which squeue does not know
 
 
@@ -271,7 +272,10 @@ def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswer
 
 def _fate(opened: OpenSubmission, pack_index: int, attempts: Sequence[AttemptRow], seen: SlurmAnswers) -> Fate:
     """`attempts`: of the pack, those that are open."""
-    return _slurm_fate(opened, pack_index, attempts, seen) if opened.slurm else _local_fate(opened, pack_index)
+    fate = _slurm_fate(opened, pack_index, attempts, seen) if opened.slurm else _local_fate(opened, pack_index)
+    if isinstance(fate, EndedJob) and fate.cause in OF_DAMAGED_CODE and (damage := opened.damaged_code):
+        return replace(fate, message=f"{fate.message}. {damage}")
+    return fate
 
 
 def _slurm_fate(opened: OpenSubmission, pack_index: int, attempts: Sequence[AttemptRow], seen: SlurmAnswers) -> Fate:

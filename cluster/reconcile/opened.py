@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, Unpack
 
-from cluster.files import documents, whole_files
-from cluster.files.documents import AnswerFile, Claim, Heartbeat, ResultFile, TakenFile, TaskFile, Verdict
+from cluster.files import documents, kept_code, whole_files
+from cluster.files.documents import AnswerFile, Claim, Heartbeat, Intent, ResultFile, TakenFile, TaskFile, Verdict
 from cluster.files.folders import AttemptDir, OutputRoot, SubmissionDir
 from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE
@@ -86,6 +86,13 @@ class OpenSubmission:
     def _cancelled(self) -> tuple[bool, Collection[int]]:
         answer: AnswerFile = read_whole(self.directory.answer, AnswerFile, []) or {"state": "intended"}
         return answer.get("cancelled", False), frozenset(answer.get("cancelled_packs", []))
+
+    @cached_property
+    def damaged_code(self) -> str | None:
+        """What has become of the code that its jobs run from, unless that is as it was when this was first asked."""
+        intent = read_whole(self.directory.submission, Intent, [])
+        copy = intent.get("code_copy") if intent else None
+        return kept_code.damage(self.root.code(copy)) if copy else None
 
     def put(self, attempt: AttemptRow, **values: Unpack[AttemptValues]) -> None:
         """Change an attempt's row, here and in the ledger."""

@@ -6,24 +6,20 @@ user's own packages cannot stand in its way."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cluster.files import kept_code
 from cluster.files.folders import OutputRoot
 from tiny_transformers.common.files import whole_folder
-from tiny_transformers.common.provenance import PACKAGE
-
-PACKAGES = ("cluster", "jobs", "tiny_transformers")  # that a job loads
 
 
-def keep(root: OutputRoot, home: Path = PACKAGE.parent) -> str:
-    """Copy our packages, unless this state of them is there already; return the copy's name."""
-    name, files = _packages(home)
-    if not (copy := root.code(name)).is_dir():
-        with whole_folder(copy) as draft:
+def keep(root: OutputRoot, home: Path = kept_code.HOME) -> str:
+    """Copy our packages, unless this state of them is there already, and whole; return the copy's name."""
+    files = kept_code.read(home)
+    name = kept_code.name_of(files)
+    if kept_code.damage(copy := root.code(name)):
+        with whole_folder(copy, replace=True) as draft:
             for folder in sorted({(draft / file).parent for file in files}):
                 folder.mkdir(parents=True, exist_ok=True)
             for file, content in files.items():
@@ -46,20 +42,3 @@ def after_prologue(root: OutputRoot, name: str) -> list[str]:
         f"[ -d {copy}/jobs ] || {{ echo {shlex.quote(gone)} >&2; exit 1; }}",
         f"export PYTHONPATH={copy}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1",
     ]
-
-
-def _packages(home: Path) -> tuple[str, Mapping[str, bytes]]:
-    """Return a digest of our packages, and what each file of them holds."""
-    files = {path.relative_to(home).as_posix(): path.read_bytes() for path in _files(home)}
-    digest = hashlib.sha256()
-    for file, content in files.items():
-        digest.update(f"{file}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:12], files
-
-
-def _files(home: Path) -> Iterator[Path]:
-    """In the order of their names."""
-    for package in PACKAGES:
-        for folder, folders, names in os.walk(home / package):
-            folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))

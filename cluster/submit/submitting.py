@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cluster.console import console, count, some, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
-from cluster.files import records
+from cluster.files import kept_code, records
 from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
@@ -230,7 +230,8 @@ def _go_on(
     if source.get("allow_code_change") and code and code["digest"] == origin.code["digest"]:
         origin = replace(origin, allow_code_change=True)  # it was allowed for this version, and no later one
     copy = source.get("code_copy")
-    if copy and code and where.output_root.code(copy).is_dir():  # with the code that began them, whatever is here now
+    if copy and code and not kept_code.damage(where.output_root.code(copy)):
+        # With the code that began them, whatever is here now.
         origin = replace(origin, code=code, code_copy=copy, allow_code_change=bool(source.get("allow_code_change")))
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]

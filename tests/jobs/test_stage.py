@@ -11,6 +11,7 @@ from waiting import PATIENCE, wait_for
 
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.submit import code_copy
 from jobs import attempts, stage
 from jobs.attempts import STOPPED, ArrayTask, this_task
 from tiny_transformers.common.provenance import decisive_versions, source_digest
@@ -129,6 +130,30 @@ def test_other_versions_of_libraries_than_at_the_submission_are_said_in_the_resu
         ("libraries_of_submission", False, f"torch 1.0 -> {here['torch']}")
     ]
     assert stage.other_libraries({"libraries": here}) == stage.other_libraries({}) == []
+
+
+def test_a_stage_does_not_begin_if_the_copy_of_the_code_that_it_runs_from_was_changed(
+    run, submit, tmp_path, fake_science
+):
+    root = OutputRoot(tmp_path)
+    copy = root.code(code_copy.keep(root))
+    made_of = {"digest": CODE}
+    directory = submit(stages=TWO, code=made_of, code_copy=copy.name)
+    whole_files.write_json(directory.task(0), vars(task()) | {"pid": os.getpid(), "code": made_of})
+    there = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH'].partition(':')[0]}:{copy}", "PYTHONSAFEPATH": "1"}
+    fake_science.write_text('{"*": {"add_tokenizer": "fail"}}')
+    assert child(directory, env=there).returncode == 1
+    assert whole_files.read_json(run.attempt("pretrain", 1).result)["status"] == "completed"
+    with (copy / "tiny_transformers/layers/noise.py").open("a") as file:
+        file.write("# another line\n")
+    directory = submit(stages=[["add_tokenizer", 2]], code=made_of, code_copy=copy.name, allow_code_change=True)
+    assert child(directory, env=there).returncode == 1
+    result = whole_files.read_json(run.attempt("add_tokenizer", 2).result)
+    assert (result["cause"], result["outcome"]) == ("error", None)
+    assert result["message"] == (
+        f"{copy}, the copy of the code that its jobs run from, was changed after it was made: `rerun --failed` "
+        "makes it again"
+    )
 
 
 def test_an_outcome_that_cannot_be_written_fails_the_stage_and_says_so(run, submit, fake_science):

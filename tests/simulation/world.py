@@ -44,12 +44,12 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 import cluster.status.showing
 from cluster.cli import entry, reporting
 from cluster.console import CleanConsole, clean
-from cluster.files import documents, processes, whole_files
+from cluster.files import documents, kept_code, processes, whole_files
 from cluster.ledger import lock, schema, store
 from cluster.manifest import loading
 from cluster.reconcile import reconciling, session
 from cluster.slurm import environment, queries, sbatch
-from cluster.submit import code_copy, launch, requests
+from cluster.submit import launch, requests
 from jobs import memory, pack, stage
 from tiny_transformers.common import provenance
 from tiny_transformers.common.work import Interrupted, Outcome, Score, Work
@@ -647,7 +647,7 @@ class Seams:
             (entry, "app", _command()),
             (loading.yaml, "load", functools.lru_cache(loading.yaml.load)),
             (launch, "render", _remembering(launch.render)),
-            (code_copy, "_packages", functools.cache(code_copy._packages)),
+            (kept_code, "read", functools.cache(kept_code.read)), (kept_code, "damage", _damage(kept_code.damage)),
             (CleanConsole, "print", _printed(CleanConsole.print)),
             (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=_dumped)),
             (documents, "find_fault", _known_fault(documents.find_fault)), (Database, "query", _query),
@@ -684,6 +684,11 @@ def _printed(laid_out: Callable[..., None]) -> Callable[..., None]:
             laid_out(self, *texts, **options)
 
     return printed
+
+
+def _damage(damage: Callable[[Path], str | None]) -> Callable[[Path], str | None]:
+    """A copy of the code that is there is whole in these worlds: its files are not written one by one."""
+    return lambda copy: None if (copy / "jobs").is_dir() else damage(copy)
 
 
 def _known_fault(find_fault: Callable[..., str]) -> Callable[..., str]:

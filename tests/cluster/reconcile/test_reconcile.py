@@ -22,7 +22,7 @@ from cluster.reconcile.opened import OpenSubmission, read_files
 from cluster.sites import profiles
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
-from cluster.submit import launch
+from cluster.submit import code_copy, launch
 
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
 
@@ -505,6 +505,22 @@ def test_a_pack_that_never_began_has_failed_at_its_launch(ledger, root, runs):
     attempt = ledger.attempt(pack[0], "pretrain", 1)
     assert "slurm_logs/cafe" in attempt["message"]
     assert attempt["host"] == "n1", "which is to be avoided"
+
+
+def test_what_has_become_of_the_code_of_a_failed_job_is_said_with_its_cause(ledger, root, runs):
+    (pack,) = intend(ledger, root, runs[:1])
+    submission = root.submission("cafe").submission
+    copy = root.code(code_copy.keep(root))
+    whole_files.write_json(submission, whole_files.read_json(submission) | {"code_copy": copy.name})
+    answer(ledger, root)
+    shutil.rmtree(copy)
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "FAILED", exit_code="1:0", node="n1")]))
+    assert causes(ledger, pack[0])[0] == "launch_failed"
+    message = ledger.attempt(pack[0], "pretrain", 1)["message"]
+    assert message.endswith(
+        f"see slurm_logs/cafe. {copy}, the copy of the code that its jobs run from, is gone: `rerun --failed` makes "
+        "it again"
+    )
 
 
 def test_a_kill_for_memory_is_known_by_accounting(ledger, root, runs):

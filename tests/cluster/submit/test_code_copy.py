@@ -12,6 +12,7 @@ import pytest
 import yaml
 from waiting import PATIENCE, wait_for
 
+from cluster.files import kept_code
 from cluster.files.folders import OutputRoot
 from cluster.submit import code_copy
 
@@ -28,7 +29,7 @@ PROGRAM = {
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout that may be edited."""
-    for package in (*code_copy.PACKAGES, "templates"):
+    for package in (*kept_code.PACKAGES, "templates"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / "checkout" / package, ignore=ignored)
     return tmp_path / "checkout"
@@ -47,6 +48,34 @@ def test_a_copy_is_named_by_its_content_and_made_once(checkout, tmp_path):
     other = code_copy.keep(root, checkout)
     assert {path.name for path in (root.path / "code").iterdir()} == {name, other}
     assert (root.code(name) / "jobs/stage.py").read_bytes() != (root.code(other) / "jobs/stage.py").read_bytes()
+
+
+@pytest.mark.parametrize("spoil", [shutil.rmtree, lambda copy: (copy / "jobs/pack.py").unlink()])
+def test_a_copy_that_is_not_whole_any_more_is_made_again(tmp_path, spoil):
+    root = OutputRoot(tmp_path / "output")
+    copy = root.code(code_copy.keep(root))
+    made = kept_code.read(copy)
+    assert kept_code.damage(copy) is None
+    spoil(copy)
+    assert "`rerun --failed` makes it again" in kept_code.damage(copy)
+    assert root.code(code_copy.keep(root)) == copy
+    assert kept_code.read(copy) == made
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_a_copy_that_a_killed_command_left_half_made_is_none(tmp_path):
+    root = OutputRoot(tmp_path / "output")
+    dies = (
+        "import os, sys; from pathlib import Path; from cluster.submit import code_copy\n"
+        "from cluster.files.folders import OutputRoot; written, left = Path.write_bytes, iter(range(99))\n"
+        "Path.write_bytes = lambda *told: written(*told) if next(left, None) is not None else os.kill(os.getpid(), 9)\n"
+        "code_copy.keep(OutputRoot(Path(sys.argv[1])))"
+    )
+    killed = subprocess.run([sys.executable, "-c", dies, root.path], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (draft,) = (root.path / "code").iterdir()
+    assert draft.name.startswith(".")
+    assert kept_code.damage(root.code(code_copy.keep(root))) is None
 
 
 @pytest.fixture
