@@ -36,6 +36,21 @@ def test_a_rule_says_where_a_document_ends(tmp_path, rule, found):
         texts_of(tmp_path / "b.txt", documents=rule)
 
 
+def test_who_is_later_leaves_the_file_that_others_are_reading_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXT)
+    given = tmp_path / "a.txt", corpus(format="text"), tmp_path / "cache"
+    found = []
+
+    def read_while_another_job_is_done(*words):
+        monkeypatch.undo()
+        found.append((first := documents.json_lines(*given), contents.state(first)))
+        return documents.read(*words)
+
+    monkeypatch.setattr(documents, "read", read_while_another_job_is_done)
+    path = documents.json_lines(*given)
+    assert found == [(path, contents.state(path))]
+
+
 def test_end_of_text_parts_stories_of_several_lines(tmp_path):
     (tmp_path / "a.txt").write_text(STORIES)
     assert texts_of(tmp_path / "a.txt", documents="endoftext") == [TEXT.strip(), "Tom ran.\nHe fell."]
