@@ -130,7 +130,7 @@ def other_libraries(intent: Intent) -> list[Check]:
     """A check that did not hold if libraries that results depend on have other versions than at the submission."""
     told, here = intent.get("libraries", {}), decisive_versions()
     changed = [f"{name} {version} -> {here[name]}" for name, version in told.items()
-               if name in here and here[name] != version]  # fmt: skip
+               if version and name in here and here[name] != version]  # fmt: skip
     return [Check("libraries_of_submission", False, ", ".join(changed), blocking=False)] if changed else []
 
 

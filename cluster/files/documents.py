@@ -186,7 +186,7 @@ class Intent(SourceOfWork):
     output_root: NotRequired[str]
     cache: NotRequired[str]
     packs: list[list[PackedRun]]
-    libraries: NotRequired[dict[str, str | None]]  # versions, where the jobs' Python is that of the submission
+    libraries: NotRequired[dict[str, str | None]]  # versions at the submission; not there: a container's are others
     slots: NotRequired[int]
     cpus: NotRequired[int]
     minutes: NotRequired[int]

@@ -161,7 +161,7 @@ def describe(
     }
     if limit is not None:
         described["memory_limit"] = limit
-    if not (site.python or site.container):
+    if not site.container:
         described["libraries"] = decisive_versions()
     return described
 

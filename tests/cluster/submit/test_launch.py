@@ -17,6 +17,7 @@ from cluster.plan.retry import Adjustment
 from cluster.sites import profiles
 from cluster.slurm import environment
 from cluster.submit import launch
+from tiny_transformers.common.provenance import decisive_versions
 
 RECORDED = Path(__file__).parent / "delftblue.sbatch"
 
@@ -33,6 +34,15 @@ def test_the_script_for_delftblue_is_the_recorded_one(runs):
     (array,) = arrange(runs, where)
     text = launch.script(array, where, OutputRoot(Path("/scratch/me/output")), "cafe", Path("/scratch/me/slurm_logs"))
     assert text == RECORDED.read_text(), f"if the change is meant, it goes into {RECORDED.name}"
+
+
+def test_versions_of_libraries_are_told_to_jobs_of_another_python_but_not_of_a_container(runs):
+    known = {"libraries": decisive_versions()}
+    for changed, told in (({}, known), ({"python": "/venv/bin/python"}, known), ({"container": "image.sif"}, {})):
+        where = SLURM.model_copy(update=changed)
+        array = arrange(runs, where)[0]
+        intent = launch.describe(array, where, OutputRoot(Path("/output")), "cafe", ORIGIN)
+        assert {key: intent[key] for key in intent if key == "libraries"} == told
 
 
 def options_of(runs, where, tmp_path, **resources):
