@@ -211,7 +211,7 @@ def _flags(ledger: Ledger) -> list[str]:
         told = [f"{len(flagged):,} runs: {', '.join(f'{check} ({number:,})' for check, number in counted)}"]
     else:
         names = labels(ledger, flagged)
-        told = [f"{names[run_id]}: {', '.join(checks)}" for run_id, checks in flagged.items()]
+        told = [f"{names[run_id]}: {', '.join(dict.fromkeys(checks))}" for run_id, checks in flagged.items()]
     told += [*identical_scores(ledger), *unknown_runs(ledger)]
     versions = ledger.code_versions()
     if len(versions) > 1:
