@@ -133,9 +133,7 @@ def test_other_versions_of_libraries_than_at_the_submission_are_said_in_the_resu
         assert stage.other_libraries(told) == []
 
 
-def test_a_stage_does_not_begin_if_the_copy_of_the_code_that_it_runs_from_was_changed(
-    run, submit, tmp_path, fake_science
-):
+def test_a_stage_does_not_begin_if_the_copy_of_its_code_was_changed(run, submit, tmp_path, fake_science):
     root = OutputRoot(tmp_path)
     copy = root.code(code_copy.keep(root))
     made_of = {"digest": CODE}
