@@ -4,13 +4,11 @@ attempts."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypedDict
 
 from cluster.files.causes import Cause
 from cluster.files.documents import Grid
 from cluster.files.statuses import AttemptStatus, StageStatus
-from tiny_transformers.settings.architecture import num_parameters
 from tiny_transformers.settings.config import RunConfig
 
 
@@ -22,9 +20,9 @@ class Run:
     stages: tuple[str, ...]
     studies: tuple[str, ...]
 
-    @cached_property
+    @property
     def parameters(self) -> int:
-        return num_parameters(self.config.model)
+        return self.config.parameters
 
 
 @dataclass(frozen=True)

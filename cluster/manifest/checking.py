@@ -25,18 +25,22 @@ FAMILY_WORDS = {  # Hugging Face's, of the other family
     "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
 }  # fmt: skip
+UNHEEDED = {  # whether a corpus is a stream -> what its models have no use for
+    is_stream: [f"train.{name}" for name in useless]
+    for is_stream, useless in ((True, STORY_SETTINGS), (False, STREAM_SETTINGS))
+}
 FOR_ALL = ("defaults.", "smoke.", "--set ")  # where settings stand that not every model has to heed
 
 
-def base_model(manifest: Manifest, layer: Layer, where: str) -> tuple[str, Layer]:
-    """The named model of a cell, and its settings as a layer; takes the name out of `layer`."""
+def base_model(manifest: Manifest, layer: Layer, where: str) -> str:
+    """The named model of a cell; takes the name out of `layer`."""
     named = layer.pop("model", None)
     if named is None:
         raise InputError(f"{where}.model: is missing. Name one of models: {', '.join(manifest.models)}.")
     if not isinstance(named.value, str) or named.value not in manifest.models:
         hint = did_you_mean(str(named.value), manifest.models)
         raise InputError(f"{named.origin}: {named.value!r} is no model of this manifest. {hint}")
-    return named.value, layer_of_model(manifest, named.value)
+    return named.value
 
 
 def layer_of_model(manifest: Manifest, name: str) -> Layer:
@@ -47,9 +51,9 @@ def layer_of_model(manifest: Manifest, name: str) -> Layer:
 def with_corpus(manifest: Manifest, layer: Layer) -> Layer:
     """The layer with the definition of its corpus, if that is the manifest's. Raises InputError for one that nobody
     knows."""
-    for path in (DEFINITION, "data.revision"):
-        if found := next((value for key, value in layer.items() if f"{key}.".startswith(f"{path}.")), None):
-            raise InputError(f"{found.origin}: is not for a manifest to say. Define a corpus under `corpora`.")
+    for path, value in layer.items():
+        if path.startswith("data.") and path.split(".")[1] in ("definition", "revision"):
+            raise InputError(f"{value.origin}: is not for a manifest to say. Define a corpus under `corpora`.")
     named = layer.get(CORPUS)
     if named is None or named.value in CORPORA:
         return layer
@@ -93,8 +97,7 @@ def checked(layer: Layer, where: str, sections: Sections | None = None) -> RunCo
 
 
 def _unheeded(layer: Layer, config: RunConfig) -> list[SettingValue]:
-    names = STORY_SETTINGS if config.data.is_stream else STREAM_SETTINGS
-    return [layer[path] for name in names if (path := f"train.{name}") in layer]
+    return [layer[path] for path in UNHEEDED[config.data.is_stream] if path in layer]
 
 
 def check_heeded(top: Layer, cells: Iterable[Cell]) -> None:

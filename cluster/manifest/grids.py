@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import InputError, did_you_mean
-from cluster.manifest.checking import Sections, base_model, check_heeded, checked, with_corpus
+from cluster.manifest.checking import Sections, base_model, check_heeded, checked, layer_of_model, with_corpus
 from cluster.manifest.loading import (
     FEED_FORWARD_KIND,
     SECTIONS,
@@ -93,12 +93,17 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
     combinations = _combinations(study, where)
     variants: list[tuple[str, list[RunConfig]]] = []
+    below: dict[str, tuple[Layer, Layer]] = {}  # a named model -> its settings; the same on top of the defaults
     sections, of_study = Sections(), flatten(own, where)
     chosen = _chosen(study, of_study, combinations, where)
     for combination in combinations:
         layer = of_study | combination
-        model, model_layer = base_model(manifest, layer, where)
-        merged = with_corpus(manifest, merge(base, model_layer, layer, top))
+        model = base_model(manifest, layer, where)
+        if model not in below:
+            model_layer = layer_of_model(manifest, model)
+            below[model] = model_layer, merge(base, model_layer)
+        model_layer, settings = below[model]
+        merged = with_corpus(manifest, merge(settings, layer, top))
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
         if manifest.of_programs:
             first = first_stages(manifest.own, stages)

@@ -291,17 +291,17 @@ def check_known(key: str, known: Iterable[str], where: str) -> None:
         raise InputError(f"{path}: unknown key. {hint}")
 
 
-def merge(*layers: Layer) -> Layer:
+def merge(first: Layer, *layers: Layer) -> Layer:
     """A later layer wins. One with another kind of feed-forward module leaves nothing of an earlier one's, and one
     that says how long to train leaves no earlier budget."""
-    merged: Layer = {}
+    merged = first
     for layer in layers:
         kind, before = layer.get(FEED_FORWARD_KIND), merged.get(FEED_FORWARD_KIND)
         if kind and kind.value != (before.value if before else "dense"):
             merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}
         if any(path.startswith(("train.max_steps", "train.budget")) for path in layer):
             merged = {path: value for path, value in merged.items() if not path.startswith("train.budget")}
-        merged |= layer
+        merged = merged | layer
     return merged
 
 

@@ -25,6 +25,8 @@ def match_parameters(manifest: Manifest, layer: Layer, model: str, model_layer: 
     `match_params: gpt` is the parameter count of models.gpt; true that of the cell's own base model. A size that
     the base model has may be replaced, one that a study, its grid or --set gives is not."""
     wanted, by = (layer.get(key) for key in MATCHING)
+    if wanted is None and by is None:
+        return layer
     layer = {path: value for path, value in layer.items() if path not in MATCHING}
     size = by.value if by else SIZES[0]
     if by and size not in SIZES:

@@ -134,6 +134,8 @@ def first_stages(own: Mapping[str, OwnStage], stages: Sequence[str]) -> dict[str
 def check_commands(own: Mapping[str, OwnStage], stages: Iterable[str], config: RunConfig, where: str) -> None:
     """Raises InputError for a placeholder that nothing fills, and for a parameter that fills none."""
     chosen = {name: own[name] for name in stages if name in own}
+    if not chosen:
+        return
     program = isinstance(config.model, Program)
     parameters = config.model.parameters if isinstance(config.model, Program) else {}
     for name, stage in chosen.items():

@@ -67,5 +67,5 @@ def item(
     adjustment: Adjustment = Adjustment(),  # noqa: B008 - immutable
 ) -> PackItem:
     numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
-    seconds, margin = measured.seconds(run.config, *stages), measured.margin(run.config, *stages)
-    return PackItem(run.id, numbered, seconds * adjustment.time, adjustment, margin=margin)
+    times = measured.times.of(run.config, *stages)
+    return PackItem(run.id, numbered, times.whole * adjustment.time, adjustment, margin=times.margin)

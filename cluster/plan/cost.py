@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
-from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
+from tiny_transformers.settings.architecture import FAMILIES, flops_per_token
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import forward_flops, keys_of_a_token, story_tokens, training_tokens
 from tiny_transformers.settings.stages import STAGES
@@ -71,7 +71,7 @@ class Measured:
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
-    _times: PerSettings[_Times] = field(init=False, repr=False, compare=False)
+    times: PerSettings[Times] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
 
@@ -79,7 +79,7 @@ class Measured:
         object.__setattr__(self, "_of_device", cache(partial(_of_device, self.device)))
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
         object.__setattr__(self, "_shapes", PerSettings(shape_key))
-        object.__setattr__(self, "_times", PerSettings(lambda config, *stages: _times(self, config, stages)))
+        object.__setattr__(self, "times", PerSettings(lambda config, *stages: _times(self, config, stages)))
         object.__setattr__(self, "_memory", PerSettings(memory))
         object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
 
@@ -152,37 +152,41 @@ class Measured:
     def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
         """Return the seconds of these stages of a run that has the speed of the pack, with so many runs at a time, for
         itself: runs that share a pack share it, so that what they take together is the sum."""
-        times = self._times.of(config, *stages)
+        times = self.times.of(config, *stages)
         return times.started / slots + times.steady + self._pretraining(config, times, slots)
 
     def shares(self, config: RunConfig, *stages: str, most: int) -> tuple[float, ...]:
         """`seconds`, with 1, 2, 3 ... and at most so many runs at a time."""
-        times, numbers = self._times.of(config, *stages), range(1, most + 1)
+        times, numbers = self.times.of(config, *stages), range(1, most + 1)
         if times.pretraining and (self.gains or self.together):
             return tuple(self.seconds(config, *stages, slots=number) for number in numbers)
         rest = times.steady + times.pretraining
         return tuple(times.started / number + rest for number in numbers)
 
-    def margin(self, config: RunConfig, *stages: str) -> float:
-        """Return how much more time than that is to be asked for."""
-        times = self._times.of(config, *stages)
-        whole = times.started + times.steady + times.pretraining
-        return TIME_MARGIN + (ESTIMATE_MARGIN - TIME_MARGIN) * times.estimated / whole if whole else TIME_MARGIN
-
-    def _pretraining(self, config: RunConfig, times: _Times, slots: int) -> float:
+    def _pretraining(self, config: RunConfig, times: Times, slots: int) -> float:
         if slots == 1 or not times.pretraining or not (self.gains or self.together):
             return times.pretraining
         alone, together = (self.speed(config, "pretrain", number).value for number in (1, slots))
         return times.pretraining * alone / together
 
 
-class _Times(NamedTuple):
+class Times(NamedTuple):
     """The seconds of a run's stages with one run at a time."""
 
     started: float  # that pass whatever else is at work
     pretraining: float  # that are fewer for each of several runs at a time, as far as that was measured
     steady: float  # all others
     estimated: float  # of these two, those at a speed that was not measured
+
+    @property
+    def whole(self) -> float:
+        return self.started + self.steady + self.pretraining
+
+    @property
+    def margin(self) -> float:
+        """How much more time is to be asked for."""
+        whole = self.whole
+        return TIME_MARGIN + (ESTIMATE_MARGIN - TIME_MARGIN) * self.estimated / whole if whole else TIME_MARGIN
 
 
 def _of_device(device: Mapping[Precision, float], asked: Precision | Literal["auto"], share: float) -> Estimate:
@@ -223,7 +227,7 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
     layers = tokens * model.kept_per_token(keys_of_a_token(config))
     carried = config.train.batch_size * model.carried_per_row(keys_of_a_token(config))
-    return round((BYTES_PER_PARAMETER * num_parameters(model) + 4 * (logits + layers + carried)) / 1e6)
+    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (logits + layers + carried)) / 1e6)
 
 
 def training_flops(config: RunConfig) -> float:
@@ -257,7 +261,7 @@ def flops(config: RunConfig, stage: str) -> float:
     return STAGES[stage].flops(config)
 
 
-def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> _Times:
+def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:
     computed: dict[str, float] = {}
     for stage in stages:
         if work := flops(config, stage):
@@ -267,7 +271,7 @@ def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> _T
     steady = sum(computed.values()) - pretraining - apart
     budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
     estimated = sum(seconds for stage, seconds in computed.items() if not _is_told(measured, config, stage))
-    return _Times(len(stages) * STAGE_OVERHEAD + apart, pretraining, steady + budgeted, estimated)
+    return Times(len(stages) * STAGE_OVERHEAD + apart, pretraining, steady + budgeted, estimated)
 
 
 def shares_device(stage: str) -> bool:

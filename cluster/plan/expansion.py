@@ -13,13 +13,13 @@ from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
 from cluster.plan import cost
 from cluster.plan.memo import PerSettings
-from tiny_transformers.settings.architecture import AnyModel, num_parameters
 from tiny_transformers.settings.base import Settings
-from tiny_transformers.settings.config import Data, RunConfig, Train
+from tiny_transformers.settings.config import RunConfig, Train
 from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stages import STAGES
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+GAP = "\0"  # is in no JSON
 USUAL_STEPS = Train.model_fields["max_steps"].default
 
 
@@ -69,36 +69,34 @@ def identity(config: RunConfig) -> str:
 
 
 class _Around:
-    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. What cells
-    share as objects, all but their models, is written once."""
+    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. What is
+    around the model, too, is written once for the cells that share it as objects."""
 
-    FIRST = [name for name in sorted(RunConfig.model_fields) if name < "seed"]
-    LAST = [name for name in sorted(RunConfig.model_fields) if name > "seed"]
-    SHARED = RunConfig.model_fields.keys() - {"model", "seed"}
-    ADDED = [(name, field.default) for name, field in RunConfig.model_fields.items() if field.exclude_if]
+    NAMES = sorted(RunConfig.model_fields)
 
     def __init__(self) -> None:
-        self._written: dict[int, tuple[Any, str]] = {}  # kept with its object, so that no other has its place
+        self._around: dict[tuple[Any, ...], tuple[RunConfig, list[str]]] = {}  # with its objects, which live as long
 
     def __call__(self, config: RunConfig) -> tuple[str, str]:
-        texts = {name: self._once(getattr(config, name)) for name in self.SHARED}
-        texts["model"] = _canonical(config.model)
-        for name, default in self.ADDED:
-            if getattr(config, name) == default:
-                del texts[name]
-        first, last = (
-            ",".join([f'"{name}":{texts[name]}' for name in names if name in texts])
-            for names in (self.FIRST, self.LAST)
-        )
-        return f'{{{first},"seed":', f",{last}}}"
-
-    def _once(self, value: Any) -> str:
-        known = self._written.get(id(value))
+        shared = id(config.data), id(config.train), id(config.evaluation), config.recipe, config.smoke, config.probe
+        known = self._around.get(shared)
         if known is None:
-            # Of a corpus its name counts, and neither where its files are nor how they are read.
-            settings = value.model_dump(mode="json", exclude={"definition"}) if isinstance(value, Data) else value
-            known = self._written[id(value)] = value, _canonical(settings)
-        return known[1]
+            known = self._around[shared] = config, self._around_both(config)
+        before, between, behind = known[1]
+        return f"{before}{_canonical(config.model)}{between}", behind
+
+    def _around_both(self, config: RunConfig) -> list[str]:
+        """The texts before the model, between it and the seed, and behind that."""
+        texts = []
+        for name in self.NAMES:
+            value, field = getattr(config, name), RunConfig.model_fields[name]
+            if name in ("model", "seed"):
+                texts.append(f'"{name}":{GAP}')
+            elif not (field.exclude_if and value == field.default):
+                # Of a corpus its name counts, and neither where its files are nor how they are read.
+                settings = value.model_dump(mode="json", exclude={"definition"}) if name == "data" else value
+                texts.append(f'"{name}":{_canonical(settings)}')
+        return f"{{{','.join(texts)}}}".split(GAP)
 
 
 def _seeded_identity(around: tuple[str, str], seed: int) -> str:
@@ -117,7 +115,7 @@ def name(model: str, config: RunConfig) -> str:
 
 def _unseeded_name(config: RunConfig, model: str) -> str:
     corpus = f"-{config.data.label}" if config.data.label else ""
-    return f"{model_name(model, config.model)}{corpus}{_trained(config.train)}"
+    return f"{model_name(model, config)}{corpus}{_trained(config.train)}"
 
 
 def _trained(train: Train) -> str:
@@ -127,12 +125,13 @@ def _trained(train: Train) -> str:
     return "" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps"
 
 
-def model_name(model: str, shape: AnyModel) -> str:
+def model_name(model: str, config: RunConfig) -> str:
     """With the true parameter count; `model` is its name in the manifest. A program has its parameters alone."""
+    shape = config.model
     if isinstance(shape, Program):
         return f"{model}-{shape.label}"
     return (
-        f"{model}-{shape.label}-{num_parameters(shape) / 1e6:.2f}M-{shape.layers}L-{shape.heads}H"
+        f"{model}-{shape.label}-{config.parameters / 1e6:.2f}M-{shape.layers}L-{shape.heads}H"
         f"-{shape.hidden_size}C-{shape.intermediate_size}I"
     )
 

@@ -38,6 +38,17 @@ class Course:
     open: float  # seconds that lanes were there for them, of those that they could fill
 
 
+class _AtWork:
+    """A run that has begun and not ended."""
+
+    __slots__ = ("left", "load", "place")
+
+    def __init__(self, place: int, load: Load) -> None:
+        self.left = 1.0  # part of it
+        self.place = place  # in the order in which runs begin
+        self.load = load
+
+
 class Device:
     """A device on which runs begin and end, at most so many at a time, within so much memory."""
 
@@ -47,8 +58,7 @@ class Device:
         self.order: list[int] = []
         self.after = 0.0  # seconds, for stages that need the device for themselves
         self._busy = self._own = 0.0  # own: seconds that a run which was always there would have had for itself
-        self._at_work: list[list[float]] = []  # [part that is left, place in order]
-        self._loads: list[Load] = []
+        self._at_work: list[_AtWork] = []
         self._began: list[float] = []
         self._shares: list[float] = []
 
@@ -57,9 +67,8 @@ class Device:
         return len(self._at_work)
 
     def begin(self, number: int, load: Load) -> None:
-        self._at_work.append([1.0, len(self.order)])
+        self._at_work.append(_AtWork(len(self.order), load))
         self.order.append(number)
-        self._loads.append(load)
         self._began.append(self._own)
         self._shares.append(load.alone)
         self.free -= load.memory
@@ -68,21 +77,20 @@ class Device:
     def go_on(self) -> None:
         """Until a run ends."""
         number = len(self._at_work)
-        loads, which = self._loads, number - 1
-        lasts = [loads[int(place)].lasts[which] for _, place in self._at_work]
-        step = min([left * last for (left, _), last in zip(self._at_work, lasts, strict=True)])
+        which = number - 1
+        step = min([run.left * run.load.lasts[which] for run in self._at_work])
         self.now += step
         self._own += step / number
         self._busy += step * number
-        going: list[list[float]] = []
-        for each, last in zip(self._at_work, lasts, strict=True):
-            each[0] -= step / last if last else 1.0
-            if each[0] > 1e-9:
-                going.append(each)
+        going: list[_AtWork] = []
+        for run in self._at_work:
+            last = run.load.lasts[which]
+            run.left -= step / last if last else 1.0
+            if run.left > 1e-9:
+                going.append(run)
                 continue
-            place = int(each[1])
-            self._shares[place] += self._own - self._began[place]
-            self.free += loads[place].memory
+            self._shares[run.place] += self._own - self._began[run.place]
+            self.free += run.load.memory
         self._at_work = going
 
     def course(self) -> Course:
@@ -119,19 +127,19 @@ class Packing:
         self.loads, self.memory = loads, memory
         self.left = len(loads)
         self._waiting = bytearray(b"\1") * (len(loads) + 1)  # the last one stands for the end of every list
-        self._sorted: dict[int, tuple[_Sorted, list[_Sorted]]] = {}  # by lanes
+        self._sorted: dict[int, _Sorted] = {}  # by lanes
 
     def next_pack(self, lanes: int, length: float, most: float) -> Course:
         """Return a pack that is opened by the longest run left. It lasts as long as this run beside others, at least
         `length`, at most `most` seconds; where the run lasts longer beside so many others, there are fewer lanes."""
-        opener = self._longest(lanes, math.inf, math.inf)
+        opener = self._sorted_by(lanes).longest(math.inf, math.inf)
         ends = [lasts + self.loads[opener].alone for lasts in self.loads[opener].lasts]
         lanes = next((fewer for fewer in range(lanes, 1, -1) if ends[fewer - 1] <= most), 1)
         end = min(most, max(length, ends[lanes - 1]))
-        device = Device(lanes, self.memory)
+        device, waiting = Device(lanes, self.memory), self._sorted_by(lanes)
         self._begin(device, opener)
         while True:
-            while device.at_work < lanes and (number := self._beside(device, end)) >= 0:
+            while device.at_work < lanes and (number := self._beside(device, end, waiting)) >= 0:
                 self._begin(device, number)
             if not device.at_work:
                 return device.course()
@@ -142,47 +150,53 @@ class Packing:
         self.left -= 1
         device.begin(number, self.loads[number])
 
-    def _beside(self, device: Device, end: float) -> int:
+    def _beside(self, device: Device, end: float, waiting: _Sorted) -> int:
         """Return the longest run that ends by then, and leaves enough memory for small ones in the other lanes; if
         there is none, one that leaves less. -1 if nothing fits."""
         if not self.left:
             return -1
-        room, lanes = end - device.after - device.now, device.lanes
-        spared = (lanes - device.at_work - 1) * self._least(lanes) if device.free < math.inf else 0
-        number = self._longest(lanes, room, device.free - spared)
-        return number if number >= 0 or not spared else self._longest(lanes, room, device.free)
+        room = end - device.after - device.now
+        spared = (device.lanes - device.at_work - 1) * waiting.least() if device.free < math.inf else 0
+        number = waiting.longest(room, device.free - spared)
+        return number if number >= 0 or not spared else waiting.longest(room, device.free)
 
-    def _least(self, lanes: int) -> int:
-        """The least memory that a run still needs, or a little less."""
-        classes = self._sorted_by(lanes)[1]
-        while classes and classes[0].longest(math.inf, math.inf, self._waiting) < 0:
-            del classes[0]
-        return classes[0].least if classes else 0
-
-    def _longest(self, lanes: int, room: float, memory: float) -> int:
-        """Return the longest run that waits and fits, or -1."""
-        every, classes = self._sorted_by(lanes)
-        if (number := every.longest(room, memory, self._waiting)) != GAVE_UP:
-            return number
-        fitting = [each.longest(room, memory, self._waiting) for each in classes if each.least <= memory]
-        return max((n for n in fitting if n >= 0), key=lambda n: self.loads[n].lasts[lanes - 1], default=-1)
-
-    def _sorted_by(self, lanes: int) -> tuple[_Sorted, list[_Sorted]]:
-        """The runs that wait, and the same apart by their memory, the least first."""
+    def _sorted_by(self, lanes: int) -> _Sorted:
         if lanes not in self._sorted:
-            numbers = [number for number in range(len(self.loads)) if self._waiting[number]]
-            parts: dict[int, list[int]] = {}
-            for number in numbers:
-                parts.setdefault(int(math.log(max(1, self.loads[number].memory), CLASS)), []).append(number)
-            apart = [_Sorted(parts[key], self.loads, lanes) for key in sorted(parts)]
-            self._sorted[lanes] = _Sorted(numbers, self.loads, lanes), apart
+            self._sorted[lanes] = _Sorted(self.loads, self._waiting, lanes)
         return self._sorted[lanes]
 
 
 class _Sorted:
+    """The runs that wait, by how long they last in so many lanes: all of them, and apart by their memory."""
+
+    def __init__(self, loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
+        self._loads, self._which = loads, lanes - 1
+        numbers = [number for number in range(len(loads)) if waiting[number]]
+        parts: dict[int, list[int]] = {}
+        for number in numbers:
+            parts.setdefault(int(math.log(max(1, loads[number].memory), CLASS)), []).append(number)
+        self._every = _Line(numbers, loads, waiting, lanes)
+        self._apart = [_Line(parts[key], loads, waiting, lanes) for key in sorted(parts)]  # the least memory first
+
+    def least(self) -> int:
+        """Return the least memory that a run still needs, or a little less."""
+        while self._apart and self._apart[0].is_empty:
+            del self._apart[0]
+        return self._apart[0].least if self._apart else 0
+
+    def longest(self, room: float, memory: float) -> int:
+        """Return the longest run that waits and fits, or -1."""
+        if (number := self._every.longest(room, memory)) != GAVE_UP:
+            return number
+        fitting = [line.longest(room, memory) for line in self._apart if line.least <= memory]
+        return max((n for n in fitting if n >= 0), key=lambda n: self._loads[n].lasts[self._which], default=-1)
+
+
+class _Line:
     """Runs, the longest first. What is in a pack is jumped over."""
 
-    def __init__(self, numbers: Iterable[int], loads: Sequence[Load], lanes: int) -> None:
+    def __init__(self, numbers: Iterable[int], loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
+        self._waiting = waiting
         self._numbers = sorted(numbers, key=lambda number: -loads[number].lasts[lanes - 1])
         self._keys = [-loads[number].lasts[lanes - 1] for number in self._numbers]
         self._memory = [loads[number].memory for number in self._numbers]
@@ -190,21 +204,25 @@ class _Sorted:
         self._numbers.append(len(loads))
         self._next = list(range(1, len(self._numbers) + 1))
 
-    def longest(self, room: float, memory: float, waiting: bytearray) -> int:
+    @property
+    def is_empty(self) -> bool:
+        return self._find(0) == len(self._keys)
+
+    def longest(self, room: float, memory: float) -> int:
         """Return the longest that waits and fits, or -1; GAVE_UP where many that are short enough are too large."""
-        place = self._find(0 if room == math.inf else bisect_left(self._keys, -room), waiting)
+        place = self._find(0 if room == math.inf else bisect_left(self._keys, -room))
         for _ in range(LOOKED_AT):
             if place == len(self._keys):
                 return -1
             if self._memory[place] <= memory:
                 return self._numbers[place]
-            place = self._find(place + 1, waiting)
+            place = self._find(place + 1)
         return GAVE_UP
 
-    def _find(self, place: int, waiting: bytearray) -> int:
+    def _find(self, place: int) -> int:
         """Return the first place from here on whose run still waits."""
         found = place
-        while not waiting[self._numbers[found]]:
+        while not self._waiting[self._numbers[found]]:
             found = self._next[found]
         while place != found:
             self._next[place], place = found, self._next[place]

@@ -18,12 +18,22 @@ class PerSettings(Generic[T]):
 
     def __init__(self, compute: Callable[..., T]) -> None:
         self._compute = compute
-        self._known: dict[tuple[Any, ...], tuple[RunConfig, T]] = {}
+        self._known: dict[tuple[Any, ...], list[tuple[RunConfig, T]]] = {}  # by the model, of which there are most
 
     def of(self, config: RunConfig, *more: Any) -> T:
-        sections = (id(config.model), id(config.data), id(config.train), id(config.evaluation))
-        key = (*sections, config.smoke, config.probe, config.recipe, *more)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = (config, self._compute(config, *more))
-        return known[1]
+        known = self._known.setdefault((id(config.model), more), [])
+        for other, value in known:
+            if other is config or _alike(other, config):
+                return value
+        value = self._compute(config, *more)
+        known.append((config, value))
+        return value
+
+
+def _alike(one: RunConfig, other: RunConfig) -> bool:
+    return (
+        one.data is other.data
+        and one.train is other.train
+        and one.evaluation is other.evaluation
+        and (one.smoke, one.probe, one.recipe) == (other.smoke, other.probe, other.recipe)
+    )

@@ -36,7 +36,7 @@ def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     models: dict[str, dict[str, Any]] = {}
     for cell in cells:
         model = cell.config.model
-        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, model), "studies": []})
+        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, cell.config), "studies": []})
         if cell.study not in entry["studies"]:
             entry["studies"].append(cell.study)
         counts = parameters(model)

@@ -44,7 +44,7 @@ class _Settings:
     def model_validate(cls, values):
         return cls(**{name: _Settings.model_validate(v) if isinstance(v, dict) else v for name, v in values.items()})
 
-    def model_copy(self, *, update):
+    def model_copy(self, *, update, deep=False):  # noqa: ARG002
         copied = copy.copy(self)
         copied.__dict__.update(update)
         return copied

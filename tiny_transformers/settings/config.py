@@ -5,14 +5,14 @@ reads this module to plan, a compute node to work, so a size or a file name is s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, PositiveInt, create_model, model_validator
 
-from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model
+from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model, flops_per_token, num_parameters
 from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
@@ -145,10 +145,16 @@ class Evaluation(Settings):
 
     def of(self, settings: type[S]) -> S:
         """Return the settings of the stage that has this class of them."""
-        for section in vars(self).values():
-            if type(section) is settings:
-                return section
-        raise LookupError(f"no stage that is known has the settings {settings.__name__}")
+        section: S = getattr(self, _section(type(self), settings))
+        return section
+
+
+@cache
+def _section(evaluation: type[Evaluation], settings: type[Settings]) -> str:
+    for name, field in evaluation.model_fields.items():
+        if field.annotation is settings:
+            return name
+    raise LookupError(f"no stage that is known has the settings {settings.__name__}")
 
 
 def evaluation_class() -> type[Evaluation]:
@@ -202,6 +208,25 @@ class RunConfig(Settings):
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
     probe: bool = added(False)  # a few steps that measure memory and speed: kept apart, never counted
     recipe: int | None = None  # null: that by which the code makes such a run now
+
+    # Closed forms that are asked for again and again are computed once.
+
+    @cached_property
+    def parameters(self) -> int:
+        """The model's."""
+        return num_parameters(self.model)
+
+    @cached_property
+    def weights_flops(self) -> int:
+        """Return the FLOPs of one token in a forward pass of training, attention scores left out."""
+        return flops_per_token(self.model, training=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Without what was computed of the settings that are changed."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("parameters", "weights_flops"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @property
     def positions(self) -> int:

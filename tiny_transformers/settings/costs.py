@@ -5,7 +5,7 @@ FLOPs of a forward pass are those of `architecture.flops_per_token`, and with th
 
 from __future__ import annotations
 
-from tiny_transformers.settings.architecture import Brainformer, flops_per_token
+from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import RunConfig
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
@@ -48,8 +48,8 @@ def forward_flops(config: RunConfig) -> float:
     """Return the FLOPs of one token. In a stream all see as far as their heads do, so that what scores take is known.
 
     As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
-    weights = flops_per_token(config.model, training=True)
-    return weights + config.model.score_flops(keys_of_a_token(config)) if config.data.is_stream else weights
+    scores = config.model.score_flops(keys_of_a_token(config)) if config.data.is_stream else 0
+    return config.weights_flops + scores
 
 
 def head_flops(config: RunConfig) -> float:
@@ -60,5 +60,5 @@ def head_flops(config: RunConfig) -> float:
 def one_mask_flops(config: RunConfig, length: int) -> float:
     """Return the FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at
     that token alone (tiny_transformers/evaluation/masked.py)."""
-    forward, head, layers = flops_per_token(config.model, training=True), head_flops(config), config.model.layers
+    forward, head, layers = config.weights_flops, head_flops(config), config.model.layers
     return (forward - head) * ((layers - 1) * length + 1) / layers + head

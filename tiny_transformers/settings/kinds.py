@@ -5,7 +5,7 @@ who adds one does so before settings that name it are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
@@ -14,43 +14,26 @@ from pydantic_core import CoreSchema, core_schema
 K = TypeVar("K")
 
 
-class Kinds(Mapping[str, K]):
+class Kinds(dict[str, K]):
     """The kinds of one thing, in the order in which they were added."""
 
     def __init__(self, what: str, name_of: Callable[[K], str]) -> None:
+        super().__init__()
         self.what, self._name_of = what, name_of
-        self._known: dict[str, K] = {}
 
     def add(self, *kinds: K) -> None:
         """Raises ValueError for a name that is taken: what was written of the one would be read as the other."""
         for kind in kinds:
             name = self._name_of(kind)
-            if name in self._known:
+            if name in self:
                 raise ValueError(f"{self.what} {name} is there already: give yours another name")
-            self._known[name] = kind
+            self[name] = kind
 
     def replace(self, old: Iterable[K], new: Iterable[K]) -> None:
         """Take some out, and add others at the end."""
         for kind in old:
-            del self._known[self._name_of(kind)]
+            del self[self._name_of(kind)]
         self.add(*new)
-
-    def __getitem__(self, name: str) -> K:
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    # Mapping's own look up each name, and every setting that is checked goes through some of these.
-
-    def values(self) -> ValuesView[K]:
-        return self._known.values()
-
-    def items(self) -> ItemsView[str, K]:
-        return self._known.items()
 
 
 class KnownNow:

@@ -4,7 +4,7 @@ A stage from elsewhere is added in the same way, by `STAGES.add`. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tiny_transformers.settings.config import RunConfig
@@ -39,16 +39,11 @@ def read_other_corpora(stages: Iterable[str], is_stream: bool) -> list[str]:
     return [name for name, kind in STAGES.items() if kind.reads == other and name in asked]
 
 
-def misfit(config: RunConfig, stages: Iterable[str]) -> str | None:
+def misfit(config: RunConfig, stages: Sequence[str]) -> str | None:
     """Return why one of these stages cannot be done with the model or the data, in words; None: all can."""
-    asked = set(stages)
-    others = read_other_corpora(asked, config.data.is_stream)
-    if others:
+    if others := read_other_corpora(stages, config.data.is_stream):
         return f"stages: {others[0]} is not for models of {config.data.corpus}"
-    for name, kind in STAGES.items():
-        if name in asked and (told := kind.misfit(config)):
-            return told
-    return None
+    return next((told for stage in stages if (told := STAGES[stage].misfit(config))), None)
 
 
 def required_files(config: RunConfig, stages: Iterable[str] | None = None, root: Path | None = None) -> list[str]:

@@ -17,6 +17,7 @@ from tiny_transformers.settings.architecture import (
     num_parameters,
     parameters,
 )
+from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.feed_forward.controller import controller_size
 from tiny_transformers.settings.feed_forward.moe import expert_size
 from tiny_transformers.settings.feed_forward.pkm import num_subkeys
@@ -238,3 +239,16 @@ def test_a_name_says_how_a_model_differs():
     assert name(qk_size=64, v_size=128, num_key_value_heads=2) == "gelu-qk64-v128-2KV"
     assert Roberta().label == "gelu"
     assert Roberta(bias=False).label == "gelu-nobias"
+
+
+def test_settings_that_were_asked_for_their_costs_are_equal_to_others_and_changed_ones_have_their_own():
+    plain, asked = RunConfig(model=GPTNeo()), RunConfig(model=GPTNeo())
+    assert (asked.parameters, asked.weights_flops) == (
+        num_parameters(GPTNeo()),
+        flops_per_token(GPTNeo(), training=True),
+    )
+    assert asked == plain
+    assert asked.model_dump_json() == plain.model_dump_json()
+    small = asked.model_copy(update={"model": GPTNeo(hidden_size=64)})
+    assert small.parameters == num_parameters(small.model)
+    assert small.weights_flops == flops_per_token(small.model, training=True)
