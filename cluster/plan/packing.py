@@ -6,7 +6,7 @@ Pure: reads no files, calls no SLURM."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -389,48 +389,3 @@ def _best(gains: Mapping[int, float], most: int, bound: str) -> tuple[int, str] 
     elif best == max(gains) < most:
         words += "; more were not tried"
     return best, words
-
-
-def too_long(items: Iterable[PackItem], site: Site) -> str | None:
-    """Return what to say of runs that may not end within the site's time limit; None if there are none."""
-    needs = [need for item in items if (need := item.margin * item.seconds / 60) > site.max_time]
-    if not needs:
-        return None
-    count, longest = len(needs), max(needs)
-    start = (
-        f"{count} run{'s' if count > 1 else ''} may need up to {longest / 60:,.1f} h, more than the site's "
-        f"{site.max_time / 60:g} h"
-    )
-    if site.scheduler == "local" or not site.sbatch.get("requeue", True):
-        return f"{start}: they stop then, and `rerun --failed` goes on from their checkpoints."
-    times = math.ceil(longest / site.max_time) - 1
-    return f"{start}: they will be requeued up to {times} time{'s' if times > 1 else ''}, and go on from checkpoints."
-
-
-def gpu_hours(arrays: Iterable[Array]) -> float:
-    """Estimated hours of whole packs: GPU-hours where a pack has a GPU."""
-    return sum(pack.seconds for array in arrays for pack in array.packs) / 3600
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is predicted of all packs together."""
-
-    packs: int
-    at_a_time: float  # runs, on average over the time of all packs
-    hours: float  # of whole packs, as estimated
-    asked: float  # hours
-    idle: float  # share of the slots' time in which they have no run
-    end: float  # seconds until the last pack has ended
-    jobs: int | None  # at once
-
-
-def outlook(arrays: Sequence[Array], site: Site) -> Outlook:
-    """Predict what these arrays come to on a site, where each pack waits half an hour in the queue."""
-    packs = [pack for array in arrays for pack in array.packs]
-    seconds, busy = sum(pack.seconds for pack in packs), sum(pack.busy for pack in packs)
-    asked = sum(array.resources.minutes * len(array.packs) for array in arrays) / 60
-    jobs, wait = (1, 0.0) if site.scheduler == "local" else (jobs_at_once(site), QUEUE)
-    end = lanes.end_of([pack.seconds for pack in packs], jobs, wait)
-    idle = 1 - busy / max(1e-9, sum(pack.open for pack in packs))
-    return Outlook(len(packs), busy / max(1e-9, seconds), seconds / 3600, asked, idle, end, jobs)

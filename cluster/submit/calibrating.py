@@ -9,7 +9,7 @@ from cluster.console import console, count
 from cluster.files.documents import Need
 from cluster.files.statuses import LIVE
 from cluster.ledger import recording
-from cluster.plan import calibration, choosing, cost, packing
+from cluster.plan import calibration, choosing, cost, outlook
 from cluster.plan.calibration import Calibration
 from cluster.reconcile import session
 from cluster.slurm.queries import Slurm
@@ -29,7 +29,7 @@ def wanted(request: Request, asked: bool | None) -> Calibration | None:
     if not any(run.config.reads_data for run in request.runs):  # programs, whose stages say how long they take
         return None
     arrays = [*request.arrays, *request.held]
-    if asked is None and (request.site.flops or packing.gpu_hours(arrays) < calibration.WORTH):
+    if asked is None and (request.site.flops or outlook.gpu_hours(arrays) < calibration.WORTH):
         return None
     chosen = calibration.choose(arrays, request.runs, request.site)
     if request.room is None or request.room > 1:

@@ -19,7 +19,8 @@ from cluster.plan.choosing import PackItem
 from cluster.plan.cost import TIME_MARGIN
 from cluster.plan.expansion import model_name
 from cluster.plan.memo import PerSettings
-from cluster.plan.packing import Array, Sizing, outlook
+from cluster.plan.outlook import predict
+from cluster.plan.packing import Array, Sizing
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import flops_per_token, parameters
 from tiny_transformers.settings.config import RunConfig
@@ -188,7 +189,7 @@ def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[
 
 def outlook_view(arrays: Sequence[Array], site: Site, unit: str) -> str:
     """Say in words what the packs come to."""
-    found = outlook(arrays, site)
+    found = predict(arrays, site)
     if site.scheduler == "local":
         return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {_duration(found.end)}."
     jobs = (

@@ -12,7 +12,7 @@ from cluster.console import clean, console, count
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
-from cluster.plan import choosing, packing
+from cluster.plan import choosing, outlook, packing
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
@@ -58,7 +58,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )
     stages = sum(len(item.stages) for item in request.items)
-    console.print(f"{count(stages, 'stage run')}, about {packing.gpu_hours(arrays):,.1f} {unit} {basis}.")
+    console.print(f"{count(stages, 'stage run')}, about {outlook.gpu_hours(arrays):,.1f} {unit} {basis}.")
     if where.dry_run:
         console.print(tables.outlook_view(arrays, request.site, unit), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100
@@ -66,7 +66,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         console.print(way)
     if where.dry_run:
         console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))
-    if note := packing.too_long(request.items, request.site):
+    if note := outlook.too_long(request.items, request.site):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")

@@ -11,7 +11,7 @@ from rich.console import Console
 from cluster.errors import InputError
 from cluster.files.records import StageState
 from cluster.manifest import checking, grids, loading
-from cluster.plan import choosing, cost, expansion, packing
+from cluster.plan import choosing, cost, expansion, outlook, packing
 from cluster.plan.choosing import PackItem
 from cluster.plan.cost import Estimate
 from cluster.plan.retry import Adjustment
@@ -298,11 +298,11 @@ def test_an_account_that_may_run_few_jobs_gets_long_packs(runs):
 
 def test_runs_that_need_more_than_the_sites_time_are_said_not_clipped_in_silence():
     where = SITE.model_copy(update={"max_time": 60})
-    assert packing.too_long(items(2, 2000), where) is None
-    note = packing.too_long([*items(2, 2000), *items(1, 6000)], where)
+    assert outlook.too_long(items(2, 2000), where) is None
+    note = outlook.too_long([*items(2, 2000), *items(1, 6000)], where)
     assert note.startswith("1 run may need up to 2.5 h, more than the site's 1 h: they will be requeued up to 2 times")
-    assert "rerun --failed" in packing.too_long(items(1, 6000), where.model_copy(update={"scheduler": "local"}))
-    assert "rerun --failed" in packing.too_long(items(1, 6000), where.model_copy(update={"sbatch": {"requeue": False}}))
+    assert "rerun --failed" in outlook.too_long(items(1, 6000), where.model_copy(update={"scheduler": "local"}))
+    assert "rerun --failed" in outlook.too_long(items(1, 6000), where.model_copy(update={"sbatch": {"requeue": False}}))
 
 
 GAINS = {1: 1.0, 2: 1.6, 4: 2.25, 8: 2.3}
@@ -346,7 +346,7 @@ def test_runs_take_the_time_that_so_many_at_a_time_were_measured_to_take(runs):
 
     def hours(measured, of=4):
         work = [choosing.item(run, ["pretrain"], {}, measured) for run in runs[:of]]
-        return packing.gpu_hours(packing.arrange(work, by_id, where, measured))
+        return outlook.gpu_hours(packing.arrange(work, by_id, where, measured))
 
     alone = hours(cost.Measured(SLOW))
     fixed = 4 * cost.STAGE_OVERHEAD / 3600

@@ -7,7 +7,7 @@ import pytest
 from cluster.errors import InputError
 from cluster.files import whole_files
 from cluster.ledger import recording
-from cluster.plan import cost, packing
+from cluster.plan import cost, outlook
 from cluster.sites.profiles import Site
 from cluster.submit import budget, dispatch, launch
 from cluster.submit.dispatch import SubmitOptions
@@ -32,7 +32,7 @@ def ask(runs, site=SITE, studies=("first", "second")):
 
 
 def hours(request):
-    return packing.gpu_hours(request.arrays)
+    return outlook.gpu_hours(request.arrays)
 
 
 def of(runs, study):

@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import BreakerOpen, InputError, SlurmSilent
 from cluster.files import folders, whole_files
 from cluster.ledger import recording
-from cluster.plan import cost, packing
+from cluster.plan import cost, outlook
 from cluster.sites.profiles import Rule, Site
 from cluster.slurm.answers import Job
 from cluster.slurm.queries import Limits
@@ -261,4 +261,4 @@ def test_what_is_asked_for_has_the_time_that_it_takes_beside_others(runs):
     request = dispatch.request(None, runs, todo, {}, site, measured, [], FakeSlurm())
     assert request.arrays[0].resources.slots == 4
     assert [item.run_id for item in request.items] == [run.id for run in runs]
-    assert sum(item.seconds for item in request.items) == pytest.approx(3600 * packing.gpu_hours(request.arrays))
+    assert sum(item.seconds for item in request.items) == pytest.approx(3600 * outlook.gpu_hours(request.arrays))
