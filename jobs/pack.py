@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.files import documents, whole_files
 from cluster.files.causes import Cause
-from cluster.files.documents import AnswerFile, Intent, TaskFile
+from cluster.files.documents import AnswerFile, Intent, ResultFile, TaskFile
 from cluster.files.folders import OutputRoot, SubmissionDir
 from cluster.files.statuses import GIVEN_UP
 from jobs import attempts, memory, mps, turn
@@ -129,6 +129,7 @@ class PackWork:
         self.out_of_patience = False  # the children that are left were killed
         self.made_with: dict[str, Any] = {}
         self.watch = memory.Watch()
+        self.pulls = True  # runs of other packs
 
     def run(self) -> None:
         if not self.parts and not self.runs.any_left():
@@ -241,6 +242,8 @@ class PackWork:
 
     def _pull(self) -> int | None:
         """Take a run of another pack, if one fits beside the runs at work and would surely end in time."""
+        if not self.pulls:
+            return None
         seconds = (self.ends - time.monotonic()) / (len(self.running) + 1)
         try:
             pulled = self.runs.pull(self.alone, self._free(), seconds)
@@ -302,8 +305,13 @@ class PackWork:
         run = self.root.run(item["run_id"])
         for stage, _ in item["stages"]:
             for attempt, holder in attempts.claimed(run, stage, self.directory.id, self.task.restart):
-                if holder["pid"] == pid and not attempts.has_result(attempt):
+                if holder["pid"] != pid:
+                    continue
+                result = whole(attempt.result, ResultFile)
+                if result is None:
                     attempts.write_result(attempt, failure(cause, message))
+                elif result.get("cause") == "no_gpu":  # else this node would soon have had, and failed, all runs
+                    self.pulls = False
 
     def _could_not_start(self, number: int, error: OSError) -> None:
         say(f"run {self.parts[number].run_id}: no child could be started: {error}")

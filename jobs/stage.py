@@ -42,7 +42,7 @@ from jobs.attempts import (
     write_result,
 )
 from tiny_transformers.common.provenance import decisive_versions, source_digest
-from tiny_transformers.common.work import Check, CheckFailed, Interrupted, Outcome, TinyTransformersError, Work
+from tiny_transformers.common.work import Check, CheckFailed, Interrupted, NoGPU, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stage.known import definition
 from tiny_transformers.settings.stages import STAGES, needed_by
@@ -211,6 +211,8 @@ def cause(error: BaseException) -> str:
         return "check_failed"
     if isinstance(error, Interrupted):
         return "timeout"
+    if isinstance(error, NoGPU):
+        return "no_gpu"
     return "out_of_memory" if memory.ran_out(error) else "error"
 
 
@@ -239,6 +241,7 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         should_stop=STOP.is_set,
         stage=stage,
         own=own,
+        has_gpu=bool(intent["site"].get("gpus")),
     )
     if known := documents.read(OutputRoot(Path(intent["output_root"])).contents, ContentsFile):
         from tiny_transformers.common import contents

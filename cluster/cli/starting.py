@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.cli.shared import (
+    LOGS,
     OUTPUT,
     AccountOption,
     DataOption,
@@ -26,6 +27,7 @@ from cluster.cli.shared import (
 )
 from cluster.console import console, count
 from cluster.errors import InputError
+from cluster.files.folders import OutputRoot
 from cluster.manifest import grids, loading
 from cluster.reconcile import session
 from cluster.sites import profiles
@@ -127,6 +129,9 @@ def doctor(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --write: in place of a file that is there.")
     ] = False,
+    job: Annotated[
+        bool, typer.Option("--job", help="Ask a compute node, too, by a short job: whether CUDA starts there.")
+    ] = False,
 ) -> None:
     """Compare what this site offers with what its profile assumes, or write a profile of what it offers.
 
@@ -141,6 +146,10 @@ def doctor(
         raise InputError("--overwrite: is for --write FILE.yaml.")
     where = profiles.load(site or profiles.default_site(), account=account, partition=partition)
     findings = examination.examine(where, Slurm(), data_root, output_root)
+    if job:
+        from cluster.submit import node_job
+
+        findings += node_job.look(where, Slurm(), OutputRoot(output_root), LOGS.absolute())
     table = Table(title=f"site {where.name}", title_justify="left")
     for title in ("", "what", "found"):
         table.add_column(title)

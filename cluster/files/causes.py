@@ -15,4 +15,5 @@ Cause = Literal[
     "lost",
     "vanished",
     "launch_failed",
+    "no_gpu",
 ]

@@ -146,6 +146,16 @@ class PackedRun(TypedDict):
     done: NotRequired[dict[str, int]]
 
 
+class NodeFile(TypedDict):
+    """node.json: what a node has for a stage that is to have a GPU (tiny_transformers/training/device.py)."""
+
+    node: str
+    versions: str  # of torch's CUDA, and the newest that the driver knows
+    gpu: str | None
+    wrong: str | None  # why CUDA does not start, and what to do
+    lacks: str | None
+
+
 class SiteTold(TypedDict):
     """The fields of a site's profile that the ledger keeps."""
 

@@ -89,6 +89,7 @@ RETRY: dict[Cause, Rule] = {
     "preempted": Rule(times=10),
     "lost": Rule(times=1),
     "launch_failed": Rule(times=2, exclude_node=True, wait=5),
+    "no_gpu": Rule(times=1, exclude_node=True),  # elsewhere, once: a driver that is too old is so on every node
 }
 Event = Literal["study_finished", "first_failure", "slurm_unreachable"]
 

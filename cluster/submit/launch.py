@@ -23,7 +23,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
 from cluster.ledger import recording
 from cluster.ledger.database import Ledger
-from cluster.plan.packing import Array, Pack
+from cluster.plan.packing import Array, Pack, Resources
 from cluster.render import render
 from cluster.sites.profiles import Site, refuse_other_clusters
 from cluster.slurm import environment, sbatch
@@ -35,6 +35,7 @@ from tiny_transformers.settings.stages import STAGES
 
 PICKLE = "pack.pkl"  # one for all tasks of an array
 EMPTY: Mapping[tuple[str, str], int] = {}
+SHORT = 5  # minutes of a job that only looks: to load torch from a cold file system may take one
 REQUEUES = 1_000  # submitit's own limit; `PackJob.checkpoint` has the site's
 # What is filled in in the name of a log: by SLURM ("filename pattern" in sbatch's manual), and by submitit.
 NAME_PARTS = {"slurm": ("%", "\\"), "local": ("%j", "%t", "%A", "%a")}
@@ -248,6 +249,18 @@ def script(
         map_count=count if count > 1 else None,
         **options,
     )
+
+
+def single_script(site: Site, root: OutputRoot, folder: Path, words: str, code: str) -> str:
+    """The text of a short job of its own, which starts Python with these words as a pack's job does."""
+    python = f"{_python(site, root, folder)} -u {words}"
+    if site.scheduler == "local":
+        return "\n".join([*_setup(site, root, code), python, ""])
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    resources = Resources(1, site.gpus, 1, site.memory_per_cpu, SHORT)
+    options = _slurm_options(Array(resources, ()), site, root, folder.name, code)
+    return _make_sbatch_string(command=python, folder=folder, **options)
 
 
 def with_data(site: Site, data_root: Path | None) -> Site:

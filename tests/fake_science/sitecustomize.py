@@ -1,9 +1,10 @@
 """Puts stand-ins for the stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
-{"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "train" | "deaf" | "eat" | "unwritable"
-| seconds it takes}}. One that makes noise prints what a terminal obeys, and fails. Asked to stop, one that hangs
-completes, one that trains saves (a line in saved.txt) and is Interrupted, a deaf one goes on; one that eats takes 200
-MB and goes on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
+{"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "no_gpu" | "train" | "deaf" | "eat" |
+"unwritable" | seconds it takes}}. One that makes noise prints what a terminal obeys, and fails; one that finds no GPU
+fails where it is to have one. Asked to stop, one that hangs completes, one that trains saves (a line in saved.txt) and
+is Interrupted, a deaf one goes on; one that eats takes 200 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets
+USR2 while it starts.
 FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there.
 
 What takes most of such a process's time is not loaded: numpy and asyncio, of which submitit only speaks, and pydantic.
@@ -92,7 +93,7 @@ def _told(work, stage):
 
 def _run_of(stage):
     def run(work):
-        from tiny_transformers.common.work import Interrupted, Outcome, Score
+        from tiny_transformers.common.work import Interrupted, NoGPU, Outcome, Score
 
         what = _told(work, stage)
         threads = os.environ.get("OMP_NUM_THREADS")
@@ -106,6 +107,8 @@ def _run_of(stage):
             os.kill(os.getpid(), 9)
         if what == "out_of_memory":
             raise MemoryError
+        if what == "no_gpu" and work.has_gpu:
+            raise NoGPU("CUDA does not start")
         if isinstance(what, int | float):
             time.sleep(what)
         eaten = bytearray(200_000_000) if what == "eat" else b""

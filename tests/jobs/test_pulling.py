@@ -192,3 +192,16 @@ def test_a_run_whose_pack_is_cancelled_while_it_is_pulled_is_cancelled(array, fa
     assert (done(tmp_path, "one"), done(tmp_path, "two")) == (["pretrain"], [])
     assert whole_files.read_json(tmp_path / "runs/two/stages/add_tokenizer/1/result.json")["cause"] == "cancelled"
     assert not (tmp_path / "runs/two/stages/speed").exists()
+
+
+@pytest.mark.parametrize(("gpus", "left"), [(1, ["two", "three"]), (0, [])])
+def test_a_task_whose_node_has_no_gpu_fails_its_own_runs_and_pulls_no_others(
+    array, start, tmp_path, fake_science, gpus, left
+):
+    directory = array([("own", 5, 1), ("last", 4, 1)], [("two", 5, 1), ("three", 5, 1)], slots=1, site={"gpus": gpus})
+    fake_science.write_text(json.dumps({"*": {"pretrain": "no_gpu"}}))
+    start(directory, 0).wait(PATIENCE)
+    results = [tmp_path / "runs" / name / "stages/pretrain/1/result.json" for name in ("own", "last", "two", "three")]
+    causes = [(whole_files.read_json(path) or {}).get("cause") for path in results]
+    assert causes == (["no_gpu", "no_gpu", None, None] if gpus else [None] * 4)
+    assert [name for name in ("two", "three") if holder(directory, name) is None] == left

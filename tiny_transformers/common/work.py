@@ -19,6 +19,10 @@ class TinyTransformersError(Exception):
     """A mistake in the user's input or data: says where, what, and what to do. Shown without a traceback."""
 
 
+class NoGPU(TinyTransformersError):
+    """The stage was given a GPU, and CUDA does not start."""
+
+
 class Interrupted(Exception):
     """The stage was asked to stop; what it had done is in its newest checkpoint."""
 
@@ -37,6 +41,7 @@ class Work:
     figures: Callable[[Mapping[str, float]], None] = lambda _: None  # told loss, tokens_per_second, seconds_left
     should_stop: Callable[[], bool] = lambda: False  # asked often; True: save and raise Interrupted
     stage: str = ""  # its name
+    has_gpu: bool = False  # a GPU was asked for: where CUDA does not start it fails, and does not go on on the CPU
     own: OwnStage | None = None  # how the manifest defines it, if it is a stage of the user's own
 
     @property

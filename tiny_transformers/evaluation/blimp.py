@@ -59,12 +59,13 @@ class Accuracy:
 
 def run(work: Work) -> Outcome:
     """Score every task of the data with the model and the tokenizer of `work.model_dir`."""
+    where = device.pick_device(work.has_gpu)
     files = blimp_files(work.config.data, work.config.evaluation.of(Blimp).data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     tasks = _read_tasks(work, files, tokenizer)
     fingerprints = {name: contents.fingerprint(work.data_root / file) for name, file in files.items()}
     model: Any = auto.load_lm(work.model_dir)
-    model.to(device.pick_device())
+    model.to(where)
     started = time.monotonic()
     results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
     seconds = time.monotonic() - started

@@ -28,11 +28,12 @@ AT_ONCE = 2_048  # characters on the device, of all rows; no result depends on i
 
 def run(work: Work) -> Outcome:
     """Score the split `evaluation.bpc.split` with the model of `work.model_dir`."""
+    where = device.pick_device(work.has_gpu)
     (file,), settings = config.stream_files(work.config), work.config.evaluation.of(Bpc)
     stream = characters.read_stream(work.data_root / file, work.config.data.units, work.cache)
     characters.fits(stream, work.config.model.vocab_size)
     model: Any = auto.load_lm(work.model_dir)
-    model.to(device.pick_device())
+    model.to(where)
 
     def on_block(done: float) -> None:
         if work.should_stop():

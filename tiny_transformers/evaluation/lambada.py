@@ -49,11 +49,11 @@ class PassageScores:
 
 def run(work: Work) -> Outcome:
     """Score the passages with the model and the tokenizer of `work.model_dir`."""
-    path = work.data_root / FILE
+    where, path = device.pick_device(work.has_gpu), work.data_root / FILE
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     passages = read_passages(path, tokenizer, work.config)
     model: Any = auto.load_lm(work.model_dir)
-    model.to(device.pick_device())
+    model.to(where)
     started = time.monotonic()
     result = _score(work, model, tokenizer, passages)
     seconds = time.monotonic() - started

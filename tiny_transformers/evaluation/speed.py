@@ -96,9 +96,9 @@ class Timing:
 
 def run(work: Work) -> Outcome:
     """Measure the model of `work.model_dir`. Needs no tokenizer and no data."""
-    load = os.getloadavg()[0]
+    where, load = device.pick_device(work.has_gpu), os.getloadavg()[0]
     model: Any = auto.load_lm(work.model_dir)
-    model.to(device.pick_device())
+    model.to(where)
     outcome = Outcome(metrics=_hardware(work.config, load) | _sizes(work, model))
     for name, value in outcome.metrics.items():
         print(f"{name}: {value}")

@@ -70,6 +70,7 @@ def run(work: Work) -> Outcome:
     that diverges does not stop the others; CheckFailed names those at the end. Raises Interrupted if
     `work.should_stop` says so. Finished fine-tunings are kept in `work.run_dir`/superglue."""
     started = time.monotonic()
+    device.pick_device(work.has_gpu)  # if there is none, it fails before it reads all data
     tasks = _read_tasks(work)
     settings = work.config.evaluation.of(Superglue)
     files = [file for task in tasks for file in superglue_files(task.name, settings).values()]
@@ -179,7 +180,7 @@ def _fine_tune(work: Work, one: FineTuning, report: Report) -> Answers:
     truncated = f"{task.train.truncated} of them truncated"
     print(f"{one.label}: {len(task.train.labels)} rows to train on, {truncated}, seed {one.seed}", flush=True)
     model: Any = auto.load_classifier(work.model_dir, task.num_labels, one.seed)
-    model.to(device.pick_device())
+    model.to(device.pick_device(work.has_gpu))
     fit = fine_tune(model, task, work.config.evaluation.of(Superglue), one.seed, report)
     predictions = {
         name: predict(model, validation, partial(report, 1.0, f"scoring {name}"))

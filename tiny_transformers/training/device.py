@@ -1,8 +1,11 @@
-"""The device that a stage computes on: one GPU if there is one, else the CPU."""
+"""The device that a stage computes on: one GPU if there is one, else the CPU.
+
+`python -m tiny_transformers.training.device FILE` writes what a node has, for `tiny-transformers doctor --job`."""
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 import platform
@@ -15,9 +18,73 @@ from pathlib import Path
 
 import torch
 
+from tiny_transformers.common.files import whole_file
+from tiny_transformers.common.provenance import environment
+from tiny_transformers.common.work import NoGPU
 
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+def pick_device(has_gpu: bool = False) -> torch.device:
+    """Raises NoGPU, with the reason and what to do, where the work `has_gpu` and CUDA does not start."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if has_gpu:
+        raise NoGPU(_why_none())
+    return torch.device("cpu")
+
+
+def _why_none() -> str:
+    try:
+        torch.cuda.init()
+        said = "torch sees no GPU"
+    except (RuntimeError, AssertionError) as error:  # the latter where it is built without CUDA
+        said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    node, driver, wheel = environment()["node"], _driver(), torch.version.cuda
+    if wheel is None:
+        advice = "Install a build of it that has CUDA (README, On DelftBlue)"
+    elif driver and _numbers(driver) < _numbers(wheel):
+        advice = f"Install its build for CUDA {driver} or an older one (README, On DelftBlue)"
+    else:
+        advice = f"If it starts on other nodes, {node} is broken: leave it out by sbatch: {{exclude: {node}}}"
+    return (
+        f"there is to be a GPU on {node}, and CUDA does not start: {said}. {_told_versions(wheel, driver)}. {advice}; "
+        "`tiny-transformers doctor --job` looks again. To compute on CPUs, say gpus: 0 in the site's profile; without "
+        "SLURM, set CUDA_VISIBLE_DEVICES to nothing."
+    )
+
+
+def _told_versions(wheel: str | None, driver: str | None) -> str:
+    made = f"is made for CUDA {wheel}" if wheel else "has no CUDA"
+    return f"torch {torch.__version__} {made}, and the driver {f'knows CUDA {driver}' if driver else 'is not found'}"
+
+
+def _driver() -> str | None:
+    """Return the newest CUDA that the node's driver knows."""
+    ask = getattr(torch._C, "_cuda_getDriverVersion", None)  # not there where torch has no CUDA
+    version = ask() if ask else 0
+    return f"{version // 1000}.{version % 1000 // 10}" if version else None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
+def what_it_lacks(device: torch.device) -> str | None:
+    """Say what an NVIDIA GPU before Ampere lacks; None for any other device."""
+    if device.type != "cuda" or torch.version.cuda is None or has_tensor_cores(device):
+        return None
+    name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
+    return f"{name} (compute capability {capability}, before Ampere) has no bfloat16 and no TF32"
+
+
+def look() -> dict[str, str | None]:
+    """Say what this node has for a stage that is to have a GPU, as cluster/files/documents.py has it."""
+    try:
+        device = pick_device(has_gpu=True)
+        gpu, wrong, lacks = torch.cuda.get_device_name(), None, what_it_lacks(device)
+    except NoGPU as error:
+        gpu, wrong, lacks = None, str(error), None
+    versions = _told_versions(torch.version.cuda, _driver())
+    return {"node": environment()["node"], "versions": versions, "gpu": gpu, "wrong": wrong, "lacks": lacks}
 
 
 def bound_kernel_caches() -> None:
@@ -116,3 +183,8 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+if __name__ == "__main__":
+    with whole_file(Path(sys.argv[1])) as answer:
+        answer.write_text(json.dumps(look()), encoding="utf-8")

@@ -44,6 +44,7 @@ from tiny_transformers.training.device import (
     peak_memory_mb,
     pick_device,
     tf32,
+    what_it_lacks,
 )
 
 Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
@@ -105,11 +106,13 @@ class Training:
         self.checks: dict[str, Check] = {}
         steps = self.settings.max_steps  # None with a budget
         self.evaluation_steps = evaluation_steps(steps, self.settings.evaluations) if steps else []
-        self.device = pick_device()
+        self.device = pick_device(work.has_gpu)
         self.corpus = corpus.read(work, config.tokens_at_once(self.config, gpu=self.device.type == "cuda"))
         self.memory: Memory = ()  # of a stream: what each attention module was given, for all rows
         bound_kernel_caches()
         self.precision = resolve_precision(self.settings.precision, self.device)
+        if lacks := what_it_lacks(self.device):
+            print(f"{lacks}: trained in {self.precision}", flush=True)
         self.model = _on(self.device, auto.build(self.config.model, self.config.seed))
         self._check_parameters()
         self._check_definition(self.model, "definition")

@@ -34,6 +34,7 @@ def failures(*causes):
     [(["timeout"], "retry"), (["timeout"] * 3, "retry"), (["timeout"] * 4, "stop"), (["error"], "stop"),
      (["cancelled"], "stop"), (["check_failed"], "stop"), (["vanished"], "stop"),
      (["lost"], "retry"), (["lost"] * 2, "stop"),
+     (["no_gpu"], "retry"), (["no_gpu"] * 2, "stop"),
      (["lost", "timeout"], "retry"), (["preempted"] * 10, "retry"), (["preempted"] * 11, "stop")],
 )  # fmt: skip
 def test_a_cause_is_tried_again_as_often_as_its_rule_says(causes, action):
@@ -113,3 +114,8 @@ def test_a_job_that_requeued_itself_is_one_try():
 def test_the_next_limit_is_one_and_a_half_times_the_last():
     history = [attempt("timeout", "submit", minutes=60), attempt("timeout", minutes=90)]
     assert retry.adjust(history, SITE) == Adjustment(time=2.25, minutes=135)
+
+
+def test_what_found_no_gpu_is_tried_once_on_another_node():
+    decision = retry.decide(failures("no_gpu"), SITE, now=200.0)
+    assert (decision.action, decision.changes) == ("retry", "not on n0")
