@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 RESERVE = 20  # seconds of the signal's delay that are kept for what comes after the children
 LEAST_PATIENCE = 10  # seconds
 TURN_PAUSE = 1.0  # seconds between two looks at the packs before it
+THREADS = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")  # of a child: to compute, and to compile
 LAST_WORDS = 10  # seconds that this process has for what killed children could not say
 
 
@@ -387,8 +388,8 @@ def patience(intent: Mapping[str, Any]) -> float:
 
 def slot_environment(slot: int, slots: int, cpus: int, shared: Mapping[str, str]) -> dict[str, str]:
     """A share of the CPUs, one of the visible GPUs, and what all slots share: MPS's variables, if it runs."""
-    threads = max(1, min(cpus, len(os.sched_getaffinity(0))) // slots)
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    threads = str(max(1, min(cpus, len(os.sched_getaffinity(0))) // slots))
+    environment = {name: os.environ.get(name, threads) for name in THREADS}
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     if visible:
         # MPS's daemon was given the visible ones and numbers them anew, from 0.

@@ -393,6 +393,16 @@ def test_a_duplicate_pack_does_no_work_twice(run, submit, start, tell, tmp_path)
     assert (run.path / "done.txt").read_text() == "pretrain\n"
 
 
+def test_slots_share_the_cpus_to_compute_and_to_compile_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "7")
+    shared = slot_environment(0, 2, 16, {})
+    assert (shared["OMP_NUM_THREADS"], shared["TORCHINDUCTOR_COMPILE_THREADS"]) == ("4", "7")
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
+    assert slot_environment(1, 4, 6, {})["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
+
+
 def test_slots_share_the_visible_gpus_in_turn(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     devices = [slot_environment(slot, 4, 8, {})["CUDA_VISIBLE_DEVICES"] for slot in range(4)]

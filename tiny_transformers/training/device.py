@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -74,6 +75,11 @@ def what_it_lacks(device: torch.device) -> str | None:
         return None
     name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
     return f"{name} (compute capability {capability}, before Ampere) has no bfloat16 and no TF32"
+
+
+def compiler() -> str | None:
+    """Return the C compiler by which torch.compile makes its kernels' launchers on a GPU, as Triton looks for it."""
+    return os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
 
 
 def look() -> dict[str, str | None]:

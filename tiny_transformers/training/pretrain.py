@@ -38,6 +38,7 @@ from tiny_transformers.training import checkpoint, functions, optimizers
 from tiny_transformers.training.curve import Counters, Curve, Log
 from tiny_transformers.training.device import (
     bound_kernel_caches,
+    compiler,
     has_bfloat16,
     has_tensor_cores,
     peak_flops,
@@ -131,7 +132,11 @@ class Training:
             return self.settings.compile
         steps = self.settings.max_steps
         long = steps is None or steps >= COMPILED_STEPS
-        return long and self.device.type == "cuda" and self.config.model.same_shapes
+        wanted = long and self.device.type == "cuda" and self.config.model.same_shapes
+        if wanted and not compiler():
+            print("not compiled, and so slower: neither CC nor clang nor gcc is found on this node", flush=True)
+            return False
+        return wanted
 
     def _compile(self) -> None:
         """Block by block: while transformers' forward pass is traced, it makes a mask where attention needs none."""
