@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from cluster.report.findings import ALPHA, Comparison, Floats, Interval, Pairs, PairsFinding
 from cluster.report.results import BY_KEY, Measure, Study, Variant, main_of, told
@@ -35,7 +35,7 @@ def interval(values: Iterable[float]) -> Interval | None:
     n, mean = len(known), float(np.mean(known))
     if n < LEAST_SEEDS:
         return Interval(mean, None, None, n)
-    half = float(stats.t.ppf((1 + bootstrap.LEVEL) / 2, n - 1) * stats.sem(known))
+    half = float(special.stdtrit(n - 1, (1 + bootstrap.LEVEL) / 2) * np.std(known, ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -240,7 +240,7 @@ def over_items(differences: NDArray[np.int8], seeds: int) -> PairsFinding:
         p = mcnemar(int(counts[2]), int(counts[0]))
     else:
         half_step = int(np.gcd.reduce(values[counts > 0]))
-        p = float(2 * stats.norm.sf(max(abs(total) - half_step, 0) / spread)) if spread else 1.0
+        p = float(2 * special.ndtr(-max(abs(total) - half_step, 0) / spread)) if spread else 1.0
     n = len(differences)
     low, high = bootstrap.interval(bootstrap.resample(counts[None])[:, 0] @ values / (n * seeds))
     return PairsFinding(n, seeds, total / (n * seeds), low, high, min(p, 1.0), math.nan)

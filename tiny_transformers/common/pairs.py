@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy import special
 
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.files import whole_file
@@ -145,7 +145,7 @@ def compare(a: Path, b: Path) -> PairsComparison:
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """The p-value of McNemar's exact test: of pairs that one model alone has right, each has half (McNemar 1947)."""
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return min(1.0, float(2 * special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def exchanged(counts: NDArray[np.int64]) -> float:
