@@ -24,6 +24,13 @@ from cluster.report.results import Study
 
 def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
     """Every figure that there is data for."""
+    sheets = sheets_of(study, output_root)
+    with matplotlib.rc_context(RC):
+        return [print_sheet(sheet, study) for sheet in sheets]
+
+
+def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:
+    """The same before they are printed."""
     make_font()
     with matplotlib.rc_context(RC):
         sheets = [
@@ -33,7 +40,7 @@ def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
         notes = study.caveats()
         for sheet in sheets:
             note(sheet, notes)
-        return [print_sheet(sheet, study) for sheet in sheets]
+    return sheets
 
 
 def note(sheet: Sheet, notes: Mapping[str, str]) -> None:
