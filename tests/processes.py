@@ -1,7 +1,7 @@
 """A command of ours in a process of its own, but without the time that Python and our imports take: a fork of a small
-process that has them loaded, and no torch. That a fresh process has all that it needs is for a few other tests."""
+process that has them loaded (commands_loaded.py), and no torch. That a fresh process has all that it needs is for a few
+other tests."""
 
-import functools
 import gc
 import multiprocessing
 import os
@@ -14,19 +14,9 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
-import jinja2  # noqa: F401 - what a submission loads, too
-import submitit.slurm.slurm  # noqa: F401
-import typer.main
 from waiting import PATIENCE
 
-import jobs.pack  # noqa: F401
-from cluster.cli import entry, shared
-
 ROOT = Path(__file__).parents[1]
-# Before the fork: all commands are loaded, and made of their functions, which takes typer as long as many of them run.
-entry.load()
-typer.main.get_command = functools.cache(typer.main.get_command)
-typer.main.get_command(shared.app)
 
 
 def command(
@@ -48,12 +38,12 @@ def command(
 
 
 def _started() -> multiprocessing.context.ForkServerContext:
-    """The small process, which is started once; it finds this module where this process does."""
+    """The small process, which is started once; it finds this folder's modules where this process does."""
     context = multiprocessing.get_context("forkserver")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), str(ROOT), *([before] if before else [])])
     try:
-        context.set_forkserver_preload(["processes"])
+        context.set_forkserver_preload(["commands_loaded"])
         forkserver.ensure_running()
     finally:
         if before is None:
@@ -65,6 +55,8 @@ def _started() -> multiprocessing.context.ForkServerContext:
 
 def _become(words: list[str], cwd: Path, env: dict[str, str], out: str, err: str) -> None:
     """What a child does, to its end."""
+    import commands_loaded
+
     code = 1
     gc.disable()  # what is loaded is not looked through: that would copy all of it
     try:
@@ -77,7 +69,7 @@ def _become(words: list[str], cwd: Path, env: dict[str, str], out: str, err: str
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
-        entry.main(words)
+        commands_loaded.entry.main(words)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
