@@ -20,14 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHT = (  # what `make check` runs: these load no torch
     "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack", "tiny_transformers/common/",
     "tiny_transformers/data/test_characters", "tiny_transformers/data/test_sources",
-    "tiny_transformers/data/test_stories", "tiny_transformers/settings/test_brainformer_architecture",
+    "tiny_transformers/settings/test_brainformer_architecture",
     "tiny_transformers/settings/test_kinds", "tiny_transformers/settings/test_order",
     "tiny_transformers/settings/test_stages",
 )  # fmt: skip
 HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
     "cluster/report/test_comparison", "cluster/report/test_figures", "cluster/report/test_page",
-    "cluster/report/test_report", "jobs/test_pack", "test_wheel",
+    "cluster/report/test_report", "cluster/status/test_terminal", "jobs/test_pack", "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -44,6 +44,23 @@ def shared_data() -> Path:
     if not (SHARED / "data" / "tinystories").is_dir():
         pytest.skip("the real data is not here: ../shared/data is absent")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def builtin_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all test workers: the builtin data takes seconds to make, and its stories to be encoded."""
+    here = tmp_path_factory.getbasetemp()
+    return (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "cache"
+
+
+@pytest.fixture(scope="session")
+def builtin_root(builtin_cache: Path) -> Path:
+    """The builtin data, to be read."""
+    from tiny_transformers.data import sources
+    from tiny_transformers.settings.config import RunConfig
+
+    builtin = {"model": {"family": "gpt_neo"}, "data": {"source": "builtin"}}
+    return sources.resolve_root(RunConfig.model_validate(builtin), None, builtin_cache)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

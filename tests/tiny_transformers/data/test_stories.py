@@ -12,22 +12,15 @@ from tokenizers import Tokenizer
 from tiny_transformers.common import contents
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
 from tiny_transformers.data import sources, stories
-from tiny_transformers.settings.architecture import GPTNeo
-from tiny_transformers.settings.config import VALIDATION_STORIES, Data, RunConfig
+from tiny_transformers.settings.config import VALIDATION_STORIES
 
 FILES = ("ids.bin", "offsets.npy", "info.json")
 TEXTS = ["The cat is in the park.", "A dog — and a café 🙂.", "The cat took this hat. " * 40, "", "The end."]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    builtin = RunConfig(model=GPTNeo(), data=Data(source="builtin"))
-    return sources.resolve_root(builtin, None, tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
-def tokenizer_file(root):
-    return root / "tokenizer" / "10k-tok" / "tokenizer.json"
+def tokenizer_file(builtin_root):
+    return builtin_root / "tokenizer" / "10k-tok" / "tokenizer.json"
 
 
 @pytest.fixture
@@ -79,17 +72,17 @@ print(len(made), int(made.ids.astype('int64').sum()))
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_stories_are_encoded_with_both_ends_and_cut_to_the_length(root, tokenizer_file, tmp_path):
-    made = stories.tokenize_stories(root / VALIDATION_STORIES, tokenizer_file, 20, tmp_path)
+def test_stories_are_encoded_with_both_ends_and_cut_to_the_length(builtin_root, tokenizer_file, tmp_path):
+    made = stories.tokenize_stories(builtin_root / VALIDATION_STORIES, tokenizer_file, 20, tmp_path)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    rows = sources.read_rows(root / VALIDATION_STORIES, ["text"])
+    rows = sources.read_rows(builtin_root / VALIDATION_STORIES, ["text"])
     assert len(made) == len(rows)
     assert made.lengths.max() == 20
     for index in (0, len(made) - 1):
         whole = tokenizer.encode(rows[index]["text"]).ids
         expected = whole if len(whole) <= 20 else [*whole[:19], 2]
         assert made[index].tolist() == expected
-    assert made.fingerprint == contents.fingerprint(root / VALIDATION_STORIES)
+    assert made.fingerprint == contents.fingerprint(builtin_root / VALIDATION_STORIES)
     assert isinstance(made.ids, np.memmap)
     with pytest.raises(IndexError):
         made[len(made)]

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from lm_eval.api.instance import Instance
 from transformers import logging as hf_logging
 from variants import small
 
+from cluster.cli import entry
 from tiny_transformers import score
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.evaluation.lm_eval_model import TinyTransformersLM
@@ -113,12 +112,12 @@ def test_lm_evals_model_class_takes_models_of_others(saved, tokenizer, name):
     assert answer[0] == pytest.approx(right, rel=1e-5)
 
 
-def test_the_command_prints_the_scores_and_writes_them(saved, data_root, tmp_path):
+def test_the_command_prints_the_scores_and_writes_them(saved, data_root, tmp_path, capfd):
     words = ["score", saved(made("GPT2LMHeadModel")), "--stages", "lambada", "--data-root", data_root, "--limit", 2]
-    command = [sys.executable, "-m", "cluster.cli", *map(str, [*words, "--to", tmp_path / "found.json"])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "last_word accuracy" in done.stdout
+    with pytest.raises(SystemExit) as ended:
+        entry.main([*map(str, words), "--to", str(tmp_path / "found.json")])
+    assert ended.value.code == 0
+    assert "last_word accuracy" in capfd.readouterr().out
     (told,) = json.loads((tmp_path / "found.json").read_text()).values()
     assert {row["n"] for row in told["scores"]} == {2}
 
@@ -158,7 +157,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(saved, data_root, make, 
         score.score(saved(make()), data_root, ["blimp"])
 
 
-def test_a_folder_without_a_model_a_tokenizer_or_a_known_type_is_refused(saved, data_root, tmp_path):
+def test_a_folder_without_a_model_a_tokenizer_or_a_known_type_is_refused(saved, data_root, tmp_path, capsys):
     with pytest.raises(TinyTransformersError, match="holds no model"):
         score.score(tmp_path, data_root, ["blimp"])
     made("GPT2LMHeadModel").save_pretrained(tmp_path / "bare")
@@ -171,14 +170,10 @@ def test_a_folder_without_a_model_a_tokenizer_or_a_known_type_is_refused(saved, 
     with pytest.raises(TinyTransformersError, match="cannot be loaded"):
         score.score(tmp_path / "bare", data_root, ["blimp"])
     folder = saved(made("GPT2LMHeadModel"))
-    refused = subprocess.run(
-        [sys.executable, "-m", "tiny_transformers.score", str(folder), "--stages", "superglue", "--data-root", "."],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (refused.returncode, "superglue: a saved model can be scored on blimp, lambada" in refused.stderr) == (
-        2,
-        True,
-    )
+    with pytest.raises(SystemExit) as refused:
+        score.main([str(folder), "--stages", "superglue", "--data-root", "."])
+    assert refused.value.code == 2
+    assert "superglue: a saved model can be scored on blimp, lambada" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["GPTNeoForCausalLM", "ours"])

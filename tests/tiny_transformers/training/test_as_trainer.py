@@ -8,7 +8,6 @@ import transformers
 from variants import FAMILIES, VARIANTS, small
 
 from tiny_transformers.common.work import TinyTransformersError, Work
-from tiny_transformers.data import builtin
 from tiny_transformers.models import auto
 from tiny_transformers.settings.config import RunConfig, Train
 from tiny_transformers.training import optimizers, pretrain
@@ -19,13 +18,6 @@ LENGTH = 64  # tokens a story is cut at, and padded to by Trainer
 OURS = ("alpha", "b1", "b2")  # learnable activations and experts' biases, by names that Trainer does not know
 
 
-@pytest.fixture(scope="module")
-def builtin_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("builtin")
-    builtin.write_builtin(root)
-    return root
-
-
 def run_of(family, **train):
     model = small(family, vocab_size=1_000, max_position_embeddings=LENGTH + 1, dropout=0.0)
     usual = {"stories_per_step": 8, "micro_batch_tokens": 150, "learning_rate": 5e-3, "precision": "float32"}
@@ -33,8 +25,9 @@ def run_of(family, **train):
     return RunConfig(model=model, train=usual | train, data=data, evaluation={"superglue": {"max_length": LENGTH}})
 
 
-def work_of(run, root, folder):
-    return Work(run, data_root=root, cache=folder / "cache", run_dir=folder)
+@pytest.fixture
+def work_of(builtin_root, builtin_cache):
+    return lambda run, folder: Work(run, data_root=builtin_root, cache=builtin_cache, run_dir=folder)
 
 
 def curve(folder, key):
@@ -46,12 +39,12 @@ def curve(folder, key):
 @pytest.mark.parametrize(
     ("steps", "warmup"), [(16, 5), pytest.param(300, 50, marks=pytest.mark.longer)], ids=["short", "long"]
 )
-def test_steps_with_warm_up_and_weight_decay_are_those_of_trainer(builtin_root, tmp_path, family, steps, warmup):
+def test_steps_with_warm_up_and_weight_decay_are_those_of_trainer(work_of, tmp_path, family, steps, warmup):
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
     import padded_trainer
 
     run = run_of(family, max_steps=steps, warmup_steps=warmup, weight_decay=0.1)
-    training = Training(work_of(run, builtin_root, tmp_path))
+    training = Training(work_of(run, tmp_path))
     for _ in range(steps):
         training._step()
     ours = curve(tmp_path, "loss")
@@ -77,20 +70,20 @@ def test_rates_are_those_of_hugging_faces_schedules(warmup):
             theirs.step()
 
 
-def test_with_a_budget_of_tokens_the_rate_falls_from_the_end_of_the_warm_up_also_after_a_stop(builtin_root, tmp_path):
+def test_with_a_budget_of_tokens_the_rate_falls_from_the_end_of_the_warm_up_also_after_a_stop(work_of, tmp_path):
     run = run_of("gpt_neo", budget={"tokens": 3_500}, warmup_steps=4, evaluations=1, eval_stories=4)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    pretrain.run(work_of(run, builtin_root, whole))
+    pretrain.run(work_of(run, whole))
     rates = curve(whole, "learning_rate")
     assert rates[:5] == pytest.approx([0, 0.00125, 0.0025, 0.00375, 0.005])
     done = [tokens / 3_500 for tokens in curve(whole, "tokens")]
     assert rates[4:] == pytest.approx([0.005 * (1 - at) / (1 - done[3]) for at in done[3:-1]])
-    stopped = Training(work_of(run, builtin_root, halves))
+    stopped = Training(work_of(run, halves))
     stopped.resume()
     while stopped.counters.step < 6:
         stopped._step()
     stopped.write_checkpoint()
-    pretrain.run(work_of(run, builtin_root, halves))
+    pretrain.run(work_of(run, halves))
     assert curve(halves, "learning_rate") == rates
 
 
@@ -118,15 +111,15 @@ def test_what_is_not_decayed_stays_where_it_is_without_a_gradient():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
 
 
-def test_a_run_that_another_recipe_planned_is_not_trained_by_this_one(tmp_path):
+def test_a_run_that_another_recipe_planned_is_not_trained_by_this_one(work_of, tmp_path):
     old = run_of("gpt_neo", max_steps=2, warmup_steps=1).model_copy(update={"recipe": 3})
     with pytest.raises(TinyTransformersError, match=r"planned by recipe 3.* by recipe 4.*Submit the manifest again"):
-        Training(work_of(old, tmp_path, tmp_path))
+        Training(work_of(old, tmp_path))
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_a_training_leaves_the_rounding_of_products_as_it_found_it(builtin_root, tmp_path, precision):
-    training = Training(work_of(run_of("gpt_neo", max_steps=1), builtin_root, tmp_path))
+def test_a_training_leaves_the_rounding_of_products_as_it_found_it(work_of, tmp_path, precision):
+    training = Training(work_of(run_of("gpt_neo", max_steps=1), tmp_path))
     training.precision = precision
     for before in (True, False):
         with tf32(before):  # as something that ran before may have left it

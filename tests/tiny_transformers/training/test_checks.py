@@ -10,7 +10,7 @@ from torch import nn
 from variants import FAMILIES, VARIANTS, small
 
 from tiny_transformers.common.work import CheckFailed, Interrupted, Work
-from tiny_transformers.data import batches, builtin
+from tiny_transformers.data import batches
 from tiny_transformers.layers import activations
 from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.layers.ffn.gates import Random
@@ -22,19 +22,13 @@ from tiny_transformers.training import optimizers, pretrain
 GATES = ("naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("builtin")
-    builtin.write_builtin(root)
-    text = root / STREAMS["text8"]
-    text.parent.mkdir(exist_ok=True)
-    text.write_text("the cat sees a dog and the bird likes it " * 100)
-    return root
-
-
 @pytest.fixture
-def work(root, tmp_path):
+def work(builtin_root, builtin_cache, tmp_path):
     """A function: a model's settings -> the work of a short training, of which each call has a folder of its own."""
+
+    text = tmp_path / STREAMS["text8"]
+    text.parent.mkdir()
+    text.write_text("the cat sees a dog and the bird likes it " * 100)
 
     def make(model, seed=1, name="run", **train):
         settings = {"max_steps": 4, "stories_per_step": 6, "evaluations": 1, "eval_stories": 4, "precision": "float32"}
@@ -44,7 +38,8 @@ def work(root, tmp_path):
         run_config = RunConfig(
             model=model, train=settings, data=data, seed=seed, evaluation={"superglue": {"max_length": 128}}
         )
-        return Work(config=run_config, data_root=root, cache=root / "cache", run_dir=tmp_path / name)
+        root, cache = (tmp_path, tmp_path / "cache") if is_stream else (builtin_root, builtin_cache)
+        return Work(config=run_config, data_root=root, cache=cache, run_dir=tmp_path / name)
 
     return make
 

@@ -7,7 +7,6 @@ import torch
 from variants import perturb, small
 
 from tiny_transformers.common.work import Work
-from tiny_transformers.data import builtin
 from tiny_transformers.layers.activations import LearnableGEGLU, module_of
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models import auto
@@ -110,8 +109,7 @@ def test_the_file_of_a_studys_model_is_small_and_replaced_whole(tmp_path, settin
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_pretraining_leaves_the_functions_of_the_model_that_it_saved(tmp_path):
-    builtin.write_builtin(tmp_path / "data")
+def test_pretraining_leaves_the_functions_of_the_model_that_it_saved(builtin_root, builtin_cache, tmp_path):
     settings = {"max_steps": 3, "stories_per_step": 4, "evaluations": 1, "eval_stories": 4, "learning_rate": 0.05}
     for family in ("gpt_neo", "roberta"):
         model = small(family, "learnable_gelu", vocab_size=1_000, max_position_embeddings=129)
@@ -119,7 +117,7 @@ def test_pretraining_leaves_the_functions_of_the_model_that_it_saved(tmp_path):
             model=model, train=settings, data={"source": "builtin", "max_length": 128}, seed=1,
             evaluation={"superglue": {"max_length": 128}},
         )  # fmt: skip
-        work = Work(run_config, tmp_path / "data", tmp_path / "cache", run_dir=tmp_path / family)
+        work = Work(run_config, builtin_root, builtin_cache, run_dir=tmp_path / family)
         pretrain.run(work)
         told = json.loads((work.run_dir / config.FUNCTIONS).read_text())
         assert told["layers"] == functions.learned(auto.load_lm(work.model_dir))

@@ -5,20 +5,12 @@ import torch
 from variants import PAIRS, perturb, small, tokens
 
 from tiny_transformers.common.work import Work
-from tiny_transformers.data import builtin
 from tiny_transformers.models import auto
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training.pretrain import Training
 
 LENGTH = 64  # tokens a story is cut at, and padded to by Trainer
 STEPS = 30
-
-
-@pytest.fixture(scope="module")
-def builtin_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("builtin")
-    builtin.write_builtin(root)
-    return root
 
 
 def test_the_trainers_decoder_has_hugging_faces_attention_and_its_mask():
@@ -41,7 +33,9 @@ def test_the_trainers_decoder_has_hugging_faces_attention_and_its_mask():
 @pytest.mark.parametrize(
     ("variant", "family"), [pair for pair in PAIRS if pair[0] in ("gelu", "learnable_geglu", "kan", "cycle2")]
 )
-def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builtin_root, tmp_path, family, variant):
+def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(
+    builtin_root, builtin_cache, tmp_path, family, variant
+):
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
     import padded_trainer
 
@@ -53,7 +47,7 @@ def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(builti
         data={"source": "builtin", "max_length": LENGTH},
         evaluation={"superglue": {"max_length": LENGTH}},
     )
-    training = Training(Work(run, data_root=builtin_root, cache=tmp_path / "cache", run_dir=tmp_path))
+    training = Training(Work(run, data_root=builtin_root, cache=builtin_cache, run_dir=tmp_path))
     for _ in range(STEPS):
         training._step()
     ours = [json.loads(line)["loss"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from tokenizers.processors import RobertaProcessing
 from variants import VARIANTS, small
 
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
-from tiny_transformers.data import batches, builtin
+from tiny_transformers.data import batches
 from tiny_transformers.data.feed import Feed
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture, config
@@ -141,19 +141,12 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
 
 
-@pytest.fixture(scope="module")
-def builtin_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("builtin")
-    builtin.write_builtin(root)
-    return root
-
-
 # The baseline in both families, the others in one or the other: how a family differs has tests of its own.
 LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS))]
 
 
 @pytest.mark.parametrize(("variant", "family"), LEARNERS)
-def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, family, variant):
+def test_every_variant_learns_from_the_builtin_stories(builtin_root, builtin_cache, tmp_path, family, variant):
     # Built, counted, trained, saved and loaded again by the Auto classes: `pretrain.run` checks each.
     model = small(family, variant, vocab_size=1_000, max_position_embeddings=129, dropout=0.0)
     settings = {"max_steps": 12, "stories_per_step": 4, "evaluations": 1, "eval_stories": 8, "learning_rate": 2e-2}
@@ -161,7 +154,7 @@ def test_every_variant_learns_from_the_builtin_stories(builtin_root, tmp_path, f
         model=model, train=settings, data={"source": "builtin", "max_length": 128}, seed=1,
         evaluation={"superglue": {"max_length": 128}},
     )  # fmt: skip
-    job = Work(config=run_config, data_root=builtin_root, cache=builtin_root / "cache", run_dir=tmp_path / "run")
+    job = Work(config=run_config, data_root=builtin_root, cache=builtin_cache, run_dir=tmp_path / "run")
     outcome = pretrain.run(job)
     losses = [record["loss"] for record in curve(job) if "loss" in record]
     assert sum(losses[-4:]) / 4 < losses[0] - 1
