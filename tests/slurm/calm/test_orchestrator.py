@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import fresh
@@ -70,8 +69,8 @@ def causes(shown):
 def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, manifest_file, tmp_path):
     """All real stages, tiny models, builtin data: pretrain to scores."""
     told = manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {OF_STORIES}")
-    few = "first:\n    exclude: [{model: bert, model.activation: relu}]\n"
-    manifest_file.write_text(told.replace("first:\n", few))
+    manifest_file.write_text(told.replace("first:\n", "first:\n    exclude: [{model.activation: relu}]\n"))
+    change_site(tmp_path, runs_per_pack=1)
     settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
                 "--set", "evaluation.limit=12", "--set", "evaluation.superglue.epochs=1",
                 "--set", "evaluation.lambada.passages=4", "--set", "evaluation.speed.batch_sizes=[1, 2]",
@@ -79,7 +78,7 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
                 "--set", "evaluation.speed.new_tokens=4", "--set", "data.max_length=128"]  # fmt: skip
     done = command(*SUBMIT, "--study", "first", *settings, "--yes", "--wait")
     shown = status(command)
-    assert shown["counts"]["completed"] == 3 * len(OF_STORIES), done.stdout
+    assert shown["counts"]["completed"] == 2 * len(OF_STORIES), done.stdout
     (job,) = job_ids(tmp_path)
     wait_for(lambda: {row[1] for row in sacct("-j", job, "--format=JobID,State")} == {"COMPLETED"})
     rows = sacct("-j", job, "--format=JobID,NodeList")
@@ -88,22 +87,9 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
     assert "Nothing is missing" in command(*SUBMIT, "--study", "first", *settings, "--yes").stdout
     scores = tmp_path / "report"
     command("report", "--to", str(scores))
-    assert len((scores / "summary.csv").read_text().splitlines()) == 4
-    assert speeds_come_last(tmp_path)
+    assert len((scores / "summary.csv").read_text().splitlines()) == 3
     for run in shown["runs"]:
         load_in_a_fresh_process(tmp_path / "output" / "runs" / run["run_id"] / "model", run["name"])
-
-
-def speeds_come_last(folder):
-    """Whether what a task measured alone began when all else that it did had ended."""
-    begun, ended = defaultdict(list), defaultdict(list)
-    for at in (folder / "output" / "runs").glob("*/stages/*/*"):
-        claim, result = (whole_files.read_json(at / name) for name in ("claim.json", "result.json"))
-        if at.parent.name == "speed":
-            begun[claim["job"]].append(claim["time"])
-        else:
-            ended[claim["job"]].append(result["ended"])
-    return all(min(begun[job]) > max(ended[job]) for job in begun if ended[job])
 
 
 def load_in_a_fresh_process(folder, name):
