@@ -51,6 +51,7 @@ class Batch:
     attention_mask: torch.Tensor | None  # (B, T); None where a model needs none
     positions: torch.Tensor  # (N,) of the labels among the B * T positions
     labels: torch.Tensor  # (N,)
+    real: torch.Tensor | None = None  # (tokens,) of the tokens among the B * T positions; None: there is no padding
     rows: slice | None = None  # of a stream: which of its rows these are; None: a batch of texts
     begins: bool = False  # of a stream: nothing is before it
 
@@ -62,13 +63,14 @@ class Batch:
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        mask = None if self.attention_mask is None else change(self.attention_mask)
+        mask, real = (None if tensor is None else change(tensor) for tensor in (self.attention_mask, self.real))
         return replace(
             self,
             input_ids=change(self.input_ids),
             attention_mask=mask,
             positions=change(self.positions),
             labels=change(self.labels),
+            real=real,
         )
 
 
@@ -173,11 +175,12 @@ def _batch(examples: Sequence[Example], length: int, *, causal: bool) -> Batch:
     input_ids[real] = np.concatenate([example.inputs for example in examples])
     targets[real] = np.concatenate([example.targets for example in examples])
     positions = np.flatnonzero(targets != NO_LABEL)
-    # A decoder's token never sees the padding, which is to its right.
-    padded = not causal and not real.all()
+    padded = not real.all()
     return Batch(
         input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(real.astype(np.int64)) if padded else None,
+        # A decoder's token never sees the padding, which is to its right.
+        attention_mask=torch.from_numpy(real.astype(np.int64)) if padded and not causal else None,
         positions=torch.from_numpy(positions),
         labels=torch.from_numpy(targets.reshape(-1)[positions]),
+        real=torch.from_numpy(np.flatnonzero(real)) if padded else None,
     )

@@ -44,7 +44,7 @@ class PerToken(Layer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.real: Tensor | None = None  # (B, T) bool; None: all tokens are real
+        self.real: Tensor | None = None  # (N,), which of the B * T tokens are real; None: all
         self.auxiliary_loss: Tensor | None = None
 
     @torch.compiler.disable  # its shapes are of the data
@@ -59,9 +59,9 @@ class PerToken(Layer):
     def _real_tokens(self, x: Tensor) -> Tensor:
         if self.real is None:
             return self.tokens(x.reshape(-1, x.shape[-1])).view_as(x)
-        y = x.new_zeros(x.shape)
-        y[self.real] = self.tokens(x[self.real]).to(y.dtype)
-        return y
+        flat = x.flatten(0, 1)
+        y = self.tokens(flat[self.real])
+        return torch.zeros_like(flat).index_copy(0, self.real, y.to(x.dtype)).view_as(x)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "real": None, "auxiliary_loss": None}  # of one pass; a copy has made none

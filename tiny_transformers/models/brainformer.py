@@ -213,11 +213,11 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
     def _attentions(self) -> list[SpanAttention]:
         return [module for module in self.modules() if isinstance(module, SpanAttention)]
 
-    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super()._begin(base, args, kwargs)
+    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         for module in base.modules():
             if isinstance(module, GatedExperts):
                 module.ids = kwargs.get("input_ids", args[0] if args else None)
+        return super()._begin(base, args, kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -26,7 +26,7 @@ from tiny_transformers.layers import attention, feed_forward
 from tiny_transformers.layers.activations import stock_name
 from tiny_transformers.layers.feed_forward import Zero
 from tiny_transformers.layers.head import cross_entropy
-from tiny_transformers.models.language_model import known_attention
+from tiny_transformers.models.language_model import REAL, known_attention
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 
 GELU = "gelu_pytorch_tanh"  # GPT-Neo's gelu_new, equal to rounding, in one kernel instead of eight
@@ -93,6 +93,17 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
             self._change_feed_forward(block)
         else:
             block.ln_2, block.mlp = nn.Identity(), Zero()
+
+    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+        """As GPT-Neo's forward pass, which looks whether the positions are of several texts in a row."""
+        if mask is not None:
+            return super().states(input_ids, mask, real)
+        base: Any = self.base_model
+        self._begin(base, (), {REAL: real})
+        hidden = base.drop(base.wte(input_ids) + base.wpe(torch.arange(input_ids.shape[1], device=input_ids.device)))
+        for block in base.h:
+            hidden = block(hidden)[0]
+        return base.ln_f(hidden)
 
     def feed_forward(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.mlp, Zero) else block.mlp

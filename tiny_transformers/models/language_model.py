@@ -24,6 +24,7 @@ CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
 CACHE_NAMES = ("cache", "past_key_values")
 # What the installed one calls them.
 CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in CACHE_NAMES)
+REAL = "real"  # an argument of `base_model` in training: see `LanguageModel.states`
 
 
 def one_cache(cache: Cache | None = None, past_key_values: Cache | None = None) -> Cache | None:
@@ -75,6 +76,15 @@ class LanguageModel(PreTrainedModel):
     def stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of blocks, and the list's name there."""
         raise NotImplementedError
+
+    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+        """The last hidden states (B, T, H) of texts, with nothing that a GPU would have to be waited for.
+
+        input_ids: (B, T); mask: (B, T), 0 at padding, None where attention sees none; real: (N,), which of the B * T
+        tokens are no padding, None for all. `forward` would look at the values of both."""
+        visible = None if mask is None else mask[:, None, None].bool()
+        hidden: Tensor = self.base_model(input_ids=input_ids, attention_mask=visible, real=real, use_cache=False)[0]
+        return hidden
 
     def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The summed cross-entropy, in nats, of labels (N,) given the last hidden states (N, H) where they are."""
@@ -145,21 +155,23 @@ class LanguageModel(PreTrainedModel):
         losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
         return sum((loss for loss in losses if loss is not None), 0.0)
 
-    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
+        told, given = REAL in kwargs, kwargs.pop(REAL, None)
         sparse = [module for module in base.modules() if isinstance(module, PerToken)]
         if sparse:
-            real = self._real_tokens(args, kwargs) if base.training else None
+            real = (given if told else self._real_tokens(args, kwargs)) if base.training else None
             for module in sparse:
                 module.real, module.auxiliary_loss = real, None
+        return args, kwargs
 
     def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids", args[0] if args else None)
         if mask is not None and mask.ndim == 2:
             new = mask.shape[1] if ids is None else ids.shape[1]  # with a cache the mask is of the past, too
-            return mask[:, -new:].bool()
+            return mask[:, -new:].flatten().nonzero().squeeze(1)
         padding = self.config.pad_token_id
-        return None if ids is None or padding is None else ids != padding
+        return None if ids is None or padding is None else (ids != padding).flatten().nonzero().squeeze(1)
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
         """After a forward pass of a head with labels: the loss is whole."""

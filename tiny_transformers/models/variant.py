@@ -18,7 +18,7 @@ from tiny_transformers.layers.activations import check_activation
 from tiny_transformers.layers.dropout import Dropout
 from tiny_transformers.layers.feed_forward import settings
 from tiny_transformers.layers.ffn.kan import KANLinear
-from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, LanguageModel, SavedConfig, one_cache
+from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, REAL, LanguageModel, SavedConfig, one_cache
 from tiny_transformers.settings.architecture import layer_map
 from tiny_transformers.settings.order import blocks_of
 
@@ -136,6 +136,8 @@ class VariantModel(LanguageModel):
             known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name
             if self.divides_by_items:
                 known |= {"shift_labels"}  # of a decoder's loss, too: labels where the logits are
+            if model is self.base_model:
+                known |= {REAL}
             model.register_forward_pre_hook(partial(with_known_arguments, known), with_kwargs=True)
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)

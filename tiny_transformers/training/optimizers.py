@@ -77,16 +77,17 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and name.rpartition(".")[2] not in BIASES
 
 
-def clip(model: nn.Module, settings: Train) -> float:
-    """Shorten the gradient to `max_grad_norm`, as a whole or each tensor's. The norm of all of it before."""
+def clip(model: nn.Module, settings: Train) -> Tensor:
+    """Shorten the gradient to `max_grad_norm`, as a whole or each tensor's, and return the norm of all of it before: a
+    scalar on the device, for which nobody has waited."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if settings.clipping == "global":
-        return torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+        return torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if settings.optimizer != "adagrad":  # which does it by itself
         for parameter in parameters:
             torch.nn.utils.clip_grad_norm_(parameter, settings.max_grad_norm)
-    return norm.item()
+    return norm
 
 
 def learning_rate(settings: Train, *, step: int, done: float, warmed: float) -> float:

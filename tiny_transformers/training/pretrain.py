@@ -82,12 +82,13 @@ def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tup
 
     `memory` is of all rows. The head, half of all multiplications in a small decoder, is applied only where there is a
     label."""
-    carried = {} if batch.rows is None else {"memory": _remembered(model, batch, memory)}
-    output = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **carried
-    )
-    hidden = output[0].flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
-    return model.loss_at(hidden, batch.labels), output.memory if carried else ()
+    if batch.rows is None:
+        hidden, remembered = model.states(batch.input_ids, batch.attention_mask, batch.real), ()
+    else:
+        output = model.base_model(input_ids=batch.input_ids, memory=_remembered(model, batch, memory))
+        hidden, remembered = output.last_hidden_state, output.memory
+    at_labels = hidden.flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
+    return model.loss_at(at_labels, batch.labels), remembered
 
 
 def evaluation_steps(max_steps: int, evaluations: int) -> list[int]:
@@ -209,7 +210,10 @@ class Training:
 
     def _make_step(self, number: int) -> Step:
         step = self.corpus.step(number)
-        return replace(step, batches=[b.pinned() for b in step.batches]) if self.device.type == "cuda" else step
+        return replace(step, batches=[self._pinned(batch) for batch in step.batches])
+
+    def _pinned(self, batch: Batch) -> Batch:
+        return batch.pinned() if self.device.type == "cuda" else batch
 
     def _step(self) -> None:
         started, number, done = time.monotonic(), self.counters.step, self.fraction()
@@ -221,13 +225,13 @@ class Training:
         if number == self.settings.warmup_steps:
             self.counters.warmed = done
         try:
-            loss, memory = self._backward(step.batches)
+            total, memory = self._backward(step.batches)
         except Interrupted:  # the step is given up, and what forward passes have tracked with it
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
             raise
         rate = optimizers.learning_rate(self.settings, step=number, done=done, warmed=self.counters.warmed)
-        self._update(loss, rate)
+        loss = self._update(total, step.labels, rate)
         self.memory = memory  # only now: what was given up is not remembered
         self._count(step, loss, time.monotonic() - started, waited)
         if self.settings.budget:
@@ -243,9 +247,9 @@ class Training:
             self._check_start()
         self._note_schedule(number, done, step.batches[-1].input_ids.numel())
 
-    def _backward(self, made: Sequence[Batch]) -> tuple[float, Memory]:
-        """Leave the gradient of the mean loss over all labels in the parameters, and return that loss, in nats, and
-        what is remembered of all rows."""
+    def _backward(self, made: Sequence[Batch]) -> tuple[Tensor, Memory]:
+        """Leave the gradient of the mean loss over all labels in the parameters, and return the sum of their losses, in
+        nats, and what is remembered of all rows."""
         self.model.train()
         self.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -261,7 +265,7 @@ class Training:
                 (losses / labels + share * self.model.auxiliary_loss()).backward()
                 total += losses.detach()
                 done += len(batch.labels)
-        return total.item() / labels, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
+        return total, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -276,14 +280,18 @@ class Training:
                 "Otherwise set train.compile to false."
             ) from error
 
-    def _update(self, loss: float, learning_rate: float) -> None:
-        norm = optimizers.clip(self.model, self.settings)
+    def _update(self, total: Tensor, labels: int, learning_rate: float) -> float:
+        """Change the weights, unless the training has diverged, and return the mean loss. A GPU is waited for once."""
+        norm_there = optimizers.clip(self.model, self.settings)
+        summed, norm = torch.stack([total, norm_there.to(total)]).tolist()
+        loss: float = summed / labels
         self._check_finite(loss, f"the loss is {loss}")
         self._check_finite(norm, f"the loss is {loss} and the norm of its gradient {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.model.after_update()
+        return loss
 
     def _count(self, step: Step, loss: float, seconds: float, waited: float) -> None:
         counters = self.counters
@@ -327,7 +335,7 @@ class Training:
         with self._arithmetic():
             for batch in self.corpus.validation():
                 self._report(self.counters.step, ", evaluating")
-                losses, memory = token_losses(self.model, batch.to(self.device), memory)
+                losses, memory = token_losses(self.model, self._pinned(batch).to(self.device), memory)
                 total += losses
         return total.item() / self.corpus.validation_labels
 

@@ -280,7 +280,7 @@ def test_gradient_does_not_depend_on_the_micro_batches(work, family):
     gradients, losses = [], []
     for tokens in (1, 60, 10_000):
         training = Training(work(family, model={"dropout": 0}, micro_batch_tokens=tokens))
-        losses.append(training._backward(list(training.corpus.validation()))[0])
+        losses.append(training._backward(list(training.corpus.validation()))[0].item())
         gradients.append([parameter.grad for parameter in training.model.parameters()])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
     for other in gradients[1:]:

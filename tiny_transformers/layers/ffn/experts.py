@@ -17,6 +17,8 @@ from tiny_transformers.layers.ffn import gates
 from tiny_transformers.layers.layer import STD, PerToken
 from tiny_transformers.settings.brainformer_architecture import Experts as Settings
 
+ALIGNED = 8  # numbers of bfloat16 that the grouped kernel's rows are a multiple of: 16 bytes
+
 
 class Experts(PerToken):
     """The blocks: expert e is act(x w1_e + b1_e) w2_e + b2_e, with dropout behind the activation.
@@ -72,11 +74,10 @@ class Experts(PerToken):
         return torch.cat([*done, rest.new_zeros(rest.shape, dtype=done[0].dtype)])
 
     def _has_kernel(self, x: Tensor) -> bool:
-        """Whether torch multiplies all experts in one kernel: bfloat16, rows of a multiple of 16 bytes, an A100 or
-        newer. Elsewhere `grouped_mm` is a loop over experts, too, that waits for their counts."""
-        rows = all(size % 8 == 0 for size in self.w1.shape[1:])
+        """Whether torch multiplies all experts in one kernel: bfloat16, on an A100 or newer. Elsewhere `grouped_mm` is
+        a loop over experts, too, that waits for their counts."""
         newer = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)
-        return newer and rows and _dtype_of_products(x) == torch.bfloat16
+        return newer and _dtype_of_products(x) == torch.bfloat16
 
     def _grouped(self, x: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
         """`_one_by_one`, with nothing for a host to wait for. expert: (N k,), ends: (E,)
@@ -88,7 +89,9 @@ class Experts(PerToken):
         def multiplied(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             # The kernel leaves rows of no expert unwritten, in its gradient as well, hence a mask on either side. It
             # has no bias; as a product, that one's gradient is a product, too, and adds in a fixed order.
-            y = F.grouped_mm(x.masked_fill(rest, 0).to(dtype), weight.to(dtype), offs=ends.int())
+            rows, columns = (-size % ALIGNED for size in weight.shape[1:])
+            x, weight = _widened(x.masked_fill(rest, 0).to(dtype), rows), _widened(weight.to(dtype), columns, rows)
+            y = F.grouped_mm(x, weight, offs=ends.int())[:, : bias.shape[1]]
             return (y + one_hot @ bias.to(dtype)).masked_fill(rest, 0)
 
         return multiplied(self._activated(multiplied(x, self.w1, self.b1)), self.w2, self.b2)
@@ -96,6 +99,11 @@ class Experts(PerToken):
     def _activated(self, hidden: Tensor) -> Tensor:
         hidden = self.activation(hidden)
         return dropout(hidden, self.dropout) if self.training else hidden
+
+
+def _widened(x: Tensor, columns: int, rows: int = 0) -> Tensor:
+    """With so many zeros more in the last dimension, and in the one before it."""
+    return F.pad(x, (0, columns, 0, rows)) if columns or rows else x
 
 
 def _dtype_of_products(x: Tensor) -> torch.dtype:
@@ -149,7 +157,7 @@ class GatedExperts(Experts):
         """(N,), as `tokens` sees them"""
         if self.ids is None:
             return None
-        return self.ids.flatten() if self.real is None else self.ids[self.real]
+        return self.ids.flatten() if self.real is None else self.ids.flatten()[self.real]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "ids": None}

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tiny_transformers.layers.ffn.experts import GatedExperts
+from tiny_transformers.layers.ffn.experts import Experts, GatedExperts
 from tiny_transformers.layers.ffn.gates import Routing
 from tiny_transformers.layers.layer import Layer
 from tiny_transformers.settings.brainformer_architecture import Brainformer
@@ -147,6 +147,22 @@ def test_one_kernel_for_all_experts_has_their_values_and_gradients(kept):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_one_kernel_takes_experts_of_any_size():
+    """As many parameters as a dense module has are seldom a multiple of what a GPU's rows have to be."""
+    module, x = Experts(H - 3, 13, 4), torch.randn(20, H - 3)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    weights, chosen = torch.rand(20, 2), torch.rand(20, 4).topk(2).indices
+    results = []
+    for kernel in (True, False):
+        module._has_kernel = lambda _, kernel=kernel: kernel
+        module.zero_grad()
+        module.weighted(x, weights, chosen).square().sum().backward()
+        results.append([parameter.grad for parameter in module.parameters()])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
 def test_one_kernel_under_autocast_is_of_bfloat16():
     module, x = experts("naive"), tokens().flatten(0, 1)
     weights, chosen, *_ = module.gate(x)
@@ -196,7 +212,7 @@ def test_a_loss_of_the_gate_adds_up_over_applications_in_training(gate):
 @pytest.mark.parametrize("gate", ["naive", "hash", "switch"])
 def test_padding_changes_nothing_for_real_tokens(gate):
     module, x = experts(gate).eval(), tokens()
-    module.real = torch.tensor([[True] * 12 + [False] * 8] * 2)
+    module.real = torch.cat([torch.arange(12), torch.arange(20, 32)])
     y = module(x)
     assert not y[:, 12:].any()
     assert module.load.sum() == 24 * module.gate.k
