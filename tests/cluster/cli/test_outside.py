@@ -4,6 +4,7 @@ the manifest through jobs to the report."""
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +63,9 @@ SHARE = {"stages": ["pretrain", "embedding_share"], "evaluation.embedding_share.
 
 
 def test_a_stage_a_feed_forward_kind_and_an_activation_from_elsewhere_are_counted_done_and_in_the_report(
-    outside, tmp_path
+    outside, builtin_root, tmp_path
 ):
+    shutil.copytree(builtin_root, tmp_path / "output" / "cache" / builtin_root.name)
     studies = {
         "stage": SHARE | {"model.activation": "sine"},
         "kind": {"grid": {"model.ffn": [{"kind": "bilinear", "size": 8}]}},
