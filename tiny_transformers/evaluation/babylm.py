@@ -43,12 +43,13 @@ class Judged:
 
 def run(work: Work) -> Outcome:
     """Score the tasks of `evaluation.babylm` with the model and the tokenizer of `work.model_dir`."""
+    where = device.pick_device(work.has_gpu)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
     files = babylm_files(work.config, work.data_root)
     tasks = _read_tasks(work, files, tokenizer)
     data = {file: contents.fingerprint(work.data_root / file) for of_task in files.values() for file in of_task}
     model: Any = auto.load_lm(work.model_dir)
-    model.to(device.pick_device())
+    model.to(where)
     started = time.monotonic()
     judged = judge(tasks, _ask(work, model, tokenizer, tasks))
     seconds = time.monotonic() - started

@@ -35,12 +35,13 @@ PAIR_SCORES = "scores/lm_eval.npz"  # in a run's folder: of every row with answe
 
 def run(work: Work) -> Outcome:
     """Score the tasks of `evaluation.lm_eval` with the model and the tokenizer of `work.model_dir`."""
+    where = str(device.pick_device(work.has_gpu))
     known = stage.catalogue(work.config, work.data_root)
     asked = stage.leaves(work.config, known)
     settings = work.config.evaluation.of(LmEval)
     digests = {file: contents.fingerprint(work.data_root / file) for file in stage.found(work.config, work.data_root)}
     model = TinyTransformersLM(
-        str(work.model_dir), settings.start_token, work.config.evaluation.precision, settings.pll
+        str(work.model_dir), settings.start_token, work.config.evaluation.precision, settings.pll, where
     )
     model.on_batch = lambda done: _report(work, done)
     with tempfile.TemporaryDirectory() as cache, _reading_below(work.data_root, Path(cache)):

@@ -391,7 +391,7 @@ def test_a_failing_compiler_is_explained(work):
         raise torch._dynamo.exc.TorchDynamoException("no compiler was found")
 
     training = Training(work(compile=True))
-    training.model.base_model.forward = refuse
+    training.model.states = refuse
     with pytest.raises(TinyTransformersError, match=r"no compiler was found\. .* set train.compile to false"):
         training._step()
 
