@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,7 +21,7 @@ LINE_END = re.compile(rb"\r\n?|\n")
 T = TypeVar("T")
 
 
-def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages: Iterable[str] | None = None) -> Path:
+def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages: Collection[str] | None = None) -> Path:
     """The folder with what these stages (None: all) read, in the layout of docs/data.md; builtin data is made in
     `cache` if it is not there yet.
 
@@ -37,7 +37,8 @@ def resolve_root(config: RunConfig, data_root: Path | None, cache: Path, stages:
     if data_root is None:
         raise TinyTransformersError("data.source is files, and no data root is given. Give --data-root DIR.")
     try:
-        lacking = lacking_files(data_root, required_files(config, stages, data_root))
+        lacking = lacking_files(data_root, required_files(config, stages))  # before what only files there tell
+        lacking = lacking or lacking_files(data_root, required_files(config, stages, data_root))
     except ValueError as error:
         raise TinyTransformersError(str(error)) from None
     if lacking:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
@@ -13,7 +13,9 @@ from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Below
 from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops
 from tiny_transformers.settings.stage.kind import Measure, StageKind
-from tiny_transformers.settings.stage.task_files import Catalogue, Leaf, data_files
+
+if TYPE_CHECKING:  # most commands need neither it nor yaml
+    from tiny_transformers.settings.stage.task_files import Catalogue, Leaf
 
 # Of each name in `tasks`, for plans alone: how large a task is its data tells, and a group may be of any number.
 ROWS, TEXTS, TOKENS, SCORED_TOKENS = 10_000, 2, 24, 12
@@ -37,6 +39,8 @@ class LmEval(Settings):
 
 def catalogue(config: RunConfig, root: Path) -> Catalogue:
     """The task files that a run of this DATA_ROOT may name. Raises ValueError."""
+    from tiny_transformers.settings.stage.task_files import Catalogue
+
     include = config.evaluation.of(LmEval).include_path
     folder = root / include if include else None
     if folder and not folder.is_dir():
@@ -65,6 +69,8 @@ def leaves(config: RunConfig, known: Catalogue) -> dict[str, list[Leaf]]:
 
 def found(config: RunConfig, root: Path) -> list[str]:
     """The task files below DATA_ROOT, with all that they include and call, and the data that they name."""
+    from tiny_transformers.settings.stage.task_files import data_files
+
     files: dict[str, None] = {}
     for leaf in (leaf for each in leaves(config, catalogue(config, root)).values() for leaf in each):
         files |= dict.fromkeys(
