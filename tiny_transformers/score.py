@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -90,11 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model and its tokenizer, as save_pretrained")
     parser.add_argument("--stages", default=",".join(SCORED), metavar="STAGE,STAGE", help=f"of {', '.join(SCORED)}")
     parser.add_argument(
-        "--data-root", type=Path, required=True, metavar="DATA_ROOT", help="in the layout of docs/data.md"
+        "--data-root", type=Path, default=os.environ.get("TINY_TRANSFORMERS_DATA"), help="in the layout of docs/data.md"
     )
     parser.add_argument("--limit", type=int, help="rows of each file, evenly spaced")
     parser.add_argument("--to", type=Path, metavar="FILE.json", help="also write all scores there")
     asked = parser.parse_args(arguments)
+    if asked.data_root is None:
+        parser.error("--data-root DIR, or TINY_TRANSFORMERS_DATA, says where the data is")
     stages = [name for name in asked.stages.split(",") if name]
     if unknown := [name for name in stages if name not in SCORED]:
         parser.error(f"--stages {', '.join(unknown)}: a saved model can be scored on {', '.join(SCORED)}")

@@ -176,6 +176,18 @@ def test_a_folder_without_a_model_a_tokenizer_or_a_known_type_is_refused(saved, 
     assert "superglue: a saved model can be scored on blimp, lambada" in capsys.readouterr().err
 
 
+def test_data_is_where_the_environment_says_unless_the_command_does(saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TINY_TRANSFORMERS_DATA", raising=False)
+    words = [str(saved(made("GPT2LMHeadModel"))), "--stages", "blimp"]
+    with pytest.raises(SystemExit) as refused:
+        score.main(words)
+    assert refused.value.code == 2
+    assert "--data-root DIR, or TINY_TRANSFORMERS_DATA, says where the data is" in capsys.readouterr().err
+    monkeypatch.setenv("TINY_TRANSFORMERS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match="nowhere: lacks"):
+        score.main(words)
+
+
 @pytest.mark.parametrize("name", ["GPTNeoForCausalLM", "ours"])
 def test_masks_that_an_older_gpt_neo_saved_are_passed_over(tmp_path, name):
     model = auto.build(small("gpt_neo"), seed=1) if name == "ours" else made(name)
