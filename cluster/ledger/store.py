@@ -89,6 +89,17 @@ class Store:
                 migrate.apply(self.db)
             with self.transaction():
                 self._touched |= {row["id"] for row in self.db.query("SELECT id FROM run WHERE statuses IS NULL")}
+        self._check_stages(path)
+
+    def _check_stages(self, path: Path) -> None:
+        """Raises TornFile where it has attempts of a stage that nothing defines any more."""
+        for row in self.db.query("SELECT DISTINCT stage FROM attempt"):
+            if (stage := row["stage"]) not in STAGES:
+                self.close()
+                raise whole_files.TornFile(
+                    f"{path.parent / 'stages' / stage}.json: is gone, and {path} has attempts of this stage. `submit` "
+                    "the manifest that defines it, which writes the file again; `ledger rebuild` leaves its runs out."
+                )
 
     def close(self) -> None:
         self.db.close()

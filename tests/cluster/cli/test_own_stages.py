@@ -90,6 +90,17 @@ def test_the_runs_are_known_without_the_manifest(command, tmp_path):
     assert (refused.returncode, refused.stderr) == (2, "--stage scor: is no stage. Did you mean score?\n")
 
 
+def test_a_definition_that_was_removed_is_told_and_written_again_by_submit(command, tmp_path):
+    write(tmp_path, changed(("studies/rates/grid/lr", [0.1])))
+    command(*SUBMIT)
+    (tmp_path / "output/stages/score.json").unlink()
+    refused = command("status", check=False)
+    assert refused.returncode == 2
+    assert "output/stages/score.json: is gone" in refused.stderr
+    assert "Nothing is missing" in command(*SUBMIT).stdout
+    assert "1/1 run" in command("status").stdout
+
+
 def test_an_archive_shows_the_results_and_runs_nothing_of_its_commands(command, tmp_path):
     write(tmp_path, changed(("stages/score/command", "exit 9")))
     command(*SUBMIT, check=False)
