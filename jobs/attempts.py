@@ -211,18 +211,24 @@ def claimed(run: RunDir, stage: str, submission_id: str, restart: int) -> Iterat
 
 
 def time_ran_out(
-    run: RunDir, item: PackedRun, submission_id: str, task: ArrayTask, made_with: Mapping[str, Any]
+    run: RunDir,
+    item: PackedRun,
+    submission_id: str,
+    task: ArrayTask,
+    made_with: Mapping[str, Any],
+    lives: Collection[int] = (),
 ) -> None:
     """Say `timeout` for what this task leaves of a run: at each stage that it began and did not end, and at each whose
-    turn would have come. A stage whose needs failed has no turn."""
+    turn would have come. A stage whose needs failed has no turn, and one that another is at work at says it itself:
+    that may be one of these earlier `lives`, unseen."""
     for stage, planned in item["stages"]:
         if not has_turn(run, stage) or done_before(run, stage, planned, item):
             continue
-        if at_work(run, stage, planned, submission_id, task):
+        if at_work(run, stage, planned, submission_id, task, lives):
             continue
         open_ones = [pair[0] for pair in claimed(run, stage, submission_id, task.restart) if not has_result(pair[0])]
         message = "stopped before the time limit; it goes on from what it had saved"
-        if not open_ones and (attempt := claim(run, stage, planned, submission_id, task, made_with)):
+        if not open_ones and (attempt := claim(run, stage, planned, submission_id, task, made_with, lives)):
             open_ones, message = [attempt], "the pack's time limit came before its turn"
         for attempt in open_ones:
             write_result(attempt, failure("timeout", message), tries=1)

@@ -24,13 +24,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cluster.files import documents, whole_files
+from cluster.files import whole_files
 from cluster.files.causes import Cause
-from cluster.files.documents import AnswerFile, Intent, ResultFile, TaskFile
+from cluster.files.documents import Intent, ResultFile, TaskFile
 from cluster.files.folders import OutputRoot, SubmissionDir
-from cluster.files.statuses import GIVEN_UP
 from jobs import attempts, memory, mps, turn
 from jobs.attempts import STOPPED, ArrayTask, failure, read_intent, say, this_task, whole
+from jobs.lives import take, unseen
 from jobs.pulling import Runs
 
 if TYPE_CHECKING:
@@ -76,33 +76,6 @@ class PackJob:
         return DelayedSubmission(PackJob(self.submission))
 
 
-def take(directory: SubmissionDir, index: int, task: ArrayTask) -> bool:
-    """Claim the pack, then ask whether it is still wanted: the login node writes its answer first and looks for this
-    file after. A requeued job takes over from its earlier life, which the file keeps."""
-    path = directory.task(index)
-    if not whole_files.create_json(path, vars(task)):
-        holder = whole(path, TaskFile)
-        if (holder is None and not task.restart) or (
-            holder and (holder["job"] != task.job or holder["restart"] >= task.restart)
-        ):
-            say(f"pack {index} of {directory.id} is another task's; nothing to do")
-            return False
-        whole_files.write_json(path, {**vars(task), "earlier": _lives(holder)})
-    answer = whole(directory.answer, AnswerFile)
-    said = "cancelled" if documents.is_cancelled(answer, index) else answer["state"] if answer else ""
-    if said in ("cancelled", *GIVEN_UP):
-        say(f"{directory.id} is {said}; nothing to do")
-        return False
-    return True
-
-
-def _lives(holder: TaskFile | None) -> list[Any]:
-    """The lives that a task file tells of, oldest first."""
-    if not holder:
-        return []
-    return [*holder.get("earlier", []), {key: value for key, value in holder.items() if key != "earlier"}]
-
-
 class PackWork:
     """One life of a task at its pack: a thread for each slot, which starts a child for each run.
 
@@ -117,6 +90,7 @@ class PackWork:
             own_stages.load(self.root)
         self.runs = Runs(directory, intent, index)
         self.parts = self.runs.own(task.restart > 0)  # and what is pulled
+        self.lives = unseen(whole(directory.task(index), TaskFile)) if task.restart else set()
         self.slots = min(intent["slots"], sum(not part.alone for part in self.runs.parts))
         seconds = 60 * intent.get("minutes", math.inf) - intent["site"].get("signal_delay", 0)
         self.ends = time.monotonic() + seconds  # when it is told to save and end
@@ -221,12 +195,11 @@ class PackWork:
                     self.ended.wait()
                     continue
                 self.waiting.remove(number)
+                if not self._has(number):
+                    self.left.discard(number)
+                    continue
                 self.running[number] = None
                 try:
-                    if not self.runs.take(self.parts[number].run_id):  # another task has pulled it
-                        del self.running[number]
-                        self.left.discard(number)
-                        continue
                     child = self._start(number, environment)
                 except OSError as error:
                     self._could_not_start(number, error)
@@ -256,13 +229,32 @@ class PackWork:
         first = len(self.parts)
         self.parts += pulled
         say(f"run {pulled[0].run_id} is pulled from pack {pulled[0].pack}")
-        if self.runs.is_cancelled(pulled[0].pack):  # at this moment
-            self._speak_for(first, "cancelled", "its pack was cancelled before it had begun")
+        if why := self._unwanted(pulled[0].pack):
+            self._speak_for(first, *why)
             del self.parts[first:]
             return self._pull()
         self.left |= set(range(first, len(self.parts)))
         self.waiting.append(first)
         return first
+
+    def _unwanted(self, pack: int) -> tuple[Cause, str] | None:
+        """Say why a run of this pack is not begun: it may have been cancelled just before it was pulled."""
+        try:
+            cancelled = self.runs.is_cancelled(pack)
+        except OSError as error:
+            self.pulls = False  # else all that others have would soon be taken, and fail
+            return "error", f"whether its pack was cancelled could not be read: {error}"
+        return ("cancelled", "its pack was cancelled before it had begun") if cancelled else None
+
+    def _has(self, number: int) -> bool:
+        """Whether the run is this task's; another may have pulled it. Where that cannot be told nothing is said for it,
+        either: whoever has it does it, and if nobody has, the login node says that it was left."""
+        run_id = self.parts[number].run_id
+        try:
+            return self.runs.take(run_id)
+        except OSError as error:
+            say(f"run {run_id} is left, since whose it is could not be told: {error}")
+            return False
 
     def _free(self) -> float:
         at_work = sum(self.parts[number].memory for number in self.running)
@@ -325,10 +317,12 @@ class PackWork:
         item = self.parts[number].item
         stage, planned = item["stages"][0]
         run, submission_id = self.root.run(item["run_id"]), self.directory.id
-        with contextlib.suppress(OSError):
-            attempt = attempts.claim(run, stage, planned, submission_id, self.task, self.made_with)
+        try:
+            attempt = attempts.claim(run, stage, planned, submission_id, self.task, self.made_with, self.lives)
             if attempt:
                 attempts.write_result(attempt, failure(cause, message), tries=1)
+        except OSError as error:
+            say(f"run {item['run_id']}: {error}. It would say: {message}")
 
     def _record_provenance(self) -> None:
         """Collected once for all children, who find it in the task file. Without it the work goes on all the same."""
@@ -361,7 +355,7 @@ class PackWork:
             try:
                 if not self.runs.take(item["run_id"]):
                     continue
-                attempts.time_ran_out(run, item, self.directory.id, self.task, self.made_with)
+                attempts.time_ran_out(run, item, self.directory.id, self.task, self.made_with, self.lives)
             except OSError as error:
                 say(f"run {item['run_id']}: {error}")
 

@@ -41,6 +41,7 @@ from jobs.attempts import (
     whole,
     write_result,
 )
+from jobs.lives import unseen
 from tiny_transformers.common.provenance import decisive_versions, source_digest
 from tiny_transformers.common.work import Check, CheckFailed, Interrupted, NoGPU, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
@@ -68,9 +69,7 @@ def main(submission: str, index: str, planned_for: str, number: str) -> int:
     task = this_task()
     if task.job.startswith("local-"):  # on a bare machine the job is the pack's process, whose child this one is
         task = replace(task, job=f"local-{os.getppid()}")
-    # Of this task's earlier lives those that did not end by themselves: a node that SLURM has lost may go on.
-    earlier = pack.get("earlier", []) if pack else []
-    lives = {life["restart"] for life in earlier if not life.get("ended_by")}
+    lives = unseen(pack)
     all_completed = True
     for stage, planned in item["stages"]:
         if not has_turn(run, stage):

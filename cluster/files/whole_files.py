@@ -5,6 +5,7 @@ hold within one node at most."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -67,7 +68,8 @@ def create_json(path: Path, value: Any) -> bool:
             raise
         return _create_without_link(path, draft)  # a file system without hard links
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a draft that stays does no harm, and what was created is there
+            draft.unlink(missing_ok=True)
     return True
 
 

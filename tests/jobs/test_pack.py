@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from submitit.core.utils import DelayedSubmission
 from waiting import PATIENCE, wait_for
 
 from cluster.files import processes, whole_files
-from jobs import memory
+from jobs import attempts, memory
 from jobs.attempts import STOPPED, ArrayTask
-from jobs.pack import PackJob, patience, slot_environment, take
+from jobs.lives import take, unseen
+from jobs.pack import PackJob, PackWork, patience, slot_environment
 
 REQUEUED = 255  # submitit's sys.exit(-1) after `scontrol requeue`
 
@@ -383,6 +385,29 @@ def test_a_torn_task_file_is_another_tasks_unless_this_one_was_requeued(submit):
     directory.task(0).write_text("{")
     assert not take(directory, 0, ArrayTask("7", 0, "n1", 1, "0"))
     assert take(directory, 0, ArrayTask("7", 1, "n1", 1, "0"))
+
+
+def test_a_pack_says_nothing_for_a_run_at_which_an_earlier_life_is_at_work_unseen(run, submit):
+    """What that one completes would be the second result of its stage."""
+    directory, first = submit(stages=[["pretrain", 1]]), ArrayTask("77", 0, "n1", 1, "0")
+    assert take(directory, 0, first)
+    assert attempts.claim(run, "pretrain", 1, "cafe", first)
+    second = replace(first, restart=1, host="n2")
+    assert take(directory, 0, second)
+    work = PackWork(directory, attempts.read_intent(directory), 0, second)
+    work._settle()
+    work._speak_for(0, "error", "no process could be started")
+    assert [attempt.number for attempt in run.attempts("pretrain") if attempt.claim.exists()] == [1]
+    stale = time.time() - 31
+    os.utime(run.attempt("pretrain", 1).claim, (stale, stale))
+    work._settle()
+    assert (says(run), says(run, number=2)) == (None, "timeout")
+
+
+def test_an_earlier_life_that_ended_by_itself_is_not_looked_for():
+    life = {"job": "77", "restart": 0, "host": "n1", "pid": 1, "start": "0"}
+    lives = [life, life | {"restart": 1, "ended_by": "timeout"}]
+    assert (unseen({**life, "restart": 2, "earlier": lives}), unseen(life), unseen(None)) == ({0}, set(), set())
 
 
 def test_a_duplicate_pack_does_no_work_twice(run, submit, start, tell, tmp_path):

@@ -194,6 +194,47 @@ def test_a_run_whose_pack_is_cancelled_while_it_is_pulled_is_cancelled(array, fa
     assert not (tmp_path / "runs/two/stages/speed").exists()
 
 
+@pytest.fixture
+def run_pack(array, fake_science):
+    """Do the first of two packs, the second with two runs, in a process in which lines of Python are run before."""
+    fake_science.write_text("{}")
+
+    def go(patch, *first):
+        directory = array([*first, ("one", 5, 1)], [("two", 5, 1), ("three", 4, 1)])
+        code = f"import sys; from jobs import pulling\n{patch}\nfrom jobs.pack import PackJob; PackJob(sys.argv[1])()"
+        environment = os.environ | {"SLURM_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "0"}
+        command = [sys.executable, "-c", code, str(directory.path)]
+        return directory, subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    return go
+
+
+def test_a_pulled_run_fails_where_it_cannot_be_read_whether_its_pack_was_cancelled_and_no_other_is_pulled(
+    run_pack, tmp_path
+):
+    directory, said = run_pack("def failing(*_): raise OSError(5, 'EIO')\npulling.Runs.is_cancelled = failing")
+    assert (done(tmp_path, "one"), done(tmp_path, "two")) == (["pretrain"], [])
+    result = whole_files.read_json(tmp_path / "runs/two/stages/pretrain/1/result.json")
+    assert (result["cause"], "cancelled could not be read" in result["message"]) == ("error", True)
+    assert (holder(directory, "two"), holder(directory, "three")) == (0, None)
+    assert "Traceback" not in said
+
+
+def test_of_a_run_whose_task_cannot_be_told_nothing_is_said(run_pack, tmp_path):
+    """Another may have it, and be about to begin it."""
+    patch = (
+        "take = pulling.Runs.take\n"
+        "def failing(runs, run_id):\n"
+        "    if run_id == 'mine': raise OSError(5, 'EIO')\n"
+        "    return take(runs, run_id)\n"
+        "pulling.Runs.take = failing"
+    )
+    _, said = run_pack(patch, ("mine", 5, 1))
+    assert [done(tmp_path, name) for name in ("mine", "one", "two")] == [[], ["pretrain"], ["pretrain"]]
+    assert not (tmp_path / "runs/mine/stages").exists()
+    assert "run mine is left, since whose it is could not be told" in said
+
+
 @pytest.mark.parametrize(("gpus", "left"), [(1, ["two", "three"]), (0, [])])
 def test_a_task_whose_node_has_no_gpu_fails_its_own_runs_and_pulls_no_others(
     array, start, tmp_path, fake_science, gpus, left

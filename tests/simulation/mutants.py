@@ -101,7 +101,7 @@ PUT_BACK = (
 )
 INTENTS, JUDGING = "cluster/reconcile/intents.py", "cluster/reconcile/judging.py"
 OPENED, RECONCILING = "cluster/reconcile/opened.py", "cluster/reconcile/reconciling.py"
-DISPATCH, CLAIMS, PACK = "cluster/submit/dispatch.py", "jobs/attempts.py", "jobs/pack.py"
+DISPATCH, CLAIMS, LIVES = "cluster/submit/dispatch.py", "jobs/attempts.py", "jobs/lives.py"
 MUTANTS = (
     one("an answer that was heard is asked for again", INTENTS,
         'answer["state"] != "intended":', 'answer["state"] == "intended":'),
@@ -150,7 +150,7 @@ MUTANTS = (
     one("earlier attempts are not looked at", CLAIMS,
         "else attempt.number < number\n", "else attempt.number > number\n"),
     one("what was done before is done again", CLAIMS, "begun[-1].number <= known.get", "begun[-1].number >= known.get"),
-    one("a pack is taken twice", PACK, 'holder["restart"] >= task.restart', 'holder["restart"] < task.restart'),
+    one("a pack is taken twice", LIVES, 'holder["restart"] >= task.restart', 'holder["restart"] < task.restart'),
 )
 # fmt: on
 

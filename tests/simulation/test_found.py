@@ -132,3 +132,21 @@ def test_tick_does_not_go_on_with_a_job_that_was_cancelled_though_the_stage_that
         ("given up", {"seconds": 15, "pick": 134}),
     ]
     assert replay(500460, steps).violations == []
+
+
+def test_a_pulled_run_whose_packs_answer_cannot_be_read_is_spoken_for():
+    steps = [
+        ("site", {"runs_per_pack": 1}),
+        ("calibration", {}),
+        ("command", {"words": ["submit", "s1", "s0"], "seed": 67801310, "pick": 64}),
+        ("controller", {"what": "down"}),
+        ("command", {"words": ["submit", "s3"], "seed": 164899163, "pick": 270}),
+        ("controller", {"what": "up"}),
+        ("pass", {"seconds": 30}),
+        ("controller", {"what": "down"}),
+        ("job disk", {"error": "EIO", "after": 28, "calls": 2}),
+        ("controller", {"what": "up"}),
+        ("command", {"words": ["again"], "seed": 69920550, "pick": 87}),
+        ("pass", {"seconds": 130}),
+    ]
+    assert replay(2005, steps).violations == []

@@ -88,6 +88,15 @@ def test_one_of_many_claims_wins(tmp_path):
     assert sorted(racer.communicate()[0].strip() for racer in racers) == [b"False"] * 5 + [b"True"]
 
 
+def test_a_claim_that_was_made_counts_though_its_draft_stays(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "unlink", fails)
+    claims = [whole_files.create_json(tmp_path / "claim.json", {"pid": 1}) for _ in range(2)]
+    assert claims == [True, False]
+
+
 def test_a_process_is_told_from_another_with_its_pid():
     start = processes.process_start(os.getpid())
     assert start == processes.process_start(os.getpid())
