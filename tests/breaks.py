@@ -318,6 +318,9 @@ BREAKS = (
     Break("cluster/status/watching.py", "if number < len(entry.packs):", "if number <= len(entry.packs):",
           "a whole cancellation is told as a part", "cluster/status/test_status.py",
           ("test_what_was_cancelled_is_said",)),
+    Break("cluster/submit/leaving.py", 'source.get("user") in', 'source.get("user") not in',
+          "tick goes on with what others have cancelled", "cluster/status/test_status.py",
+          ("test_a_failure_is_tried_again_by_tick_unless_tick_leaves_it_alone",)),
     # -- a compute node's half
     Break("jobs/attempts.py", 'holder["submission_id"] == submission_id and holder',
           'holder["submission_id"] == submission_id or holder',

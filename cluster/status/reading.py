@@ -24,7 +24,9 @@ from cluster.slurm import environment
 from cluster.status import needs
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
+from cluster.submit import leaving
 from cluster.submit.earlier import EarlierSubmissions
+from cluster.submit.leaving import Why
 
 NAMED = 3  # runs of a group of failures that are named
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
@@ -56,7 +58,7 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     left, why = estimate_times(submissions, open_packs, packs, queue, now)
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
-        failures=_failures(ledger, failed, names, options, imported), hours=hours_used(submissions.values()),
+        failures=_failures(ledger, output_root, failed, names, imported), hours=hours_used(submissions.values()),
         seconds_left=left, why=why,
         flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
@@ -155,15 +157,17 @@ def _queue(waiting: Iterable[PackRow], open_packs: Mapping[tuple[str, int], Pack
 
 
 def _failures(
-    ledger: Ledger, failed: Sequence[AttemptRow], names: Mapping[str, str], options: str, imported: bool
+    ledger: Ledger, root: OutputRoot, failed: Sequence[AttemptRow], names: Mapping[str, str], imported: bool
 ) -> tuple[Failure, ...]:
     """Largest group first."""
     if not failed:
         return ()
-    decisions = ledger.decisions()
+    decisions, options = ledger.decisions(), root.options
+    retried = [attempt for attempt in failed if _is_retry(decisions.get(key_of(attempt)))]
+    left = leaving.all_left(ledger, root, retried) if retried and not imported else {}
     groups: dict[tuple[str, str, str, str], list[AttemptRow]] = {}
     for attempt in failed:
-        decided = _decided(decisions.get(key_of(attempt)))
+        decided = _decided(decisions.get(key_of(attempt)), left.get(key_of(attempt)))
         key = (attempt["stage"], attempt["cause"] or "", _alike(attempt["message"] or ""), decided)
         groups.setdefault(key, []).append(attempt)
     found = []
@@ -171,7 +175,10 @@ def _failures(
         again = decided.startswith("to be tried again")
         ticks = again and not imported
         command = f"tiny-transformers tick{options}" if ticks else _rerun(stage, group, failed) + options
-        command += " --site SITE" if imported else ""
+        of_first = left.get(key_of(group[0]))
+        if of_first in (Why.REMOVED, Why.REFUSED):
+            command = f"submit MANIFEST{options}"
+        command += " --site SITE" if imported or of_first is Why.GONE else ""
         told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
         found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
@@ -192,9 +199,15 @@ def _rerun(stage: str, group: Sequence[AttemptRow], failed: Sequence[AttemptRow]
     return command
 
 
-def _decided(decision: DecisionFile | None) -> str:
+def _is_retry(decision: DecisionFile | None) -> bool:
+    return decision is not None and decision["action"] == "retry"
+
+
+def _decided(decision: DecisionFile | None, left: Why | None) -> str:
     if decision is None:
         return ""
+    if left:
+        return f"left alone by `tick`: {left.value}"
     if decision["action"] == "stop":
         return f"not tried again by itself: {decision['tries']} x {decision['cause']}"
     return f"to be tried again: {decision['changes']}"

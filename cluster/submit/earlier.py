@@ -48,6 +48,10 @@ class EarlierSubmissions:
             self._sites[submission_id] = profiles.checked(intent["site"])
         return self._sites[submission_id]
 
+    def is_known(self, submission_id: str) -> bool:
+        """Whether the submission's files are there."""
+        return self._intent(submission_id) is not None
+
     def any_site(self) -> Site:
         last = next(iter(self.requested.values()), None) or last_submission(self._ledger, self._root)
         if last is None:

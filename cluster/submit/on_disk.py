@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from cluster.console import console, count, some
 from cluster.files.folders import OutputRoot
@@ -12,7 +12,9 @@ from cluster.files.records import Run, StageState
 from cluster.files.statuses import LIVE, Ended
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing
-from cluster.submit.dispatch import States, Todo
+
+if TYPE_CHECKING:  # `status` is quicker without it
+    from cluster.submit.dispatch import States, Todo
 
 
 def with_taken_numbers(ledger: Ledger | None, output_root: OutputRoot, todo: Todo, states: States) -> States:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.console import console, count, some, stderr
+from cluster.console import console, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import kept_code, records
 from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
@@ -25,11 +25,18 @@ from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, dispatch, needs, on_disk, own_stages, pause, requests
+from cluster.submit import calibrating, dispatch, leaving, needs, on_disk, own_stages, pause, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
-from cluster.submit.wording import say_decided, say_held, say_left_refused, say_nothing_missing, say_unknown
+from cluster.submit.wording import (
+    say_decided,
+    say_held,
+    say_left_alone,
+    say_left_refused,
+    say_nothing_missing,
+    say_unknown,
+)
 from tiny_transformers.settings.stage.own import OwnStage
 
 
@@ -179,29 +186,12 @@ def _to_go_on(
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
-    cancelled = {run_id for run_id in sources if paused and sources[run_id].get("user") in (None, *paused)}
-    if cancelled:
-        console.print(
-            f"{count(len(cancelled), 'run')} left alone, since {' and '.join(paused)} gave `cancel --all`: the next "
-            "`submit` or `rerun` of the same user goes on with them.",
-            style="yellow",
-            soft_wrap=True,
-        )
-    runs = ledger.runs(sorted(wanted & set(sources) - cancelled))
-    removed = {
-        run.id
-        for run in runs
-        if not output_root.run(run.id).run_json.exists() or on_disk.removed(output_root, run, states[run.id])
-    }
-    if removed:
-        console.print(
-            f"{count(len(removed), 'run')} left alone, since files of theirs were removed ({some(removed)}): `submit` "
-            "does them again.",
-            style="yellow",
-            soft_wrap=True,
-        )
+    runs = ledger.runs(sorted({*sources, *again.due} - before.refused.keys()))
+    found = {run.id: leaving.why(output_root, run, states[run.id], sources.get(run.id), paused) for run in runs}
+    left = {run_id: why for run_id, why in found.items() if why}
+    say_left_alone(left, paused)
     groups: dict[str, tuple[SourceOfWork, list[tuple[Run, list[str]]]]] = {}
-    for run in (each for each in runs if each.id not in removed):
+    for run in (each for each in runs if each.id not in left):
         stages = choosing.missing(run, states[run.id], again.due.get(run.id, ()))
         source = sources[run.id]
         alike = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
 
-from cluster.console import clean, console, count
+from cluster.console import clean, console, count, some
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
@@ -16,7 +16,10 @@ from cluster.plan import choosing, outlook, packing
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
+from cluster.submit.leaving import Why
 
+GONE, RERUN = "the files of their submissions are gone", "`rerun --failed --site SITE` does them again"
+CANCELLED = "the next `submit` or `rerun` of the same user goes on with them"
 LISTED_RUNS = 60  # a dry run of more shows the studies only
 
 
@@ -96,6 +99,19 @@ def _go_on(asked_by: str) -> str:
     return "Do it again then." if asked_by == "rerun" else "`tick` submits them, now and then or by cron."
 
 
+def say_left_alone(left: Mapping[str, Why], paused: Iterable[str]) -> None:
+    """Say which runs are left alone, and what goes on with them. `paused`: users who gave `cancel --all`."""
+    ways = {
+        Why.GONE: (GONE, RERUN),
+        Why.CANCELLED: (f"{' and '.join(paused)} gave `cancel --all`", CANCELLED),
+        Why.REMOVED: ("files of theirs were removed ({})", "`submit` does them again"),
+    }
+    for each, (why, way) in ways.items():
+        if runs := [run_id for run_id in left if left[run_id] is each]:
+            told = f"{count(len(runs), 'run')} left alone, since {why.format(some(runs))}: {way}."
+            console.print(told, style="yellow", soft_wrap=True)
+
+
 def say_left_refused(refused: Mapping[str, str]) -> None:
     """Say which runs are left alone since SLURM refused them for good: run id -> why."""
     told = f"{count(len(refused), 'run')} left alone, since sbatch refused: {clean(next(iter(refused.values())))}."
@@ -110,12 +126,8 @@ def say_decided(again: dispatch.RetryPlan) -> None:
     for cause, number in stopped.items():
         console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
     if again.left:
-        console.print(
-            f"{count(again.left, 'stage run')} left alone, since the files of their submissions are gone: "
-            "`rerun --failed --site SITE` does them again.",
-            style="yellow",
-            soft_wrap=True,
-        )
+        told = f"{count(again.left, 'stage run')} left alone, since {GONE}: {RERUN}."
+        console.print(told, style="yellow", soft_wrap=True)
     if again.waiting:
         console.print(f"{count(again.waiting, 'stage run')} will be tried again later, as the rule says.")
 

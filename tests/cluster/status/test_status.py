@@ -23,6 +23,7 @@ from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
+from cluster.slurm import environment
 from cluster.status import reading, showing, watching
 
 START = 1_790_000_000.0
@@ -135,11 +136,30 @@ def test_failures_of_one_cause_are_one_group_with_the_command_that_mends_them(st
     commands = {each.command for each in reading.read(LedgerView(study, "now", "none"), root).failures}
     expected = {f"rerun --failed --stage pretrain --run {run.id} --output-root {root.path}" for run in runs[5:7]}
     assert commands == expected
+
+
+def test_a_failure_is_tried_again_by_tick_unless_tick_leaves_it_alone(study, root, runs):
+    run, user = root.run(runs[5].id), environment.user()
     study.put_decision({"run_id": runs[5].id, "stage": "pretrain", "number": 1, "action": "retry", "cause": "timeout",
                         "tries": 1, "changes": "1.5 x the time", "due": 0.0, "time": 0.0})  # fmt: skip
-    told = shown(study, root)
-    assert "to be tried again: 1.5 x the time" in told
-    assert f"-> tiny-transformers tick --output-root {root.path}" in told.replace("\n    ", " ")
+
+    def told():
+        (failure,) = (each for each in reading.read(LedgerView(study, "now", "none"), root).failures if each.decided)
+        return failure.decided, failure.again, failure.command.removesuffix(" --site SITE").removesuffix(root.options)
+
+    rerun = f"rerun --failed --stage pretrain --run {runs[5].id}"
+    assert told() == ("left alone by `tick`: the files of its submission are gone", False, rerun)
+    intent = {"created": "2026-09-21", "site": {}, "data_root": None, "user": user}
+    whole_files.write_json(root.submission("aa").submission, intent)
+    assert told() == ("left alone by `tick`: files of the run were removed", False, "submit MANIFEST")
+    whole_files.write_json(run.run_json, {})
+    assert told() == ("to be tried again: 1.5 x the time", True, "tiny-transformers tick")
+    whole_files.write_json(root.paused, {"time": "12:00", "users": {user: "12:00"}})
+    assert told() == ("left alone by `tick`: `cancel --all` was given", False, rerun)
+    whole_files.write_json(root.paused, {"time": "12:00", "users": {"another": "12:00"}})
+    assert told()[1]
+    study.update_submission("aa", state="refused")
+    assert told() == ("left alone by `tick`: sbatch refused it", False, "submit MANIFEST")
 
 
 def test_a_log_that_ends_in_what_the_message_says_is_not_shown_twice(study, root):
