@@ -22,7 +22,7 @@ from tiny_transformers.evaluation.minimal_pairs import FIELDS
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import Roberta
-from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.config import RunConfig, tokenizer_file
 from tiny_transformers.settings.stage.blimp import blimp_files
 
 BERT = Roberta(hidden_size=512, num_hidden_layers=2, num_attention_heads=4, intermediate_size=1024)
@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("--pairs", type=int, default=10)
     options = parser.parse_args()
-    tokens: Any = tokenizer.load_tokenizer(options.root, RunConfig(model=BERT))
+    run_config = RunConfig(model=BERT)
+    tokens: Any = tokenizer.load_tokenizer(options.root / tokenizer_file(run_config.data), run_config)
     model = auto.build(BERT, seed=0).eval()
     scoring.pseudo_log_likelihoods(model, [[1, 5, 6, 2]], tokens.mask_token_id)  # warms up
     seconds, largest, moved, sentences = np.zeros(3), 0.0, 0.0, 0
