@@ -39,6 +39,8 @@ class KeptPairs:
     good: NDArray[np.float64]  # (N,) score of the acceptable sentence: its log-likelihood, normalised as set
     bad: NDArray[np.float64]  # (N,)
     settings: dict[str, Any]  # that decide a score
+    # (N,) scored in bfloat16, where `right` may still be float32's; None: not told, as by all files of before
+    rounded: NDArray[np.bool_] | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -83,8 +85,9 @@ def write(path: Path, kept: KeptPairs) -> None:
     """Write the file, whole or not at all, in place of an older one."""
     about = {"format": FORMAT, "files": kept.files, "settings": kept.settings}
     with whole_file(path) as draft, open(draft, "wb") as file:
+        told: dict[str, Any] = {} if kept.rounded is None else {"rounded": kept.rounded}
         np.savez_compressed(
-            file, about=json.dumps(about), counts=kept.counts, rows=kept.rows, good=kept.good, bad=kept.bad
+            file, about=json.dumps(about), counts=kept.counts, rows=kept.rows, good=kept.good, bad=kept.bad, **told
         )
 
 
@@ -95,6 +98,7 @@ def read(path: Path) -> KeptPairs:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name] for name in ("counts", "rows", "good", "bad")}
+            rounded = file.get("rounded")
     except FileNotFoundError:
         raise TinyTransformersError(f"{path}: is missing. {again}") from None
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -105,7 +109,7 @@ def read(path: Path) -> KeptPairs:
         raise TinyTransformersError(
             f"{path}: has format {about['format']}, not {FORMAT}. Run the stage {path.stem} again."
         )
-    return KeptPairs(files=about["files"], settings=about["settings"], **arrays)
+    return KeptPairs(files=about["files"], settings=about["settings"], rounded=rounded, **arrays)
 
 
 def compare(a: Path, b: Path) -> PairsComparison:

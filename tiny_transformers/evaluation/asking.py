@@ -29,18 +29,21 @@ def log_likelihoods(
     scored: Sequence[int] | None = None,
     words: scoring.Words | None = None,
     what: str = "sentences",
+    precision: scoring.Precision | None = None,
+    share: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.float64]:
     """Log-likelihoods, or an encoder's pseudo-log-likelihoods, of which `words` decide what else is masked. (N,)
 
-    Raises Interrupted where the stage is to stop."""
+    `precision`: None: as set. `share`: how far the stage is before, and after. Raises Interrupted where the
+    stage is to stop."""
 
     def on_batch(done: float) -> None:
         if work.should_stop():
             raise Interrupted
-        work.progress(done, f"{done:.0%} of {len(sequences):,} {what}")
+        work.progress(share[0] + (share[1] - share[0]) * done, f"{done:.0%} of {len(sequences):,} {what}")
 
     options: dict[str, Any] = {
-        "scored": scored, "precision": work.config.evaluation.precision, "on_batch": on_batch,
+        "scored": scored, "precision": precision or work.config.evaluation.precision, "on_batch": on_batch,
     }  # fmt: skip
     if work.config.model.family != "roberta":
         return scoring.decoder_log_likelihoods(model, sequences, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from transformers import AutoTokenizer
 
 from tiny_transformers.common import bootstrap, contents, pairs
 from tiny_transformers.common.work import Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.evaluation import certified
 from tiny_transformers.evaluation.asking import log_likelihoods
-from tiny_transformers.evaluation.minimal_pairs import PairTask, read_task
+from tiny_transformers.evaluation.certified import Verdicts
+from tiny_transformers.evaluation.minimal_pairs import PairTask, Sentence, read_task
+from tiny_transformers.evaluation.scoring import Precision
 from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES, SUPPLEMENT_TASKS, Blimp, blimp_files
@@ -67,14 +71,15 @@ def run(work: Work) -> Outcome:
     model: Any = auto.load_lm(work.model_dir)
     model.to(where)
     started = time.monotonic()
-    results = judge(tasks, _log_likelihoods(work, model, tokenizer, tasks))
+    verdicts = _ask(work, model, tokenizer, tasks)
     seconds = time.monotonic() - started
-    pairs.write(work.run_dir / PAIR_SCORES, _kept(results, fingerprints, work.config))
+    results = judge(tasks, verdicts)
+    pairs.write(work.run_dir / PAIR_SCORES, _kept(results, verdicts, fingerprints, work.config))
     shown = figures(results)
     _print(results, shown)
     return Outcome(
         scores=[score for figure in shown for score in _scores(figure)] + paradigms(results),
-        metrics=_metrics(results, seconds),
+        metrics=_metrics(results, seconds) | _precision(verdicts),
         data={file: fingerprints[name] for name, file in files.items()},
     )
 
@@ -92,12 +97,11 @@ def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[PairT
     return tasks
 
 
-def judge(tasks: Sequence[PairTask], log_likelihoods: NDArray[np.float64]) -> list[TaskScores]:
-    """From the log-likelihoods of all tasks' sentences, normalised here as set. (2 x pairs,)"""
-    divisors = [sentence.divisor for task in tasks for sentence in task.sentences]
-    ends = np.cumsum([2 * len(task.pairs) for task in tasks])
-    parts = np.split(log_likelihoods / np.array(divisors), ends[:-1])
-    return [TaskScores(task, good=part[::2], bad=part[1::2]) for task, part in zip(tasks, parts, strict=True)]
+def judge(tasks: Sequence[PairTask], verdicts: Verdicts) -> list[TaskScores]:
+    """From the scores of all tasks' pairs."""
+    ends = np.cumsum([len(task.pairs) for task in tasks])
+    parts = np.split(verdicts.scores, ends[:-1])
+    return [TaskScores(task, good=part[:, 0], bad=part[:, 1]) for task, part in zip(tasks, parts, strict=True)]
 
 
 def figures(results: Sequence[TaskScores]) -> list[Accuracy]:
@@ -133,14 +137,30 @@ def paradigms(results: Sequence[TaskScores]) -> list[Score]:
     return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def _log_likelihoods(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> NDArray[np.float64]:
-    sentences = [sentence for task in tasks for sentence in task.sentences]
+def _ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> Verdicts:
+    """The scores of all tasks' pairs: log-likelihoods, normalised as set. Raises Interrupted."""
+    sentences = np.array([(pair.good, pair.bad) for task in tasks for pair in task.pairs], dtype=object)  # (pairs, 2)
     by_word = work.config.evaluation.of(Blimp).pll == "word_l2r"
-    words = [sentence.words for sentence in sentences] if by_word else None
-    return log_likelihoods(work, model, tokenizer, [sentence.ids for sentence in sentences], words=words)
+
+    def score(numbers: NDArray[np.int64], precision: Precision, share: tuple[float, float]) -> NDArray[np.float64]:
+        chosen: list[Sentence] = sentences[numbers].flatten().tolist()
+        values = log_likelihoods(
+            work, model, tokenizer, [sentence.ids for sentence in chosen],
+            words=[sentence.words for sentence in chosen] if by_word else None, precision=precision, share=share,
+        )  # fmt: skip
+        return (values / np.array([sentence.divisor for sentence in chosen])).reshape(-1, 2)
+
+    asked, n = work.config.evaluation.precision, len(sentences)
+    if asked == "float32" and certified.pays(partial(score, share=(0.0, 0.0)), n, model.device):
+        groups = np.repeat(np.arange(len(tasks)), [len(task.pairs) for task in tasks])
+        first = {"bfloat16": (0.0, 0.9), "float32": (0.9, 1.0)}
+        return certified.certify(lambda some, how: score(some, how, first[how]), groups, work.config.seed)
+    return Verdicts(score(np.arange(n), asked, (0.0, 1.0)), np.full(n, asked == "bfloat16"))
 
 
-def _kept(results: Sequence[TaskScores], fingerprints: dict[str, str], run_config: config.RunConfig) -> pairs.KeptPairs:
+def _kept(
+    results: Sequence[TaskScores], verdicts: Verdicts, fingerprints: dict[str, str], run_config: config.RunConfig
+) -> pairs.KeptPairs:
     evaluation = run_config.evaluation
     return pairs.KeptPairs(
         files=fingerprints,
@@ -153,6 +173,7 @@ def _kept(results: Sequence[TaskScores], fingerprints: dict[str, str], run_confi
             "precision": evaluation.precision,
             **evaluation.of(Blimp).model_dump(),
         },
+        rounded=verdicts.rounded,
     )
 
 
@@ -174,6 +195,15 @@ def _metrics(results: Sequence[TaskScores], seconds: float) -> dict[str, float |
         "peak_memory_mb": device.peak_memory_mb(),
         **{f"{task}.{name}": value for task, count in counts.items() for name, value in count.items() if value},
     }
+
+
+def _precision(verdicts: Verdicts) -> dict[str, float | int | str]:
+    """How the pairs were scored: where in both precisions, in how many pairs float32's verdict was asked for."""
+    rounded = int(verdicts.rounded.sum())
+    if verdicts.bound is None:
+        return {"precision": "bfloat16" if rounded else "float32"}
+    again = {"scored_again": len(verdicts.rounded) - rounded, "bound": verdicts.bound, "largest_error": verdicts.error}
+    return {"precision": "bfloat16, then float32"} | again
 
 
 def _counts(result: TaskScores) -> dict[str, int]:

@@ -46,11 +46,6 @@ class PairTask:
     equal: int  # left out: the two sentences are the same
     too_long: int  # left out: a sentence exceeds the model's positions
 
-    @property
-    def sentences(self) -> list[Sentence]:
-        """Good, bad, good, bad, ..."""
-        return [sentence for pair in self.pairs for sentence in (pair.good, pair.bad)]
-
 
 def read_task(path: Path, name: str, tokenizer: Any, run_config: config.RunConfig) -> PairTask:
     """The task's pairs: `start_token` + sentence for a decoder, `<s>` + sentence + `</s>` for an encoder.

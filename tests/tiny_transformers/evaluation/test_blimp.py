@@ -1,5 +1,8 @@
 """BLiMP from a folder of pairs to scores, with models whose preference is known."""
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from scipy.stats import binom
 
 from tiny_transformers.common import pairs
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
-from tiny_transformers.evaluation import blimp, scoring
+from tiny_transformers.evaluation import blimp, certified, scoring
 from tiny_transformers.models.auto import build, load_lm
 from tiny_transformers.settings import config
 from tiny_transformers.settings.config import Data
@@ -246,6 +249,49 @@ def test_bfloat16_moves_scores_a_little_and_hardly_a_verdict(family, make_work, 
     found = pairs.compare(*kept.values())
     assert (found.only_a + found.only_b) <= found.n / 60
     assert found.settings == {"precision": ("float32", "bfloat16")}
+
+
+def test_bfloat16_first_gives_the_verdicts_of_float32(family, make_work, write_pairs, monkeypatch):
+    """Words sorted by their likelihoods: neighbours are near ties, and half of all words lie between the others."""
+    monkeypatch.setattr(blimp.certified, "certify", partial(certified.certify, sample=28))
+    work, seen = make_work(opinionated(family)), []
+    work.progress = lambda fraction, _: seen.append(fraction)
+
+    def run(rows, precision="float32", first=False):
+        monkeypatch.setattr(blimp.certified, "pays", lambda *_: first)
+        work.config = make_work(opinionated(family), precision=precision).config
+        write_pairs(work, [pair("g", "b")], irregular_forms=rows)
+        outcome = blimp.run(work)
+        return outcome, pairs.read(work.run_dir / PAIR_SCORES)
+
+    words = ["".join(word) for word in np.random.default_rng(0).choice(list("acdefhijklmnop"), size=(120, 6))]
+    _, kept = run([pair(word, "b") for word in words])
+    values = kept.of_task(kept.good)["irregular_forms"]
+    words = [words[place] for place in np.argsort(values)]
+    rows = [pair(*sentences) for sentences in [*pairwise(words), *zip(words, words[60:], strict=False)]]
+    plain, exact = run(rows)
+    outcome, both = run(rows, first=True)
+    rounded_alone = run(rows, precision="bfloat16")[1]
+    assert (rounded_alone.right != exact.right).any(), "bfloat16 alone is not enough"
+    np.testing.assert_array_equal(both.right, exact.right)
+    assert accuracies(outcome, paradigms=True) == accuracies(plain, paradigms=True)
+    moved = np.abs(both.good - exact.good)
+    assert moved[~both.rounded].max() < 1e-4 < moved[both.rounded].max()
+    assert outcome.metrics["precision"] == "bfloat16, then float32"
+    assert outcome.metrics["scored_again"] == (~both.rounded).sum() < len(both.rows)
+    assert 0 < outcome.metrics["largest_error"] <= outcome.metrics["bound"]
+    assert both.settings == exact.settings
+    assert [kept.rounded.mean() for kept in (exact, rounded_alone)] == [0, 1]
+    assert seen[-1] == 1.0
+
+
+@any_model
+def test_bfloat16_comes_first_only_where_float32_is_asked_for(family, make_work, write_pairs, monkeypatch):
+    monkeypatch.setattr(blimp.certified, "pays", lambda *_: True)
+    for precision, expected in (("bfloat16", "bfloat16"), ("float32", "bfloat16, then float32")):
+        work = make_work(family, precision=precision)
+        write_pairs(work, [pair("g", "b")])
+        assert blimp.run(work).metrics["precision"] == expected
 
 
 @any_model
