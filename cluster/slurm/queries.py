@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
@@ -31,7 +31,7 @@ class Limits:
 
     def __or__(self, other: Limits) -> Limits:
         """The narrower of both."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Limits(*(_least(pair) for pair in pairs))
 
 

@@ -114,6 +114,7 @@ class Batch:
     def __init__(self, kernel: Kernel, draw: random.Random, launch: Callable[[Task, Process], None]) -> None:
         self.kernel, self.draw, self.launch = kernel, draw, launch
         self.controller = self.accounting = True
+        self.sleeps = True  # the scheduler, while there is no job
         self.tasks: list[Task] = []
         self._open: list[Task] = []  # those that may live
         self.next_id = EPOCH_OF_IDS
@@ -148,11 +149,14 @@ class Batch:
         return [task for task in self.tasks if any(process.alive for process in task.processes)]
 
     def cycle(self) -> None:
-        """The scheduler's turn, every second."""
+        """The scheduler's turn, every second in which there is a job."""
+        live = self.live(ours=False)
+        self.sleeps = not live
+        if self.sleeps:
+            return
         self.kernel.at(self.kernel.now + 1.0, self.cycle)
         if not self.controller:
             return
-        live = self.live(ours=False)
         for task in live:
             if task.foreign and task.state == "RUNNING" and self.kernel.now - (task.start or 0) >= task.length:
                 self.end(task, "COMPLETED")
@@ -167,6 +171,12 @@ class Batch:
             free = [node for node in self.nodes if node not in used and node not in self.closed]
             if free:
                 self._start(task, free[0])
+
+    def _wake(self) -> None:
+        """There is a job again: the scheduler looks in a second."""
+        if self.sleeps:
+            self.sleeps = False
+            self.kernel.at(self.kernel.now + 1.0, self.cycle)
 
     def _start(self, task: Task, node: str) -> None:
         task.state, task.node, task.reason, task.start = "RUNNING", node, "None", self.kernel.now
@@ -531,6 +541,7 @@ class Batch:
             raise Refused(f"sbatch: error: AssocMaxSubmitJobLimit\n{POLICY}")
         number = self.next_id
         self.next_id += len(indices) + self.draw.randrange(3)
+        self._wake()
         for index in indices:
             task = Task(
                 number, index, options["job-name"], options["comment"], process.user, options.get("account", ""),
@@ -557,6 +568,7 @@ class Batch:
         """A job that has nothing to do with us."""
         number = self.next_id
         self.next_id += tasks
+        self._wake()
         for index in range(tasks):
             task = Task(
                 number, index if tasks > 1 else None, name, "", user, "research", "compute", 600, 0, "", {}, False,

@@ -190,7 +190,9 @@ class Connections:
             if found.file == _number(found.path):
                 return found
             found.end()
-        made = sqlite3.connect(key, timeout=0.05, uri=uri, check_same_thread=False, factory=Connection)
+        made = sqlite3.connect(
+            key, timeout=0.05, uri=uri, check_same_thread=False, factory=Connection, cached_statements=1000
+        )
         made.told = set()
         made.execute("PRAGMA synchronous = OFF")
         made.execute("PRAGMA journal_mode = MEMORY")

@@ -178,12 +178,12 @@ class Kernel:
         self.processes: dict[int, Process] = {}
         self.live: list[Thread] = []
         self.current: Thread | None = None
-        self._running: int | None = None  # the identity of the thread that has the turn
         self._driver = threading.Lock()
         self._driver.acquire()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
-        self.switches = 0
+        self._until, self._done = 0.0, None  # what `advance` was asked for
+        self._problem: Exception | None = None  # that came up while a thread chose who is next
 
     # -- what the world calls
 
@@ -192,24 +192,46 @@ class Kernel:
         heapq.heappush(self._timers, (when, self._number, what))
 
     def advance(self, until: float, done: Callable[[], bool] | None = None) -> None:
-        """Let the processes run until that time, or until `done`."""
-        while not (done and done()):
+        """Let the processes run until that time, or until `done`. Whoever pauses chooses who is next: nothing is
+        switched where that is the same thread again."""
+        self._until, self._done = until, done
+        if (thread := self._choose(first=True)) is not None:
+            self._pass_on(thread)
+            self._driver.acquire()
+        if self._problem:
+            problem, self._problem = self._problem, None
+            raise problem
+
+    def _choose(self, first: bool = False) -> Thread | None:
+        """Return the thread whose turn it is; None: it is the turn of who called `advance`. `first`: its own choice."""
+        try:
+            return self._next(first)
+        except Exception as problem:  # noqa: BLE001 - of the world, and not of the process that pauses
+            self._problem = problem
+            return None
+
+    def _next(self, first: bool) -> Thread | None:
+        until, done = self._until, self._done
+        while not (done() if done else self.now > until and not first):
+            first = False
             while self._timers and self._timers[0][0] <= self.now:
                 heapq.heappop(self._timers)[2]()
             ready = [thread for thread in self.live if thread.may_run]
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]
-                self._resume(dead[0] if dead else ready[0] if len(ready) == 1 else self.draw.choice(ready))
-                if self.now > until and not done:
-                    return
+                chosen = dead[0] if dead else ready[0] if len(ready) == 1 else self.draw.choice(ready)
+                if chosen.begun or chosen.process.alive:
+                    return chosen
+                self.live.remove(chosen)
                 continue
             times = [thread.wake for thread in self.live if not thread.process.stopped and thread.wake > self.now]
             times += [self._timers[0][0]] if self._timers else []
             following = min(times, default=FOREVER)
             if following > until:
                 self.now = max(self.now, until)
-                return
+                return None
             self.now = following
+        return None
 
     def add(self, process: Process, function: Callable[[], Any]) -> Thread:
         thread = Thread(self, process, function)
@@ -222,23 +244,30 @@ class Kernel:
         for process in list(self.processes.values()):
             process.on_end = None
             process.end(-signal.SIGKILL)
+        self._until, self._done = -FOREVER, None
         while self.live:
-            self._resume(self.live[0])
+            if self.live[0].begun:
+                self._pass_on(self.live[0])
+                self._driver.acquire()
+            else:
+                self.live.pop(0)
 
-    def _resume(self, thread: Thread) -> None:
-        if not thread.begun and not thread.process.alive:
-            self.live.remove(thread)
+    def _pass_on(self, thread: Thread | None) -> None:
+        """Give the turn away."""
+        if thread is None:
+            self._driver.release()
             return
-        self.current = thread
-        self.switches += 1
-        enter(thread.process)
+        self._enter(thread)
         if not thread.begun:
             thread.begun = True
             thread.worker = worker = Worker.idle.pop() if Worker.idle else Worker()
             worker.work = thread.run
         assert thread.worker
         thread.worker.baton.release()
-        self._driver.acquire()
+
+    def _enter(self, thread: Thread) -> None:
+        self.current = thread
+        enter(thread.process)
 
     # -- what simulated threads call
 
@@ -248,20 +277,22 @@ class Kernel:
         self.live.remove(thread)
         assert thread.worker
         Worker.idle.append(thread.worker)
-        self._driver.release()
+        self._pass_on(self._choose())
 
     def pause(self, wake: float = 0.0, ready: Callable[[], bool] | None = None) -> None:
         """Wait until that time, or for a condition if one is given, or both: the condition until that time."""
         thread = self.current
         assert thread
         assert thread.worker
-        deadline = wake
+        process, deadline = thread.process, wake
         while True:
             thread.wake, thread.ready = deadline, ready
             self.current = None
-            self._driver.release()
-            thread.worker.baton.acquire()
-            process = thread.process
+            if (chosen := self._choose()) is thread:
+                self._enter(thread)
+            else:
+                self._pass_on(chosen)
+                thread.worker.baton.acquire()
             if not process.alive:
                 raise Killed
             if process.signals and process.threads[0] is thread:

@@ -78,10 +78,11 @@ def draw(seed: int) -> list[Step]:
         else:
             on, off = FAULTS[lot.choice(kinds)](lot)
             steps.append(on)
+            if on[0] in OF_NEW_JOBS or on[1].get("client") in OF_NEW_JOBS:
+                new = ["submit", *some_of(lot, left)] if left else [lot.choice(("rerun", "redo"))]
+                steps.append(command(lot, kinds, users, hosts, new))
             if on[1].get("client") == "scancel":  # which few commands call
                 steps.append(command(lot, kinds, users, hosts, ["cancel run"]))
-            if (on[0] in ("limit", "array size") or on[1].get("client") == "sbatch") and left:
-                steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
             if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
@@ -148,6 +149,7 @@ def _nothing(_: random.Random) -> tuple[Step, Step | None]:
     return ("pass", {"seconds": 1}), None
 
 
+OF_NEW_JOBS = ("limit", "array size", "stage", "sbatch", "scancel")  # steps, and clients, that take effect on these
 WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again")
 UP: Step = ("controller", {"what": "up"})
 FAULTS: dict[str, Fault] = {
@@ -191,7 +193,7 @@ FAULTS: dict[str, Fault] = {
         _simple("node", ("nodes", {"up": True}), node=("n1", "n2", "n3"), goes_on=(0, 0, 5, 25, 60)),
         _simple("given up", seconds=(5, 15, 40)),
     ),
-    "a job's process is killed": _simple("kill", what=("pack", "child", "child")),
+    "a job's process is killed": _simple("kill", what=("pack", "child")),
     "a job is killed on its way": lambda lot: (("job killed", {"at": int(2 ** lot.uniform(3, 8))}), None),
     "a job's disk fails": lambda lot: (
         ("job disk", {"error": lot.choice(("EIO", "ENOSPC", "ESTALE")), "after": int(2 ** lot.uniform(0, 7)),

@@ -143,6 +143,9 @@ class Walker:
         runs = sorted(os.listdir(world.output / "runs")) if (world.output / "runs").exists() else []
         if not runs:
             return None
+        if words[0] == "cancel run":  # one of which something is under way, if there is one
+            under_way = {item["run_id"] for task in self.slurm.live() for item in self._items(task)}
+            runs = sorted(under_way.intersection(runs)) or runs
         run = runs[pick % len(runs)]
         if words[0] == "redo":
             world.redone |= {(run, stage) for stage in ("blimp",)}
@@ -683,8 +686,12 @@ class Walker:
             if len(self.slurm.ran) > before:
                 continue
             told = "".join(process.output.getvalue() for process in given)
-            if self._overdue(given[0].notes["began"]) and not any(words in told for words in KEPT):
-                self.world.complain(f"tick leaves what is to be tried again:: {told}")
+            if overdue := self._overdue(given[0].notes["began"]):
+                if not any(words in told for words in KEPT):
+                    self.world.complain(f"tick leaves what is to be tried again:: {told}")
+                shown = self.do("status", "--failed").output.getvalue() if GONE in told else LEFT
+                if LEFT not in shown:
+                    self.world.complain(f"status says that tick does what it leaves:: {overdue} {told} {shown}")
             if asked == 3:  # accounting calls some alive that never ended for it: the user is told to cancel them
                 for user in users:
                     self.do("cancel", "--all", "--yes", user=user)
@@ -762,6 +769,8 @@ class Walker:
 
 
 NOTHING = "is another task's; nothing to do"
+LEFT = "left alone by `tick`"
+GONE = "left alone, since the files of their submissions are gone"
 KEPT = (
     "there is no ledger",
     "was given at",

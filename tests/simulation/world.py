@@ -11,7 +11,6 @@ import datetime as dates
 import functools
 import gc
 import json
-import marshal
 import os
 import random
 import secrets
@@ -31,10 +30,9 @@ from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
-import typer.main
 import yaml
-from rich.text import Text
 from simulation import kernel as kernels
+from simulation import saving
 from simulation.batch import POLICY, Batch, Call, Reply, Task
 from simulation.disk import Disk, DiskFault
 from simulation.kernel import Condition, Event, Kernel, Output, Process, Queue, RLock
@@ -43,11 +41,11 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 import cluster.status.showing
 from cluster.cli import entry, reporting
-from cluster.console import CleanConsole, clean
+from cluster.console import CleanConsole
 from cluster.files import documents, kept_code, processes, whole_files
-from cluster.ledger import lock, schema, store
-from cluster.manifest import loading
-from cluster.reconcile import reconciling, session
+from cluster.ledger import lock, runs, schema, store
+from cluster.manifest import grids, loading
+from cluster.reconcile import measure, reconciling, session
 from cluster.slurm import environment, queries, sbatch
 from cluster.submit import launch, requests
 from jobs import memory, pack, stage
@@ -96,7 +94,6 @@ class World:
         self.slurm = Batch(self.kernel, random.Random(seed + 2), self._launch)
         self.slurm.read = lambda path: seams().disk._open(path, encoding="utf-8").read()
         self.slurm.complain = self.complain
-        self.kernel.at(START + 1, self.slurm.cycle)
         self.tokens = random.Random(seed + 3)
         self.offsets: dict[str, float] = {}  # of hosts' clocks
         self.environment: dict[str, str] = {}  # of users, besides the usual
@@ -615,6 +612,7 @@ class Seams:
             return lambda *words, **options: (real[name] if self.process is None else function)(*words, **options)
 
         watch = functools.partial(memory.Watch, memory.Cgroup([]))
+        known_settings = functools.lru_cache(runs.read_settings)
         return [
             *self.disk.replacements(),
             (os, "getpid", ours("getpid", lambda: self.process.pid)),
@@ -644,86 +642,22 @@ class Seams:
             (stage, "importlib", SimpleNamespace(import_module=self._module)), (stage, "_log_to", self._log_to),
             (stage, "_die_with_parent", self._die_with_parent),
             (stage, "STOP", stage.STOP),
-            (entry, "app", _command()),
+            (entry, "app", saving.commands(self.disk)),
             (loading.yaml, "load", functools.lru_cache(loading.yaml.load)),
-            (launch, "render", _remembering(launch.render)),
-            (kept_code, "read", functools.cache(kept_code.read)), (kept_code, "damage", _damage(kept_code.damage)),
-            (CleanConsole, "print", _printed(CleanConsole.print)),
-            (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=_dumped)),
-            (documents, "find_fault", _known_fault(documents.find_fault)), (Database, "query", _query),
+            (loading, "_outline", saving.outlined_once(loading._outline)),
+            (grids, "cells", saving.expanded_once(grids.cells)),
+            (runs, "read_settings", known_settings), (measure, "read_settings", known_settings),
+            (launch, "render", saving.render_once(launch.render)),
+            (kept_code, "read", saving.small_package(kept_code.read)),
+            (CleanConsole, "print", saving.printed_plainly(CleanConsole.print)),
+            (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=saving.dumped)),
+            (documents, "read", saving.read_once(documents.read)), (Database, "query", saving.query),
             (PurePath, "__truediv__", functools.lru_cache(1 << 14)(PurePath.__truediv__)),
             (PurePath, "joinpath", functools.lru_cache(1 << 14)(PurePath.joinpath)),
             (typing, "get_origin", functools.cache(typing.get_origin)),
             (typing, "get_args", functools.cache(typing.get_args)),
             (typing, "is_typeddict", functools.cache(typing.is_typeddict)),
         ]  # fmt: skip
-
-
-def _remembering(render: Callable[..., str]) -> Callable[..., str]:
-    """Templates filled in once for the same values, since jinja2 takes long."""
-    known: dict[str, str] = {}
-
-    def remembered(template: str, **values: Any) -> str:
-        key = repr((template, values))
-        if key in known:
-            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
-        else:
-            known[key] = render(template, **values)
-        return known[key]
-
-    return remembered
-
-
-def _printed(laid_out: Callable[..., None]) -> Callable[..., None]:
-    """Print what is only text without laying it out."""
-
-    def printed(self: CleanConsole, *texts: Any, **options: Any) -> None:
-        if all(isinstance(text, (str, Text)) for text in texts):
-            self.file.write(clean(" ".join(map(str, texts))) + "\n")
-        else:
-            laid_out(self, *texts, **options)
-
-    return printed
-
-
-def _damage(damage: Callable[[Path], str | None]) -> Callable[[Path], str | None]:
-    """A copy of the code that is there is whole in these worlds: its files are not written one by one."""
-    return lambda copy: None if (copy / "jobs").is_dir() else damage(copy)
-
-
-def _known_fault(find_fault: Callable[..., str]) -> Callable[..., str]:
-    """Look at each value of a file once."""
-    known: dict[tuple[bytes, Any], str] = {}
-
-    def remembered(value: Any, kind: Any, where: str = "") -> str:
-        if where:
-            return find_fault(value, kind, where)
-        key = marshal.dumps(value), kind
-        if key not in known:
-            known[key] = find_fault(value, kind)
-        return known[key]
-
-    return remembered
-
-
-def _dumped(value: Any, **options: Any) -> str:
-    """What `json.dumps` makes without indents, for which Python's own takes five times as long."""
-    return json.dumps(value, **(options | {"indent": None}))
-
-
-def _query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
-    """sqlite-utils' question, without a savepoint around it."""
-    found = db.conn.execute(sql, values)
-    names = [column[0] for column in found.description]
-    return (dict(zip(names, row, strict=True)) for row in found)
-
-
-@functools.cache
-def _command() -> Any:
-    """The commands, taken from their functions once."""
-    entry.load()
-    made = typer.main.get_command(entry.app)
-    return lambda args, prog_name: made.main(args=list(args), prog_name=prog_name)
 
 
 _SEAMS: list[Seams] = []

@@ -1,0 +1,162 @@
+"""Save time in simulated worlds: each of these does what the function of the product does in whose place it stands, but
+once for the same values, or without what nobody in a world looks at. A call of the disk stays one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import marshal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from rich.text import Text
+from simulation.disk import Disk
+from sqlite_utils import Database
+
+from cluster.cli import entry
+from cluster.console import CleanConsole, clean
+from cluster.files import kept_code
+from cluster.status.showing import StatusLines, lines
+
+
+def render_once(render: Callable[..., str]) -> Callable[..., str]:
+    """Templates filled in once for the same values, since jinja2 takes long."""
+    known: dict[str, str] = {}
+
+    def remembered(template: str, **values: Any) -> str:
+        key = repr((template, values))
+        if key in known:
+            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        else:
+            known[key] = render(template, **values)
+        return known[key]
+
+    return remembered
+
+
+def printed_plainly(laid_out: Callable[..., None]) -> Callable[..., None]:
+    """Print what is only text, and what `status` shows, without laying it out."""
+
+    def printed(self: CleanConsole, *texts: Any, **options: Any) -> None:
+        if all(isinstance(text, (str, Text)) for text in texts):
+            self.file.write(clean(" ".join(map(str, texts))) + "\n")
+        elif len(texts) == 1 and isinstance(shown := texts[0], StatusLines):
+            told = lines(shown.status, shown.root, self, self.width, shown.show, shown.everything)
+            self.file.write("".join(f"{clean(str(line.text))}\n" for line in told))
+        else:
+            laid_out(self, *texts, **options)
+
+    return printed
+
+
+def small_package(read: Callable[[Path], dict[str, bytes]]) -> Callable[[Path], dict[str, bytes]]:
+    """Of the code that a submission keeps each package has one small file: to write ours takes more calls of the disk
+    than all else that `submit` does."""
+    files = {f"{name}/__init__.py": name.encode() for name in kept_code.PACKAGES}
+    return lambda home: dict(files) if home == kept_code.HOME else read(home)
+
+
+def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
+    """Check the outline of each manifest once."""
+    known: dict[tuple[str, bytes], Any] = {}
+
+    def remembered(path: Path, document: Any) -> Any:
+        key = str(path), marshal.dumps(document)
+        if key not in known:
+            known[key] = outline(path, document)
+        return known[key]
+
+    return remembered
+
+
+def expanded_once(cells: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Expand the grids of each manifest once; it is one that `outlined_once` keeps."""
+    known: dict[tuple[int, str], list[Any]] = {}
+
+    def remembered(manifest: Any, **asked: Any) -> list[Any]:
+        key = id(manifest), repr(asked)
+        if key not in known:
+            known[key] = cells(manifest, **asked)
+        return list(known[key])
+
+    return remembered
+
+
+class Held:
+    """A file that was read, in the place of its path: what it holds, or why it could not be read."""
+
+    def __init__(self, path: Path, content: bytes | OSError) -> None:
+        self.path, self.name, self.content = path, path.name, content
+
+    def read_bytes(self) -> bytes:
+        if isinstance(self.content, OSError):
+            raise self.content
+        return self.content
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Parse and check the same file once. Each who reads it has values of his own."""
+    known: dict[tuple[bytes, Any], bytes] = {}
+
+    def remembered(path: Path, kind: Any) -> Any:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            return read(Held(path, error), kind)
+        if (content, kind) not in known:
+            known[content, kind] = marshal.dumps(read(Held(path, content), kind))
+        return marshal.loads(known[content, kind])
+
+    return remembered
+
+
+def dumped(value: Any, **options: Any) -> str:
+    """What `json.dumps` makes without indents, for which Python's own takes five times as long."""
+    return json.dumps(value, **(options | {"indent": None}))
+
+
+def query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
+    """sqlite-utils' question, without a savepoint around it."""
+    found = db.conn.execute(sql, values)
+    names = [column[0] for column in found.description]
+    return (dict(zip(names, row, strict=True)) for row in found)
+
+
+@functools.cache
+def commands(disk: Disk) -> Any:
+    """The commands, taken from their functions once, and each line of words once."""
+    entry.load()
+    made = typer.main.get_command(entry.app)
+    waiting = [made]
+    while waiting:
+        for command in getattr(waiting.pop(), "commands", {}).values():
+            waiting.append(command)
+            if not hasattr(command, "commands"):
+                command.parse_args = _parsed_once(command.parse_args, disk)
+    return lambda args, prog_name: made.main(args=list(args), prog_name=prog_name)
+
+
+def _parsed_once(parse: Callable[[Any, list[str]], list[str]], disk: Disk) -> Callable[[Any, list[str]], list[str]]:
+    """Parse each line of words once, and again if it is wrong. That typer looks for each path is no call here."""
+    known: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
+
+    def remembered(context: Any, words: list[str]) -> list[str]:
+        key = tuple(words)
+        if key not in known:
+            kernel, disk.kernel = disk.kernel, None
+            try:
+                left = parse(context, list(words))
+            finally:
+                disk.kernel = kernel
+            known[key] = dict(context.params), list(left)
+        params, left = known[key]
+        context.params = {name: list(value) if isinstance(value, list) else value for name, value in params.items()}
+        context.args = list(left)
+        return context.args
+
+    return remembered
