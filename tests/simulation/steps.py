@@ -81,8 +81,10 @@ def draw(seed: int) -> list[Step]:
             if on[0] in OF_NEW_JOBS or on[1].get("client") in OF_NEW_JOBS:
                 new = ["submit", *some_of(lot, left)] if left else [lot.choice(("rerun", "redo"))]
                 steps.append(command(lot, kinds, users, hosts, new))
+            if on[0] == "stage":  # until some have begun
+                steps.append(("pass", {"seconds": 15}))
             if on[1].get("client") == "scancel":  # which few commands call
-                steps.append(command(lot, kinds, users, hosts, ["cancel run"]))
+                steps += [command(lot, kinds, users, hosts, ["cancel run"]) for _ in range(2)]
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
             if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
@@ -166,7 +168,7 @@ FAULTS: dict[str, Fault] = {
     "sbatch speaks otherwise": _clients("sbatch", "banner", "number", "another cluster"),
     "sbatch refuses": _clients("sbatch", "busy", "no room", "refused"),
     "squeue does not answer": _either(
-        _clients("squeue", "no answer", "hangs", "empty", "cut"), _simple("slow look", seconds=(1, 5, 10, 15))
+        _clients("squeue", "no answer", "hangs", "empty", "cut"), *2 * [_simple("slow look", seconds=(1, 5, 10, 15))]
     ),
     "sacct does not answer": _clients("sacct", "no answer", "hangs", "empty", "cut"),
     "scontrol does not answer": _clients("scontrol", "no answer", "hangs", "empty", "cut"),
@@ -217,7 +219,7 @@ FAULTS: dict[str, Fault] = {
     "a run is removed": _simple("lose run"),
     "a profile is odd": _simple("odd site", profile=(*PROFILES, QUOTED)),
     "files are spoilt": lambda lot: (
-        ("spoil", {"what": lot.choice(("lock", "answer", "request", "heartbeat")), "pick": lot.randrange(1000),
+        ("spoil", {"what": lot.choice(("lock", "answer", "heartbeat", *3 * ["request"])), "pick": lot.randrange(1000),
                    "text": lot.choice(("", "[]", '{"state": "sub', "7", "{}"))}), None),
     "a folder's name is odd": _simple("odd folder", name=("100%done", "back\\slash")),
     "the disk is read-only": _simple("read-only", ("read-only", {"on": False}), on=True),
