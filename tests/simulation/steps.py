@@ -78,9 +78,8 @@ def draw(seed: int) -> list[Step]:
         else:
             on, off = FAULTS[lot.choice(kinds)](lot)
             steps.append(on)
-            if on[0] in OF_NEW_JOBS or on[1].get("client") in OF_NEW_JOBS:
-                new = ["submit", *some_of(lot, left)] if left else [lot.choice(("rerun", "redo"))]
-                steps.append(command(lot, kinds, users, hosts, new))
+            if left and (on[0] in OF_NEW_JOBS or on[1].get("client") in OF_NEW_JOBS):
+                steps.append(command(lot, kinds, users, hosts, ["submit", *some_of(lot, left)]))
             if on[0] == "stage":  # until some have begun
                 steps.append(("pass", {"seconds": 15}))
             if on[1].get("client") == "scancel":  # which few commands call

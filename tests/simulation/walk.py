@@ -4,6 +4,7 @@ A walk that breaks something is shortened to the few steps that still break it, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -154,7 +155,7 @@ class Walker:
         return ["cancel", "--run", run, "--yes"]
 
     def _site(self, **settings: Any) -> None:
-        (self.world.folder / "site.yaml").write_text(yaml.safe_dump(SITE | settings))
+        (self.world.folder / "site.yaml").write_text(_dumped(json.dumps(SITE | settings)))
 
     def _calibration(self) -> None:
         self.world.calibrates = True
@@ -397,7 +398,7 @@ class Walker:
     def _odd_site(self, profile: str) -> None:
         """A user tries a profile of which more than values may get into a script."""
         path, before = self.world.folder / "site.yaml", (self.world.folder / "site.yaml").read_text()
-        path.write_text(yaml.safe_dump(yaml.safe_load(before) | drawing.PROFILES[profile]))
+        path.write_text(_dumped(json.dumps(yaml.safe_load(before) | drawing.PROFILES[profile])))
         study = min(STUDIES.keys() - self.world.submitted, default="s3")
         process = self.world.command(["submit", "experiments.yaml", "--site", "site.yaml", "--yes", "--study", study])
         self.world.finish(process, OVERDUE)
@@ -766,6 +767,12 @@ class Walker:
                           if row.get("runs") != 0)
             for table in tables if table != "meta" and not table.startswith(("sqlite_", "_"))
         }  # fmt: skip
+
+
+@functools.cache
+def _dumped(profile: str) -> str:
+    """As YAML what is given as JSON."""
+    return yaml.safe_dump(json.loads(profile))
 
 
 NOTHING = "is another task's; nothing to do"
