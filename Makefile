@@ -13,7 +13,7 @@ DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_sto
 # The tests start some hundreds of Pythons: none needs to compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test test-longer simulate lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
+.PHONY: demo check test test-longer simulate gpu lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
@@ -32,6 +32,11 @@ simulate: $(INSTALLED)
 # What takes minutes each.
 test-longer: $(INSTALLED)
 	$(BIN)/python -m pytest -m longer
+
+# What a machine with a GPU has to show, in five minutes; ends with a sentence where there is none. GPU has arguments,
+# such as --data-root DIR --minutes 15: docs/performance.md.
+gpu: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/gpu.py $(GPU)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
