@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -697,9 +696,11 @@ def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
         [sys.executable, "-m", "cluster.cli", *SUBMIT, "--study", "second"], cwd=tmp_path, stdin=theirs,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: (tmp_path / "output" / "ledger.db").exists())
-    wait_for(lambda: not (tmp_path / "output" / "ledger.lock").exists())
-    time.sleep(1)
+    assert asking.stdout
+    shown = b""
+    while b"[y/N]" not in shown:
+        shown += (more := os.read(asking.stdout.fileno(), 4096))
+        assert more, shown
     command(*SUBMIT, "--study", "second", "--yes", "--wait")
     os.write(terminal, b"y\n")
     asking.communicate(timeout=PATIENCE)

@@ -1,6 +1,6 @@
 """How many jobs there may be on a real cluster: by the right rows, beside everybody's jobs, and though that changes."""
 
-import time
+import re
 
 import pytest
 from slurm.cluster import start_daemon, stop_daemon
@@ -9,7 +9,8 @@ from slurm.faults import RUNS_OF_A_STUDY, STAGES, Study, assert_exactly_once, wa
 from cluster.files import whole_files
 
 pytestmark = pytest.mark.slurm
-ACCOUNT = ("modify", "account", "research-eemcs-st", "cluster=delftbox", "set")
+ACCOUNT = "research-eemcs-st"
+SHOW = ("scontrol", "-o", "show", "assoc_mgr", "flags=assoc")
 
 
 @pytest.fixture
@@ -17,13 +18,28 @@ def waiting(study):
     """The study, whose jobs wait until the nodes come back, and whose account has no limit when it has ended."""
     study.nodes("drain")
     yield study
-    manage(study, *ACCOUNT, "GrpSubmitJobs=-1")
+    limit(study, ACCOUNT, None)
     study.nodes("resume")
+
+
+def limit(study: Study, account: str, jobs: int | None) -> None:
+    """Let an account have so many jobs, and wait until slurmctld has heard of it; None: any number."""
+    manage(study, *limited(account, jobs))
+    wait_for(lambda: limits_of(study, account) == {"N"} if jobs is None else str(jobs) in limits_of(study, account))
+
+
+def limited(account: str, jobs: int | None) -> list[str]:
+    """sacctmgr's words for that."""
+    return ["modify", "account", account, "cluster=delftbox", "set", f"GrpSubmitJobs={-1 if jobs is None else jobs}"]
+
+
+def limits_of(study: Study, account: str) -> set[str]:
+    """What slurmctld knows of an account, and of its users."""
+    return set(re.findall(r"GrpSubmitJobs=(\w+)\(", study.cluster.ask(*SHOW, f"accounts={account}").stdout))
 
 
 def manage(study: Study, *words: str) -> None:
     study.cluster.ask("sacctmgr", "-i", *words)
-    time.sleep(1)  # slurmctld has heard of it
 
 
 def said(study: Study, *words: str) -> str:
@@ -37,17 +53,18 @@ def packs(study: Study) -> list[int]:
 
 
 def test_the_limit_of_an_account_holds_and_the_next_tick_goes_on_after_one_that_met_a_full_queue(waiting):
-    manage(waiting, *ACCOUNT, "GrpSubmitJobs=4")
+    limit(waiting, ACCOUNT, 4)
     assert "4 packs wait for room: the account may have 4 jobs" in said(waiting, *waiting.words("s0", "s1", "s2", "s3"))
     assert "jobs waiting and running at most 4" in said(waiting, "doctor", "--site", "site.yaml")
-    manage(waiting, *ACCOUNT, "GrpSubmitJobs=8")
-    lowered = f"sacctmgr -i {' '.join(ACCOUNT)} GrpSubmitJobs=4 > /dev/null; sleep 1"
+    limit(waiting, ACCOUNT, 8)
+    heard = f"{' '.join(SHOW)} accounts={ACCOUNT} | grep -q 'GrpSubmitJobs=4('"
+    lowered = f"sacctmgr -i {' '.join(limited(ACCOUNT, 4))} > /dev/null; until {heard}; do sleep 0.1; done"
     waiting.shim("sbatch", f'{lowered}; exec $REAL "$@"')
     told = said(waiting, "tick")
     assert "AssocGrpSubmitJobsLimit" in told
     assert "4 packs wait until SLURM takes them. `tick` submits them" in told
     waiting.sbatch("honest")
-    manage(waiting, *ACCOUNT, "GrpSubmitJobs=-1")
+    limit(waiting, ACCOUNT, None)
     assert "Submitted" in said(waiting, "tick")
     waiting.nodes("resume")
     waiting.completes()
@@ -58,7 +75,8 @@ def test_the_limit_of_an_account_holds_and_the_next_tick_goes_on_after_one_that_
 def others(waiting):
     """All accounts may have five jobs together, of which another user has two in another account: that array."""
     manage(waiting, "add", "user", "nobody", "account=innovation")
-    manage(waiting, "modify", "account", "root", "set", "GrpSubmitJobs=5")
+    limit(waiting, "root", 5)
+    wait_for(lambda: "UserName=nobody" in waiting.cluster.ask(*SHOW, "accounts=innovation").stdout)
     job = [
         "--account=innovation",
         "--partition=compute-p1",
@@ -71,7 +89,7 @@ def others(waiting):
     array = shown.stdout.strip()
     yield array
     waiting.cluster.ask("scancel", array)
-    manage(waiting, "modify", "account", "root", "set", "GrpSubmitJobs=-1")
+    limit(waiting, "root", None)
     manage(waiting, "delete", "user", "nobody")
 
 
