@@ -145,13 +145,17 @@ def _either(*faults: Fault) -> Fault:
     return lambda lot: lot.choice(faults)(lot)
 
 
+def _environment(lot: random.Random) -> tuple[Step, Step | None]:
+    return ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
+
+
 def _nothing(_: random.Random) -> tuple[Step, Step | None]:
     """What is drawn with each command."""
     return ("pass", {"seconds": 1}), None
 
 
 OF_NEW_JOBS = ("limit", "array size", "stage", "sbatch", "scancel")  # steps, and clients, that take effect on these
-WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again")
+WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again", "hidden")
 UP: Step = ("controller", {"what": "up"})
 FAULTS: dict[str, Fault] = {
     "a command is killed": _nothing,
@@ -176,8 +180,9 @@ FAULTS: dict[str, Fault] = {
     "clients print otherwise": _simple("form", ("form", {}), banner=(True, False), order=(True, False)),
     "a state that nobody knows": _simple("form", ("form", {}), state=("?", "EXPEDITING", "POWER_UP_NODE")),
     "sacct cuts lists": _simple("cut", ("form", {}), length=(1, 2, 2, 3)),
-    "the user's environment": lambda lot: (
-        ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
+    "the user's environment": _either(
+        _environment, _environment,
+        _simple("hidden", name=("squeue filters", "squeue filters by account", "another cluster")),
     ),
     "the controller is away": _simple("controller", UP, what="down"),
     "the controller is restarted": _simple("controller", what="restarted"),

@@ -69,7 +69,7 @@ KINDS_OF_STEPS = ("calibration", "client", "form", "environment", "controller", 
                   "kill", "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove",
                   "spoil", "odd folder", "read-only", "burst", "purge", "cut", "lose submissions", "lose run",
                   "odd site", "killed", "disk", "beside", "unheard", "given up", "slow look",
-                  "begun again")  # fmt: skip
+                  "begun again", "hidden")  # fmt: skip
 
 
 def kind_of(step):

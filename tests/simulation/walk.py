@@ -253,6 +253,19 @@ class Walker:
         self._command(["tick"], pick, 1)
         self._nodes(up=True)
 
+    def _hidden(self, name: str, pick: int) -> None:
+        """The user looks while jobs wait, in an environment that makes squeue hide them."""
+        left = sorted(STUDIES.keys() - self.world.submitted)
+        if not left or not self.slurm.controller or self.running:
+            return
+        before = self.world.environment
+        self.slurm.partition_up = False
+        self._command(["submit", left[pick % len(left)]], pick, 1)
+        self._environment(name)
+        self._command(["status"], pick, 1)
+        self.world.environment = before
+        self._nodes(up=True)
+
     def _slow_look(self, seconds: float, pick: int) -> None:
         """The user looks while jobs run, and squeue answers only after some of them have ended."""
         if self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"]) and not self.running:
