@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -122,7 +123,18 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
         if failed:
             return _write_result(attempt, "failed", "check_failed", f"failed checks: {', '.join(failed)}", outcome)
         say(f"{stage} completed")
-        return _write_result(attempt, "completed", None, None, outcome)
+        done = _write_result(attempt, "completed", None, None, outcome)
+        if done:
+            remove_spent(run, stage)
+        return done
+
+
+def remove_spent(run: RunDir, stage: str) -> None:
+    """Remove what a stage's settings say that nobody needs once its result is written. A kill in between leaves it."""
+    if described := documents.read(run.run_json, RunFile):
+        for name in STAGES[stage].spends(RunConfig.model_validate(described["config"])):
+            shutil.rmtree(run.path / name, ignore_errors=True)
+            say(f"{name} removed")
 
 
 def other_libraries(intent: Intent) -> list[Check]:

@@ -26,8 +26,9 @@ from cluster.sites.profiles import Site
 from cluster.submit import launch
 from tiny_transformers.common import pairs
 from tiny_transformers.settings.architecture import Architecture
-from tiny_transformers.settings.config import FUNCTIONS
+from tiny_transformers.settings.config import FUNCTIONS, anchor_name
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
+from tiny_transformers.settings.stage.trajectory import END
 from tiny_transformers.settings.stages import STAGES
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
@@ -251,6 +252,17 @@ class MadeUp:
     def bpc(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
         split = self.run.config.evaluation.bpc.split
         return [(split, "bpc", 1.5 - self.level, 5_000_000)], {"seconds": 40.0}
+
+    def trajectory(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
+        scores, metrics = [], {}
+        for share in (*self.run.config.train.anchors, 1.0):
+            name = END if share == 1 else anchor_name(share)
+            step = max(1, round(share * STEPS))
+            loss = 1.6 - 2 * self.level + 7.6 * math.exp(-((step / 40) ** 0.45))
+            scores += [(name, "loss", loss, 4_000_000), (name, "blimp", 0.75 - 0.04 * (loss - 1.6), 1_200)]
+            place = {"step": step, "tokens": step * 57_000, "stories": step * 256, "minutes": step * 0.2 / 60}
+            metrics |= {f"{name}.{key}": value for key, value in place.items()}
+        return scores, metrics
 
     def speed(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:  # noqa: ARG002
         rate = 4e5 * self.random.uniform(0.9, 1.1)

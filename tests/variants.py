@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from tiny_transformers.models.auto import build
+from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings.architecture import GPTNeo, Model, Roberta
 
 FAMILIES = ("gpt_neo", "roberta")
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 24}
@@ -93,3 +95,17 @@ def digest(model: Any) -> str:
     """Of all weights, to the last bit."""
     weights = model.state_dict().values()
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights)).hexdigest()
+
+
+def preferring(family: Model, tokenizer: Any, letter: str | None) -> LanguageModel:
+    """A model to which `letter` is likelier than any other token, wherever it stands; None: all are alike."""
+    model = build(family, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        if letter and family.family == "roberta":
+            model.lm_head.bias[tokenizer(letter, add_special_tokens=False)["input_ids"]] = 3
+        elif letter:
+            model.transformer.ln_f.bias[0] = 1
+            model.transformer.wte.weight[tokenizer(letter, add_special_tokens=False)["input_ids"], 0] = 3
+    return model

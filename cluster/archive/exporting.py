@@ -29,7 +29,8 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from tiny_transformers.common.files import whole_file
 
-HEAVY = ("model", "checkpoints")  # of a run
+HEAVY = ("model", "checkpoints", "anchors")  # of a run
+PASSING = ("checkpoints", "anchors")  # of these, what a job may remove at any time, a folder each
 GROWING = (".txt", ".jsonl")  # all other files are replaced whole
 README = """\
 # {name}
@@ -58,7 +59,7 @@ studies/            questions and baselines
 class Exported:
     size: int  # bytes
     models: str
-    gone: tuple[str, ...]  # checkpoints that were removed before they were read
+    gone: tuple[str, ...]  # checkpoints and anchors that were removed before they were read
 
 
 def export(output_root: OutputRoot, path: Path, created: str, *, with_models: bool = False) -> Exported:
@@ -81,7 +82,7 @@ def export(output_root: OutputRoot, path: Path, created: str, *, with_models: bo
             text = README.format(
                 name=name, created=created, runs=count(len(ledger.known_runs()), "run"), models=models,
                 commands="\n".join(f"    {line}" for line in about.commands("DIR")) or "    (none was)",
-                smoke=" --smoke" if smoke else "", heavy=", models and checkpoints" if with_models else "",
+                smoke=" --smoke" if smoke else "", heavy=", models, checkpoints and anchors" if with_models else "",
             )  # fmt: skip
             environments = json.dumps(ledger.environments(), indent=1)
         with tarfile.open(draft, "w:gz", compresslevel=6) as tar:
@@ -118,13 +119,13 @@ class _Found:
         return cls(path, path.relative_to(root).as_posix(), path.stat().st_size if path.suffix in GROWING else None)
 
     def unit(self) -> str:
-        """Return what is only of use as a whole: a checkpoint, else the file."""
+        """Return what is only of use as a whole: a checkpoint or an anchor, else the file."""
         parts = self.name.split("/")
-        return "/".join(parts[:4] if self.is_checkpoint else parts)
+        return "/".join(parts[:4] if self.is_passing else parts)
 
     @property
-    def is_checkpoint(self) -> bool:
-        return self.name.split("/")[2:3] == ["checkpoints"]
+    def is_passing(self) -> bool:
+        return self.name.split("/")[2:3] in [[name] for name in PASSING]
 
 
 class _Writer:
@@ -141,12 +142,12 @@ class _Writer:
         self.unit([found])
 
     def unit(self, unit: list[_Found]) -> bool:
-        """Add these files, all or none: False if it is a checkpoint that its job has removed since it was listed."""
+        """Add these files, all or none: False if it is one of PASSING that its job has removed since it was listed."""
         with ExitStack() as stack:
             try:
                 files = [stack.enter_context(open(found.path, "rb")) for found in unit]
             except FileNotFoundError as error:
-                if unit[0].is_checkpoint:
+                if unit[0].is_passing:
                     return False
                 raise InputError(
                     f"{error.filename}: was removed while it was read; nothing was written. Do it again, best when "
@@ -207,15 +208,15 @@ def _files(root: OutputRoot, with_models: bool) -> Iterator[Path]:
     for part in PARTS:
         if not (root.path / part).is_dir():
             continue
-        for folder, folders, files in os.walk(root.path / part, followlinks=True, onerror=_unless_checkpoint):
+        for folder, folders, files in os.walk(root.path / part, followlinks=True, onerror=_unless_passing):
             is_run = Path(folder).parent == root.path / "runs"
             omitted = HEAVY if is_run and not with_models else ()
             folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in omitted)
             yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _unless_checkpoint(error: OSError) -> None:
-    if not (isinstance(error, FileNotFoundError) and "checkpoints" in Path(error.filename).parts):
+def _unless_passing(error: OSError) -> None:
+    if not (isinstance(error, FileNotFoundError) and set(PASSING) & set(Path(error.filename).parts)):
         raise error
 
 

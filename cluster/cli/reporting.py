@@ -40,7 +40,7 @@ def report_command(
         Path | None, typer.Option("--export", metavar="FILE.tar.gz", help="Instead: all results as one archive.")
     ] = None,
     with_models: Annotated[
-        bool, typer.Option("--with-models", help="With --export: models and checkpoints, too.")
+        bool, typer.Option("--with-models", help="With --export: models, checkpoints and anchors, too.")
     ] = False,
     curves: Annotated[
         CurveForm | None, typer.Option("--curves", help="Also every line of the learning curves, in this form.")
@@ -100,7 +100,7 @@ def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
     made = exporting.export(root, path, session.now(), with_models=with_models)
     console.print(f"{path}: {made.size / 1e6:,.1f} MB, {made.models}", soft_wrap=True)
     if made.gone:
-        left = f"{count(len(made.gone), 'checkpoint')} left out, since removed while the archive was written: "
+        left = f"{count(len(made.gone), 'folder')} left out, since removed while the archive was written: "
         console.print(Text(left + ", ".join(made.gone), style="yellow"), soft_wrap=True)
 
 

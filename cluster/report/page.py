@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.render import render
+from cluster.report import trajectories
 from cluster.report.details import Details, code_versions
 from cluster.report.results import Family, Result, Study, Variant, flat
 from cluster.report.run_tables import shown_run
@@ -70,6 +71,7 @@ def _shown(section: Section) -> dict[str, Any]:
         "ablations": [ablation(section, family) for family in study.families],
         "untested": sorted({comparison.test for comparison in section.comparisons if comparison.p is None}),
         "tasks": [table for family in study.families for _, table in task_tables(study, family)],
+        "trajectories": [table for family in study.families if (table := trajectories.table(study, family))],
         "published": published_table(section),
         "comparisons": comparisons_table(section) if section.comparisons else None,
         "families": [

@@ -216,8 +216,13 @@ def _size_cell(variant: Variant, baseline: Variant, target: str) -> TableCell:
 
 def _hours_title(family: Family) -> str:
     """Where no run had a GPU, an hour is none of a GPU; of a program nobody knows whether it had one."""
+    return "GPU-hours" if on_a_gpu(family) and family.has_models else "hours"
+
+
+def on_a_gpu(family: Family) -> bool:
+    """Whether a model of it was trained on a GPU, as far as is known."""
     devices = {run.metrics.get(("pretrain", "device")) for variant in family.variants for run in variant.runs}
-    return "hours" if devices - {None} == {"cpu"} or not family.has_models else "GPU-hours"
+    return devices - {None} != {"cpu"}
 
 
 def _cost_cells(runs: Sequence[Result], target: str) -> Iterator[TableCell]:

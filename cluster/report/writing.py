@@ -30,6 +30,7 @@ from cluster.report import (
     results,
     score_tables,
     study_tables,
+    trajectories,
     wording,
 )
 from cluster.report.figures import drawing
@@ -66,6 +67,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
     files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
+    if on_the_way := _on_the_way(sections):
+        files["trajectory.csv"] = forms.as_csv(on_the_way)
     return _replace(folder, {name: clean(text) if isinstance(text, str) else text for name, text in files.items()})
 
 
@@ -162,6 +165,8 @@ def _tables(of: Section) -> Iterator[tuple[str, StudyTable]]:
         yield stem, study_tables.ablation(of, family)
         for stage, table in study_tables.task_tables(of.study, family):
             yield f"{stem}-{stage}", table
+        if on_the_way := trajectories.table(of.study, family):
+            yield f"{stem}-trajectory", on_the_way
     if theirs := study_tables.published_table(of):
         yield f"{of.study.stem}-published", theirs
 
@@ -202,6 +207,12 @@ def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[Mappi
         "scores.csv": score_tables.named(runs, view.ledger.scores()),
         "metrics.csv": score_tables.named(runs, view.ledger.metrics()),
     }
+
+
+def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """trajectory.csv: a row per run and anchor, each run once."""
+    runs = {run.run_id: run for each in sections for run in each.study.runs}
+    return trajectories.rows(list(runs.values()))
 
 
 def _comparisons(of: Section) -> Iterator[Mapping[str, Any]]:

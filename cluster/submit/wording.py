@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from cluster.console import clean, console, count, some
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
-from cluster.plan import choosing, outlook, packing
+from cluster.plan import choosing, disk, outlook, packing
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
@@ -69,10 +70,23 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         console.print(way)
     if where.dry_run:
         console.print(tables.sizes_view(arrays, request.runs, request.site, request.measured))
-    if note := outlook.too_long(request.items, request.site):
+    space = disk.plan(request.items, request.runs)
+    if where.dry_run and space.kept:
+        console.print(space.told())
+    for note in filter(None, (outlook.too_long(request.items, request.site), _too_little(space, where))):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")
+
+
+def _too_little(space: disk.Space, where: SubmitOptions) -> str | None:
+    """What to say where the disk has less room than the weights take; of a quota nothing is known here."""
+    path, needed = where.output_root.path.absolute(), space.kept + space.at_work
+    try:
+        free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
+    except OSError:  # it cannot be asked
+        return None
+    return f"{path}: {disk.size(free)} are free; weights take {disk.size(needed)}." if needed > free else None
 
 
 def say_held(request: Request, asked_by: str) -> None:

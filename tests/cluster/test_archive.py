@@ -277,9 +277,9 @@ def test_an_archive_says_how_many_models_it_has(finished, tmp_path):
 
 def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(finished, tmp_path, monkeypatch):
     run = finished.runs()[-1].path
-    for part in ("step-1", "step-2"):
-        (run / "checkpoints" / part).mkdir(parents=True)
-        (run / "checkpoints" / part / "weights").write_text(part)
+    for part in ("checkpoints/step-1", "checkpoints/step-2", "anchors/0.1", "anchors/0.5"):
+        (run / part).mkdir(parents=True)
+        (run / part / "weights").write_text(part)
     log = next(run.glob("stages/pretrain/1/log.txt"))
     before, meanwhile = log.read_bytes(), []
 
@@ -290,17 +290,19 @@ def test_what_happens_while_files_are_compressed_needs_no_lock_and_does_no_harm(
                 meanwhile.append(True)
             log.write_bytes(before + b"and more\n")
             shutil.rmtree(run / "checkpoints/step-1")
+            shutil.rmtree(run / "anchors/0.5")
             (run / "run.json").write_text((run / "run.json").read_text() + "\n" * 100)
 
     monkeypatch.setattr(exporting, "_Writer", Writer)
     made = exporting.export(finished, tmp_path / "a.tar.gz", NOW, with_models=True)
     assert meanwhile
-    assert made.gone == (f"runs/{run.name}/checkpoints/step-1",)
+    assert made.gone == (f"runs/{run.name}/anchors/0.5", f"runs/{run.name}/checkpoints/step-1")
     assert unpacking.unpack(tmp_path / "a.tar.gz", tmp_path / "there", NOW).under_way == 0
     there = tmp_path / "there/runs" / run.name
     assert (there / "stages/pretrain/1/log.txt").read_bytes() == before
     assert (there / "run.json").read_bytes() == (run / "run.json").read_bytes()
     assert [path.name for path in (there / "checkpoints").iterdir()] == ["step-2"]
+    assert [path.name for path in (there / "anchors").iterdir()] == ["0.1"]
 
 
 def test_an_imported_root_goes_nowhere_until_it_is_told_where(tmp_path):

@@ -505,3 +505,27 @@ def test_the_job_is_named_as_slurm_names_it(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert (this_task().job, this_task().restart) == ("8_3", 2)
+
+
+def test_what_a_stage_has_spent_is_removed_once_it_has_completed_and_only_if_its_settings_say_so(run):
+    (run.path / "anchors/0.5").mkdir(parents=True)
+    for name, keep in (("trajectory", True), ("blimp", False), ("trajectory", False)):
+        assert (run.path / "anchors/0.5").exists()
+        described = whole_files.read_json(run.run_json)
+        described["config"]["evaluation"]["trajectory"] = {"keep": keep}
+        whole_files.write_json(run.run_json, described)
+        stage.remove_spent(run, name)
+    assert not (run.path / "anchors").exists()
+
+
+def test_a_failed_trajectory_keeps_its_anchors(run, submit):
+    (run.path / "anchors/0.5").mkdir(parents=True)
+    described = whole_files.read_json(run.run_json)
+    described["config"] |= {"data": {"source": "builtin"}, "train": {"anchors": [0.5]}}
+    described["config"]["evaluation"]["trajectory"] = {"keep": False}
+    whole_files.write_json(run.run_json, described)
+    done_with(run, "pretrain", CODE, status="completed")
+    assert child(submit(stages=[["trajectory", 1]])).returncode == 1  # there is no model
+    message = whole_files.read_json(run.attempt("trajectory", 1).result)["message"]
+    assert "does not say where the training ended" in message
+    assert (run.path / "anchors/0.5").exists()

@@ -66,12 +66,12 @@ def run(work: Work) -> Outcome:
     where = device.pick_device(work.has_gpu)
     files = blimp_files(work.config.data, work.config.evaluation.of(Blimp).data)
     tokenizer = AutoTokenizer.from_pretrained(work.model_dir)
-    tasks = _read_tasks(work, files, tokenizer)
+    tasks = read_tasks(work, files, tokenizer)
     fingerprints = {name: contents.fingerprint(work.data_root / file) for name, file in files.items()}
     model: Any = auto.load_lm(work.model_dir)
     model.to(where)
     started = time.monotonic()
-    verdicts = _ask(work, model, tokenizer, tasks)
+    verdicts = ask(work, model, tokenizer, tasks)
     seconds = time.monotonic() - started
     results = judge(tasks, verdicts)
     pairs.write(work.run_dir / PAIR_SCORES, _kept(results, verdicts, fingerprints, work.config))
@@ -84,7 +84,7 @@ def run(work: Work) -> Outcome:
     )
 
 
-def _read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[PairTask]:
+def read_tasks(work: Work, files: dict[str, str], tokenizer: Any) -> list[PairTask]:
     """Raises TinyTransformersError that names every bad file."""
     tasks, wrong = [], []
     for name, file in files.items():
@@ -137,7 +137,7 @@ def paradigms(results: Sequence[TaskScores]) -> list[Score]:
     return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def _ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> Verdicts:
+def ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> Verdicts:
     """The scores of all tasks' pairs: log-likelihoods, normalised as set. Raises Interrupted."""
     sentences = np.array([(pair.good, pair.bad) for task in tasks for pair in task.pairs], dtype=object)  # (pairs, 2)
     by_word = work.config.evaluation.of(Blimp).pll == "word_l2r"

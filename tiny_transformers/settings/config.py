@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, PositiveInt, create_model, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, create_model, field_validator, model_validator
 
 from tiny_transformers.settings.architecture import AnyModel, Brainformer, Model, flops_per_token, num_parameters
 from tiny_transformers.settings.base import Probability, Settings, added
@@ -109,6 +109,18 @@ class Train(Settings):
     block_size: PositiveInt = added(512)  # characters of a row in a step
     batch_split: PositiveInt = added(1)  # micro-batches of a step, at least; see micro_batch_tokens
     eval_characters: PositiveInt | None = added(None)  # the first so many of the validation split; null: all
+    # Copies of the weights on the way: after so many tokens, or, below 1, after such a share of the training.
+    anchors: tuple[Annotated[float, Field(gt=0)], ...] = added(())
+
+    @field_validator("anchors")
+    @classmethod
+    def _are_tokens_or_shares(cls, anchors: tuple[float, ...]) -> tuple[float, ...]:
+        for number in anchors:
+            if number == 1 or (number > 1 and not number.is_integer()):
+                raise ValueError(f"{number:g} is neither a share, below 1, nor a whole number of tokens, above 1")
+        if len(set(anchors)) < len(anchors):
+            raise ValueError("an anchor is named twice")
+        return tuple(sorted(anchors))  # their order changes nothing, nor the run's id
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +134,9 @@ class Train(Settings):
     def _ends(self) -> Train:
         if self.max_steps is None and self.budget is None:
             raise ValueError("max_steps is null and there is no budget: set one of them")
+        end = self.budget and self.budget.tokens
+        if end and self.anchors and self.anchors[-1] > end:
+            raise ValueError(f"anchors: {self.anchors[-1]:,.0f} tokens are more than the budget's {end:,}")
         return self
 
     def fraction(self, *, step: float, tokens: int, seconds: float) -> float:
@@ -321,6 +336,12 @@ def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
 TRAIN_STORIES, VALIDATION_STORIES = CORPORA["tinystories"].files
 CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/training/curve.py
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/training/functions.py
+ANCHORS = "anchors"  # in a run's folder: the weights on the way; see tiny_transformers/training/anchors.py
+
+
+def anchor_name(number: float) -> str:
+    """An anchor as folders and scores have it: `0.1`, a share, or `1000000`, tokens."""
+    return str(int(number)) if number > 1 else repr(number)
 
 
 def tokenizer_file(data: Data) -> str:

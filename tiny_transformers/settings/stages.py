@@ -18,8 +18,9 @@ from tiny_transformers.settings.stage.lm_eval import LM_EVAL
 from tiny_transformers.settings.stage.pretrain import PRETRAIN
 from tiny_transformers.settings.stage.speed import SPEED
 from tiny_transformers.settings.stage.superglue import SUPERGLUE
+from tiny_transformers.settings.stage.trajectory import TRAJECTORY
 
-STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED, BABYLM, LM_EVAL)
+STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED, BABYLM, LM_EVAL, TRAJECTORY)
 
 
 def default_stages() -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,8 @@ from tiny_transformers.layers.noise import set_seed
 from tiny_transformers.models import auto, definition
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings import architecture, config
-from tiny_transformers.training import checkpoint, functions, optimizers
+from tiny_transformers.training import checkpoint, functions, losses, optimizers
+from tiny_transformers.training.anchors import Anchors, Place
 from tiny_transformers.training.curve import Counters, Curve, Log
 from tiny_transformers.training.device import (
     bound_kernel_caches,
@@ -44,11 +44,10 @@ from tiny_transformers.training.device import (
     peak_flops,
     peak_memory_mb,
     pick_device,
-    tf32,
     what_it_lacks,
 )
+from tiny_transformers.training.losses import Memory, token_losses
 
-Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
 COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
@@ -75,20 +74,6 @@ def run(work: Work) -> Outcome:
         training.feed.close()
     training.save()
     return training.outcome()
-
-
-def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tuple[Tensor, Memory]:
-    """The sum of the cross-entropies, in nats, of the batch's labels; and, of a stream, what is to be remembered of it.
-
-    `memory` is of all rows. The head, half of all multiplications in a small decoder, is applied only where there is a
-    label."""
-    if batch.rows is None:
-        hidden, remembered = model.states(batch.input_ids, batch.attention_mask, batch.real), ()
-    else:
-        output = model.base_model(input_ids=batch.input_ids, memory=_remembered(model, batch, memory))
-        hidden, remembered = output.last_hidden_state, output.memory
-    at_labels = hidden.flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
-    return model.loss_at(at_labels, batch.labels), remembered
 
 
 def evaluation_steps(max_steps: int, evaluations: int) -> list[int]:
@@ -123,6 +108,7 @@ class Training:
             self._compile()
         self.optimizer = optimizers.build(self.model, self.settings)
         self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
+        self.anchors = Anchors(work.run_dir / config.ANCHORS, () if self.config.probe else self.settings.anchors)
         self.log = Log()
         self.feed = Feed(self._make_step)
         self.first_of_sitting = True
@@ -172,6 +158,7 @@ class Training:
             self.checkpointed = self.counters.step
             print(f"resuming after step {self.counters.step}", flush=True)
         self.curve.cut(self.counters.step)
+        self.anchors.cut(self.counters.step)
 
     def write_checkpoint(self) -> None:
         step = self.counters.step
@@ -188,7 +175,9 @@ class Training:
         self._check_inputs()
         self._evaluate_if_due()  # after a stop between a checkpoint and its evaluation
         while self.fraction() < 1:
+            before = self._place()
             self._step()
+            self.anchors.keep(self.model, before, self._place())  # before a checkpoint, which begins after them
             if self.counters.due:
                 self.write_checkpoint()
                 self._evaluate_if_due()
@@ -198,6 +187,10 @@ class Training:
         return self.settings.fraction(
             step=self.counters.step, tokens=self.counters.tokens, seconds=self.counters.seconds
         )
+
+    def _place(self) -> Place:
+        counts = self.counters
+        return Place.after(counts.step, self.config, tokens=counts.tokens, seconds=counts.seconds, done=self.fraction())
 
     def _so_far(self, step: int) -> str:
         if self.settings.budget:
@@ -210,10 +203,7 @@ class Training:
 
     def _make_step(self, number: int) -> Step:
         step = self.corpus.step(number)
-        return replace(step, batches=[self._pinned(batch) for batch in step.batches])
-
-    def _pinned(self, batch: Batch) -> Batch:
-        return batch.pinned() if self.device.type == "cuda" else batch
+        return replace(step, batches=[losses.pinned(batch, self.device) for batch in step.batches])
 
     def _step(self) -> None:
         started, number, done = time.monotonic(), self.counters.step, self.fraction()
@@ -255,30 +245,17 @@ class Training:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         labels, done = sum(len(batch.labels) for batch in made), 0
         remembered: list[Memory] = []
-        with self._arithmetic():  # around all micro-batches, so that weights are rounded once
+        with losses.arithmetic(self.device, self.precision):  # around all micro-batches: weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                losses, memory = token_losses(self.model, batch.to(self.device), self.memory)
+                summed, memory = token_losses(self.model, batch.to(self.device), self.memory)
                 remembered.append(memory)
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
-                (losses / labels + share * self.model.auxiliary_loss()).backward()
-                total += losses.detach()
+                (summed / labels + share * self.model.auxiliary_loss()).backward()
+                total += summed.detach()
                 done += len(batch.labels)
         return total, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
-
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """Products in the training's precision, and a failing compiler explained."""
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        try:
-            with tf32(self.precision == "tf32"), autocast:
-                yield
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise TinyTransformersError(
-                f"torch.compile failed: {str(error).strip().splitlines()[0]}. Is there a C++ compiler on this machine? "
-                "Otherwise set train.compile to false."
-            ) from error
 
     def _update(self, total: Tensor, labels: int, learning_rate: float) -> float:
         """Change the weights, unless the training has diverged, and return the mean loss. A GPU is waited for once."""
@@ -325,19 +302,14 @@ class Training:
             self.curve.add_evaluation(step, loss)
             print(f"step {step}: validation loss {loss:.4f}", flush=True)
 
-    @torch.no_grad()
     def _evaluate(self) -> float:
         """The mean loss, in nats, over the labels of the validation data."""
-        self.model.eval()
         self.model.schedule(self.fraction())
-        memory: Memory = ()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        with self._arithmetic():
-            for batch in self.corpus.validation():
-                self._report(self.counters.step, ", evaluating")
-                losses, memory = token_losses(self.model, self._pinned(batch).to(self.device), memory)
-                total += losses
-        return total.item() / self.corpus.validation_labels
+
+        def on_batch() -> None:
+            self._report(self.counters.step, ", evaluating")
+
+        return losses.validation_loss(self.model, self.corpus, self.device, self.precision, on_batch)
 
     # --- checks
 
@@ -520,11 +492,6 @@ def resolve_precision(asked: str, device: torch.device, advice: str = "set float
 
 def _told(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.9g}" for name, value in values.items())
-
-
-def _remembered(model: LanguageModel, batch: Batch, memory: Memory) -> Memory:
-    """Return what is remembered of the batch's rows; nothing where they begin."""
-    return model.empty_memory(len(batch.input_ids)) if batch.begins else [tensor[batch.rows] for tensor in memory]
 
 
 def _on(device: torch.device, model: Any) -> LanguageModel:

@@ -18,6 +18,7 @@ from cluster.report.figures.heat_maps import heat_maps
 from cluster.report.figures.learned_functions import learned_functions
 from cluster.report.figures.learning_curves import learning_curves
 from cluster.report.figures.sheets import INK, RC, Figure, Sheet, make_font, print_sheet
+from cluster.report.figures.trajectories import trajectories_of
 from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
@@ -34,8 +35,8 @@ def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:
     make_font()
     with matplotlib.rc_context(RC):
         sheets = [
-            *forest(study), *learning_curves(study, output_root), *costs(study), *heat_maps(study), *sharing(study),
-            *learned_functions(study, output_root),
+            *forest(study), *learning_curves(study, output_root), *trajectories_of(study), *costs(study),
+            *heat_maps(study), *sharing(study), *learned_functions(study, output_root),
         ]  # fmt: skip
         notes = study.caveats()
         for sheet in sheets:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
 from tiny_transformers.data import corpus
-from tiny_transformers.evaluation import bpc
+from tiny_transformers.evaluation import bpc, trajectory
 from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.models.auto import load_lm
 from tiny_transformers.settings.architecture import Brainformer, training_flops
@@ -243,3 +243,27 @@ def test_flops_are_of_the_keys_that_heads_look_at(work):
     model = job.config.model  # heads of at most 41 + 8 positions, computed as 64
     assert training.flops_per_token() == training_flops(model, labelled=1.0, length=64)
     assert training.flops_per_token() < training_flops(model, labelled=1.0, length=model.expected_keys)
+
+
+def test_a_streams_trajectory_ends_in_its_validation_loss_and_its_anchors_survive_a_kill(work):
+    settings = {"anchors": [0.3, 320], "model": {"experts": {"num_experts": 4, "gate": "random"}}}
+    whole, cut = work("whole", **settings), work("cut", **settings)
+    (validation,) = pretrain.run(whole).scores
+    done = []
+    cut.progress = lambda fraction, _: done.append(fraction)
+    cut.should_stop = lambda: done[-1] >= 4.5 / 6
+    with pytest.raises(Interrupted):
+        pretrain.run(cut)
+    cut.should_stop = lambda: False
+    pretrain.run(cut)
+    for name in ("0.3", "320"):
+        files = [job.run_dir / "anchors" / name / "model.safetensors" for job in (whole, cut)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    outcome = trajectory.run(whole)
+    assert [(score.task, score.metric, score.n) for score in outcome.scores] == [
+        (name, "bpc", 200) for name in ("0.3", "320", "end")
+    ]
+    assert outcome.scores[-1].value == pytest.approx(validation.value / math.log(2), rel=1e-6)
+    assert outcome.scores[0].value > outcome.scores[-1].value
+    assert [outcome.metrics[f"{name}.tokens"] for name in ("0.3", "320", "end")] == [320, 320, 960]
+    assert "0.3.stories" not in outcome.metrics

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
+from variants import preferring
 
 from tiny_transformers.common import pairs
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
@@ -21,21 +22,6 @@ BUILTIN = blimp_files(Data(source="builtin"))
 
 # Where the model makes no difference.
 any_model = pytest.mark.parametrize("family", ["decoder"], indirect=True)
-
-
-def preferring(family, tokenizer, letter):
-    """A model to which `letter` is likelier than any other token, wherever it stands."""
-    model = build(family, seed=0)
-    favourite = tokenizer(letter, add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        if family.family == "roberta":
-            model.lm_head.bias[favourite] = 3
-        else:
-            model.transformer.ln_f.bias[0] = 1
-            model.transformer.wte.weight[favourite, 0] = 3
-    return model
 
 
 def opinionated(family):

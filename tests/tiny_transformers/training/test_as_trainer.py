@@ -10,7 +10,7 @@ from variants import FAMILIES, VARIANTS, small
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.models import auto
 from tiny_transformers.settings.config import RunConfig, Train
-from tiny_transformers.training import optimizers, pretrain
+from tiny_transformers.training import losses, optimizers, pretrain
 from tiny_transformers.training.device import tf32
 from tiny_transformers.training.pretrain import Training
 
@@ -123,6 +123,6 @@ def test_a_training_leaves_the_rounding_of_products_as_it_found_it(work_of, tmp_
     training.precision = precision
     for before in (True, False):
         with tf32(before):  # as something that ran before may have left it
-            with training._arithmetic():
+            with losses.arithmetic(training.device, training.precision):
                 assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
             assert torch.backends.cuda.matmul.allow_tf32 == before

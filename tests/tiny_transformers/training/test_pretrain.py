@@ -11,12 +11,14 @@ import fresh
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import RobertaProcessing
 from variants import VARIANTS, small
 
+from cluster.plan import disk
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
 from tiny_transformers.data import batches
 from tiny_transformers.data.feed import Feed
@@ -24,7 +26,8 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture, config
 from tiny_transformers.settings.architecture import GPTNeo, Roberta
 from tiny_transformers.settings.config import RunConfig, Train
-from tiny_transformers.training import pretrain
+from tiny_transformers.settings.stage.trajectory import Trajectory
+from tiny_transformers.training import anchors, pretrain
 from tiny_transformers.training.curve import Counters, Curve
 from tiny_transformers.training.pretrain import Training, evaluation_steps
 
@@ -344,7 +347,7 @@ from pathlib import Path
 import torch
 from tiny_transformers.common.work import Work
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.training import pretrain
+from tiny_transformers.training import anchors, pretrain
 
 def progress(_, text):
     if text.startswith(f"step {last} of"):
@@ -715,3 +718,114 @@ def test_a_long_training_on_a_gpu_is_compiled_where_there_is_a_compiler(monkeypa
     training.config, training.settings, training.device = run, run.train, torch.device("cuda")
     assert training._compiles() == compiles
     assert ("neither CC nor clang nor gcc is found" in capsys.readouterr().out) != compiles
+
+
+# --- anchors
+
+
+def anchored(work):
+    """File -> bytes of all anchors; of their records, without the minutes, which no two runs share."""
+    files = {}
+    for path in sorted((work.run_dir / "anchors").rglob("*")):
+        if path.name == anchors.ABOUT:
+            files[str(path.relative_to(work.run_dir))] = json.loads(path.read_text()) | {"minutes": None}
+        elif path.is_file():
+            files[str(path.relative_to(work.run_dir))] = path.read_bytes()
+    return files
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_anchor_is_the_model_of_a_step_and_changes_nothing(work, family):
+    settings = {"max_steps": 4, "lr_scheduler_type": "constant"}
+    without, with_anchors = work(family, "without", **settings), work(family, "with", anchors=[150, 0.4], **settings)
+    expected, outcome = pretrain.run(without), pretrain.run(with_anchors)
+    assert weights(with_anchors) == weights(without)
+    assert curve(with_anchors) == curve(without)
+    assert outcome.scores == expected.scores
+    first, second = (anchors.read(with_anchors.run_dir / f"anchors/{name}") for name in ("0.4", "150"))
+    tokens = {record["step"]: record["tokens"] for record in curve(without) if "tokens" in record}
+    assert (first.step, first.tokens, first.stories, first.done) == (2, tokens[2], 16, 0.5)
+    assert (second.step, second.tokens) == (2, tokens[2])
+    assert tokens[1] < 150 <= tokens[2]
+    shorter = work(family, "shorter", **settings | {"max_steps": 2})
+    pretrain.run(shorter)
+    assert (with_anchors.run_dir / "anchors/0.4/model.safetensors").read_bytes() == weights(shorter)
+    assert auto.load_lm(with_anchors.run_dir / "anchors/0.4").num_parameters() == outcome.metrics["parameters"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_anchors_of_a_run_that_was_stopped_and_killed_are_those_of_one_that_was_not(work, family):
+    settings = {"anchors": [0.2, 0.5, 0.8, 100], "evaluations": 3}
+    whole, cut = work(family, "whole", **settings), work(family, "cut", **settings)
+    pretrain.run(whole)
+    for step in (0.5, 1, 1.5, 3):
+        stop_at(cut, step)
+        with pytest.raises(Interrupted):
+            pretrain.run(cut)
+    cut.should_stop, cut.progress = lambda: False, crash_at(5)  # after an anchor that no checkpoint has come after
+    with pytest.raises(Crash):
+        pretrain.run(cut)
+    assert (cut.run_dir / "anchors/0.8").exists()
+    (cut.run_dir / "anchors/.0.8.half").mkdir()  # what a killed process leaves
+    cut.progress = lambda *_: None
+    training = Training(cut)
+    training.resume()
+    training.feed.close()
+    assert sorted(path.name for path in (cut.run_dir / "anchors").iterdir()) == ["0.2", "0.5", "100"]
+    pretrain.run(cut)
+    assert anchored(cut) == anchored(whole)
+    assert {name.split("/")[1] for name in anchored(whole)} == {"0.2", "0.5", "0.8", "100"}
+    assert weights(cut) == weights(whole)
+
+
+def test_an_anchor_that_the_training_does_not_come_to_is_not_there_and_a_probe_has_none(work):
+    job = work(max_steps=2, anchors=[0.5, 1_000_000])
+    pretrain.run(job)
+    assert [path.name for path in (job.run_dir / "anchors").iterdir()] == ["0.5"]
+    probe = work(name="probe", max_steps=2, anchors=[0.5])
+    probe.config = probe.config.model_copy(update={"probe": True})
+    pretrain.run(probe)
+    assert not (probe.run_dir / "anchors").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_planned_disk_space_is_what_weights_take(work, family):
+    job = work(family, anchors=[0.2, 0.4, 0.6], evaluations=6)
+    job.progress = crash_at(5)
+    with pytest.raises(Crash):
+        pretrain.run(job)
+    planned = disk.of_run(job.config, ["pretrain", "trajectory"])
+    assert weight_bytes(job.run_dir / "checkpoints") == pytest.approx(planned.at_work * 2 / 3, rel=1e-3)  # Adam's steps
+    job.progress = lambda *_: None
+    pretrain.run(job)
+    assert weight_bytes(job.model_dir) == planned.models
+    assert weight_bytes(job.run_dir / "anchors") == planned.anchors == 3 * planned.models
+    spent = job.config.evaluation.model_copy(update={"trajectory": Trajectory(keep=False)})
+    spending = disk.of_run(job.config.model_copy(update={"evaluation": spent}), ["pretrain", "trajectory"])
+    assert (spending.kept, spending.at_work) == (planned.models, planned.at_work + planned.anchors)
+
+
+def weight_bytes(folder):
+    tensors = (tensor for path in folder.rglob("*.safetensors") for tensor in load_file(path).values())
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"anchors": [0]}, "greater than 0"),
+        ({"anchors": [1]}, "1 is neither a share, below 1, nor a whole number of tokens"),
+        ({"anchors": [2.5]}, "2.5 is neither"),
+        ({"anchors": [0.1, 1e6, 0.1]}, "an anchor is named twice"),
+        ({"anchors": [0.1, 2e6], "budget": {"tokens": 1_000_000}}, "2,000,000 tokens are more than the budget's 1,000"),
+    ],
+)
+def test_an_anchor_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Train(**settings)
+
+
+def test_anchors_are_part_of_the_settings_only_where_there_are_some():
+    assert "anchors" not in Train().model_dump(mode="json")
+    assert Train(anchors=[1e6, 0.5]) == Train(anchors=[0.5, 1e6])
+    assert [config.anchor_name(number) for number in Train(anchors=[1e6, 0.05]).anchors] == ["0.05", "1000000"]

@@ -85,7 +85,12 @@ def files(config: RunConfig) -> list[str]:
 
 
 def flops(config: RunConfig) -> float:
-    sentences = _sentences(config.data, config.evaluation.of(Blimp).data, config.evaluation.limit)
+    return flops_of(config, config.evaluation.limit)
+
+
+def flops_of(config: RunConfig, limit: int | None) -> float:
+    """The FLOPs of so many pairs of each task; None: of all."""
+    sentences = _sentences(config.data, config.evaluation.of(Blimp).data, limit)
     if config.model.causal:
         return forward_flops(config) * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
     return one_mask_flops(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS

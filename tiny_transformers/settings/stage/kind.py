@@ -79,6 +79,7 @@ class StageKind:
     caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
     tasks: Tasks | None = None
     part_tells: bool = True  # how long a part of its rows takes tells how long all of them do, as `flops` counts them
+    spends: Callable[[Any], list[str]] = lambda _: []  # folders of the run that are removed once it has completed
     keeps_rows: bool = False  # the run's scores/<name>.npz has both scores of each row (common/pairs.py)
     own: OwnStage | None = None  # a user's stage, as a manifest defines it
 

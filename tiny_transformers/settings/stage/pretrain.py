@@ -16,11 +16,11 @@ def files(config: RunConfig) -> list[str]:
 
 def flops(config: RunConfig) -> float:
     """Without the steps that a budget of hours pays for."""
-    evaluations = config.train.evaluations * _validation_tokens(config)
+    evaluations = config.train.evaluations * validation_tokens(config)
     return forward_flops(config) * (3.0 * training_tokens(config) + evaluations)
 
 
-def _validation_tokens(config: RunConfig) -> float:
+def validation_tokens(config: RunConfig) -> float:
     """Return the tokens of one evaluation while a model is trained."""
     source, train = config.data.source, config.train
     if config.data.is_stream:
