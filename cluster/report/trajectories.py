@@ -68,9 +68,9 @@ class Needed:
 def points(run: Result) -> list[Point]:
     """A run's anchors and its end, by what was read."""
     scores: dict[str, dict[str, float]] = {}
-    for (stage, task, metric), (value, _) in run.scores.items():
+    for (stage, task, metric), (score, _) in run.scores.items():
         if stage == STAGE:
-            scores.setdefault(task, {})[metric] = value
+            scores.setdefault(task, {})[metric] = score
     found = []
     for anchor, of_anchor in scores.items():
         place = {name: value for name in PLACE if (value := run.number(STAGE, f"{anchor}.{name}")) is not None}

@@ -73,7 +73,8 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
     manifest_file.write_text(told.replace("first:\n", "first:\n    exclude: [{model.activation: relu}]\n"))
     change_site(tmp_path, runs_per_pack=1)
     settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
-                "--set", "evaluation.limit=12", "--set", "evaluation.superglue.epochs=1",
+                "--set", "train.anchors=[0.5]", "--set", "evaluation.limit=12",
+                "--set", "evaluation.superglue.epochs=1",
                 "--set", "evaluation.lambada.passages=4", "--set", "evaluation.speed.batch_sizes=[1, 2]",
                 "--set", "evaluation.speed.tokens=32", "--set", "evaluation.speed.prompt_tokens=4",
                 "--set", "evaluation.speed.new_tokens=4", "--set", "data.max_length=128"]  # fmt: skip
