@@ -29,7 +29,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from tiny_transformers.common.files import whole_file
 
-HEAVY = ("model", "checkpoints", "anchors")  # of a run
+HEAVY = ("model", "checkpoints", "anchors", "export")  # of a run
 PASSING = ("checkpoints", "anchors")  # of these, what a job may remove at any time, a folder each
 GROWING = (".txt", ".jsonl")  # all other files are replaced whole
 README = """\

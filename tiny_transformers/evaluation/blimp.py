@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ from transformers import AutoTokenizer
 
 from tiny_transformers.common import bootstrap, contents, pairs
 from tiny_transformers.common.work import Outcome, Score, TinyTransformersError, Work
+from tiny_transformers.data import vocabularies
+from tiny_transformers.data.tokenizer import load_tokenizer
 from tiny_transformers.evaluation import certified
 from tiny_transformers.evaluation.asking import log_likelihoods
 from tiny_transformers.evaluation.certified import Verdicts
@@ -59,6 +61,33 @@ class Accuracy:
     low: float
     high: float
     n: int  # pairs
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pairs that several models are asked."""
+
+    tasks: list[PairTask]
+    tokenizer: Any
+    fingerprints: dict[str, str]  # file below the data root -> SHA-256
+
+    @classmethod
+    def read(cls, work: Work, limit: int | None) -> Question:
+        """So many pairs of each file, by the tokenizer of training: the model's folder need not have it yet."""
+        run_config = work.config
+        files = blimp_files(run_config.data, run_config.evaluation.of(Blimp).data)
+        path = vocabularies.find(run_config.data, work.data_root, work.cache, work.should_stop)
+        tokenizer = load_tokenizer(path, run_config)
+        evaluation = run_config.evaluation.model_copy(update={"limit": limit})
+        limited = replace(work, config=run_config.model_copy(update={"evaluation": evaluation}))
+        fingerprints = {file: contents.fingerprint(work.data_root / file) for file in files.values()}
+        return cls(read_tasks(limited, files, tokenizer), tokenizer, fingerprints)
+
+    def accuracy(self, work: Work, model: Any) -> Accuracy:
+        """The mean over BLiMP's phenomena."""
+        results = judge(self.tasks, ask(work, model, self.tokenizer, self.tasks, may_certify=False))
+        (found,) = (figure for figure in figures(results) if figure.name == "blimp")
+        return found
 
 
 def run(work: Work) -> Outcome:
@@ -137,8 +166,11 @@ def paradigms(results: Sequence[TaskScores]) -> list[Score]:
     return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> Verdicts:
-    """The scores of all tasks' pairs: log-likelihoods, normalised as set. Raises Interrupted."""
+def ask(
+    work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask], *, may_certify: bool = True
+) -> Verdicts:
+    """The scores of all tasks' pairs: log-likelihoods, normalised as set. `may_certify`: those of pairs whose verdict is
+    plain may be bfloat16's, where that is quicker; weights of 8 bits know no bfloat16. Raises Interrupted."""
     sentences = np.array([(pair.good, pair.bad) for task in tasks for pair in task.pairs], dtype=object)  # (pairs, 2)
     by_word = work.config.evaluation.of(Blimp).pll == "word_l2r"
 
@@ -151,7 +183,7 @@ def ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask]) -> Ve
         return (values / np.array([sentence.divisor for sentence in chosen])).reshape(-1, 2)
 
     asked, n = work.config.evaluation.precision, len(sentences)
-    if asked == "float32" and certified.pays(partial(score, share=(0.0, 0.0)), n, model.device):
+    if may_certify and asked == "float32" and certified.pays(partial(score, share=(0.0, 0.0)), n, model.device):
         groups = np.repeat(np.arange(len(tasks)), [len(task.pairs) for task in tasks])
         first = {"bfloat16": (0.0, 0.9), "float32": (0.9, 1.0)}
         return certified.certify(lambda some, how: score(some, how, first[how]), groups, work.config.seed)

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import RobertaForMaskedLM
 from transformers.models.roberta.modeling_roberta import RobertaAttention
+
+
+def reads(model: Any) -> bool:
+    """Whether `states_at` can be asked: of a RoBERTa, unless its weights are packed for 8 bits."""
+    linear = (module for module in model.modules() if hasattr(module, "out_features"))
+    return isinstance(model, RobertaForMaskedLM) and all(isinstance(each.weight, Tensor) for each in linear)
 
 
 def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GPTNeoForCausalLM, RobertaForMaskedLM
+from transformers import GPTNeoForCausalLM
 
 from tiny_transformers.common.work import CheckFailed
-from tiny_transformers.evaluation.masked import states_at
+from tiny_transformers.evaluation.masked import reads, states_at
 from tiny_transformers.evaluation.prefixes import Forest
 from tiny_transformers.layers.layer import PerToken
 
@@ -193,13 +193,14 @@ def score_encoder(
     source, position, end, length, target = np.array(masked, dtype=np.int64).reshape(-1, 5).T
     scores = Scores.empty(len(keys))
     waiting: list[tuple[NDArray[np.int64], Tensor]] = []  # for the head: it is a third faster with many rows
+    alone = reads(model)
     with evaluating(model, precision):
         for rows, done in batches(length, tokens_per_batch or budget(model)):
             ids, mask = pad([keys[number][0] for number in source[rows]], model)  # (B, T)
             at, until = (torch.from_numpy(x[rows]).to(model.device)[:, None] for x in (position, end))  # (B, 1)
             column = torch.arange(ids.shape[1], device=model.device)
             ids[(at <= column) & (column < until)] = mask_id
-            if not isinstance(model, RobertaForMaskedLM):
+            if not alone:
                 logits = model(input_ids=ids, attention_mask=mask).logits[torch.arange(len(rows)), at.squeeze(1)]
                 scores.add(source[rows], *_of_targets(logits, torch.from_numpy(target[rows]).to(logits.device)))
                 on_batch(done)

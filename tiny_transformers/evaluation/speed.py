@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from tiny_transformers.common.work import Check, Interrupted, Outcome, Score, Work
-from tiny_transformers.evaluation import scoring
+from tiny_transformers.evaluation import edge, scoring
 from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture
@@ -106,7 +106,30 @@ def run(work: Work) -> Outcome:
         cached = _check_cache(model, work.config, outcome) if work.config.model.causal else False
         model.to(getattr(torch, work.config.evaluation.precision))
         _measure_all(work, plan(model, work.config, cached=cached), outcome)
+    _measure_edges(work, outcome, cached=cached)
     return outcome
+
+
+def _measure_edges(work: Work, outcome: Outcome, *, cached: bool) -> None:
+    """What is asked for besides. On the CPU and in float32, whatever else is set."""
+    settings = work.config.evaluation.of(Speed)
+    if not (settings.threads or settings.int8 or settings.export):
+        return
+    model: Any = auto.load_lm(work.model_dir)
+    kinds = edge.kinds(model, settings.int8, outcome)
+    for number in settings.threads or ((torch.get_num_threads(),) if settings.int8 else ()):
+        for prefix, kind in kinds.items():
+            planned = [
+                replace(each, task=f"{prefix}{each.task}_t{number}")
+                for each in plan(kind, work.config, cached=cached)
+                if each.task != "feed_forward"
+            ]
+            with scoring.evaluating(kind), edge.threads(number):
+                _measure_all(work, planned, outcome)
+    if settings.int8 and not work.config.data.is_stream:
+        edge.ask_blimp(work, {prefix.strip("_") or "float32": kind for prefix, kind in kinds.items()}, outcome)
+    if settings.export:
+        edge.export(work, model, _tokens(model, 1, settings.tokens), outcome)
 
 
 def plan(model: Any, config: RunConfig, *, cached: bool) -> list[Measurement]:

@@ -12,15 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tiny_transformers.common import contents
 from tiny_transformers.common.work import CheckFailed, Interrupted, Outcome, Score, TinyTransformersError, Work
-from tiny_transformers.data import corpus, vocabularies
-from tiny_transformers.data.tokenizer import load_tokenizer
+from tiny_transformers.data import corpus
 from tiny_transformers.evaluation import blimp
-from tiny_transformers.evaluation.minimal_pairs import PairTask
 from tiny_transformers.models import auto
-from tiny_transformers.settings.config import ANCHORS, CURVE, RunConfig, anchor_name, tokens_at_once
-from tiny_transformers.settings.stage.blimp import Blimp, blimp_files
+from tiny_transformers.settings.config import ANCHORS, CURVE, anchor_name, tokens_at_once
 from tiny_transformers.settings.stage.trajectory import END, PLACE, limit, scores_blimp
 from tiny_transformers.training import anchors, device, losses, pretrain
 from tiny_transformers.training.anchors import Anchors, Place
@@ -41,9 +37,7 @@ class Rows:
 
     held_out: corpus.Corpus
     precision: str  # of the validation, as in training
-    tokenizer: Any
-    pairs: list[PairTask]  # none: no BLiMP
-    fingerprints: dict[str, str]
+    pairs: blimp.Question | None
 
 
 def run(work: Work) -> Outcome:
@@ -65,7 +59,7 @@ def run(work: Work) -> Outcome:
         scores=scores,
         metrics={name: value for name, value in places.items() if value is not None}
         | {"peak_memory_mb": device.peak_memory_mb()},
-        data=rows.fingerprints,
+        data=rows.held_out.fingerprints | (rows.pairs.fingerprints if rows.pairs else {}),
     )
 
 
@@ -98,23 +92,11 @@ def _end(work: Work) -> Place:
 
 
 def _read(work: Work, where: Any) -> Rows:
-    run_config = work.config
-    held_out = corpus.read(work, tokens_at_once(run_config, gpu=where.type == "cuda"))
-    precision = pretrain.resolve_precision(run_config.train.precision, where)
-    if not scores_blimp(run_config):
-        return Rows(held_out, precision, None, [], held_out.fingerprints)
-    files = blimp_files(run_config.data, run_config.evaluation.of(Blimp).data)
-    path = vocabularies.find(run_config.data, work.data_root, work.cache, work.should_stop)
-    tokenizer = load_tokenizer(path, run_config)
-    pairs = blimp.read_tasks(replace(work, config=_sampled(run_config)), files, tokenizer)
-    fingerprints = {file: contents.fingerprint(work.data_root / file) for file in files.values()}
-    return Rows(held_out, precision, tokenizer, pairs, held_out.fingerprints | fingerprints)
-
-
-def _sampled(run_config: RunConfig) -> RunConfig:
-    """With no more rows of a file than this stage is to use."""
-    evaluation = run_config.evaluation.model_copy(update={"limit": limit(run_config)})
-    return run_config.model_copy(update={"evaluation": evaluation})
+    return Rows(
+        corpus.read(work, tokens_at_once(work.config, gpu=where.type == "cuda")),
+        pretrain.resolve_precision(work.config.train.precision, where),
+        blimp.Question.read(work, limit(work.config)) if scores_blimp(work.config) else None,
+    )
 
 
 def _scores(work: Work, point: Point, model: Any, rows: Rows) -> Iterator[Score]:
@@ -131,9 +113,8 @@ def _scores(work: Work, point: Point, model: Any, rows: Rows) -> Iterator[Score]
     else:
         yield Score(point.name, "loss", nats, rows.held_out.validation_labels)
     if rows.pairs:
-        results = blimp.judge(rows.pairs, blimp.ask(work, model, rows.tokenizer, rows.pairs))
-        (accuracy,) = (figure for figure in blimp.figures(results) if figure.name == "blimp")
-        yield Score(point.name, "blimp", accuracy.accuracy, accuracy.n)
+        found = rows.pairs.accuracy(work, model)
+        yield Score(point.name, "blimp", found.accuracy, found.n)
 
 
 def _part(work: Work, number: int, of: int, name: str) -> Work:
