@@ -14,9 +14,11 @@ from transformers.models.roberta.modeling_roberta import RobertaAttention
 
 
 def reads(model: Any) -> bool:
-    """Whether `states_at` can be asked: of a RoBERTa, unless its weights are packed for 8 bits."""
-    linear = (module for module in model.modules() if hasattr(module, "out_features"))
-    return isinstance(model, RobertaForMaskedLM) and all(isinstance(each.weight, Tensor) for each in linear)
+    """Whether `states_at` can be asked: of a RoBERTa, unless the weights of its attention are packed for 8 bits."""
+    if not isinstance(model, RobertaForMaskedLM):
+        return False
+    attending = (block.attention for block in model.base_model.encoder.layer)
+    return all(isinstance(each.self.query.weight, Tensor) for each in attending if isinstance(each, RobertaAttention))
 
 
 def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
