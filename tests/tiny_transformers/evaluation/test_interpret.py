@@ -125,13 +125,13 @@ def read(tokenizer):
 
 @pytest.fixture
 def inspect(read, make_work):
-    def inspected(model, settings=FEW):
+    def inspected(model, settings=FEW, precision="float32"):
         work = make_work(build(variants.small("gpt_neo"), 1))
         causal = "roberta" not in model.config.model_type
         settings_of_model = work.config.model if causal else variants.small("roberta")
         work.config = work.config.model_copy(update={"model": settings_of_model})
         own = read if causal else replace(read, beginnings=[])
-        with scoring.evaluating(model):
+        with scoring.evaluating(model, precision):
             return stage.inspect(model.eval(), own, settings, work)
 
     return inspected
@@ -407,6 +407,28 @@ def test_a_brainformer_is_looked_into_module_by_module(inspect):
     kinds = [(each.place.layer, each.kind, each.parts) for each in found.feed_forwards]
     assert kinds == [(1, "expert", 16), (1, "unit", 24)] * 2 + [(2, "unit", 24)]
     assert all(head.same == 0 for each in found.attentions for head in each.heads)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        variants.small("gpt_neo", "pkm", vocab_size=VOCABULARY, max_position_embeddings=64),
+        variants.small("roberta", "moe_k2", vocab_size=VOCABULARY, max_position_embeddings=64),
+        variants.small("gpt_neo", "controller", vocab_size=VOCABULARY, max_position_embeddings=64),
+        Brainformer(
+            order="sgf", hidden_size=32, intermediate_size=24, num_heads=2, attn_span=64, vocab_size=VOCABULARY
+        ),
+    ],
+    ids=["pkm", "moe", "controller", "brainformer"],
+)
+def test_in_bfloat16_the_same_is_found_but_for_rounding(settings, inspect):
+    model = build(settings, 1)
+    exact, rounded = inspect(model), inspect(model, precision="bfloat16")
+    for one, other in zip(exact.attentions, rounded.attentions, strict=True):
+        for head, same in zip(one.heads, other.heads, strict=True):
+            assert head.model_dump() == pytest.approx(same.model_dump(), rel=0.05, abs=0.02)
+    for one, other in zip(exact.feed_forwards, rounded.feed_forwards, strict=True):
+        assert one.active == pytest.approx(other.active, abs=0.02)
 
 
 def test_no_figure_depends_on_how_texts_are_batched(inspect, monkeypatch):
