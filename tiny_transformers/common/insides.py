@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tiny_transformers.common.files import whole_file
 
@@ -129,6 +129,22 @@ class Insides(Record):
     layers: Layers
     continuations: list[Continuation]
     blanks: list[Blank]
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Insides:
+        """So that who shows it need not look."""
+        of, heads = self.layers, [len(each.heads) for each in self.attentions]
+        states = len(of.cosine) + 1
+        right = len(of.lens) == len(of.similarity) == states and all(len(row) == states for row in of.similarity)
+        right &= all(each.kind != "expert" or len(each.usage) == each.parts for each in self.feed_forwards)
+        right &= all(part.number < each.parts for each in self.feed_forwards for part in each.shown)
+        for each in self.pictures:
+            right &= [len(letters) for letters in each.weights] == heads
+            lengths = {len(letters) for of_heads in each.weights for letters in of_heads}
+            right &= lengths <= {len(each.tokens) ** 2}
+        if not right:
+            raise ValueError("numbers of layers, heads, parts or tokens do not agree")
+        return self
 
 
 def write(path: Path, insides: Insides) -> None:

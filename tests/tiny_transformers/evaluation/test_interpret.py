@@ -526,8 +526,16 @@ def test_a_file_that_is_not_as_it_should_be_is_none(tmp_path):
     whole = synthetic.looked_into(variants.small("gpt_neo"), np.random.default_rng(0))
     insides.write(path, whole)
     assert insides.read(path) == whole
-    path.write_text(json.dumps(whole.model_dump() | {"more": 1}))
-    assert insides.read(path) is None
+    told = whole.model_dump()
+    shorter = {
+        "attentions": told["attentions"][1:],
+        "pictures": [told["pictures"][0] | {"tokens": ["one"]}],
+        "layers": told["layers"] | {"cosine": [0.5]},
+        "feed_forwards": [told["feed_forwards"][0] | {"kind": "expert"}],
+    }
+    for change in ({"more": 1}, *({name: value} for name, value in shorter.items())):
+        path.write_text(json.dumps(told | change))
+        assert insides.read(path) is None, change
 
 
 def test_the_stage_reads_its_sentences_as_stories_begin_and_encoders_read_them_whole(family, make_work, stories):
