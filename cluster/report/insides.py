@@ -159,7 +159,7 @@ def _similarity(found: Insides) -> Grid:
     names = _states(found)
     rows = [(name, [Cell(short(value), value) for value in row])
             for name, row in zip(names, found.layers.similarity, strict=True)]  # fmt: skip
-    return Grid("CKA", names, rows)
+    return Grid("How alike states are (linear CKA)", names, rows)
 
 
 def _states(found: Insides) -> list[str]:

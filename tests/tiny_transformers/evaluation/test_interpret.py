@@ -173,6 +173,9 @@ def test_a_unit_built_for_one_token_is_found_with_that_token_on_top(family, insp
     assert part.tokens[0].token == "q"
     assert [context.token for context in part.contexts] == ["q"] * 5
     assert part.contexts[0].before.endswith(" ")
+    for module in found.feed_forwards:
+        assert len(module.shown) == FEW.units
+        assert len({each.tokens[0].token for each in module.shown}) == FEW.units
 
 
 def test_in_models_of_random_weights_neither_is_found(inspect):

@@ -26,7 +26,7 @@ def continued(
             places = [place for place, ids in enumerate(beginnings) if len(ids) == length]
             given = torch.tensor([list(beginnings[place]) for place in places], device=model.device)
             greedy = _continuations(model, tokenizer, given, new_tokens, do_sample=False)
-            set_seed(seed)
+            set_seed(seed + places[0])  # else all would be drawn by the same numbers
             sampled = _continuations(model, tokenizer, given, new_tokens, do_sample=True, top_k=0, temperature=1.0)
             for place, *texts in zip(places, greedy, sampled, strict=True):
                 beginning = tokenizer.decode(beginnings[place], skip_special_tokens=True)

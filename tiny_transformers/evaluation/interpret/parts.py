@@ -133,7 +133,7 @@ class Parts:
         experts = sums.kind == "expert"
         if experts:  # of each token's occurrences those that an expert computes
             share = told / self.counts[:-1, None].to(told)
-        chosen = range(min(count, MOST_EXPERTS)) if experts else selectivity.topk(min(units, count)).indices.tolist()
+        chosen = list(range(min(count, MOST_EXPERTS))) if experts else _most_selective(share, selectivity, units)
         return FeedForward(
             place=sums.place,
             kind=sums.kind,
@@ -153,6 +153,18 @@ class Parts:
                 for number in chosen
             ],
         )
+
+
+def _most_selective(share: Tensor, selectivity: Tensor, units: int) -> list[int]:
+    """The parts of the largest selectivity, of each token one: often there are many for a full stop.
+    share: (tokens, parts), selectivity: (parts,)"""
+    chosen: dict[int, int] = {}
+    tokens = share.argmax(0).tolist() if len(share) else []
+    for number in selectivity.argsort(descending=True, stable=True).tolist()[: len(tokens)]:
+        chosen.setdefault(tokens[number], number)
+        if len(chosen) == units:
+            break
+    return list(chosen.values())
 
 
 def _evenness(amounts: Tensor) -> float:
