@@ -24,8 +24,8 @@ from cluster.plan import choosing, cost, expansion, packing
 from cluster.reconcile import reconciling, session
 from cluster.sites.profiles import Site
 from cluster.submit import launch
-from tiny_transformers.common import pairs
-from tiny_transformers.settings.architecture import Architecture
+from tiny_transformers.common import insides, pairs
+from tiny_transformers.settings.architecture import Architecture, layer_map
 from tiny_transformers.settings.config import FUNCTIONS, anchor_name
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stage.trajectory import END
@@ -62,6 +62,7 @@ LEARNABLE: dict[str, Callable[[Any], Any]] = {  # of each unit's parameter
     "learnable_gelu": lambda alpha: alpha * _gelu(X),
     "learnable_geglu": lambda alpha: alpha * _gelu(X),
 }
+FIGURES = ("distance", "entropy", "relative_entropy", "first", "previous", "same", "following")
 Effect = Callable[[Run], float]  # of a run's configuration on its accuracies, as a share
 
 
@@ -269,6 +270,48 @@ class MadeUp:
         return [(f"encode_b{batch}", "tokens_per_second", rate * batch**0.3, 100) for batch in (1, 16, 64)], {
             "seconds": 50.0, "device": "NVIDIA A100",
         }  # fmt: skip
+
+    def interpret(self, root: OutputRoot) -> tuple[list[Any], dict[str, Any]]:
+        found = looked_into(self.run.config.model, self.random)
+        insides.write(root.run(self.run.id).path / insides.INSIDES, found)
+        return [("layers", "lens_depth", found.layers.depth, 4_000)], {"seconds": 40.0}
+
+
+def looked_into(model: Any, random: Any) -> insides.Insides:
+    """What might be in a model of this size: places and shares as they are, numbers from nowhere."""
+    sharing = model.sharing
+    own = layer_map(sharing.strategy, sharing.unique_layers, model.layers) if sharing else range(model.layers)
+    places = [insides.Place(layer=n, weights=weights + 1, application=n) for n, weights in enumerate(own, 1)]
+    tokens = ["<s>", "Once", " upon", " a", " time", " <b>"]
+    heads = [[insides.Head(**dict(zip(FIGURES, [8 * x, 3 * x, *[x] * 5], strict=True)))
+              for x in random.uniform(0, 1, model.heads).round(4)] for _ in places]  # fmt: skip
+    agreement = np.linspace(0.2, 1, model.layers + 1).round(4)
+    shown = insides.Context(before="the little ", token="girl", after=" <i>ran", value=1.5)
+    part = insides.Part(number=7, selectivity=0.8, tokens=[insides.Token(token=" girl", share=0.8)], contexts=[shown])
+    return insides.Insides(
+        causal=model.causal,
+        characters=False,
+        texts=200,
+        tokens=25_600,
+        attentions=[insides.Attention(place=place, heads=of) for place, of in zip(places, heads, strict=True)],
+        pictures=[insides.Picture(tokens=tokens, weights=[["0z" * 18] * model.heads] * model.layers)] * 4,
+        feed_forwards=[
+            insides.FeedForward(place=place, kind="unit", parts=48, threshold=0.01, never_active=0.1, active=0.4,
+                                effective=0.7, usage=[], shown=[part])
+            for place in places
+        ],
+        layers=insides.Layers(
+            similarity=(1 - abs(np.subtract.outer(agreement, agreement))).round(4).tolist(),
+            cosine=[0.9] * model.layers,
+            lens=[insides.Lens(agreement=a, rank=1 + 9 * (1 - a), divergence=1 - a) for a in agreement],
+            depth=0.6, compared=4_000, positions=4_000,
+        ),
+        continuations=[insides.Continuation(beginning="Once <u>", greedy=" upon", sampled=" there")] * model.causal,
+        blanks=[] if model.causal else [
+            insides.Blank(before="Once upon a ", word="time", after=".",
+                          candidates=[insides.Token(token="time", share=0.7)])
+        ],
+    )  # fmt: skip
 
 
 def _layer(number: int, module: str, every: Any, curves: dict[str, Any], initial: Any | None) -> dict[str, Any]:

@@ -4,13 +4,14 @@ The template escapes all text. The tables are study_tables.py's and run_tables.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.render import render
 from cluster.report import trajectories
 from cluster.report.details import Details, code_versions
+from cluster.report.insides import run_page, study_page
 from cluster.report.results import Family, Result, Study, Variant, flat
 from cluster.report.run_tables import shown_run
 from cluster.report.study_tables import (
@@ -37,6 +38,7 @@ class Page:
     sections: Sequence[Section]
     details: Details
     flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
+    insides: Collection[str] = ()  # files beside it, of the runs and studies whose models were looked into
 
 
 def text(page: Page) -> str:
@@ -50,10 +52,14 @@ def text(page: Page) -> str:
         total=len(runs),
         versions=code_versions(page.details),
         overview=_overview(page.sections),
-        sections=[_shown(section) for section in page.sections],
-        runs=[shown_run(details, studies) for details in page.details.runs],
+        sections=[_shown(section) | _inside(page, study_page(section.study)) for section in page.sections],
+        runs=[shown_run(details, studies) | _inside(page, run_page(details.run.id)) for details in page.details.runs],
         environments={key: flat(value) for key, value in page.details.environments.items()},
     )
+
+
+def _inside(page: Page, file: str) -> dict[str, str]:
+    return {"inside": file if file in page.insides else ""}
 
 
 def _shown(section: Section) -> dict[str, Any]:

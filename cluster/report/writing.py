@@ -25,6 +25,7 @@ from cluster.report import (
     details,
     forms,
     frames,
+    insides,
     page,
     published,
     results,
@@ -50,7 +51,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
-    for study in results.read(ledger):
+    studies = results.read(ledger)
+    for study in studies:
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
         sections.append(section(study, output_root, drawn))
@@ -62,7 +64,9 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
     made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
     cards.write(made_of, output_root)
-    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes))
+    inside = insides.pages(studies, [each.run for each in made_of.runs], output_root)
+    files |= inside
+    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes, inside.keys()))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )

@@ -166,11 +166,10 @@ def paradigms(results: Sequence[TaskScores]) -> list[Score]:
     return [Score(name, "accuracy", sum(part) / len(part), len(part)) for name, part in right.items()]
 
 
-def ask(
-    work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask], *, may_certify: bool = True
-) -> Verdicts:
-    """The scores of all tasks' pairs: log-likelihoods, normalised as set. `may_certify`: those of pairs whose verdict is
-    plain may be bfloat16's, where that is quicker; weights of 8 bits know no bfloat16. Raises Interrupted."""
+def ask(work: Work, model: Any, tokenizer: Any, tasks: Sequence[PairTask], *, may_certify: bool = True) -> Verdicts:
+    """The scores of all tasks' pairs: log-likelihoods, normalised as set. Raises Interrupted.
+
+    `may_certify`: those of pairs whose verdict is plain may be bfloat16's, which weights of 8 bits do not know."""
     sentences = np.array([(pair.good, pair.bad) for task in tasks for pair in task.pairs], dtype=object)  # (pairs, 2)
     by_word = work.config.evaluation.of(Blimp).pll == "word_l2r"
 

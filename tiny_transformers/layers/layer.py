@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class PerToken(Layer):
     (`language_model.LanguageModel`). What `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the
     loss, adds up over the places of a shared module; without a model around it, set it to None before a pass."""
 
+    part: ClassVar[Literal["unit", "expert", "value"]]
+
     def __init__(self) -> None:
         super().__init__()
         self.real: Tensor | None = None  # (N,), which of the B * T tokens are real; None: all
@@ -68,4 +70,9 @@ class PerToken(Layer):
 
     def tokens(self, x: Tensor) -> Tensor:
         """x: (N, H), real tokens -> (N, H)"""
+        raise NotImplementedError
+
+    def parts(self, x: Tensor) -> Tensor:
+        """How much each of its parts (`part` says what they are) does for each token: 0 where it is not chosen.
+        x: (N, H) -> (N, parts)"""
         raise NotImplementedError

@@ -119,6 +119,16 @@ class SpanAttention(Layer):
         output = look_back(query, key, value, rounded(position_keys[:, -span:]), self._log_mask(span), drop)
         return self.out(output.permute(1, 2, 0, 3).flatten(2))
 
+    def weights(self, x: Tensor, position_keys: Tensor) -> Tensor:
+        """What each position of a text that nothing precedes attends to: each is given a unit vector of its own as its
+        value. What lies before the text has the weight that a row lacks of 1. x: (B, T, H) -> (B, heads, T, T)"""
+        x = rounded(x)
+        query = (self._heads(self.query(x)) * (x.shape[-1] // self.num_heads) ** -0.5).contiguous()
+        key, own = self._heads(self.key(x)), torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        value = own.expand(*key.shape[:2], -1, -1)
+        weights = look_back(query, key, value, rounded(position_keys[:, -self.span :]), self._log_mask(self.span))
+        return weights.transpose(0, 1)
+
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, H) -> (heads, B, T, D)"""
         return x.unflatten(-1, (self.num_heads, -1)).permute(2, 0, 1, 3)

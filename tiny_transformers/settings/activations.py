@@ -22,6 +22,7 @@ class Activation:
     stock: str | None = None
     start: float | None = None  # where its parameters start unless `activation_init` says otherwise; None: it has none
     gated: bool = False  # half of the units gate the other half: the layer before is twice as wide
+    has_zeros: bool = False  # it is exactly 0 for all that is below some input, not only near 0
 
     @property
     def is_learnable(self) -> bool:
@@ -31,7 +32,7 @@ class Activation:
 ACTIVATIONS: Kinds[Activation] = Kinds("activation", lambda activation: activation.name)
 ACTIVATIONS.add(
     Activation("gelu", "GELU"),
-    Activation("relu", "ReLU", stock="relu"),
+    Activation("relu", "ReLU", stock="relu", has_zeros=True),
     Activation("silu", "SiLU", stock="silu"),
     Activation("swish", "Swish", f"{OURS}:Swish", start=1.0),
     Activation("swish_thesis", "the thesis' Swish", f"{OURS}:SwishThesis", start=1.0),

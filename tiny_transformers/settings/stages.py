@@ -12,6 +12,7 @@ from tiny_transformers.settings.stage.add_tokenizer import ADD_TOKENIZER
 from tiny_transformers.settings.stage.babylm import BABYLM
 from tiny_transformers.settings.stage.blimp import BLIMP
 from tiny_transformers.settings.stage.bpc import BPC
+from tiny_transformers.settings.stage.interpret import INTERPRET
 from tiny_transformers.settings.stage.kind import STAGES
 from tiny_transformers.settings.stage.lambada import LAMBADA
 from tiny_transformers.settings.stage.lm_eval import LM_EVAL
@@ -20,7 +21,7 @@ from tiny_transformers.settings.stage.speed import SPEED
 from tiny_transformers.settings.stage.superglue import SUPERGLUE
 from tiny_transformers.settings.stage.trajectory import TRAJECTORY
 
-STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED, BABYLM, LM_EVAL, TRAJECTORY)
+STAGES.add(PRETRAIN, ADD_TOKENIZER, BLIMP, SUPERGLUE, LAMBADA, BPC, SPEED, BABYLM, LM_EVAL, TRAJECTORY, INTERPRET)
 
 
 def default_stages() -> tuple[str, ...]:

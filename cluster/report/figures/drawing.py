@@ -13,6 +13,7 @@ import matplotlib
 
 from cluster.files.folders import OutputRoot
 from cluster.report.figures.costs import costs
+from cluster.report.figures.depths import depths
 from cluster.report.figures.forest import forest
 from cluster.report.figures.heat_maps import heat_maps
 from cluster.report.figures.learned_functions import learned_functions
@@ -37,6 +38,7 @@ def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:
         sheets = [
             *forest(study), *learning_curves(study, output_root), *trajectories_of(study), *costs(study),
             *heat_maps(study), *sharing(study), *learned_functions(study, output_root),
+            *depths(study, output_root),
         ]  # fmt: skip
         notes = study.caveats()
         for sheet in sheets:

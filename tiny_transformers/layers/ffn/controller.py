@@ -53,6 +53,8 @@ class Controller(PerToken):
 
     Unit u belongs to block u // (size / num_blocks). Both weights are stored (size, H): a unit is a row of both."""
 
+    part = "unit"
+
     def __init__(
         self,
         hidden_size: int,
@@ -88,6 +90,11 @@ class Controller(PerToken):
             return self._dense(x, self._mask(chosen))
         step = max(1, ROWS // self.num_blocks)  # tokens
         return torch.cat([self._sparse(*piece) for piece in zip(x.split(step), chosen.split(step), strict=True)])
+
+    def parts(self, x: Tensor) -> Tensor:
+        """What the units that are on give. x: (N, H) -> (N, size)"""
+        logits = self.v(self.u(x)).unflatten(1, (self.num_blocks, -1))
+        return self._mask(self._chosen(logits)) * self.activation(F.linear(x, self.w1, self.b1))
 
     def _sampled(self, logits: Tensor) -> Tensor:
         """logits: (N, blocks, S) -> (N, size), one 1 per block"""

@@ -26,6 +26,7 @@ class Experts(PerToken):
     The tokens are sorted by expert, so that every expert is two matrix products over its own tokens. Gathers follow
     permutations only, so no gradient depends on the order in which a GPU adds. Whoever inherits draws the weights."""
 
+    part = "expert"
     multiple = 1  # of tokens that an expert multiplies at once, in bfloat16 on a CPU
 
     def __init__(
@@ -43,6 +44,17 @@ class Experts(PerToken):
         self.w2 = nn.Parameter(torch.empty(num_experts, expert_size, hidden_size))
         self.b2 = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.load: Tensor | None = None  # (E,) long: tokens that each expert computed in the last pass
+
+    def parts(self, x: Tensor) -> Tensor:
+        """The experts' weights. x: (N, H) -> (N, E)"""
+        weights, chosen, kept = self.routed(x)
+        if kept is not None:
+            weights = weights.masked_fill(~kept, 0)
+        return weights.new_zeros(len(x), len(self.w1)).scatter(1, chosen, weights)
+
+    def routed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Which experts compute each token: as the arguments of `weighted`. x: (N, H)"""
+        raise NotImplementedError
 
     def weighted(self, x: Tensor, weights: Tensor, chosen: Tensor, kept: Tensor | None = None) -> Tensor:
         """x: (N, H); weights, numbers of the experts, and which of these choices count (None: all), each (N, k)
@@ -144,6 +156,10 @@ class GatedExperts(Experts):
         if routing.chosen.shape[1] == len(self.w1) and routing.kept is None:
             return self._side_by_side(x, routing.weights, routing.chosen)
         return self.weighted(x, routing.weights, routing.chosen, routing.kept)
+
+    def routed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        routing = self.gate(x, self._ids())
+        return routing.weights, routing.chosen, routing.kept
 
     def _side_by_side(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """`weighted` where every token is of all experts: they are one module of E I units, with nothing to sort."""

@@ -62,6 +62,9 @@ class MixtureOfExperts(Experts):
             self.auxiliary_loss = self.balance_loss * cv_squared(importance(weights, chosen, len(self.w1)))
         return self.weighted(x, weights, chosen)
 
+    def routed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return *self._gated(x), None
+
     def _gated(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (N, H) -> weights, in float32, and numbers of the chosen experts, both (N, k). Eq. 3-5."""
         logits = self.gate(x).float()  # (N, E)

@@ -29,6 +29,7 @@ class ProductKeyMemory(PerToken):
     Key (l, r) has value l num_subkeys + r. `study_values` reads, for the key of the i-th best left and the j-th best
     right sub-key, the value of the i-th best of both instead, weighted by the key's score: so does the study's code."""
 
+    part = "value"
     ranks: Tensor
 
     def __init__(
@@ -59,12 +60,22 @@ class ProductKeyMemory(PerToken):
 
     def tokens(self, x: Tensor) -> Tensor:
         """x: (N, H) -> (N, H)"""
+        value, weights = self._read(x)
+        return F.embedding_bag(value, self.values.weight, per_sample_weights=weights, mode="sum")
+
+    def parts(self, x: Tensor) -> Tensor:
+        """The weights of the values, of all heads together. x: (N, H) -> (N, n^2)"""
+        value, weights = self._read(x)
+        return weights.new_zeros(len(x), len(self.values.weight)).scatter_add(1, value, weights)
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (N, H) -> the rows of the values that a token reads, and their weights, (N, heads k)"""
         with torch.autocast(x.device.type, enabled=False):
             scores = self._scores(x.to(_working_dtype(x)))  # (N, heads, 2, n)
         left, right, value = self._best(scores.detach())  # (N, heads, k)
         weights = scores[:, :, 0].gather(-1, left) + scores[:, :, 1].gather(-1, right)
         weights = weights.softmax(-1).to(self.values.weight.dtype)
-        return F.embedding_bag(value.flatten(1), self.values.weight, per_sample_weights=weights.flatten(1), mode="sum")
+        return value.flatten(1), weights.flatten(1)
 
     def _scores(self, x: Tensor) -> Tensor:
         """x: (N, H) -> (N, heads, 2, n), of the left and the right sub-keys, in the cheaper of two orders."""
