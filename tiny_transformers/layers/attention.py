@@ -152,12 +152,23 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
         """The mask, None where each query sees its own key and all before it, narrowed to the window of a local layer.
 
         transformers makes none for as many queries as keys, or a single query; of others it has the keys' past."""
-        if self.attention_type != "local" or keys <= self.config.window_size:
+        # In this order: where all keys are in the window, compiled code of local and of global layers is the same.
+        if keys <= self.config.window_size or self.attention_type != "local":
             return mask
-        window: Tensor = self.bias[0, 0, keys - queries : keys, :keys]  # (queries, keys)
+        window = self._window(queries, keys)
         if mask is None:
             return window
         return mask & window if mask.dtype == torch.bool else mask + _added(window, mask)
+
+    def _window(self, queries: int, keys: int) -> Tensor:
+        """Which keys each of the last queries sees: (queries, keys), True and False."""
+        if not torch.compiler.is_compiling():
+            window: Tensor = self.bias[0, 0, keys - queries : keys, :keys]
+            return window
+        # A slice lies otherwise in memory where it is all there is, and needed code of its own.
+        place = torch.arange(keys, device=self.bias.device)
+        behind = place[keys - queries :, None] - place
+        return (behind >= 0) & (behind < self.config.window_size)
 
 
 class TinyRobertaSelfAttention(RobertaSelfAttention):

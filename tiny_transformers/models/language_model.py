@@ -77,6 +77,30 @@ class LanguageModel(PreTrainedModel):
         """The module that holds the list of blocks, and the list's name there."""
         raise NotImplementedError
 
+    def compile_blocks(self, *, whole: bool) -> bool:
+        """Let torch.compile make code of the blocks for training, for texts of any number and length but a single one.
+        False: nothing of this model is compiled.
+
+        Of one block for all, where they are alike, else of all of them as one. Unless `whole`, of their attention
+        alone: what else a block computes is in pieces that go by the data."""
+        owner, name = self.stack()
+        blocks = list(getattr(owner, name).children())
+        if whole and len({str(block) for block in blocks}) > 1:
+            self._compile_stack()
+            return True
+        modules = blocks if whole else [module for block in blocks if (module := self.attention(block))]
+        for module in modules:  # they share the code
+            module.compile(dynamic=True)
+        return bool(modules)
+
+    def attention(self, block: Any) -> nn.Module | None:  # noqa: ARG002
+        """A block's attention, if it computes the same for any data."""
+        return None
+
+    def _compile_stack(self) -> None:
+        owner, _ = self.stack()
+        owner.compile(dynamic=True)
+
     def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
         """The last hidden states (B, T, H) of texts, with nothing that a GPU would have to be waited for.
 
