@@ -119,7 +119,7 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
         return
     score = scoring.score_decoder if training.config.model.causal else scoring.score_encoder
     mask = () if training.config.model.causal else (MASK,)
-    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16")
+    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16", tokens_per_batch=12)
     fake_gpu.moved(classifier)
     encoded = Encoded(SEQUENCES, np.array([0, 1, 0, 1]), 0)
     optimizer = torch.optim.AdamW(classifier.parameters(), fused=True)

@@ -7,6 +7,8 @@ model all of our own in brainformer.py."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,7 @@ class LanguageModel(PreTrainedModel):
     """`_begin` and `_end` are hooks for the constructor of a family to register: before `base_model`, after a head."""
 
     divides_by_items = False  # whether the head heeds `num_items_in_batch`
+    _known: tuple[Tensor | None, ...] = ()  # see `knowing`
 
     def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:
         """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
@@ -179,9 +182,20 @@ class LanguageModel(PreTrainedModel):
         losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
         return sum((loss for loss in losses if loss is not None), 0.0)
 
+    @contextmanager
+    def knowing(self, real: Tensor | None) -> Iterator[None]:
+        """For passes of a head, which has no argument for it: let sparse modules know which of the B * T tokens are no
+        padding, (N,), None for all. They would look at the mask, for which a GPU would be waited for."""
+        self._known = (real,)
+        try:
+            yield
+        finally:
+            self._known = ()
+
     def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
-        told, given = REAL in kwargs, kwargs.pop(REAL, None)
+        told = REAL in kwargs or bool(self._known)
+        given = kwargs.pop(REAL) if REAL in kwargs else next(iter(self._known), None)
         sparse = [module for module in base.modules() if isinstance(module, PerToken)]
         if sparse:
             real = (given if told else self._real_tokens(args, kwargs)) if base.training else None
