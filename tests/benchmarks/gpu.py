@@ -186,7 +186,7 @@ def speed(config: RunConfig, root: Path, cache: Path, seconds: float) -> Speed:
     with tempfile.TemporaryDirectory(dir=cache) as folder, redirect_stdout(io.StringIO()):
         training = Training(Work(config, data_root=root, cache=cache, run_dir=Path(folder)))
         try:
-            for _ in range(WARM_UP[training.compiled]):
+            for _ in range(WARM_UP[bool(config.train.compile)]):
                 training._step()
             wait_for(training.device)
             started, before = time.perf_counter(), training.counters.tokens

@@ -31,7 +31,7 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.training import optimizers
+from tiny_transformers.training import losses, optimizers
 from tiny_transformers.training.pretrain import Training
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -106,7 +106,7 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
     """What is done with a model, in order."""
     yield "move", lambda: move(training)
     model: Any = training.model
-    batch = training._pinned(training.corpus.step(0).batches[0])
+    batch = losses.pinned(training.corpus.step(0).batches[0], training.device)
     yield "micro-batch", lambda: training._backward([batch])
     yield "step", training._step
     yield "validation", training._evaluate
@@ -119,7 +119,7 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
         return
     score = scoring.score_decoder if training.config.model.causal else scoring.score_encoder
     mask = () if training.config.model.causal else (MASK,)
-    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16")
+    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16", tokens_per_batch=12)
     fake_gpu.moved(classifier)
     encoded = Encoded(SEQUENCES, np.array([0, 1, 0, 1]), 0)
     optimizer = torch.optim.AdamW(classifier.parameters(), fused=True)

@@ -18,6 +18,7 @@ CHOSEN = ["gpt_neo gelu", "roberta kan", "roberta moe_k2", "roberta pkm", "brain
 MODELS = [
     pytest.param(name, marks=() if name in CHOSEN else pytest.mark.longer, id=name.replace(" ", "-")) for name in EVERY
 ]
+KNOWN = "_one_by_one", "ffn/kan.py", "cache_utils"  # in the places of what an evaluation may wait for, or copy, besides
 SPANS = "farthest"  # of a Brainformer's step, in the line that reads how far its heads look
 
 
@@ -70,6 +71,20 @@ def test_nothing_that_is_done_with_a_model_mixes_devices_or_types(model, looked)
     own = {"generation", "bpc"} if brainformer else {"scores", "fine-tuning", "answers"}
     more = {"generation"} if model.startswith("gpt_neo") else set()
     assert looked[model].keys() == {"move", "micro-batch", "step", "validation", "speed"} | own | more
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_evaluation_waits_for_the_gpu_once_and_fine_tuning_never(model, looked):
+    """Whatever its batches are: for all results, at the end. Experts in float32 wait, for want of a kernel, and a KAN
+    looks at its grid in its first pass; what transformers' cache begins with is not pinned."""
+    allowed = {"scores": 1, "fine-tuning": 0, "answers": 1, "bpc": 1}
+    for part in allowed.keys() & looked[model].keys():
+        waits, copied = (
+            {place: count for place, count in looked[model][part][kind].items() if not any(map(place.count, KNOWN))}
+            for kind in ("waits", "pageable")
+        )
+        assert sum(waits.values()) == allowed[part], (part, waits)
+        assert not copied, part
 
 
 def test_a_micro_batch_of_the_studies_decoder_launches_few_kernels(looked):

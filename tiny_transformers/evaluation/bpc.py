@@ -68,15 +68,15 @@ def total_loss(
     at_once: int | None = None,
 ) -> float:
     """The sum, in nats, of the losses of all ids but the first, which is context; in `batch_size` rows, or one each."""
-    cache, nats = model.new_cache(), 0.0
+    cache, nats = model.new_cache(), torch.zeros((), dtype=torch.float64, device=model.device)
     for inputs, targets, counted, done in _blocks(ids, min(batch_size, len(ids) - 1), at_once or AT_ONCE):
-        on_device = torch.from_numpy(inputs).to(model.device)  # (rows, T)
+        on_device = device.carried(inputs, model.device)  # (rows, T)
         hidden = model.base_model(input_ids=on_device, past_key_values=cache, use_cache=True).last_hidden_state
-        kept = torch.from_numpy(counted).to(model.device)
-        labels = torch.from_numpy(targets).to(model.device)
-        nats += float(model.loss_at(hidden[kept], labels[kept]))
+        kept = device.carried(np.flatnonzero(counted), model.device)
+        labels = device.carried(targets[counted], model.device)
+        nats += model.loss_at(hidden.flatten(0, 1)[kept], labels)
         on_block(done)
-    return nats
+    return nats.item()  # a GPU is waited for here
 
 
 def _blocks(

@@ -22,12 +22,16 @@ from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation import scoring
 from tiny_transformers.evaluation.glue import Encoded, TaskData
 from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
+from tiny_transformers.layers import attention
 from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.layers.noise import set_seed
 from tiny_transformers.models.gpt_neo import NoAttention
 from tiny_transformers.settings.stage.superglue import Superglue
+from tiny_transformers.training import device
 
 MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
+
+NO_NUMBER = -1  # in the place of a label
 
 Report = Callable[[float, str], None]  # (share done 0..1, what is being done)
 
@@ -78,13 +82,16 @@ def predict(model: Any, encoded: Encoded, tick: Callable[[], None] = lambda: Non
 
     Raises CheckFailed where the model's answer is not a number."""
     predictions = np.zeros(len(encoded.labels), dtype=np.int64)
+    order, answers = [], []
     with scoring.evaluating(model):
         for rows, _ in scoring.batches(encoded.lengths, scoring.budget(model)):
             tick()
             logits = _logits(model, encoded, rows)
-            if not torch.isfinite(logits).all():
-                raise CheckFailed("the fine-tuned model's logits are not finite: training has diverged")
-            predictions[rows] = logits.argmax(-1).cpu().numpy()
+            order.append(rows)
+            answers.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), NO_NUMBER))
+    predictions[np.concatenate(order)] = torch.cat(answers).cpu().numpy()  # a GPU is waited for here
+    if (predictions == NO_NUMBER).any():
+        raise CheckFailed("the fine-tuned model's logits are not finite: training has diverged")
     return predictions
 
 
@@ -104,7 +111,7 @@ def step(model: Any, train: Encoded, rows: NDArray[np.int64], optimizer: torch.o
     model.train()
     total = torch.zeros((), device=model.device)
     for piece, _ in scoring.batches(train.lengths[rows], scoring.budget(model)):
-        labels = torch.from_numpy(train.labels[rows[piece]]).to(model.device)
+        labels = device.carried(train.labels[rows[piece]], model.device)
         loss = F.cross_entropy(_logits(model, train, rows[piece]), labels, reduction="sum") / len(rows)
         (loss + len(piece) / len(rows) * model.auxiliary_loss()).backward()
         total += loss.detach()
@@ -125,19 +132,35 @@ def note(fit: Fit, value: float, threshold: float) -> bool:
 
 
 def _logits(model: Any, encoded: Encoded, rows: NDArray[np.int64]) -> Tensor:
-    ids, mask = scoring.pad([encoded.input_ids[row] for row in rows], model)
-    with _last_block_at(model, mask):
-        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, labels)
+    ids, real = scoring.padded([encoded.input_ids[row] for row in rows], model)
+    lengths = device.carried(real.sum(1), model.device)
+    tokens = None if real.all() else device.carried(np.flatnonzero(real), model.device)
+    with _last_block_at(model, lengths), model.knowing(tokens):
+        visible = _visible(model, real)
+        return model(input_ids=device.carried(ids, model.device), attention_mask=visible, use_cache=False).logits
+
+
+def _visible(model: Any, real: NDArray[np.bool_]) -> Tensor | None:
+    """The mask that transformers would make of which tokens are real, (B, T). It looks at the values on the model's
+    device, for which a GPU would be waited for."""
+    if real.all():
+        return None
+    keys = device.carried(real, model.device)[:, None, None]  # (B, 1, 1, T)
+    if model.base_model_prefix != "transformer":
+        return keys
+    visible = keys & torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=keys.device).tril()
+    attention.sees_all(visible)  # padding is on the right
+    return visible
 
 
 @contextmanager
-def _last_block_at(model: Any, mask: Tensor) -> Iterator[None]:
+def _last_block_at(model: Any, lengths: Tensor) -> Iterator[None]:
     """Let the last block do what follows its attention at one position of each row, that which the head reads.
 
-    It adds its result to all positions then; the others come out wrong, and nobody reads them. mask: (B, T)"""
+    It adds its result to all positions then; the others come out wrong, and nobody reads them. lengths: (B,)"""
     decoder = model.base_model_prefix == "transformer"
-    position = mask.sum(1) - 1 if decoder else torch.zeros_like(mask[:, 0])  # (B,) the last token, or <s>
-    every = torch.arange(len(mask), device=mask.device)
+    position = lengths - 1 if decoder else torch.zeros_like(lengths)  # (B,) the last token, or <s>
+    every = torch.arange(len(lengths), device=lengths.device)
 
     def narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
         return tuple(x[every, position].unsqueeze(1) for x in inputs)  # (B, T, H) -> (B, 1, H)

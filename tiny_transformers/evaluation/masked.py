@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import RobertaForMaskedLM
 from transformers.models.roberta.modeling_roberta import RobertaAttention
+
+from tiny_transformers.training.device import carried
 
 
 def reads(model: Any) -> bool:
@@ -21,29 +25,31 @@ def reads(model: Any) -> bool:
     return all(isinstance(each.self.query.weight, Tensor) for each in attending if isinstance(each, RobertaAttention))
 
 
-def states_at(model: Any, ids: Tensor, real: Tensor, at: Tensor) -> Tensor:
-    """ids: (B, T), real: (B, T) bool, at: (B,) -> (B, H). `model` is a masked RoBERTa, stock or ours, evaluating."""
+def states_at(model: Any, ids: NDArray[np.int64], real: NDArray[np.bool_], at: NDArray[np.int64]) -> Tensor:
+    """ids, real: (B, T), at: (B,) -> (B, H). `model` is a masked RoBERTa, stock or ours, evaluating."""
     embeddings, blocks = model.base_model.embeddings, list(model.base_model.encoder.layer)
     attending = [place for place, block in enumerate(blocks) if isinstance(block.attention, RobertaAttention)]
     first, last = attending[0], attending[-1]
 
+    # Not on the model's device: to know how many kinds there are a GPU would be waited for.
     length = ids.shape[1]
-    kinds, where = torch.unique(ids * length + torch.arange(length, device=ids.device), return_inverse=True)
+    different, places = np.unique(ids * length + np.arange(length), return_inverse=True)
+    kinds, where, read = (carried(x, model.device) for x in (different, places.reshape(ids.shape), at))
     positions = kinds % length + model.config.pad_token_id + 1
     x = embeddings(input_ids=(kinds // length)[None], position_ids=positions[None])  # (1, U, H)
     for block in blocks[:first]:
         x = block(x)
     mask = None
     if not real.all():
-        mask = torch.zeros(real.shape, dtype=x.dtype, device=x.device).masked_fill(~real, torch.finfo(x.dtype).min)
-        mask = mask[:, None, None]  # (B, 1, 1, T)
+        mask = torch.zeros(real.shape, dtype=x.dtype, device=x.device)
+        mask = mask.masked_fill(carried(~real, x.device), torch.finfo(x.dtype).min)[:, None, None]  # (B, 1, 1, T)
     if first == last:
         x = x[0, where]
     else:
         x = blocks[first].feed_forward_chunk(_attend(blocks[first].attention, x[0], where, mask))  # (B, T, H)
         for block in blocks[first + 1 : last]:
             x = block(x, mask)
-    own = x[torch.arange(len(x), device=x.device), at]  # (B, H)
+    own = x[torch.arange(len(x), device=x.device), read]  # (B, H)
     attended = _attend_from(blocks[last].attention.self, own, x, mask)
     y = blocks[last].feed_forward_chunk(blocks[last].attention.output(attended, own)[:, None])
     for block in blocks[last + 1 :]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -33,7 +33,9 @@ from transformers import GPTNeoForCausalLM
 from tiny_transformers.common.work import CheckFailed
 from tiny_transformers.evaluation.masked import reads, states_at
 from tiny_transformers.evaluation.prefixes import Forest
+from tiny_transformers.layers import attention
 from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.training.device import carried
 
 Sequences = Sequence[Sequence[int]]
 Words = Sequence[Sequence[int | None]]  # of each sequence the number of each token's word; None: of no word
@@ -52,6 +54,7 @@ class Scores:
 
     log_likelihoods: NDArray[np.float64]  # (N,)
     greedy: NDArray[np.bool_]  # (N,): every scored token is the likeliest; of equal ones that of the lowest id
+    found: list[tuple[NDArray[np.int64], Tensor, Tensor]] = field(default_factory=list)  # not read yet
 
     @classmethod
     def empty(cls, n: int) -> Scores:
@@ -60,12 +63,19 @@ class Scores:
     def __getitem__(self, numbers: NDArray[np.int64]) -> Scores:
         return Scores(self.log_likelihoods[numbers], self.greedy[numbers])
 
-    def add(self, numbers: NDArray[np.int64], log_probs: NDArray[np.floating], greedy: NDArray[np.bool_]) -> None:
-        """Scored tokens, and of which sequence each is."""
-        np.add.at(self.log_likelihoods, numbers, log_probs)
-        np.logical_and.at(self.greedy, numbers, greedy)
+    def add(self, numbers: NDArray[np.int64], log_probs: Tensor, greedy: Tensor) -> None:
+        """Scored tokens, and of which sequence each is. They stay where they are, so that a GPU is not waited for."""
+        self.found.append((numbers, log_probs, greedy))
 
     def checked(self) -> Scores:
+        """With what was found, which is read all at once."""
+        if self.found:
+            parts = zip(*self.found, strict=True)
+            numbers, log_probs, greedy = np.concatenate(next(parts)), torch.cat(next(parts)), torch.cat(next(parts))
+            read = torch.stack([log_probs.double(), greedy.double()]).cpu().numpy()
+            np.add.at(self.log_likelihoods, numbers, read[0])
+            np.logical_and.at(self.greedy, numbers, read[1] > 0)
+            self.found.clear()
         bad = int((~np.isfinite(self.log_likelihoods)).sum())
         if bad:
             raise CheckFailed(
@@ -110,14 +120,13 @@ def score_decoder(
     with evaluating(model, precision):
         for rows, done in batches(forest.sizes, tokens_per_batch):
             batch = forest.batch(rows)
-            ids, positions, attends = (
-                torch.from_numpy(x).to(model.device) for x in (batch.ids, batch.positions, batch.attends)
-            )
+            ids, positions, attends = (carried(x, model.device) for x in (batch.ids, batch.positions, batch.attends))
             mask = torch.zeros(attends.shape, dtype=model.dtype, device=model.device)
             mask = mask.masked_fill_(~attends, torch.finfo(mask.dtype).min)[:, None]  # (B, 1, T, T)
+            attention.sees_all(mask)  # each token itself
             output = model.base_model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
             parents, parent = np.unique(batch.parent, return_inverse=True)
-            hidden = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(parents).to(model.device)]  # (N, H)
+            hidden = output.last_hidden_state.flatten(0, 1)[carried(parents, model.device)]  # (N, H)
             scores.add(batch.sequence, *_log_probs(model, hidden, parent, batch.target))
             on_batch(done)
     return scores.checked()
@@ -136,21 +145,21 @@ def _score_whole(
     scores = Scores.empty(len(keys))
     with evaluating(model, precision):
         for rows, done in batches([len(sequence) for sequence, _ in keys], tokens_per_batch):
-            ids, mask = pad([keys[row][0] for row in rows], model)  # (B, T)
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]  # (B, T - 1, V)
-            first = torch.tensor([keys[row][1] for row in rows], device=ids.device)[:, None]
-            column = torch.arange(1, ids.shape[1], device=ids.device)
-            row, place = ((first <= column) & mask[:, 1:].bool()).nonzero(as_tuple=True)  # (S,)
-            scores.add(rows[row.cpu().numpy()], *_of_targets(logits[row, place], ids[row, place + 1]))
+            ids, real = padded([keys[row][0] for row in rows], model)  # (B, T)
+            logits = model(**_given(ids, real, model), use_cache=False).logits[:, :-1]  # (B, T - 1, V)
+            first = np.array([keys[row][1] for row in rows])[:, None]
+            row, place = ((first <= np.arange(1, ids.shape[1])) & real[:, 1:]).nonzero()  # (S,)
+            at = carried(row, model.device), carried(place, model.device)
+            scores.add(rows[row], *_of_targets(logits[at], carried(ids[row, place + 1], model.device)))
             on_batch(done)
     return scores.checked()[where]
 
 
-def _of_targets(logits: Tensor, target: Tensor) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+def _of_targets(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """log p(target), and whether it is the likeliest: (S, V), (S,) -> twice (S,)."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probs = logits.log_softmax(-1).gather(1, target[:, None]).squeeze(1)
-    return log_probs.cpu().numpy(), (logits.argmax(1) == target).cpu().numpy()
+    return log_probs, logits.argmax(1) == target
 
 
 def positions_of(model: Any) -> int:
@@ -196,16 +205,16 @@ def score_encoder(
     alone = reads(model)
     with evaluating(model, precision):
         for rows, done in batches(length, tokens_per_batch or budget(model)):
-            ids, mask = pad([keys[number][0] for number in source[rows]], model)  # (B, T)
-            at, until = (torch.from_numpy(x[rows]).to(model.device)[:, None] for x in (position, end))  # (B, 1)
-            column = torch.arange(ids.shape[1], device=model.device)
-            ids[(at <= column) & (column < until)] = mask_id
+            ids, real = padded([keys[number][0] for number in source[rows]], model)  # (B, T)
+            column = np.arange(ids.shape[1])
+            ids[(position[rows, None] <= column) & (column < end[rows, None])] = mask_id
             if not alone:
-                logits = model(input_ids=ids, attention_mask=mask).logits[torch.arange(len(rows)), at.squeeze(1)]
-                scores.add(source[rows], *_of_targets(logits, torch.from_numpy(target[rows]).to(logits.device)))
+                at = torch.arange(len(rows), device=model.device), carried(position[rows], model.device)
+                logits = model(**_given(ids, real, model)).logits[at]
+                scores.add(source[rows], *_of_targets(logits, carried(target[rows], model.device)))
                 on_batch(done)
                 continue
-            waiting.append((rows, states_at(model, ids, mask.bool(), at.squeeze(1))))  # (B,), (B, H)
+            waiting.append((rows, states_at(model, ids, real, position[rows])))  # (B,), (B, H)
             if done == 1 or sum(len(rows) for rows, _ in waiting) >= HEAD_ROWS // 2:
                 rows, hidden = (
                     np.concatenate([rows for rows, _ in waiting]),
@@ -252,14 +261,18 @@ def batches(
         yield rows, start / len(order)
 
 
-def pad(sequences: Sequences, model: Any) -> tuple[Tensor, Tensor]:
-    """Token ids padded on the right, and which of them are real. Both (B, T), on the model's device."""
+def padded(sequences: Sequences, model: Any) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Token ids padded on the right, and which of them are real, both (B, T)."""
     longest = max(len(sequence) for sequence in sequences)
     padding = model.config.pad_token_id or 0  # masked, so any id does
-    ids = torch.tensor([[*sequence, *[padding] * (longest - len(sequence))] for sequence in sequences])
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    mask = torch.arange(longest) < lengths[:, None]
-    return ids.to(model.device), mask.long().to(model.device)
+    ids = np.array([[*sequence, *[padding] * (longest - len(sequence))] for sequence in sequences], dtype=np.int64)
+    return ids, np.arange(longest) < np.array([len(sequence) for sequence in sequences])[:, None]
+
+
+def _given(ids: NDArray[np.int64], real: NDArray[np.bool_], model: Any) -> dict[str, Tensor]:
+    """Return what any model of Hugging Face's is given, on its device."""
+    mask = carried(real.astype(np.int64), model.device)
+    return {"input_ids": carried(ids, model.device), "attention_mask": mask}
 
 
 def _check_lengths(sequences: Sequences, shortest: int, longest: int) -> None:
@@ -300,19 +313,27 @@ def _distinct(keys: Iterable[Key]) -> tuple[list[Key], NDArray[np.int64]]:
 
 def _log_probs(
     model: Any, hidden: Tensor, place: NDArray[np.int64], target: NDArray[np.int64]
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+) -> tuple[Tensor, Tensor]:
     """log p(target) at places in hidden, and whether it is the likeliest: (N, H), (S,), (S,) -> twice (S,)."""
-    at, of = torch.from_numpy(place).to(hidden.device), torch.from_numpy(target).to(hidden.device)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    log_probs, greedy = hidden.new_empty(len(at), dtype=wide), hidden.new_empty(len(at), dtype=torch.bool)
+    log_probs, greedy = hidden.new_empty(len(place), dtype=wide), hidden.new_empty(len(place), dtype=torch.bool)
     for first in range(0, len(hidden), HEAD_ROWS):
         logits = model.lm_head(hidden[first : first + HEAD_ROWS]).to(wide)  # (n, V)
-        inside = ((at >= first) & (at < first + HEAD_ROWS)).nonzero().squeeze(1)
-        row, goal = at[inside] - first, of[inside]
+        here = np.flatnonzero((place >= first) & (place < first + HEAD_ROWS))
+        inside, row, goal = (carried(x, hidden.device) for x in (here, place[here] - first, target[here]))
         chosen, highest = logits[row, goal], logits.amax(1)
-        likeliest = chosen == highest[row]
-        # Of bfloat16's logits every 25th highest one is shared. An argmax takes 15 times as long as a maximum.
-        likeliest[likeliest.clone()] = logits[row[likeliest]].argmax(1) == goal[likeliest]
+        likeliest = _likeliest(logits, row, goal, chosen == highest[row])
         log_sum = logits.sub_(highest[:, None]).exp_().sum(1).log() + highest  # in place: logits are the most memory
         log_probs[inside], greedy[inside] = chosen - log_sum[row], likeliest
-    return log_probs.cpu().numpy(), greedy.cpu().numpy()
+    return log_probs, greedy
+
+
+def _likeliest(logits: Tensor, row: Tensor, goal: Tensor, highest: Tensor) -> Tensor:
+    """Which goals are the likeliest of their rows, of those that are among the highest: (S,)
+
+    Of bfloat16's logits every 25th highest one is shared. On a CPU an argmax takes 15 times as long as a maximum; to
+    choose where it is needed a GPU would be waited for."""
+    if logits.device.type != "cpu":
+        return logits.argmax(1)[row] == goal
+    highest[highest.clone()] = logits[row[highest]].argmax(1) == goal[highest]
+    return highest

@@ -310,13 +310,13 @@ def _logits_of_generation(model: Any, config: RunConfig, cached: bool) -> Tensor
 def _tokens(model: Any, rows: int, length: int) -> Tensor:
     """(rows, length) ids, none of them special; <mask> is the last one."""
     ids = torch.randint(FIRST_ID, model.config.vocab_size - 1, (rows, length), generator=_generator())
-    return ids.to(model.device)
+    return device.carried(ids, model.device)
 
 
 def _random(model: Any, rows: int, length: int) -> Tensor:
     """(rows, length, H), standard normal"""
     x = torch.randn(rows, length, model.config.hidden_size, generator=_generator())
-    return x.to(model.device, model.dtype)
+    return device.carried(x.to(model.dtype), model.device)
 
 
 def _generator() -> torch.Generator:

@@ -16,6 +16,8 @@ from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, e
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.dropout import dropout
 
+SEES_ALL = "sees_all"  # an attribute of a mask
+
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, causal: bool, scale: float, drop: float = 0.0
@@ -54,12 +56,17 @@ def _added(visible: Tensor, scores: Tensor) -> Tensor:
     return added.masked_fill_(~visible, torch.finfo(scores.dtype).min)
 
 
+def sees_all(mask: Tensor) -> None:
+    """Say of a mask that each query sees a key: nobody looks then, for which a GPU would have to be waited for."""
+    setattr(mask, SEES_ALL, True)
+
+
 def _sees_nothing(mask: Tensor | None) -> bool:
     """Whether padding stands before a text: its queries see no key at all.
 
     Hugging Face's own attention then averages over the padding up to each; the last of it foretells the text's first
     token, so a loss learns from it. Other kernels would give it zeros, or what comes. mask: (B, 1, queries, keys)"""
-    if mask is None or mask.shape[2] == 1 or torch.compiler.is_compiling():
+    if mask is None or mask.shape[2] == 1 or torch.compiler.is_compiling() or getattr(mask, SEES_ALL, False):
         return False
     first = mask[:, :, 0]
     return not bool((first if mask.dtype == torch.bool else first == 0).any(-1).all())
@@ -152,12 +159,23 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
         """The mask, None where each query sees its own key and all before it, narrowed to the window of a local layer.
 
         transformers makes none for as many queries as keys, or a single query; of others it has the keys' past."""
-        if self.attention_type != "local" or keys <= self.config.window_size:
+        # In this order: where all keys are in the window, compiled code of local and of global layers is the same.
+        if keys <= self.config.window_size or self.attention_type != "local":
             return mask
-        window: Tensor = self.bias[0, 0, keys - queries : keys, :keys]  # (queries, keys)
+        window = self._window(queries, keys)
         if mask is None:
             return window
         return mask & window if mask.dtype == torch.bool else mask + _added(window, mask)
+
+    def _window(self, queries: int, keys: int) -> Tensor:
+        """Which keys each of the last queries sees: (queries, keys), True and False."""
+        if not torch.compiler.is_compiling():
+            window: Tensor = self.bias[0, 0, keys - queries : keys, :keys]
+            return window
+        # A slice lies otherwise in memory where it is all there is, and needed code of its own.
+        place = torch.arange(keys, device=self.bias.device)
+        behind = place[keys - queries :, None] - place
+        return (behind >= 0) & (behind < self.config.window_size)
 
 
 class TinyRobertaSelfAttention(RobertaSelfAttention):

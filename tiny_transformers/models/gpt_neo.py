@@ -101,9 +101,20 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
         base: Any = self.base_model
         self._begin(base, (), {REAL: real})
         hidden = base.drop(base.wte(input_ids) + base.wpe(torch.arange(input_ids.shape[1], device=input_ids.device)))
+        return base.ln_f(self.through(hidden))
+
+    def through(self, hidden: Tensor) -> Tensor:
+        """The blocks, one after the other. (B, T, H) -> (B, T, H)"""
+        base: Any = self.base_model
         for block in base.h:
             hidden = block(hidden)[0]
-        return base.ln_f(hidden)
+        return hidden
+
+    def _compile_stack(self) -> None:
+        self.through = torch.compile(self.through, dynamic=True)  # type: ignore[method-assign]
+
+    def attention(self, block: Any) -> nn.Module | None:
+        return None if isinstance(block.attn, NoAttention) else block.attn
 
     def feed_forward(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.mlp, Zero) else block.mlp

@@ -7,6 +7,8 @@ model all of our own in brainformer.py."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,7 @@ class LanguageModel(PreTrainedModel):
     """`_begin` and `_end` are hooks for the constructor of a family to register: before `base_model`, after a head."""
 
     divides_by_items = False  # whether the head heeds `num_items_in_batch`
+    _known: tuple[Tensor | None, ...] = ()  # see `knowing`
 
     def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:
         """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
@@ -76,6 +79,30 @@ class LanguageModel(PreTrainedModel):
     def stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of blocks, and the list's name there."""
         raise NotImplementedError
+
+    def compile_blocks(self, *, whole: bool) -> bool:
+        """Let torch.compile make code of the blocks for training, for texts of any number and length but a single one.
+        False: nothing of this model is compiled.
+
+        Of one block for all, where they are alike, else of all of them as one. Unless `whole`, of their attention
+        alone: what else a block computes is in pieces that go by the data."""
+        owner, name = self.stack()
+        blocks = list(getattr(owner, name).children())
+        if whole and len({str(block) for block in blocks}) > 1:
+            self._compile_stack()
+            return True
+        modules = blocks if whole else [module for block in blocks if (module := self.attention(block))]
+        for module in modules:  # they share the code
+            module.compile(dynamic=True)
+        return bool(modules)
+
+    def attention(self, block: Any) -> nn.Module | None:  # noqa: ARG002
+        """A block's attention, if it computes the same for any data."""
+        return None
+
+    def _compile_stack(self) -> None:
+        owner, _ = self.stack()
+        owner.compile(dynamic=True)
 
     def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
         """The last hidden states (B, T, H) of texts, with nothing that a GPU would have to be waited for.
@@ -155,9 +182,20 @@ class LanguageModel(PreTrainedModel):
         losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
         return sum((loss for loss in losses if loss is not None), 0.0)
 
+    @contextmanager
+    def knowing(self, real: Tensor | None) -> Iterator[None]:
+        """For passes of a head, which has no argument for it: let sparse modules know which of the B * T tokens are no
+        padding, (N,), None for all. They would look at the mask, for which a GPU would be waited for."""
+        self._known = (real,)
+        try:
+            yield
+        finally:
+            self._known = ()
+
     def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
-        told, given = REAL in kwargs, kwargs.pop(REAL, None)
+        told = REAL in kwargs or bool(self._known)
+        given = kwargs.pop(REAL) if REAL in kwargs else next(iter(self._known), None)
         sparse = [module for module in base.modules() if isinstance(module, PerToken)]
         if sparse:
             real = (given if told else self._real_tokens(args, kwargs)) if base.training else None

@@ -73,6 +73,9 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
         else:
             block.intermediate, block.output = nn.Identity(), NoOutput()
 
+    def attention(self, block: Any) -> nn.Module | None:
+        return None if isinstance(block.attention, NoAttention) else block.attention
+
     def feed_forward(self, block: Any) -> nn.Module | None:
         output = block.output
         if isinstance(output, NoOutput):

@@ -91,7 +91,7 @@ class Train(Settings):
     stories_per_step: PositiveInt = 256
     micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
-    compile: bool | None = None  # torch.compile; null: on a GPU, in trainings that are long enough for it
+    compile: bool | None = None  # torch.compile; null: dense models on a GPU, where it repays
     optimizer: Literal["adamw", "adagrad"] = added("adamw")
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     lr_scheduler_type: Literal["linear", "constant"] = added("linear")  # linear: falls to zero
@@ -335,6 +335,7 @@ def tokens_at_once(config: RunConfig, *, gpu: bool) -> int:
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip beside TinyStories and a tokenizer (docs/data.md).
 TRAIN_STORIES, VALIDATION_STORIES = CORPORA["tinystories"].files
 CURVE = "curve.jsonl"  # in a run's folder: the losses while it was trained; see tiny_transformers/training/curve.py
+COMPILING = "compiling.json"  # in a run's folder: which steps are compiled; see tiny_transformers/training/compiling.py
 FUNCTIONS = "functions.json"  # in a run's folder: what it learned; see tiny_transformers/training/functions.py
 ANCHORS = "anchors"  # in a run's folder: the weights on the way; see tiny_transformers/training/anchors.py
 

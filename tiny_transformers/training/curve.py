@@ -20,8 +20,9 @@ class Counters:
     tokens: int = 0  # of the stories, without padding
     seconds: float = 0.0  # of training, without evaluations and checkpoints
     waited: float = 0.0  # of these, for data
-    steady_tokens: int = 0  # without the first step of a sitting, when kernels are compiled and memory is touched first
+    steady_tokens: int = 0  # without the first step of a sitting, when memory is touched first, and those that compile
     steady_seconds: float = 0.0
+    compiling: tuple[int, float] = (0, 0.0)  # tokens and seconds of the steps in which something was compiled
     due: bool = False  # an evaluation, after this step
     labels: int = 0
     eligible: int = 0  # tokens that could have been labels
@@ -30,9 +31,15 @@ class Counters:
     first_labels: int = 0
     used: dict[str, dict[str, float]] = field(default_factory=dict)  # beginning, middle, end -> name -> scheduled value
 
-    def seconds_left(self, fraction: float) -> float:
-        """With this share done, and the rest as fast."""
-        return (1 / fraction - 1) * self.seconds
+    def seconds_left(self, fraction: float, *, by_hours: bool = False) -> float:
+        """With this share done, and the rest as fast, but for compiling; of a budget of hours that counts as well."""
+        counted = self.seconds if by_hours else self.seconds - self.compiling_seconds(1 / self.tokens_per_second)
+        return (1 / fraction - 1) * counted
+
+    def compiling_seconds(self, rate: float) -> float:
+        """What compiling took of `seconds`, where other steps take so many seconds a token."""
+        tokens, seconds = self.compiling
+        return max(0.0, seconds - tokens * rate)
 
     @property
     def tokens_per_second(self) -> float:
@@ -89,11 +96,10 @@ class Log:
     def __init__(self) -> None:
         self.printed = -math.inf
 
-    def step(self, counters: Counters, loss: float, fraction: float, progress: str) -> None:
+    def step(self, counters: Counters, loss: float, fraction: float, seconds_left: float, progress: str) -> None:
         now = time.monotonic()
         if fraction < 1 and now - self.printed < PRINT_EVERY:
             return
         self.printed = now
-        speed = counters.tokens / counters.seconds
-        minutes = counters.seconds_left(fraction) / 60
+        speed, minutes = counters.tokens_per_second, seconds_left / 60
         print(f"{progress}: loss {loss:.4f}, {speed:,.0f} tokens/s, {minutes:.1f} min left", flush=True)

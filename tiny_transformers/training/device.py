@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from tiny_transformers.common.files import whole_file
 from tiny_transformers.common.provenance import environment
@@ -75,6 +77,12 @@ def what_it_lacks(device: torch.device) -> str | None:
         return None
     name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
     return f"{name} (compute capability {capability}, before Ampere) has no bfloat16 and no TF32"
+
+
+def carried(array: NDArray[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An array of the host on the device. A GPU reads it from pinned memory, and the program goes on meanwhile."""
+    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def compiler() -> str | None:

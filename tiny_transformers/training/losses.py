@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data.batches import Batch
 from tiny_transformers.data.corpus import Corpus
 from tiny_transformers.models.language_model import LanguageModel
+from tiny_transformers.training.compiling import CompilerFailed
 from tiny_transformers.training.device import tf32
 
 Memory = Sequence[Tensor]  # of each attention module (rows, positions, H); empty: nothing yet, or not a stream
@@ -55,7 +55,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
         with tf32(precision == "tf32"), autocast:
             yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        raise TinyTransformersError(
+        raise CompilerFailed(
             f"torch.compile failed: {str(error).strip().splitlines()[0]}. Is there a C++ compiler on this machine? "
             "Otherwise set train.compile to false."
         ) from error

@@ -35,10 +35,10 @@ from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings import architecture, config
 from tiny_transformers.training import checkpoint, functions, losses, optimizers
 from tiny_transformers.training.anchors import Anchors, Place
+from tiny_transformers.training.compiling import CompilerFailed, Compiling
 from tiny_transformers.training.curve import Counters, Curve, Log
 from tiny_transformers.training.device import (
     bound_kernel_caches,
-    compiler,
     has_bfloat16,
     has_tensor_cores,
     peak_flops,
@@ -49,7 +49,6 @@ from tiny_transformers.training.device import (
 from tiny_transformers.training.losses import Memory, token_losses
 
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
-COMPILED_STEPS = 200  # of a training on a GPU that takes so many, compiling takes less time than it saves
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
 DEVIATIONS = 5  # standard deviations that are called chance: one run in two million
 SHOWN = 0.8, 0.1, 0.1  # where something is to be predicted: <mask>, a random word, the word (Devlin et al. 2019, 3.1)
@@ -103,33 +102,13 @@ class Training:
         self.model = _on(self.device, auto.build(self.config.model, self.config.seed))
         self._check_parameters()
         self._check_definition(self.model, "definition")
-        self.compiled = self._compiles()
-        if self.compiled:
-            self._compile()
+        self.compiling = Compiling(work, self.device, self.model)
         self.optimizer = optimizers.build(self.model, self.settings)
         self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
         self.anchors = Anchors(work.run_dir / config.ANCHORS, () if self.config.probe else self.settings.anchors)
         self.log = Log()
         self.feed = Feed(self._make_step)
         self.first_of_sitting = True
-
-    def _compiles(self) -> bool:
-        """Unless it is set: dense models on a GPU. What others compute depends on the data, in many small pieces."""
-        if self.settings.compile is not None:
-            return self.settings.compile
-        steps = self.settings.max_steps
-        long = steps is None or steps >= COMPILED_STEPS
-        wanted = long and self.device.type == "cuda" and self.config.model.same_shapes
-        if wanted and not compiler():
-            print("not compiled, and so slower: neither CC nor clang nor gcc is found on this node", flush=True)
-            return False
-        return wanted
-
-    def _compile(self) -> None:
-        """Block by block: while transformers' forward pass is traced, it makes a mask where attention needs none."""
-        owner, name = self.model.stack()
-        for block in getattr(owner, name).children():
-            block.compile(dynamic=True)
 
     # --- checkpoints
 
@@ -188,6 +167,10 @@ class Training:
             step=self.counters.step, tokens=self.counters.tokens, seconds=self.counters.seconds
         )
 
+    def _seconds_left(self) -> float:
+        budget = self.settings.budget
+        return self.counters.seconds_left(self.fraction(), by_hours=budget is not None and budget.hours is not None)
+
     def _place(self) -> Place:
         counts = self.counters
         return Place.after(counts.step, self.config, tokens=counts.tokens, seconds=counts.seconds, done=self.fraction())
@@ -214,25 +197,33 @@ class Training:
         self.model.schedule(done)
         if number == self.settings.warmup_steps:
             self.counters.warmed = done
+        self.compiling.begin(number)
         try:
             total, memory = self._backward(step.batches)
-        except Interrupted:  # the step is given up, and what forward passes have tracked with it
+        except (Interrupted, CompilerFailed) as error:  # the step is given up, and what forward passes have tracked
             for name, buffer in checkpoint.buffers(self.model).items():
                 buffer.copy_(before[name])
-            raise
+            if isinstance(error, Interrupted):
+                raise
+            self.compiling.give_up(number, error)
+            self._step()
+            return
         rate = optimizers.learning_rate(self.settings, step=number, done=done, warmed=self.counters.warmed)
         loss = self._update(total, step.labels, rate)
         self.memory = memory  # only now: what was given up is not remembered
-        self._count(step, loss, time.monotonic() - started, waited)
+        seconds, compiled = time.monotonic() - started, self.compiling.look()
+        self._count(step, loss, seconds, waited, compiled=compiled)
+        if not compiled:
+            self.compiling.time(number, seconds / step.tokens, self._seconds_left(), self.counters)
         if self.settings.budget:
             self.counters.due = self._passed(done, self.settings.evaluations)
         else:
             self.counters.due = self.counters.step in self.evaluation_steps
         if not self.settings.budget or number == 0 or self._passed(done, CURVE_POINTS):
             self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.fraction() >= 1)
-        self.log.step(self.counters, loss, self.fraction(), self._so_far(self.counters.step))
+        self.log.step(self.counters, loss, self.fraction(), self._seconds_left(), self._so_far(self.counters.step))
         self.work.figures({"loss": loss, "tokens_per_second": self.counters.tokens_per_second,
-                           "seconds_left": self.counters.seconds_left(self.fraction())})  # fmt: skip
+                           "seconds_left": self._seconds_left()})  # fmt: skip
         if self.counters.step == 1:
             self._check_start()
         self._note_schedule(number, done, step.batches[-1].input_ids.numel())
@@ -248,7 +239,8 @@ class Training:
         with losses.arithmetic(self.device, self.precision):  # around all micro-batches: weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                summed, memory = token_losses(self.model, batch.to(self.device), self.memory)
+                with self.compiling.forward(batch):
+                    summed, memory = token_losses(self.model, batch.to(self.device), self.memory)
                 remembered.append(memory)
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
@@ -270,13 +262,16 @@ class Training:
         self.model.after_update()
         return loss
 
-    def _count(self, step: Step, loss: float, seconds: float, waited: float) -> None:
+    def _count(self, step: Step, loss: float, seconds: float, waited: float, *, compiled: bool) -> None:
         counters = self.counters
         counters.step += 1
         counters.tokens += step.tokens
         counters.seconds += seconds
         counters.waited += waited
-        if not self.first_of_sitting:
+        if compiled:
+            tokens, before = counters.compiling
+            counters.compiling = tokens + step.tokens, before + seconds
+        elif not self.first_of_sitting:
             counters.steady_tokens += step.tokens
             counters.steady_seconds += seconds
         self.first_of_sitting = False
@@ -309,7 +304,8 @@ class Training:
         def on_batch() -> None:
             self._report(self.counters.step, ", evaluating")
 
-        return losses.validation_loss(self.model, self.corpus, self.device, self.precision, on_batch)
+        with self.compiling.plainly():
+            return losses.validation_loss(self.model, self.corpus, self.device, self.precision, on_batch)
 
     # --- checks
 
@@ -464,7 +460,7 @@ class Training:
                 "data_wait": counters.waited / counters.seconds,
                 **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
                 "precision": self.precision,
-                "compiled": int(self.compiled),
+                **self.compiling.figures(counters),
                 **self.model.figures(),
                 **{
                     f"{name}@{moment}": value

@@ -708,18 +708,6 @@ def test_curve_of_a_long_run_is_thinned_evenly(tmp_path):
     assert steps == [1, *range(9, 8_281, 9)]
 
 
-@pytest.mark.parametrize(("tools", "compiles"), [(("gcc",), True), (("clang",), True), ((), False)])
-def test_a_long_training_on_a_gpu_is_compiled_where_there_is_a_compiler(monkeypatch, tmp_path, capsys, tools, compiles):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    for tool in tools:
-        (tmp_path / tool).touch(0o755)
-    training, run = Training.__new__(Training), RunConfig(model=GPTNeo())
-    training.config, training.settings, training.device = run, run.train, torch.device("cuda")
-    assert training._compiles() == compiles
-    assert ("neither CC nor clang nor gcc is found" in capsys.readouterr().out) != compiles
-
-
 # --- anchors
 
 

@@ -134,8 +134,8 @@ def _batches(model: Any, sample: list[list[int]]) -> Iterator[tuple[Tensor, Tens
     of_heads = max(1, getattr(model.config, "num_attention_heads", 1))
     most = min(scoring.budget(model), WEIGHTS // (of_heads * int(lengths.max())))
     for rows, done in scoring.batches(lengths, most):
-        ids, mask = scoring.pad([sample[row] for row in rows], model)
-        yield torch.from_numpy(rows).to(ids.device), ids, mask.bool(), done
+        ids, real = scoring.padded([sample[row] for row in rows], model)
+        yield *(device.carried(each, model.device) for each in (rows, ids, real)), done
 
 
 def _every(real: Tensor, stride: int) -> Tensor:
