@@ -506,7 +506,7 @@ BREAKS = (
     Break("tiny_transformers/training/compiling.py", "left * GAIN <= needs", "left * GAIN >= needs",
           "short trainings are compiled, long ones are not", "tiny_transformers/training/test_compiling.py",
           ("test_what_is_left_has_to_repay_compiling",)),
-    Break("tiny_transformers/training/compiling.py", "self.on != (decision", "self.on == (decision",
+    Break("tiny_transformers/training/compiling.py", "self.on != (choice", "self.on == (choice",
           "steps are timed that are not on trial", "tiny_transformers/training/test_compiling.py",
           ("test_a_sitting_computes_each_step_as_the_one_before_it_did",)),
     Break("tiny_transformers/training/curve.py", "seconds - tokens * rate", "seconds + tokens * rate",

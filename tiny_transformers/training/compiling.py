@@ -40,7 +40,7 @@ class CompilerFailed(TinyTransformersError):
 
 
 @dataclass
-class Decision:
+class Choice:
     """Which steps are compiled; they are counted from 0. The rates are medians."""
 
     since: int | None = None  # the first one
@@ -61,27 +61,27 @@ class Compiling:
         self.asked = work.config.train.compile
         self.whole = work.config.model.same_shapes
         self.measures = self.asked is None and measures(device, self.whole)
-        self.decision = self._decided()
+        self.choice = self._decided()
         self.note = _note(work, device) if self.measures else None
         self.on = self.ready = self.told = False  # on: for the step at hand
         self.timed: list[float] = []  # seconds a token
         self.graphs = _graphs()
 
-    def _decided(self) -> Decision:
+    def _decided(self) -> Choice:
         if not self.measures:
-            return Decision(since=0 if self.asked else None, settled=True)
+            return Choice(since=0 if self.asked else None, settled=True)
         if self.file.exists():
-            return Decision(**json.loads(self.file.read_text()))
-        return Decision()
+            return Choice(**json.loads(self.file.read_text()))
+        return Choice()
 
     def begin(self, step: int) -> None:
         """Before each step."""
-        self.on = self.decision.compiles(step)
+        self.on = self.choice.compiles(step)
         if self.on and not self.ready:
             self.ready = self.model.compile_blocks(whole=self.whole)
             if not self.ready:
                 print("train.compile: nothing of such a model is compiled, since all goes by its data", flush=True)
-                self.on, self.decision = False, Decision(settled=True)
+                self.on, self.choice = False, Choice(settled=True)
 
     def forward(self, batch: Batch) -> AbstractContextManager[Any]:
         """What a training's forward pass of a batch is made in. The rows of a stream are as many in every batch."""
@@ -110,8 +110,8 @@ class Compiling:
     def time(self, step: int, rate: float, left: float, counters: Counters) -> None:
         """Heed a step that was like those to come, at so many seconds a token; decide when enough are timed. `left` is
         what the rest takes as it goes now, in seconds."""
-        decision = self.decision
-        if decision.settled or self.on != (decision.since is not None):
+        choice = self.choice
+        if choice.settled or self.on != (choice.since is not None):
             return
         self.timed.append(rate)
         if len(self.timed) < WARM + TIMED:
@@ -122,27 +122,27 @@ class Compiling:
             self._keep_the_faster(step, median, counters.compiling_seconds(median))
         else:
             self._begin_if_it_repays(step, median, left)
-        if decision.compiles(step + 1) != self.on:  # the measured rate is of the way that was kept
+        if choice.compiles(step + 1) != self.on:  # the measured rate is of the way that was kept
             counters.steady_tokens, counters.steady_seconds = 0, 0.0
         self._write()
 
     def _begin_if_it_repays(self, step: int, median: float, left: float) -> None:
-        needs, decision = self._expected(), self.decision
-        decision.plain, decision.settled = median, left * GAIN <= needs
+        needs, choice = self._expected(), self.choice
+        choice.plain, choice.settled = median, left * GAIN <= needs
         about = f"{left:,.0f} s are left as it goes, and compiling takes about {needs:.0f} s"
-        if decision.settled:
+        if choice.settled:
             print(f"not compiled: {about}", flush=True)
         else:
-            decision.since = step + 1
+            choice.since = step + 1
             print(f"compiling the blocks from step {step + 2} on: {about}", flush=True)
 
     def _keep_the_faster(self, step: int, median: float, seconds: float) -> None:
-        decision = self.decision
-        decision.compiled, decision.settled = median, True
-        if decision.plain is None or median >= decision.plain:
-            decision.until = step + 1
-        kept = "goes on compiled" if decision.until is None else "goes on without, which is faster"
-        ratio = (decision.plain or 0.0) / median
+        choice = self.choice
+        choice.compiled, choice.settled = median, True
+        if choice.plain is None or median >= choice.plain:
+            choice.until = step + 1
+        kept = "goes on compiled" if choice.until is None else "goes on without, which is faster"
+        ratio = (choice.plain or 0.0) / median
         print(f"{kept}: compiled steps are {ratio:.2f} times as fast; compiling took {seconds:.0f} s", flush=True)
         if self.note:
             _write(self.note, {"seconds": seconds})
@@ -151,7 +151,7 @@ class Compiling:
         """Go on without. Raises the error where `train.compile` asks for compiling."""
         if not self.measures:
             raise error
-        self.decision.until, self.decision.settled = step, True
+        self.choice.until, self.choice.settled = step, True
         print(f"goes on without compiling, and so slower: {error}", flush=True)
         self._write()
 
@@ -163,16 +163,16 @@ class Compiling:
             return SECONDS
 
     def _write(self) -> None:
-        _write(self.file, asdict(self.decision))
+        _write(self.file, asdict(self.choice))
 
     def figures(self, counters: Counters) -> dict[str, float]:
         """Return what the result has of it."""
-        decision = self.decision
-        found: dict[str, float] = {"compiled": int(decision.compiles(counters.step - 1))}
-        if decision.since is not None:
+        choice = self.choice
+        found: dict[str, float] = {"compiled": int(choice.compiles(counters.step - 1))}
+        if choice.since is not None:
             found["compile_seconds"] = counters.compiling_seconds(1 / counters.tokens_per_second)
-        if decision.plain and decision.compiled:
-            found["compiled_speedup"] = decision.plain / decision.compiled
+        if choice.plain and choice.compiled:
+            found["compiled_speedup"] = choice.plain / choice.compiled
         return found
 
 

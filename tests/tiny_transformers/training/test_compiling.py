@@ -148,7 +148,7 @@ def test_what_is_left_has_to_repay_compiling(measured, capsys):
         steps(training, Counters(), 0, WARM + TIMED, RATE, left)
         training.begin(WARM + TIMED)
         assert training.on == bool(training.model.compiled) == compiles
-        assert training.decision.plain == RATE
+        assert training.choice.plain == RATE
         assert ("not compiled" in capsys.readouterr().out) != compiles
 
 
@@ -172,10 +172,10 @@ def test_compiling_takes_what_it_took_where_that_is_noted_beside_what_it_made(me
     steps(first, counters, WARM + TIMED, WARM + TIMED, RATE / 2, left=1e6)
     again = measured(name="again", max_steps=70)
     steps(again, Counters(), 0, WARM + TIMED, RATE, left=1.1 * 5 / compiling.GAIN)
-    assert again.decision.since == WARM + TIMED
+    assert again.choice.since == WARM + TIMED
     other = measured(name="other", precision="bfloat16")
     steps(other, Counters(), 0, WARM + TIMED, RATE, left=1.1 * 5 / compiling.GAIN)
-    assert other.decision.since is None
+    assert other.choice.since is None
 
 
 def test_a_sitting_computes_each_step_as_the_one_before_it_did(measured):
