@@ -16,11 +16,11 @@ from cluster.report.figures.styles import Look, looks_of
 from cluster.report.results import Family, Study
 from tiny_transformers.common.insides import Insides
 
-PANELS: tuple[tuple[str, Any], ...] = (
-    ("distance that heads look (tokens)", insides.of_heads("distance")),
-    ("entropy of heads (of the most)", insides.of_heads("relative_entropy")),
-    ("answer is that of the end (share)", insides.agreement),
-    ("similarity to the last state (CKA)", insides.likeness),
+PANELS: tuple[tuple[str, Any, float | None], ...] = (  # title, figure, and the most that it can be
+    ("distance that heads look (tokens)", insides.of_heads("distance"), None),
+    ("entropy of heads (of the most)", insides.of_heads("relative_entropy"), 1.0),
+    ("answer is that of the end (share)", insides.agreement, 1.0),
+    ("similarity to the last state (CKA)", insides.likeness, 1.0),
 )
 HEIGHT = 1.6  # inches, of a panel
 
@@ -43,11 +43,12 @@ def _sheet(family: Family, found: Mapping[str, Mapping[str, Insides]], looks: Ma
     top, width = 0.28, (WIDE - 0.75) / 2
     sheet = Sheet(f"depths-{family.name}", f"Layer by layer, {family.title}", WIDE,
                   2 * (HEIGHT + 0.5) + 0.35 + 1.4 * LINE * rows)  # fmt: skip
-    for number, (title, figure) in enumerate(PANELS):
+    for number, (title, figure, most) in enumerate(PANELS):
         row, column = divmod(number, 2)
         axes = sheet.axes(0.4 + column * (width + 0.35), top + row * (HEIGHT + 0.5), width, HEIGHT)
         axes.set_title(title)
         _panel(axes, family, found, looks, figure)
+        axes.set_ylim(0, 1.05 * (most or max(axes.get_ylim()[1], 1.0)))
     sheet.text(0.5 * WIDE, top + 2 * HEIGHT + 0.5 + 0.32, "layer", ha="center", va="top")
     handles, labels = sheet.drawing.axes[0].get_legend_handles_labels()
     sheet.drawing.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, bbox_to_anchor=(0.5, 0.0))

@@ -107,6 +107,7 @@ def test_a_figure_has_a_line_for_each_model_through_all_its_layers(study, root):
     for label, line in lines.items():
         assert line == [[n, lens.agreement] for n, lens in enumerate(seen[label].layers.lens)]
     assert all(line.get_xdata()[0] == 1 for line in distance.lines)
+    assert all(axes.get_ylim()[0] == 0 for axes in (distance, agreement))  # small differences look small
 
 
 @pytest.fixture(scope="module")
