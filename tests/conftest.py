@@ -31,7 +31,7 @@ HEAVY = (  # but for these, which take long: processes, and drawings
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-OTHERS = "others"  # the share of a worker that has no cluster
+OTHERS, NO_TORCH = "others", "others that load no torch"  # the shares of workers that have no cluster
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 TEMPORARY = pytest.StashKey[str]()
 SHARES = pytest.StashKey[list[str]]()
@@ -89,14 +89,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     place = collection_path.relative_to(Path(__file__).parent).as_posix()
     if place == ".":
         return None
-    if config.getoption("--light"):
-        light = any(each.startswith(f"{place}/") for each in LIGHT)
-        return None if light or f"{place}/".startswith(LIGHT) and not f"{place}/".startswith(HEAVY) else True
+    if config.getoption("--light") and (not is_light(place) or f"{place}/".startswith(HEAVY)):
+        return True
     share = getattr(config, "workerinput", {}).get("share")
     return None if share is None or share in shares_in(place) else True
 
 
-# Tests that go to one worker: of a cluster, or of a module with fixtures that are made once for it. The longest, first.
+def is_light(place: str) -> bool:
+    """Whether this file or folder of tests/ has tests that load no torch."""
+    return f"{place}/".startswith(LIGHT) or any(each.startswith(f"{place}/") for each in LIGHT)
+
+
+# Tests that go to one worker: those of a cluster, those that fork from what fresh.py loads, since that takes long, and
+# those of a module with fixtures that are made once for it. The longest, first.
 CLUSTERS = {
     "tests/slurm/": "slurm",
     "tests/slurm/calm/": "slurm" if os.environ.get("TT_SLURM_CONF") else "slurm beside",
@@ -107,25 +112,31 @@ CLUSTERS = {
 @functools.cache
 def group_of(path: str) -> str | None:
     """By the path of a test's module, as its id begins; None: each of its tests may go anywhere."""
-    named = [name for beginning, name in CLUSTERS.items() if path.startswith(beginning)]
-    return named[-1] if named else path if 'scope="module"' in (ROOT / path).read_text() else None
+    if named := [name for beginning, name in CLUSTERS.items() if path.startswith(beginning)]:
+        return named[-1]
+    text = (ROOT / path).read_text()
+    return "fresh processes" if "fresh.python(" in text else path if 'scope="module"' in text else None
 
 
 def shares_in(place: str) -> set[str]:
-    """Which workers' tests are in this file or folder of tests/: a cluster's, or those of all others."""
-    if not place.startswith("slurm"):
+    """Which workers' tests are in this file or folder of tests/: a cluster's, or those of others."""
+    path = ROOT / "tests" / place
+    if place.startswith("slurm"):
+        return {group_of(f"tests/{place}") or ""} if path.is_file() else set(CLUSTERS.values())
+    if not is_light(place):
         return {OTHERS}
-    return {group_of(f"tests/{place}") or ""} if place.endswith(".py") else set(CLUSTERS.values())
+    # hypothesis takes seconds to load, and then reads all modules of ours: one worker does.
+    return {NO_TORCH} if path.is_file() and "from hypothesis import" in path.read_text() else {OTHERS, NO_TORCH}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores, since commands and jobs are waited for; and one more for each cluster, whose tests
-    wait most, and which loads no more."""
-    shares = [] if config.getoption("--light") else list(dict.fromkeys(CLUSTERS.values()))
-    others = min(os.cpu_count() or 1, 8) + (1 if shares else 0)
-    config.stash[SHARES] = [*shares, *[OTHERS] * others] if shares else []
-    return len(shares) + others
+    """As many as there are cores; one more for what loads no torch, where commands and jobs are waited for; and one
+    more for each cluster, whose tests wait most. Each of these loads no more than it needs."""
+    cores = min(os.cpu_count() or 1, 8)
+    all_of_them = [*dict.fromkeys(CLUSTERS.values()), NO_TORCH, *[OTHERS] * cores]
+    config.stash[SHARES] = [NO_TORCH, *[OTHERS] * (cores - 1)] if config.getoption("--light") else all_of_them
+    return len(config.stash[SHARES])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -137,10 +148,17 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    groups = {item.nodeid: group_of(item.nodeid.partition("::")[0]) for item in items}
+    """Clusters' tests first; what every worker can do that has no cluster, last."""
+    paths = {item.nodeid: item.nodeid.partition("::")[0] for item in items}
+    groups = {name: group_of(path) for name, path in paths.items()}
     sizes = Counter(groups.values())
-    first = dict.fromkeys(CLUSTERS.values(), 0)
-    items.sort(key=lambda item: (first.get(group := groups[item.nodeid], 1), -sizes[group] if group else 0))
+
+    def order(item: pytest.Item) -> tuple[int, int]:
+        group, path = groups[item.nodeid], paths[item.nodeid]
+        turn = 0 if group in CLUSTERS.values() else 2 if is_light(path.removeprefix("tests/")) else 1
+        return turn, -sizes[group] if group else 0
+
+    items.sort(key=order)
 
 
 def pytest_collection_finish() -> None:
@@ -163,7 +181,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
         def schedule(self) -> None:
             if self.collection is None:
-                self.collection = list(dict.fromkeys(itertools.chain(*self.registered_collections.values())))
+                largest_first = sorted(self.registered_collections.values(), key=len, reverse=True)  # as it is in order
+                self.collection = list(dict.fromkeys(itertools.chain(*largest_first)))
                 self.config.pluginmanager.get_plugin("session").testscollected = len(self.collection)
                 for nodeid in self.collection:
                     self.workqueue.setdefault(self._split_scope(nodeid), {})[nodeid] = False
