@@ -1,4 +1,4 @@
-"""A pretended A100 in torch's CPU build, in a process of its own: shapes, types and devices are real, and nothing is
+"""A pretended A100 in any build of torch, in a process of its own: shapes, types and devices are real, and nothing is
 computed.
 
 Tensors of device cuda:0 are torch's fake ones. Under `Launches` every ATen operation on them is counted: what would
@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+GUARD = ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -30,6 +30,7 @@ from torch.nn import functional as F  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
+GUARD.take_guard()
 GPU = torch.device("cuda", 0)
 ATEN = torch.ops.aten
 NAME = "NVIDIA A100-SXM4-80GB"

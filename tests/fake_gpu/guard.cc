@@ -1,5 +1,6 @@
 // What autograd asks a GPU for, of one that is not there: a guard that has nothing to guard, and a context that is ready.
-// Loaded before torch, it is taken for CUDA's. See fake_gpu.py.
+// Loaded before torch, it is taken for CUDA's; a torch that was built for CUDA brings its own, which gives way. See
+// fake_gpu.py.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -14,8 +15,6 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Stream exchangeStream(c10::Stream stream) const noexcept override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
 };
-
-c10::impl::DeviceGuardImplRegistrar guard(c10::DeviceType::CUDA, new Guard());
 
 struct CUDAHooks : at::CUDAHooksInterface {
   CUDAHooks(at::CUDAHooksArgs) {}
@@ -32,6 +31,10 @@ struct CUDAHooks : at::CUDAHooksInterface {
 
 using at::CUDAHooksRegistry;
 using at::RegistererCUDAHooksRegistry;
-REGISTER_CUDA_HOOKS(CUDAHooks)  // its name is what torch looks for
+// Its name is what torch looks for; of two of one name the preferred one stays.
+C10_REGISTER_CLASS_WITH_PRIORITY(CUDAHooksRegistry, CUDAHooks, c10::REGISTRY_PREFERRED, CUDAHooks)
 
 }  // namespace
+
+// Of two guards the last one stays: to be called once torch is there.
+extern "C" void take_guard() { c10::impl::DeviceGuardImplRegistrar(c10::DeviceType::CUDA, new Guard()); }
