@@ -87,13 +87,13 @@ def test_no_model_needs_more_than_four_graphs(work, captured, variant, family, s
     assert not [reason for reason in torch._dynamo.utils.counters["unimplemented"] if "limit" in reason]
 
 
-def test_a_training_that_meets_more_shapes_than_are_compiled_says_so(work, captured, capsys, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+def test_a_training_that_meets_more_shapes_than_are_compiled_says_so(work, captured, capsys):
     training = Training(work(compile=True))
-    for seed in range(2):
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for seed in range(2):
+            training._step()
+            training._backward(list(batches(causal=True, seed=seed)))
         training._step()
-        training._backward(list(batches(causal=True, seed=seed)))
-    training._step()
     assert len(captured) == 1
     assert capsys.readouterr().out.count("warning: torch.compile has met more shapes") == 1
 
