@@ -11,7 +11,6 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import Run, StageState
 from cluster.files.statuses import LIVE, Ended
 from cluster.ledger.database import Ledger
-from cluster.plan import choosing
 
 if TYPE_CHECKING:  # `status` is quicker without it
     from cluster.submit.dispatch import States, Todo
@@ -51,6 +50,8 @@ def without_removed(output_root: OutputRoot, runs: Sequence[Run], states: States
         of_run = states.get(run.id, {})
         if lacking := removed(output_root, run, of_run):
             gone += [f"{stage} of {run.id}" for stage in run.stages if stage in lacking]
+            from cluster.plan import choosing  # with yaml and manifests, which `status` does without
+
             again = choosing.redo(run, lacking)
             kept[run.id] = {
                 stage: replace(state, status="waiting") if stage in again else state for stage, state in of_run.items()

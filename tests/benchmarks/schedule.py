@@ -37,7 +37,6 @@ from cluster.sites.profiles import Site  # noqa: E402
 CURVE = needs.CURVES["1.5 x"]
 WAIT = 1_800.0  # seconds in the queue, on average
 SIGNAL = 120  # seconds before its limit that a pack saves and ends
-LARGE = ("brainformer_small", "brainformer_medium", "brainformer_large_v2")  # which few would run
 
 Plan = Callable[[Sequence[Run], Site, cost.Measured], list[Array]]
 
@@ -45,7 +44,7 @@ Plan = Callable[[Sequence[Run], Site, cost.Measured], list[Array]]
 def grid(seeds: int | None = None, count: int | None = None, studies: Sequence[str] = ()) -> list[Run]:
     """Runs of experiments.yaml; with `seeds`, each of its models with so many."""
     document = loading.load(ROOT / "experiments.yaml")
-    cells = grids.cells(document, studies=studies or [name for name in document.studies if name not in LARGE])
+    cells = grids.cells(document, studies=studies or ())  # all but the optional ones, which few would run
     if seeds:
         cells = [
             replace(cell, config=cell.config.model_copy(update={"seed": seed}))

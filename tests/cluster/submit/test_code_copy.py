@@ -98,7 +98,7 @@ def command(checkout, tmp_path):
     run.folder = folder
     yield run
     shutil.rmtree(checkout)
-    shutil.copytree(ROOT, checkout, ignore=lambda *_: {"tests", ".git", "output", "slurm_logs", ".venv"})
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "tests", "output", "slurm_logs", "gpu.md"))
     run("cancel", "--all", "--yes", check=False)
 
 
