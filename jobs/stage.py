@@ -130,11 +130,15 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
 
 
 def remove_spent(run: RunDir, stage: str) -> None:
-    """Remove what a stage's settings say that nobody needs once its result is written. A kill in between leaves it."""
-    if described := documents.read(run.run_json, RunFile):
-        for name in STAGES[stage].spends(RunConfig.model_validate(described["config"])):
-            shutil.rmtree(run.path / name, ignore_errors=True)
+    """Remove what a stage's settings say that nobody needs once its result is written. A kill in between leaves it, and
+    so does a disk that fails, which is said: the stage is completed all the same."""
+    try:
+        described = documents.read(run.run_json, RunFile)
+        for name in STAGES[stage].spends(RunConfig.model_validate(described["config"])) if described else ():
+            shutil.rmtree(run.path / name)
             say(f"{name} removed")
+    except OSError as error:
+        say(f"not removed, though nobody needs it any more: {error}")
 
 
 def other_libraries(intent: Intent) -> list[Check]:

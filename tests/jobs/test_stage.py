@@ -518,6 +518,23 @@ def test_what_a_stage_has_spent_is_removed_once_it_has_completed_and_only_if_its
     assert not (run.path / "anchors").exists()
 
 
+@pytest.mark.parametrize("failing", ["run.json", "anchors"])
+def test_what_a_disk_does_not_remove_is_said_and_the_stage_stays_completed(run, monkeypatch, capfd, failing):
+    (run.path / "anchors/0.5").mkdir(parents=True)
+    described = whole_files.read_json(run.run_json)
+    described["config"]["evaluation"]["trajectory"] = {"keep": False}
+    whole_files.write_json(run.run_json, described)
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(*((stage.documents, "read") if failing == "run.json" else (stage.shutil, "rmtree")), fail)
+    stage.remove_spent(run, "trajectory")
+    told = "".join(capfd.readouterr())
+    assert "not removed, though nobody needs it any more" in told
+    assert "anchors removed" not in told
+
+
 def test_a_failed_trajectory_keeps_its_anchors(run, submit):
     (run.path / "anchors/0.5").mkdir(parents=True)
     described = whole_files.read_json(run.run_json)
