@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "jobs", "tiny_transformers")
 # The rooms, in the direction of the data: each imports from those before it only.
 ROOMS = {
-    "cluster": ("errors", "console", "render", "files", "slurm", "sites", "manifest", "plan", "ledger", "reconcile",
-                "archive", "submit", "status", "report", "cli"),
+    "cluster": ("errors", "console", "render", "yaml_text", "files", "slurm", "sites", "manifest", "plan", "ledger",
+                "reconcile", "archive", "submit", "status", "report", "cli"),
     "tiny_transformers": ("settings", "common", "layers", "models", "data", "training", "evaluation", "programs",
                           "score", "lm_eval"),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cluster.cli import completion
 from cluster.cli.shared import app
 from cluster.console import stderr
 from cluster.errors import InputError, TinyError
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     collect_rarely()
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        load(*words[:1])
-        app(args=arguments, prog_name="tiny-transformers")
+        load(*words[:1] or [completion.command()])
+        app(args=arguments, prog_name=completion.PROGRAM)
     except TinyError as error:
         stderr.print(Text(str(error), style="red"))
         sys.exit(error.exit_code)
@@ -78,13 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(TinyError.exit_code)
 
 
+def _short(command: str) -> None:
+    words = sys.argv[1:]
+    if words in (["--install-completion"], ["--show-completion"]):  # it is a program of its own to the shell
+        app(args=words, prog_name=command)
+    completion.as_long_command(command)
+    main([command, *words])
+
+
 def submit_main() -> None:
-    main(["submit", *sys.argv[1:]])
+    _short("submit")
 
 
 def status_main() -> None:
-    main(["status", *sys.argv[1:]])
+    _short("status")
 
 
 def rerun_main() -> None:
-    main(["rerun", *sys.argv[1:]])
+    _short("rerun")

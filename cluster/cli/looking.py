@@ -99,7 +99,9 @@ def usage(smoke: SmokeOption = False, output_root: OutputOption = OUTPUT) -> Non
 def compare(
     a: RunArgument,
     b: Annotated[str, typer.Argument(help="The run that it is held against.", autocompletion=completion.runs)],
-    stage: Annotated[str, typer.Option(help=f"Whose rows: {', '.join(KEEPS_ROWS)}.")] = "blimp",
+    stage: Annotated[
+        str, typer.Option(help=f"Whose rows: {', '.join(KEEPS_ROWS)}.", autocompletion=completion.stages_with_rows)
+    ] = "blimp",
     smoke: SmokeOption = False,
     output_root: OutputOption = OUTPUT,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from cluster.cli import completion
 from cluster.cli.shared import (
     OUTPUT,
     OutputOption,
@@ -72,7 +73,10 @@ def report_command(
 
 @app.command()
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Its id, the beginning of it, or its name.", autocompletion=completion.runs),
+    ],
     to: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The model's repository on the hub.")],
     private: Annotated[bool, typer.Option("--private", help="Where it is made: for you alone.")] = False,
     smoke: SmokeOption = False,

@@ -32,7 +32,7 @@ from cluster.cli.shared import (
     same_site,
     wait_until_done,
 )
-from cluster.console import ask, console, count
+from cluster.console import ask, console, count, some
 from cluster.errors import InputError, did_you_mean
 from cluster.files.documents import BudgetFile, SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -140,7 +140,12 @@ def probe(
         str | None, typer.Option("--slots", metavar="1,2,4,8", help="So many runs at a time: what do they gain?")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="With --slots: this model, not the largest; may be given again.")
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="With --slots: this model, not the largest; may be given again.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     compiled: Annotated[
         bool,
@@ -315,14 +320,18 @@ def cancel(
     root = root_of(output_root, smoke)
     session.need_ledger(root)
     with reading_ledger(root) as view:
-        packs, others = packs_to_cancel(view.ledger, set(find_runs(view.ledger, run)) if run else None)
+        wanted = set(find_runs(view.ledger, run)) if run else None
+        packs, others = packs_to_cancel(view.ledger, wanted)
+        runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
+        beside = sorted(view.ledger.names(runs - wanted).values()) if wanted else []
     for user, number in others.items():
         console.print(f"{count(number, 'pack')} of {user} left alone, who alone can cancel them.", style="yellow")
-    runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
     if not packs and not everything:
         console.print("Nothing is running or waiting.")
         return
     if packs:
+        if beside:
+            console.print(f"In the same jobs, and cancelled with them: {some(beside)}.")
         ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
     with session.writing(root, slurm := Slurm(), unsettled=True) as ledger:
         assert ledger
@@ -336,7 +345,11 @@ def cancel(
         cancel_jobs(ledger, root, slurm, sorted(pulled))
     if packs:
         cancelled = count(len({*packs, *pulled}), "pack")
-        console.print(f"Cancelled {cancelled}. `status` shows them as cancelled once they have ended.")
+        again = f"rerun --failed{''.join(f' --run {word}' for word in run or ())}"
+        console.print(
+            f"Cancelled {cancelled}. `status` shows what they were at as cancelled once they have ended; "
+            f"`{again}{root.options}` goes on from where they were."
+        )
     else:
         console.print(
             f"Nothing {'of yours ' if others else ''}is running or waiting; `tick` begins nothing of yours either, "

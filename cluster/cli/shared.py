@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cluster.cli import completion
 from cluster.console import console, stderr
-from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean
+from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean, either, like
 from cluster.files import documents, own_stages, whole_files
 from cluster.files.documents import SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -53,7 +53,13 @@ StudyOption = Annotated[
     typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="For all runs; part of their identity.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="For all runs; part of their identity.",
+        autocompletion=completion.settings,
+    ),
 ]
 RunArgument = Annotated[
     str, typer.Argument(help="A run: its id, the beginning of it, or its name.", autocompletion=completion.runs)
@@ -63,7 +69,10 @@ OutputOption = Annotated[
     typer.Option("--output-root", envvar="TINY_TRANSFORMERS_OUTPUT", help="Where runs and the ledger are."),
 ]
 SmokeOption = Annotated[bool, typer.Option("--smoke", help="The smoke runs, which are kept apart.")]
-SiteOption = Annotated[str | None, typer.Option("--site", help="A shipped site, or a YAML file of yours.")]
+SiteOption = Annotated[
+    str | None,
+    typer.Option("--site", help="A shipped site, or a YAML file of yours.", autocompletion=completion.sites),
+]
 DataOption = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="TINY_TRANSFORMERS_DATA", help="The data, in the layout of docs/data.md."),
@@ -99,18 +108,30 @@ def check_stage(root: OutputRoot, name: str, where: str) -> None:
 
 
 def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[str]:
-    """Run ids for ids, beginnings of ids, or names."""
-    runs = ledger.overview()
+    """Return run ids for ids, names, or what one id or one name alone begins with. A name is of all runs that have it,
+    unless `one` is wanted."""
+    by_id = {run["run_id"]: run["name"] for run in ledger.overview()}
     found: list[str] = []
     for word in words:
-        exact = [run["run_id"] for run in runs if word in (run["run_id"], run["name"])]
-        matches = exact or [run["run_id"] for run in runs if run["run_id"].startswith(word)]
+        matches = [run_id for run_id, name in by_id.items() if word in (run_id, name)]
         if not matches:
-            raise InputError(f"{word}: is no run. {did_you_mean(word, [run['name'] for run in runs])}")
-        if (one or not exact) and len(matches) > 1:
-            raise InputError(f"{word}: may be any of {', '.join(matches)}. Give the id.")
+            begun = {run_id: name for run_id, name in by_id.items() if word and name.startswith(word)}
+            begun |= {run_id: run_id for run_id in by_id if word and run_id.startswith(word)}
+            if len(set(begun.values())) > 1:
+                raise InputError(f"{word}: may be {either(_told(begun, by_id))}. Write more of it.")
+            matches = list(begun)
+        if not matches:
+            near = like(word, sorted(set(by_id.values())))
+            hint = f"Did you mean {either(near)}? " if near else ""
+            raise InputError(f"{word or repr(word)}: is no run. {hint}`status --runs` lists them.")
+        if one and len(matches) > 1:
+            raise InputError(f"{word}: may be {either(_told(matches, by_id))}. Give the id.")
         found += matches
     return found
+
+
+def _told(run_ids: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    return [f"{names[run_id]} ({run_id})" for run_id in run_ids]
 
 
 def live_packs(

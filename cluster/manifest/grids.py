@@ -9,8 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from cluster import yaml_text
 from cluster.errors import InputError, did_you_mean
 from cluster.manifest.checking import Sections, base_model, check_heeded, checked, layer_of_model, with_corpus
 from cluster.manifest.loading import (
@@ -52,7 +51,8 @@ def cells(
         if not names:
             raise InputError(f"studies: all are optional. Name one with --study: {', '.join(manifest.optional)}.")
         for name in names:
-            check_known(name, manifest.studies, "studies")
+            if name not in manifest.studies:
+                raise InputError(f"--study {name}: there is no such study. {did_you_mean(name, manifest.studies)}")
         found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
         check_heeded(top, found)
         return found
@@ -70,10 +70,7 @@ def _parse_overrides(manifest: Manifest, texts: Iterable[str]) -> Layer:
             raise InputError(f"--set {text}: {path} are the study's: write them there, or under defaults.")
         if not equals or path.partition(".")[0] not in ("model", *SECTIONS) or "." not in path:
             raise InputError(f"--set {text}: write it as a path and a value, such as train.max_steps=20.")
-        try:
-            layer[path] = SettingValue(yaml.safe_load(value), as_written(f"--set {path}"))
-        except yaml.YAMLError:
-            raise InputError(f"--set {text}: {value!r} is not a YAML value.") from None
+        layer[path] = SettingValue(yaml_text.read(value, f"--set {text}"), as_written(f"--set {path}"))
     return layer
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cluster.errors import InputError, did_you_mean
+from cluster import yaml_text
+from cluster.errors import InputError, did_you_mean, either, like
 from cluster.files.causes import Cause
 from cluster.manifest import own_stages
 from cluster.sites.profiles import Notify, Rule
@@ -94,16 +94,23 @@ def load(path: Path) -> Manifest:
     Raises InputError naming file, path, value and the nearest known key."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file. {_manifests_beside(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
+    document = yaml_text.read(text, str(path))
     try:
         return _outline(path, document)
     except InputError as error:
         raise InputError(as_written(f"{path}: {error}")) from None
+
+
+def _manifests_beside(path: Path) -> str:
+    """A hint for a manifest that is not there: those of its folder that are called alike, or how to begin."""
+    beside = {each.stem: each for each in sorted(path.parent.glob("*.yaml"))}
+    if near := like(path.stem, list(beside)):
+        return f"Did you mean {either([str(beside[stem]) for stem in near])}?"
+    return "`tiny-transformers init` writes one to begin with."
 
 
 def as_written(error: str) -> str:
@@ -121,22 +128,6 @@ def source(path: Path, overrides: Iterable[str], studies: Iterable[str] = ()) ->
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-# libyaml reads a list of 25,000 seeds in a tenth of the time, where PyYAML was built with it.
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-    """Safe, and refuses a key written twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key_node.value} is here twice", node.start_mark)
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
 
 
 def _outline(path: Path, document: Any) -> Manifest:

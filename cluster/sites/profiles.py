@@ -164,28 +164,34 @@ class Site(Settings):
         return rules.get(cause, Rule())
 
 
+def shipped() -> list[str]:
+    """Return the names of the profiles that come with this package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
 def default_site() -> str:
     """`local` where there is no sbatch; elsewhere the user must say."""
     if shutil.which("sbatch"):
-        shipped = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-        raise InputError(f"This machine has SLURM: say where to run with --site: {shipped}, or a YAML file of yours.")
+        raise InputError(
+            f"This machine has SLURM: say where to run with --site: {', '.join(shipped())}, or a YAML file of yours."
+        )
     return "local"
 
 
 def load(name: str, **overrides: Any) -> Site:
     """A shipped site by its name, or a file by its path. Overrides that are None are left out. Raises InputError."""
-    import yaml  # here, because most commands read no profile
+    from cluster import yaml_text  # here, because most commands read no profile
 
     path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
     try:
-        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
         raise InputError(
-            f"--site {name}: there is no such site. {did_you_mean(name, shipped)} Or give a .yaml file."
+            f"--site {name}: there is no such site. {did_you_mean(name, shipped())} Or give a .yaml file."
         ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--site {name}: cannot be read: {error}") from None
+    profile = yaml_text.read(text, str(path))
     if not isinstance(profile, dict):
         raise InputError(f"{path}: must be a mapping of settings.")
     site = checked(profile, str(path), **overrides)

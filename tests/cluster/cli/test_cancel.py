@@ -131,3 +131,19 @@ def test_anothers_jobs_are_that_users_to_cancel_and_status_says_whose_they_are(l
         shared.cancel_jobs(ledger, root, Slurm(), BOTH)
     assert (calls(), cancelled(root)) == ([], None)
     assert reading._flags(ledger) == ["jobs of alice are under way: SLURM is asked about them when alice looks"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_else_is_in_the_job_of_a_run_is_said_before_it_is_cancelled(
+    ledger, root, runs, submission, queue, capsys, told
+):
+    submission()
+    if told:  # both runs in one pack
+        ledger.db.execute("UPDATE attempt SET pack_index = 0")
+    queue(*OURS)
+    ledger.db.close()
+    running.cancel(run=[runs[0].id], output_root=root.path, yes=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"In the same jobs, and cancelled with them: {runs[1].name}." in said) == told
+    again = f"`rerun --failed --run {runs[0].id} --output-root {root.path}` goes on from where they were."
+    assert again in said
