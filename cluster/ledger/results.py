@@ -105,15 +105,17 @@ class Results(Store):
 
     def identical_scores(self) -> list[tuple[str, list[str]]]:
         """Groups of runs whose scores at a stage are the same to the last digit, with the stage: one model trained
-        twice under two names, or scores that do not depend on the model. Runs that differ in their evaluation only
-        may have them."""
+        twice under two names, or scores that do not depend on the model. Runs that differ only in their evaluation,
+        or in which weights they keep on the way, are one training and may have them."""
         rows = self.db.query(
             "SELECT scores, stage, run_id, config FROM identical CROSS JOIN attempt USING (scores) "
             "JOIN run ON id = run_id WHERE status = 'completed' ORDER BY attempt.rowid"
         )
         groups: dict[tuple[str, str], dict[str, str]] = {}  # (digest, stage) -> run id -> how it was trained
         for row in rows:
-            trained = json.dumps({**json.loads(row["config"]), "evaluation": None}, sort_keys=True)
+            config = json.loads(row["config"])
+            train = {key: value for key, value in (config.get("train") or {}).items() if key != "anchors"}
+            trained = json.dumps({**config, "train": train, "evaluation": None}, sort_keys=True)
             groups.setdefault((row["scores"], row["stage"]), {})[row["run_id"]] = trained
         return [(stage, list(runs)) for (_, stage), runs in groups.items() if len(set(runs.values())) > 1]
 

@@ -243,13 +243,14 @@ def test_one_training_evaluated_in_two_ways_may_score_the_same(ledger, runs):
     config = runs[0].config.model_copy(update={"evaluation": evaluation})
     other = replace(runs[0], id=expansion.identity(config), config=config)
     reseeded = trained(runs[0], learning_rate=0.1)
-    ledger.record_runs([runs[0], other], "2026")
-    score(ledger, runs[0])
-    score(ledger, other)
+    with_anchors = trained(runs[0], anchors=(0.1, 0.5))
+    ledger.record_runs([runs[0], other, with_anchors], "2026")
+    for run in (runs[0], other, with_anchors):
+        score(ledger, run)
     assert ledger.identical_scores() == []
     ledger.record_runs([reseeded], "2026")
     score(ledger, reseeded)
-    assert ledger.identical_scores() == [("blimp", [runs[0].id, other.id, reseeded.id])]
+    assert ledger.identical_scores() == [("blimp", [runs[0].id, other.id, with_anchors.id, reseeded.id])]
 
 
 def test_several_versions_of_the_code_are_counted_and_one_is_nothing_to_tell(ledger, runs):
