@@ -15,11 +15,7 @@ from cluster.report.insides import run_page, study_page
 from cluster.report.results import Family, Result, Study, Variant, flat
 from cluster.report.run_tables import shown_run
 from cluster.report.study_tables import (
-    Column,
-    Row,
     Section,
-    StudyTable,
-    TableCell,
     ablation,
     anchor,
     checks_table,
@@ -30,6 +26,7 @@ from cluster.report.study_tables import (
     task_tables,
     variant_target,
 )
+from cluster.report.verdicts import pictures, verdicts
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ def text(page: Page) -> str:
         done=sum(not run.missing for run in runs.values()),
         total=len(runs),
         versions=code_versions(page.details),
-        overview=_overview(page.sections),
         sections=[_shown(section) | _inside(page, study_page(section.study)) for section in page.sections],
         runs=[shown_run(details, studies) | _inside(page, run_page(details.run.id)) for details in page.details.runs],
         environments={key: flat(value) for key, value in page.details.environments.items()},
@@ -65,12 +61,18 @@ def _inside(page: Page, file: str) -> dict[str, str]:
 def _shown(section: Section) -> dict[str, Any]:
     """Return the part of a study that the template shows."""
     study = section.study
+    opening = f"{study.stem}-scores"  # the figure of all variants against the baseline stands first
     return {
         "section": section,
         "target": anchor("study", study.name),
         "checks_target": anchor("checks", study.name),
         "missing_target": anchor("missing", study.name),
+        "verdicts": verdicts(study, section.comparisons),
+        "pictures": pictures(study, section.comparisons),
+        "opening": [each for each in section.drawings if each.name.startswith(opening)],
+        "drawings": [each for each in section.drawings if not each.name.startswith(opening)],
         "done": sum(not run.missing for run in study.runs),
+        "failed": _failed(study.runs),
         "total": len(study.runs),
         "missing": missing_table(study),
         "checks": checks_table(study),
@@ -85,27 +87,6 @@ def _shown(section: Section) -> dict[str, Any]:
             for family in study.families
         ],
     }
-
-
-def _overview(sections: Sequence[Section]) -> StudyTable:
-    rows = []
-    for section in sections:
-        study, target = section.study, anchor("study", section.study.name)
-        done, failed = sum(not run.missing for run in study.runs), _failed(study.runs)
-        rows.append(
-            Row([
-                TableCell(study.name, link=target),
-                TableCell(study.description or "not known to the ledger"),
-                TableCell(f"{done:,} of {len(study.runs):,}", done, target if done == len(study.runs)
-                     else anchor("missing", study.name)),
-                TableCell(f"{failed:,}", failed, anchor("missing", study.name) if failed else target,
-                     kind="flagged" if failed else ""),
-                TableCell(f"{len(study.variants):,}", len(study.variants), target),
-            ])
-        )  # fmt: skip
-    columns = [Column("study"), Column("question", is_text=True), Column("runs done"), Column("runs failed"),
-               Column("variants")]  # fmt: skip
-    return StudyTable("Studies", columns, rows)
 
 
 def _failed(runs: Iterable[Result]) -> int:

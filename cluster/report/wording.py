@@ -108,7 +108,8 @@ def told_seeds(n: int) -> str:
     return f"{n} seed{'s' if n > 1 else ''}"
 
 
-def _seeds_of(found: Sequence[Comparison]) -> str:
+def seeds_of(found: Sequence[Comparison]) -> str:
+    """Return how many seeds these comparisons have."""
     low, high = min(each.n for each in found), max(each.n for each in found)
     return told_seeds(high) if low == high else f"{low} to {high} seeds"
 
@@ -160,7 +161,7 @@ def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
     if not scored:
         return [f"{family.title}: nothing can be said yet, none of its {len(runs)} runs has a score."]
     if len(family.variants) == 1:
-        lines = [_alone(family, scored)]
+        lines = [alone(family, scored)]
     else:
         mine = [each for each in comparisons if each.family is family]
         lines = [
@@ -172,7 +173,8 @@ def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{family.title}: {line}" for line in lines]
 
 
-def _alone(family: Family, scored: Sequence[Measure]) -> str:
+def alone(family: Family, scored: Sequence[Measure]) -> str:
+    """Say the means of a family that has one variant."""
     only = family.variants[0]
     scores = ", ".join(f"{measure.title} {measure.show(only.mean(measure))}" for measure in scored)
     return f"the study has {name(only, family)} only, so there is nothing to compare; its means are {scores}."
@@ -193,7 +195,7 @@ def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -
     too_few = [each for each in ranked if each.p is None]
     told = [each.sentence for each in ranked if each.significant]
     if len(unsure) > 1:
-        told.append(f"No difference to {baseline} can be told {where} for {_listed(unsure)}, {_seeds_of(unsure)}")
+        told.append(f"No difference to {baseline} can be told {where} for {_listed(unsure)}, {seeds_of(unsure)}")
     else:
         told += [each.sentence for each in unsure]
     for test in dict.fromkeys(each.test for each in too_few):  # it says how many seeds they have
@@ -211,17 +213,31 @@ def _differing_models(found: Sequence[Comparison]) -> list[str]:
     told = []
     for each, items in differing:
         opposite = f", {OPPOSITE}" if _is_opposite(each, items) else ""
-        told.append(f"{name(each.variant, each.family)} ({_signed(each.measure, items.difference)} points{opposite})")
+        told.append(f"{name(each.variant, each.family)} ({signed(each.measure, items.difference)} points{opposite})")
     models = ", ".join(told)
     return [f"Pair by pair the models of {models} do differ from the baseline's, but {_only_models(differing[0][1])}"]
 
 
 def _listed(found: Sequence[Comparison]) -> str:
     """Variants with their differences to the baseline, as measured."""
-    differences = [f"{name(each.variant, each.family)} {_signed(each.measure, each.difference)}" for each in found]
+    differences = [f"{name(each.variant, each.family)} {signed(each.measure, each.difference)}" for each in found]
     return f"{', '.join(differences)}{_unit(found[0].measure)}"
 
 
-def _signed(measure: Measure, value: float) -> str:
+def amount_of(found: Comparison, *, unit: bool = True) -> str:
+    """Return a difference to the baseline with its sign, and in its unit."""
+    sign = "" if _is_zero(found) else "+" if found.difference > 0 else "-"
+    return f"{sign}{_shown(found, abs(found.difference))}{_unit(found.measure) if unit else ''}"
+
+
+def listed_names(names: Sequence[str], most: int) -> str:
+    """Return the first of these names as a part of a sentence, and how many more there are."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(names)
+
+
+def signed(measure: Measure, value: float) -> str:
+    """Return a difference with its sign, in the digits of its measure."""
     shown = measure.show(abs(value))
     return shown if not float(shown) else f"{'+' if value > 0 else '-'}{shown}"

@@ -1,0 +1,176 @@
+"""What a study found, in one line for each family, with a small picture: what a reader meets first.
+
+A line says what the comparisons of the study say, and no more; all of them, measure by measure, stand further down. The
+picture has one measure: that on which most variants differ from the baseline, or the first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cluster.console import count
+from cluster.report.findings import Comparison
+from cluster.report.results import Family, Measure, Study, main_of
+from cluster.report.wording import alone, amount_of, listed_names, name, seeds_of, told_seeds
+
+NAMED = 2  # variants that a line names on each side
+ROWS = 8  # variants in a picture: the best and the worst
+LABEL = 19  # characters of a variant's name in a picture
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A variant in a picture; its places are shares of the width, further to the right is better."""
+
+    label: str
+    told: str  # the difference to the baseline
+    at: float
+    low: float | None
+    high: float | None
+    kind: str  # better, worse, unsure
+
+
+@dataclass(frozen=True)
+class Picture:
+    title: str  # the family, and what is shown in which unit
+    baseline: float  # its place
+    effects: Sequence[Effect]
+    left_out: int = 0  # variants between the best and the worst
+
+
+@dataclass(frozen=True)
+class Verdict:
+    family: str
+    line: str
+
+
+def verdicts(study: Study, comparisons: Iterable[Comparison]) -> list[Verdict]:
+    """Return the verdict of each family; families of which the same is to be said have one together."""
+    found = list(comparisons)
+    families: dict[str, list[str]] = {}
+    for family in study.families:
+        line = _of_family(family, [each for each in found if each.family is family])
+        families.setdefault(line, []).append(family.title)
+    return [Verdict(" and ".join(titles), line) for line, titles in families.items()]
+
+
+def pictures(study: Study, comparisons: Iterable[Comparison]) -> list[Picture]:
+    """Return the picture of each family in which something is compared."""
+    of = {family.name: [each for each in comparisons if each.family is family] for family in study.families}
+    return [_picture(family, of[family.name]) for family in study.families if of[family.name]]
+
+
+def _of_family(family: Family, found: Sequence[Comparison]) -> str:
+    runs = [run for variant in family.variants for run in variant.runs]
+    unfinished = sum(bool(run.missing) for run in runs)
+    scored = main_of(family.measures())
+    if not scored:
+        return f"no scores yet of {count(len(runs), 'run')}."
+    if not found:
+        line = alone(family, scored) if len(family.variants) == 1 else "nothing can be compared yet."
+    else:
+        line = _tested(family, found) if any(each.p is not None for each in found) else _untested(found)
+    return _with_unfinished(line, unfinished, len(runs))
+
+
+def _with_unfinished(line: str, unfinished: int, runs: int) -> str:
+    return f"{line} {unfinished:,} of {runs:,} runs are not finished." if unfinished else line
+
+
+def _tested(family: Family, found: Sequence[Comparison]) -> str:
+    baseline = name(family.baseline, family)
+    first = _shown_measure(found)
+    better = _strongest((each for each in found if each.significant and each.advantage > 0), first)
+    worse = _strongest((each for each in found if each.significant and each.advantage < 0), first)
+    if not better and not worse:
+        return f"no difference to {baseline} can be told ({seeds_of(found)})."
+    upper = f"{_side(better)} {'beat' if len(better) > 1 else 'beats'} {baseline}" if better else ""
+    upper = f"{upper}: {_amounts(better)}" if better else f"nothing beats {baseline}"
+    lower = f"; {_side(worse)} {'are' if len(worse) > 1 else 'is'} worse: {_amounts(worse)}" if worse else ""
+    return f"{upper}{lower}."
+
+
+def _untested(found: Sequence[Comparison]) -> str:
+    """Too few seeds for a test: how large the differences are is in the picture."""
+    n = max(each.n for each in found)
+    return f"{told_seeds(n)} of each, so no difference can be told from chance."
+
+
+def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:
+    """Of each variant the comparison on the measure that is shown, or on the first that there is; the largest effect
+    first."""
+    chosen: dict[str, Comparison] = {}
+    for each in sorted(found, key=lambda each: each.measure.key != first.key):
+        chosen.setdefault(each.variant.key, each)
+    size = lambda each: (each.measure.key == first.key, abs(each.advantage))  # noqa: E731
+    return sorted(chosen.values(), key=size, reverse=True)
+
+
+def _side(found: Sequence[Comparison]) -> str:
+    return listed_names([name(each.variant, each.family) for each in found], NAMED)
+
+
+def _amounts(found: Sequence[Comparison]) -> str:
+    """`+1.2 and +0.8 points of BLiMP`, with the measure once where all have the same."""
+    named = found[:NAMED]
+    if len({each.measure.key for each in named}) == 1:
+        return f"{' and '.join(amount_of(each, unit=each is named[-1]) for each in named)} {_of(named[0].measure)}"
+    return " and ".join(f"{amount_of(each)} {_of(each.measure)}" for each in named)
+
+
+def _of(measure: Measure) -> str:
+    return f"of {_title(measure)}"
+
+
+def _title(measure: Measure) -> str:
+    """A measure without what is to be kept in mind of it, which stands further down."""
+    return "validation loss" if measure.key == "loss" else re.sub(r" \(.*\)$", "", measure.title)
+
+
+def _shown_measure(found: Sequence[Comparison]) -> Measure:
+    """The measure on which most variants differ; of as many the first."""
+    differing = {each.measure.key: 0 for each in found}
+    for each in found:
+        differing[each.measure.key] += each.significant
+    most = max(differing, key=lambda key: differing[key])
+    return next(each.measure for each in found if each.measure.key == most)
+
+
+def _picture(family: Family, found: Sequence[Comparison]) -> Picture:
+    measure = _shown_measure(found)
+    ranked = sorted((each for each in found if each.measure.key == measure.key), key=lambda each: -each.advantage)
+    left_out = max(0, len(ranked) - ROWS)
+    if left_out:
+        ranked = [*ranked[: ROWS // 2], *ranked[-ROWS // 2 :]]
+    ends = [end for each in ranked for end in (0.0, *_span(each))]
+    low, high = min(ends), max(ends)
+    width = (high - low) or 1.0
+    place = lambda value: (value - low) / width  # noqa: E731
+    effects = []
+    for each in ranked:
+        ends_of = _span(each)
+        has_interval = each.low is not None
+        effects.append(
+            Effect(
+                label=_cut(name(each.variant, family)[1:-1]),
+                told=amount_of(each, unit=False) + ("*" if each.significant else ""),
+                at=place(each.advantage),
+                low=place(min(ends_of)) if has_interval else None,
+                high=place(max(ends_of)) if has_interval else None,
+                kind=("better" if each.advantage > 0 else "worse") if each.significant else "unsure",
+            )
+        )
+    unit = ", points" if measure.percent else ", nats" if measure.key == "loss" else ""
+    return Picture(f"{family.title}: {_title(measure)}{unit}", place(0.0), effects, left_out)
+
+
+def _span(found: Comparison) -> tuple[float, float]:
+    """The interval of the advantage; where there is none the advantage itself."""
+    if found.low is None or found.high is None:
+        return found.advantage, found.advantage
+    return (found.low, found.high) if found.measure.higher_is_better else (-found.high, -found.low)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"

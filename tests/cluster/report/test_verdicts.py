@@ -1,0 +1,75 @@
+"""What a study found in one line a family, and its small picture."""
+
+import pytest
+from scored import BLIMP, LOSS, compare, on_blimp, study, variant
+
+from cluster.report.results import Family, Study
+from cluster.report.verdicts import ROWS, Effect, pictures, verdicts
+
+BASE = [0.60, 0.61, 0.59, 0.60, 0.605, 0.595]
+WORSE, BETTER = [each - 0.03 for each in BASE], [each + 0.02 for each in BASE]
+ALIKE = [0.601, 0.609, 0.591, 0.599, 0.606, 0.594]
+
+
+def lines(of):
+    return [f"{each.family}: {each.line}" for each in verdicts(of, compare(of))]
+
+
+@pytest.mark.parametrize(
+    ("variants", "line"),
+    [
+        ([WORSE, ALIKE], "nothing beats “GELU”; “a” is worse: -3.0 points of BLiMP."),
+        ([BETTER, ALIKE], "“a” beats “GELU”: +2.0 points of BLiMP."),
+        ([WORSE, BETTER], "“b” beats “GELU”: +2.0 points of BLiMP; “a” is worse: -3.0 points of BLiMP."),
+        ([ALIKE], "no difference to “GELU” can be told (6 seeds)."),
+        ([WORSE[:1]], "1 seed of each, so no difference can be told from chance."),
+        ([[]], "nothing can be compared yet."),
+    ],
+)
+def test_a_line_says_what_beats_the_baseline_what_is_worse_or_that_nothing_can_be_told(variants, line):
+    assert lines(on_blimp(BASE, *variants)) == [f"GPT-Neo: {line}"]
+
+
+def test_of_many_variants_the_two_that_differ_most_are_named():
+    less = [[each - by for each in BASE] for by in (0.02, 0.05, 0.03)]
+    assert lines(on_blimp(BASE * 2, *(each * 2 for each in less))) == [
+        "GPT-Neo: nothing beats “GELU”; “b”, “c” and 1 more are worse: -5.0 and -3.0 points of BLiMP."
+    ]
+
+
+def test_the_line_speaks_of_the_measure_of_the_picture_and_of_scores_before_losses():
+    loss = [1.5, 1.51, 1.49, 1.50, 1.505, 1.495]
+    more = [each + 0.1 for each in loss]
+    of = study(variant("gelu", {BLIMP: BASE, LOSS: loss}), variant("a", {BLIMP: WORSE, LOSS: more}))
+    assert lines(of) == ["GPT-Neo: nothing beats “GELU”; “a” is worse: -3.0 points of BLiMP."]
+    of = study(variant("gelu", {BLIMP: BASE, LOSS: loss}), variant("a", {BLIMP: ALIKE, LOSS: more}))
+    assert lines(of) == ["GPT-Neo: nothing beats “GELU”; “a” is worse: +0.100 nats of validation loss."]
+    (picture,) = pictures(of, compare(of))
+    assert picture.title == "GPT-Neo: validation loss, nats"
+    ((effect,), baseline) = (picture.effects, picture.baseline)
+    assert (effect.kind, effect.told) == ("worse", "+0.100*")
+    assert effect.low <= effect.at <= effect.high < baseline == 1, "a larger loss stands on the left, which is worse"
+
+
+def test_families_of_which_the_same_is_to_be_said_share_a_line_and_each_has_its_picture():
+    scores = [variant("gelu", {BLIMP: BASE[:1]}), variant("a", {BLIMP: WORSE[:1]})]
+    of = Study("made_up", "", (Family("gpt_neo", tuple(scores)), Family("roberta", tuple(scores))))
+    assert lines(of) == ["GPT-Neo and RoBERTa: 1 seed of each, so no difference can be told from chance."]
+    assert [each.title for each in pictures(of, compare(of))] == ["GPT-Neo: BLiMP, points", "RoBERTa: BLiMP, points"]
+
+
+def test_what_is_not_finished_or_alone_is_said():
+    assert lines(on_blimp(BASE, WORSE[:1], missing=("blimp",)))[0].endswith(" 7 of 7 runs are not finished.")
+    assert lines(on_blimp(BASE[:1])) == [
+        "GPT-Neo: the study has “GELU” only, so there is nothing to compare; its means are BLiMP 60.0."
+    ]
+    assert lines(study(variant("gelu", {}), variant("a", {}))) == ["GPT-Neo: no scores yet of 2 runs."]
+
+
+def test_a_picture_of_many_variants_has_the_best_and_the_worst():
+    of = on_blimp(BASE[:2], *([each + place / 100 for each in BASE[:2]] for place in range(12)))
+    (picture,) = pictures(of, compare(of))
+    assert [each.label for each in picture.effects] == ["l", "k", "j", "i", "d", "c", "b", "a"]
+    assert (len(picture.effects), picture.left_out) == (ROWS, 4)
+    assert picture.effects[0] == Effect("l", "+11.0", 1.0, None, None, "unsure")
+    assert picture.effects[-1].at == picture.baseline == 0
