@@ -64,7 +64,7 @@ def seen(study: Study, root: OutputRoot) -> list[Seen]:
     every = []
     for family in study.families:
         for variant in family.variants:
-            label = f"{family.title} {variant.label}" if several else variant.label
+            label = f"{family.title} {variant.title}" if several else variant.title
             every += [Seen(label, run.run_id, found) for run, found in _found(variant, root)][:1]
     return every
 

@@ -18,7 +18,10 @@ from cluster.files.documents import Grid, StudyFile
 from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import CheckRow, DataFileRow, StageRow
+from tiny_transformers.settings.activations import ACTIVATIONS
+from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stage.kind import Measure
 from tiny_transformers.settings.stage.known import measure_of
@@ -131,12 +134,20 @@ class Variant:
     """The runs of a study with one configuration, by their seeds."""
 
     key: str  # unique within a study, fit for a file's name and a link's target
-    label: str  # what sets it apart within its family: short, unique there
+    label: str  # what sets it apart within its family: short, unique there, for programs
     family: str  # gpt_neo, roberta, brainformer-enwik8, ...
     config: RunConfig  # of its first seed
     parameters: int
     is_baseline: bool
     runs: tuple[Result, ...]  # by seed
+    among_sparse: bool = False  # some variant of its family has a feed-forward module whose label names all of it
+
+    @property
+    def title(self) -> str:
+        """What people read in place of its label, in sentences, tables and figures alike."""
+        called = ACTIVATIONS[self.label].title if self.label in ACTIVATIONS else self.label
+        ffn = _feed_forward(self.config)
+        return f"dense {called}" if self.among_sparse and ffn and ffn.kind == "dense" else called
 
     def values(self, measure: Measure) -> dict[int, float]:
         """Seed -> value, of the runs that have one."""
@@ -312,6 +323,7 @@ def _families(
         first = next((group for group in groups_of if any(run.run_id in baselines for run in group)), groups_of[0])
         ordered = [first, *(group for group in groups_of if group is not first)]
         labels = _labels([(group[0].name, configs[group[0].run_id]) for group in ordered])
+        sparse = any((ffn := _feed_forward(configs[group[0].run_id])) and ffn.whole for group in ordered)
         families.append(
             Family(
                 family,
@@ -324,12 +336,18 @@ def _families(
                         parameters=parameters[group[0].run_id],
                         is_baseline=group is first,
                         runs=tuple(group),
+                        among_sparse=sparse,
                     )
                     for group, text in zip(ordered, labels, strict=True)
                 ),
             )
         )
     return tuple(families)
+
+
+def _feed_forward(config: RunConfig) -> FeedForwardKind | None:
+    """None: its label names its modules."""
+    return config.model.ffn if isinstance(config.model, Architecture) else None
 
 
 def _without_seed(config: RunConfig) -> str:

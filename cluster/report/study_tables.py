@@ -122,7 +122,7 @@ def ablation(section: Section, family: Family) -> StudyTable:
         target = variant_target(section.study, variant)
         done = sum(not run.missing for run in variant.runs)
         seeds = f"{done}" if done == len(variant.runs) else f"{done} of {len(variant.runs)}"
-        cells = [TableCell(variant.label, link=target, small="baseline" if variant.is_baseline else ""),
+        cells = [TableCell(variant.title, link=target, small="baseline" if variant.is_baseline else ""),
                  TableCell(seeds, done, target)]  # fmt: skip
         for measure in measures:
             cells.append(_mean_cell(section, variant, measure))
@@ -155,7 +155,7 @@ def variant_target(study: Study, variant: Variant) -> str:
 
 def _name_cell(study: Study, family: Family, variant: Variant) -> TableCell:
     """Where the families are in one table."""
-    return TableCell(variant.label, link=variant_target(study, variant), small=family.title)
+    return TableCell(variant.title, link=variant_target(study, variant), small=family.title)
 
 
 def _mean_cell(section: Section, variant: Variant, measure: Measure) -> TableCell:
@@ -267,7 +267,7 @@ def task_tables(study: Study, family: Family) -> Iterator[tuple[str, StudyTable]
         for variant in family.variants:
             measures = [Measure(task, task, scored.stage, task, scored.metric) for task in tasks]
             means = [_mean_cell(Section(study), variant, measure) for measure in measures]
-            label = TableCell(variant.label, link=variant_target(study, variant))
+            label = TableCell(variant.title, link=variant_target(study, variant))
             rows.append(Row([label, *means], is_baseline=variant.is_baseline))
         title = f"{scored.title}{caveat(scored.stage, (variant.config for variant in family.variants))}"
         yield scored.stage, StudyTable(f"{family.title}: {title}, %", columns, rows)
@@ -358,7 +358,7 @@ def seeds_table(family: Family, variant: Variant) -> StudyTable:
                 else TableCell(measure.show(value), value, target, checks=target if flagged else "")
             )
         rows.append(Row([*cells, *_run_cost_cells(run, target), TableCell(_stages_of(run), link=target)]))
-    return StudyTable(f"Runs of {variant.label}", columns, rows)
+    return StudyTable(f"Runs of {variant.title}", columns, rows)
 
 
 def _stages_of(run: Result) -> str:

@@ -141,7 +141,7 @@ def table(study: Study, family: Family) -> StudyTable | None:
     made = []
     for variant in family.variants:
         target, seeds = variant_target(study, variant), sum(bool(points(run)) for run in variant.runs)
-        cells = [TableCell(variant.label, link=target, small="baseline" if variant.is_baseline else ""),
+        cells = [TableCell(variant.title, link=target, small="baseline" if variant.is_baseline else ""),
                  TableCell(f"{seeds}", seeds, target)]  # fmt: skip
         for measure in found:
             cells += [_end_cell(variant, measure, target), *_needed_cells(variant, family.baseline, measure, target)]

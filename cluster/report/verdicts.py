@@ -79,7 +79,7 @@ def _with_unfinished(line: str, unfinished: int, runs: int) -> str:
 
 
 def _tested(family: Family, found: Sequence[Comparison]) -> str:
-    baseline = name(family.baseline, family)
+    baseline = name(family.baseline)
     first = _shown_measure(found)
     better = _strongest((each for each in found if each.significant and each.advantage > 0), first)
     worse = _strongest((each for each in found if each.significant and each.advantage < 0), first)
@@ -108,7 +108,7 @@ def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:
 
 
 def _side(found: Sequence[Comparison]) -> str:
-    return listed_names([name(each.variant, each.family) for each in found], NAMED)
+    return listed_names([name(each.variant) for each in found], NAMED)
 
 
 def _amounts(found: Sequence[Comparison]) -> str:
@@ -153,7 +153,7 @@ def _picture(family: Family, found: Sequence[Comparison]) -> Picture:
         has_interval = each.low is not None
         effects.append(
             Effect(
-                label=_cut(name(each.variant, family)[1:-1]),
+                label=_cut(each.variant.title),
                 told=amount_of(each, unit=False) + ("*" if each.significant else ""),
                 at=place(each.advantage),
                 low=place(min(ends_of)) if has_interval else None,

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 
 from cluster.report.findings import ALPHA, Comparison, PairsFinding
 from cluster.report.results import Family, Measure, Study, Variant, main_of
-from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import Architecture
-from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
 
 NOTHING = 1e-9  # a difference of means below it is rounding
 # Where the two differences of BLiMP have different signs.
@@ -24,7 +21,7 @@ WITHOUT_MARKS = str.maketrans("“”", "''")
 
 def sentence_of(found: Comparison) -> str:
     """A comparison in plain words. What cannot be told is never called equal."""
-    ours, theirs = name(found.variant, found.family), name(found.family.baseline, found.family)
+    ours, theirs = name(found.variant), name(found.family.baseline)
     where, by = _where(found.measure), f"{_amount(found)}{_range(found)}"
     side = f"is {by} {'better' if found.advantage > 0 else 'worse'}"
     if found.p_corrected is None:
@@ -42,19 +39,9 @@ def sentence_of(found: Comparison) -> str:
     return f"{told}{_parameters(found)}"
 
 
-def name(variant: Variant, family: Family) -> str:
+def name(variant: Variant) -> str:
     """Return the name of a variant as every sentence says it: in quotation marks, of which it has none itself."""
-    sparse = any((ffn := _feed_forward(each)) and ffn.whole for each in family.variants)
-    called = ACTIVATIONS[variant.label].title if variant.label in ACTIVATIONS else variant.label
-    if sparse and (ffn := _feed_forward(variant)) and ffn.kind == "dense":
-        called = f"dense {called}"
-    return f"“{called.translate(WITHOUT_MARKS)}”"
-
-
-def _feed_forward(variant: Variant) -> FeedForwardKind | None:
-    """None: its label names its modules."""
-    model = variant.config.model
-    return model.ffn if isinstance(model, Architecture) else None
+    return f"“{variant.title.translate(WITHOUT_MARKS)}”"
 
 
 def _where(measure: Measure) -> str:
@@ -177,12 +164,12 @@ def alone(family: Family, scored: Sequence[Measure]) -> str:
     """Say the means of a family that has one variant."""
     only = family.variants[0]
     scores = ", ".join(f"{measure.title} {measure.show(only.mean(measure))}" for measure in scored)
-    return f"the study has {name(only, family)} only, so there is nothing to compare; its means are {scores}."
+    return f"the study has {name(only)} only, so there is nothing to compare; its means are {scores}."
 
 
 def _of_measure(family: Family, measure: Measure, found: Sequence[Comparison]) -> str:
     """`found`: the family's comparisons on this measure."""
-    baseline, where = name(family.baseline, family), _where(measure)
+    baseline, where = name(family.baseline), _where(measure)
     if not found:
         lacking = (
             "no variant has a score on one of its seeds and its data"
@@ -213,14 +200,14 @@ def _differing_models(found: Sequence[Comparison]) -> list[str]:
     told = []
     for each, items in differing:
         opposite = f", {OPPOSITE}" if _is_opposite(each, items) else ""
-        told.append(f"{name(each.variant, each.family)} ({signed(each.measure, items.difference)} points{opposite})")
+        told.append(f"{name(each.variant)} ({signed(each.measure, items.difference)} points{opposite})")
     models = ", ".join(told)
     return [f"Pair by pair the models of {models} do differ from the baseline's, but {_only_models(differing[0][1])}"]
 
 
 def _listed(found: Sequence[Comparison]) -> str:
     """Variants with their differences to the baseline, as measured."""
-    differences = [f"{name(each.variant, each.family)} {signed(each.measure, each.difference)}" for each in found]
+    differences = [f"{name(each.variant)} {signed(each.measure, each.difference)}" for each in found]
     return f"{', '.join(differences)}{_unit(found[0].measure)}"
 
 

@@ -147,7 +147,7 @@ def _name_points(sheet: Sheet, axes: Axes, points: Sequence[Point], front: Seque
     unnamed = 0
     ranked = sorted(points, key=lambda p: (p not in front, not p.variant.is_baseline, -p.y))
     for point in ranked:
-        text = wrapped(point.variant.label)
+        text = wrapped(point.variant.title)
         x, y = places[point.variant.key]
         needed = point in front or point.variant.is_baseline
         spot = _spot(x, y, text_width(text), LINE * (text.count("\n") + 1), taken, limits, far=needed)

@@ -37,7 +37,7 @@ def depths(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
 
 
 def _sheet(family: Family, found: Mapping[str, Mapping[str, Insides]], looks: Mapping[str, Look]) -> Sheet:
-    named = [wrapped(v.label) for v in family.variants if found[v.key] and not looks[v.key].is_grey]
+    named = [wrapped(v.title) for v in family.variants if found[v.key] and not looks[v.key].is_grey]
     columns = max(1, int(WIDE / (max(map(text_width, named)) + 0.6)))
     rows = -(-len(named) // columns) * max(name.count("\n") + 1 for name in named)
     top, width = 0.28, (WIDE - 0.75) / 2
@@ -72,7 +72,7 @@ def _panel(
                 values.setdefault(layer, []).append(value)
         if values:
             look, layers = looks[variant.key], sorted(values)
-            label = "_" if look.is_grey else wrapped(variant.label)  # matplotlib leaves it out of a legend
+            label = "_" if look.is_grey else wrapped(variant.title)  # matplotlib leaves it out of a legend
             axes.plot(layers, [statistics.fmean(values[layer]) for layer in layers], color=look.colour,
                       ls=look.dash, marker=look.marker, ms=3.5, mew=0, lw=look.width, label=label)  # fmt: skip
     axes.grid(True)

@@ -33,7 +33,7 @@ def forest(study: Study) -> Iterator[Sheet]:
 
 
 def _forest(study: Study, families: Sequence[Family], measures: Sequence[Measure]) -> Sheet:
-    labels = {v.key: wrapped(v.label) for family in families for v in family.variants}
+    labels = {v.key: wrapped(v.title) for family in families for v in family.variants}
     left, gap = 0.1 + max(map(text_width, labels.values())), 0.15
     width = (WIDE - left - 0.12 - gap * (len(measures) - 1)) / len(measures)
     rows = [row_edges([labels[v.key] for v in family.variants]) for family in families]

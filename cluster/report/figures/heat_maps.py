@@ -57,7 +57,7 @@ def _task(variant: Variant, scored: Tasks, task: str) -> float | None:
 def _heat_map(scored: Tasks, family: Family, variants: Sequence[Variant], tasks: Sequence[str]) -> Sheet:
     values = np.array([[_task(v, scored, task) for task in tasks] for v in variants], dtype=float)
     differences = values - values[0]
-    labels = [f"{v.label} (baseline, %)" if v.is_baseline else v.label for v in variants]
+    labels = [f"{v.title} (baseline, %)" if v.is_baseline else v.title for v in variants]
     names = [task.replace("_", " ") for task in tasks]
     own = np.zeros(values.shape, dtype=bool)
     own[0] = True

@@ -97,7 +97,7 @@ def _functions_sheet(name: str, title: str, families: Sequence[Family], found: S
     total = len(columns)
     if total > PANELS:  # the first, the last and others between
         columns = [columns[round(i * (total - 1) / (PANELS - 1))] for i in range(PANELS)]
-    labels = list(dict.fromkeys(each.variant.label for each in found))
+    labels = list(dict.fromkeys(each.variant.title for each in found))
     left, gap, head = 0.45, 0.12, 0.05 + LINE * max(_head(columns, *each).count("\n") + 1 for each in columns)
     sheet_width = NARROW if len(columns) <= 2 else WIDE
     width = (sheet_width - left - 0.1 - gap * (len(columns) - 1)) / len(columns)
@@ -105,7 +105,7 @@ def _functions_sheet(name: str, title: str, families: Sequence[Family], found: S
     sheet = Sheet(name, title, sheet_width, head + len(labels) * (height + between) + 0.28)
     by_panel: dict[tuple[str, str, Place], list[Learned]] = {}
     for each in found:
-        by_panel.setdefault((each.variant.label, each.variant.family, each.place), []).append(each)
+        by_panel.setdefault((each.variant.title, each.variant.family, each.place), []).append(each)
     for row, label in enumerate(labels):
         top = head + row * (height + between) + 0.2
         sheet.text(left, top - 0.06, label, size=HEADING)

@@ -40,9 +40,9 @@ def learning_curves(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
     if not families:
         return
     looks = looks_of(study)
-    labels = [wrapped(variant.label) for variant in study.variants if not looks[variant.key].is_grey]
+    labels = [wrapped(variant.title) for variant in study.variants if not looks[variant.key].is_grey]
     left, right = 0.6, 0.45 + max(map(text_width, labels))
-    heights = [max(2.5, 0.4 + sum(LINE * (wrapped(v.label).count("\n") + 1) for v in family.variants
+    heights = [max(2.5, 0.4 + sum(LINE * (wrapped(v.title).count("\n") + 1) for v in family.variants
                                   if not looks[v.key].is_grey)) for family in families]  # fmt: skip
     sheet = Sheet("curves", "Learning curves", WIDE, sum(heights) + 0.6 * len(families) + 0.05)
     top = 0.0
@@ -120,7 +120,7 @@ def _learning_curves_of(axes: Axes, family: Family, read: Mapping[str, tuple[Cur
             axes.fill_between(band.steps, band.low, band.high, color=look.colour, alpha=faint, lw=0)
         seen += [band.low[len(band.low) // 10 :], band.high[len(band.high) // 10 :]]
         if not look.is_grey:
-            ends.append((band.steps[-1], band.mean[-1], wrapped(variant.label), look))
+            ends.append((band.steps[-1], band.mean[-1], wrapped(variant.title), look))
     _frame(axes, np.concatenate(seen))
     axes.set_title(family.title)
     axes.set_xlabel("optimizer steps")

@@ -208,4 +208,4 @@ def lacking(variants: Sequence[Variant]) -> str:
 
 
 def _named(variant: Variant) -> str:
-    return f"{Family(variant.family, ()).title} {variant.label}"
+    return f"{Family(variant.family, ()).title} {variant.title}"

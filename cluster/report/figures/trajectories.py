@@ -145,7 +145,7 @@ def _lines(family: Family, looks: Mapping[str, Look]) -> list[list[Variant]]:
     for variant in family.variants:
         if looks[variant.key].is_grey:
             continue
-        width = SAMPLE + text_width(variant.label) + 0.25
+        width = SAMPLE + text_width(variant.title) + 0.25
         if lines[-1] and used + width > WIDE:
             lines, used = [*lines, []], LEFT
         lines[-1].append(variant)
@@ -163,5 +163,5 @@ def _name(sheet: Sheet, top: float, line: Sequence[Variant], looks: Mapping[str,
         axes.set_ylim(-1, 1)
         axes.plot([0.05, 0.95], [0, 0], color=look.colour, ls=look.dash, lw=look.width, marker=look.marker, ms=3, mew=0,
                   markevery=[1])  # fmt: skip
-        sheet.text(left + SAMPLE + 0.05, top, variant.label, va="center")
-        left += SAMPLE + text_width(variant.label) + 0.25
+        sheet.text(left + SAMPLE + 0.05, top, variant.title, va="center")
+        left += SAMPLE + text_width(variant.title) + 0.25

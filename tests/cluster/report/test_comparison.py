@@ -333,7 +333,7 @@ def test_the_sentences_of_every_variant_of_the_manifest_read_as_what_was_found(e
     read = set()
     for each in every_study:
         for found in compare(each):
-            ours, theirs = (wording.name(v, found.family)[1:-1] for v in (found.variant, found.family.baseline))
+            ours, theirs = (wording.name(v)[1:-1] for v in (found.variant, found.family.baseline))
             assert ours != theirs
             for p, form in ((0.01, SURE), (0.5, UNSURE), (None, TOO_FEW)):
                 sentence = wording.sentence_of(replace(found, p=p, p_corrected=p))

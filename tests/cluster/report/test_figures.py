@@ -193,11 +193,11 @@ def test_all_variants_are_named(drawn, pictured):
             shown = " ".join(texts(only(drawn[name], "-scores").svg))
             cells = " ".join(texts(only(drawn[name], f"-blimp-{family.name}").svg))
             for variant in family.variants:
-                assert variant.label in shown
-                assert variant.label in cells
+                assert variant.title in shown
+                assert variant.title in cells
         if max(len(family.variants) for family in study.families) <= styles.COLOURED:
             ends = texts(only(drawn[name], "-curves").svg)
-            assert {variant.label for variant in study.variants} <= set(ends)
+            assert {variant.title for variant in study.variants} <= set(ends)
 
 
 def test_of_many_variants_the_baseline_and_the_best_are_in_colour(studies, root):
@@ -236,7 +236,7 @@ def test_a_score_that_is_not_a_number_is_no_score(studies, root):
     lost = spoilt.families[0].variants[2]
     assert styles.values_of(lost, BY_KEY["blimp"]) == []
     every = drawing.draw(spoilt, root)
-    assert f"Without data: GPT-Neo {lost.label}, RoBERTa" in only(every, "-by-time").caption
+    assert f"Without data: GPT-Neo {lost.title}, RoBERTa" in only(every, "-by-time").caption
     assert "nan" not in "".join(figure.svg for figure in every).lower()
 
 
@@ -260,7 +260,7 @@ def test_long_and_many_labels_and_markup_are_drawn_as_they_are(studies, root):
     every = drawing.draw(study, root)
     shown = " ".join(texts(only(every, "-scores").svg))
     for variant in study.families[0].variants:
-        assert all(part in shown for part in variant.label.split())
+        assert all(part in shown for part in variant.title.split())
     for figure in every:
         ElementTree.fromstring(drawing.inline_svg(figure.svg))
 

@@ -101,7 +101,7 @@ def test_a_figure_has_a_line_for_each_model_through_all_its_layers(study, root):
     assert sheets.keys() == {"depths-gpt_neo", "depths-roberta"}
     family = study.families[1]
     distance, _, agreement, _ = sheets[f"depths-{family.name}"].drawing.axes
-    seen = {v.label: insides.read(root, v.runs[0].run_id) for v in family.variants}
+    seen = {v.title: insides.read(root, v.runs[0].run_id) for v in family.variants}
     lines = {line.get_label().replace("\n", " "): line.get_xydata().tolist() for line in agreement.lines}
     assert lines.keys() == {label for label, found in seen.items() if found}
     for label, line in lines.items():

@@ -82,7 +82,7 @@ def test_the_folder_has_the_page_tables_and_figures(whole):
 def test_all_forms_say_the_same_mean(whole):
     root, ledger, _ = whole
     folder = root.path / "report"
-    (row,) = [row for row in table(folder / "tables/activations-gpt_neo.csv") if row["variant"] == "geglu"]
+    (row,) = [row for row in table(folder / "tables/activations-gpt_neo.csv") if row["variant"] == "GEGLU"]
     values = [
         float(row["value"])
         for row in table(folder / "scores.csv")
@@ -112,7 +112,7 @@ def test_each_study_has_its_question_its_answer_and_what_is_missing(whole):
         assert re.search(r"^- GPT-Neo: ", section, re.M)
         assert re.search(r"^- RoBERTa: ", section, re.M)
     missing = text.partition("### activations: runs that are not complete")[2].partition("\n#")[0]
-    assert re.search(r"\| relu .*superglue failed \(error\)", missing)
+    assert re.search(r"\| ReLU .*superglue failed \(error\)", missing)
     assert "### heads: runs that are not complete" not in text
 
 
@@ -155,7 +155,7 @@ def test_the_caption_in_latex_says_study_and_marks(whole):
     assert r"\caption{activations, GPT-Neo. Means over seeds; in brackets 95 \% intervals.}" in text
     assert "2 of 3 seeds" in text, "of a variant that lacks a run"
     assert "2 seeds of both" not in text, "as many as in the mean"
-    (row,) = [row for row in table(root.path / "report/tables/activations-gpt_neo.csv") if row["variant"] == "relu"]
+    (row,) = [row for row in table(root.path / "report/tables/activations-gpt_neo.csv") if row["variant"] == "ReLU"]
     assert row["GPU-hours: note"] == "2 of 3 runs"
 
 

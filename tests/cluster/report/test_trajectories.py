@@ -153,7 +153,7 @@ def test_the_figure_has_a_panel_for_each_score_and_quantity_and_nothing_is_cut_o
         assert box.y1 <= sheet.height + 0.02
         svg = sheets.print_sheet(sheet, study).svg
     for variant in study.variants:
-        assert f">{variant.label}<" in svg
+        assert f">{variant.title}<" in svg
     assert sheet.caption.startswith("Validation loss and BLiMP at each anchor")
     assert "3 seeds each" in sheet.caption
     assert "mathdefault" not in svg
