@@ -20,7 +20,7 @@ from cluster.cli.shared import (
     reading_ledger,
     root_of,
 )
-from cluster.console import console, count
+from cluster.console import clean, console, count
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
 from cluster.ledger.checks import unknown_runs
@@ -30,6 +30,7 @@ from cluster.reconcile import orphans, reconciling, session
 from cluster.report import score_tables
 
 CurveForm = Literal["csv", "tensorboard"]
+TableForm = Literal["latex", "markdown"]
 
 
 @app.command(name="report")
@@ -46,10 +47,25 @@ def report_command(
     curves: Annotated[
         CurveForm | None, typer.Option("--curves", help="Also every line of the learning curves, in this form.")
     ] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="STUDY", help="Instead: print a study's table for a paper.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B", help="With --table: measures, parameters, minutes, hours, seeds."),
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option("--variants", metavar="A,B", help="With --table: these, and the baseline.")
+    ] = None,
+    form: Annotated[TableForm | None, typer.Option("--form", help="With --table; latex if it is not said.")] = None,
 ) -> None:
     """Write what the runs have found as a page, tables and figures, and show the scores."""
     root = root_of(output_root, smoke)
     session.need_ledger(root)
+    if not table and (columns or variants or form):
+        raise InputError("--columns, --variants, --form: are for --table STUDY.")
+    if table and (to or export or curves):
+        raise InputError("--table STUDY: prints that table and writes nothing; give it alone.")
     if with_models and not export:
         raise InputError("--with-models: is for --export FILE.tar.gz.")
     if curves and export:
@@ -59,6 +75,13 @@ def report_command(
         return
     from cluster.report import writing  # loads numpy, scipy and matplotlib
 
+    if table:
+        with reading_ledger(root) as view:
+            typer.echo(
+                clean(writing.paper_tables(view, root, table, _words(columns), _words(variants), form != "markdown")),
+                nl=False,
+            )
+        return
     with reading_ledger(root) as view:
         folder = to or root.path / "report"
         written = writing.write(view, root, folder)
@@ -69,6 +92,10 @@ def report_command(
         for told in unknown_runs(view.ledger):
             console.print(Text(told, style="yellow"), soft_wrap=True)
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
+
+
+def _words(listed: str | None) -> list[str]:
+    return [word.strip() for word in (listed or "").split(",") if word.strip()]
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.render import render
 from cluster.report import trajectories
 from cluster.report.details import Details, code_versions
+from cluster.report.headlines import headlines, pictures
 from cluster.report.insides import run_page, study_page
 from cluster.report.results import Family, Result, Study, Variant, flat
 from cluster.report.run_tables import shown_run
@@ -26,7 +27,6 @@ from cluster.report.study_tables import (
     task_tables,
     variant_target,
 )
-from cluster.report.verdicts import pictures, verdicts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _shown(section: Section) -> dict[str, Any]:
         "target": anchor("study", study.name),
         "checks_target": anchor("checks", study.name),
         "missing_target": anchor("missing", study.name),
-        "verdicts": verdicts(study, section.comparisons),
+        "headlines": headlines(study, section.comparisons),
         "pictures": pictures(study, section.comparisons),
         "opening": [each for each in section.drawings if each.name.startswith(opening)],
         "drawings": [each for each in section.drawings if not each.name.startswith(opening)],

@@ -116,7 +116,7 @@ def ablation(section: Section, family: Family) -> StudyTable:
     if family.has_models:
         columns += [Column("parameters", hint="and the difference to the baseline"),
                     Column("training, min", hint="of a complete run, mean")]  # fmt: skip
-    columns.append(Column(_hours_title(family), hint="of a complete run, mean"))
+    columns.append(Column(hours_title(family), hint="of a complete run, mean"))
     rows = []
     for variant in family.variants:
         target = variant_target(section.study, variant)
@@ -214,7 +214,7 @@ def _size_cell(variant: Variant, baseline: Variant, target: str) -> TableCell:
     return TableCell(f"{variant.parameters:,}", variant.parameters, target, small)
 
 
-def _hours_title(family: Family) -> str:
+def hours_title(family: Family) -> str:
     """Where no run had a GPU, an hour is none of a GPU; of a program nobody knows whether it had one."""
     return "GPU-hours" if on_a_gpu(family) and family.has_models else "hours"
 
@@ -344,7 +344,7 @@ def _seed_cell(run: Result) -> TableCell:
 def seeds_table(family: Family, variant: Variant) -> StudyTable:
     measures = _measures(family)
     columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column("training, min"),
-               Column(_hours_title(family)), Column("stages", is_text=True)]  # fmt: skip
+               Column(hours_title(family)), Column("stages", is_text=True)]  # fmt: skip
     rows = []
     for run in variant.runs:
         target = anchor("run", run.run_id)

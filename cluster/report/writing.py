@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console import clean, count
-from cluster.errors import InputError
+from cluster.errors import InputError, did_you_mean
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.ledger.checks import identical_scores, removed_runs, unknown_runs
@@ -27,6 +27,7 @@ from cluster.report import (
     frames,
     insides,
     page,
+    paper,
     published,
     results,
     score_tables,
@@ -180,7 +181,41 @@ def _table_files(of: Section) -> dict[str, str | bytes]:
     for stem, table in _tables(of):
         files[f"tables/{stem}.tex"] = forms.latex(table, stem, _notes(table), of.study.name)
         files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
+    for family in of.study.families:
+        if family.measures():
+            label = f"{of.study.stem}-{family.name}-paper"
+            files[f"tables/{label}.tex"] = paper.latex(paper.table(of, family), label)
     return files
+
+
+def paper_tables(
+    view: LedgerView,
+    output_root: OutputRoot,
+    name: str,
+    columns: Sequence[str],
+    variants: Sequence[str],
+    in_latex: bool,
+) -> str:
+    """Return the tables of a study for a paper, one for each family that has all of these variants.
+
+    Raises InputError for a study, a column or a variant that is not there."""
+    studies = {study.name: study for study in results.read(view.ledger)}
+    if name not in studies:
+        raise InputError(f"--table {name}: there is no such study. {did_you_mean(name, studies)}")
+    of = section(studies[name], output_root, ())
+    tables, problems = [], []
+    for family in of.study.families:
+        try:
+            tables.append((family.name, paper.table(of, family, columns, variants)))
+        except InputError as problem:
+            problems.append(problem)
+    if not tables:
+        raise problems[0] if problems else InputError(f"--table {name}: it has no runs.")
+    stem = of.study.stem
+    forms_of = (
+        paper.latex(each, f"{stem}-{family}-paper") if in_latex else paper.markdown(each) for family, each in tables
+    )
+    return "\n".join(forms_of)
 
 
 def _notes(table: StudyTable) -> list[str]:

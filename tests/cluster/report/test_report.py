@@ -11,6 +11,7 @@ import pytest
 import synthetic
 from rich.console import Console
 
+from cluster.cli import reporting
 from cluster.errors import InputError
 from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
@@ -77,6 +78,23 @@ def test_the_folder_has_the_page_tables_and_figures(whole):
     page = written[0].read_text()
     for link in re.findall(r'href="(figures/[^"]+)"', page):
         assert link in drawn
+
+
+def test_a_table_for_a_paper_has_the_figures_of_the_csv(whole, capsys):
+    root, _, _ = whole
+    folder = root.path / "report" / "tables"
+    lines = (folder / "activations-gpt_neo-paper.tex").read_text().splitlines()
+    for row in table(folder / "activations-gpt_neo.csv"):
+        (line,) = [line for line in lines if line.startswith(f"{row['variant'].replace('_', chr(92) + '_')} & ")]
+        for measure in ("BLiMP, %", "val. loss"):
+            assert not row[f"{measure}: mean"] or row[f"{measure}: mean"] in line
+    reporting.report_command(table="activations", columns="blimp, seeds", form="markdown", output_root=root.path)
+    printed = capsys.readouterr().out
+    assert printed.count("|  | BLiMP, % | seeds |") == 2, "one for each family"
+    with pytest.raises(InputError, match="--table activation: there is no such study. Did you mean activations?"):
+        reporting.report_command(table="activation", output_root=root.path)
+    with pytest.raises(InputError, match="are for --table STUDY"):
+        reporting.report_command(columns="blimp", output_root=root.path)
 
 
 def test_all_forms_say_the_same_mean(whole):
@@ -199,7 +217,7 @@ def test_costs_are_means_of_complete_runs():
     assert _costs(other) == ["–", "–"]
     config = RunConfig.model_validate({"model": {"family": "gpt_neo"}})
     family = Family("gpt_neo", (Variant("a", "a", "gpt_neo", config, 1, True, (one, other)),))
-    assert study_tables._hours_title(family) == "hours"
+    assert study_tables.hours_title(family) == "hours"
 
 
 def test_a_difference_over_fewer_seeds_than_the_mean_says_so(whole):

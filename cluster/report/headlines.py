@@ -40,19 +40,19 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     family: str
     line: str
 
 
-def verdicts(study: Study, comparisons: Iterable[Comparison]) -> list[Verdict]:
-    """Return the verdict of each family; families of which the same is to be said have one together."""
+def headlines(study: Study, comparisons: Iterable[Comparison]) -> list[Headline]:
+    """Return the headline of each family; families of which the same is to be said have one together."""
     found = list(comparisons)
     families: dict[str, list[str]] = {}
     for family in study.families:
         line = _of_family(family, [each for each in found if each.family is family])
         families.setdefault(line, []).append(family.title)
-    return [Verdict(" and ".join(titles), line) for line, titles in families.items()]
+    return [Headline(" and ".join(titles), line) for line, titles in families.items()]
 
 
 def pictures(study: Study, comparisons: Iterable[Comparison]) -> list[Picture]:

@@ -3,8 +3,8 @@
 import pytest
 from scored import BLIMP, LOSS, compare, on_blimp, study, variant
 
+from cluster.report.headlines import ROWS, Effect, headlines, pictures
 from cluster.report.results import Family, Study
-from cluster.report.verdicts import ROWS, Effect, pictures, verdicts
 
 BASE = [0.60, 0.61, 0.59, 0.60, 0.605, 0.595]
 WORSE, BETTER = [each - 0.03 for each in BASE], [each + 0.02 for each in BASE]
@@ -12,7 +12,7 @@ ALIKE = [0.601, 0.609, 0.591, 0.599, 0.606, 0.594]
 
 
 def lines(of):
-    return [f"{each.family}: {each.line}" for each in verdicts(of, compare(of))]
+    return [f"{each.family}: {each.line}" for each in headlines(of, compare(of))]
 
 
 @pytest.mark.parametrize(
