@@ -345,10 +345,9 @@ def cancel(
         cancel_jobs(ledger, root, slurm, sorted(pulled))
     if packs:
         cancelled = count(len({*packs, *pulled}), "pack")
-        again = f"rerun --failed{''.join(f' --run {word}' for word in run or ())}"
         console.print(
             f"Cancelled {cancelled}. `status` shows what they were at as cancelled once they have ended; "
-            f"`{again}{root.options}` goes on from where they were."
+            f"`rerun --failed{root.options}` goes on from where they were."
         )
     else:
         console.print(

@@ -204,6 +204,16 @@ class Attempts(Store):
         """(run id, stage, number of the failed attempt) -> what was decided on it."""
         return {key_of(row): row for row in self.db.query("SELECT * FROM decision")}
 
+    def cancelled(self, run_ids: Iterable[str]) -> int:
+        """How many stage runs of these runs were cancelled, and not tried again since."""
+        wanted = json.dumps(sorted(set(run_ids)))
+        rows = self.db.query(
+            "SELECT count(*) AS n FROM failures WHERE cause = 'cancelled' "
+            "AND run_id IN (SELECT value FROM json_each(?))",
+            [wanted],
+        )
+        return next(iter(rows))["n"]
+
     def failures_by_study(self) -> list[FailureRow]:
         """Return of every study the stage runs whose newest attempt failed, the first to fail first: study, name,
         stage, cause, message, decided."""

@@ -393,12 +393,13 @@ def _run_table(study: str, runs: Sequence[RunRow], speeds: Mapping[str, Mapping[
     table = Table(title=study, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run")
     table.add_column("id", no_wrap=True)
-    for stage in STAGES:
+    stages = [stage for stage in STAGES if any(stage in run["stages"] for run in runs)]
+    for stage in stages:
         table.add_column(stage)
     for title in speeds:
         table.add_column(title, justify="right")
     for run in runs:
-        cells = [run["stages"][stage]["status"] if stage in run["stages"] else "" for stage in STAGES]
+        cells = [run["stages"][stage]["status"] if stage in run["stages"] else "" for stage in stages]
         styled = [Text(cell, style=COLOURS.get(cell, "")) for cell in cells]
         fast = [speed.get(run["run_id"], "") for speed in speeds.values()]
         table.add_row(Text(run["name"], overflow="fold"), run["run_id"], *styled, *fast)

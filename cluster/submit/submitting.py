@@ -80,7 +80,7 @@ def submit_missing(
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
     if not request.items:
-        say_nothing_missing(request)
+        say_nothing_missing(request, where.output_root)
 
 
 def rerun(

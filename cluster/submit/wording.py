@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.text import Text
 
 from cluster.console import clean, console, count, some
+from cluster.files.folders import OutputRoot
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
@@ -146,7 +148,7 @@ def say_decided(again: dispatch.RetryPlan) -> None:
         console.print(f"{count(again.waiting, 'stage run')} will be tried again later, as the rule says.")
 
 
-def say_nothing_missing(request: Request) -> None:
+def say_nothing_missing(request: Request, output_root: OutputRoot) -> None:
     states = request.states
     status = [state.status for run in request.runs for state in states.get(run.id, {}).values()]
     held = sum(
@@ -155,9 +157,19 @@ def say_nothing_missing(request: Request) -> None:
     if held:
         console.print(f"{count(held, 'stage run')} cannot be submitted before what is under way has ended.")
         return
-    failed = status.count("failed")
-    live = sum(each in LIVE for each in status)
-    console.print(f"Nothing is missing: {count(len(request.runs), 'run')}, {count(len(status), 'stage run')}, "
-                  f"{status.count('completed')} completed"
-                  + (f", {live} under way" if live else "")
-                  + (f", {failed} failed (`rerun --failed` does them again)" if failed else "") + ".")  # fmt: skip
+    failed, cancelled = status.count("failed"), 0
+    if failed:
+        with closing(Ledger(output_root.ledger, read_only=True)) as ledger:
+            cancelled = ledger.cancelled(run.id for run in request.runs)
+    counts = {
+        "completed": status.count("completed"),
+        "under way": sum(each in LIVE for each in status),
+        "cancelled": cancelled,
+        "failed": failed - cancelled,
+    }
+    told = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number or what == "completed")
+    how = "is to be submitted" if failed else "is missing"
+    console.print(f"Nothing {how}: {count(len(request.runs), 'run')}, {count(len(status), 'stage run')}, {told}.")
+    if failed:
+        goes_on = "goes on with them from where they were" if cancelled == failed else "does them again"
+        console.print(f"`rerun --failed{output_root.options}` {goes_on}.", soft_wrap=True)

@@ -145,5 +145,5 @@ def test_what_else_is_in_the_job_of_a_run_is_said_before_it_is_cancelled(
     running.cancel(run=[runs[0].id], output_root=root.path, yes=True)
     said = " ".join(capsys.readouterr().out.split())
     assert (f"In the same jobs, and cancelled with them: {runs[1].name}." in said) == told
-    again = f"`rerun --failed --run {runs[0].id} --output-root {root.path}` goes on from where they were."
+    again = f"`rerun --failed --output-root {root.path}` goes on from where they were."
     assert again in said

@@ -264,7 +264,8 @@ def test_a_failed_stage_is_shown_and_rerun_with_what_follows_and_nothing_else(co
     failures = command("status", "--failed").stdout
     assert "error: RuntimeError: add_tokenizer was told to fail" in failures
     assert 'raise RuntimeError(f"{stage} was told to fail")' in failures, "the log's last lines"
-    assert "Nothing is missing" in command(*SUBMIT, "--study", "second", "--yes").stdout
+    told = "Nothing is to be submitted: 2 runs, 8 stage runs, 2 completed, 2 failed.\n`rerun --failed` does them again."
+    assert told in command(*SUBMIT, "--study", "second", "--yes").stdout
     fake_science.write_text("{}")
     command("rerun", "--failed", "--yes", "--wait")
     assert status(command)["counts"]["completed"] == 8
@@ -387,6 +388,8 @@ def test_cancel_ends_the_pack_and_says_so(command, fake_science):
     wait_for(lambda: status(command)["counts"]["running"] == 0)
     causes = {stage["cause"] for run in status(command)["runs"] for stage in run["stages"].values()}
     assert causes == {None, "cancelled"}
+    told = command(*SUBMIT, "--study", "second", "--yes").stdout
+    assert "2 cancelled.\n`rerun --failed` goes on with them from where they were." in told
     assert "Nothing is running" in command("cancel", "--all", "--yes").stdout
 
 
@@ -678,7 +681,7 @@ def test_a_budget_holds_for_submit_rerun_and_tick_as_the_manifest_had_it_last(co
     wait_for(lambda: status(command)["counts"]["failed"] == 2)
     fake_science.write_text("{}")
     give(1e-3)
-    assert "Nothing is missing" in command(*SUBMIT, "--study", "second").stdout
+    assert "Nothing is to be submitted" in command(*SUBMIT, "--study", "second").stdout
     for words in (["tick"], ["rerun", "--failed", "--yes"]):
         refused = command(*words, check=False)
         assert (refused.returncode, "are used or under way" in refused.stderr) == (2, True)
