@@ -20,6 +20,8 @@ T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201
 EQUAL = 1e-12  # means that differ by less are equal, but for rounding
 
 Scores = Mapping[str, tuple[float, int]]  # run id -> value, rows that it is of
+# Of two runs' ids, and the difference of their scores: how large one may be by chance, row by row; None: not known.
+Paired = Callable[[str, str, float], float | None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,17 @@ class Ranked:
     told: list[str]
 
 
-def rank(plan: ChoicePlan, numbers: Sequence[int], scores: Scores, left_out: Mapping[int, str]) -> Ranked:
+def not_paired(one: str, other: str, difference: float) -> None:
+    """Returns None: nothing is known row by row."""
+
+
+def rank(
+    plan: ChoicePlan,
+    numbers: Sequence[int],
+    scores: Scores,
+    left_out: Mapping[int, str],
+    paired: Paired = not_paired,
+) -> Ranked:
     """Rank these of the plan's candidates, each of whose runs has a score, and choose the best of each group.
     `left_out`: others, and why."""
     rule, candidates = plan["rule"], plan["candidates"]
@@ -45,7 +57,7 @@ def rank(plan: ChoicePlan, numbers: Sequence[int], scores: Scores, left_out: Map
         out = [number for number in left_out if candidates[number]["group"] == group]
         found += these
         found += [{**_scored(number, candidates[number], {}), "left_out": left_out[number]} for number in out]
-        told.append(_told(rule, candidates, group, these, len(out)))
+        told.append(_told(rule, candidates, group, these, len(out), paired))
     return Ranked(found, told)
 
 
@@ -81,7 +93,12 @@ def show(rule: RuleTold, value: float) -> str:
 
 
 def _told(
-    rule: RuleTold, candidates: Sequence[CandidateTold], group: str, ranked: Sequence[RankedCandidate], out: int
+    rule: RuleTold,
+    candidates: Sequence[CandidateTold],
+    group: str,
+    ranked: Sequence[RankedCandidate],
+    out: int,
+    paired: Paired,
 ) -> str:
     chosen = [each for each in ranked if each["chosen"]]
     names = ", ".join(f"{each['label']} ({show(rule, each['mean'] or 0.0)})" for each in chosen) or "none"
@@ -90,11 +107,15 @@ def _told(
     text = f"{of}{len(chosen)} of {count(len(ranked) + out, 'cell')}{left}: {names}"
     if not chosen or len(chosen) == len(ranked):
         return f"{text}; there was no other."
-    return f"{text}; {_how_sure(rule, candidates, chosen[-1], ranked[len(chosen)])}."
+    return f"{text}; {_how_sure(rule, candidates, chosen[-1], ranked[len(chosen)], paired)}."
 
 
 def _how_sure(
-    rule: RuleTold, candidates: Sequence[CandidateTold], last: RankedCandidate, following: RankedCandidate
+    rule: RuleTold,
+    candidates: Sequence[CandidateTold],
+    last: RankedCandidate,
+    following: RankedCandidate,
+    paired: Paired,
 ) -> str:
     """Say how far the next one is behind the last that was chosen, and whether chance alone does as much."""
     assert last["mean"] is not None
@@ -105,7 +126,7 @@ def _how_sure(
         why = "has more parameters" if fewer else "comes later by its name"
         return f"{name} has the same score, and was not chosen since it {why}"
     unit = " points" if rule["percent"] else ""
-    half, of_what = chance(rule, last["scores"], following["scores"])
+    half, of_what = chance(rule, last["scores"], following["scores"], paired)
     behind = f"{name} is {show(rule, difference)}{unit} behind"
     if half is None:
         return f"{behind}; how much of that is chance cannot be told: {of_what}"
@@ -113,22 +134,31 @@ def _how_sure(
     return f"{behind}, {verdict} ({show(rule, half)}{unit}, 95 %, {of_what})"
 
 
-def chance(rule: RuleTold, ones: Sequence[ScoredRun], others: Sequence[ScoredRun]) -> tuple[float | None, str]:
+def chance(
+    rule: RuleTold, ones: Sequence[ScoredRun], others: Sequence[ScoredRun], paired: Paired = not_paired
+) -> tuple[float | None, str]:
     """How large a difference of two means may be by chance (95 %), and by what that is known; None: not known.
 
-    By the seeds that both have where there are three or more, pair by pair; else, for a share of rows, by the rows, as
-    if others had been asked: this leaves out that seeds differ, and that both were asked the same."""
-    theirs = {run["seed"]: run["value"] for run in others}
-    differences = [run["value"] - theirs[run["seed"]] for run in ones if run["seed"] in theirs]
-    if len(differences) >= LEAST_SEEDS:
-        freedom = len(differences) - 1
+    By the seeds that both have where there are three or more, pair by pair. Else by the rows, as if others had been
+    asked, which leaves out that seeds differ: row by row where both have kept theirs; otherwise, for a share of rows,
+    as if the two had been asked different ones."""
+    theirs = {run["seed"]: run for run in others}
+    pairs = [(run, theirs[run["seed"]]) for run in ones if run["seed"] in theirs]
+    differences = [one["value"] - other["value"] for one, other in pairs]
+    if len(pairs) >= LEAST_SEEDS:
+        freedom = len(pairs) - 1
         t = T[freedom - 1] if freedom <= len(T) else Z * (1 + 1.2 / freedom)
-        return t * statistics.stdev(differences) / math.sqrt(len(differences)), f"by {len(differences)} seeds"
+        return t * statistics.stdev(differences) / math.sqrt(len(pairs)), f"by {len(pairs)} seeds"
     seeds = count(min(len(ones), len(others)), "seed")
+    too_few = f"{seeds} {'says' if seeds == '1 seed' else 'say'} too little"
+    halves = [paired(one["run_id"], other["run_id"], one["value"] - other["value"]) for one, other in pairs]
+    known = [half for half in halves if half is not None]
+    if known and len(known) == len(ones) == len(others):
+        return math.hypot(*known) / len(known), f"by the same rows alone: {too_few}"
     if not (rule["percent"] and rule["metric"] == "accuracy"):
         return None, f"{seeds}, and {rule['title']} is no share of rows"
     variance = sum(
         sum(run["value"] * (1 - run["value"]) / max(1, run["n"]) for run in runs) / len(runs) ** 2
         for runs in (ones, others)
     )
-    return Z * math.sqrt(variance), f"by their rows alone: {seeds} {'says' if seeds == '1 seed' else 'say'} too little"
+    return Z * math.sqrt(variance), f"by their rows alone: {too_few}"

@@ -27,7 +27,10 @@ from cluster.plan.ranking import Scores
 from cluster.reconcile import session
 from cluster.reconcile.opened import read_whole
 from cluster.slurm import environment
-from tiny_transformers.settings.stages import needed_by
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.settings.stages import STAGES, needed_by
+
+ROUNDING = 1e-9  # between a score and the same from its rows
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ def _made(ledger: Ledger, output_root: OutputRoot, choice_id: str, plan: ChoiceP
         if standing.waits:
             console.print(f"{standing.waits}.", soft_wrap=True)
             return None
-        ranked = ranking.rank(plan, standing.numbers, standing.scores, standing.left_out)
+        paired = _row_by_row(output_root, plan["rule"])
+        ranked = ranking.rank(plan, standing.numbers, standing.scores, standing.left_out, paired)
         new: ChoiceFile = {
             "study": plan["study"], "overrides": plan["overrides"], "made": session.now(), "user": environment.user(),
             "rule": plan["rule"], "ranked": ranked.candidates, "told": ranked.told, "runs": [],
@@ -165,6 +169,25 @@ def _made(ledger: Ledger, output_root: OutputRoot, choice_id: str, plan: ChoiceP
     for told in (f"{choice_words.title(plan)}:", *choice_words.chosen(choice), choice_words.warning(choice)):
         console.print(told, soft_wrap=True)
     return choice
+
+
+def _row_by_row(output_root: OutputRoot, rule: RuleTold) -> ranking.Paired:
+    """By the rows that runs have kept of the stage: the mean of tasks, or all rows alike, whichever is the measure."""
+    if not STAGES[rule["stage"]].keeps_rows:
+        return ranking.not_paired
+    from tiny_transformers.common import pairs  # which loads numpy, for a choice that is made
+
+    def half(one: str, other: str, difference: float) -> float | None:
+        try:
+            found = pairs.compare(
+                *(output_root.run(run).path / "scores" / f"{rule['stage']}.npz" for run in (one, other))
+            )
+        except TinyTransformersError:  # missing, torn, or of other rows
+            return None
+        alike = [each for each in (found.by_task, found.by_pair) if abs(each.difference - difference) < ROUNDING]
+        return (alike[0].high - alike[0].low) / 2 if alike else None
+
+    return half
 
 
 @dataclass(frozen=True)

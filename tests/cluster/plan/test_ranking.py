@@ -91,6 +91,22 @@ def test_what_chance_does_is_known_of_fewer_seeds_by_the_rows_of_a_share_alone()
     assert ranking.chance(plan(metric="perplexity", percent=False)["rule"], scored(20.0), scored(30.0))[0] is None
 
 
+def test_what_chance_does_is_known_row_by_row_where_rows_are_kept_of_every_seed():
+    asked: list[tuple[str, str, float]] = []
+
+    def paired(one, other, difference):
+        asked.append((one, other, difference))
+        return 0.03 if one == "r0" else 0.04
+
+    rule = plan()["rule"]
+    half, by = ranking.chance(rule, scored(0.5, 0.6), scored(0.4, 0.45), paired)
+    assert half == pytest.approx(0.025), "of the mean of two: half of 0.05"
+    assert by == "by the same rows alone: 2 seeds say too little"
+    assert [difference for *_, difference in asked] == pytest.approx([0.1, 0.15])
+    lacking = ranking.chance(rule, scored(0.5, 0.6), scored(0.4, 0.45), lambda one, *_: 0.03 if one == "r0" else None)
+    assert lacking == ranking.chance(rule, scored(0.5, 0.6), scored(0.4, 0.45)), "one has not kept them"
+
+
 @pytest.mark.parametrize(("n", "verdict"), [(100, "within what chance does"), (10_000, "more than chance does")])
 def test_a_choice_says_whether_the_next_one_is_within_what_chance_does(n, verdict):
     assert verdict in ranked(plan(candidate("a"), candidate("b")), {"a1": 0.55, "b1": 0.5}, n=n).told[0]

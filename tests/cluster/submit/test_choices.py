@@ -1,7 +1,9 @@
 """When a follow-up's choice is made, what it waits for, and that it is made once, whoever is killed on the way."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 from cluster.files import whole_files
@@ -10,6 +12,7 @@ from cluster.manifest import follow_ups, grids, loading
 from cluster.plan import expansion, following
 from cluster.reconcile import reconciling
 from cluster.submit import choices
+from tiny_transformers.common import pairs
 
 MANIFEST = """
 defaults: {data: {source: builtin}, train: {max_steps: 10}, stages: [pretrain, add_tokenizer, blimp], seeds: [1]}
@@ -229,6 +232,23 @@ def test_a_ledger_that_is_made_again_knows_what_was_chosen(scene):
         scene.ledger.db.execute("DELETE FROM choice")
     assert reconciling.rebuild(scene.ledger, scene.root) == []
     assert scene.ledger.choices() == before
+
+
+def test_a_choice_says_how_sure_it_is_by_the_rows_that_both_have_kept(scene):
+    rng = np.random.default_rng(0)
+    right = {run.id: rng.random(400) < 0.4 + 0.1 * number for number, run in enumerate(scene.runs)}
+    for run_id, rows in right.items():
+        kept = pairs.KeptPairs(
+            {"t": "0" * 64}, np.array([400]), np.arange(400, dtype=np.int32), 1.0 * rows, np.full(400, 0.5), {}
+        )
+        pairs.write(scene.root.run(run_id).path / "scores" / "blimp.npz", kept)
+        scene.ends(run_id, float(rows.mean()))
+    scene.go_on()
+    (told,) = scene.ledger.choices()[scene.longer]["told"]
+    last, following = (right[run.id] for run in scene.runs[2:0:-1])
+    spread = np.std(last.astype(int) - following.astype(int)) / 400**0.5
+    shown = re.search(r"\((\d+\.\d) points, 95 %, by the same rows alone: 1 seed says too little\)", told)
+    assert float(shown[1]) == pytest.approx(196 * spread, abs=0.3)
 
 
 def test_a_choice_of_a_user_who_cancelled_everything_waits(scene):
