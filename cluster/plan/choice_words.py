@@ -13,7 +13,7 @@ NAMED = 6  # cells that a sentence names
 
 
 def asked(rule: RuleTold) -> str:
-    """best 2 of each model.family of "sharing" by LAMBADA"""
+    """Return how is chosen: "best 2 of each model.family from sharing by LAMBADA (lambada.last_word.accuracy)"."""
     of = f" of each {rule['per']}" if rule["per"] else ""
     return f"best {rule['best']}{of} from {sources(rule)} by {rule['title']} ({measure(rule)})"
 
