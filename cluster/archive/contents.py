@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 ABOUT, SUMS, LEDGER = "archive.json", "SHA256SUMS", "ledger.db"
 ENVIRONMENTS, MANIFESTS = "environments.json", "manifests"
-PARTS = ("runs", "submissions", "studies", "stages", "notifications")  # of an OUTPUT_ROOT
+PARTS = ("runs", "submissions", "studies", "stages", "choices", "notifications")  # of an OUTPUT_ROOT
 
 
 class ArchiveInfo(BaseModel):

@@ -52,6 +52,7 @@ environments.json   libraries, drivers and hardware that the runs were made with
 runs/               a folder a run: settings, claims, results, logs, curves, scores of pairs{heavy}
 submissions/        what was submitted, where and how
 studies/            questions and baselines
+choices/            of follow-ups: what they could choose, and what they chose, by which scores
 """
 
 

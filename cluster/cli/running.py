@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +38,9 @@ from cluster.files.documents import BudgetFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
-from cluster.manifest import grids, loading
+from cluster.manifest import follow_ups, grids, loading
 from cluster.manifest.loading import Cell
-from cluster.plan import cost, expansion
+from cluster.plan import cost, expansion, following
 from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
@@ -93,25 +93,30 @@ def submit(
     ] = None,
 ) -> None:
     """Submit what is missing of a manifest."""
-    from cluster.submit import contents, submitting
+    from cluster.submit import choices, contents, submitting
 
     document = loading.load(manifest_path)
     profile = profiles.load(site or profiles.default_site(), account=account, partition=partition).with_rules(
         document.retry, document.notify
     )
     root = root_of(output_root, smoke)
-    cells = grids.cells(document, studies=study or (), overrides=overrides or (), smoke=smoke)
+    asked: dict[str, Any] = {"studies": study or (), "overrides": overrides or (), "smoke": smoke}
+    cells, later = grids.cells(document, **asked), follow_ups.follow_ups(document, **asked)
     known = None
     if root.path.exists() or not dry_run:
-        cells, known = contents.revise(cells, data_root, root, accept_data)
-    runs = expansion.expand(cells)
+        every = [*cells, *(cell for each in later for cell in each.all_cells)]
+        every, known = contents.revise(every, data_root, root, accept_data)
+        rest = iter(every)
+        cells, later = [next(rest) for _ in cells], [each.revised(rest) for each in later]
+    steps = choices.known(root, following.plans(document, later, cells, overrides or ()))
+    runs = expansion.merged([*expansion.expand(cells), *steps.runs])
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
-    about = expansion.studies(document, cells, overrides or ())
+    about = steps.about(expansion.studies(document, cells, overrides or ()))
     budget: BudgetFile | None = None
     if document.budget:
         budget = {"gpu_hours": document.budget.gpu_hours, "manifest": manifest_path.name}
-    left_out = () if study else document.optional
+    left_out = () if study else [name for name in document.optional if name not in grids.taken(document, ())]
     submitting.submit_missing(
         where,
         runs,
@@ -125,9 +130,10 @@ def submit(
         calibrate,
         known,
         document.own,
+        steps,
     )
     if wait and not dry_run:
-        wait_until_done(where, runs)
+        wait_until_done(where, [*runs, *steps.possible])
 
 
 @app.command()
@@ -180,9 +186,9 @@ def probe(
     if compiled:  # on a GPU so short a training is not, by itself, and what is measured should be what will run
         short.append("train.compile=true")
     overrides = [*(overrides or ()), *short]
-    cells = grids.cells(document, studies=study or (), overrides=overrides)
+    cells = follow_ups.all_cells(document, studies=study or (), overrides=overrides)
     overrides += [PROBE_VALIDATION[is_stream] for is_stream in sorted({cell.config.data.is_stream for cell in cells})]
-    cells = grids.cells(document, studies=study or (), overrides=overrides)
+    cells = follow_ups.all_cells(document, studies=study or (), overrides=overrides)
     root = OutputRoot(output_root).probe
     where = SubmitOptions(root, log_dir, dry_run, yes)
     source = loading.source(manifest_path, overrides)

@@ -28,7 +28,7 @@ from cluster.cli.shared import (
 from cluster.console import console, count
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
-from cluster.manifest import grids, loading
+from cluster.manifest import follow_ups, loading
 from cluster.reconcile import session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
@@ -76,7 +76,7 @@ def models(
 ) -> None:
     """The distinct models of a manifest, of its optional studies, too: parameters, exactly, and FLOPs of a token."""
     document = loading.load(manifest_path)
-    cells = grids.cells(document, studies=study or document.studies, overrides=overrides or ())
+    cells = follow_ups.all_cells(document, studies=study or document.studies, overrides=overrides or ())
     if as_json:
         typer.echo(json.dumps(tables.distinct_models(cells), indent=1))
     else:

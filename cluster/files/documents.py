@@ -220,6 +220,7 @@ class RequestFile(SourceOfWork):
 
     runs: list[str]
     needs: NotRequired[list[Need]]
+    choice: NotRequired[Name]  # the id of a follow-up's choice, whose runs it asks for once that is made
 
 
 class ReachedLimit(TypedDict):

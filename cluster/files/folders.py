@@ -21,6 +21,8 @@ hold within one node at most. A file is complete or absent; a claim exists or do
       requests/<name>.json              what a `submit` has not submitted yet, and how; gone when it has (login node)
       stages/<stage>.json               a stage of a user's own, as the manifest defined it that was last submitted
       code/<digest>/                    our packages, as a submission found them: its jobs run from there (login node)
+      choices/<id>/                     of a follow-up: plan.json, what may be chosen and what becomes of it, and
+                                        choice.json, what was chosen, once and for all (login node)
       studies/<study>.json              its question; runs and baselines of its grids, as last submitted (login node)
       paused.json                       who gave `cancel --all`: `tick` begins nothing of theirs (login node)
       notify.json                       the command that is to be told of events, as last submitted (login node)
@@ -161,6 +163,23 @@ class SubmissionDir:
 
 
 @dataclass(frozen=True)
+class ChoiceDir:
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def choice(self) -> Path:
+        return self.path / "choice.json"
+
+
+@dataclass(frozen=True)
 class OutputRoot:
     path: Path
 
@@ -232,6 +251,17 @@ class OutputRoot:
 
     def studies(self) -> list[Path]:
         return sorted(self.path.glob("studies/*.json"))
+
+    def choice(self, choice_id: str) -> ChoiceDir:
+        return ChoiceDir(self.path / "choices" / choice_id)
+
+    def choices(self) -> list[ChoiceDir]:
+        """All that were planned or made."""
+        try:
+            names = os.listdir(self.path / "choices")
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [self.choice(name) for name in sorted(names) if is_name(name)]
 
     @property
     def probe(self) -> OutputRoot:

@@ -9,6 +9,7 @@ from functools import cache
 
 from pydantic import ValidationError
 
+from cluster.files.choices import ChoiceFile
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.records import Run
 from cluster.ledger.store import Store
@@ -100,6 +101,15 @@ class Runs(Store):
         return [
             {"name": row["name"], "description": row["description"], "grids": json.loads(row["grids"])} for row in rows
         ]
+
+    def put_choice(self, choice_id: str, record: ChoiceFile) -> None:
+        row = {"id": choice_id, "study": record["study"], "made": record["made"], "record": json.dumps(record)}
+        self._insert("choice", row, "OR REPLACE")
+
+    def choices(self) -> dict[str, ChoiceFile]:
+        """The id of each choice that was made -> what was chosen, the first first."""
+        rows = self.db.query("SELECT id, record FROM choice ORDER BY made, id")
+        return {row["id"]: json.loads(row["record"]) for row in rows}
 
     def study_sizes(self) -> dict[str, int]:
         """Study -> number of runs."""

@@ -291,6 +291,12 @@ def m010_babylm(db: Database) -> None:
     db.create_view("scores_wide", _scores_wide(_FIGURES | _OF_CHARACTERS | _OF_BABYLM), replace=True)
 
 
+@migrate()
+def m011_choices(db: Database) -> None:
+    """What follow-ups have chosen, each as its choice.json has it."""
+    db.table("choice").create({"id": str, "study": str, "made": str, "record": str}, pk="id")
+
+
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
     """Return the digest of a stage's scores; None if their rows are few enough to be alike by chance, or if they are
     times. A row counts once: an average has the rows of all tasks, and a task has several metrics."""

@@ -1,12 +1,15 @@
 """A study -> its cells: every combination of its grid with every seed, checked.
 
 Grids follow GitHub Actions' matrix: every combination, minus `exclude`, extended by `include`. `baseline` says what
-the other cells of a study are held against."""
+the other cells of a study are held against. Of a follow-up (`sources`) its `include` are all that is known before its
+choice; what may become of its choice is in `follow_ups`."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import yaml_text
@@ -28,6 +31,7 @@ from cluster.manifest.loading import (
 )
 from cluster.manifest.matching import match_parameters
 from cluster.manifest.own_stages import check_commands, first_stages, parameter
+from cluster.manifest.sources import FROM, inherited, with_sources
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
@@ -41,23 +45,38 @@ NO_SETTINGS = {
 def cells(
     manifest: Manifest, *, studies: Iterable[str] = (), overrides: Iterable[str] = (), smoke: bool = False
 ) -> list[Cell]:
-    """Every cell of these studies (all but the optional ones, if none is named), in the manifest's order.
+    """Every cell of these studies (all but the optional ones, if none is named) that is known beforehand, in the
+    manifest's order. A follow-up takes its sources along.
 
     `overrides` are `path=value` texts of --set. `smoke` applies the manifest's smoke layer and the first seed only.
     Raises InputError."""
-    top = _smoke_layer(manifest, smoke) | _parse_overrides(manifest, overrides)
-    try:
-        names = list(studies) or [name for name in manifest.studies if name not in manifest.optional]
+    top = top_layer(manifest, overrides, smoke)
+    with told_of(manifest):
+        names = taken(manifest, studies)
         if not names:
             raise InputError(f"studies: all are optional. Name one with --study: {', '.join(manifest.optional)}.")
-        for name in names:
-            if name not in manifest.studies:
-                raise InputError(f"--study {name}: there is no such study. {did_you_mean(name, manifest.studies)}")
         found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
         check_heeded(top, found)
         return found
+
+
+def taken(manifest: Manifest, studies: Iterable[str]) -> list[str]:
+    """The studies that are taken if these are named, or none."""
+    return with_sources(manifest, list(studies) or [name for name in manifest.studies if name not in manifest.optional])
+
+
+@contextmanager
+def told_of(manifest: Manifest) -> Iterator[None]:
+    """Errors name the manifest's file."""
+    try:
+        yield
     except InputError as error:
         raise InputError(as_written(f"{manifest.path}: {error}")) from None
+
+
+def top_layer(manifest: Manifest, overrides: Iterable[str], smoke: bool) -> Layer:
+    """What lies over all studies: --smoke, --set."""
+    return _smoke_layer(manifest, smoke) | _parse_overrides(manifest, overrides)
 
 
 def _parse_overrides(manifest: Manifest, texts: Iterable[str]) -> Layer:
@@ -82,19 +101,49 @@ def _smoke_layer(manifest: Manifest, smoke: bool) -> Layer:
     return manifest.smoke | {"smoke": SettingValue(True, "--smoke")}
 
 
+@dataclass(frozen=True)
+class Combination:
+    """One combination of a study's grid, with each of its seeds."""
+
+    model: str  # its name in the manifest
+    configs: list[RunConfig]
+    written: Layer  # what the study and its grid say
+
+
 def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iterator[Cell]:
     study, where = manifest.studies[name], f"studies.{name}"
-    seeds = _seeds(manifest, study, where)[: 1 if smoke else None]
-    stages = _stages(manifest, study.get("stages") or _default(manifest, "stages", _usual_stages(manifest)), where)
-    own = {key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}
+    own = own_settings(study, where)
+    points = included(study, where) if FROM in study else combinations(study, where)
+    chosen = _chosen(study, own, points, where)
+    made = combine(manifest, name, [own | point for point in points], top, smoke)
+    baselines, stages = _baselines(made, chosen), stages_of(manifest, name)
+    for index, combination in enumerate(made):
+        for config in combination.configs:
+            yield Cell(name, combination.model, config, stages, index in baselines)
+
+
+def own_settings(study: Mapping[str, Any], where: str) -> Layer:
+    """The settings that a study gives all its cells."""
+    return flatten({key: value for key, value in study.items() if key.partition(".")[0] in SETTING_KEYS}, where)
+
+
+def stages_of(manifest: Manifest, name: str) -> tuple[str, ...]:
+    """The stages of a study's cells, in order."""
+    stages = inherited(manifest, name, "stages")
+    return _stages(manifest, stages or _default(manifest, "stages", _usual_stages(manifest)), f"studies.{name}")
+
+
+def combine(manifest: Manifest, name: str, layers: Sequence[Layer], top: Layer, smoke: bool) -> list[Combination]:
+    """Return a study's combinations of what it and its grid say (`layers`), checked."""
+    where = f"studies.{name}"
+    seeds = _seeds(manifest, name, where)[: 1 if smoke else None]
+    stages = stages_of(manifest, name)
     base = {path: value for path, value in manifest.defaults.items() if path not in ("seeds", "stages")}
-    combinations = _combinations(study, where)
-    variants: list[tuple[str, list[RunConfig]]] = []
+    made: list[Combination] = []
     below: dict[str, tuple[Layer, Layer]] = {}  # a named model -> its settings; the same on top of the defaults
-    sections, of_study = Sections(), flatten(own, where)
-    chosen = _chosen(study, of_study, combinations, where)
-    for combination in combinations:
-        layer = of_study | combination
+    sections = Sections()
+    for written in layers:
+        layer = dict(written)
         model = base_model(manifest, layer, where)
         if model not in below:
             model_layer = layer_of_model(manifest, model)
@@ -106,12 +155,9 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
             first = first_stages(manifest.own, stages)
             merged["model.stages"] = SettingValue({name: vars(each) for name, each in first.items()}, where)
             model = "+".join(first)
-        variants.append((model, _seeded(merged, seeds, stages, where, sections)))
-        check_commands(manifest.own, stages, variants[-1][1][0], where)
-    baselines = _baselines(variants, chosen)
-    for index, (model, configs) in enumerate(variants):
-        for config in configs:
-            yield Cell(name, model, config, stages, index in baselines)
+        made.append(Combination(model, _seeded(merged, seeds, stages, where, sections), written))
+        check_commands(manifest.own, stages, made[-1].configs[0], where)
+    return made
 
 
 def _seeded(
@@ -152,14 +198,14 @@ def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], whe
     return chosen
 
 
-def _baselines(variants: list[tuple[str, list[RunConfig]]], chosen: Mapping[int, str]) -> set[int]:
+def _baselines(made: Sequence[Combination], chosen: Mapping[int, str]) -> set[int]:
     """Return each family's baseline: the variant that was chosen, or else the first. Combinations may make the same
     one."""
     first: dict[str, int] = {}
-    for index in (*chosen, *range(len(variants))):
-        config = variants[index][1][0]
+    for index in (*chosen, *range(len(made))):
+        config = made[index].configs[0]
         before = first.setdefault(config.family, index)
-        if index in chosen and config != variants[before][1][0]:
+        if index in chosen and config != made[before].configs[0]:
             if chosen[index] != chosen[before]:
                 raise InputError(
                     f"{chosen[before]} and {chosen[index]}: match two variants of {config.family}, and one is "
@@ -176,8 +222,9 @@ def _default(manifest: Manifest, key: str, otherwise: Any) -> Any:
     return manifest.defaults[key].value if key in manifest.defaults else otherwise
 
 
-def _seeds(manifest: Manifest, study: Mapping[str, Any], where: str) -> list[int]:
-    seeds = study.get("seeds", _default(manifest, "seeds", [42]))
+def _seeds(manifest: Manifest, name: str, where: str) -> list[int]:
+    seeds = inherited(manifest, name, "seeds")
+    seeds = _default(manifest, "seeds", [42]) if seeds is None and "seeds" not in manifest.studies[name] else seeds
     if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
         raise InputError(f"{where}.seeds: {seeds!r} must be a list of different whole numbers.")
     return seeds
@@ -205,8 +252,13 @@ def known_stages(manifest: Manifest) -> list[str]:
     return [name for name, kind in STAGES.items() if name in manifest.own or not (kind.own or manifest.of_programs)]
 
 
-def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
-    """The matrix: grid, minus exclude, then include, with GitHub's rules."""
+def included(study: Mapping[str, Any], where: str) -> list[Layer]:
+    """The entries of a follow-up's `include`, each a combination of its own."""
+    return [_point(entry, f"{where}.include[{number}]") for number, entry in enumerate(study.get("include", []))]
+
+
+def combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
+    """The matrix: grid, minus exclude, then include, with GitHub's rules; of a follow-up, the grid minus exclude."""
     grid = study.get("grid", {})
     product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     for number, entry in enumerate(study.get("exclude", [])):
@@ -217,6 +269,8 @@ def _combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
     if not product:
         raise InputError(f"{where}.exclude: leaves no cell of the grid.")
     layers = [_point(cell, f"{where}.grid") for cell in product]
+    if FROM in study:
+        return layers
     if not grid and study.get("include"):
         layers = []
     return _include(layers, list(grid), study.get("include", []), where)

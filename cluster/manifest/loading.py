@@ -36,7 +36,7 @@ CORPUS, DEFINITION = "data.corpus", "data.definition"
 FEED_FORWARD_KIND = "model.ffn.kind"
 PROGRAM = "program"  # in place of a model's name in a manifest that has none
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
-STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages", *SETTING_KEYS)
+STUDY_KEYS = (*own_stages.STUDY_KEYS, *SETTING_KEYS)
 TOP_KEYS = ("defaults", "models", "corpora", "studies", "smoke", "stages", "retry", "notify", "budget")
 
 

@@ -18,7 +18,7 @@ from tiny_transformers.settings.stages import STAGES
 
 PARAMETERS = "model.parameters."  # where in a run's settings a program's parameters are
 KEYS = tuple(key for key in OwnStage.model_fields if key != "folder")
-STUDY_KEYS = ("description", "optional", "baseline", "grid", "include", "exclude", "seeds", "stages")
+STUDY_KEYS = ("description", "optional", "from", "baseline", "grid", "include", "exclude", "seeds", "stages")
 _STAGE = TypeAdapter(OwnStage)
 
 

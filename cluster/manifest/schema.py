@@ -10,6 +10,7 @@ from typing import Any, get_args
 from cluster.files.causes import Cause
 from cluster.manifest.loading import SECTIONS, HoursBudget
 from cluster.manifest.matching import SIZES
+from cluster.manifest.sources import FROM, Failed
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
@@ -70,6 +71,7 @@ def json_schema() -> dict[str, Any]:
         "properties": layers | settings | {
             "description": {"type": "string"},
             "optional": {"type": "boolean", "description": "taken only when --study names it"},
+            FROM: _rule(),
             "baseline": {"anyOf": [entry, {"type": "array", "items": entry}]},
             "grid": {"type": "object", "properties": axes, "patternProperties": {PARAMETER: of_a_program},
                      "additionalProperties": free, "minProperties": 1},
@@ -99,6 +101,27 @@ def json_schema() -> dict[str, Any]:
             "budget": HoursBudget.model_json_schema(),
         },
         "$defs": definitions,
+    }
+
+
+def _rule() -> dict[str, Any]:
+    """A follow-up's `from`."""
+    return {
+        "type": "object",
+        "description": "its cells are chosen from those of another study",
+        "additionalProperties": False,
+        "required": ["study", "by"],
+        "properties": {
+            "study": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+            "best": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "so many cells of each group; 1 if nothing is said",
+            },
+            "by": {"type": "string", "description": "stage.task.metric, such as lambada.last_word.accuracy"},
+            "per": {"type": "string", "description": "a setting, such as model.family: each of its values is a group"},
+            "failed": {"enum": [*get_args(Failed)], "description": "whether a failed cell is waited for"},
+        },
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from cluster.files.choices import SeededRun
 from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
 from cluster.plan import cost
@@ -40,6 +41,17 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
     return list(runs.values())
 
 
+def merged(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, with all its stages and studies."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        known = found.setdefault(run.id, run)
+        if known is not run:
+            every = dict.fromkeys((*known.studies, *run.studies))
+            found[run.id] = replace(known, stages=in_order((*known.stages, *run.stages)), studies=tuple(every))
+    return list(found.values())
+
+
 def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] = ()) -> list[StudyRecord]:
     """The studies that these cells are of; `overrides`: the --set texts that they were made with."""
     identities = PerSettings(_Around())
@@ -60,6 +72,19 @@ def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] 
             tuple(sorted(overrides)),
         )
         for name, of_study in runs.items()
+    ]
+
+
+def seeded_runs(cells: Iterable[Cell]) -> list[SeededRun]:
+    """The run of each of these cells, by its id, name and seed."""
+    identities, names = PerSettings(_Around()), PerSettings(_unseeded_name)
+    return [
+        {
+            "run_id": _seeded_identity(identities.of(cell.config), cell.config.seed),
+            "name": f"{names.of(cell.config, cell.model)}-s{cell.config.seed}",
+            "seed": cell.config.seed,
+        }
+        for cell in cells
     ]
 
 

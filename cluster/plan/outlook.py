@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.plan import lanes, packing
+from cluster.files.choices import ChoicePlan
+from cluster.plan import cost, lanes, packing
 from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
 from cluster.sites.profiles import Site
+from tiny_transformers.settings.config import RunConfig
 
 
 def too_long(items: Iterable[PackItem], site: Site) -> str | None:
@@ -31,6 +33,18 @@ def too_long(items: Iterable[PackItem], site: Site) -> str | None:
 def gpu_hours(arrays: Iterable[Array]) -> float:
     """Estimated hours of whole packs: GPU-hours where a pack has a GPU."""
     return sum(pack.seconds for array in arrays for pack in array.packs) / 3600
+
+
+def most_hours(plan: ChoicePlan, measured: cost.Measured) -> float:
+    """Hours that the runs of a choice take at most, one at a time: of those candidates that take longest."""
+    times = dict[str, list[float]]()
+    for candidate in plan["candidates"]:
+        seconds = [
+            measured.times.of(RunConfig.model_validate(cell["config"]), *plan["stages"]).whole * len(cell["runs"])
+            for cell in candidate["into"]
+        ]
+        times.setdefault(candidate["group"], []).append(sum(seconds))
+    return sum(sum(sorted(each)[-plan["rule"]["best"] :]) for each in times.values()) / 3600
 
 
 @dataclass(frozen=True)

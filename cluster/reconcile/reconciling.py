@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from cluster.console import some
 from cluster.files import documents
+from cluster.files.choices import ChoiceFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
 from cluster.files.statuses import FRUITLESS, GIVEN_UP, OPEN
@@ -117,6 +118,11 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
     for study in filter(None, (read_whole(path, documents.StudyFile, torn) for path in root.studies())):
         if known_studies.get(study["name"]) != study:
             ledger.put_study(study["name"], study["description"], study["grids"])
+    made = ledger.choices()
+    for of in root.choices():
+        choice = read_whole(of.choice, ChoiceFile, torn)
+        if choice and made.get(of.id) != choice:
+            ledger.put_choice(of.id, choice)
     new = [root.submission(submission_id) for submission_id in sorted(root.submission_ids() - ledger.submission_ids())]
     found = [(directory, read_whole(directory.submission, documents.Intent, torn)) for directory in new]
     if not found:

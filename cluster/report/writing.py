@@ -21,6 +21,7 @@ from cluster.reconcile.session import LedgerView
 from cluster.render import render
 from cluster.report import (
     cards,
+    chosen,
     comparison,
     details,
     forms,
@@ -56,7 +57,7 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     for study in studies:
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
-        sections.append(section(study, output_root, drawn))
+        sections.append(section(study, output_root, drawn, chosen.sentences(ledger, study)))
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
         files |= _table_files(sections[-1])
@@ -114,8 +115,8 @@ def _collected_at_the_end() -> Iterator[None]:
         gc.collect()
 
 
-def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> Section:
-    """All that is to be said of a study."""
+def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], first: Sequence[str] = ()) -> Section:
+    """All that is to be said of a study; `first`: sentences before all others."""
 
     def pairs_of(run_id: str) -> pairs.KeptPairs | None:
         try:
@@ -126,7 +127,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure]) -> S
     comparisons = comparison.compare(study, pairs_of)
     return Section(
         study,
-        answers=wording.answer(study, comparisons),
+        answers=[*first, *wording.answer(study, comparisons)],
         intervals={
             (variant.key, measure.key): interval
             for variant in study.variants

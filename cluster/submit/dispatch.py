@@ -25,6 +25,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm.answers import Job, minutes, number_in
 from cluster.slurm.queries import Limits, Slurm, names_of
 from cluster.slurm.sbatch import RefusedForNow
+from cluster.submit import choices
 from tiny_transformers.settings.stage.own import OwnStage
 from tiny_transformers.settings.stages import needed_by
 
@@ -68,6 +69,7 @@ class Request:
     reached: ReachedLimit | None = None  # a limit that nobody could read, and that still holds
     calibration: Calibration | None = None  # that comes first, and by which the rest is planned
     own: Mapping[str, OwnStage] = field(default_factory=dict)  # users' stages that are to be recorded
+    follow_ups: choices.Known = choices.NONE  # studies whose cells are chosen later
     room: int | None = None  # how many packs the limits leave room for; None: for any number
 
     @property

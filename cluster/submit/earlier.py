@@ -89,7 +89,7 @@ class EarlierSubmissions:
         """Drop the requests of which nothing is left to be submitted."""
         live = self.sources(set(self._ledger.runs_with("eligible")))
         for path, value in self._requests:
-            if not any(live.get(run_id) is value for run_id in value["runs"]):
+            if "choice" not in value and not any(live.get(run_id) is value for run_id in value["runs"]):
                 path.unlink(missing_ok=True)
 
     def _intent(self, submission_id: str) -> SourceOfWork | None:

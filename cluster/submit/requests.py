@@ -26,7 +26,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, calibrating, code_copy, contents, dispatch, launch, on_disk, pause
+from cluster.submit import budget, calibrating, choices, code_copy, contents, dispatch, launch, on_disk, pause
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, say_unknown, show
@@ -141,6 +141,8 @@ def perform(where: SubmitOptions, build: Callable[[Ledger | None, Slurm], tuple[
 
 
 def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin) -> None:
+    if request.follow_ups.waiting:
+        origin = with_code(where, origin)
     if request.contents:  # first of all: it may refuse
         contents.keep(where.output_root, request.contents)
     chosen = {item.run_id for item in request.items}  # `rerun` and `tick` bring no other removed run back
@@ -152,6 +154,14 @@ def _record(where: SubmitOptions, ledger: Ledger, request: Request, origin: laun
         recording.record_studies(ledger, where.output_root, request.about)
         notify.configure(ledger, where.output_root, request.site)
         budget.keep(where.output_root, request.budget)
+    choices.ask(where.output_root, request.follow_ups, launch.origin_of(request.site, origin))
+
+
+def with_code(where: SubmitOptions, origin: launch.Origin) -> launch.Origin:
+    """With a copy of our packages, from which its jobs will run."""
+    if origin.code_copy != launch.Origin.code_copy:
+        return origin
+    return replace(origin, code_copy=code_copy.keep(where.output_root))
 
 
 def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: launch.Origin, slurm: Slurm) -> Request:
@@ -160,8 +170,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
 
     Raises InputError if it would go over a budget; then nothing is submitted or recorded."""
     budget.check(where, ledger, request, origin.asked_by)
-    if origin.code_copy == launch.Origin.code_copy:
-        origin = replace(origin, code_copy=code_copy.keep(where.output_root))
+    origin = with_code(where, origin)
     needs = calibrating.submit(where, request, origin) if request.calibration else []
     _record(where, ledger, request, origin)
     path = where.output_root.request(secrets.token_hex(6))

@@ -25,12 +25,13 @@ from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, dispatch, leaving, needs, on_disk, own_stages, pause, requests
+from cluster.submit import calibrating, choices, dispatch, leaving, needs, on_disk, own_stages, pause, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
 from cluster.submit.wording import (
     say_decided,
+    say_follow_ups,
     say_held,
     say_left_alone,
     say_left_refused,
@@ -53,34 +54,38 @@ def submit_missing(
     calibrate: bool | None = False,
     contents: ContentsFile | None = None,
     own: Mapping[str, OwnStage] | None = None,
+    follow_ups: choices.Known = choices.NONE,
 ) -> None:
     """Whatever of these runs was never tried; says so if there is nothing. Records what is said `about` studies, and
     the manifest's budget. `left_out`: studies that are optional and were not named. `calibrate`: whether a calibration
     comes first; None: where it pays. `contents`: of the data that is read. `own`: the manifest's own stages.
+    `follow_ups`: studies whose cells are chosen later, which is checked now for all that may be chosen.
 
     Raises InputError, SubmitError, SlurmSilent, BreakerOpen."""
     if where.output_root.is_probe and not all(run.config.probe for run in runs):
         raise InputError(
             f"--output-root {where.output_root.path}: is where probes lie, which never count: name another."
         )
-    requests.check_data(runs, data_root)
+    all_runs = [*runs, *follow_ups.possible]
+    requests.check_data(all_runs, data_root)
 
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:
             dispatch.check_breaker(ledger, site)
-        defined = own_stages.define(ledger, where.output_root, own or {}, runs, site, data_root)
+        defined = own_stages.define(ledger, where.output_root, own or {}, all_runs, site, data_root)
         states: States = ledger.states() if ledger else {}
         states = on_disk.without_removed(where.output_root, runs, states)
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
         first = calibrating.wanted(request, calibrate)
         request = replace(request, about=about, left_out=left_out, budget=budget, contents=contents)
-        return replace(request, calibration=first, own=defined), origin
+        return replace(request, calibration=first, own=defined, follow_ups=follow_ups), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
     if not request.items:
         say_nothing_missing(request, where.output_root)
+        say_follow_ups(request)
 
 
 def rerun(
@@ -138,6 +143,9 @@ def tick(
         with ledger.transaction():
             again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
         say_decided(again)
+        chosen = choices.go_on(ledger, where.output_root, paused)
+        if chosen.made:  # and are asked for now
+            before = EarlierSubmissions(ledger, where.output_root, site)
         waiting = needs.waiting(before.requests, needs.states_of(where.output_root, ledger))
         for told in waiting.told:
             console.print(told, soft_wrap=True)
@@ -158,7 +166,7 @@ def tick(
             finally:
                 slurm.seen = None  # the next one asks anew how much room is left
         before.forget_done()
-    if not (groups or again.decided or again.waiting or again.left or waiting.told):
+    if not (groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at):
         console.print("Nothing to do.")
     if refused:
         say_left_refused(refused)

@@ -15,7 +15,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
-from cluster.plan import choosing, disk, outlook, packing
+from cluster.plan import choice_words, choosing, disk, following, outlook, packing
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, tables
 from cluster.submit.dispatch import Request, SubmitOptions
@@ -60,6 +60,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         console.print(first, soft_wrap=True)
     if request.left_out:
         console.print(f"Left out, since optional: {', '.join(request.left_out)}. `--study S` takes one.")
+    say_follow_ups(request, where.dry_run)
     basis = (
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )
@@ -79,6 +80,18 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")
+
+
+def say_follow_ups(request: Request, dry_run: bool = False) -> None:
+    """Say which studies begin from others' results, what is chosen for them, and how much that is at most."""
+    for plan in request.follow_ups.waiting.values():
+        hours = outlook.most_hours(plan, request.measured)
+        most = f", about {hours:,.1f} {request.site.hours_unit} one at a time" if dry_run else ""
+        go_on = "" if dry_run else " `tick` chooses, and submits them, now and then or by cron."
+        told = f"{choice_words.dry(plan)}{most}. {choice_words.again(following.seeds_again(plan))}".rstrip() + go_on
+        console.print(told, soft_wrap=True)
+    for choice in request.follow_ups.made.values():
+        console.print(f"{choice_words.title(choice)}: chosen on {choice_words.when(choice)}, which stands.")
 
 
 def _too_little(space: disk.Space, where: SubmitOptions) -> str | None:

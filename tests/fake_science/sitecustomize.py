@@ -1,10 +1,10 @@
 """Puts stand-ins for the stages into every Python process that has this folder on its PYTHONPATH, so that the
 orchestrator's tests take milliseconds a stage. What a stand-in does is told by FAKE_SCIENCE, a JSON file:
 {"run id or *": {"stage": "fail" | "noise" | "hang" | "exit" | "out_of_memory" | "no_gpu" | "train" | "deaf" | "eat" |
-"unwritable" | seconds it takes}}. One that makes noise prints what a terminal obeys, and fails; one that finds no GPU
-fails where it is to have one. Asked to stop, one that hangs completes, one that trains saves (a line in saved.txt) and
-is Interrupted, a deaf one goes on; one that eats takes 200 MB and goes on too. With FAKE_SIGNAL_AT_START a child gets
-USR2 while it starts.
+"unwritable" | seconds it takes | {"task", "metric", "value", "n"} of its score}}. One that makes noise prints what a
+terminal obeys, and fails; one that finds no GPU fails where it is to have one. Asked to stop, one that hangs completes,
+one that trains saves (a line in saved.txt) and is Interrupted, a deaf one goes on; one that eats takes 200 MB and goes
+on too. With FAKE_SIGNAL_AT_START a child gets USR2 while it starts.
 FAKE_CLOCKS, as {"node": seconds}, is by how much the clocks of nodes are off in the jobs there.
 
 What takes most of such a process's time is not loaded: numpy and asyncio, of which submitit only speaks, and pydantic.
@@ -129,7 +129,8 @@ def _run_of(stage):
         if stage == "pretrain":
             (work.run_dir / "model").mkdir(exist_ok=True)
             metrics |= {"tokens_per_second": 1e4, "peak_memory_mb": 300.0, "device": "cpu"}
-        return Outcome(scores=[Score("average", "accuracy", 0.5, 100)], metrics=metrics)
+        score = what if isinstance(what, dict) else {"task": "average", "metric": "accuracy", "value": 0.5, "n": 100}
+        return Outcome(scores=[Score(**score)], metrics=metrics)
 
     return run
 
