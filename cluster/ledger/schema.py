@@ -291,6 +291,16 @@ def m010_babylm(db: Database) -> None:
     db.create_view("scores_wide", _scores_wide(_FIGURES | _OF_CHARACTERS | _OF_BABYLM), replace=True)
 
 
+@migrate()
+def m011_needs(db: Database) -> None:
+    """Of each stage run the stages of other runs whose product it needs."""
+    db.execute(
+        "CREATE TABLE need (run_id TEXT, stage TEXT, needed_run TEXT, needed TEXT, "
+        "PRIMARY KEY (run_id, stage, needed_run, needed))"
+    )
+    db.execute("CREATE INDEX idx_need ON need (needed_run)")
+
+
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
     """Return the digest of a stage's scores; None if their rows are few enough to be alike by chance, or if they are
     times. A row counts once: an average has the rows of all tasks, and a task has several metrics."""

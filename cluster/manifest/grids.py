@@ -26,9 +26,11 @@ from cluster.manifest.loading import (
     check_known,
     flatten,
     merge,
+    over,
 )
 from cluster.manifest.matching import match_parameters
 from cluster.manifest.own_stages import check_commands, first_stages, parameter
+from cluster.manifest.teachers import check_used, with_teacher
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
@@ -55,6 +57,7 @@ def cells(
             check_known(name, manifest.studies, "studies")
         found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
         check_heeded(top, found)
+        check_used(top, found)
         return found
     except InputError as error:
         raise InputError(as_written(f"{manifest.path}: {error}")) from None
@@ -97,13 +100,14 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     sections, of_study = Sections(), flatten(own, where)
     chosen = _chosen(study, of_study, combinations, where)
     for combination in combinations:
-        layer = of_study | combination
+        layer = over(of_study, combination)
         model = base_model(manifest, layer, where)
         if model not in below:
             model_layer = layer_of_model(manifest, model)
             below[model] = model_layer, merge(base, model_layer)
         model_layer, settings = below[model]
         merged = with_corpus(manifest, merge(settings, layer, top))
+        merged = with_teacher(manifest, merged, base, top, seeds, where)
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
         if manifest.of_programs:
             first = first_stages(manifest.own, stages)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from cluster.files.causes import Cause
 from cluster.manifest.loading import SECTIONS, HoursBudget
 from cluster.manifest.matching import SIZES
+from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
@@ -36,6 +37,9 @@ def json_schema() -> dict[str, Any]:
     for name in ("definition", "revision"):  # of a corpus: not for a manifest to say
         definitions["Data"]["properties"].pop(name)
     definitions.pop("Corpus")
+    definitions["Teacher"] = AskedTeacher.model_json_schema()  # as a manifest speaks of it
+    definitions["Teacher"].pop("required")
+    definitions["Train"]["properties"]["teacher"] = run["properties"].pop("teacher")
     matching = {
         "match_params": {
             "type": ["boolean", "string", "null"],

@@ -1,13 +1,16 @@
-"""Say what waits for the product of another run, by the requests alone: nobody else's ledger is looked at."""
+"""Say what waits for the product of another run: by the ledger, for one in the same OUTPUT_ROOT, such as a teacher;
+else by the requests alone, and nobody else's ledger is looked at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from cluster.console import count
+from cluster.console import clean, count
 from cluster.files import documents
 from cluster.files.documents import RequestFile
 from cluster.files.folders import OutputRoot
+from cluster.ledger.rows import NeedRow
 
 
 def told(output_root: OutputRoot) -> list[str]:
@@ -22,6 +25,23 @@ def told(output_root: OutputRoot) -> list[str]:
                 f"{count(len(request['runs']), 'run')} wait for {count(len(needs), 'stage run')} in {where}: "
                 f"`tiny-transformers tick{output_root.options}` goes on once they have ended"
             )
+    return found
+
+
+def told_of_others(needs: Iterable[NeedRow], options: str) -> list[str]:
+    """Return a sentence for each stage run for whose product runs of the same OUTPUT_ROOT wait: that `tick` goes on
+    then, or, where it failed, why and what frees them."""
+    found = []
+    for need in needs:
+        runs = count(need["runs"], "run")
+        what = f"{need['stage']} of {need['name'] or 'a run that is gone'} ({need['run_id']})"
+        if need["status"] == "failed":
+            why = ": ".join(filter(None, (need["cause"], clean(need["message"] or ""))))
+            frees = f"`rerun --failed --run {need['run_id']}{options}` frees them"
+            found.append(f"{runs} blocked, since {what} failed ({why}): {frees}")
+        else:
+            goes_on = f"`tiny-transformers tick{options}` goes on once it has completed"
+            found.append(f"{runs} wait for {what}, which is {need['status']}: {goes_on}")
     return found
 
 

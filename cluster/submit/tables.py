@@ -33,11 +33,13 @@ ADVISED_BELOW, ADVISED_ABOVE = 0.7, 1.05  # of what was planned; between, nothin
 
 
 def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Each model once, in the manifest's order: name, studies, parameters, FLOPs of a token, settings."""
-    models: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        model = cell.config.model
-        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, cell.config), "studies": []})
+    """Each model once, in the manifest's order, teachers last: name, studies, parameters, FLOPs, settings."""
+    cells, models = list(cells), dict[str, dict[str, Any]]()
+    taught = ((cell, cell.config.teacher.name, cell.config.taught_by) for cell in cells if cell.config.teacher)
+    for cell, named, config in [*((cell, cell.model, cell.config) for cell in cells), *taught]:
+        assert config
+        model = config.model
+        entry = models.setdefault(model.model_dump_json(), {"name": model_name(named, config), "studies": []})
         if cell.study not in entry["studies"]:
             entry["studies"].append(cell.study)
         counts = parameters(model)
