@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cluster.files.identity import Around, seeded
+from cluster.files.identity import identity as identity  # of the plan, as it is asked for
 from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
 from cluster.plan import cost

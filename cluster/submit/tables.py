@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
@@ -189,9 +190,13 @@ def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def outlook_view(arrays: Sequence[Array], site: Site, unit: str) -> str:
-    """Say in words what the packs come to."""
+def outlook_view(arrays: Sequence[Array], site: Site, unit: str, later: Sequence[Array] = ()) -> str:
+    """Say in words what the packs come to; `later`: those of them that begin when the others have ended, at the
+    latest."""
     found = predict(arrays, site)
+    if later:
+        first = [array for array in arrays if all(array is not each for each in later)]
+        found = replace(found, end=sum(predict(part, site).end for part in (first, later) if part))
     if site.scheduler == "local":
         return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {_duration(found.end)}."
     jobs = (

@@ -66,7 +66,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     stages = sum(len(item.stages) for item in request.items)
     console.print(f"{count(stages, 'stage run')}, about {outlook.gpu_hours(arrays):,.1f} {unit} {basis}.")
     if where.dry_run:
-        console.print(tables.outlook_view(arrays, request.site, unit), soft_wrap=True)
+        console.print(tables.outlook_view(arrays, request.site, unit, request.later), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100
     if way := compared and tables.studies_way(arrays, request.runs, unit, request.measured):
         console.print(way)

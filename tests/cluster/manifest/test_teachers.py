@@ -44,7 +44,6 @@ studies:
 def cells_of(tmp_path, text=DOCUMENT, **words):
     path = tmp_path / "experiments.yaml"
     path.write_text(text)
-    jsonschema.validate(yaml.safe_load(text), json_schema())
     return grids.cells(loading.load(path), **words)
 
 
@@ -74,6 +73,14 @@ def test_a_teacher_is_a_run_of_its_own_that_all_students_and_another_study_share
     assert alone[2].id == teacher.id, "before its students"
     assert alone[2].stages == ("pretrain",), "what they need of it, and no more"
     assert {run.id for run in alone} == {run.id for run in runs}
+
+
+def test_the_schema_knows_what_is_said_of_a_teacher():
+    told = yaml.safe_load(DOCUMENT.replace("{model: deep}", "{model: deep, seed: 2, set: {train.max_steps: 9}}"))
+    jsonschema.validate(told, schema := json_schema())
+    told["studies"]["lessons"]["grid"]["train.teacher"][1]["alpha"] = 2
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(told, schema)
 
 
 def test_the_report_compares_students_and_what_the_study_has_as_a_cell(tmp_path):
@@ -175,8 +182,12 @@ def test_the_teachers_pass_is_in_the_plan_in_closed_form(tmp_path):
     assert more == pytest.approx(training_tokens(student.config) * flops_per_token(teacher))
     assert cost.training_flops(student.config) - cost.training_flops(plain.config) == flops_per_token(teacher)
     memory = [cost.memory(run.config, gpu=True) for run in (plain, student)]
-    labels = student.config.train.micro_batch_tokens * teacher.hidden_size
-    assert memory[1] - memory[0] == pytest.approx(4 * (num_parameters(teacher) + labels) / 1e6, abs=1.1)
+    # Its weights, its last hidden states, and what one of its wide layers takes beyond all that the student keeps.
+    a_layer = teacher.kept_per_token(64) / 3 - student.config.model.kept_per_token(64)
+    tokens = student.config.train.micro_batch_tokens
+    assert a_layer > 0
+    expected = num_parameters(teacher) + tokens * (teacher.hidden_size + a_layer)
+    assert memory[1] - memory[0] == pytest.approx(4 * expected / 1e6, abs=1.1)
     assert cost.architecture_key(student.config) != cost.architecture_key(plain.config)
     site = Site(name="s", scheduler="slurm", flops=1e10)
     seconds = [choosing.item(run, run.stages, {}, cost.Measured.nothing(site)).seconds for run in (plain, student)]
