@@ -8,12 +8,12 @@ import pytest
 from cluster.files.records import StageState
 from cluster.ledger import recording
 from cluster.manifest import grids, loading
-from cluster.plan import cost, expansion
+from cluster.plan import choosing, cost, expansion, outlook, packing
 from cluster.report import results
 from cluster.sites.profiles import Site
 from cluster.slurm.queries import Slurm
 from cluster.status import needs
-from cluster.submit import dispatch, others
+from cluster.submit import dispatch, others, tables
 
 MANIFEST = """
 defaults: {data: {source: builtin}, stages: [pretrain, add_tokenizer]}
@@ -79,6 +79,19 @@ def test_what_waits_is_planned_and_costed_with_the_rest_and_not_submitted(lesson
 
     assert (runs_of(asked.arrays), runs_of(asked.later)) == ({run.id for run in lessons} - later, later)
     assert runs_of(asked.planned) == {item.run_id for item in asked.items} == {run.id for run in lessons}
+
+
+def test_the_end_is_foretold_with_students_after_their_teacher(lessons):
+    site = Site(name="test", scheduler="slurm", cpus=4, flops=1e8)
+    measured, by_id = cost.Measured.nothing(site), {run.id: run for run in lessons}
+    first, later = (
+        packing.arrange([choosing.item(run, run.stages, {}, measured) for run in some], by_id, site, measured)
+        for some in ((lessons[0], *lessons[3:]), lessons[1:3])
+    )
+    ends = [outlook.predict(arrays, site).end for arrays in (first, later)]
+    assert outlook.predict([*first, *later], site).end < sum(ends)
+    told = tables.outlook_view([*first, *later], site, "hours", later)
+    assert f"Predicted to end in {sum(ends) / 3600:,.1f} h" in told
 
 
 def test_a_students_status_follows_that_of_its_teacher(ledger, root, lessons):
