@@ -193,10 +193,10 @@ def has_turn(run: RunDir, stage: str) -> bool:
     done again and failed is not, though it had completed before."""
     from tiny_transformers.settings.stages import STAGES  # pydantic, which a pack can mostly do without
 
-    return all(_newest_completed(run, need) for need in STAGES[stage].needs)
+    return all(newest_completed(run, need) for need in STAGES[stage].needs)
 
 
-def _newest_completed(run: RunDir, stage: str) -> bool:
+def newest_completed(run: RunDir, stage: str) -> bool:
     """Whether the newest of the attempts that began has completed."""
     newest = next((attempt for attempt in reversed(run.attempts(stage)) if attempt.claim.exists()), None)
     return newest is not None and is_completed(newest)

@@ -36,6 +36,7 @@ from jobs.attempts import (
     done_before,
     has_result,
     has_turn,
+    newest_completed,
     read_intent,
     say,
     this_task,
@@ -246,6 +247,7 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
     if config.reads_data:
         data_root = resolve_root(config, data_root, cache, [stage])
     own = definition(config, stage)
+    teacher = needed_model(OutputRoot(Path(intent["output_root"])), described, stage)
     work = Work(
         config=config,
         data_root=data_root or cache,
@@ -256,6 +258,7 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         should_stop=STOP.is_set,
         stage=stage,
         own=own,
+        teacher_dir=teacher,
         has_gpu=bool(intent["site"].get("gpus")),
     )
     if known := documents.read(OutputRoot(Path(intent["output_root"])).contents, ContentsFile):
@@ -268,6 +271,18 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
         sys.path.append(own.folder)  # behind all else: a file of the user's hides no module
     outcome: Outcome = getattr(importlib.import_module(module), function or "run")(work)
     return outcome
+
+
+def needed_model(root: OutputRoot, described: RunFile, stage: str) -> Path | None:
+    """Return the folder of another run's model that this stage needs; None if it needs none.
+
+    Raises TinyTransformersError if that run has not made it: this one should not have been submitted."""
+    for need in (each for each in described.get("needs", []) if each["stage"] == stage):
+        other = root.run(need["run_id"])
+        if not newest_completed(other, need["needed"]):
+            raise TinyTransformersError(f"needs {need['needed']} of run {need['run_id']}, which has not completed")
+        return other.model
+    return None
 
 
 def _die_with_parent() -> None:

@@ -249,6 +249,14 @@ class AnswerFile(TypedDict):
     process: NotRequired[Process | None]
 
 
+class RunNeed(TypedDict):
+    """The product of another run of this OUTPUT_ROOT, without which a stage of this one cannot be done."""
+
+    stage: Name  # of this run
+    run_id: Name  # of the other one
+    needed: Name  # the stage of that one which makes it
+
+
 class RunFile(TypedDict):
     """run.json: a planned run."""
 
@@ -260,6 +268,7 @@ class RunFile(TypedDict):
     stages: list[Name]
     parameters: NotRequired[int]
     config: dict[str, Any]
+    needs: NotRequired[list[RunNeed]]  # not there: none
 
 
 class Grid(TypedDict):

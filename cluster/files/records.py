@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from cluster.files.causes import Cause
-from cluster.files.documents import Grid
+from cluster.files.documents import Grid, RunNeed
+from cluster.files.identity import identity
 from cluster.files.statuses import AttemptStatus, StageStatus
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,15 @@ class Run:
     @property
     def parameters(self) -> int:
         return self.config.parameters
+
+    @property
+    def needs(self) -> list[RunNeed]:
+        """The products of other runs that its stages need."""
+        return [
+            {"stage": stage, "run_id": identity(other.config), "needed": other.stage}
+            for stage in self.stages
+            for other in STAGES[stage].of_others(self.config)
+        ]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, Intent, RunFile, StudyFile
@@ -29,6 +30,8 @@ def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], cr
             value = documents.read(path, RunFile) if run.id in known else None
         except whole_files.TornFile:  # it is written anew; the ledger has all of it
             value = None
+        whole = replace(run, stages=tuple(dict.fromkeys((*stages, *run.stages))))
+        needs = {"needs": whole.needs} if whole.needs else {}
         whole_files.write_json(
             path,
             {
@@ -37,9 +40,10 @@ def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], cr
                 "created": value["created"] if value else created,
                 "order": value["order"] if value else order,  # within those created at once
                 "studies": list(dict.fromkeys((*studies, *run.studies))),
-                "stages": list(dict.fromkeys((*stages, *run.stages))),
+                "stages": list(whole.stages),
                 "parameters": run.parameters,
                 "config": {**dumped.of(run.config), "seed": run.config.seed},
+                **needs,
             },
             indent=None,
         )

@@ -152,6 +152,18 @@ class RunRow(TypedDict):
     stages: dict[str, StageRow]
 
 
+class NeedRow(TypedDict):
+    """A stage run that is not completed, and for whose product so many runs wait."""
+
+    run_id: str
+    stage: str
+    runs: int
+    name: str | None  # None: the run is not known any more
+    status: StageStatus
+    cause: Cause | None
+    message: str | None
+
+
 class FailureRow(TypedDict):
     """A stage run whose newest attempt failed, once for each study of its run."""
 

@@ -44,6 +44,9 @@ class Runs(Store):
         self._insert_all("run", new)
         members = [{"study": study, "run_id": run.id} for run in runs for study in run.studies]
         self._insert_all("study_run", members, "OR IGNORE")
+        needs = [{"run_id": run.id, "stage": need["stage"], "needed_run": need["run_id"], "needed": need["needed"]}
+                 for run in runs for need in run.needs]  # fmt: skip
+        self._insert_all("need", needs, "OR IGNORE")
         self._touched |= {run.id for run in runs}
 
     def known_runs(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -127,6 +130,14 @@ class Runs(Store):
             for row in rows:
                 found.setdefault(row["run_id"], set()).add(study)
         return found
+
+    def needed_runs(self) -> set[str]:
+        """Ids of the runs whose product others need."""
+        return {run_id for (run_id,) in self.db.execute("SELECT DISTINCT needed_run FROM need")}
+
+    def runs_that_need(self) -> set[str]:
+        """Ids of the runs that need the product of another one."""
+        return {run_id for (run_id,) in self.db.execute("SELECT DISTINCT run_id FROM need")}
 
     def names(self, run_ids: Iterable[str]) -> dict[str, str]:
         wanted = json.dumps(sorted(set(run_ids)))

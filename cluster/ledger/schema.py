@@ -297,6 +297,16 @@ def m011_choices(db: Database) -> None:
     db.table("choice").create({"id": str, "study": str, "made": str, "record": str}, pk="id")
 
 
+@migrate()
+def m012_needs(db: Database) -> None:
+    """Of each stage run the stages of other runs whose product it needs."""
+    db.execute(
+        "CREATE TABLE need (run_id TEXT, stage TEXT, needed_run TEXT, needed TEXT, "
+        "PRIMARY KEY (run_id, stage, needed_run, needed))"
+    )
+    db.execute("CREATE INDEX idx_need ON need (needed_run)")
+
+
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:
     """Return the digest of a stage's scores; None if their rows are few enough to be alike by chance, or if they are
     times. A row counts once: an average has the rows of all tasks, and a task has several metrics."""

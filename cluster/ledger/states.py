@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from cluster.files.records import AttemptRow, StageState
 from cluster.files.statuses import TRIED, AttemptStatus, StageStatus
-from cluster.ledger.rows import RunRow
+from cluster.ledger.rows import NeedRow, RunRow
 from cluster.ledger.runs import Runs
 from cluster.ledger.store import listed, stage_runs
 
@@ -80,22 +80,42 @@ class States(Runs):
     def overview(self, ids: Iterable[str] | None = None) -> list[RunRow]:
         """Per run: run_id, name, parameters, studies, and per stage its status, cause, attempts, job; of all runs, or
         of these. No settings are parsed, so that it is quick."""
-        studies = self._studies()
+        studies, ids = self._studies(), None if ids is None else set(ids)
         which, values = "", []
         if ids is not None:
-            which, values = "WHERE {} IN (SELECT value FROM json_each(?))", [json.dumps(sorted(set(ids)))]
+            which, values = "WHERE {} IN (SELECT value FROM json_each(?))", [json.dumps(sorted(ids))]
         newest: dict[str, dict[str, AttemptRow]] = {}
         for row in self.db.query(f"{_NEWEST} {which.format('run_id')} {_NEWEST_END}", values):
             newest.setdefault(row["run_id"], {})[row["stage"]] = row
+        others = self._of_others(ids)
         rows = self.db.query(
             f"SELECT id, name, parameters, stages FROM run {which.format('id')} ORDER BY rowid", values
         )
         return [
             {"run_id": row["id"], "name": row["name"], "parameters": row["parameters"],
              "studies": studies.get(row["id"], []),
-             "stages": stage_runs(json.loads(row["stages"]), newest.get(row["id"], {}))}
+             "stages": stage_runs(json.loads(row["stages"]), newest.get(row["id"], {}),
+                                  others.get(row["id"], {}))}
             for row in rows
         ]  # fmt: skip
+
+    def unmet_needs(self) -> list[NeedRow]:
+        """The stage runs for whose product other runs wait, that never began: how many do, and how far it is."""
+        rows = self.db.query(
+            "SELECT needed_run AS run_id, needed AS stage, count(*) AS runs, name FROM need LEFT JOIN run "
+            "ON run.id = needed_run WHERE NOT EXISTS (SELECT 1 FROM attempt WHERE (attempt.run_id, attempt.stage) = "
+            "(need.run_id, need.stage) AND status != 'void') GROUP BY needed_run, needed ORDER BY min(need.rowid)"
+        )
+        found: list[NeedRow] = []
+        for row in rows:
+            statuses = self.db.execute("SELECT stages, statuses FROM run WHERE id = ?", [row["run_id"]]).fetchone()
+            status = _statuses(*statuses).get(row["stage"], "waiting") if statuses else "waiting"
+            newest = self.newest_of(row["run_id"]).get(row["stage"])
+            cause, message = (newest["cause"], newest["message"]) if newest and status == "failed" else (None, None)
+            if status != "completed":
+                told = {"status": status, "cause": cause, "message": message}
+                found.append(cast(NeedRow, {**row, **told}))
+        return found
 
     def newest_attempts(self, *statuses: AttemptStatus) -> list[AttemptRow]:
         """The newest attempt of every stage run whose newest attempt has one of these statuses."""

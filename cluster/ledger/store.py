@@ -24,6 +24,7 @@ from tiny_transformers.settings.stages import STAGES
 with without_modules("pandas", "numpy"):
     from sqlite_utils import Database
 
+NONE: Mapping[str, Sequence[StageStatus]] = {}
 CACHE = 64 * 1024  # KiB of a ledger's pages that are kept in memory, at most
 
 
@@ -136,7 +137,8 @@ class Store:
             self.db.conn.executemany(statement, ([row[name] for name in names] for row in rows))
 
     def _write_statuses(self, run_ids: Collection[str]) -> None:
-        """Write those that have changed. Runs that are alike are looked at once."""
+        """Write those that have changed, and then those of the runs that need these. Runs that are alike are looked at
+        once."""
         if not run_ids:
             return
         wanted = json.dumps(sorted(run_ids))
@@ -149,17 +151,40 @@ class Store:
         )
         for run_id, stage, status, progress in rows:
             newest.setdefault(run_id, {})[stage] = standing(status, progress)
-        known: dict[tuple[str, frozenset[tuple[str, str]]], str] = {}
+        others = self._of_others(run_ids)
+        known: dict[Any, str] = {}
         changed = []
         for run_id, stages, before in self.db.execute(
             f"SELECT id, stages, statuses FROM run WHERE id {which}", [wanted]
         ):
-            alike = stages, frozenset(newest.get(run_id, {}).items())
+            of_run, needed = newest.get(run_id, {}), others.get(run_id, {})
+            alike = stages, frozenset(of_run.items()), json.dumps(needed)
             if alike not in known:
-                known[alike] = ",".join(stage_statuses(json.loads(stages), newest.get(run_id, {})).values())
+                known[alike] = ",".join(stage_statuses(json.loads(stages), of_run, needed).values())
             if known[alike] != before:
                 changed.append((known[alike], run_id))
         self.db.conn.executemany("UPDATE run SET statuses = ? WHERE id = ?", changed)
+        told = json.dumps([run_id for _, run_id in changed])
+        self._write_statuses(
+            [row[0] for row in self.db.execute(f"SELECT DISTINCT run_id FROM need WHERE needed_run {which}", [told])]
+        )
+
+    def _of_others(self, run_ids: Collection[str] | None) -> dict[str, dict[str, list[StageStatus]]]:
+        """Run id -> stage -> the statuses of the stage runs of other runs that it needs; of all runs, or of these. One
+        that is not known, as its files are gone, is waited for."""
+        which, values = "", []
+        if run_ids is not None:
+            which, values = "WHERE run_id IN (SELECT value FROM json_each(?))", [json.dumps(sorted(run_ids))]
+        found: dict[str, dict[str, list[StageStatus]]] = {}
+        rows = self.db.execute(
+            "SELECT run_id, stage, needed, stages, statuses FROM need LEFT JOIN run ON run.id = needed_run "
+            f"{which} ORDER BY need.rowid",
+            values,
+        )
+        for run_id, stage, needed, stages, statuses in rows:
+            of_other = dict(zip(json.loads(stages or "[]"), (statuses or "").split(","), strict=False))
+            found.setdefault(run_id, {}).setdefault(stage, []).append(of_other.get(needed) or "waiting")
+        return found
 
     def remember(self, key: str, value: str) -> None:
         self._insert("meta", {"key": key, "value": value}, "OR REPLACE")
@@ -169,11 +194,13 @@ class Store:
         return row["value"] if row else None
 
 
-def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[str, StageRow]:
+def stage_runs(
+    stages: Sequence[str], newest: Mapping[str, AttemptRow], others: Mapping[str, Sequence[StageStatus]] = NONE
+) -> dict[str, StageRow]:
     """Each stage run with its status, and what its newest attempt that is not void says."""
     views: dict[str, StageRow] = {}
     standings = {stage: standing(row["status"], row["progress"]) for stage, row in newest.items()}
-    for stage, status in stage_statuses(stages, standings).items():
+    for stage, status in stage_statuses(stages, standings, others).items():
         attempt = newest.get(stage)
         views[stage] = {
             "status": status,
@@ -184,13 +211,16 @@ def stage_runs(stages: Sequence[str], newest: Mapping[str, AttemptRow]) -> dict[
     return views
 
 
-def stage_statuses(stages: Sequence[str], newest: Mapping[str, str]) -> dict[str, StageStatus]:
+def stage_statuses(
+    stages: Sequence[str], newest: Mapping[str, str], others: Mapping[str, Sequence[StageStatus]] = NONE
+) -> dict[str, StageStatus]:
     """The status of each stage run, first match wins: completed, running, submitted, failed, blocked, eligible,
-    waiting. `newest`: stage -> `standing` of its newest attempt that is not void."""
+    waiting. `newest`: stage -> `standing` of its newest attempt that is not void; `others`: stage -> how far the stage
+    runs of other runs are that it needs."""
     statuses: dict[str, StageStatus] = {}
     for stage in stages:
         known = STAGES[stage].needs if stage in STAGES else ()  # of another version
-        needs = [statuses[need] for need in known if need in statuses]
+        needs = [*(statuses[need] for need in known if need in statuses), *others.get(stage, ())]
         if stage in newest:
             statuses[stage] = cast(StageStatus, newest[stage])
         elif any(need in STUCK for need in needs):

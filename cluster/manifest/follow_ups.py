@@ -15,7 +15,7 @@ from typing import Any
 from cluster.errors import InputError
 from cluster.manifest import grids
 from cluster.manifest.grids import Combination
-from cluster.manifest.loading import Cell, Layer, Manifest, merge
+from cluster.manifest.loading import Cell, Layer, Manifest, merge, over
 from cluster.manifest.own_stages import PARAMETERS
 from cluster.manifest.sources import FROM, Rule, rule_of
 
@@ -123,7 +123,7 @@ def _possible(
     study, where, rule = manifest.studies[name], f"studies.{name}", rule_of(manifest, name)
     own = grids.own_settings(study, where)
     points = grids.included(study, where) if rule else grids.combinations(study, where)
-    layers: list[tuple[Layer, int | None]] = [(own | point, None) for point in points]
+    layers: list[tuple[Layer, int | None]] = [(over(own, point), None) for point in points]
     if rule:
         sources = [
             each.combination for source in rule.sources for each in _possible(manifest, source, top, smoke, known)

@@ -28,10 +28,12 @@ from cluster.manifest.loading import (
     check_known,
     flatten,
     merge,
+    over,
 )
 from cluster.manifest.matching import match_parameters
 from cluster.manifest.own_stages import check_commands, first_stages, parameter
 from cluster.manifest.sources import FROM, inherited, with_sources
+from cluster.manifest.teachers import check_used, with_teacher
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, default_stages, misfit
 
@@ -57,6 +59,7 @@ def cells(
             raise InputError(f"studies: all are optional. Name one with --study: {', '.join(manifest.optional)}.")
         found = [cell for name in names for cell in _study_cells(manifest, name, top, smoke)]
         check_heeded(top, found)
+        check_used(top, found)
         return found
 
 
@@ -115,7 +118,7 @@ def _study_cells(manifest: Manifest, name: str, top: Layer, smoke: bool) -> Iter
     own = own_settings(study, where)
     points = included(study, where) if FROM in study else combinations(study, where)
     chosen = _chosen(study, own, points, where)
-    made = combine(manifest, name, [own | point for point in points], top, smoke)
+    made = combine(manifest, name, [over(own, point) for point in points], top, smoke)
     baselines, stages = _baselines(made, chosen), stages_of(manifest, name)
     for index, combination in enumerate(made):
         for config in combination.configs:
@@ -150,6 +153,7 @@ def combine(manifest: Manifest, name: str, layers: Sequence[Layer], top: Layer, 
             below[model] = model_layer, merge(base, model_layer)
         model_layer, settings = below[model]
         merged = with_corpus(manifest, merge(settings, layer, top))
+        merged = with_teacher(manifest, merged, base, top, seeds, where)
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
         if manifest.of_programs:
             first = first_stages(manifest.own, stages)

@@ -34,6 +34,7 @@ SECTIONS = ("data", "train", "evaluation")  # parts of RunConfig that any layer 
 MATCHING = ("match_params", "match_by")
 CORPUS, DEFINITION = "data.corpus", "data.definition"
 FEED_FORWARD_KIND = "model.ffn.kind"
+TEACHER = "train.teacher"
 PROGRAM = "program"  # in place of a model's name in a manifest that has none
 SETTING_KEYS = ("model", *MATCHING, *SECTIONS)  # what a study, or a cell of its grid, may set
 STUDY_KEYS = (*own_stages.STUDY_KEYS, *SETTING_KEYS)
@@ -292,8 +293,15 @@ def merge(first: Layer, *layers: Layer) -> Layer:
             merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}
         if any(path.startswith(("train.max_steps", "train.budget")) for path in layer):
             merged = {path: value for path, value in merged.items() if not path.startswith("train.budget")}
-        merged = merged | layer
+        merged = over(merged, layer)
     return merged
+
+
+def over(lower: Layer, upper: Layer) -> Layer:
+    """Both together, where the second one wins: if it has no teacher, there is none."""
+    if TEACHER in upper:
+        lower = {path: value for path, value in lower.items() if not path.startswith(f"{TEACHER}.")}
+    return lower | upper
 
 
 def baseline_entries(study: Mapping[str, Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from cluster.files.causes import Cause
 from cluster.manifest.loading import SECTIONS, HoursBudget
 from cluster.manifest.matching import SIZES
 from cluster.manifest.sources import FROM, Failed
+from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Notify, Rule
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.config import RunConfig
@@ -37,6 +38,9 @@ def json_schema() -> dict[str, Any]:
     for name in ("definition", "revision"):  # of a corpus: not for a manifest to say
         definitions["Data"]["properties"].pop(name)
     definitions.pop("Corpus")
+    definitions["Teacher"] = AskedTeacher.model_json_schema()  # as a manifest speaks of it
+    definitions["Teacher"].pop("required")
+    definitions["Train"]["properties"]["teacher"] = run["properties"].pop("teacher")
     matching = {
         "match_params": {
             "type": ["boolean", "string", "null"],

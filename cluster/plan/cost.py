@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
-from tiny_transformers.settings.architecture import FAMILIES, flops_per_token
+from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
-from tiny_transformers.settings.costs import forward_flops, keys_of_a_token, story_tokens, training_tokens
+from tiny_transformers.settings.costs import keys_of_a_token, step_flops, story_tokens, training_tokens
 from tiny_transformers.settings.stages import STAGES
 
 STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
@@ -208,6 +208,8 @@ def _digest(config: RunConfig, left_out: set[str]) -> str:
         "max_length": config.data.max_length,
         "train": config.train.model_dump(mode="json", include=DECISIVE),
     }
+    if config.teacher:
+        decisive["teacher"] = config.teacher.model.model_dump(mode="json", exclude=left_out)
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -227,12 +229,17 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
     layers = tokens * model.kept_per_token(keys_of_a_token(config))
     carried = config.train.batch_size * model.carried_per_row(keys_of_a_token(config))
-    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (logits + layers + carried)) / 1e6)
+    taught = 0.0
+    if config.teacher:  # its weights, and of its pass, which keeps nothing for a backward one, about a layer at once
+        teacher = config.teacher.model
+        of_a_layer = tokens * teacher.kept_per_token(keys_of_a_token(config)) / teacher.layers
+        taught = num_parameters(teacher) + labels * teacher.hidden_size + max(0.0, of_a_layer - layers)
+    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (logits + layers + carried + taught)) / 1e6)
 
 
 def training_flops(config: RunConfig) -> float:
     """Return the FLOPs of one token of pretraining, forward and backward."""
-    return 3.0 * forward_flops(config)
+    return step_flops(config)
 
 
 def studies_seconds(config: RunConfig) -> float | None:

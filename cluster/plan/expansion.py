@@ -3,41 +3,43 @@ share it. Pure: reads no files, calls no SLURM."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from cluster.files.choices import SeededRun
+from cluster.files.identity import Around, seeded
+from cluster.files.identity import identity as identity  # of the plan, as it is asked for
 from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
 from cluster.plan import cost
 from cluster.plan.memo import PerSettings
-from tiny_transformers.settings.base import Settings
-from tiny_transformers.settings.config import RunConfig, Train
+from tiny_transformers.settings.config import RunConfig, Teacher, Train
 from tiny_transformers.settings.program import Program
-from tiny_transformers.settings.stages import STAGES
+from tiny_transformers.settings.stages import STAGES, needed_by
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-GAP = "\0"  # is in no JSON
 USUAL_STEPS = Train.model_fields["max_steps"].default
 
 
 def expand(cells: Iterable[Cell]) -> list[Run]:
-    """Runs in the order of the cells; a run that several studies contain is there once, with all its stages."""
-    identities, names = PerSettings(_Around()), PerSettings(_unseeded_name)
+    """Runs in the order of the cells; a run that several studies contain is there once, with all its stages. Before a
+    run that needs the product of another one comes that one, with the stages that make it."""
+    identities, names = PerSettings(Around()), PerSettings(_unseeded_name)
     runs: dict[str, Run] = {}
-    for cell in cells:
-        config = cell.config
-        run_id = _seeded_identity(identities.of(config), config.seed)
+
+    def add(study: str, model: str, config: RunConfig, stages: Sequence[str]) -> None:
+        for other in (other for stage in stages for other in STAGES[stage].of_others(config)):
+            add(study, other.model, other.config, in_order({other.stage, *needed_by([other.stage])}))
+        run_id = seeded(identities.of(config), config.seed)
         known = runs.get(run_id)
         if known is None:
-            readable = f"{names.of(config, cell.model)}-s{config.seed}"
-            runs[run_id] = Run(run_id, readable, config, in_order(cell.stages), (cell.study,))
+            readable = f"{names.of(config, model)}-s{config.seed}"
+            runs[run_id] = Run(run_id, readable, config, in_order(stages), (study,))
         else:
-            studies = tuple(dict.fromkeys((*known.studies, cell.study)))
-            runs[run_id] = replace(known, stages=in_order((*known.stages, *cell.stages)), studies=studies)
+            studies = tuple(dict.fromkeys((*known.studies, study)))
+            runs[run_id] = replace(known, stages=in_order((*known.stages, *stages)), studies=studies)
+
+    for cell in cells:
+        add(cell.study, cell.model, cell.config, cell.stages)
     return list(runs.values())
 
 
@@ -53,12 +55,13 @@ def merged(runs: Iterable[Run]) -> list[Run]:
 
 
 def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] = ()) -> list[StudyRecord]:
-    """The studies that these cells are of; `overrides`: the --set texts that they were made with."""
-    identities = PerSettings(_Around())
+    """The studies that these cells are of; `overrides`: the --set texts that they were made with. Runs that are there
+    for others to learn from are not among those that are compared."""
+    identities = PerSettings(Around())
     runs: dict[str, dict[str, bool]] = {}  # study -> run id -> whether it is a baseline
     stages: dict[str, tuple[str, ...]] = {}
     for cell in cells:
-        run_id = _seeded_identity(identities.of(cell.config), cell.config.seed)
+        run_id = seeded(identities.of(cell.config), cell.config.seed)
         of_study = runs.setdefault(cell.study, {})
         of_study[run_id] = of_study.get(run_id, False) or cell.baseline  # cells may come to one run
         stages[cell.study] = cell.stages
@@ -77,60 +80,15 @@ def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] 
 
 def seeded_runs(cells: Iterable[Cell]) -> list[SeededRun]:
     """The run of each of these cells, by its id, name and seed."""
-    identities, names = PerSettings(_Around()), PerSettings(_unseeded_name)
+    identities, names = PerSettings(Around()), PerSettings(_unseeded_name)
     return [
         {
-            "run_id": _seeded_identity(identities.of(cell.config), cell.config.seed),
+            "run_id": seeded(identities.of(cell.config), cell.config.seed),
             "name": f"{names.of(cell.config, cell.model)}-s{cell.config.seed}",
             "seed": cell.config.seed,
         }
         for cell in cells
     ]
-
-
-def identity(config: RunConfig) -> str:
-    """12 hexadecimal digits of the SHA-256 of the settings as canonical JSON."""
-    return _seeded_identity(_Around()(config), config.seed)
-
-
-class _Around:
-    """The canonical JSON before and behind the seed, which is all that differs between the runs of a cell. What is
-    around the model, too, is written once for the cells that share it as objects."""
-
-    NAMES = sorted(RunConfig.model_fields)
-
-    def __init__(self) -> None:
-        self._around: dict[tuple[Any, ...], tuple[RunConfig, list[str]]] = {}  # with its objects, which live as long
-
-    def __call__(self, config: RunConfig) -> tuple[str, str]:
-        shared = id(config.data), id(config.train), id(config.evaluation), config.recipe, config.smoke, config.probe
-        known = self._around.get(shared)
-        if known is None:
-            known = self._around[shared] = config, self._around_both(config)
-        before, between, behind = known[1]
-        return f"{before}{_canonical(config.model)}{between}", behind
-
-    def _around_both(self, config: RunConfig) -> list[str]:
-        """The texts before the model, between it and the seed, and behind that."""
-        texts = []
-        for name in self.NAMES:
-            value, field = getattr(config, name), RunConfig.model_fields[name]
-            if name in ("model", "seed"):
-                texts.append(f'"{name}":{GAP}')
-            elif not (field.exclude_if and value == field.default):
-                # Of a corpus its name counts, and neither where its files are nor how they are read.
-                settings = value.model_dump(mode="json", exclude={"definition"}) if name == "data" else value
-                texts.append(f'"{name}":{_canonical(settings)}')
-        return f"{{{','.join(texts)}}}".split(GAP)
-
-
-def _seeded_identity(around: tuple[str, str], seed: int) -> str:
-    return hashlib.sha256(f"{around[0]}{seed}{around[1]}".encode()).hexdigest()[:12]
-
-
-def _canonical(value: Any) -> str:
-    settings = value.model_dump(mode="json") if isinstance(value, Settings) else value
-    return _ENCODER.encode(settings)
 
 
 def name(model: str, config: RunConfig) -> str:
@@ -140,7 +98,7 @@ def name(model: str, config: RunConfig) -> str:
 
 def _unseeded_name(config: RunConfig, model: str) -> str:
     corpus = f"-{config.data.label}" if config.data.label else ""
-    return f"{model_name(model, config)}{corpus}{_trained(config.train)}"
+    return f"{model_name(model, config)}{corpus}{_trained(config.train)}{_taught(config.teacher)}"
 
 
 def _trained(train: Train) -> str:
@@ -148,6 +106,10 @@ def _trained(train: Train) -> str:
     if budget := train.budget:
         return f"-{budget.hours:g}h" if budget.hours else f"-{(budget.tokens or 0) / 1e6:g}Mtokens"
     return "" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps"
+
+
+def _taught(teacher: Teacher | None) -> str:
+    return f"-from-{teacher.name}-a{teacher.alpha:g}-T{teacher.temperature:g}" if teacher else ""
 
 
 def model_name(model: str, config: RunConfig) -> str:

@@ -1,7 +1,8 @@
 """Remember what was computed of settings that differ in their seed only. Pure.
 
-The cells of one combination share their sections (model, data, train, evaluation) as objects, so a section's identity
-finds them without comparing a hundred settings. A settings object is kept with its value: its sections live as long."""
+The cells of one combination share their sections (model, data, train, evaluation, teacher) as objects, so a section's
+identity finds them without comparing a hundred settings. A settings object is kept with its value: its sections live as
+long."""
 
 from __future__ import annotations
 
@@ -35,5 +36,6 @@ def _alike(one: RunConfig, other: RunConfig) -> bool:
         one.data is other.data
         and one.train is other.train
         and one.evaluation is other.evaluation
+        and one.teacher is other.teacher
         and (one.smoke, one.probe, one.recipe) == (other.smoke, other.probe, other.recipe)
     )

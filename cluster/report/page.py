@@ -28,6 +28,8 @@ from cluster.report.study_tables import (
     variant_target,
 )
 
+OF_TEACHER = ("teacher.model.", "teacher.train.")  # settings of a student that make its teacher: its own run has them
+
 
 @dataclass(frozen=True)
 class Page:
@@ -98,7 +100,7 @@ def _shown_variant(study: Study, family: Family, variant: Variant) -> dict[str, 
     changed = [
         f"{name}: {own.get(name, 'none')} (baseline: {base.get(name, 'none')})"
         for name in {**base, **own}
-        if own.get(name) != base.get(name) and name != "seed"
+        if own.get(name) != base.get(name) and name != "seed" and not name.startswith(OF_TEACHER)
     ]
     return {
         "variant": variant,

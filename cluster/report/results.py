@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -251,10 +251,11 @@ def read(ledger: Ledger) -> list[Study]:
     parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
     results = _results(ledger, configs)
     studies = []
+    needed = ledger.needed_runs()
     for name in ledger.study_sizes():
         of_study = [result for result in results if name in result.studies]
         row = about.get(name, StudyFile(name=name, description="", grids=[]))
-        for title, grid in _grids(name, row["grids"], of_study):
+        for title, grid in _grids(name, row["grids"], of_study, needed):
             chosen = [run.with_stages(grid["stages"]) for run in of_study if run.run_id in set(grid["runs"])]
             if chosen:
                 families = _families(chosen, configs, parameters, set(grid["baselines"]))
@@ -262,11 +263,14 @@ def read(ledger: Ledger) -> list[Study]:
     return studies
 
 
-def _grids(name: str, grids: Sequence[Grid], results: Sequence[Result]) -> Iterator[tuple[str, Grid]]:
-    """Each with a title; the runs that are in none, as if they were one."""
+def _grids(
+    name: str, grids: Sequence[Grid], results: Sequence[Result], needed: Collection[str]
+) -> Iterator[tuple[str, Grid]]:
+    """Each with a title; the runs that are in none, as if they were one, without those that are there since others
+    need them."""
     for grid in grids:
         yield " ".join([name, *grid["overrides"]]), grid
-    listed = {run_id for grid in grids for run_id in grid["runs"]}
+    listed = {run_id for grid in grids for run_id in grid["runs"]}.union(needed)
     left = [result.run_id for result in results if result.run_id not in listed]
     stages = dict.fromkeys(stage for result in results for stage in result.stages)
     if left:

@@ -1,15 +1,18 @@
-"""Say what waits for the product of another run, by the requests alone: nobody else's ledger is looked at. And which
-follow-ups wait for their choice, and what was chosen."""
+"""Say what waits for the product of another run: by the ledger, for one in the same OUTPUT_ROOT, such as a teacher;
+else by the requests alone, and nobody else's ledger is looked at. And which follow-ups wait for their choice, and what
+was chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from cluster.console import count
+from cluster.console import clean, count
 from cluster.files import documents
 from cluster.files.documents import RequestFile
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import NeedRow
 from cluster.plan import choice_words
 from cluster.submit import choices
 
@@ -42,6 +45,23 @@ def of_choices(ledger: Ledger, output_root: OutputRoot) -> list[str]:
         found.append(choice_words.in_short(choice))
         if changed := choice_words.changed(choice, choices.scores_of(ledger, choice["rule"])):
             found.append(changed)
+    return found
+
+
+def told_of_others(needs: Iterable[NeedRow], options: str) -> list[str]:
+    """Return a sentence for each stage run for whose product runs of the same OUTPUT_ROOT wait: that `tick` goes on
+    then, or, where it failed, why and what frees them."""
+    found = []
+    for need in needs:
+        runs = count(need["runs"], "run")
+        what = f"{need['stage']} of {need['name'] or 'a run that is gone'} ({need['run_id']})"
+        if need["status"] == "failed":
+            why = ": ".join(filter(None, (need["cause"], clean(need["message"] or ""))))
+            frees = f"`rerun --failed --run {need['run_id']}{options}` frees them"
+            found.append(f"{runs} blocked, since {what} failed ({why}): {frees}")
+        else:
+            goes_on = f"`tiny-transformers tick{options}` goes on once it has completed"
+            found.append(f"{runs} wait for {what}, which is {need['status']}: {goes_on}")
     return found
 
 

@@ -62,7 +62,11 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
         seconds_left=left, why=why,
         flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
-        waits=(*needs.told(output_root), *needs.of_choices(ledger, output_root)),
+        waits=(
+            *needs.told(output_root),
+            *needs.told_of_others(ledger.unmet_needs(), options),
+            *needs.of_choices(ledger, output_root),
+        ),
     )  # fmt: skip
 
 

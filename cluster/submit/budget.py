@@ -43,7 +43,7 @@ def keep(output_root: OutputRoot, budget: BudgetFile | None) -> None:
 
 def check(where: SubmitOptions, ledger: Ledger | None, request: Request, asked_by: str) -> None:
     """Raises InputError, which says what would fit, if the request would go over a budget."""
-    hours, unit = outlook.gpu_hours([*request.arrays, *request.held]), request.site.hours_unit
+    hours, unit = outlook.gpu_hours(request.planned), request.site.hours_unit
     limit, budget = where.max_gpu_hours, request.budget
     if limit is not None and hours > limit:
         _refuse(f"--max-gpu-hours {limit:g}: this would take about {_told(hours, unit)}", request, limit, asked_by)
@@ -74,7 +74,7 @@ def _refuse(told: str, request: Request, room: float, asked_by: str) -> NoReturn
 
 def _what_fits(request: Request, room: float, asked_by: str) -> str:
     """Say which studies fit, in the manifest's order; where studies cannot be named or none fits, how many runs."""
-    hours = outlook.gpu_hours([*request.arrays, *request.held])
+    hours = outlook.gpu_hours(request.planned)
     seconds = sum(item.seconds for item in request.items)
     of_run = {item.run_id: hours * item.seconds / seconds for item in request.items}  # a pack's hours are its runs'
     fitting: list[str] = []

@@ -28,7 +28,7 @@ def wanted(request: Request, asked: bool | None) -> Calibration | None:
         return None
     if not any(run.config.reads_data for run in request.runs):  # programs, whose stages say how long they take
         return None
-    arrays = [*request.arrays, *request.held]
+    arrays = request.planned
     if asked is None and (request.site.flops or outlook.gpu_hours(arrays) < calibration.WORTH):
         return None
     chosen = calibration.choose(arrays, request.runs, request.site)

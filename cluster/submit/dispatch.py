@@ -61,7 +61,8 @@ class Request:
     measured: cost.Measured
     studies: list[str]  # in the order in which they are shown
     states: States
-    left_alone: int = 0  # runs that another version of the code began
+    later: Sequence[Array] = ()  # what waits for the product of another run
+    left_alone: int = 0  # runs that another version of the code began, or that lack what another run had made
     about: Sequence[records.StudyRecord] = ()  # what is to be recorded of studies
     left_out: Sequence[str] = ()  # optional studies that nobody named
     budget: BudgetFile | None = None  # for all that is submitted to this OUTPUT_ROOT
@@ -71,6 +72,11 @@ class Request:
     own: Mapping[str, OwnStage] = field(default_factory=dict)  # users' stages that are to be recorded
     follow_ups: choices.Known = choices.NONE  # studies whose cells are chosen later
     room: int | None = None  # how many packs the limits leave room for; None: for any number
+
+    @property
+    def planned(self) -> list[Array]:
+        """All that is asked for."""
+        return [*self.arrays, *self.held, *self.later]
 
     @property
     def assumed(self) -> bool:
@@ -93,8 +99,11 @@ def request(
     studies: list[str],
     slurm: Slurm,
     reached: ReachedLimit | None = None,
+    later: Collection[str] = (),
 ) -> Request:
-    """Raises InputError if a run does not fit the site, SlurmSilent if it is not known how much may be submitted."""
+    """`later`: the runs that wait for other ones.
+
+    Raises InputError if a run does not fit the site, SlurmSilent if it is not known how much may be submitted."""
     limits = limits_of(site, slurm)
     if reached and reached["max_submit"] != limits.max_submit:
         reached = None  # what is read has changed since
@@ -107,8 +116,12 @@ def request(
         for run, stages in todo
         if stages
     ]
-    arrays = packing.arrange(items, {run.id: run for run in runs}, narrowed, measured)
-    arranged = {item.run_id: item for array in arrays for pack in array.packs for item in pack.items}
+    by_id = {run.id: run for run in runs}
+    arrays, after = (
+        packing.arrange([item for item in items if (item.run_id in later) == waits], by_id, narrowed, measured)
+        for waits in (False, True)
+    )
+    arranged = {item.run_id: item for array in (*arrays, *after) for pack in array.packs for item in pack.items}
     items = [arranged[item.run_id] for item in items]  # with the time that they take beside others
     now: list[Array] = arrays
     held: list[Array] = []
@@ -117,7 +130,7 @@ def request(
         room = narrowed.max_submit - _live(slurm, site)
         room = room if limits.room is None else min(room, limits.room)
         now, held = _within(arrays, room)
-    return Request(site, runs, items, now, held, limits, measured, studies, states, reached=reached, room=room)
+    return Request(site, runs, items, now, held, limits, measured, studies, states, after, reached=reached, room=room)
 
 
 def limits_of(site: Site, slurm: Slurm) -> Limits:

@@ -87,7 +87,7 @@ class EarlierSubmissions:
 
     def forget_done(self) -> None:
         """Drop the requests of which nothing is left to be submitted."""
-        live = self.sources(set(self._ledger.runs_with("eligible")))
+        live = self.sources({*self._ledger.runs_with("eligible"), *self._ledger.runs_that_need()})
         for path, value in self._requests:
             if "choice" not in value and not any(live.get(run_id) is value for run_id in value["runs"]):
                 path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import budget, calibrating, choices, code_copy, contents, dispatch, launch, on_disk, pause
+from cluster.submit import budget, calibrating, choices, code_copy, contents, dispatch, launch, on_disk, others, pause
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, say_unknown, show
@@ -51,9 +51,17 @@ def compose(
     reached = dispatch.last_limit(ledger, where.output_root, site) if ledger else None
     check_runnable(todo)
     of_one = _of_one_code(where, ledger, _with_model(where, todo), origin)
+    waiting = others.look(where.output_root, of_one, states)
+    if waiting.gone:
+        console.print(others.told_gone(waiting.gone, where.output_root), style="yellow", soft_wrap=True)
+    if waiting.later and origin.asked_by != "submit":  # which alone keeps what it was asked for
+        for told in others.told_later(waiting.later.values(), runs, "Left alone: do it again then."):
+            console.print(told, style="yellow", soft_wrap=True)
+    left = waiting.gone.keys() | (waiting.later.keys() if origin.asked_by != "submit" else set())
+    of_one = [(run, stages) for run, stages in of_one if run.id not in left]
     rates = measured(ledger, where.output_root, site)
     states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
-    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached)
+    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached, waiting.later)
     return replace(request, left_alone=len(todo) - len(of_one), budget=budget.last(where.output_root))
 
 
@@ -182,7 +190,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
         runs = f"{count(len(request.items), 'run')} wait for it"
         tick = f"`tiny-transformers tick{where.output_root.options}`, now and then or by cron"
         console.print(f"{runs}: {tick}, sizes and submits them then.", soft_wrap=True)
-        return replace(request, arrays=[], held=[*request.arrays, *request.held])
+        return replace(request, arrays=[], held=request.planned, later=())
     try:
         jobs = launch.submit(ledger, where.output_root, request.arrays, request.site, origin, where.log_dir.resolve())
     except RefusedForNow as refusal:
@@ -193,7 +201,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
     except (InputError, SubmitError):  # refused: what is left of it is the user's to ask for again
         path.unlink(missing_ok=True)
         raise
-    if not request.held:
+    if not (request.held or request.later):
         path.unlink(missing_ok=True)
     if jobs:
         console.print(f"Submitted {', '.join(jobs)}. `status{where.output_root.options}` shows how it goes.")

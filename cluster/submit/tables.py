@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
@@ -33,11 +34,13 @@ ADVISED_BELOW, ADVISED_ABOVE = 0.7, 1.05  # of what was planned; between, nothin
 
 
 def distinct_models(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Each model once, in the manifest's order: name, studies, parameters, FLOPs of a token, settings."""
-    models: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        model = cell.config.model
-        entry = models.setdefault(model.model_dump_json(), {"name": model_name(cell.model, cell.config), "studies": []})
+    """Each model once, in the manifest's order, teachers last: name, studies, parameters, FLOPs, settings."""
+    cells, models = list(cells), dict[str, dict[str, Any]]()
+    taught = ((cell, cell.config.teacher.name, cell.config.taught_by) for cell in cells if cell.config.teacher)
+    for cell, named, config in [*((cell, cell.model, cell.config) for cell in cells), *taught]:
+        assert config
+        model = config.model
+        entry = models.setdefault(model.model_dump_json(), {"name": model_name(named, config), "studies": []})
         if cell.study not in entry["studies"]:
             entry["studies"].append(cell.study)
         counts = parameters(model)
@@ -187,9 +190,13 @@ def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def outlook_view(arrays: Sequence[Array], site: Site, unit: str) -> str:
-    """Say in words what the packs come to."""
+def outlook_view(arrays: Sequence[Array], site: Site, unit: str, later: Sequence[Array] = ()) -> str:
+    """Say in words what the packs come to; `later`: those of them that begin when the others have ended, at the
+    latest."""
     found = predict(arrays, site)
+    if later:
+        first = [array for array in arrays if all(array is not each for each in later)]
+        found = replace(found, end=sum(predict(part, site).end for part in (first, later) if part))
     if site.scheduler == "local":
         return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {_duration(found.end)}."
     jobs = (

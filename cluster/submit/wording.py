@@ -17,7 +17,7 @@ from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.plan import choice_words, choosing, disk, following, outlook, packing
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import calibrating, dispatch, launch, tables
+from cluster.submit import calibrating, dispatch, launch, others, tables
 from cluster.submit.dispatch import Request, SubmitOptions
 from cluster.submit.leaving import Why
 
@@ -35,7 +35,7 @@ def say_unknown(ledger: Ledger) -> None:
 def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path | None) -> None:
     """Raises InputError for folders that no job could use: before anything is recorded."""
     unit = request.site.hours_unit
-    arrays = [*request.arrays, *request.held]
+    arrays = request.planned
     if where.dry_run and len(request.items) <= LISTED_RUNS:
         console.print(tables.runs_table(request.runs, request.items, arrays))
     if where.dry_run:
@@ -55,6 +55,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
             text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
+    say_later(request, where.output_root)
     if request.calibration:
         first = f"First comes {calibrating.told(request.calibration)}; the rest waits for it (or --no-calibration)."
         console.print(first, soft_wrap=True)
@@ -67,7 +68,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     stages = sum(len(item.stages) for item in request.items)
     console.print(f"{count(stages, 'stage run')}, about {outlook.gpu_hours(arrays):,.1f} {unit} {basis}.")
     if where.dry_run:
-        console.print(tables.outlook_view(arrays, request.site, unit), soft_wrap=True)
+        console.print(tables.outlook_view(arrays, request.site, unit, request.later), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100
     if way := compared and tables.studies_way(arrays, request.runs, unit, request.measured):
         console.print(way)
@@ -116,6 +117,16 @@ def say_held(request: Request, asked_by: str) -> None:
             f"running{known}{others}. {_go_on(asked_by)}",
             soft_wrap=True,
         )
+
+
+def say_later(request: Request, output_root: OutputRoot) -> None:
+    """Say which runs wait for other ones."""
+    runs = {item.run_id for array in request.later for pack in array.packs for item in pack.items}
+    todo = [(run, list(run.stages)) for run in request.runs if run.id in runs]
+    waiting = others.look(output_root, todo, request.states).later.values()
+    go_on = f"`tiny-transformers tick{output_root.options}`, or --wait, submits them then."
+    for told in others.told_later(waiting, request.runs, go_on):
+        console.print(told, soft_wrap=True)
 
 
 def say_refused(refusal: RefusedForNow, left: Sequence[packing.Array], asked_by: str) -> None:

@@ -13,6 +13,7 @@ from shape import ROOMS, modules
 
 from cluster.cli import entry
 from cluster.manifest import grids, loading
+from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
@@ -40,7 +41,7 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
     sections = {"model", "model.sharing", "train.budget"}
-    not_of_the_manifest = {"seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
+    not_of_the_manifest = {"teacher", "seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
         (GPTNeo, "model."),
@@ -48,6 +49,7 @@ def test_every_setting_is_documented_with_its_default():
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
         (Budget, "train.budget."),
+        (AskedTeacher, "train.teacher."),
     )
     for path in sections | not_of_the_manifest:
         known.pop(path)

@@ -48,6 +48,7 @@ CHARACTERS = {
 SETTLED = {"KANLinear", "SpanAttention"}  # they look at a grid, or at spans, in their first pass
 SEQUENCES = [[1, *range(4, 4 + length), 2] for length in (3, 5, 5, 9)]
 MASK = 18
+TAUGHT = "taught"  # by an untrained model of the same kind
 SPEED = {"batch_sizes": [2], "tokens": 8, "prompt_tokens": 3, "new_tokens": 2}
 GATES = ("naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense")
 
@@ -70,12 +71,15 @@ def write_data(root: Path) -> None:
     (root / config.STREAMS["text8"]).write_text(" ".join(random.choice(WORDS, size=2_000)))
 
 
-def work_of(model: Any, root: Path) -> Work:
+def work_of(model: Any, root: Path, teacher: Any = None) -> Work:
     stream = isinstance(model, Brainformer)
     train = {"max_steps": 1_000, "micro_batch_tokens": 100, "evaluations": 1, "precision": "bfloat16"}
     train |= {"batch_size": 4, "block_size": 40} if stream else {"stories_per_step": 4}
+    taught = {"name": "teacher", "model": teacher, "train": train, "seed": 1}
     run = RunConfig(
         model=model,
+        teacher=taught if teacher else None,
+        probe=bool(teacher),  # which learns from an untrained one
         train=train | ({"optimizer": "adagrad", "clipping": "per_tensor"} if stream else {}),
         data={"corpus": "text8"} if stream else {"max_length": 30},
         evaluation={"bpc": {}, "speed": SPEED} if stream else {"superglue": {"max_length": 30}, "speed": SPEED},
@@ -83,17 +87,19 @@ def work_of(model: Any, root: Path) -> Work:
     return Work(run, root, root / "cache", Path(tempfile.mkdtemp(dir=root)))
 
 
-def made(model: Any, root: Path) -> tuple[Training, Any]:
+def made(model: Any, root: Path, teacher: Any = None) -> tuple[Training, Any]:
     """Its training, and a classifier; no Brainformer is one. Both are on the CPU."""
     heads = AutoModelForSequenceClassification.from_config
     classifier = None if isinstance(model, Brainformer) else heads(auto.hf_config(model, num_labels=2))
-    return Training(work_of(model, root)), classifier
+    return Training(work_of(model, root, teacher)), classifier
 
 
 def move(training: Training) -> None:
     """To the GPU, after the first steps, whose losses would be compared with what is to be expected."""
     training.device, training.precision = fake_gpu.GPU, "bfloat16"
     fake_gpu.moved(training.model)
+    if training.teacher:
+        fake_gpu.moved(training.teacher.model)
     training.optimizer = optimizers.build(training.model, training.settings)
     training.counters.step = 10
     if isinstance(training.config.model, Brainformer):
@@ -143,7 +149,7 @@ def speed_of(model: Any, settings: RunConfig) -> None:
 
 
 def look(name: str, model: Any, root: Path) -> None:
-    training, classifier = made(model, root)
+    training, classifier = made(model, root, model if name.endswith(TAUGHT) else None)
     part = "move"
     try:
         with fake_gpu.pretended(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -162,9 +168,10 @@ def look(name: str, model: Any, root: Path) -> None:
 
 
 def models_by_name() -> dict[str, Any]:
-    """Each kind of both families, and a Brainformer with each gate."""
+    """Each kind of both families, one of each with a teacher, and a Brainformer with each gate."""
     variants = {f"{family} {variant}": small(family, variant, **SIZES) for variant, family in PAIRS}
     gates = {gate: {"gate": gate, "num_experts": 4} for gate in GATES}
+    variants |= {f"{family} {TAUGHT}": small(family, **SIZES) for family in ("gpt_neo", "roberta")}
     return variants | {f"brainformer {gate}": Brainformer(**CHARACTERS, experts=gates[gate]) for gate in gates}
 
 

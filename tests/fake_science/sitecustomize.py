@@ -98,6 +98,8 @@ def _run_of(stage):
         what = _told(work, stage)
         threads = os.environ.get("OMP_NUM_THREADS")
         print(f"{stage} stand-in, told: {what}; threads: {threads}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
+        if work.teacher_dir:
+            print(f"teacher: {work.teacher_dir}")
         if what == "fail":
             raise RuntimeError(f"{stage} was told to fail")
         if what == "noise":

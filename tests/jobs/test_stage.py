@@ -180,6 +180,22 @@ def test_an_attempts_own_micro_batch_overrides_the_runs_and_is_logged(run, submi
 
 
 @pytest.mark.usefixtures("fake_science")
+def test_a_stage_is_given_the_model_of_the_run_that_it_needs_and_fails_if_that_has_not_made_it(make_run, submit):
+    run, teacher = make_run("abc"), make_run("def")
+    needs = [{"stage": "pretrain", "run_id": "def", "needed": "pretrain"}]
+    whole_files.write_json(run.run_json, whole_files.read_json(run.run_json) | {"needs": needs})
+    child(submit(stages=[["pretrain", 1]]))
+    result = whole_files.read_json(run.attempt("pretrain", 1).result)
+    assert (result["status"], result["cause"]) == ("failed", "error")
+    assert result["message"] == "needs pretrain of run def, which has not completed"
+    whole_files.write_json(claim(teacher).result, {"status": "completed", "cause": None})
+    child(submit(stages=[["pretrain", 2], ["add_tokenizer", 1]]))
+    assert whole_files.read_json(run.attempt("pretrain", 2).result)["status"] == "completed"
+    assert f"teacher: {teacher.model}\n" in run.attempt("pretrain", 2).log.read_text()
+    assert "teacher" not in run.attempt("add_tokenizer", 1).log.read_text()
+
+
+@pytest.mark.usefixtures("fake_science")
 def test_a_missing_run_file_is_an_error_that_says_so(run, submit):
     run.run_json.unlink()
     child(submit())

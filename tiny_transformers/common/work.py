@@ -42,6 +42,7 @@ class Work:
     should_stop: Callable[[], bool] = lambda: False  # asked often; True: save and raise Interrupted
     stage: str = ""  # its name
     has_gpu: bool = False  # a GPU was asked for: where CUDA does not start it fails, and does not go on on the CPU
+    teacher_dir: Path | None = None  # the model that pretraining learns from, if it has a teacher: another run's
     own: OwnStage | None = None  # how the manifest defines it, if it is a stage of the user's own
 
     @property

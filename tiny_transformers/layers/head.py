@@ -5,13 +5,21 @@ turned into their own gradient where they lie, and are gone: nothing of their si
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tiny_transformers.settings.config import HEAD_ROWS
+
+
+class Head(NamedTuple):
+    """A last linear layer, and what it is given: features (N, H), weight (V, H), bias (V,)."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
 
 def cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -22,9 +30,9 @@ def cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, labels:
     gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (features, weight, bias))
     if gradient:
         return _CrossEntropy.apply(features, weight, bias, labels)
-    features, weight, bias = _cast(features, weight, bias)
+    features, weight, bias = cast(features, weight, bias)
     total = torch.zeros((), device=features.device)
-    for some, of in zip(features.split(_rows(features)), labels.split(_rows(features)), strict=True):
+    for some, of in zip(features.split(rows_at_once(features)), labels.split(rows_at_once(features)), strict=True):
         total += F.cross_entropy(F.linear(some, weight, bias).float(), of, reduction="sum")
     return total
 
@@ -35,13 +43,13 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         ctx.dtypes = features.dtype, weight.dtype
-        features, weight, bias = _cast(features, weight, bias)
+        features, weight, bias = cast(features, weight, bias)
         with torch.autocast(features.device.type, enabled=False):  # a GPU's would make the softmax float32
             return _CrossEntropy._forward(ctx, features, weight, bias, labels)
 
     @staticmethod
     def _forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-        step = _rows(features)
+        step = rows_at_once(features)
         grad_features = torch.empty_like(features)
         grad_weight: Tensor | None = None  # both in float32: each addition of a piece would be rounded
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
@@ -70,7 +78,7 @@ class _CrossEntropy(torch.autograd.Function):
         return of_features, weight.mul_(grad), None if bias is None else bias.mul_(grad), None
 
 
-def _cast(*tensors: Tensor | None) -> list[Any]:
+def cast(*tensors: Tensor | None) -> list[Any]:
     """In the dtype of autocast's products, if it is on."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
     if not torch.is_autocast_enabled(device):
@@ -79,7 +87,7 @@ def _cast(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
-def _rows(features: Tensor) -> int:
+def rows_at_once(features: Tensor) -> int:
     """At a time. On a CPU the products want some hundreds of rows, and logits should not leave the cache by far (256 to
     1,024 cannot be told apart); elsewhere only the memory counts."""
     return HEAD_ROWS["cpu" if features.device.type == "cpu" else "cuda"]

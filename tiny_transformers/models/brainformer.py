@@ -23,7 +23,6 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.dropout import Dropout, dropout
 from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.layers.ffn.gates import Gate
-from tiny_transformers.layers.head import cross_entropy
 from tiny_transformers.layers.layer import Layer
 from tiny_transformers.layers.span_attention import PositionKeys, SpanAttention
 from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, LanguageModel, SavedConfig, one_cache
@@ -305,9 +304,6 @@ class TinyBrainformerForCausalLM(TinyBrainformerPreTrainedModel, GenerationMixin
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
         self.register_forward_hook(self._end, with_kwargs=True)
-
-    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, labels)
 
     @can_return_tuple
     def forward(

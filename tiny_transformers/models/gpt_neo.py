@@ -25,7 +25,6 @@ from transformers import (
 from tiny_transformers.layers import attention, feed_forward
 from tiny_transformers.layers.activations import stock_name
 from tiny_transformers.layers.feed_forward import Zero
-from tiny_transformers.layers.head import cross_entropy
 from tiny_transformers.models.language_model import REAL, known_attention
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 
@@ -138,9 +137,6 @@ class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):
 
 class TinyGPTNeoForCausalLM(TinyGPTNeoPreTrainedModel, GPTNeoForCausalLM):
     divides_by_items = True
-
-    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(hidden, self.lm_head.weight, None, labels)
 
 
 class TinyGPTNeoForSequenceClassification(TinyGPTNeoPreTrainedModel, GPTNeoForSequenceClassification):

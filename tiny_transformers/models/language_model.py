@@ -19,6 +19,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.layers.head import Head, cross_entropy
 from tiny_transformers.layers.layer import STD, Layer, PerToken
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
@@ -115,7 +116,12 @@ class LanguageModel(PreTrainedModel):
 
     def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The summed cross-entropy, in nats, of labels (N,) given the last hidden states (N, H) where they are."""
-        raise NotImplementedError
+        return cross_entropy(*self.head_at(hidden), labels)
+
+    def head_at(self, hidden: Tensor) -> Head:
+        """The last linear layer of the head, and what it is given of the last hidden states (N, H)."""
+        last: Any = self.get_output_embeddings()
+        return Head(hidden, last.weight, last.bias)
 
     def feed_forward(self, block: Any) -> nn.Module | None:
         """A block's feed-forward module by itself, (B, T, H) -> (B, T, H), without LayerNorm and residual; None if the

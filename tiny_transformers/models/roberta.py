@@ -25,7 +25,7 @@ from transformers import (
 
 from tiny_transformers.layers import attention, feed_forward
 from tiny_transformers.layers.activations import stock_name
-from tiny_transformers.layers.head import cross_entropy
+from tiny_transformers.layers.head import Head
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 
 GELU = "gelu"  # the exact one, by erf
@@ -104,10 +104,9 @@ class TinyRobertaModel(TinyRobertaPreTrainedModel, RobertaModel):
 
 
 class TinyRobertaForMaskedLM(TinyRobertaPreTrainedModel, RobertaForMaskedLM):
-    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
+    def head_at(self, hidden: Tensor) -> Head:
         head = self.lm_head
-        features = head.layer_norm(F.gelu(head.dense(hidden)))
-        return cross_entropy(features, head.decoder.weight, head.decoder.bias, labels)
+        return Head(head.layer_norm(F.gelu(head.dense(hidden))), head.decoder.weight, head.decoder.bias)
 
 
 class TinyRobertaForSequenceClassification(TinyRobertaPreTrainedModel, RobertaForSequenceClassification):

@@ -18,6 +18,7 @@ from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.stage.kind import STAGES
+from tiny_transformers.settings.teaching import Teaching, unteachable
 
 # Raised when the same settings would give another result; it is part of every run id. A change that concerns some runs
 # only raises theirs: all others keep their ids (`recipe_of`).
@@ -212,6 +213,16 @@ STOCK_TRAINING = {  # whether a corpus is a stream -> what is dropped, at its de
 }
 
 
+class Teacher(Teaching):
+    """The trained model that a run learns from: its run is as the student's, except for this."""
+
+    name: str  # the model's in the manifest; no part of a run's id
+    model: Model
+    train: Train
+    seed: int
+    recipe: int | None = None
+
+
 class RunConfig(Settings):
     """Everything that can change a run's result."""
 
@@ -219,6 +230,7 @@ class RunConfig(Settings):
     data: Data = Data()
     train: Train = Train()
     evaluation: EvaluationNow = Field(default_factory=_stock_evaluation, json_schema_extra=_tell_stock_evaluation)
+    teacher: Teacher | None = added(None)  # `train.teacher` of a manifest
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     smoke: bool = False  # a trial of the machinery: kept apart, never counted
     probe: bool = added(False)  # a few steps that measure memory and speed: kept apart, never counted
@@ -236,10 +248,18 @@ class RunConfig(Settings):
         """Return the FLOPs of one token in a forward pass of training, attention scores left out."""
         return flops_per_token(self.model, training=True)
 
+    @cached_property
+    def taught_by(self) -> RunConfig | None:
+        """The settings of the run whose model is this one's teacher. Raises ValidationError for such as no run has."""
+        if self.teacher is None:
+            return None
+        own = self.teacher.model_dump(include={"model", "train", "seed", "recipe"})
+        return RunConfig(**own, data=self.data, evaluation=self.evaluation, smoke=self.smoke)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Without what was computed of the settings that are changed."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("parameters", "weights_flops"):
+        for name in ("parameters", "weights_flops", "taught_by"):
             copied.__dict__.pop(name, None)
         return copied
 
@@ -296,6 +316,14 @@ class RunConfig(Settings):
         stock = STOCK_TRAINING[self.data.is_stream]
         if any(getattr(self.train, name) != default for name, default in stock.items()):
             self._resolve(train=self.train.model_copy(update=stock))
+        return self
+
+    @model_validator(mode="after")
+    def _fits_teacher(self) -> RunConfig:
+        if self.teacher and self.teacher.alpha == 1:  # plain training, and so the very run that has no teacher
+            self._resolve(teacher=None)
+        if self.teacher and (wrong := unteachable(self.model, self.teacher.model)):
+            raise ValueError(f"train.teacher {self.teacher.name}: {wrong}")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ FLOPs of a forward pass are those of `architecture.flops_per_token`, and with th
 
 from __future__ import annotations
 
-from tiny_transformers.settings.architecture import Brainformer
+from tiny_transformers.settings.architecture import Brainformer, flops_per_token
 from tiny_transformers.settings.config import RunConfig
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
@@ -50,6 +50,13 @@ def forward_flops(config: RunConfig) -> float:
     As in training: on a GPU a controller's evaluation goes through all units, too, where tokens are many."""
     scores = config.model.score_flops(keys_of_a_token(config)) if config.data.is_stream else 0
     return config.weights_flops + scores
+
+
+def step_flops(config: RunConfig) -> float:
+    """Return the FLOPs of one token of pretraining, forward and backward; with a teacher's forward pass, if it has
+    one."""
+    taught = flops_per_token(config.teacher.model) if config.teacher else 0
+    return 3.0 * forward_flops(config) + taught
 
 
 def head_flops(config: RunConfig) -> float:

@@ -51,7 +51,9 @@ class Counters:
 class Curve:
     """curve.jsonl: {"step", "loss", "learning_rate", "tokens", "seconds"} or {"step", "eval_loss"} in a line.
 
-    `loss` is that of the one step, in nats per label; `tokens` and `seconds` are sums from the beginning."""
+    `loss` is that of the one step, in nats per label; `tokens` and `seconds` are sums from the beginning. With a
+    teacher `loss` is still that of the labels, and `divergence` is KL(teacher || student), both softened as it is
+    trained."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
@@ -69,12 +71,16 @@ class Curve:
         draft.write_text("".join(kept))
         os.replace(draft, self.path)
 
-    def add(self, counters: Counters, loss: float, learning_rate: float, *, last: bool) -> None:
+    def add(
+        self, counters: Counters, loss: float, learning_rate: float, *, last: bool, apart: float | None = None
+    ) -> None:
         step = counters.step
         if step == 1 or last or step % self.every == 0:
+            taught = {} if apart is None else {"divergence": apart}
             self._append(
-                step=step, loss=loss, learning_rate=learning_rate, tokens=counters.tokens, seconds=counters.seconds
-            )
+                step=step, loss=loss, **taught, learning_rate=learning_rate, tokens=counters.tokens,
+                seconds=counters.seconds,
+            )  # fmt: skip
 
     def add_evaluation(self, step: int, loss: float) -> None:
         self.evaluations[step] = loss

@@ -47,6 +47,7 @@ from tiny_transformers.training.device import (
     what_it_lacks,
 )
 from tiny_transformers.training.losses import Memory, token_losses
+from tiny_transformers.training.teaching import teacher_of
 
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
 INITIAL_LOSS = 0.5  # nats that the first loss may be off what untrained weights give, besides chance
@@ -102,6 +103,9 @@ class Training:
         self.model = _on(self.device, auto.build(self.config.model, self.config.seed))
         self._check_parameters()
         self._check_definition(self.model, "definition")
+        self.teacher = teacher_of(work, self.device)
+        # What was read: of a run that learns from another one, the weights of that one, too.
+        self.fingerprints = self.corpus.fingerprints | (dict(self.teacher.fingerprints) if self.teacher else {})
         self.compiling = Compiling(work, self.device, self.model)
         self.optimizer = optimizers.build(self.model, self.settings)
         self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
@@ -115,10 +119,10 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """Return what must not change between two sittings of one training. The size of a micro-batch may, and
         precision stays what it was in the first, whatever it is set to."""
-        settings = self.config.model_dump(mode="json", include={"model", "data", "train", "seed", "recipe"})
+        settings = self.config.model_dump(mode="json", include={"model", "data", "train", "teacher", "seed", "recipe"})
         for how in ("micro_batch_tokens", "batch_split", "precision", "compile"):
             settings["train"].pop(how, None)
-        return {"settings": settings, "files": self.corpus.fingerprints}
+        return {"settings": settings, "files": self.fingerprints}
 
     def resume(self) -> None:
         checkpoint.remove_drafts(self.checkpoints)
@@ -209,7 +213,7 @@ class Training:
             self._step()
             return
         rate = optimizers.learning_rate(self.settings, step=number, done=done, warmed=self.counters.warmed)
-        loss = self._update(total, step.labels, rate)
+        loss, *apart = self._update(total, step.labels, rate)
         self.memory = memory  # only now: what was given up is not remembered
         seconds, compiled = time.monotonic() - started, self.compiling.look()
         self._count(step, loss, seconds, waited, compiled=compiled)
@@ -220,7 +224,8 @@ class Training:
         else:
             self.counters.due = self.counters.step in self.evaluation_steps
         if not self.settings.budget or number == 0 or self._passed(done, CURVE_POINTS):
-            self.curve.add(self.counters, loss, self.optimizer.param_groups[0]["lr"], last=self.fraction() >= 1)
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.curve.add(self.counters, loss, rate, last=self.fraction() >= 1, apart=next(iter(apart), None))
         self.log.step(self.counters, loss, self.fraction(), self._seconds_left(), self._so_far(self.counters.step))
         self.work.figures({"loss": loss, "tokens_per_second": self.counters.tokens_per_second,
                            "seconds_left": self._seconds_left()})  # fmt: skip
@@ -230,37 +235,47 @@ class Training:
 
     def _backward(self, made: Sequence[Batch]) -> tuple[Tensor, Memory]:
         """Leave the gradient of the mean loss over all labels in the parameters, and return the sum of their losses, in
-        nats, and what is remembered of all rows."""
+        nats, and, with a teacher, behind it that of their divergences from it; and what is remembered of all rows."""
         self.model.train()
         self.optimizer.zero_grad()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros(2 if self.teacher else 1, dtype=torch.float64, device=self.device)
         labels, done = sum(len(batch.labels) for batch in made), 0
         remembered: list[Memory] = []
         with losses.arithmetic(self.device, self.precision):  # around all micro-batches: weights are rounded once
             for batch in made:
                 self._report(self.counters.step + done / labels)
-                with self.compiling.forward(batch):
-                    summed, memory = token_losses(self.model, batch.to(self.device), self.memory)
+                summed, parts, memory = self._losses(batch.to(self.device))
                 remembered.append(memory)
                 # A sparse module's own loss is of a micro-batch; it counts by its share of the step's labels.
                 share = len(batch.labels) / labels
                 (summed / labels + share * self.model.auxiliary_loss()).backward()
-                total += summed.detach()
+                total += parts
                 done += len(batch.labels)
         return total, [torch.cat(of_rows) for of_rows in zip(*remembered, strict=True)]
 
-    def _update(self, total: Tensor, labels: int, learning_rate: float) -> float:
-        """Change the weights, unless the training has diverged, and return the mean loss. A GPU is waited for once."""
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Memory]:
+        """What is to become less, summed over the labels of a micro-batch; the sum of their losses, and, with a
+        teacher, behind it that of their divergences from it; and what is remembered."""
+        said = self.teacher.head(batch) if self.teacher else None
+        with self.compiling.forward(batch):
+            if self.teacher and said:
+                return *self.teacher.losses(self.model, batch, said), ()
+            summed, memory = token_losses(self.model, batch, self.memory)
+        return summed, summed.detach()[None], memory
+
+    def _update(self, total: Tensor, labels: int, learning_rate: float) -> list[float]:
+        """Change the weights, unless the training has diverged, and return the mean loss, and the mean of what else
+        `total` has. A GPU is waited for once."""
         norm_there = optimizers.clip(self.model, self.settings)
-        summed, norm = torch.stack([total, norm_there.to(total)]).tolist()
-        loss: float = summed / labels
-        self._check_finite(loss, f"the loss is {loss}")
+        *sums, norm = torch.cat([total, norm_there.to(total)[None]]).tolist()
+        loss, *apart = [each / labels for each in sums]
+        self._check_finite(sum(sums), f"the loss is {loss}")
         self._check_finite(norm, f"the loss is {loss} and the norm of its gradient {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.model.after_update()
-        return loss
+        return [loss, *apart]
 
     def _count(self, step: Step, loss: float, seconds: float, waited: float, *, compiled: bool) -> None:
         counters = self.counters
@@ -432,7 +447,9 @@ class Training:
         """Return the FLOPs of a token in training, on average; see `architecture.training_flops`."""
         labelled = self.counters.labels / self.counters.tokens
         length = self.model.keys_per_token(self.corpus.keys_per_token)
-        return architecture.training_flops(self.config.model, labelled=labelled, length=length)
+        models = [self.config.model, *([self.config.teacher.model] if self.config.teacher else [])]
+        own, *taught = (architecture.training_flops(each, labelled=labelled, length=length) for each in models)
+        return own + sum(taught) / 3  # a forward pass
 
     def save(self) -> None:
         """Save the model if all checks hold, and only then remove the checkpoints."""
@@ -472,7 +489,7 @@ class Training:
                 "parameters": self.model.num_parameters(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             },
-            data=self.corpus.fingerprints,
+            data=self.fingerprints,
         )
 
 

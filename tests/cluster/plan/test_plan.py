@@ -487,7 +487,8 @@ def test_ids_are_those_of_the_whole_canonical_settings_and_do_not_change():
     document = loading.load(ROOT / "experiments.yaml")
     planned = expansion.expand(follow_ups.all_cells(document, studies=document.studies))
     for run in planned:
-        text = json.dumps(run.config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        told = run.config.model_dump(mode="json", exclude={"teacher": {"name"}})
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         assert run.id == expansion.identity(run.config) == hashlib.sha256(text.encode()).hexdigest()[:12]
         assert run.config == RunConfig.model_validate(run.config.model_dump())
     assert expansion.identity(RunConfig(model=GPTNeo())) == "a1a2c59481f0"

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import RobertaProcessing
+from trainings import (
+    FAMILIES,
+    VOCAB_SIZE,
+    checkpoints,
+    curve,
+    stop_at,
+    weights,
+)
 from variants import VARIANTS, small
 
 from cluster.plan import disk
@@ -24,93 +28,11 @@ from tiny_transformers.data import batches
 from tiny_transformers.data.feed import Feed
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture, config
-from tiny_transformers.settings.architecture import GPTNeo, Roberta
 from tiny_transformers.settings.config import RunConfig, Train
 from tiny_transformers.settings.stage.trajectory import Trajectory
 from tiny_transformers.training import anchors, pretrain
 from tiny_transformers.training.curve import Counters, Curve
 from tiny_transformers.training.pretrain import Training, evaluation_steps
-
-FAMILIES = ("gpt_neo", "roberta")
-NOUNS, VERBS = ("cat", "dog", "girl", "boy", "bird"), ("sees", "likes", "finds", "helps")
-SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
-VOCAB_SIZE = 20
-TINY = {
-    "hidden_size": 32, "intermediate_size": 32, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 40,
-    "activation": "learnable_gelu",
-}  # fmt: skip
-
-
-def sentences(count, seed):
-    """the cat sees the dog . the girl likes ..., of one to four sentences."""
-    generator = np.random.default_rng(seed)
-    for _ in range(count):
-        parts = [
-            f"the {generator.choice(NOUNS)} {generator.choice(VERBS)} the {generator.choice(NOUNS)} ."
-            for _ in range(generator.integers(1, 5))
-        ]
-        yield " ".join(parts)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Data in the layout of DATA_ROOT: 40 and 12 stories, a tokeniser of whole words."""
-    root = tmp_path_factory.mktemp("data")
-    for file, count, seed in ((config.TRAIN_STORIES, 40, 1), (config.VALIDATION_STORIES, 12, 2)):
-        (root / file).parent.mkdir(exist_ok=True)
-        (root / file).write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(count, seed)))
-    words = [*SPECIALS, "the", ".", *NOUNS, *VERBS, "<mask>"]
-    tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in [*SPECIALS, "<mask>"]])
-    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 1))
-    folder = root / "tokenizer/10k-tok"
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return root
-
-
-@pytest.fixture
-def work(root, tmp_path):
-    """A function: settings -> the work of a run folder; the same folder for the same name."""
-
-    def make(family="gpt_neo", name="run", model=(), seed=42, **train):
-        settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2}
-        settings |= {"precision": "float32"} | train
-        sizes = TINY | dict(model)
-        built = GPTNeo(**{"window_size": 4, "dropout": 0.1} | sizes) if family == "gpt_neo" else Roberta(**sizes)
-        run_config = RunConfig(
-            model=built,
-            train=Train(**settings),
-            data={"max_length": 30},
-            evaluation={"superglue": {"max_length": 30}},
-            seed=seed,
-        )
-        return Work(config=run_config, data_root=root, cache=tmp_path / "cache", run_dir=tmp_path / name)
-
-    return make
-
-
-def weights(work):
-    return (work.model_dir / "model.safetensors").read_bytes()
-
-
-def curve(work):
-    """The lines without their times, which no two runs share."""
-    records = [json.loads(line) for line in (work.run_dir / "curve.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
-def stop_at(work, step):
-    """Ask to stop as soon as so much is done, in steps."""
-    done = []
-    work.progress = lambda fraction, _: done.append(fraction * work.config.train.max_steps)
-    work.should_stop = lambda: bool(done) and done[-1] >= step - 1e-9
-
-
-def checkpoints(work):
-    return sorted(path.name for path in (work.run_dir / "checkpoints").iterdir())
-
 
 # --- a whole run
 

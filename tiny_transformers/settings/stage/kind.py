@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.kinds import Kinds
@@ -57,6 +57,14 @@ def _no_measure(task: str, metric: str) -> None:
     """Returns None: `measures` has all."""
 
 
+class Other(NamedTuple):
+    """A stage of another run, whose product is needed."""
+
+    config: Any  # the settings of that run
+    stage: str
+    model: str  # the name of its model in the manifest
+
+
 @dataclass(frozen=True)
 class StageKind:
     name: str
@@ -72,6 +80,7 @@ class StageKind:
     # What else it reads below this DATA_ROOT, which only the files there tell; raises ValueError, in the user's words.
     found: Callable[[Any, Path], list[str]] = lambda *_: []
     flops: Callable[[Any], float] = lambda _: 0.0  # from the settings and the usual size of the data
+    of_others: Callable[[Any], list[Other]] = lambda _: []  # the products of other runs that it needs
     check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
     measures: tuple[Measure, ...] = ()  # columns of the report

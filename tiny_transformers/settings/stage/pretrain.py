@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from tiny_transformers.settings.config import RunConfig, tokenizer_files
-from tiny_transformers.settings.costs import CHARACTERS, forward_flops, limited, story_tokens, training_tokens
-from tiny_transformers.settings.stage.kind import Measure, StageKind
+from tiny_transformers.settings.costs import (
+    CHARACTERS,
+    forward_flops,
+    limited,
+    step_flops,
+    story_tokens,
+    training_tokens,
+)
+from tiny_transformers.settings.stage.kind import Measure, Other, StageKind
 
 VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
 
@@ -17,7 +24,7 @@ def files(config: RunConfig) -> list[str]:
 def flops(config: RunConfig) -> float:
     """Without the steps that a budget of hours pays for."""
     evaluations = config.train.evaluations * validation_tokens(config)
-    return forward_flops(config) * (3.0 * training_tokens(config) + evaluations)
+    return step_flops(config) * training_tokens(config) + forward_flops(config) * evaluations
 
 
 def validation_tokens(config: RunConfig) -> float:
@@ -28,6 +35,13 @@ def validation_tokens(config: RunConfig) -> float:
     return limited(VALIDATION_SIZE[source], train.eval_stories) * story_tokens(config)
 
 
+def of_teacher(config: RunConfig) -> list[Other]:
+    """The run whose model teaches this one's. What only measures learns from an untrained one."""
+    if config.teacher is None or config.probe:
+        return []
+    return [Other(config.taught_by, "pretrain", config.teacher.name)]
+
+
 PRETRAIN = StageKind(
     "pretrain",
     "tiny_transformers.training.pretrain",
@@ -35,6 +49,7 @@ PRETRAIN = StageKind(
     by_default=True,
     files=files,
     flops=flops,
+    of_others=of_teacher,
     measures=(
         Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,
                 is_main=True),
