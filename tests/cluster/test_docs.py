@@ -14,8 +14,9 @@ from shape import ROOMS, modules
 from cluster.cli import entry
 from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
-from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
+from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.sharing import Sharing
 from tiny_transformers.settings.stage.own import OwnStage
 
 ROOT = Path(__file__).parents[2]

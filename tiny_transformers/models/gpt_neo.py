@@ -72,6 +72,7 @@ def _present(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
 
 class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
     config_class = TinyGPTNeoConfig
+    parts = {"attention": ("ln_1", "attn"), "feed_forward": ("ln_2", "mlp")}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         # transformers refuses GPT-Neo any other attention than eager: asked before our own is in place.

@@ -58,6 +58,7 @@ class NoOutput(nn.Module):
 
 class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
     config_class = TinyRobertaConfig
+    parts = {"attention": ("attention",), "feed_forward": ("intermediate", "output")}
     _supports_flash_attn = _supports_flex_attn = False  # see `known_attention`
 
     def stack(self) -> tuple[nn.Module, str]:

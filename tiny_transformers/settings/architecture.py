@@ -25,19 +25,13 @@ from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.sharing import Sharing
 
 FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
 FeedForward = Annotated[
     FeedForwardKind,
     KnownNow(FEED_FORWARD, lambda: Annotated[reduce(or_, FEED_FORWARD.values()), Field(discriminator="kind")]),
 ]
-
-
-class Sharing(Settings):
-    """Layers that share all their parameters, norms included (Takase & Kiyono 2021, arXiv:2104.06022, section 3)."""
-
-    strategy: Literal["seq", "cycle", "cycle_rev"]
-    unique_layers: PositiveInt
 
 
 # -- the families -----------------------------------------------------------------------------------------------------
@@ -124,15 +118,11 @@ class Architecture(Settings):
     def _check_sharing(self) -> None:
         if self.sharing is None:
             return
-        unique, layers = self.sharing.unique_layers, self.layers
         if self.order is not None:
             raise ValueError("sharing is of whole layers; it cannot be combined with an order of modules")
-        if layers % unique:
-            raise ValueError(f"sharing.unique_layers {unique} does not divide the number of layers, {layers}")
-        if unique == layers:
-            raise ValueError(f"sharing.unique_layers {unique} of {layers} layers shares nothing: leave sharing out")
-        if unique == 1 and self.sharing.strategy != "seq":
-            raise ValueError("with sharing.unique_layers 1 all strategies are the same model: write strategy seq")
+        if self.sharing.first == self.layers:
+            self._resolve(sharing=self.sharing.model_copy(update={"first": None}))
+        self.sharing.check(self.layers)
 
     # --- what follows from it
 
@@ -319,20 +309,6 @@ FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Brainformer]] = {
 Model = Annotated[AnyModel, Field(discriminator="family")]
 
 
-# -- sharing ------------------------------------------------------------------------------------------------
-
-
-def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
-    """Which of the unique layers stands at each place (Takase & Kiyono 2021, section 3).
-
-    seq 3, 6: 0 0 1 1 2 2; cycle: 0 1 2 0 1 2; cycle_rev, whose last pass is reversed: 0 1 2 2 1 0."""
-    once = list(range(unique))
-    if strategy == "seq":
-        return [layer for layer in once for _ in range(layers // unique)]
-    passes = layers // unique
-    return once * (passes - 1) + (once[::-1] if strategy == "cycle_rev" else once)
-
-
 # -- closed forms -----------------------------------------------------------------------------------------------------
 
 
@@ -383,8 +359,9 @@ def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
     """How many attention and feed-forward modules there are, or are applied."""
     if model.order is not None:
         return model.order.count("s"), model.order.count("f")
-    layers = model.sharing.unique_layers if unique and model.sharing else model.layers
-    return layers, layers
+    if unique and model.sharing:
+        return model.sharing.unique("attention", model.layers), model.sharing.unique("feed_forward", model.layers)
+    return model.layers, model.layers
 
 
 def _attention_weights(model: Architecture) -> int:
@@ -423,7 +400,7 @@ def _label(model: Architecture) -> str:
     if model.order:
         words.append(model.order)
     if model.sharing:
-        words.append(f"{model.sharing.strategy}{model.sharing.unique_layers}")
+        words.append(model.sharing.label)
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)
