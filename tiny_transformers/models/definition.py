@@ -336,18 +336,19 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embedding[ids] + body("wpe.weight", settings.max_position_embeddings, hidden)[: len(ids)]
     back = torch.arange(len(ids))[:, None] - torch.arange(len(ids))
     bias = settings.bias is not False
-    for place in _Place.of(settings):
+    for number, place in enumerate(_Place.of(settings)):
+        layer = settings.layer(number)
         if place.attention is not None:
             block = body.at(f"h.{place.attention}")
             visible = (back >= 0) & ((back < settings.window_size) | (place.attentions % 2 == 0))
             attention = block.at("attn.attention")
             names = "q_proj", "k_proj", "v_proj"
-            seen = _attention(attention, settings, block.norm(x, "ln_1", 1e-5), names, visible, scaled=False)
+            seen = _attention(attention, layer, block.norm(x, "ln_1", 1e-5), names, visible, scaled=False)
             x = x + attention.linear(seen, "out_proj", hidden, bias=bias)
         if place.feed_forward is not None:
             block = body.at(f"h.{place.feed_forward}")
             names = "mlp.c_fc", "mlp.act", "mlp.c_proj"
-            x = x + _feed_forward(block, settings, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
+            x = x + _feed_forward(block, layer, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
     return body.norm(x, "ln_f", 1e-5) @ embedding.T
 
 
@@ -361,16 +362,17 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embeddings.norm(x, "LayerNorm", eps)
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool)
     bias = settings.bias is not False
-    for place in _Place.of(settings):
+    for number, place in enumerate(_Place.of(settings)):
+        layer = settings.layer(number)
         if place.attention is not None:
             attention = body.at(f"encoder.layer.{place.attention}.attention")
             names = "self.query", "self.key", "self.value"
-            seen = _attention(attention, settings, x, names, visible, scaled=True)
+            seen = _attention(attention, layer, x, names, visible, scaled=True)
             x = attention.norm(x + attention.linear(seen, "output.dense", hidden, bias=bias), "output.LayerNorm", eps)
         if place.feed_forward is not None:
             block = body.at(f"encoder.layer.{place.feed_forward}")
             names = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
-            x = block.norm(x + _feed_forward(block, settings, x, "intermediate", names), "output.LayerNorm", eps)
+            x = block.norm(x + _feed_forward(block, layer, x, "intermediate", names), "output.LayerNorm", eps)
     head = weights.at("lm_head")
     x = head.norm(_gelu_erf(head.linear(x, "dense", hidden)), "layer_norm", eps)
     return x @ words.T + head("bias", settings.vocab_size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.activations import check_activation
 from tiny_transformers.layers.dropout import Dropout
-from tiny_transformers.layers.feed_forward import settings
+from tiny_transformers.layers.feed_forward import of_layer, settings
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, REAL, LanguageModel, SavedConfig, one_cache
 from tiny_transformers.models.sharing import SharedLayers, lend, set_place
@@ -47,6 +47,7 @@ class VariantConfig(SavedConfig):
     bias: bool | None = None
     order: str | None = None
     sharing: dict | None = None
+    scaling: dict | None = None
     initialization: str = "family"
 
     def validate_activation(self) -> None:
@@ -58,6 +59,13 @@ class VariantConfig(SavedConfig):
                 Sharing(**self.sharing).check(self.num_hidden_layers)
             except ValueError as error:
                 raise TinyTransformersError(f"sharing: {error}.") from None
+
+    def validate_scaling(self) -> None:
+        for name, given in (self.scaling or {}).items():
+            if given and len(given) != self.num_hidden_layers:
+                raise TinyTransformersError(
+                    f"scaling: {name} has {len(given)} sizes for {self.num_hidden_layers} layers."
+                )
 
     def validate_initialization(self) -> None:
         if self.initialization not in ("family", "study"):
@@ -102,8 +110,8 @@ class VariantModel(LanguageModel):
             setattr(owner, name, layers)
         orders = blocks_of(config.order) if config.order else ["sf"] * len(layers)
         attentions = 0
-        for block, modules in zip(layers.children(), orders, strict=True):
-            self.change(block, modules)
+        for number, (block, modules) in enumerate(zip(layers.children(), orders, strict=True)):
+            self.change(block, modules, of_layer(config, number))
             set_place(block, attentions)
             attentions += "s" in modules
         if sharing and sharing.modules != "all":
@@ -125,8 +133,9 @@ class VariantModel(LanguageModel):
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
 
-    def change(self, block: Any, modules: str) -> None:
-        """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
+    def change(self, block: Any, modules: str, config: Any) -> None:
+        """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has.
+        `config` is that of its feed-forward module."""
         raise NotImplementedError
 
     def draw(self, module: nn.Module) -> None:

@@ -379,9 +379,10 @@ KINDS = {  # variant and family -> attentions, and kind and number of parts of e
     ("ssf", "roberta"): (2, [("unit", 48)]),
     ("cycle_rev3", "roberta"): (6, [("unit", 48)] * 6),
     ("shared_moe", "gpt_neo"): (4, [("expert", 4)] * 4),
-    ("shared_ff_first", "gpt_neo"): (3, [("expert", 4)] * 3),
+    ("shared_ff_moe", "gpt_neo"): (2, [("expert", 4)] * 2),
     ("shared_ff", "roberta"): (4, [("unit", 48)] * 4),
     ("shared_attention", "gpt_neo"): (4, [("unit", 48)] * 4),
+    ("scaled", "gpt_neo"): (3, [("unit", 12), ("unit", 38), ("unit", 64)]),
     ("one_kv_head", "gpt_neo"): (2, [("unit", 48)] * 2),
 }
 
