@@ -21,6 +21,7 @@ from cluster.sites.profiles import Precision, Site
 from tiny_transformers.settings.architecture import FAMILIES, flops_per_token
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import forward_flops, keys_of_a_token, story_tokens, training_tokens
+from tiny_transformers.settings.pruning import matrices
 from tiny_transformers.settings.stages import STAGES
 
 STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
@@ -227,7 +228,8 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
     layers = tokens * model.kept_per_token(keys_of_a_token(config))
     carried = config.train.batch_size * model.carried_per_row(keys_of_a_token(config))
-    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (logits + layers + carried)) / 1e6)
+    masks = sum(matrices(model)) if config.train.pruning else 0
+    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (masks + logits + layers + carried)) / 1e6)
 
 
 def training_flops(config: RunConfig) -> float:

@@ -16,6 +16,7 @@ from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.pruning import Pruning
 from tiny_transformers.settings.scaling import Scaling
 from tiny_transformers.settings.sharing import Sharing
 from tiny_transformers.settings.stage.own import OwnStage
@@ -41,7 +42,7 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
-    sections = {"model", "model.sharing", "model.scaling", "train.budget"}
+    sections = {"model", "model.sharing", "model.scaling", "train.budget", "train.pruning"}
     not_of_the_manifest = {"seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
@@ -51,6 +52,7 @@ def test_every_setting_is_documented_with_its_default():
         (Sharing, "model.sharing."),
         (Scaling, "model.scaling."),
         (Budget, "train.budget."),
+        (Pruning, "train.pruning."),
     )
     for path in sections | not_of_the_manifest:
         known.pop(path)

@@ -33,6 +33,7 @@ from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training import losses, optimizers
 from tiny_transformers.training.pretrain import Training
+from tiny_transformers.training.pruning import Pruner
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 WORDS = ["the", "a", "cat", "dog", "girl", "boy", "sees", "likes", "finds", "helps", "red", "big", "old", "."]
@@ -49,6 +50,8 @@ SETTLED = {"KANLinear", "SpanAttention"}  # they look at a grid, or at spans, in
 SEQUENCES = [[1, *range(4, 4 + length), 2] for length in (3, 5, 5, 9)]
 MASK = 18
 SPEED = {"batch_sizes": [2], "tokens": 8, "prompt_tokens": 3, "new_tokens": 2}
+PRUNED = "gpt_neo pruned"  # with masks that are made in the step that is looked at
+EVERY_STEP = {"sparsity": 0.5, "begin": 0.005, "end": 0.5, "every": 1}
 GATES = ("naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense")
 
 
@@ -70,24 +73,24 @@ def write_data(root: Path) -> None:
     (root / config.STREAMS["text8"]).write_text(" ".join(random.choice(WORDS, size=2_000)))
 
 
-def work_of(model: Any, root: Path) -> Work:
+def work_of(model: Any, root: Path, **more: Any) -> Work:
     stream = isinstance(model, Brainformer)
     train = {"max_steps": 1_000, "micro_batch_tokens": 100, "evaluations": 1, "precision": "bfloat16"}
     train |= {"batch_size": 4, "block_size": 40} if stream else {"stories_per_step": 4}
     run = RunConfig(
         model=model,
-        train=train | ({"optimizer": "adagrad", "clipping": "per_tensor"} if stream else {}),
+        train=train | more | ({"optimizer": "adagrad", "clipping": "per_tensor"} if stream else {}),
         data={"corpus": "text8"} if stream else {"max_length": 30},
         evaluation={"bpc": {}, "speed": SPEED} if stream else {"superglue": {"max_length": 30}, "speed": SPEED},
     )
     return Work(run, root, root / "cache", Path(tempfile.mkdtemp(dir=root)))
 
 
-def made(model: Any, root: Path) -> tuple[Training, Any]:
+def made(model: Any, root: Path, **train: Any) -> tuple[Training, Any]:
     """Its training, and a classifier; no Brainformer is one. Both are on the CPU."""
     heads = AutoModelForSequenceClassification.from_config
     classifier = None if isinstance(model, Brainformer) else heads(auto.hf_config(model, num_labels=2))
-    return Training(work_of(model, root)), classifier
+    return Training(work_of(model, root, **train)), classifier
 
 
 def move(training: Training) -> None:
@@ -95,6 +98,7 @@ def move(training: Training) -> None:
     training.device, training.precision = fake_gpu.GPU, "bfloat16"
     fake_gpu.moved(training.model)
     training.optimizer = optimizers.build(training.model, training.settings)
+    training.pruner = Pruner(training.config, training.model)
     training.counters.step = 10
     if isinstance(training.config.model, Brainformer):
         training.memory = training.model.empty_memory(training.settings.batch_size)
@@ -143,7 +147,7 @@ def speed_of(model: Any, settings: RunConfig) -> None:
 
 
 def look(name: str, model: Any, root: Path) -> None:
-    training, classifier = made(model, root)
+    training, classifier = made(model, root, **({"pruning": EVERY_STEP} if name == PRUNED else {}))
     part = "move"
     try:
         with fake_gpu.pretended(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -165,6 +169,7 @@ def models_by_name() -> dict[str, Any]:
     """Each kind of both families, and a Brainformer with each gate."""
     variants = {f"{family} {variant}": small(family, variant, **SIZES) for variant, family in PAIRS}
     gates = {gate: {"gate": gate, "num_experts": 4} for gate in GATES}
+    variants[PRUNED] = small("gpt_neo", **SIZES)
     return variants | {f"brainformer {gate}": Brainformer(**CHARACTERS, experts=gates[gate]) for gate in gates}
 
 

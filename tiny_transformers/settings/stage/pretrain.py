@@ -28,6 +28,13 @@ def validation_tokens(config: RunConfig) -> float:
     return limited(VALIDATION_SIZE[source], train.eval_stories) * story_tokens(config)
 
 
+def measure_of(task: str, metric: str) -> Measure | None:
+    """What only a model that was pruned has."""
+    if (task, metric) != ("weights", "sparsity"):
+        return None
+    return Measure("sparsity", "pruned", "pretrain", task, metric)
+
+
 PRETRAIN = StageKind(
     "pretrain",
     "tiny_transformers.training.pretrain",
@@ -39,4 +46,5 @@ PRETRAIN = StageKind(
         Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,
                 is_main=True),
     ),
+    measure_of=measure_of,
 )  # fmt: skip
