@@ -29,6 +29,16 @@ def test_sizes_grow_evenly_and_halves_are_rounded_up():
     assert sizes((0.01, 1.0), 8, 3) == (1, 4, 8)  # a layer without any would be none
 
 
+def test_sizes_are_those_of_openelms_smallest_model_but_for_how_its_code_rounds():
+    """16 layers of width 1280, 20 heads in groups of 4; sizes as its published configuration has them."""
+    heads = [4 * groups for groups in sizes((0.5, 1.0), 5, 16)]
+    published = [12] * 5 + [16] * 7 + [20] * 4
+    # Of 3.33 groups its code makes 4, since it never rounds down by a tenth.
+    assert [layer for layer in range(16) if heads[layer] != published[layer]] == [5]
+    multipliers = [0.5, 0.73, 0.97, 1.2, 1.43, 1.67, 1.9, 2.13, 2.37, 2.6, 2.83, 3.07, 3.3, 3.53, 3.77, 4.0]
+    assert [round(units / 1280, 2) for units in sizes((0.125, 1.0), 4 * 1280, 16)] == multipliers
+
+
 @families
 def test_parameters_are_the_papers_sizes_layer_by_layer(family):
     h, heads, units, d = 512, (4, 6, 8), (256, 1152, 2048), 64
