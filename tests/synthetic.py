@@ -25,7 +25,7 @@ from cluster.reconcile import reconciling, session
 from cluster.sites.profiles import Site
 from cluster.submit import launch
 from tiny_transformers.common import insides, pairs
-from tiny_transformers.settings.architecture import Architecture, layer_map
+from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.config import FUNCTIONS, anchor_name
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stage.trajectory import END
@@ -280,7 +280,7 @@ class MadeUp:
 def looked_into(model: Any, random: Any) -> insides.Insides:
     """What might be in a model of this size: places and shares as they are, numbers from nowhere."""
     sharing = model.sharing
-    own = layer_map(sharing.strategy, sharing.unique_layers, model.layers) if sharing else range(model.layers)
+    own = sharing.places(model.layers) if sharing else range(model.layers)
     places = [insides.Place(layer=n, weights=weights + 1, application=n) for n, weights in enumerate(own, 1)]
     tokens = ["<s>", "Once", " upon", " a", " time", " <b>"]
     heads = [[insides.Head(**dict(zip(FIGURES, [8 * x, 3 * x, *[x] * 5], strict=True)))

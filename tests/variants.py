@@ -51,13 +51,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ssf": {"order": "ssf"},
     **_SHARING,
     "shared_moe": {"layers": 4, "sharing": {"strategy": "cycle", "unique_layers": 2}, "ffn": {"kind": "moe"}},
+    "shared_attention": {"layers": 4, "sharing": {"strategy": "seq", "unique_layers": 2, "modules": "attention"}},
+    "shared_ff": {"layers": 4, "sharing": {"strategy": "seq", "unique_layers": 2, "modules": "feed_forward"}},
+    "shared_first": {"layers": 3, "sharing": {"strategy": "seq", "unique_layers": 1, "first": 2}},
+    "shared_ff_first": {
+        "layers": 3,
+        "sharing": {"strategy": "seq", "unique_layers": 1, "modules": "feed_forward", "first": 2},
+    },
+    "shared_ff_moe": {
+        "sharing": {"strategy": "seq", "unique_layers": 1, "modules": "feed_forward"},
+        "ffn": {"kind": "moe"},
+    },
+    "scaled": {"layers": 3, "scaling": {"attention": (0.5, 1.0), "feed_forward": (0.25, 4 / 3)}},
+    "scaled_heads": {"scaling": {"attention": (0.5, 1.0)}},
+    "scaled_units": {"scaling": {"feed_forward": (1.0, 0.5)}},
     "study_dense": {"activation": "prelu", "initialization": "study"},
     "study_kan": {"ffn": {"kind": "kan"}, "initialization": "study"},
     "study_moe": {"ffn": {"kind": "moe"}, "initialization": "study"},
 }
 _BY_FAMILY = {  # what each family has code of its own for: attention, and the order of modules
     "gelu", "1_head", "qk", "v", "kv_groups", "one_kv_head", "bias", "no_bias", "no_bias_kv_groups", "ssff", "fsfs",
-    "ffss", "ssf",
+    "ffss", "ssf", "shared_attention", "shared_ff", "scaled",
 }  # fmt: skip
 # Variant and family: those variants in both, the others, whose modules are the same in both, in one or the other.
 PAIRS = [

@@ -21,6 +21,7 @@ from cluster.sites.profiles import Precision, Site
 from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, num_parameters
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import keys_of_a_token, step_flops, story_tokens, training_tokens
+from tiny_transformers.settings.pruning import matrices
 from tiny_transformers.settings.stages import STAGES
 
 STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
@@ -234,7 +235,9 @@ def memory(config: RunConfig, gpu: bool = True) -> int:
         teacher = config.teacher.model
         of_a_layer = tokens * teacher.kept_per_token(keys_of_a_token(config)) / teacher.layers
         taught = num_parameters(teacher) + labels * teacher.hidden_size + max(0.0, of_a_layer - layers)
-    return round((BYTES_PER_PARAMETER * config.parameters + 4 * (logits + layers + carried + taught)) / 1e6)
+    masks = sum(matrices(model)) if config.train.pruning else 0
+    kept = masks + logits + layers + carried + taught
+    return round((BYTES_PER_PARAMETER * config.parameters + 4 * kept) / 1e6)
 
 
 def training_flops(config: RunConfig) -> float:

@@ -13,6 +13,7 @@ from cluster.plan.choosing import PackItem
 from cluster.plan.memo import PerSettings
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.costs import keys_of_a_token
+from tiny_transformers.settings.pruning import matrices
 from tiny_transformers.settings.stages import STAGES
 
 WEIGHT = 4  # bytes
@@ -56,7 +57,8 @@ def of_run(config: RunConfig, stages: Iterable[str]) -> Space:
     """What one run with these stages writes. An anchor that it does not come to counts, too."""
     weights = WEIGHT * config.parameters
     carried = WEIGHT * config.train.batch_size * config.model.carried_per_row(keys_of_a_token(config))
-    checkpoints = CHECKPOINTS * round((1 + STATES[config.train.optimizer]) * weights + carried)
+    masks = WEIGHT * sum(matrices(config.model)) if config.train.pruning else 0
+    checkpoints = CHECKPOINTS * round((1 + STATES[config.train.optimizer]) * weights + masks + carried)
     anchors = 0 if config.probe else len(config.train.anchors) * weights
     spent = any(STAGES[stage].spends(config) for stage in stages)
     return Space(weights, 0 if spent else anchors, checkpoints + (anchors if spent else 0))

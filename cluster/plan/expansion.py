@@ -102,10 +102,11 @@ def _unseeded_name(config: RunConfig, model: str) -> str:
 
 
 def _trained(train: Train) -> str:
-    """How long, unless it is as long as usual."""
+    """How long, unless it is as long as usual, and how many weights in 100 are pruned."""
+    pruned = f"-pruned{100 * train.pruning.sparsity:g}" if train.pruning else ""
     if budget := train.budget:
         return f"-{budget.hours:g}h" if budget.hours else f"-{(budget.tokens or 0) / 1e6:g}Mtokens"
-    return "" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps"
+    return ("" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps") + pruned
 
 
 def _taught(teacher: Teacher | None) -> str:

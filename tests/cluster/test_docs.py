@@ -15,8 +15,11 @@ from cluster.cli import entry
 from cluster.manifest import grids, loading
 from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Site
-from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
+from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.pruning import Pruning
+from tiny_transformers.settings.scaling import Scaling
+from tiny_transformers.settings.sharing import Sharing
 from tiny_transformers.settings.stage.own import OwnStage
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +43,7 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
-    sections = {"model", "model.sharing", "train.budget"}
+    sections = {"model", "model.sharing", "model.scaling", "train.budget", "train.pruning"}
     not_of_the_manifest = {"teacher", "seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
@@ -48,8 +51,10 @@ def test_every_setting_is_documented_with_its_default():
         (Roberta, "model."),
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
+        (Scaling, "model.scaling."),
         (Budget, "train.budget."),
         (AskedTeacher, "train.teacher."),
+        (Pruning, "train.pruning."),
     )
     for path in sections | not_of_the_manifest:
         known.pop(path)

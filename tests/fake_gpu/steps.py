@@ -33,6 +33,7 @@ from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training import losses, optimizers
 from tiny_transformers.training.pretrain import Training
+from tiny_transformers.training.pruning import Pruner
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 WORDS = ["the", "a", "cat", "dog", "girl", "boy", "sees", "likes", "finds", "helps", "red", "big", "old", "."]
@@ -50,6 +51,8 @@ SEQUENCES = [[1, *range(4, 4 + length), 2] for length in (3, 5, 5, 9)]
 MASK = 18
 TAUGHT = "taught"  # by an untrained model of the same kind
 SPEED = {"batch_sizes": [2], "tokens": 8, "prompt_tokens": 3, "new_tokens": 2}
+PRUNED = "gpt_neo pruned"  # with masks that are made in the step that is looked at
+EVERY_STEP = {"sparsity": 0.5, "begin": 0.005, "end": 0.5, "every": 1}
 GATES = ("naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense")
 
 
@@ -71,7 +74,7 @@ def write_data(root: Path) -> None:
     (root / config.STREAMS["text8"]).write_text(" ".join(random.choice(WORDS, size=2_000)))
 
 
-def work_of(model: Any, root: Path, teacher: Any = None) -> Work:
+def work_of(model: Any, root: Path, teacher: Any = None, **more: Any) -> Work:
     stream = isinstance(model, Brainformer)
     train = {"max_steps": 1_000, "micro_batch_tokens": 100, "evaluations": 1, "precision": "bfloat16"}
     train |= {"batch_size": 4, "block_size": 40} if stream else {"stories_per_step": 4}
@@ -80,18 +83,18 @@ def work_of(model: Any, root: Path, teacher: Any = None) -> Work:
         model=model,
         teacher=taught if teacher else None,
         probe=bool(teacher),  # which learns from an untrained one
-        train=train | ({"optimizer": "adagrad", "clipping": "per_tensor"} if stream else {}),
+        train=train | more | ({"optimizer": "adagrad", "clipping": "per_tensor"} if stream else {}),
         data={"corpus": "text8"} if stream else {"max_length": 30},
         evaluation={"bpc": {}, "speed": SPEED} if stream else {"superglue": {"max_length": 30}, "speed": SPEED},
     )
     return Work(run, root, root / "cache", Path(tempfile.mkdtemp(dir=root)))
 
 
-def made(model: Any, root: Path, teacher: Any = None) -> tuple[Training, Any]:
+def made(model: Any, root: Path, teacher: Any = None, **train: Any) -> tuple[Training, Any]:
     """Its training, and a classifier; no Brainformer is one. Both are on the CPU."""
     heads = AutoModelForSequenceClassification.from_config
     classifier = None if isinstance(model, Brainformer) else heads(auto.hf_config(model, num_labels=2))
-    return Training(work_of(model, root, teacher)), classifier
+    return Training(work_of(model, root, teacher, **train)), classifier
 
 
 def move(training: Training) -> None:
@@ -101,6 +104,7 @@ def move(training: Training) -> None:
     if training.teacher:
         fake_gpu.moved(training.teacher.model)
     training.optimizer = optimizers.build(training.model, training.settings)
+    training.pruner = Pruner(training.config, training.model)
     training.counters.step = 10
     if isinstance(training.config.model, Brainformer):
         training.memory = training.model.empty_memory(training.settings.batch_size)
@@ -149,7 +153,8 @@ def speed_of(model: Any, settings: RunConfig) -> None:
 
 
 def look(name: str, model: Any, root: Path) -> None:
-    training, classifier = made(model, root, model if name.endswith(TAUGHT) else None)
+    pruning = {"pruning": EVERY_STEP} if name == PRUNED else {}
+    training, classifier = made(model, root, model if name.endswith(TAUGHT) else None, **pruning)
     part = "move"
     try:
         with fake_gpu.pretended(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -172,6 +177,7 @@ def models_by_name() -> dict[str, Any]:
     variants = {f"{family} {variant}": small(family, variant, **SIZES) for variant, family in PAIRS}
     gates = {gate: {"gate": gate, "num_experts": 4} for gate in GATES}
     variants |= {f"{family} {TAUGHT}": small(family, **SIZES) for family in ("gpt_neo", "roberta")}
+    variants[PRUNED] = small("gpt_neo", **SIZES)
     return variants | {f"brainformer {gate}": Brainformer(**CHARACTERS, experts=gates[gate]) for gate in gates}
 
 

@@ -11,11 +11,19 @@ from variants import PAIRS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), "gpt_neo taught", "roberta taught",
+EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), "gpt_neo taught", "roberta taught", "gpt_neo pruned",
          *(f"brainformer {gate}" for gate in (
              "naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense"))]  # fmt: skip
 # One of each kind of layer: what differs in shapes or numbers only is among the longer tests.
-CHOSEN = ["gpt_neo gelu", "gpt_neo taught", "roberta kan", "roberta moe_k2", "roberta pkm", "brainformer switch"]
+CHOSEN = [
+    "gpt_neo gelu",
+    "gpt_neo taught",
+    "gpt_neo pruned",
+    "roberta kan",
+    "roberta moe_k2",
+    "roberta pkm",
+    "brainformer switch",
+]
 MODELS = [
     pytest.param(name, marks=() if name in CHOSEN else pytest.mark.longer, id=name.replace(" ", "-")) for name in EVERY
 ]

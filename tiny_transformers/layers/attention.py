@@ -86,12 +86,14 @@ def set_bias(linear: nn.Linear, bias: bool | None) -> None:
 
 
 class Widths:
-    """The sizes of one attention module."""
+    """The sizes of the attention module of a layer."""
 
-    def __init__(self, config: Any) -> None:
-        self.hidden, self.heads = config.hidden_size, config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads or self.heads
-        self.qk, self.v = ((size or self.hidden) // self.heads for size in (config.qk_size, config.v_size))  # per head
+    def __init__(self, config: Any, layer: int) -> None:
+        self.hidden, heads = config.hidden_size, config.num_attention_heads
+        self.qk, self.v = ((size or self.hidden) // heads for size in (config.qk_size, config.v_size))  # per head
+        scaled = config.scaling and config.scaling["heads"]
+        self.heads = scaled[layer] if scaled else heads
+        self.kv_heads = self.heads * (config.num_key_value_heads or heads) // heads
 
     def inputs(self, query: nn.Linear, key: nn.Linear, value: nn.Linear) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         return (
@@ -124,7 +126,8 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
 
     def __init__(self, config: Any, stock: GPTNeoSelfAttention) -> None:
         super().__init__(config, stock.attention_type, stock.layer_id)
-        self.widths = Widths(config)
+        self.widths = Widths(config, stock.layer_id)
+        self.num_heads = self.widths.heads
         self.q_proj, self.k_proj, self.v_proj = self.widths.inputs(stock.q_proj, stock.k_proj, stock.v_proj)
         self.out_proj = self.widths.out(stock.out_proj)
 
@@ -183,7 +186,8 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
 
     def __init__(self, config: Any, stock: RobertaSelfAttention) -> None:
         super().__init__(config, is_causal=stock.is_causal, layer_idx=stock.layer_idx)
-        self.widths = Widths(config)
+        self.widths = Widths(config, stock.layer_idx)
+        self.num_attention_heads = self.widths.heads
         self.scaling = self.widths.qk**-0.5
         self.query, self.key, self.value = self.widths.inputs(stock.query, stock.key, stock.value)
 

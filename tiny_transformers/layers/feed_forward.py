@@ -7,6 +7,7 @@ linear layers and what is between them, which `build(ffn, config, gelu, first, l
 
 from __future__ import annotations
 
+import copy
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +26,15 @@ def settings(config: Any) -> FeedForwardKind:
     ffn: FeedForwardKind = _SETTINGS.validate_python(config.ffn or {"kind": "dense"})
     causal = config.model_type == "tiny_gpt_neo"
     return ffn.resolved(config.hidden_size, config.intermediate_size, causal) if ffn.whole else ffn
+
+
+def of_layer(config: Any, number: int) -> Any:
+    """Return the configuration of one layer's module, which may have units of its own number."""
+    if not config.scaling or not config.scaling["units"]:
+        return config
+    sized = copy.copy(config)
+    sized.intermediate_size = config.scaling["units"][number]
+    return sized
 
 
 def whole(config: Any, gelu: str) -> nn.Module | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tiny_transformers.common.work import Check
 from tiny_transformers.models.language_model import LanguageModel
-from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Roberta, layer_map
+from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Roberta
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.brainformer_architecture import Experts as GateSettings
 from tiny_transformers.settings.feed_forward.controller import Controller
@@ -26,6 +26,7 @@ from tiny_transformers.settings.feed_forward.kan import KAN
 from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.order import blocks_of
+from tiny_transformers.settings.sharing import Sharing
 
 ROUNDING = 1e-6  # of the largest logit; gates choose in float32
 TOKENS = 12  # of the fixed text; of GPT-Neo as many more as its local attention looks back
@@ -300,13 +301,32 @@ def _attention(
     return torch.cat(outputs, dim=-1)
 
 
-def _blocks(settings: Architecture) -> list[tuple[int, str, int]]:
-    """Of every place in a forward pass: whose weights it has, its modules, and the attentions before these weights."""
-    modules = blocks_of(settings.order) if settings.order else ["sf"] * settings.layers
-    places = list(range(len(modules)))
-    if settings.sharing:
-        places = layer_map(settings.sharing.strategy, settings.sharing.unique_layers, settings.layers)
-    return [(unique, modules[unique], sum("s" in each for each in modules[:unique])) for unique in places]
+class _Place(NamedTuple):
+    """Of a place in a forward pass: which blocks have the weights of its modules; None where it has no such module."""
+
+    attention: int | None
+    feed_forward: int | None
+    attentions: int  # that are different, before this one
+
+    @classmethod
+    def of(cls, settings: Architecture) -> list[_Place]:
+        if settings.sharing:
+            return cls._shared(settings.sharing, settings.layers)
+        blocks = list(enumerate(blocks_of(settings.order) if settings.order else ["sf"] * settings.layers))
+        before = [sum("s" in modules for _, modules in blocks[:block]) for block, _ in blocks]
+        return [cls(block if "s" in modules else None, block if "f" in modules else None, before[block])
+                for block, modules in blocks]  # fmt: skip
+
+    @classmethod
+    def _shared(cls, sharing: Sharing, layers: int) -> list[_Place]:
+        """Layers that share all they have are saved once; of others each has what stands at an earlier one no more."""
+        unique, every = sharing.places(layers), list(range(layers))
+        if sharing.modules == "all":
+            return [cls(block, block, block) for block in unique]
+        first = [unique.index(number) for number in unique]
+        if sharing.modules == "attention":
+            return [cls(*each) for each in zip(first, every, unique, strict=True)]
+        return [cls(*each) for each in zip(every, first, every, strict=True)]
 
 
 def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
@@ -316,17 +336,19 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embedding[ids] + body("wpe.weight", settings.max_position_embeddings, hidden)[: len(ids)]
     back = torch.arange(len(ids))[:, None] - torch.arange(len(ids))
     bias = settings.bias is not False
-    for unique, modules, attentions in _blocks(settings):
-        block = body.at(f"h.{unique}")
-        if "s" in modules:
-            visible = (back >= 0) & ((back < settings.window_size) | (attentions % 2 == 0))
+    for number, place in enumerate(_Place.of(settings)):
+        layer = settings.layer(number)
+        if place.attention is not None:
+            block = body.at(f"h.{place.attention}")
+            visible = (back >= 0) & ((back < settings.window_size) | (place.attentions % 2 == 0))
             attention = block.at("attn.attention")
             names = "q_proj", "k_proj", "v_proj"
-            seen = _attention(attention, settings, block.norm(x, "ln_1", 1e-5), names, visible, scaled=False)
+            seen = _attention(attention, layer, block.norm(x, "ln_1", 1e-5), names, visible, scaled=False)
             x = x + attention.linear(seen, "out_proj", hidden, bias=bias)
-        if "f" in modules:
+        if place.feed_forward is not None:
+            block = body.at(f"h.{place.feed_forward}")
             names = "mlp.c_fc", "mlp.act", "mlp.c_proj"
-            x = x + _feed_forward(block, settings, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
+            x = x + _feed_forward(block, layer, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
     return body.norm(x, "ln_f", 1e-5) @ embedding.T
 
 
@@ -340,15 +362,17 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embeddings.norm(x, "LayerNorm", eps)
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool)
     bias = settings.bias is not False
-    for unique, modules, _ in _blocks(settings):
-        block = body.at(f"encoder.layer.{unique}")
-        if "s" in modules:
-            attention, names = block.at("attention"), ("self.query", "self.key", "self.value")
-            seen = _attention(attention, settings, x, names, visible, scaled=True)
+    for number, place in enumerate(_Place.of(settings)):
+        layer = settings.layer(number)
+        if place.attention is not None:
+            attention = body.at(f"encoder.layer.{place.attention}.attention")
+            names = "self.query", "self.key", "self.value"
+            seen = _attention(attention, layer, x, names, visible, scaled=True)
             x = attention.norm(x + attention.linear(seen, "output.dense", hidden, bias=bias), "output.LayerNorm", eps)
-        if "f" in modules:
+        if place.feed_forward is not None:
+            block = body.at(f"encoder.layer.{place.feed_forward}")
             names = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
-            x = block.norm(x + _feed_forward(block, settings, x, "intermediate", names), "output.LayerNorm", eps)
+            x = block.norm(x + _feed_forward(block, layer, x, "intermediate", names), "output.LayerNorm", eps)
     head = weights.at("lm_head")
     x = head.norm(_gelu_erf(head.linear(x, "dense", hidden)), "layer_norm", eps)
     return x @ words.T + head("bias", settings.vocab_size)

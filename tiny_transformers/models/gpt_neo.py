@@ -71,6 +71,7 @@ def _present(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
 
 class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
     config_class = TinyGPTNeoConfig
+    parts = {"attention": ("ln_1", "attn"), "feed_forward": ("ln_2", "mlp")}
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         # transformers refuses GPT-Neo any other attention than eager: asked before our own is in place.
@@ -83,13 +84,13 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model, "h"
 
-    def change(self, block: Any, modules: str) -> None:
+    def change(self, block: Any, modules: str, config: Any) -> None:
         if "s" in modules:
             self._change_attention(block.attn)
         else:
             block.ln_1, block.attn = nn.Identity(), NoAttention()
         if "f" in modules:
-            self._change_feed_forward(block)
+            self._change_feed_forward(block, config)
         else:
             block.ln_2, block.mlp = nn.Identity(), Zero()
 
@@ -123,12 +124,12 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             attention.set_bias(getattr(attn.attention, name), self.config.bias)
 
-    def _change_feed_forward(self, block: Any) -> None:
-        mlp, whole = block.mlp, feed_forward.whole(self.config, GELU)
+    def _change_feed_forward(self, block: Any, config: Any) -> None:
+        mlp, whole = block.mlp, feed_forward.whole(config, GELU)
         if whole:
             block.mlp = nn.Sequential(OrderedDict(ffn=whole, dropout=mlp.dropout))
         else:
-            mlp.c_fc, mlp.act, mlp.c_proj = feed_forward.parts(self.config, GELU, mlp.c_fc, mlp.c_proj)
+            mlp.c_fc, mlp.act, mlp.c_proj = feed_forward.parts(config, GELU, mlp.c_fc, mlp.c_proj)
 
 
 class TinyGPTNeoModel(TinyGPTNeoPreTrainedModel, GPTNeoModel):

@@ -58,18 +58,19 @@ class NoOutput(nn.Module):
 
 class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
     config_class = TinyRobertaConfig
+    parts = {"attention": ("attention",), "feed_forward": ("intermediate", "output")}
     _supports_flash_attn = _supports_flex_attn = False  # see `known_attention`
 
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model.get_submodule("encoder"), "layer"
 
-    def change(self, block: Any, modules: str) -> None:
+    def change(self, block: Any, modules: str, config: Any) -> None:
         if "s" in modules:
             self._change_attention(block.attention)
         else:
             block.attention = NoAttention()
         if "f" in modules:
-            self._change_feed_forward(block)
+            self._change_feed_forward(block, config)
         else:
             block.intermediate, block.output = nn.Identity(), NoOutput()
 
@@ -88,14 +89,14 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
         for linear in (module.self.query, module.self.key, module.self.value, module.output.dense):
             attention.set_bias(linear, self.config.bias)
 
-    def _change_feed_forward(self, block: Any) -> None:
+    def _change_feed_forward(self, block: Any, config: Any) -> None:
         intermediate, output = block.intermediate, block.output
-        whole = feed_forward.whole(self.config, GELU)
+        whole = feed_forward.whole(config, GELU)
         if whole:
             block.intermediate, output.dense = whole, nn.Identity()
         else:
             intermediate.dense, intermediate.intermediate_act_fn, output.dense = feed_forward.parts(
-                self.config, GELU, intermediate.dense, output.dense
+                config, GELU, intermediate.dense, output.dense
             )
 
 

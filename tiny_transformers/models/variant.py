@@ -6,9 +6,8 @@ here: layers that share their weights, an order of modules, KANs' regularization
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.activations import check_activation
 from tiny_transformers.layers.dropout import Dropout
-from tiny_transformers.layers.feed_forward import settings
+from tiny_transformers.layers.feed_forward import of_layer, settings
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, REAL, LanguageModel, SavedConfig, one_cache
-from tiny_transformers.settings.architecture import layer_map
+from tiny_transformers.models.sharing import SharedLayers, lend, set_place
 from tiny_transformers.settings.order import blocks_of
+from tiny_transformers.settings.sharing import Sharing
 
 # What transformers' forward passes understand without naming it.
 UNNAMED = {
@@ -47,44 +47,29 @@ class VariantConfig(SavedConfig):
     bias: bool | None = None
     order: str | None = None
     sharing: dict | None = None
+    scaling: dict | None = None
     initialization: str = "family"
 
     def validate_activation(self) -> None:
         check_activation(self.activation)
 
     def validate_sharing(self) -> None:
-        if self.sharing and self.num_hidden_layers % self.sharing["unique_layers"]:
-            raise TinyTransformersError(
-                f"sharing: {self.sharing['unique_layers']} unique layers do not divide {self.num_hidden_layers}."
-            )
+        if self.sharing:
+            try:
+                Sharing(**self.sharing).check(self.num_hidden_layers)
+            except ValueError as error:
+                raise TinyTransformersError(f"sharing: {error}.") from None
+
+    def validate_scaling(self) -> None:
+        for name, given in (self.scaling or {}).items():
+            if given and len(given) != self.num_hidden_layers:
+                raise TinyTransformersError(
+                    f"scaling: {name} has {len(given)} sizes for {self.num_hidden_layers} layers."
+                )
 
     def validate_initialization(self) -> None:
         if self.initialization not in ("family", "study"):
             raise TinyTransformersError(f"initialization: {self.initialization!r} is neither family nor study.")
-
-
-class SharedLayers(nn.ModuleList):
-    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
-
-    def __init__(self, layers: Any, places: list[int]) -> None:
-        super().__init__(layers)
-        self.places = places
-
-    def __getitem__(self, index: Any) -> Any:
-        return nn.ModuleList(list(self.children())[index]) if isinstance(index, slice) else super().__getitem__(index)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        for place, unique in enumerate(self.places):
-            layer = self[unique]
-            set_place(layer, place)
-            yield layer
-
-
-def set_place(block: nn.Module, place: int) -> None:
-    """Tell a block's attention which entry of the cache of keys and values is its own."""
-    for module in block.modules():
-        if hasattr(module, "layer_id"):  # GPT-Neo's; an encoder has no cache
-            module.layer_id = place
 
 
 def with_known_arguments(
@@ -112,21 +97,27 @@ def _named(*models: nn.Module) -> frozenset[str]:
 class VariantModel(LanguageModel):
     """To be named before a model class of Hugging Face among the bases."""
 
+    parts: ClassVar[dict[str, tuple[str, ...]]]  # a block's modules that are its attention, and its feed-forward module
+
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         owner, name = self.stack()
         layers = getattr(owner, name)
-        if config.sharing:
-            unique = config.sharing["unique_layers"]
-            places = layer_map(config.sharing["strategy"], unique, len(layers))
-            layers = SharedLayers(layers[:unique], places)
+        sharing = Sharing(**config.sharing) if config.sharing else None
+        places = sharing.places(len(layers)) if sharing else []
+        if sharing and sharing.modules == "all":
+            layers = SharedLayers(layers[: max(places) + 1], places)
             setattr(owner, name, layers)
         orders = blocks_of(config.order) if config.order else ["sf"] * len(layers)
         attentions = 0
-        for block, modules in zip(layers.children(), orders, strict=True):
-            self.change(block, modules)
+        for number, (block, modules) in enumerate(zip(layers.children(), orders, strict=True)):
+            self.change(block, modules, of_layer(config, number))
             set_place(block, attentions)
             attentions += "s" in modules
+        if sharing and sharing.modules != "all":
+            lend(list(layers), self.parts[sharing.modules], places)
+        if sharing and sharing.modules == "attention":  # each place has an entry of its own in the cache
+            setattr(owner, name, SharedLayers(layers, list(range(len(layers)))))
         for module in list(self.modules()):
             for name, child in module.named_children():
                 if type(child) is nn.Dropout:
@@ -142,8 +133,9 @@ class VariantModel(LanguageModel):
         self.base_model.register_forward_pre_hook(self._begin, with_kwargs=True)
         self.register_forward_hook(self._end, with_kwargs=True)
 
-    def change(self, block: Any, modules: str) -> None:
-        """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
+    def change(self, block: Any, modules: str, config: Any) -> None:
+        """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has.
+        `config` is that of its feed-forward module."""
         raise NotImplementedError
 
     def draw(self, module: nn.Module) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tiny_transformers.settings.activations import ACTIVATIONS, Activation, ActivationName
-from tiny_transformers.settings.base import Probability, Settings
+from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.feed_forward.controller import Controller
 from tiny_transformers.settings.feed_forward.dense import Dense
@@ -25,19 +25,14 @@ from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.scaling import Scaling
+from tiny_transformers.settings.sharing import Sharing
 
 FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
 FeedForward = Annotated[
     FeedForwardKind,
     KnownNow(FEED_FORWARD, lambda: Annotated[reduce(or_, FEED_FORWARD.values()), Field(discriminator="kind")]),
 ]
-
-
-class Sharing(Settings):
-    """Layers that share all their parameters, norms included (Takase & Kiyono 2021, arXiv:2104.06022, section 3)."""
-
-    strategy: Literal["seq", "cycle", "cycle_rev"]
-    unique_layers: PositiveInt
 
 
 # -- the families -----------------------------------------------------------------------------------------------------
@@ -48,6 +43,7 @@ class Architecture(Settings):
     it is trained, and the closed forms."""
 
     causal: ClassVar[bool]  # predicts each token from those before it
+    heads_name: ClassVar[str]  # Hugging Face's word for their number
 
     hidden_size: PositiveInt = 512
     intermediate_size: PositiveInt = 1024  # a sparse module takes the size of the dense one, and has then its own units
@@ -61,6 +57,7 @@ class Architecture(Settings):
     bias: bool | None = None  # of the linear layers in blocks; null: as the family has it
     order: str | None = None  # s and f: attention and feed-forward modules in their order; null: sfsf...
     sharing: Sharing | None = None
+    scaling: Scaling | None = added(None)  # layers of different sizes
     initialization: Literal["family", "study"] = "family"  # study: the feed-forward modules' own, a confound of its
     vocab_size: PositiveInt = 10_000
 
@@ -76,6 +73,7 @@ class Architecture(Settings):
         self._resolve_attention()
         self._resolve_order()
         self._check_sharing()
+        self._resolve_scaling()
         return self
 
     def _resolve_feed_forward(self) -> None:
@@ -98,13 +96,12 @@ class Architecture(Settings):
 
     def _resolve_attention(self) -> None:
         heads, kv_heads = self.heads, self.num_key_value_heads
-        heads_name = "num_heads" if isinstance(self, GPTNeo) else "num_attention_heads"
         for name in ("hidden_size", "qk_size", "v_size"):
             size = getattr(self, name)
             if size is not None and size % heads:
-                raise ValueError(f"{name} {size} is not a multiple of {heads_name} {heads}")
+                raise ValueError(f"{name} {size} is not a multiple of {self.heads_name} {heads}")
         if kv_heads is not None and heads % kv_heads:
-            raise ValueError(f"num_key_value_heads {kv_heads} does not divide {heads_name} {heads}")
+            raise ValueError(f"num_key_value_heads {kv_heads} does not divide {self.heads_name} {heads}")
         self._resolve(
             qk_size=self.qk_size or self.hidden_size,
             v_size=self.v_size or self.hidden_size,
@@ -124,17 +121,45 @@ class Architecture(Settings):
     def _check_sharing(self) -> None:
         if self.sharing is None:
             return
-        unique, layers = self.sharing.unique_layers, self.layers
         if self.order is not None:
             raise ValueError("sharing is of whole layers; it cannot be combined with an order of modules")
-        if layers % unique:
-            raise ValueError(f"sharing.unique_layers {unique} does not divide the number of layers, {layers}")
-        if unique == layers:
-            raise ValueError(f"sharing.unique_layers {unique} of {layers} layers shares nothing: leave sharing out")
-        if unique == 1 and self.sharing.strategy != "seq":
-            raise ValueError("with sharing.unique_layers 1 all strategies are the same model: write strategy seq")
+        if self.sharing.first == self.layers:
+            self._resolve(sharing=self.sharing.model_copy(update={"first": None}))
+        self.sharing.check(self.layers)
+
+    def _resolve_scaling(self) -> None:
+        if self.scaling is None:
+            return
+        assert self.num_key_value_heads
+        if self.sharing is not None or self.order is not None:
+            raise ValueError("scaling is of whole layers of their own: it cannot be combined with sharing or an order")
+        group = self.heads // self.num_key_value_heads
+        scaling = self.scaling.resolved(self.layers, self.heads, group, self.intermediate_size)
+        if scaling.units and not self.ffn.has_free_units:
+            raise ValueError(
+                f"scaling.feed_forward and units: the sizes of {self.ffn.kind} follow from its own settings"
+            )
+        self._resolve(intermediate_size=max(scaling.units or [self.intermediate_size]), scaling=scaling.uneven)
 
     # --- what follows from it
+
+    def layer(self, number: int) -> Self:
+        """Return a model all of whose layers have the sizes of this one."""
+        if self.scaling is None:
+            return self
+        assert self.qk_size
+        assert self.v_size
+        assert self.num_key_value_heads
+        heads = self.scaling.heads[number] if self.scaling.heads else self.heads
+        of_heads = {
+            name: size * heads // self.heads
+            for name, size in (
+                (self.heads_name, self.heads), ("num_key_value_heads", self.num_key_value_heads),
+                ("qk_size", self.qk_size), ("v_size", self.v_size),
+            )
+        }  # fmt: skip
+        units = self.scaling.units[number] if self.scaling.units else self.intermediate_size
+        return self.model_copy(update=of_heads | {"intermediate_size": units, "scaling": None})
 
     @property
     def layers(self) -> int:
@@ -199,11 +224,13 @@ class Architecture(Settings):
 
     @property
     def attention_parameters(self) -> int:
-        return _modules(self, unique=True)[0] * (_attention_parameters(self) + 2 * self.hidden_size)
+        attentions, _ = sized_modules(self, unique=True)
+        return sum([count * (_attention_parameters(of) + 2 * self.hidden_size) for count, of in attentions])
 
     @property
     def feed_forward_parameters(self) -> int:
-        return _modules(self, unique=True)[1] * (self.ffn.parameters(self._block) + 2 * self.hidden_size)
+        _, feed_forwards = sized_modules(self, unique=True)
+        return sum([count * (self.ffn.parameters(of._block) + 2 * self.hidden_size) for count, of in feed_forwards])
 
     @property
     def head_parameters(self) -> int:
@@ -216,27 +243,30 @@ class Architecture(Settings):
 
     def weights_per_token(self, *, training: bool) -> float:
         """That one token is multiplied with, the head's left out."""
-        attention, feed_forward = _modules(self, unique=False)
-        return attention * _attention_weights(self) + feed_forward * self.ffn.weights(self._block, training=training)
+        attentions, feed_forwards = sized_modules(self, unique=False)
+        return sum([count * _attention_weights(of) for count, of in attentions]) + sum(
+            [count * self.ffn.weights(of._block, training=training) for count, of in feed_forwards]
+        )
 
     @property
     def feed_forward_flops(self) -> int:
-        """Return the FLOPs of one feed-forward module and one token, in evaluation; counted as in `flops_per_token`."""
-        return 2 * self.ffn.weights(self._block, training=False)
+        """Return the FLOPs of the first feed-forward module and one token, in evaluation; counted as in
+        `flops_per_token`."""
+        return 2 * self.ffn.weights(self.layer(0)._block, training=False)
 
     def score_flops(self, length: float) -> float:
         """Return the FLOPs of one token's attention to so many keys, beside the weights."""
-        assert self.qk_size
-        assert self.v_size
-        return 2 * _modules(self, unique=False)[0] * (self.qk_size + self.v_size) * length
+        attentions, _ = sized_modules(self, unique=False)
+        return 2 * sum([count * _width_of_heads(of) for count, of in attentions]) * length
 
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
+        return sum([count * of._kept_in_layer(length) for count, of in _sizes(self, self.layers)])
+
+    def _kept_in_layer(self, length: float) -> float:
         scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
-        assert self.qk_size
-        assert self.v_size
-        heads = 2 * (self.qk_size + self.v_size)  # queries and keys, values and their weighted sums
-        return self.layers * (12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores)
+        heads = 2 * _width_of_heads(self)  # queries and keys, values and their weighted sums
+        return 12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores
 
     def carried_per_row(self, length: float) -> float:  # noqa: ARG002
         """Numbers that go from one text to the next: none."""
@@ -252,6 +282,7 @@ class GPTNeo(Architecture):
     """A decoder. `gelu` is GPT-Neo's own, the tanh approximation (`gelu_new`)."""
 
     causal: ClassVar[bool] = True
+    heads_name: ClassVar[str] = "num_heads"
 
     family: Literal["gpt_neo"] = "gpt_neo"
     num_layers: PositiveInt = 2
@@ -277,6 +308,7 @@ class Roberta(Architecture):
     """An encoder. `gelu` is RoBERTa's own, the exact one (erf)."""
 
     causal: ClassVar[bool] = False
+    heads_name: ClassVar[str] = "num_attention_heads"
 
     family: Literal["roberta"] = "roberta"
     num_hidden_layers: PositiveInt = 2
@@ -317,20 +349,6 @@ FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Brainformer]] = {
     "gpt_neo": GPTNeo, "roberta": Roberta, "brainformer": Brainformer,
 }  # fmt: skip
 Model = Annotated[AnyModel, Field(discriminator="family")]
-
-
-# -- sharing ------------------------------------------------------------------------------------------------
-
-
-def layer_map(strategy: str, unique: int, layers: int) -> list[int]:
-    """Which of the unique layers stands at each place (Takase & Kiyono 2021, section 3).
-
-    seq 3, 6: 0 0 1 1 2 2; cycle: 0 1 2 0 1 2; cycle_rev, whose last pass is reversed: 0 1 2 2 1 0."""
-    once = list(range(unique))
-    if strategy == "seq":
-        return [layer for layer in once for _ in range(layers // unique)]
-    passes = layers // unique
-    return once * (passes - 1) + (once[::-1] if strategy == "cycle_rev" else once)
 
 
 # -- closed forms -----------------------------------------------------------------------------------------------------
@@ -379,12 +397,28 @@ def training_flops(model: AnyModel, *, labelled: float, length: float) -> float:
     return 3.0 * (flops_per_token(model, training=True) - unlabelled + model.score_flops(length))
 
 
-def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
-    """How many attention and feed-forward modules there are, or are applied."""
+Sizes = list[tuple[int, Architecture]]  # how many modules are like those of a model that has no others
+
+
+def sized_modules(model: Architecture, *, unique: bool) -> tuple[Sizes, Sizes]:
+    """Return the sizes of the attention and feed-forward modules that there are, or are applied."""
+    attentions = feed_forwards = model.layers
     if model.order is not None:
-        return model.order.count("s"), model.order.count("f")
-    layers = model.sharing.unique_layers if unique and model.sharing else model.layers
-    return layers, layers
+        attentions, feed_forwards = model.order.count("s"), model.order.count("f")
+    elif unique and model.sharing:
+        attentions = model.sharing.unique("attention", model.layers)
+        feed_forwards = model.sharing.unique("feed_forward", model.layers)
+    return _sizes(model, attentions), _sizes(model, feed_forwards)
+
+
+def _sizes(model: Architecture, count: int) -> Sizes:
+    return [(1, model.layer(number)) for number in range(count)] if model.scaling else [(count, model)]
+
+
+def _width_of_heads(model: Architecture) -> int:
+    assert model.qk_size
+    assert model.v_size
+    return model.qk_size + model.v_size
 
 
 def _attention_weights(model: Architecture) -> int:
@@ -394,6 +428,16 @@ def _attention_weights(model: Architecture) -> int:
     share = model.num_key_value_heads / model.heads
     queries, keys_values = model.qk_size, round((model.qk_size + model.v_size) * share)
     return model.hidden_size * (queries + keys_values + model.v_size)
+
+
+def attention_matrices(model: Architecture) -> list[int]:
+    """Return the weights of each linear layer of an attention module."""
+    assert model.qk_size
+    assert model.v_size
+    assert model.num_key_value_heads
+    widths = model.qk_size, model.v_size
+    keys, values = (width // model.heads * model.num_key_value_heads for width in widths)
+    return [model.hidden_size * width for width in (model.qk_size, keys, values, model.v_size)]
 
 
 def _attention_parameters(model: Architecture) -> int:
@@ -423,7 +467,9 @@ def _label(model: Architecture) -> str:
     if model.order:
         words.append(model.order)
     if model.sharing:
-        words.append(f"{model.sharing.strategy}{model.sharing.unique_layers}")
+        words.append(model.sharing.label)
+    if model.scaling:
+        words.append(model.scaling.label)
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)

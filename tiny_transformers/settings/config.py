@@ -17,6 +17,7 @@ from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.corpora import CORPORA, STREAMS, Corpus
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.pruning import Pruning
 from tiny_transformers.settings.stage.kind import STAGES
 from tiny_transformers.settings.teaching import Teaching, unteachable
 
@@ -110,6 +111,7 @@ class Train(Settings):
     block_size: PositiveInt = added(512)  # characters of a row in a step
     batch_split: PositiveInt = added(1)  # micro-batches of a step, at least; see micro_batch_tokens
     eval_characters: PositiveInt | None = added(None)  # the first so many of the validation split; null: all
+    pruning: Pruning | None = added(None)  # of linear layers' weights
     # Copies of the weights on the way: after so many tokens, or, below 1, after such a share of the training.
     anchors: tuple[Annotated[float, Field(gt=0)], ...] = added(())
 
@@ -135,6 +137,8 @@ class Train(Settings):
     def _ends(self) -> Train:
         if self.max_steps is None and self.budget is None:
             raise ValueError("max_steps is null and there is no budget: set one of them")
+        if self.pruning and self.max_steps is None:
+            raise ValueError("pruning goes by the share of max_steps that is done: it cannot be combined with a budget")
         end = self.budget and self.budget.tokens
         if end and self.anchors and self.anchors[-1] > end:
             raise ValueError(f"anchors: {self.anchors[-1]:,.0f} tokens are more than the budget's {end:,}")
@@ -335,6 +339,8 @@ class RunConfig(Settings):
     def _fits_model(self) -> RunConfig:
         if self.data.max_length > self.positions:
             raise ValueError(f"data.max_length {self.data.max_length} exceeds the model's {self.positions} positions")
+        if self.train.pruning:
+            self.train.pruning.check(self.model)
         for kind in STAGES.values():
             kind.check(self)
         return self

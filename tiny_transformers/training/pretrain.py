@@ -47,6 +47,7 @@ from tiny_transformers.training.device import (
     what_it_lacks,
 )
 from tiny_transformers.training.losses import Memory, token_losses
+from tiny_transformers.training.pruning import Pruner, nonzero_parameters
 from tiny_transformers.training.teaching import teacher_of
 
 CURVE_POINTS = 1_000  # about so many steps are written to curve.jsonl
@@ -108,6 +109,7 @@ class Training:
         self.fingerprints = self.corpus.fingerprints | (dict(self.teacher.fingerprints) if self.teacher else {})
         self.compiling = Compiling(work, self.device, self.model)
         self.optimizer = optimizers.build(self.model, self.settings)
+        self.pruner = Pruner(self.config, self.model)
         self.curve = Curve(work.run_dir / config.CURVE, every=math.ceil((steps or 1) / CURVE_POINTS))
         self.anchors = Anchors(work.run_dir / config.ANCHORS, () if self.config.probe else self.settings.anchors)
         self.log = Log()
@@ -266,6 +268,7 @@ class Training:
     def _update(self, total: Tensor, labels: int, learning_rate: float) -> list[float]:
         """Change the weights, unless the training has diverged, and return the mean loss, and the mean of what else
         `total` has. A GPU is waited for once."""
+        self.pruner.before_update(self.optimizer)
         norm_there = optimizers.clip(self.model, self.settings)
         *sums, norm = torch.cat([total, norm_there.to(total)[None]]).tolist()
         loss, *apart = [each / labels for each in sums]
@@ -275,6 +278,7 @@ class Training:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.model.after_update()
+        self.pruner.after_update(self.optimizer, self.counters.step + 1)
         return [loss, *apart]
 
     def _count(self, step: Step, loss: float, seconds: float, waited: float, *, compiled: bool) -> None:
@@ -376,12 +380,17 @@ class Training:
         if not any(moments.values()):
             return
         rates = {group["lr"] for group in self.optimizer.param_groups}
-        used = {"learning_rate": rates.pop() if len(rates) == 1 else math.nan, **self.model.used(tokens)}
+        used = {
+            "learning_rate": rates.pop() if len(rates) == 1 else math.nan,
+            **self.model.used(tokens),
+            **self.pruner.used(self.optimizer),
+        }
         planned = {
             "learning_rate": optimizers.learning_rate(
                 self.settings, step=number, done=done, warmed=self.counters.warmed
             ),
             **self.config.model.scheduled(done),
+            **self.pruner.planned(self.counters.step),
         }
         self.counters.used |= {moment: used for moment, is_now in moments.items() if is_now}
         holds = used.keys() == planned.keys() and all(
@@ -436,6 +445,9 @@ class Training:
         difference = ((logits[0] - logits[1]).abs().max() / logits[0].abs().max().clamp(min=1)).item()
         self._require(Check("reload_logits", difference <= RELOADED, difference), f"at most {RELOADED}")
         self._check_definition(reloaded, "reload_definition")
+        if self.settings.pruning:
+            told = f"{self.settings.pruning.sparsity:g} of each matrix"
+            self._require(self.pruner.check(reloaded, self.counters.step), told)
 
     # --- the end
 
@@ -467,7 +479,7 @@ class Training:
         counters = self.counters
         peak = peak_flops(self.device, self.precision)
         return Outcome(
-            scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels)],
+            scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels), *self._pruned()],
             checks=sorted(self.checks.values(), key=lambda check: check.name),
             metrics={
                 "steps": counters.step,
@@ -479,6 +491,7 @@ class Training:
                 "precision": self.precision,
                 **self.compiling.figures(counters),
                 **self.model.figures(),
+                **({"nonzero_parameters": nonzero_parameters(self.model)} if self.settings.pruning else {}),
                 **{
                     f"{name}@{moment}": value
                     for moment, values in counters.used.items()
@@ -491,6 +504,11 @@ class Training:
             },
             data=self.fingerprints,
         )
+
+    def _pruned(self) -> list[Score]:
+        """The share of the weights that may be pruned which was, of so many."""
+        used, weights = self.pruner.used(self.optimizer), sum(weight.numel() for weight in self.pruner.matrices)
+        return [Score("weights", name, value, weights) for name, value in used.items()]
 
 
 def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:

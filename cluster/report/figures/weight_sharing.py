@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, unit_of
 from cluster.report.figures.styles import MARKERS, OKABE_ITO, interval_of, measures_of, values_of
 from cluster.report.results import Family, Measure, Study, Variant
-from tiny_transformers.settings.architecture import Architecture, Sharing
+from tiny_transformers.settings.architecture import Architecture
+from tiny_transformers.settings.sharing import Sharing
 
 STRATEGIES = ("seq", "cycle", "cycle_rev")
+PARTS = {"attention": "attention", "feed_forward": "feed-fwd."}  # that alone are shared
 OF_LAYOUT = (  # what a layout decides
     "sharing", "num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "qk_size", "v_size",
 )  # fmt: skip
@@ -41,7 +43,8 @@ def sharing(study: Study) -> Iterator[Sheet]:
     handles, names = sheet.drawing.axes[0].get_legend_handles_labels()
     sheet.drawing.legend(handles, names, loc="lower center", ncols=5, frameon=False, bbox_to_anchor=(0.5, 0.0))
     sheet.caption = (
-        "Groups are layouts: layers that are applied, layers with weights of their own, hidden size. Large markers are "
+        "Groups are layouts: layers that are applied, layers with weights of their own (of so many that share), hidden "
+        "size, and the kind of module that is shared, if not all is. Large markers are "
         "means over seeds, small dots the seeds; the line is the plain model, which shares nothing and is otherwise as "
         "the baseline, the band its 95 % interval where it has at least 3 seeds. Models that differ from the baseline "
         "in more than layout and strategy are left out."
@@ -55,13 +58,15 @@ def _shared(variant: Variant) -> Sharing | None:
     return model.sharing if isinstance(model, Architecture) else None
 
 
-def _layout(variant: Variant) -> tuple[int, int, int]:
-    """Layers, of them unique, hidden size."""
+def _layout(variant: Variant) -> tuple[int, int, int, str, int]:
+    """Layers, of them unique, hidden size; what is shared, and among how many."""
     model, shared = variant.config.model, _shared(variant)
-    return model.layers, shared.unique_layers if shared else model.layers, model.hidden_size
+    if not shared:
+        return model.layers, model.layers, model.hidden_size, "all", model.layers
+    return model.layers, shared.unique_layers, model.hidden_size, shared.modules, shared.first or model.layers
 
 
-def _layouts(family: Family) -> list[tuple[int, int, int]]:
+def _layouts(family: Family) -> list[tuple[int, int, int, str, int]]:
     return sorted({_layout(variant) for variant in _comparable(family) if _shared(variant)})
 
 
@@ -76,6 +81,14 @@ def _but_for_sharing(variant: Variant) -> Any:
     config = variant.config.model_dump(exclude={"seed"})
     config["model"] = {key: value for key, value in config["model"].items() if key not in OF_LAYOUT}
     return config
+
+
+def _told(layers: int, unique: int, width: int, modules: str, first: int, *, slim: bool) -> str:
+    lines = [f"{layers}L", f"{unique} unique", f"{width}"] if slim else [
+        f"{layers} layers", f"{unique} unique", f"{width} wide"]  # fmt: skip
+    if first < layers:
+        lines[1] += f" of {first}"
+    return "\n".join([*lines, *([PARTS[modules]] if modules in PARTS else [])])
 
 
 def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> None:
@@ -98,8 +111,7 @@ def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> Non
                     axes.plot([place + 0.08] * len(values), values, ".", color=GREY, ms=2.5, mew=0)
                 if values:
                     axes.plot(place, np.mean(values), **look)
-    words = "{}L\n{} unique\n{}" if slim else "{} layers\n{} unique\n{} wide"
-    axes.set_xticks(range(len(layouts)), [words.format(*layout) for layout in layouts])
+    axes.set_xticks(range(len(layouts)), [_told(*layout, slim=slim) for layout in layouts])
     axes.set_xlim(-0.5, len(layouts) - 0.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(True, axis="y")

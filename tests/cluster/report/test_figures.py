@@ -490,7 +490,7 @@ def test_sharing_is_by_layout_and_strategy(studies):
     (sheet,) = weight_sharing.sharing(studies["sharing"])
     shown = {line for text in sheet.drawing.findobj(Text) for line in text.get_text().splitlines()}
     assert {"seq", "cycle", "cycle, last pass reversed", "nothing shared", "24L"} <= shown
-    assert weight_sharing._layouts(studies["sharing"].families[0])[0] == (6, 2, 416)
+    assert weight_sharing._layouts(studies["sharing"].families[0])[0] == (6, 2, 416, "all", 6)
 
 
 def test_models_of_different_corpora_are_never_in_one_plane(tmp_path):

@@ -379,8 +379,18 @@ KINDS = {  # variant and family -> attentions, and kind and number of parts of e
     ("ssf", "roberta"): (2, [("unit", 48)]),
     ("cycle_rev3", "roberta"): (6, [("unit", 48)] * 6),
     ("shared_moe", "gpt_neo"): (4, [("expert", 4)] * 4),
+    ("shared_ff_moe", "gpt_neo"): (2, [("expert", 4)] * 2),
+    ("shared_ff", "roberta"): (4, [("unit", 48)] * 4),
+    ("shared_attention", "gpt_neo"): (4, [("unit", 48)] * 4),
+    ("scaled", "gpt_neo"): (3, [("unit", 12), ("unit", 38), ("unit", 64)]),
     ("one_kv_head", "gpt_neo"): (2, [("unit", 48)] * 2),
 }
+
+
+def owners(model, kind):
+    """The numbers of the blocks that own a module of this kind, and do not borrow it."""
+    (*_, name) = model.parts[kind]
+    return {number for number, block in enumerate(blocks(model), 1) if name in dict(block.named_children())}
 
 
 @pytest.mark.parametrize(("variant", "family"), KINDS)
@@ -398,7 +408,8 @@ def test_every_kind_of_model_is_looked_into(variant, family, inspect):
     assert len(found.pictures[0].weights) == attentions
     assert bool(found.continuations) == found.causal != bool(found.blanks)
     if model.config.sharing:
-        assert {each.place.weights for each in found.attentions} == set(range(1, len(blocks(model)) + 1))
+        assert {each.place.weights for each in found.attentions} == owners(model, "attention")
+        assert {each.place.weights for each in found.feed_forwards} == owners(model, "feed_forward")
         assert [each.place.layer for each in found.attentions] == list(range(1, attentions + 1))
 
 

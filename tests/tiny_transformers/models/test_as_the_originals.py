@@ -17,8 +17,9 @@ from tiny_transformers.layers import activations
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models import auto
 from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import Brainformer, layer_map
+from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import Train
+from tiny_transformers.settings.sharing import layer_map
 from tiny_transformers.training import optimizers
 
 ANSWERS = Path(__file__).parents[2] / "known_answers"

@@ -266,7 +266,8 @@ def test_an_encoder_refuses_a_cache(name):
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("variant", "applied"), [("gelu", 2), ("ssff", 2), ("fsfs", 2), ("ffss", 2), ("cycle2", 6)])
+@pytest.mark.parametrize(("variant", "applied"), [("gelu", 2), ("ssff", 2), ("fsfs", 2), ("ffss", 2), ("cycle2", 6),
+                                                  ("shared_attention", 4), ("shared_ff", 4)])  # fmt: skip
 def test_attention_weights_are_those_of_every_application_of_attention(family, variant, applied, implementation):
     model = perturb(auto.build(small(family, variant), seed=1))
     model.set_attn_implementation(implementation)

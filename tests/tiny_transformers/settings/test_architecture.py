@@ -13,7 +13,6 @@ from tiny_transformers.settings.architecture import (
     GPTNeo,
     Roberta,
     flops_per_token,
-    layer_map,
     num_parameters,
     parameters,
 )
@@ -21,6 +20,7 @@ from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.feed_forward.controller import controller_size
 from tiny_transformers.settings.feed_forward.moe import expert_size
 from tiny_transformers.settings.feed_forward.pkm import num_subkeys
+from tiny_transformers.settings.sharing import layer_map
 
 NARROW = {"hidden_size": 256, "intermediate_size": 4096}
 COUNTS = [  # settings, parameters of GPT-Neo, of RoBERTa: the study's

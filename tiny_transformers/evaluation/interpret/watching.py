@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -44,13 +44,18 @@ class _Pass:
     layer: int = 0
     attentions: int = 0
     feed_forwards: int = 0
-    weights: dict[nn.Module, int] = field(default_factory=dict)  # block -> its number among those of its own weights
-    block: nn.Module | None = None
+
+
+@dataclass
+class _At:
+    """A module of the block with these weights, which other blocks may have borrowed."""
+
+    here: _Pass
+    weights: int
 
     def place(self, kind: str) -> Place:
-        setattr(self, kind, getattr(self, kind) + 1)
-        assert self.block is not None
-        return Place(layer=self.layer, weights=self.weights[self.block], application=getattr(self, kind))
+        setattr(self.here, kind, getattr(self.here, kind) + 1)
+        return Place(layer=self.here.layer, weights=self.weights, application=getattr(self.here, kind))
 
 
 def look(model: Any, listener: Listener, ids: Tensor, real: Tensor) -> Tensor:
@@ -75,22 +80,24 @@ def said(model: Any, states: Tensor) -> Tensor:
 def _listening(model: Any, listener: Listener) -> Iterator[None]:
     owner, name = model.stack()
     blocks = list(getattr(owner, name).children())
-    here = _Pass(weights={block: number for number, block in enumerate(blocks, 1)})
+    here = _Pass()
     attention = model.config._attn_implementation
     with ExitStack() as hooks:
         if listener.attention is not _nobody and attention != "eager":
             model.set_attn_implementation("eager")  # which has a matrix of weights
             hooks.callback(model.set_attn_implementation, attention)
-        for block in blocks:
+        for number, block in enumerate(blocks, 1):
+            at = _At(here, number)
             _hook_block(block, here, listener, hooks)
             for module in block.modules():
                 if isinstance(module, (TinyGPTNeoSelfAttention, TinyRobertaSelfAttention, SpanAttention)):
-                    told = partial(_tell_attention, here, listener)
+                    told = partial(_tell_attention, at, listener)
                     hooks.enter_context(_removed(module.register_forward_hook(told)))
                 elif isinstance(module, PerToken):
-                    hooks.enter_context(_removed(module.register_forward_hook(partial(_tell_parts, here, listener))))
-            if (linear := _last_linear(model, block)) is not None:
-                hooks.enter_context(_removed(linear.register_forward_pre_hook(partial(_tell_units, here, listener))))
+                    hooks.enter_context(_removed(module.register_forward_hook(partial(_tell_parts, at, listener))))
+            linear = _last_linear(model, block)
+            if linear is not None and linear in set(block.modules()):  # a borrowed one is its owner's to tell of
+                hooks.enter_context(_removed(linear.register_forward_pre_hook(partial(_tell_units, at, listener))))
         yield
 
 
@@ -103,10 +110,10 @@ def _removed(handle: Any) -> Iterator[None]:
 
 
 def _hook_block(block: nn.Module, here: _Pass, listener: Listener, hooks: ExitStack) -> None:
-    def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def begins(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
         if not here.layer:
             listener.state(0, args[0])
-        here.layer, here.block = here.layer + 1, module
+        here.layer += 1
 
     def ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
         listener.state(here.layer, output[0] if isinstance(output, tuple) else output)
@@ -115,8 +122,8 @@ def _hook_block(block: nn.Module, here: _Pass, listener: Listener, hooks: ExitSt
     hooks.enter_context(_removed(block.register_forward_hook(ends)))
 
 
-def _tell_attention(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:
-    place = here.place("attentions")
+def _tell_attention(at: _At, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    place = at.place("attentions")
     if listener.attention is not _nobody:
         weights = module.weights(args[0], args[1]) if isinstance(module, SpanAttention) else output[1]
         listener.attention(place, weights, _seen(module, weights.shape[-1], weights.device))
@@ -130,15 +137,15 @@ def _seen(module: Any, length: int, device: Any) -> Tensor:
     return every if isinstance(module, TinyRobertaSelfAttention) else module.bias[0, 0, :length, :length].bool()
 
 
-def _tell_parts(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    place, x = here.place("feed_forwards"), args[0]
+def _tell_parts(at: _At, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    place, x = at.place("feed_forwards"), args[0]
     if listener.parts is not _nobody:
         listener.parts(place, module.part, module.parts(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 
-def _tell_units(here: _Pass, listener: Listener, module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
+def _tell_units(at: _At, listener: Listener, module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
     """What a dense module's last linear layer, or a KAN's, is given is what its units give."""
-    listener.parts(here.place("feed_forwards"), "unit", args[0])
+    listener.parts(at.place("feed_forwards"), "unit", args[0])
 
 
 def _last_linear(model: Any, block: nn.Module) -> nn.Module | None:

@@ -295,4 +295,6 @@ def build(
     }
     both = ffn.layers != "intermediate"
     between = activations.build(config, gelu)
+    if not both and last.in_features != size:
+        last = nn.Linear(size, h)
     return KANLinear(h, size, **spline), between, KANLinear(size, h, **spline) if both else last

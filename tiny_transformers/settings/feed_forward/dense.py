@@ -27,6 +27,10 @@ class Dense(FeedForwardKind):
     def activations(self) -> tuple[str, ...] | None:
         return ("none",) if self.depth == 1 else None
 
+    @property
+    def has_free_units(self) -> bool:
+        return self.depth > 1
+
     def units(self, hidden: int, intermediate: int) -> int:
         return hidden if self.depth == 1 else intermediate  # there is none, and no activation
 

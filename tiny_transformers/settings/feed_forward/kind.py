@@ -43,6 +43,11 @@ class FeedForwardKind(Settings):
         return None
 
     @property
+    def has_free_units(self) -> bool:
+        """Whether a layer may have another number of units than the next one."""
+        return not self.whole
+
+    @property
     def usual_activation(self) -> str:
         return self.activations[0] if self.activations else "gelu"
 

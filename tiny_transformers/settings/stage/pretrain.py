@@ -42,6 +42,13 @@ def of_teacher(config: RunConfig) -> list[Other]:
     return [Other(config.taught_by, "pretrain", config.teacher.name)]
 
 
+def measure_of(task: str, metric: str) -> Measure | None:
+    """What only a model that was pruned has."""
+    if (task, metric) != ("weights", "sparsity"):
+        return None
+    return Measure("sparsity", "pruned", "pretrain", task, metric)
+
+
 PRETRAIN = StageKind(
     "pretrain",
     "tiny_transformers.training.pretrain",
@@ -54,4 +61,5 @@ PRETRAIN = StageKind(
         Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,
                 is_main=True),
     ),
+    measure_of=measure_of,
 )  # fmt: skip
