@@ -50,6 +50,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ffss": {"order": "ffss"},
     "ssf": {"order": "ssf"},
     **_SHARING,
+    "universal": {"layers": 3, "recurrence": {}},
+    "universal_2": {"layers": 4, "sharing": {"strategy": "cycle", "unique_layers": 2}, "recurrence": {}},
+    "halting": {"layers": 4, "recurrence": {"halting": {}}},
+    "halting_moe": {"layers": 3, "recurrence": {"halting": {"ponder": 0.1}}, "ffn": {"kind": "moe"}},
+    "halting_alone": {"layers": 3, "recurrence": {"signal": False, "halting": {"epsilon": 0.05}}},
     "shared_moe": {"layers": 4, "sharing": {"strategy": "cycle", "unique_layers": 2}, "ffn": {"kind": "moe"}},
     "study_dense": {"activation": "prelu", "initialization": "study"},
     "study_kan": {"ffn": {"kind": "kan"}, "initialization": "study"},
@@ -57,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 _BY_FAMILY = {  # what each family has code of its own for: attention, and the order of modules
     "gelu", "1_head", "qk", "v", "kv_groups", "one_kv_head", "bias", "no_bias", "no_bias_kv_groups", "ssff", "fsfs",
-    "ffss", "ssf",
+    "ffss", "ssf", "universal", "halting",
 }  # fmt: skip
 # Variant and family: those variants in both, the others, whose modules are the same in both, in one or the other.
 PAIRS = [

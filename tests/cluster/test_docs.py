@@ -16,6 +16,7 @@ from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.recurrence import Halting, Recurrence
 from tiny_transformers.settings.stage.own import OwnStage
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
-    sections = {"model", "model.sharing", "train.budget"}
+    sections = {"model", "model.sharing", "model.recurrence", "model.recurrence.halting", "train.budget"}
     not_of_the_manifest = {"seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
@@ -47,6 +48,8 @@ def test_every_setting_is_documented_with_its_default():
         (Roberta, "model."),
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
+        (Recurrence, "model.recurrence."),
+        (Halting, "model.recurrence.halting."),
         (Budget, "train.budget."),
     )
     for path in sections | not_of_the_manifest:

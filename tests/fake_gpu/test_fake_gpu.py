@@ -14,7 +14,7 @@ ROOT = HERE.parents[1]
 EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), *(f"brainformer {gate}" for gate in (
     "naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense"))]  # fmt: skip
 # One of each kind of layer: what differs in shapes or numbers only is among the longer tests.
-CHOSEN = ["gpt_neo gelu", "roberta kan", "roberta moe_k2", "roberta pkm", "brainformer switch"]
+CHOSEN = ["gpt_neo gelu", "roberta kan", "roberta moe_k2", "roberta pkm", "gpt_neo halting", "brainformer switch"]
 MODELS = [
     pytest.param(name, marks=() if name in CHOSEN else pytest.mark.longer, id=name.replace(" ", "-")) for name in EVERY
 ]

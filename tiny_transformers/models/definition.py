@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tiny_transformers.common.work import Check
+from tiny_transformers.models.defined_steps import through
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Roberta, layer_map
 from tiny_transformers.settings.brainformer_architecture import Brainformer
@@ -316,7 +317,9 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embedding[ids] + body("wpe.weight", settings.max_position_embeddings, hidden)[: len(ids)]
     back = torch.arange(len(ids))[:, None] - torch.arange(len(ids))
     bias = settings.bias is not False
-    for unique, modules, attentions in _blocks(settings):
+
+    def apply(place: tuple[int, str, int], x: Tensor) -> Tensor:
+        unique, modules, attentions = place
         block = body.at(f"h.{unique}")
         if "s" in modules:
             visible = (back >= 0) & ((back < settings.window_size) | (attentions % 2 == 0))
@@ -327,6 +330,9 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
         if "f" in modules:
             names = "mlp.c_fc", "mlp.act", "mlp.c_proj"
             x = x + _feed_forward(block, settings, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
+        return x
+
+    x = through(body, settings, x, _blocks(settings), apply, scale=0.02)  # as large as embeddings are drawn
     return body.norm(x, "ln_f", 1e-5) @ embedding.T
 
 
@@ -340,7 +346,9 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embeddings.norm(x, "LayerNorm", eps)
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool)
     bias = settings.bias is not False
-    for unique, modules, _ in _blocks(settings):
+
+    def apply(place: tuple[int, str, int], x: Tensor) -> Tensor:
+        unique, modules, _ = place
         block = body.at(f"encoder.layer.{unique}")
         if "s" in modules:
             attention, names = block.at("attention"), ("self.query", "self.key", "self.value")
@@ -349,6 +357,9 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
         if "f" in modules:
             names = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
             x = block.norm(x + _feed_forward(block, settings, x, "intermediate", names), "output.LayerNorm", eps)
+        return x
+
+    x = through(body.at("encoder"), settings, x, _blocks(settings), apply, scale=1.0)
     head = weights.at("lm_head")
     x = head.norm(_gelu_erf(head.linear(x, "dense", hidden)), "layer_norm", eps)
     return x @ words.T + head("bias", settings.vocab_size)

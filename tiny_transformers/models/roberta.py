@@ -82,6 +82,10 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
             return None
         return nn.Sequential(block.intermediate, output.dense, output.dropout).train(block.training)
 
+    def positions(self) -> tuple[nn.Embedding, int, float]:
+        embeddings: Any = self.base_model.get_submodule("embeddings")
+        return embeddings.position_embeddings, embeddings.padding_idx + 1, 1.0  # behind a LayerNorm
+
     def _change_attention(self, module: Any) -> None:
         module.self = attention.TinyRobertaSelfAttention(self.config, module.self)
         module.output.dense = module.self.widths.out(module.output.dense)

@@ -19,6 +19,7 @@ from tiny_transformers.layers.dropout import Dropout
 from tiny_transformers.layers.feed_forward import settings
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, REAL, LanguageModel, SavedConfig, one_cache
+from tiny_transformers.models.recurrence import Recurrent, make_recurrent
 from tiny_transformers.settings.architecture import layer_map
 from tiny_transformers.settings.order import blocks_of
 
@@ -47,6 +48,7 @@ class VariantConfig(SavedConfig):
     bias: bool | None = None
     order: str | None = None
     sharing: dict | None = None
+    recurrence: dict | None = None
     initialization: str = "family"
 
     def validate_activation(self) -> None:
@@ -109,7 +111,7 @@ def _named(*models: nn.Module) -> frozenset[str]:
     return frozenset(name for model in models for name in inspect.signature(type(model).forward).parameters)
 
 
-class VariantModel(LanguageModel):
+class VariantModel(Recurrent, LanguageModel):
     """To be named before a model class of Hugging Face among the bases."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -131,6 +133,7 @@ class VariantModel(LanguageModel):
             for name, child in module.named_children():
                 if type(child) is nn.Dropout:
                     setattr(module, name, Dropout(child.p))
+        make_recurrent(self, *self.positions())
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         for model in {self, self.base_model}:
             known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name
@@ -144,6 +147,11 @@ class VariantModel(LanguageModel):
 
     def change(self, block: Any, modules: str) -> None:
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has."""
+        raise NotImplementedError
+
+    def positions(self) -> tuple[nn.Embedding, int, float]:
+        """The embedding of positions, the number of the first one, and how large an untrained model's embeddings are,
+        the root of the mean square."""
         raise NotImplementedError
 
     def draw(self, module: nn.Module) -> None:

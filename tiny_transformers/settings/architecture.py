@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tiny_transformers.settings.activations import ACTIVATIONS, Activation, ActivationName
-from tiny_transformers.settings.base import Probability, Settings
+from tiny_transformers.settings.base import Probability, Settings, added
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.feed_forward.controller import Controller
 from tiny_transformers.settings.feed_forward.dense import Dense
@@ -25,6 +25,7 @@ from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
 from tiny_transformers.settings.order import modules
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.recurrence import Recurrence
 
 FEED_FORWARD.add(Dense, KAN, MoE, Controller, ProductKey)
 FeedForward = Annotated[
@@ -61,6 +62,7 @@ class Architecture(Settings):
     bias: bool | None = None  # of the linear layers in blocks; null: as the family has it
     order: str | None = None  # s and f: attention and feed-forward modules in their order; null: sfsf...
     sharing: Sharing | None = None
+    recurrence: Recurrence | None = added(None)  # of what `sharing` shares; null there: of one layer
     initialization: Literal["family", "study"] = "family"  # study: the feed-forward modules' own, a confound of its
     vocab_size: PositiveInt = 10_000
 
@@ -75,6 +77,7 @@ class Architecture(Settings):
         self._resolve_activation()
         self._resolve_attention()
         self._resolve_order()
+        self._resolve_recurrence()
         self._check_sharing()
         return self
 
@@ -121,6 +124,12 @@ class Architecture(Settings):
             raise ValueError(f"order {self.order} has {counts}; the larger must be the number of layers, {layers}")
         self._resolve(order=None if order == "sf" * layers else order)
 
+    def _resolve_recurrence(self) -> None:
+        if self.recurrence is None:
+            return
+        self.recurrence.check(self.layers, self.order)
+        self._resolve(sharing=self.sharing or Sharing(strategy="seq", unique_layers=1))
+
     def _check_sharing(self) -> None:
         if self.sharing is None:
             return
@@ -166,12 +175,17 @@ class Architecture(Settings):
     @property
     def micro_batch_is_free(self) -> bool:
         """Whether a step comes out the same however it is cut."""
-        return self.ffn.micro_batch_is_free
+        return self.ffn.micro_batch_is_free and (self.recurrence is None or self.recurrence.micro_batch_is_free)
 
     @property
     def same_shapes(self) -> bool:
         """Whether every pass computes the same."""
         return self.ffn.same_shapes
+
+    @property
+    def is_read_by_layers(self) -> bool:
+        """Whether an encoder's layers can be computed one by one, the last at one token (evaluation/masked.py)."""
+        return self.recurrence is None
 
     @property
     def utilisation(self) -> float:
@@ -207,7 +221,12 @@ class Architecture(Settings):
 
     @property
     def head_parameters(self) -> int:
-        return 2 * self.hidden_size
+        """With the unit that halts a recurrence."""
+        return 2 * self.hidden_size + self._halting_parameters
+
+    @property
+    def _halting_parameters(self) -> int:
+        return self.recurrence.parameters(self.hidden_size) if self.recurrence else 0
 
     @property
     def head_weights(self) -> int:
@@ -217,7 +236,8 @@ class Architecture(Settings):
     def weights_per_token(self, *, training: bool) -> float:
         """That one token is multiplied with, the head's left out."""
         attention, feed_forward = _modules(self, unique=False)
-        return attention * _attention_weights(self) + feed_forward * self.ffn.weights(self._block, training=training)
+        weights = attention * _attention_weights(self) + feed_forward * self.ffn.weights(self._block, training=training)
+        return weights + (self.recurrence.weights(self.hidden_size, self.layers) if self.recurrence else 0)
 
     @property
     def feed_forward_flops(self) -> int:
@@ -236,7 +256,8 @@ class Architecture(Settings):
         assert self.qk_size
         assert self.v_size
         heads = 2 * (self.qk_size + self.v_size)  # queries and keys, values and their weighted sums
-        return self.layers * (12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores)
+        kept = self.layers * (12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores)
+        return kept + (self.recurrence.kept(self.hidden_size, self.layers) if self.recurrence else 0)
 
     def carried_per_row(self, length: float) -> float:  # noqa: ARG002
         """Numbers that go from one text to the next: none."""
@@ -304,7 +325,7 @@ class Roberta(Architecture):
     @property
     def head_parameters(self) -> int:
         h = self.hidden_size
-        return h * h + h + 2 * h + self.vocab_size
+        return h * h + h + 2 * h + self.vocab_size + self._halting_parameters
 
     @property
     def head_weights(self) -> int:
@@ -424,6 +445,8 @@ def _label(model: Architecture) -> str:
         words.append(model.order)
     if model.sharing:
         words.append(f"{model.sharing.strategy}{model.sharing.unique_layers}")
+    if model.recurrence:
+        words.append(model.recurrence.label)
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)

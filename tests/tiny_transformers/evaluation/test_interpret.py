@@ -356,13 +356,17 @@ def test_the_lens_is_the_final_answer_where_later_blocks_change_nothing(family, 
     assert found.similarity[1][2] == pytest.approx(1, abs=1e-4)
 
 
-def test_the_last_state_says_what_the_model_says():
-    model = variants.perturb(known("gpt_neo"))
+@pytest.mark.parametrize("variant", ["gelu", "universal", "halting"])
+def test_the_last_state_says_what_the_model_says(variant):
+    model = variants.perturb(known("gpt_neo", variant))
     ids = torch.randint(4, VOCABULARY, (2, 9))
     kept = []
     look(model, Listener(state=lambda _, state: kept.append(state)), ids, torch.ones_like(ids, dtype=torch.bool))
     said = layers.said(model, kept[-1].flatten(0, 1)).view(2, 9, -1)
     torch.testing.assert_close(said, model(ids).logits, rtol=1e-4, atol=1e-4)
+    assert len(kept) == model.config.num_layers + 1
+    base = model.base_model
+    assert torch.equal(kept[0], base.wte(ids) + base.wpe(torch.arange(9)))
 
 
 # -- every kind of model ----------------------------------------------------------------------------------------------
@@ -379,6 +383,7 @@ KINDS = {  # variant and family -> attentions, and kind and number of parts of e
     ("ssf", "roberta"): (2, [("unit", 48)]),
     ("cycle_rev3", "roberta"): (6, [("unit", 48)] * 6),
     ("shared_moe", "gpt_neo"): (4, [("expert", 4)] * 4),
+    ("halting", "roberta"): (4, [("unit", 48)] * 4),
     ("one_kv_head", "gpt_neo"): (2, [("unit", 48)] * 2),
 }
 

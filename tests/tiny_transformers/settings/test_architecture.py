@@ -70,7 +70,7 @@ def test_the_parts_are_those_of_the_built_model(family, variant):
     for name, parameter in built.named_parameters():
         if re.search(r"wte|wpe|embeddings", name):
             part = "embedding"
-        elif re.search(r"ln_f|lm_head", name):
+        elif re.search(r"ln_f|lm_head|recurrence", name):
             part = "head"
         else:
             part = "attention" if re.search(r"ln_1|\.attn\.|\.attention\.", name) else "feed_forward"
@@ -180,6 +180,7 @@ def test_two_ways_to_write_a_model_are_one_model():
     assert GPTNeo(activation="swish", activation_init=1.0, activation_parameters="per_unit") == GPTNeo(
         activation="swish"
     )
+    assert GPTNeo(recurrence={}) == GPTNeo(recurrence={}, sharing={"strategy": "seq", "unique_layers": 1})
     assert GPTNeo(ffn={"depth": 1}, intermediate_size=99) == GPTNeo(ffn={"depth": 1})
     moe = GPTNeo(**NARROW, ffn={"kind": "moe"})
     assert GPTNeo(hidden_size=256, intermediate_size=77, ffn={"kind": "moe", "expert_size": 1023}) == moe
@@ -196,6 +197,11 @@ def test_two_ways_to_write_a_model_are_one_model():
         ({"sharing": {"strategy": "cycle", "unique_layers": 1}}, "the same model: write strategy seq"),
         ({"num_layers": 4, "sharing": {"strategy": "seq", "unique_layers": 3}}, "3 does not divide .* layers, 4"),
         ({"order": "ssff", "sharing": {"strategy": "seq", "unique_layers": 1}}, "cannot be combined with an order"),
+        ({"order": "ssff", "recurrence": {}}, "recurrence is of whole layers"),
+        ({"num_layers": 1, "recurrence": {}}, "recurrence of 1 layer has one step"),
+        ({"recurrence": {"signal": False}}, "recurrence without signal and halting is sharing"),
+        ({"recurrence": {}, "sharing": {"strategy": "seq", "unique_layers": 2}}, "2 of 2 layers shares nothing"),
+        ({"recurrence": {"halting": {"epsilon": 1}}}, "less than 1"),
         ({"order": "sxf"}, "order"),
         ({"order": ".."}, "order"),
         ({"order": "ff"}, "order"),
@@ -237,6 +243,9 @@ def test_a_name_says_how_a_model_differs():
     assert name(ffn={"depth": 3}, order="ssff", bias=False) == "gelu-depth3-nobias-ssff"
     assert name(num_layers=6, sharing={"strategy": "cycle_rev", "unique_layers": 3}) == "gelu-cycle_rev3"
     assert name(qk_size=64, v_size=128, num_key_value_heads=2) == "gelu-qk64-v128-2KV"
+    assert name(recurrence={}) == "gelu-seq1-universal"
+    halting = {"signal": False, "halting": {"ponder": 0.1, "epsilon": 0.05}}
+    assert name(recurrence=halting) == "gelu-seq1-universal-nosignal-halting-eps0.05-ponder0.1"
     assert Roberta().label == "gelu"
     assert Roberta(bias=False).label == "gelu-nobias"
 

@@ -129,6 +129,8 @@ def test_slopes_by_position_fail_before_the_first_step(work, monkeypatch):
         ("moe_k2", "moe_k3", {}),  # the gate's k
         ("cycle2", "cycle_rev2", {}),  # which layer stands where
         ("seq3", "cycle3", {}),
+        ("universal", "halting", {}),
+        ("halting", "halting_alone", {}),  # the signal
         ("1_head", "gelu", {}),
         ("no_bias", "gelu", {}),
         ("kan", "kan_other_grid", {}),

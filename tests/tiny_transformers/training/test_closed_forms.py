@@ -148,10 +148,11 @@ def peak(run, batch):
 
 
 TOKENS, TEXT = 1_024, 64
+PLANNED = ("gelu", "depth4_geglu", "kan", "moe_k2", "controller", "pkm", "cycle2", "universal", "halting")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", ["gelu", "depth4_geglu", "kan", "moe_k2", "controller", "pkm", "cycle2"])
+@pytest.mark.parametrize("variant", PLANNED)
 def test_memory_is_planned_for_what_torch_allocates_and_little_more(family, variant):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 500, "max_position_embeddings": TEXT + 2}
     run = RunConfig(
@@ -185,6 +186,8 @@ MATRIX = {"activation": "none"}  # a memory has no other
 TERMS = {
     "hidden_size": ({}, {"hidden_size": 128}),
     "layers": ({}, {"layers": 4}),
+    "steps": ({"recurrence": {}}, {"recurrence": {}, "layers": 4}),
+    "steps with halting": ({"recurrence": {"halting": {}}}, {"recurrence": {"halting": {}}, "layers": 4}),
     "heads": ({}, {"heads": 16}),
     "dropout": ({"dropout": 0.0}, {"dropout": 0.1}),
     "queries and keys": ({}, {"qk_size": 256}),

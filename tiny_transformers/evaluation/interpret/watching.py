@@ -18,6 +18,7 @@ from tiny_transformers.common.insides import Place
 from tiny_transformers.layers import feed_forward
 from tiny_transformers.layers.attention import TinyGPTNeoSelfAttention, TinyRobertaSelfAttention
 from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.layers.recurrence import Recurrence
 from tiny_transformers.layers.span_attention import SpanAttention
 
 LAST = ("mlp.c_proj", "output.dense", "feed_forward.down")  # of a dense module in a block, by family
@@ -46,6 +47,7 @@ class _Pass:
     feed_forwards: int = 0
     weights: dict[nn.Module, int] = field(default_factory=dict)  # block -> its number among those of its own weights
     block: nn.Module | None = None
+    steps: bool = False  # of a recurrence, which tells the states
 
     def place(self, kind: str) -> Place:
         setattr(self, kind, getattr(self, kind) + 1)
@@ -81,6 +83,9 @@ def _listening(model: Any, listener: Listener) -> Iterator[None]:
         if listener.attention is not _nobody and attention != "eager":
             model.set_attn_implementation("eager")  # which has a matrix of weights
             hooks.callback(model.set_attn_implementation, attention)
+        if recurrence := next((module for module in owner.children() if isinstance(module, Recurrence)), None):
+            here.steps = True
+            hooks.enter_context(_removed(recurrence.register_forward_hook(partial(_tell_step, here, listener))))
         for block in blocks:
             _hook_block(block, here, listener, hooks)
             for module in block.modules():
@@ -104,15 +109,23 @@ def _removed(handle: Any) -> Iterator[None]:
 
 def _hook_block(block: nn.Module, here: _Pass, listener: Listener, hooks: ExitStack) -> None:
     def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not here.layer:
+        if not here.layer and not here.steps:
             listener.state(0, args[0])
         here.layer, here.block = here.layer + 1, module
 
     def ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-        listener.state(here.layer, output[0] if isinstance(output, tuple) else output)
+        if not here.steps:
+            listener.state(here.layer, output[0] if isinstance(output, tuple) else output)
 
     hooks.enter_context(_removed(block.register_forward_pre_hook(begins)))
     hooks.enter_context(_removed(block.register_forward_hook(ends)))
+
+
+def _tell_step(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    """The state before a step is without the signal, and behind it what the next step begins with."""
+    if here.layer == 1:
+        listener.state(0, args[0])
+    listener.state(here.layer, output)
 
 
 def _tell_attention(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:

@@ -28,6 +28,14 @@ def validation_tokens(config: RunConfig) -> float:
     return limited(VALIDATION_SIZE[source], train.eval_stories) * story_tokens(config)
 
 
+def measure_of(task: str, metric: str) -> Measure | None:
+    """The steps that a token takes until it halts, where it may."""
+    if (task, metric) != ("validation", "steps_per_token"):
+        return None
+    return Measure("steps_per_token", "steps of a token", "pretrain", task, metric, percent=False,
+                   higher_is_better=False)  # fmt: skip
+
+
 PRETRAIN = StageKind(
     "pretrain",
     "tiny_transformers.training.pretrain",
@@ -39,4 +47,5 @@ PRETRAIN = StageKind(
         Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,
                 is_main=True),
     ),
+    measure_of=measure_of,
 )  # fmt: skip
