@@ -16,6 +16,7 @@ from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.recurrence import Halting, Recurrence
 from tiny_transformers.settings.stage.own import OwnStage
 
@@ -40,7 +41,14 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
-    sections = {"model", "model.sharing", "model.recurrence", "model.recurrence.halting", "train.budget"}
+    sections = {
+        "model",
+        "model.sharing",
+        "model.recurrence",
+        "model.recurrence.halting",
+        "model.linformer",
+        "train.budget",
+    }
     not_of_the_manifest = {"seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
@@ -49,6 +57,7 @@ def test_every_setting_is_documented_with_its_default():
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
         (Recurrence, "model.recurrence."),
+        (Linformer, "model.linformer."),
         (Halting, "model.recurrence.halting."),
         (Budget, "train.budget."),
     )

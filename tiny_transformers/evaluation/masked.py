@@ -27,7 +27,7 @@ def reads(model: Any) -> bool:
 
 def by_layers(model: Any) -> bool:
     """Whether layers and their attention are what they are in a stock model, so that they can be read one by one."""
-    return not getattr(model.config, "recurrence", None)
+    return not any(getattr(model.config, name, None) for name in ("recurrence", "linformer"))
 
 
 def states_at(model: Any, ids: NDArray[np.int64], real: NDArray[np.bool_], at: NDArray[np.int64]) -> Tensor:

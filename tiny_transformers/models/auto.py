@@ -62,6 +62,7 @@ def hf_config(model: AnyModel, **extra: Any) -> SavedConfig:
         "ffn": model.ffn.model_dump(),
         "sharing": model.sharing.model_dump() if model.sharing else None,
         "recurrence": model.recurrence.model_dump() if model.recurrence else None,
+        "linformer": model.linformer.model_dump() if model.linformer else None,
         "pad_token_id": PAD,
         "bos_token_id": BOS,
         "eos_token_id": EOS,

@@ -282,7 +282,14 @@ def _feed_forward(
 
 
 def _attention(
-    weights: _Weights, settings: Architecture, x: Tensor, names: tuple[str, str, str], visible: Tensor, *, scaled: bool
+    weights: _Weights,
+    settings: Architecture,
+    x: Tensor,
+    names: tuple[str, str, str],
+    visible: Tensor,
+    *,
+    scaled: bool,
+    mixing: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """softmax(q k^T) v of each head; heads in a row share keys and values. x: (T, H) -> (T, heads V)"""
     heads, kv_heads = settings.heads, settings.num_key_value_heads or 0
@@ -292,6 +299,9 @@ def _attention(
         weights.linear(x, name, size, bias=bias)
         for name, size in zip(names, (heads * qk, kv_heads * qk, kv_heads * v), strict=True)
     )
+    if mixing:
+        key, value = mixing[0] @ key, mixing[1] @ value
+        visible = torch.ones(len(x), len(key), dtype=torch.bool)
     outputs = []
     for head in range(heads):
         of = head // (heads // kv_heads)
@@ -299,6 +309,18 @@ def _attention(
         scores = (scores / math.sqrt(qk) if scaled else scores).masked_fill(~visible, -math.inf)
         outputs.append(scores.softmax(-1) @ value[:, of * v : (of + 1) * v])
     return torch.cat(outputs, dim=-1)
+
+
+def _mixing(body: _Weights, attention: _Weights, settings: Architecture, length: int) -> tuple[Tensor, Tensor] | None:
+    """E and F of a Linformer (Wang et al. 2020, eq. 7), for a text of this length: (k, T) each."""
+    linformer = settings.linformer
+    if linformer is None:
+        return None
+    shape = linformer.k, settings.positions
+    owner = body.at("encoder.projection") if linformer.share == "layerwise" else attention.at("self.projection")
+    of_keys = owner("keys", *shape)
+    of_values = owner("values", *shape) if linformer.share == "headwise" else of_keys
+    return of_keys[:, :length], of_values[:, :length]
 
 
 def _blocks(settings: Architecture) -> list[tuple[int, str, int]]:
@@ -352,7 +374,8 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
         block = body.at(f"encoder.layer.{unique}")
         if "s" in modules:
             attention, names = block.at("attention"), ("self.query", "self.key", "self.value")
-            seen = _attention(attention, settings, x, names, visible, scaled=True)
+            mixing = _mixing(body, attention, settings, len(ids))
+            seen = _attention(attention, settings, x, names, visible, scaled=True, mixing=mixing)
             x = attention.norm(x + attention.linear(seen, "output.dense", hidden, bias=bias), "output.LayerNorm", eps)
         if "f" in modules:
             names = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"

@@ -49,6 +49,7 @@ class VariantConfig(SavedConfig):
     order: str | None = None
     sharing: dict | None = None
     recurrence: dict | None = None
+    linformer: dict | None = None
     initialization: str = "family"
 
     def validate_activation(self) -> None:

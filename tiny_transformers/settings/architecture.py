@@ -23,6 +23,7 @@ from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD, Block, Fe
 from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
+from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.order import modules
 from tiny_transformers.settings.program import Program
 from tiny_transformers.settings.recurrence import Recurrence
@@ -63,6 +64,7 @@ class Architecture(Settings):
     order: str | None = None  # s and f: attention and feed-forward modules in their order; null: sfsf...
     sharing: Sharing | None = None
     recurrence: Recurrence | None = added(None)  # of what `sharing` shares; null there: of one layer
+    linformer: Linformer | None = added(None)  # encoders: attention to mixtures of positions
     initialization: Literal["family", "study"] = "family"  # study: the feed-forward modules' own, a confound of its
     vocab_size: PositiveInt = 10_000
 
@@ -79,6 +81,7 @@ class Architecture(Settings):
         self._resolve_order()
         self._resolve_recurrence()
         self._check_sharing()
+        self._resolve_linformer()
         return self
 
     def _resolve_feed_forward(self) -> None:
@@ -143,6 +146,11 @@ class Architecture(Settings):
         if unique == 1 and self.sharing.strategy != "seq":
             raise ValueError("with sharing.unique_layers 1 all strategies are the same model: write strategy seq")
 
+    def _resolve_linformer(self) -> None:
+        if self.linformer:
+            self.linformer.check(self.positions, causal=self.causal)
+            self._resolve(linformer=self.linformer.resolved(_modules(self, unique=True)[0]))
+
     # --- what follows from it
 
     @property
@@ -185,7 +193,7 @@ class Architecture(Settings):
     @property
     def is_read_by_layers(self) -> bool:
         """Whether an encoder's layers can be computed one by one, the last at one token (evaluation/masked.py)."""
-        return self.recurrence is None
+        return self.recurrence is None and self.linformer is None
 
     @property
     def utilisation(self) -> float:
@@ -213,7 +221,9 @@ class Architecture(Settings):
 
     @property
     def attention_parameters(self) -> int:
-        return _modules(self, unique=True)[0] * (_attention_parameters(self) + 2 * self.hidden_size)
+        modules = _modules(self, unique=True)[0]
+        mixing = self.linformer.parameters(self.positions, modules) if self.linformer else 0
+        return modules * (_attention_parameters(self) + 2 * self.hidden_size) + mixing
 
     @property
     def feed_forward_parameters(self) -> int:
@@ -237,6 +247,8 @@ class Architecture(Settings):
         """That one token is multiplied with, the head's left out."""
         attention, feed_forward = _modules(self, unique=False)
         weights = attention * _attention_weights(self) + feed_forward * self.ffn.weights(self._block, training=training)
+        if self.linformer:
+            weights += attention * self.linformer.weights(_keys_and_values(self))
         return weights + (self.recurrence.weights(self.hidden_size, self.layers) if self.recurrence else 0)
 
     @property
@@ -248,11 +260,15 @@ class Architecture(Settings):
         """Return the FLOPs of one token's attention to so many keys, beside the weights."""
         assert self.qk_size
         assert self.v_size
-        return 2 * _modules(self, unique=False)[0] * (self.qk_size + self.v_size) * length
+        return 2 * _modules(self, unique=False)[0] * (self.qk_size + self.v_size) * self._keys(length)
+
+    def _keys(self, length: float) -> float:
+        """How many keys a query has in a text of this length."""
+        return self.linformer.k if self.linformer else length
 
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
-        scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
+        scores = self.heads * self._keys(length) * (4 if self.dropout else 1)  # type: ignore[attr-defined]
         assert self.qk_size
         assert self.v_size
         heads = 2 * (self.qk_size + self.v_size)  # queries and keys, values and their weighted sums
@@ -408,21 +424,23 @@ def _modules(model: Architecture, *, unique: bool) -> tuple[int, int]:
     return layers, layers
 
 
-def _attention_weights(model: Architecture) -> int:
+def _keys_and_values(model: Architecture) -> int:
+    """How many numbers a token's key and value have, all heads together."""
     assert model.qk_size
     assert model.v_size
     assert model.num_key_value_heads
-    share = model.num_key_value_heads / model.heads
-    queries, keys_values = model.qk_size, round((model.qk_size + model.v_size) * share)
-    return model.hidden_size * (queries + keys_values + model.v_size)
+    return round((model.qk_size + model.v_size) * model.num_key_value_heads / model.heads)
+
+
+def _attention_weights(model: Architecture) -> int:
+    assert model.qk_size
+    assert model.v_size
+    return model.hidden_size * (model.qk_size + _keys_and_values(model) + model.v_size)
 
 
 def _attention_parameters(model: Architecture) -> int:
     assert model.qk_size
-    assert model.v_size
-    assert model.num_key_value_heads
-    share = model.num_key_value_heads / model.heads
-    biases = model.qk_size + round((model.qk_size + model.v_size) * share) if model.bias else 0
+    biases = model.qk_size + _keys_and_values(model) if model.bias else 0
     return _attention_weights(model) + biases + (0 if model.bias is False else model.hidden_size)
 
 
@@ -447,6 +465,8 @@ def _label(model: Architecture) -> str:
         words.append(f"{model.sharing.strategy}{model.sharing.unique_layers}")
     if model.recurrence:
         words.append(model.recurrence.label)
+    if model.linformer:
+        words.append(model.linformer.label)
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)

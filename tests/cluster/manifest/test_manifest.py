@@ -449,7 +449,7 @@ def test_an_optional_study_is_taken_only_when_it_is_named(tmp_path):
 def test_the_shipped_manifest_has_every_study_at_its_size():
     document = loading.load(ROOT / "experiments.yaml")
     brainformers = [f"brainformer_{size}" for size in ("small", "medium", "large_v2")]
-    assert document.optional == ["insides", "universal", "sample_efficiency", "edge", *brainformers]
+    assert document.optional == ["insides", "universal", "linformer", "sample_efficiency", "edge", *brainformers]
     cells = grids.cells(document)
     assert len(expansion.expand(cells)) == 271
     studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 SLOW = 1e8  # FLOP/s, with which what a run of these tests computes takes longer than its start
 SHIPPED = {
     (3, "gpt_neo"): "dd9fb7b4002c676a",
-    (3, "roberta"): "fbd13052a2c9bdcf",
+    (3, "roberta"): "4962d1471346ce13",
     (4, "brainformer"): "9df62700f74dea41",
 }
 SITE = profiles.Site(name="test", scheduler="slurm", cpus=8, memory_per_cpu=4000, flops=SLOW)

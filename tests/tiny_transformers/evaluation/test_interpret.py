@@ -407,6 +407,13 @@ def test_every_kind_of_model_is_looked_into(variant, family, inspect):
         assert [each.place.layer for each in found.attentions] == list(range(1, attentions + 1))
 
 
+def test_a_linformer_is_looked_into_but_for_its_heads_which_look_at_no_positions(inspect):
+    found = inspect(known("roberta", "linformer"))
+    assert (found.attentions, found.pictures) == ([], [])
+    assert len(found.feed_forwards) == 2
+    assert {score.task for score in stage.summarise(found)} == {"units", "layers"}
+
+
 def test_a_brainformer_is_looked_into_module_by_module(inspect):
     settings = Brainformer(order="sgfgf.sf", hidden_size=32, intermediate_size=24, num_heads=2, attn_span=64,
                            vocab_size=VOCABULARY)  # fmt: skip

@@ -20,7 +20,7 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
-from variants import DECODERS, FAMILIES, PAIRS, SMALL, STOCK, VARIANTS, digest, perturb, small, tokens
+from variants import DECODERS, EVERY, FAMILIES, PAIRS, SMALL, STOCK, digest, perturb, small, tokens
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.ffn.kan import KANLinear
@@ -46,8 +46,7 @@ def in_a_fresh_process(code, *arguments, **options):
 # --- counts and settings
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), EVERY)
 def test_built_count_is_the_closed_form(family, variant):
     # An uneven width, so that no two terms are equal by chance.
     model = small(family, variant, hidden_size=36, max_position_embeddings=25)
@@ -526,7 +525,7 @@ print(json.dumps(report))
 """
 # Their heads are saved as well: whatever a trunk is made of, it is the language model's.
 CLASSIFIED = ("gelu", "learnable_geglu", "kan", "moe_k2", "controller", "pkm", "depth3", "kv_groups", "ssff", "cycle2",
-              "halting")  # fmt: skip
+              "halting", "linformer")  # fmt: skip
 HEADS = [
     (variant, family, head)
     for variant, family in PAIRS

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import RobertaProcessing
-from variants import VARIANTS, small
+from variants import OF_ENCODERS, VARIANTS, small
 
 from cluster.plan import disk
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
@@ -146,7 +146,8 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
 
 
 # The baseline in both families, the others in one or the other: how a family differs has tests of its own.
-LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS))]
+LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS)),
+            *((variant, "roberta") for variant in OF_ENCODERS)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("variant", "family"), LEARNERS)

@@ -18,6 +18,7 @@ from tiny_transformers.common.insides import Place
 from tiny_transformers.layers import feed_forward
 from tiny_transformers.layers.attention import TinyGPTNeoSelfAttention, TinyRobertaSelfAttention
 from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.layers.linformer import LinformerSelfAttention
 from tiny_transformers.layers.recurrence import Recurrence
 from tiny_transformers.layers.span_attention import SpanAttention
 
@@ -129,6 +130,8 @@ def _tell_step(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ..
 
 
 def _tell_attention(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    if isinstance(module, LinformerSelfAttention):
+        return  # its heads look at mixtures of positions, of which none is near or far
     place = here.place("attentions")
     if listener.attention is not _nobody:
         weights = module.weights(args[0], args[1]) if isinstance(module, SpanAttention) else output[1]
