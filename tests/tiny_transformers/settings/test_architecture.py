@@ -109,6 +109,15 @@ def test_flops_of_the_base_are_two_per_weight_a_token_meets():
     assert flops_per_token(GPTNeo(), training=True) == flops_per_token(GPTNeo())
 
 
+def test_a_ponder_cost_is_of_a_micro_batch():
+    def is_free(**recurrence):
+        return GPTNeo(recurrence=recurrence).micro_batch_is_free
+
+    assert is_free()
+    assert is_free(halting={"ponder": 0})
+    assert not is_free(halting={})
+
+
 def test_shared_layers_cost_what_they_save_in_parameters():
     deep = GPTNeo(num_layers=6, sharing={"strategy": "seq", "unique_layers": 2})
     assert flops_per_token(deep) == flops_per_token(GPTNeo(num_layers=6))
