@@ -68,10 +68,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "study_dense": {"activation": "prelu", "initialization": "study"},
     "study_kan": {"ffn": {"kind": "kan"}, "initialization": "study"},
     "study_moe": {"ffn": {"kind": "moe"}, "initialization": "study"},
+    "universal": {"layers": 3, "recurrence": {}},
+    "universal_2": {"layers": 4, "sharing": {"strategy": "cycle", "unique_layers": 2}, "recurrence": {}},
+    "halting": {"layers": 4, "recurrence": {"halting": {}}},
+    "halting_moe": {"layers": 3, "recurrence": {"halting": {"ponder": 0.1}}, "ffn": {"kind": "moe"}},
+    "halting_alone": {"layers": 3, "recurrence": {"signal": False, "halting": {"epsilon": 0.05}}},
+}
+OF_ENCODERS: dict[str, dict[str, Any]] = {  # and of no decoders
+    "linformer": {"linformer": {"k": 5}},
+    "linformer_kv_groups": {"linformer": {"k": 6, "share": "headwise"}, "num_key_value_heads": 2, "qk_size": 16},
+    "linformer_key_value": {"linformer": {"k": 5, "share": "key_value"}, "order": "ssff", "v_size": 64},
+    "linformer_shared": {
+        "layers": 4,
+        "linformer": {"k": 5, "share": "headwise"},
+        "sharing": {"strategy": "cycle", "unique_layers": 2},
+    },
 }
 _BY_FAMILY = {  # what each family has code of its own for: attention, and the order of modules
     "gelu", "1_head", "qk", "v", "kv_groups", "one_kv_head", "bias", "no_bias", "no_bias_kv_groups", "ssff", "fsfs",
-    "ffss", "ssf", "shared_attention", "shared_ff", "scaled",
+    "ffss", "ssf", "shared_attention", "shared_ff", "scaled", "universal", "halting",
 }  # fmt: skip
 # Variant and family: those variants in both, the others, whose modules are the same in both, in one or the other.
 PAIRS = [
@@ -79,13 +94,15 @@ PAIRS = [
     for number, variant in enumerate(VARIANTS)
     for place, family in enumerate(FAMILIES)
     if variant in _BY_FAMILY or number % 2 == place
-]
+] + [(variant, "roberta") for variant in OF_ENCODERS]
+# All that there are.
+EVERY = [(variant, family) for variant in VARIANTS for family in FAMILIES] + PAIRS[-len(OF_ENCODERS) :]
 DECODERS = [variant for variant, family in PAIRS if family == "gpt_neo"]
 ENCODERS = [variant for variant, family in PAIRS if family == "roberta"]
 
 
 def small(family: str, variant: str = "gelu", **sizes: Any) -> GPTNeo | Roberta:
-    settings = SMALL | {"heads": 4} | VARIANTS[variant] | sizes
+    settings = SMALL | {"heads": 4} | (VARIANTS | OF_ENCODERS)[variant] | sizes
     layers, heads = settings.pop("layers", 2), settings.pop("heads")
     if family == "gpt_neo":
         return GPTNeo(**{"window_size": 4, "num_layers": layers, "num_heads": heads} | settings)

@@ -17,7 +17,9 @@ from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.pruning import Pruning
+from tiny_transformers.settings.recurrence import Halting, Recurrence
 from tiny_transformers.settings.scaling import Scaling
 from tiny_transformers.settings.sharing import Sharing
 from tiny_transformers.settings.stage.own import OwnStage
@@ -43,7 +45,16 @@ BRAINFORMER = "Of a Brainformer (docs/brainformers.md):"
 
 def test_every_setting_is_documented_with_its_default():
     text, _, of_brainformer = (ROOT / "docs/manifest.md").read_text().partition(BRAINFORMER)
-    sections = {"model", "model.sharing", "model.scaling", "train.budget", "train.pruning"}
+    sections = {
+        "model",
+        "model.sharing",
+        "model.scaling",
+        "model.recurrence",
+        "model.recurrence.halting",
+        "model.linformer",
+        "train.budget",
+        "train.pruning",
+    }
     not_of_the_manifest = {"teacher", "seed", "smoke", "probe", "recipe", "data.definition", "data.revision"}
     known = documented_settings(
         (RunConfig, ""),
@@ -52,6 +63,9 @@ def test_every_setting_is_documented_with_its_default():
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
         (Scaling, "model.scaling."),
+        (Recurrence, "model.recurrence."),
+        (Linformer, "model.linformer."),
+        (Halting, "model.recurrence.halting."),
         (Budget, "train.budget."),
         (AskedTeacher, "train.teacher."),
         (Pruning, "train.pruning."),

@@ -22,6 +22,7 @@ CHOSEN = [
     "roberta kan",
     "roberta moe_k2",
     "roberta pkm",
+    "gpt_neo halting",
     "brainformer switch",
 ]
 MODELS = [

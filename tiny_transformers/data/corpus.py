@@ -26,6 +26,7 @@ EVALUATED = 2_048  # characters of a stream that are evaluated at once; the resu
 class Corpus(Protocol):
     fingerprints: dict[str, str]  # file below the data root -> SHA-256
     validation_labels: int
+    validation_tokens: int
 
     def step(self, number: int) -> Step:
         """Return the batches that the optimizer step after so many steps learns from."""
@@ -73,6 +74,7 @@ class StoryCorpus:
         # Of no seed: all runs are asked for the same tokens.
         self.held_out = self.examples(held_out, batches.rng(0, "validation"), self.validation_file)
         self.validation_labels = batches.num_labels(self.held_out)
+        self.validation_tokens = sum(len(example.inputs) for example in self.held_out)
 
     def step(self, number: int) -> Step:
         seed = self.config.seed
@@ -134,7 +136,7 @@ class StreamCorpus:
         self.pieces = pieces(work.config, micro_batch_tokens)
         held_out = self.stream.preceded("validation")  # so that its first character is predicted, too
         self.held_out = held_out[: settings.eval_characters + 1] if settings.eval_characters else held_out
-        self.validation_labels = len(self.held_out) - 1
+        self.validation_labels = self.validation_tokens = len(self.held_out) - 1
 
     def step(self, number: int) -> Step:
         inputs, targets, begins = characters.block(self.rows, number, self.block_size)  # (B, T)

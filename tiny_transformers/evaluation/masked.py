@@ -1,6 +1,6 @@
 """A RoBERTa's last hidden state at one position of each row: what scoring one masked token needs, and no more.
 
-Equal to Hugging Face's forward pass but for rounding. Rows that differ in a few tokens only, as those of one sentence
+Equal to the model's forward pass but for rounding. Rows that differ in a few tokens only, as those of one sentence
 with one mask each, share what a token and its position alone decide; and the last attention has one query a row."""
 
 from __future__ import annotations
@@ -21,12 +21,21 @@ def reads(model: Any) -> bool:
     """Whether `states_at` can be asked: of a RoBERTa, unless the weights of its attention are packed for 8 bits."""
     if not isinstance(model, RobertaForMaskedLM):
         return False
-    attending = (block.attention for block in model.base_model.encoder.layer)
+    attending = (block.attention for block in model.base_model.encoder.layer.children())
     return all(isinstance(each.self.query.weight, Tensor) for each in attending if isinstance(each, RobertaAttention))
+
+
+def by_layers(model: Any) -> bool:
+    """Whether layers and their attention are what they are in a stock model, so that they can be read one by one."""
+    return not any(getattr(model.config, name, None) for name in ("recurrence", "linformer"))
 
 
 def states_at(model: Any, ids: NDArray[np.int64], real: NDArray[np.bool_], at: NDArray[np.int64]) -> Tensor:
     """ids, real: (B, T), at: (B,) -> (B, H). `model` is a masked RoBERTa, stock or ours, evaluating."""
+    if not by_layers(model):
+        mask = None if real.all() else carried(real, model.device)
+        states = model.states(carried(ids, model.device), mask)
+        return states[torch.arange(len(at), device=model.device), carried(at, model.device)]
     embeddings, blocks = model.base_model.embeddings, list(model.base_model.encoder.layer)
     attending = [place for place, block in enumerate(blocks) if isinstance(block.attention, RobertaAttention)]
     first, last = attending[0], attending[-1]

@@ -206,8 +206,9 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
             raise TinyTransformersError("An encoder: its attention sees its own text, all at once, and has no cache.")
         widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.query(hidden_states), widths.qk)  # (B, heads, T, D)
-        key = widths.repeated(_heads(self.key(hidden_states), widths.qk))
-        value = widths.repeated(_heads(self.value(hidden_states), widths.v))
+        key, value = _heads(self.key(hidden_states), widths.qk), _heads(self.value(hidden_states), widths.v)
+        key, value, attention_mask = self.seen(key, value, attention_mask)
+        key, value = widths.repeated(key), widths.repeated(value)
         drop = self.dropout.p if self.training else 0.0
         if output_attentions or self.config._attn_implementation == "eager":
             mask = _as_added(attention_mask, query)
@@ -217,3 +218,7 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
             return output.flatten(2), weights
         output = attend(query, key, value, attention_mask, causal=False, scale=self.scaling, drop=drop)
         return output.transpose(1, 2).flatten(2), None
+
+    def seen(self, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What is attended to: keys and values (B, kv_heads, T, D), and a mask of them."""
+        return key, value, mask

@@ -35,19 +35,31 @@ class StudyLinear(Layer, nn.Linear):
             init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
 
 
-class PerToken(Layer):
-    """A feed-forward module that, while it trains, sees real tokens only: padding counts in no statistic of it.
+class SeesReal(Layer):
+    """A module that is told which tokens are no padding, and has a loss of its own in training.
 
-    `real` and `auxiliary_loss` are set by the model before each of its forward passes
-    (`language_model.LanguageModel`). What `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the
-    loss, adds up over the places of a shared module; without a model around it, set it to None before a pass."""
+    `real`, `told` and `auxiliary_loss` are set by the model before each of its forward passes
+    (`language_model.LanguageModel`)."""
 
-    part: ClassVar[Literal["unit", "expert", "value"]]
+    in_evaluation: ClassVar[bool] = False  # is told there, too, where whoever calls the model knows it
 
     def __init__(self) -> None:
         super().__init__()
         self.real: Tensor | None = None  # (N,), which of the B * T tokens are real; None: all
+        self.told = False  # whether that is known; in training it always is
         self.auxiliary_loss: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # what is of one pass a copy has not
+        return {**self.__dict__, "real": None, "told": False, "auxiliary_loss": None}
+
+
+class PerToken(SeesReal):
+    """A feed-forward module that, while it trains, sees real tokens only: padding counts in no statistic of it.
+
+    What `tokens` makes of `auxiliary_loss` in training, a scalar to be added to the
+    loss, adds up over the places of a shared module; without a model around it, set it to None before a pass."""
+
+    part: ClassVar[Literal["unit", "expert", "value"]]
 
     @torch.compiler.disable  # its shapes are of the data
     def forward(self, x: Tensor) -> Tensor:
@@ -64,9 +76,6 @@ class PerToken(Layer):
         flat = x.flatten(0, 1)
         y = self.tokens(flat[self.real])
         return torch.zeros_like(flat).index_copy(0, self.real, y.to(x.dtype)).view_as(x)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "real": None, "auxiliary_loss": None}  # of one pass; a copy has made none
 
     def tokens(self, x: Tensor) -> Tensor:
         """x: (N, H), real tokens -> (N, H)"""

@@ -62,6 +62,8 @@ def hf_config(model: AnyModel, **extra: Any) -> SavedConfig:
         "ffn": model.ffn.model_dump(),
         "sharing": model.sharing.model_dump() if model.sharing else None,
         "scaling": model.scaling.model_dump(mode="json", include={"heads", "units"}) if model.scaling else None,
+        "recurrence": model.recurrence.model_dump() if model.recurrence else None,
+        "linformer": model.linformer.model_dump() if model.linformer else None,
         "pad_token_id": PAD,
         "bos_token_id": BOS,
         "eos_token_id": EOS,

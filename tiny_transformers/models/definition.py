@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tiny_transformers.common.work import Check
+from tiny_transformers.models.defined_steps import through
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Roberta
 from tiny_transformers.settings.brainformer_architecture import Brainformer
@@ -282,7 +283,14 @@ def _feed_forward(
 
 
 def _attention(
-    weights: _Weights, settings: Architecture, x: Tensor, names: tuple[str, str, str], visible: Tensor, *, scaled: bool
+    weights: _Weights,
+    settings: Architecture,
+    x: Tensor,
+    names: tuple[str, str, str],
+    visible: Tensor,
+    *,
+    scaled: bool,
+    mixing: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """softmax(q k^T) v of each head; heads in a row share keys and values. x: (T, H) -> (T, heads V)"""
     heads, kv_heads = settings.heads, settings.num_key_value_heads or 0
@@ -292,6 +300,9 @@ def _attention(
         weights.linear(x, name, size, bias=bias)
         for name, size in zip(names, (heads * qk, kv_heads * qk, kv_heads * v), strict=True)
     )
+    if mixing:
+        key, value = mixing[0] @ key, mixing[1] @ value
+        visible = torch.ones(len(x), len(key), dtype=torch.bool)
     outputs = []
     for head in range(heads):
         of = head // (heads // kv_heads)
@@ -299,6 +310,18 @@ def _attention(
         scores = (scores / math.sqrt(qk) if scaled else scores).masked_fill(~visible, -math.inf)
         outputs.append(scores.softmax(-1) @ value[:, of * v : (of + 1) * v])
     return torch.cat(outputs, dim=-1)
+
+
+def _mixing(body: _Weights, attention: _Weights, settings: Architecture, length: int) -> tuple[Tensor, Tensor] | None:
+    """E and F of a Linformer (Wang et al. 2020, eq. 7), for a text of this length: (k, T) each."""
+    linformer = settings.linformer
+    if linformer is None:
+        return None
+    shape = linformer.k, settings.positions
+    owner = body.at("encoder.projection") if linformer.share == "layerwise" else attention.at("self.projection")
+    of_keys = owner("keys", *shape)
+    of_values = owner("values", *shape) if linformer.share == "headwise" else of_keys
+    return of_keys[:, :length], of_values[:, :length]
 
 
 class _Place(NamedTuple):
@@ -329,6 +352,11 @@ class _Place(NamedTuple):
         return [cls(*each) for each in zip(every, first, every, strict=True)]
 
 
+def _sized(settings: Architecture) -> list[tuple[_Place, Architecture]]:
+    """The places of a forward pass, each with a model of its sizes."""
+    return [(place, settings.layer(number)) for number, place in enumerate(_Place.of(settings))]
+
+
 def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     """ids: (T,) -> (T, V)"""
     hidden, body = settings.hidden_size, weights.at("transformer")
@@ -336,8 +364,9 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embedding[ids] + body("wpe.weight", settings.max_position_embeddings, hidden)[: len(ids)]
     back = torch.arange(len(ids))[:, None] - torch.arange(len(ids))
     bias = settings.bias is not False
-    for number, place in enumerate(_Place.of(settings)):
-        layer = settings.layer(number)
+
+    def apply(at: tuple[_Place, Any], x: Tensor) -> Tensor:
+        place, layer = at
         if place.attention is not None:
             block = body.at(f"h.{place.attention}")
             visible = (back >= 0) & ((back < settings.window_size) | (place.attentions % 2 == 0))
@@ -349,6 +378,9 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
             block = body.at(f"h.{place.feed_forward}")
             names = "mlp.c_fc", "mlp.act", "mlp.c_proj"
             x = x + _feed_forward(block, layer, block.norm(x, "ln_2", 1e-5), "mlp.ffn", names)
+        return x
+
+    x = through(body, settings, x, _sized(settings), apply, scale=0.02)  # as large as embeddings are drawn
     return body.norm(x, "ln_f", 1e-5) @ embedding.T
 
 
@@ -362,17 +394,22 @@ def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
     x = embeddings.norm(x, "LayerNorm", eps)
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool)
     bias = settings.bias is not False
-    for number, place in enumerate(_Place.of(settings)):
-        layer = settings.layer(number)
+
+    def apply(at: tuple[_Place, Any], x: Tensor) -> Tensor:
+        place, layer = at
         if place.attention is not None:
             attention = body.at(f"encoder.layer.{place.attention}.attention")
             names = "self.query", "self.key", "self.value"
-            seen = _attention(attention, layer, x, names, visible, scaled=True)
+            mixing = _mixing(body, attention, settings, len(ids))
+            seen = _attention(attention, layer, x, names, visible, scaled=True, mixing=mixing)
             x = attention.norm(x + attention.linear(seen, "output.dense", hidden, bias=bias), "output.LayerNorm", eps)
         if place.feed_forward is not None:
             block = body.at(f"encoder.layer.{place.feed_forward}")
             names = "intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"
             x = block.norm(x + _feed_forward(block, layer, x, "intermediate", names), "output.LayerNorm", eps)
+        return x
+
+    x = through(body.at("encoder"), settings, x, _sized(settings), apply, scale=1.0)
     head = weights.at("lm_head")
     x = head.norm(_gelu_erf(head.linear(x, "dense", hidden)), "layer_norm", eps)
     return x @ words.T + head("bias", settings.vocab_size)

@@ -119,6 +119,10 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
     def feed_forward(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.mlp, Zero) else block.mlp
 
+    def positions(self) -> tuple[nn.Embedding, int, float]:
+        base: Any = self.base_model
+        return base.wpe, 0, self._std
+
     def _change_attention(self, attn: Any) -> None:
         attn.attention = attention.TinyGPTNeoSelfAttention(self.config, attn.attention)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):

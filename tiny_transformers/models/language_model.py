@@ -20,7 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.head import Head, cross_entropy
-from tiny_transformers.layers.layer import STD, Layer, PerToken
+from tiny_transformers.layers.layer import STD, Layer, SeesReal
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
 # What releases of transformers call the keys and values of what came before, among a model's arguments and outputs.
@@ -151,6 +151,10 @@ class LanguageModel(PreTrainedModel):
         """Return the numbers that there are to tell of a trained model besides its loss."""
         return {}
 
+    def counted(self) -> dict[str, float]:
+        """Return what a model has counted in its evaluating passes since the last call, of what goes by the tokens."""
+        return {}
+
     # --- initial weights
 
     @property
@@ -185,7 +189,7 @@ class LanguageModel(PreTrainedModel):
         """To be added to the loss of the forward pass just made, in training: a scalar, 0 for most models.
 
         `forward` with labels has added it; whoever computes the loss outside asks here."""
-        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, PerToken)]
+        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, SeesReal)]
         return sum((loss for loss in losses if loss is not None), 0.0)
 
     @contextmanager
@@ -202,11 +206,12 @@ class LanguageModel(PreTrainedModel):
         """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
         told = REAL in kwargs or bool(self._known)
         given = kwargs.pop(REAL) if REAL in kwargs else next(iter(self._known), None)
-        sparse = [module for module in base.modules() if isinstance(module, PerToken)]
-        if sparse:
-            real = (given if told else self._real_tokens(args, kwargs)) if base.training else None
-            for module in sparse:
-                module.real, module.auxiliary_loss = real, None
+        seeing = [module for module in base.modules() if isinstance(module, SeesReal)]
+        if seeing:
+            real = given if told or not base.training else self._real_tokens(args, kwargs)
+            for module in seeing:
+                module.told = base.training or (told and module.in_evaluation)
+                module.real, module.auxiliary_loss = real if module.told else None, None
         return args, kwargs
 
     def _real_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

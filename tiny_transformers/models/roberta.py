@@ -23,7 +23,7 @@ from transformers import (
     RobertaPreTrainedModel,
 )
 
-from tiny_transformers.layers import attention, feed_forward
+from tiny_transformers.layers import attention, feed_forward, linformer
 from tiny_transformers.layers.activations import stock_name
 from tiny_transformers.layers.head import Head
 from tiny_transformers.models.variant import VariantConfig, VariantModel
@@ -83,8 +83,12 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
             return None
         return nn.Sequential(block.intermediate, output.dense, output.dropout).train(block.training)
 
+    def positions(self) -> tuple[nn.Embedding, int, float]:
+        embeddings: Any = self.base_model.get_submodule("embeddings")
+        return embeddings.position_embeddings, embeddings.padding_idx + 1, 1.0  # behind a LayerNorm
+
     def _change_attention(self, module: Any) -> None:
-        module.self = attention.TinyRobertaSelfAttention(self.config, module.self)
+        module.self = linformer.attention(self.config, module.self, self.stack()[0])
         module.output.dense = module.self.widths.out(module.output.dense)
         for linear in (module.self.query, module.self.key, module.self.value, module.output.dense):
             attention.set_bias(linear, self.config.bias)

@@ -18,6 +18,7 @@ from tiny_transformers.layers.dropout import Dropout
 from tiny_transformers.layers.feed_forward import of_layer, settings
 from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.models.language_model import CACHE, CACHE_NAMES, REAL, LanguageModel, SavedConfig, one_cache
+from tiny_transformers.models.recurrence import Recurrent, make_recurrent
 from tiny_transformers.models.sharing import SharedLayers, lend, set_place
 from tiny_transformers.settings.order import blocks_of
 from tiny_transformers.settings.sharing import Sharing
@@ -48,6 +49,8 @@ class VariantConfig(SavedConfig):
     order: str | None = None
     sharing: dict | None = None
     scaling: dict | None = None
+    recurrence: dict | None = None
+    linformer: dict | None = None
     initialization: str = "family"
 
     def validate_activation(self) -> None:
@@ -94,7 +97,7 @@ def _named(*models: nn.Module) -> frozenset[str]:
     return frozenset(name for model in models for name in inspect.signature(type(model).forward).parameters)
 
 
-class VariantModel(LanguageModel):
+class VariantModel(Recurrent, LanguageModel):
     """To be named before a model class of Hugging Face among the bases."""
 
     parts: ClassVar[dict[str, tuple[str, ...]]]  # a block's modules that are its attention, and its feed-forward module
@@ -122,6 +125,7 @@ class VariantModel(LanguageModel):
             for name, child in module.named_children():
                 if type(child) is nn.Dropout:
                     setattr(module, name, Dropout(child.p))
+        make_recurrent(self, *self.positions())
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         for model in {self, self.base_model}:
             known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name
@@ -136,6 +140,11 @@ class VariantModel(LanguageModel):
     def change(self, block: Any, modules: str, config: Any) -> None:
         """Replace what differs in a block of the stock model, in place; `modules` is `sf`, `s` or `f`: what it has.
         `config` is that of its feed-forward module."""
+        raise NotImplementedError
+
+    def positions(self) -> tuple[nn.Embedding, int, float]:
+        """The embedding of positions, the number of the first one, and how large an untrained model's embeddings are,
+        the root of the mean square."""
         raise NotImplementedError
 
     def draw(self, module: nn.Module) -> None:

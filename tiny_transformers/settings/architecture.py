@@ -23,8 +23,10 @@ from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD, Block, Fe
 from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
+from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.order import modules
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.recurrence import Recurrence
 from tiny_transformers.settings.scaling import Scaling
 from tiny_transformers.settings.sharing import Sharing
 
@@ -58,6 +60,8 @@ class Architecture(Settings):
     order: str | None = None  # s and f: attention and feed-forward modules in their order; null: sfsf...
     sharing: Sharing | None = None
     scaling: Scaling | None = added(None)  # layers of different sizes
+    recurrence: Recurrence | None = added(None)  # of what `sharing` shares; null there: of one layer
+    linformer: Linformer | None = added(None)  # encoders: attention to mixtures of positions
     initialization: Literal["family", "study"] = "family"  # study: the feed-forward modules' own, a confound of its
     vocab_size: PositiveInt = 10_000
 
@@ -72,8 +76,10 @@ class Architecture(Settings):
         self._resolve_activation()
         self._resolve_attention()
         self._resolve_order()
+        self._resolve_recurrence()
         self._check_sharing()
         self._resolve_scaling()
+        self._resolve_linformer()
         return self
 
     def _resolve_feed_forward(self) -> None:
@@ -118,6 +124,14 @@ class Architecture(Settings):
             raise ValueError(f"order {self.order} has {counts}; the larger must be the number of layers, {layers}")
         self._resolve(order=None if order == "sf" * layers else order)
 
+    def _resolve_recurrence(self) -> None:
+        if self.recurrence is None:
+            return
+        self.recurrence.check(self.layers, self.order)
+        if self.sharing and (self.sharing.modules != "all" or self.sharing.first):
+            raise ValueError("recurrence is of whole layers, all of them: leave out sharing.modules and sharing.first")
+        self._resolve(sharing=self.sharing or Sharing(strategy="seq", unique_layers=1))
+
     def _check_sharing(self) -> None:
         if self.sharing is None:
             return
@@ -140,6 +154,12 @@ class Architecture(Settings):
                 f"scaling.feed_forward and units: the sizes of {self.ffn.kind} follow from its own settings"
             )
         self._resolve(intermediate_size=max(scaling.units or [self.intermediate_size]), scaling=scaling.uneven)
+
+    def _resolve_linformer(self) -> None:
+        if self.linformer:
+            self.linformer.check(self.positions, causal=self.causal)
+            attentions, _ = sized_modules(self, unique=True)
+            self._resolve(linformer=self.linformer.resolved(sum([count for count, _ in attentions])))
 
     # --- what follows from it
 
@@ -191,12 +211,17 @@ class Architecture(Settings):
     @property
     def micro_batch_is_free(self) -> bool:
         """Whether a step comes out the same however it is cut."""
-        return self.ffn.micro_batch_is_free
+        return self.ffn.micro_batch_is_free and (self.recurrence is None or self.recurrence.micro_batch_is_free)
 
     @property
     def same_shapes(self) -> bool:
         """Whether every pass computes the same."""
         return self.ffn.same_shapes
+
+    @property
+    def is_read_by_layers(self) -> bool:
+        """Whether an encoder's layers can be computed one by one, the last at one token (evaluation/masked.py)."""
+        return self.recurrence is None and self.linformer is None
 
     @property
     def utilisation(self) -> float:
@@ -225,7 +250,9 @@ class Architecture(Settings):
     @property
     def attention_parameters(self) -> int:
         attentions, _ = sized_modules(self, unique=True)
-        return sum([count * (_attention_parameters(of) + 2 * self.hidden_size) for count, of in attentions])
+        modules = sum([count for count, _ in attentions])
+        mixing = self.linformer.parameters(self.positions, modules) if self.linformer else 0
+        return mixing + sum([count * (_attention_parameters(of) + 2 * self.hidden_size) for count, of in attentions])
 
     @property
     def feed_forward_parameters(self) -> int:
@@ -234,7 +261,12 @@ class Architecture(Settings):
 
     @property
     def head_parameters(self) -> int:
-        return 2 * self.hidden_size
+        """With the unit that halts a recurrence."""
+        return 2 * self.hidden_size + self._halting_parameters
+
+    @property
+    def _halting_parameters(self) -> int:
+        return self.recurrence.parameters(self.hidden_size) if self.recurrence else 0
 
     @property
     def head_weights(self) -> int:
@@ -244,9 +276,12 @@ class Architecture(Settings):
     def weights_per_token(self, *, training: bool) -> float:
         """That one token is multiplied with, the head's left out."""
         attentions, feed_forwards = sized_modules(self, unique=False)
-        return sum([count * _attention_weights(of) for count, of in attentions]) + sum(
+        weights = sum([count * _attention_weights(of) for count, of in attentions]) + sum(
             [count * self.ffn.weights(of._block, training=training) for count, of in feed_forwards]
         )
+        if self.linformer:
+            weights += sum([count * self.linformer.weights(_keys_and_values(of)) for count, of in attentions])
+        return weights + (self.recurrence.weights(self.hidden_size, self.layers) if self.recurrence else 0)
 
     @property
     def feed_forward_flops(self) -> int:
@@ -257,14 +292,19 @@ class Architecture(Settings):
     def score_flops(self, length: float) -> float:
         """Return the FLOPs of one token's attention to so many keys, beside the weights."""
         attentions, _ = sized_modules(self, unique=False)
-        return 2 * sum([count * _width_of_heads(of) for count, of in attentions]) * length
+        return 2 * sum([count * _width_of_heads(of) for count, of in attentions]) * self._keys(length)
+
+    def _keys(self, length: float) -> float:
+        """How many keys a query has in a text of this length."""
+        return self.linformer.k if self.linformer else length
 
     def kept_per_token(self, length: float) -> float:
         """Numbers that all layers keep of a token for the backward pass, about, in a text of this length."""
-        return sum([count * of._kept_in_layer(length) for count, of in _sizes(self, self.layers)])
+        kept = sum([count * of._kept_in_layer(length) for count, of in _sizes(self, self.layers)])
+        return kept + (self.recurrence.kept(self.hidden_size, self.layers) if self.recurrence else 0)
 
     def _kept_in_layer(self, length: float) -> float:
-        scores = self.heads * length * (4 if self.dropout else 1)  # type: ignore[attr-defined]
+        scores = self.heads * self._keys(length) * (4 if self.dropout else 1)  # type: ignore[attr-defined]
         heads = 2 * _width_of_heads(self)  # queries and keys, values and their weighted sums
         return 12 * self.hidden_size + heads + self.ffn.kept(self._block) + scores
 
@@ -336,7 +376,7 @@ class Roberta(Architecture):
     @property
     def head_parameters(self) -> int:
         h = self.hidden_size
-        return h * h + h + 2 * h + self.vocab_size
+        return h * h + h + 2 * h + self.vocab_size + self._halting_parameters
 
     @property
     def head_weights(self) -> int:
@@ -421,13 +461,18 @@ def _width_of_heads(model: Architecture) -> int:
     return model.qk_size + model.v_size
 
 
-def _attention_weights(model: Architecture) -> int:
+def _keys_and_values(model: Architecture) -> int:
+    """How many numbers a token's key and value have, all heads together."""
     assert model.qk_size
     assert model.v_size
     assert model.num_key_value_heads
-    share = model.num_key_value_heads / model.heads
-    queries, keys_values = model.qk_size, round((model.qk_size + model.v_size) * share)
-    return model.hidden_size * (queries + keys_values + model.v_size)
+    return round((model.qk_size + model.v_size) * model.num_key_value_heads / model.heads)
+
+
+def _attention_weights(model: Architecture) -> int:
+    assert model.qk_size
+    assert model.v_size
+    return model.hidden_size * (model.qk_size + _keys_and_values(model) + model.v_size)
 
 
 def attention_matrices(model: Architecture) -> list[int]:
@@ -442,10 +487,7 @@ def attention_matrices(model: Architecture) -> list[int]:
 
 def _attention_parameters(model: Architecture) -> int:
     assert model.qk_size
-    assert model.v_size
-    assert model.num_key_value_heads
-    share = model.num_key_value_heads / model.heads
-    biases = model.qk_size + round((model.qk_size + model.v_size) * share) if model.bias else 0
+    biases = model.qk_size + _keys_and_values(model) if model.bias else 0
     return _attention_weights(model) + biases + (0 if model.bias is False else model.hidden_size)
 
 
@@ -470,6 +512,10 @@ def _label(model: Architecture) -> str:
         words.append(model.sharing.label)
     if model.scaling:
         words.append(model.scaling.label)
+    if model.recurrence:
+        words.append(model.recurrence.label)
+    if model.linformer:
+        words.append(model.linformer.label)
     if model.initialization == "study":
         words.append("studyinit")
     return "-".join(words)

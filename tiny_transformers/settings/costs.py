@@ -5,7 +5,7 @@ FLOPs of a forward pass are those of `architecture.flops_per_token`, and with th
 
 from __future__ import annotations
 
-from tiny_transformers.settings.architecture import Brainformer, flops_per_token
+from tiny_transformers.settings.architecture import Architecture, Brainformer, flops_per_token
 from tiny_transformers.settings.config import RunConfig
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
@@ -65,7 +65,8 @@ def head_flops(config: RunConfig) -> float:
 
 
 def one_mask_flops(config: RunConfig, length: int) -> float:
-    """Return the FLOPs of an encoder's answer for one masked token among so many: its last block, and its head, are at
-    that token alone (tiny_transformers/evaluation/masked.py)."""
+    """Return the FLOPs of an encoder's answer for one masked token among so many: its head, and its last block where
+    masked.py of tiny_transformers/evaluation/ reads the model, are at that token alone."""
     forward, head, layers = config.weights_flops, head_flops(config), config.model.layers
-    return (forward - head) * ((layers - 1) * length + 1) / layers + head
+    last = length if isinstance(config.model, Architecture) and not config.model.is_read_by_layers else 1
+    return (forward - head) * ((layers - 1) * length + last) / layers + head

@@ -49,7 +49,8 @@ class Counters:
 
 
 class Curve:
-    """curve.jsonl: {"step", "loss", "learning_rate", "tokens", "seconds"} or {"step", "eval_loss"} in a line.
+    """curve.jsonl: {"step", "loss", "learning_rate", "tokens", "seconds"} or {"step", "eval_loss"} in a line,
+    with what else a model counts in its evaluations: `steps_per_token` where positions halt.
 
     `loss` is that of the one step, in nats per label; `tokens` and `seconds` are sums from the beginning. With a
     teacher `loss` is still that of the labels, and `divergence` is KL(teacher || student), both softened as it is
@@ -58,14 +59,16 @@ class Curve:
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.evaluations: dict[int, float] = {}  # step -> loss
+        self.counted: dict[int, dict[str, float]] = {}  # step -> what else its evaluation tells
 
     def cut(self, step: int) -> None:
         """Keep the lines up to `step`, which are those of the checkpoint that training goes on from."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # the last one may be torn
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        records = map(json.loads, kept)
-        self.evaluations = {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+        told = {record.pop("step"): record for record in map(json.loads, kept) if "eval_loss" in record}
+        self.evaluations = {step: record.pop("eval_loss") for step, record in told.items()}
+        self.counted = told
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_name(f".{self.path.name}.draft")
         draft.write_text("".join(kept))
@@ -82,9 +85,9 @@ class Curve:
                 seconds=counters.seconds,
             )  # fmt: skip
 
-    def add_evaluation(self, step: int, loss: float) -> None:
-        self.evaluations[step] = loss
-        self._append(step=step, eval_loss=loss)
+    def add_evaluation(self, step: int, loss: float, counted: dict[str, float]) -> None:
+        self.evaluations[step], self.counted[step] = loss, counted
+        self._append(step=step, eval_loss=loss, **counted)
 
     def sync(self) -> None:
         """A checkpoint must not outlive the lines before it."""

@@ -313,8 +313,10 @@ class Training:
         if self.counters.due and step not in self.curve.evaluations:
             loss = self._evaluate()
             self._check_finite(loss, f"the validation loss is {loss}")
-            self.curve.add_evaluation(step, loss)
-            print(f"step {step}: validation loss {loss:.4f}", flush=True)
+            counted = self.model.counted()
+            self.curve.add_evaluation(step, loss, counted)
+            besides = "".join(f", {name} {value:.2f}" for name, value in counted.items())
+            print(f"step {step}: validation loss {loss:.4f}{besides}", flush=True)
 
     def _evaluate(self) -> float:
         """The mean loss, in nats, over the labels of the validation data."""
@@ -436,6 +438,12 @@ class Training:
             loss = self.final_loss
             self._require(Check("loss_floor", loss >= LOSS_FLOOR, loss, blocking=False), f"at least {LOSS_FLOOR}")
 
+    def _check_halting(self) -> None:
+        """Not blocking: a model of which every token takes all steps has learned nothing of when to halt."""
+        taken, most = self.counted.get("steps_per_token"), self.config.model.layers
+        if taken is not None:
+            self._require(Check("halting", taken < most, taken, blocking=False), f"fewer than {most} steps")
+
     def _check_reload(self, folder: Path) -> None:
         """A saved model must be the trained one to whoever loads it, its own activation included."""
         batch = self.corpus.sample()
@@ -455,6 +463,11 @@ class Training:
     def final_loss(self) -> float:
         return self.curve.evaluations[self.counters.step]  # the last step is evaluated
 
+    @property
+    def counted(self) -> dict[str, float]:
+        """What the last evaluation tells besides."""
+        return self.curve.counted[self.counters.step]
+
     def flops_per_token(self) -> float:
         """Return the FLOPs of a token in training, on average; see `architecture.training_flops`."""
         labelled = self.counters.labels / self.counters.tokens
@@ -468,6 +481,7 @@ class Training:
         self._check_start()  # again, for a training whose first step was another sitting's
         self._check_masked_share()
         self._check_floor()
+        self._check_halting()
         with whole_folder(self.work.model_dir, replace=True) as draft, auto.quiet():
             self.model.save_pretrained(draft)
             self._check_reload(draft)
@@ -479,7 +493,11 @@ class Training:
         counters = self.counters
         peak = peak_flops(self.device, self.precision)
         return Outcome(
-            scores=[Score("validation", "loss", self.final_loss, self.corpus.validation_labels), *self._pruned()],
+            scores=[
+                Score("validation", "loss", self.final_loss, self.corpus.validation_labels),
+                *(Score("validation", *found, self.corpus.validation_tokens) for found in self.counted.items()),
+                *self._pruned(),
+            ],
             checks=sorted(self.checks.values(), key=lambda check: check.name),
             metrics={
                 "steps": counters.step,

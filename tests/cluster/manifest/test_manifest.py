@@ -450,7 +450,17 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
     document = loading.load(ROOT / "experiments.yaml")
     brainformers = [f"brainformer_{size}" for size in ("small", "medium", "large_v2")]
     further = ["kan_order", "learning_rates", "sharing_depth", "sharing_parts", "layerwise_scaling"]
-    later = ["insides", "distillation", "pruning", "sample_efficiency", "edge", *brainformers, "brainformer_dense"]
+    later = [
+        "insides",
+        "universal",
+        "linformer",
+        "distillation",
+        "pruning",
+        "sample_efficiency",
+        "edge",
+        *brainformers,
+        "brainformer_dense",
+    ]
     assert document.optional == [*further, *later]
     cells = grids.cells(document)
     assert len(expansion.expand(cells)) == 271

@@ -356,13 +356,17 @@ def test_the_lens_is_the_final_answer_where_later_blocks_change_nothing(family, 
     assert found.similarity[1][2] == pytest.approx(1, abs=1e-4)
 
 
-def test_the_last_state_says_what_the_model_says():
-    model = variants.perturb(known("gpt_neo"))
+@pytest.mark.parametrize("variant", ["gelu", "universal", "halting"])
+def test_the_last_state_says_what_the_model_says(variant):
+    model = variants.perturb(known("gpt_neo", variant))
     ids = torch.randint(4, VOCABULARY, (2, 9))
     kept = []
     look(model, Listener(state=lambda _, state: kept.append(state)), ids, torch.ones_like(ids, dtype=torch.bool))
     said = layers.said(model, kept[-1].flatten(0, 1)).view(2, 9, -1)
     torch.testing.assert_close(said, model(ids).logits, rtol=1e-4, atol=1e-4)
+    assert len(kept) == model.config.num_layers + 1
+    base = model.base_model
+    assert torch.equal(kept[0], base.wte(ids) + base.wpe(torch.arange(9)))
 
 
 # -- every kind of model ----------------------------------------------------------------------------------------------
@@ -383,6 +387,7 @@ KINDS = {  # variant and family -> attentions, and kind and number of parts of e
     ("shared_ff", "roberta"): (4, [("unit", 48)] * 4),
     ("shared_attention", "gpt_neo"): (4, [("unit", 48)] * 4),
     ("scaled", "gpt_neo"): (3, [("unit", 12), ("unit", 38), ("unit", 64)]),
+    ("halting", "roberta"): (4, [("unit", 48)] * 4),
     ("one_kv_head", "gpt_neo"): (2, [("unit", 48)] * 2),
 }
 
@@ -411,6 +416,13 @@ def test_every_kind_of_model_is_looked_into(variant, family, inspect):
         assert {each.place.weights for each in found.attentions} == owners(model, "attention")
         assert {each.place.weights for each in found.feed_forwards} == owners(model, "feed_forward")
         assert [each.place.layer for each in found.attentions] == list(range(1, attentions + 1))
+
+
+def test_a_linformer_is_looked_into_but_for_its_heads_which_look_at_no_positions(inspect):
+    found = inspect(known("roberta", "linformer"))
+    assert (found.attentions, found.pictures) == ([], [])
+    assert len(found.feed_forwards) == 2
+    assert {score.task for score in stage.summarise(found)} == {"units", "layers"}
 
 
 def test_a_brainformer_is_looked_into_module_by_module(inspect):

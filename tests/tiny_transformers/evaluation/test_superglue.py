@@ -322,7 +322,7 @@ def test_pieces_of_a_batch_give_the_gradient_of_the_whole(make_work, task_data, 
         torch.testing.assert_close(pieces, whole)
 
 
-TRUNKS = ("gelu", "kan", "geglu", "qk", "kv_groups", "ssf", "ssff", "moe_k2", "pkm", "cycle2")
+TRUNKS = ("gelu", "kan", "geglu", "qk", "kv_groups", "ssf", "ssff", "moe_k2", "pkm", "cycle2", "halting")
 
 
 @pytest.mark.parametrize(("variant", "name"), [pair for pair in PAIRS if pair[0] in TRUNKS])

@@ -20,7 +20,7 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
-from variants import DECODERS, FAMILIES, PAIRS, SMALL, STOCK, VARIANTS, digest, perturb, small, tokens
+from variants import DECODERS, EVERY, FAMILIES, PAIRS, SMALL, STOCK, digest, perturb, small, tokens
 
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.ffn.kan import KANLinear
@@ -46,8 +46,7 @@ def in_a_fresh_process(code, *arguments, **options):
 # --- counts and settings
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), EVERY)
 def test_built_count_is_the_closed_form(family, variant):
     # An uneven width, so that no two terms are equal by chance.
     model = small(family, variant, hidden_size=36, max_position_embeddings=25)
@@ -417,7 +416,7 @@ def test_balance_loss_of_a_micro_batch_counts_by_its_share_of_the_labels():
     torch.testing.assert_close(part[0], (plain[0] - plain[1]) * 33 / 144 + part[1] * 36 / 144)
 
 
-@pytest.mark.parametrize("variant", ["moe_k2", "pkm", "kan", "cycle2"])
+@pytest.mark.parametrize("variant", ["moe_k2", "pkm", "kan", "cycle2", "halting"])
 def test_a_trained_model_can_be_copied_and_pickled(variant):
     model = auto.build(small("gpt_neo", variant), seed=1).train()
     model(tokens(), labels=tokens()).loss.backward()
@@ -525,7 +524,8 @@ for name in json.load(open(f"{root}/names.json")):
 print(json.dumps(report))
 """
 # Their heads are saved as well: whatever a trunk is made of, it is the language model's.
-CLASSIFIED = ("gelu", "learnable_geglu", "kan", "moe_k2", "controller", "pkm", "depth3", "kv_groups", "ssff", "cycle2")
+CLASSIFIED = ("gelu", "learnable_geglu", "kan", "moe_k2", "controller", "pkm", "depth3", "kv_groups", "ssff", "cycle2",
+              "halting", "linformer")  # fmt: skip
 HEADS = [
     (variant, family, head)
     for variant, family in PAIRS

@@ -36,7 +36,8 @@ def brainformer(gate="naive", seed=1, span=20, **settings):
 
 
 DECODERS = {"gpt": gpt, "brainformer": brainformer, "brainformer_hash": lambda: brainformer("hash")} | {
-    variant: lambda variant=variant: gpt(variant) for variant in ("kv_groups", "ssff", "fsfs", "cycle_rev3", "moe_k2")
+    variant: lambda variant=variant: gpt(variant)
+    for variant in ("kv_groups", "ssff", "fsfs", "cycle_rev3", "moe_k2", "halting")
 }
 decoders = pytest.mark.parametrize("decoder", DECODERS)
 

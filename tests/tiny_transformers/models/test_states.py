@@ -6,7 +6,7 @@ from tiny_transformers.models import auto
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", ["gelu", "moe_k2", "pkm", "controller", "kv_groups", "ssff", "cycle2"])
+@pytest.mark.parametrize("variant", ["gelu", "moe_k2", "pkm", "controller", "kv_groups", "ssff", "cycle2", "halting"])
 def test_states_are_those_of_the_forward_pass_to_the_last_bit(family, variant):
     """With padding, dropout and statistics over the real tokens; the gradient, too."""
     ids = torch.cat([tokens(), torch.zeros(3, 4, dtype=torch.long)], dim=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from variants import FAMILIES, PAIRS, VARIANTS, small
+from variants import EVERY, PAIRS, small
 
 from cluster.manifest import grids, loading
 from tiny_transformers.models import auto
@@ -70,16 +70,15 @@ def test_the_parts_are_those_of_the_built_model(family, variant):
     for name, parameter in built.named_parameters():
         if re.search(r"wte|wpe|embeddings", name):
             part = "embedding"
-        elif re.search(r"ln_f|lm_head", name):
+        elif re.search(r"ln_f|lm_head|recurrence", name):
             part = "head"
         else:
-            part = "attention" if re.search(r"ln_1|\.attn\.|\.attention\.", name) else "feed_forward"
+            part = "attention" if re.search(r"ln_1|\.attn\.|\.attention\.|\.projection\.", name) else "feed_forward"
         parts[part] += parameter.numel()
     assert parts == {part: getattr(parameters(model), part) for part in parts}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), EVERY)
 def test_settings_are_the_same_after_being_written_and_read(family, variant):
     model = small(family, variant)
     assert type(model).model_validate_json(model.model_dump_json()) == model
@@ -90,7 +89,7 @@ def test_experiments_yaml_has_no_kind_of_model_that_the_tests_lack():
         return {re.sub(r"\d+", "#", model.label) for model in some}
 
     document = loading.load(Path(__file__).parents[3] / "experiments.yaml")
-    tested = {label for family in FAMILIES for variant in VARIANTS for label in kinds([small(family, variant)])}
+    tested = {label for variant, family in EVERY for label in kinds([small(family, variant)])}
     configs = [cell.config for cell in grids.cells(document, studies=document.studies)]
     assert kinds(config.model for config in configs if not config.data.is_stream) <= tested
     # Of Brainformers tests/tiny_transformers/test_brainformer.py has every gate, and the shipped orders below.
@@ -108,6 +107,15 @@ def test_flops_of_the_base_are_two_per_weight_a_token_meets():
     assert flops_per_token(GPTNeo()) == 2 * (2 * (4 * h * h + 2 * h * i) + vocab * h)
     assert flops_per_token(Roberta()) == 2 * (2 * (4 * h * h + 2 * h * i) + vocab * h + h * h)
     assert flops_per_token(GPTNeo(), training=True) == flops_per_token(GPTNeo())
+
+
+def test_a_ponder_cost_is_of_a_micro_batch():
+    def is_free(**recurrence):
+        return GPTNeo(recurrence=recurrence).micro_batch_is_free
+
+    assert is_free()
+    assert is_free(halting={"ponder": 0})
+    assert not is_free(halting={})
 
 
 def test_shared_layers_cost_what_they_save_in_parameters():
@@ -176,10 +184,13 @@ def test_two_ways_to_write_a_model_are_one_model():
     assert GPTNeo(order="s.sf.f") == GPTNeo(order="ssff")
     assert GPTNeo(qk_size=512, v_size=512, num_key_value_heads=4) == GPTNeo()
     assert Roberta(bias=True) == Roberta()
+    alone = {"num_hidden_layers": 1, "linformer": {"k": 8}}
+    assert Roberta(**alone) == Roberta(**alone | {"linformer": {"k": 8, "share": "key_value"}})
     assert GPTNeo(bias=True) != GPTNeo()
     assert GPTNeo(activation="swish", activation_init=1.0, activation_parameters="per_unit") == GPTNeo(
         activation="swish"
     )
+    assert GPTNeo(recurrence={}) == GPTNeo(recurrence={}, sharing={"strategy": "seq", "unique_layers": 1})
     assert GPTNeo(ffn={"depth": 1}, intermediate_size=99) == GPTNeo(ffn={"depth": 1})
     moe = GPTNeo(**NARROW, ffn={"kind": "moe"})
     assert GPTNeo(hidden_size=256, intermediate_size=77, ffn={"kind": "moe", "expert_size": 1023}) == moe
@@ -196,6 +207,12 @@ def test_two_ways_to_write_a_model_are_one_model():
         ({"sharing": {"strategy": "cycle", "unique_layers": 1}}, "the same model: write strategy seq"),
         ({"num_layers": 4, "sharing": {"strategy": "seq", "unique_layers": 3}}, "3 does not divide .* layers, 4"),
         ({"order": "ssff", "sharing": {"strategy": "seq", "unique_layers": 1}}, "cannot be combined with an order"),
+        ({"order": "ssff", "recurrence": {}}, "recurrence is of whole layers"),
+        ({"num_layers": 1, "recurrence": {}}, "recurrence of 1 layer has one step"),
+        ({"recurrence": {"signal": False}}, "recurrence without signal and halting is sharing"),
+        ({"recurrence": {}, "sharing": {"strategy": "seq", "unique_layers": 2}}, "2 of 2 layers shares nothing"),
+        ({"recurrence": {"halting": {"epsilon": 1}}}, "less than 1"),
+        ({"linformer": {"k": 8}}, "a decoder would see what it is to foretell: encoders only"),
         ({"order": "sxf"}, "order"),
         ({"order": ".."}, "order"),
         ({"order": "ff"}, "order"),
@@ -237,7 +254,12 @@ def test_a_name_says_how_a_model_differs():
     assert name(ffn={"depth": 3}, order="ssff", bias=False) == "gelu-depth3-nobias-ssff"
     assert name(num_layers=6, sharing={"strategy": "cycle_rev", "unique_layers": 3}) == "gelu-cycle_rev3"
     assert name(qk_size=64, v_size=128, num_key_value_heads=2) == "gelu-qk64-v128-2KV"
+    assert name(recurrence={}) == "gelu-seq1-universal"
+    halting = {"signal": False, "halting": {"ponder": 0.1, "epsilon": 0.05}}
+    assert name(recurrence=halting) == "gelu-seq1-universal-nosignal-halting-eps0.05-ponder0.1"
     assert Roberta().label == "gelu"
+    assert Roberta(linformer={"k": 64}).label == "gelu-linformer64"
+    assert Roberta(linformer={"k": 64, "share": "headwise"}).label == "gelu-linformer64-headwise"
     assert Roberta(bias=False).label == "gelu-nobias"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
-from variants import FAMILIES, VARIANTS, small
+from variants import EVERY, FAMILIES, small
 
 from cluster.plan import cost
 from tiny_transformers.data.batches import Batch
@@ -68,12 +68,11 @@ def of_a_step(model):
 def every_variant():
     """Of those that are planned alike all but the first are for `make test-longer`."""
     planned = set()
-    for family in FAMILIES:
-        for variant in VARIANTS:
-            model = small(family, variant)
-            plan = family, model.ffn.kind, flops_per_token(model), flops_per_token(model, training=True)
-            yield pytest.param(family, variant, marks=pytest.mark.longer if plan in planned else ())
-            planned.add(plan)
+    for variant, family in EVERY:
+        model = small(family, variant)
+        plan = family, model.ffn.kind, flops_per_token(model), flops_per_token(model, training=True)
+        yield pytest.param(family, variant, marks=pytest.mark.longer if plan in planned else ())
+        planned.add(plan)
 
 
 @pytest.mark.parametrize(("family", "variant"), list(every_variant()))
@@ -148,10 +147,11 @@ def peak(run, batch):
 
 
 TOKENS, TEXT = 1_024, 64
+PLANNED = ("gelu", "depth4_geglu", "kan", "moe_k2", "controller", "pkm", "cycle2", "universal", "halting")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", ["gelu", "depth4_geglu", "kan", "moe_k2", "controller", "pkm", "cycle2"])
+@pytest.mark.parametrize("variant", PLANNED)
 def test_memory_is_planned_for_what_torch_allocates_and_little_more(family, variant):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 500, "max_position_embeddings": TEXT + 2}
     run = RunConfig(
@@ -185,6 +185,8 @@ MATRIX = {"activation": "none"}  # a memory has no other
 TERMS = {
     "hidden_size": ({}, {"hidden_size": 128}),
     "layers": ({}, {"layers": 4}),
+    "steps": ({"recurrence": {}}, {"recurrence": {}, "layers": 4}),
+    "steps with halting": ({"recurrence": {"halting": {}}}, {"recurrence": {"halting": {}}, "layers": 4}),
     "heads": ({}, {"heads": 16}),
     "dropout": ({"dropout": 0.0}, {"dropout": 0.1}),
     "queries and keys": ({}, {"qk_size": 256}),
@@ -220,6 +222,21 @@ def test_each_part_of_the_planned_activations_grows_as_what_torch_keeps(family, 
 GATED = {"order": "sg", "experts": {"num_experts": 4}}
 NOISY = {"num_experts": 4, "gate": "noisy"}
 THREE = {"order": "sfsfs"}
+LINFORMER_TERMS = {
+    "mixtures": {"linformer": {"k": 32}},
+    "hidden_size": {"hidden_size": 128},
+    "layers": {"layers": 4},
+    "heads": {"heads": 16},
+}
+
+
+@pytest.mark.parametrize("term", LINFORMER_TERMS)
+def test_each_part_of_a_linformers_planned_activations_grows_as_what_torch_keeps(term):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 60, "max_position_embeddings": KEYS + 2,
+             "linformer": {"k": 16}}  # fmt: skip
+    compare_growth(*(small("roberta", **sizes | change) for change in ({}, LINFORMER_TERMS[term])))
+
+
 BRAINFORMER_TERMS = {
     "hidden_size": ({}, {"hidden_size": 128}),
     "attentions": ({}, {"order": "sfs"}),

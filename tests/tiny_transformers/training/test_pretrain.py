@@ -20,12 +20,13 @@ from trainings import (
     stop_at,
     weights,
 )
-from variants import VARIANTS, small
+from variants import OF_ENCODERS, VARIANTS, small
 
 from cluster.plan import disk
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
 from tiny_transformers.data import batches
 from tiny_transformers.data.feed import Feed
+from tiny_transformers.layers import recurrence
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture, config
 from tiny_transformers.settings.config import RunConfig, Train
@@ -67,7 +68,8 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
 
 
 # The baseline in both families, the others in one or the other: how a family differs has tests of its own.
-LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS))]
+LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS)),
+            *((variant, "roberta") for variant in OF_ENCODERS)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("variant", "family"), LEARNERS)
@@ -85,6 +87,34 @@ def test_every_variant_learns_from_the_builtin_stories(builtin_root, builtin_cac
     assert sum(losses[-4:]) / 4 < losses[0] - 1
     assert outcome.scores[0].value < losses[0] - 1
     assert all(check.passed for check in outcome.checks)
+
+
+def of_steps(outcome):
+    (score,) = [score for score in outcome.scores if score.metric == "steps_per_token"]
+    (check,) = [check for check in outcome.checks if check.name == "halting"]
+    return score, check
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_tells_how_many_steps_a_token_takes_until_it_halts(work, family, capsys):
+    layers = "num_layers" if family == "gpt_neo" else "num_hidden_layers"
+    job = work(family, model={layers: 4, "recurrence": {"halting": {}}}, max_steps=4)
+    score, check = of_steps(pretrain.run(job))
+    assert 1 < score.value < 3  # of 4; the halting unit begins with a probability of 0.7
+    assert check.passed
+    records = [record for record in curve(job) if "eval_loss" in record]
+    assert len(records) > 1
+    assert records[-1]["steps_per_token"] == score.value == check.value
+    assert f"steps_per_token {score.value:.2f}" in capsys.readouterr().out
+    validation = [*Training(job).corpus.validation()]
+    assert score.n == sum(batch.input_ids.numel() if batch.real is None else len(batch.real) for batch in validation)
+
+
+def test_a_model_that_never_halts_is_reported_but_not_failed(work, monkeypatch):
+    monkeypatch.setattr(recurrence, "BIAS", -20.0)
+    score, check = of_steps(pretrain.run(work(model={"num_layers": 3, "recurrence": {"halting": {}}})))
+    assert score.value == check.value == 3
+    assert (check.passed, check.blocking) == (False, False)
 
 
 @pytest.mark.parametrize("variant", ["moe_k2", "pkm", "shared_moe"])

@@ -76,15 +76,18 @@ def figures(weights: Tensor, real: Tensor, seen: Tensor) -> tuple[Tensor, Tensor
 
 
 def pictures(model: Any, texts: list[list[int]], names: list[list[str]]) -> list[Picture]:
-    """The weights on each text, as many of the first ones as DRAWN has room for; one at least."""
+    """The weights on each text, as many of the first ones as DRAWN has room for; one at least, if the
+    model's heads look at positions."""
     made: list[Picture] = []
     for ids, tokens in zip(texts, names, strict=True):
         drawn: list[list[str]] = []
         listener = Listener(attention=lambda _, weights, __, drawn=drawn: drawn.append(letters(weights[0])))  # type: ignore[misc]
         on_device = torch.tensor([ids], device=model.device)
         look(model, listener, on_device, torch.ones_like(on_device, dtype=torch.bool))
+        if not drawn:
+            return []  # of a Linformer there is nothing to draw
         made.append(Picture(tokens=tokens, weights=drawn))
-        if drawn and len(made) * sum(map(len, drawn)) * len(ids) ** 2 > DRAWN:
+        if len(made) * sum(map(len, drawn)) * len(ids) ** 2 > DRAWN:
             break
     return made
 

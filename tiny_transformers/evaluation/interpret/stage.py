@@ -94,12 +94,14 @@ def inspect(model: Any, read: Texts, settings: Interpret, work: Work) -> Insides
 def summarise(found: Insides) -> list[Score]:
     """The few figures of a run that stand for the rest: means over heads and over modules."""
     every = [head for attention in found.attentions for head in attention.heads]
-    scores = [
-        Score("heads", name, sum(getattr(head, name) for head in every) / len(every), found.tokens)
-        for name in heads.FIGURES
-        if name != "following" or not found.causal
-    ]
-    scores.append(Score("heads", "previous_most", max(head.previous for head in every), found.tokens))
+    scores = []
+    if every:  # a Linformer's look at no positions
+        scores = [
+            Score("heads", name, sum(getattr(head, name) for head in every) / len(every), found.tokens)
+            for name in heads.FIGURES
+            if name != "following" or not found.causal
+        ]
+        scores.append(Score("heads", "previous_most", max(head.previous for head in every), found.tokens))
     for kind in dict.fromkeys(each.kind for each in found.feed_forwards):
         alike = [each for each in found.feed_forwards if each.kind == kind]
         for name in ("never_active", "active", "effective"):

@@ -18,6 +18,8 @@ from tiny_transformers.common.insides import Place
 from tiny_transformers.layers import feed_forward
 from tiny_transformers.layers.attention import TinyGPTNeoSelfAttention, TinyRobertaSelfAttention
 from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.layers.linformer import LinformerSelfAttention
+from tiny_transformers.layers.recurrence import Recurrence
 from tiny_transformers.layers.span_attention import SpanAttention
 
 LAST = ("mlp.c_proj", "output.dense", "feed_forward.down")  # of a dense module in a block, by family
@@ -44,6 +46,7 @@ class _Pass:
     layer: int = 0
     attentions: int = 0
     feed_forwards: int = 0
+    steps: bool = False  # of a recurrence, which tells the states
 
 
 @dataclass
@@ -86,6 +89,9 @@ def _listening(model: Any, listener: Listener) -> Iterator[None]:
         if listener.attention is not _nobody and attention != "eager":
             model.set_attn_implementation("eager")  # which has a matrix of weights
             hooks.callback(model.set_attn_implementation, attention)
+        if recurrence := next((module for module in owner.children() if isinstance(module, Recurrence)), None):
+            here.steps = True
+            hooks.enter_context(_removed(recurrence.register_forward_hook(partial(_tell_step, here, listener))))
         for number, block in enumerate(blocks, 1):
             at = _At(here, number)
             _hook_block(block, here, listener, hooks)
@@ -111,18 +117,28 @@ def _removed(handle: Any) -> Iterator[None]:
 
 def _hook_block(block: nn.Module, here: _Pass, listener: Listener, hooks: ExitStack) -> None:
     def begins(module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG001
-        if not here.layer:
+        if not here.layer and not here.steps:
             listener.state(0, args[0])
         here.layer += 1
 
     def ends(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-        listener.state(here.layer, output[0] if isinstance(output, tuple) else output)
+        if not here.steps:
+            listener.state(here.layer, output[0] if isinstance(output, tuple) else output)
 
     hooks.enter_context(_removed(block.register_forward_pre_hook(begins)))
     hooks.enter_context(_removed(block.register_forward_hook(ends)))
 
 
+def _tell_step(here: _Pass, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    """The state before a step is without the signal, and behind it what the next step begins with."""
+    if here.layer == 1:
+        listener.state(0, args[0])
+    listener.state(here.layer, output)
+
+
 def _tell_attention(at: _At, listener: Listener, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    if isinstance(module, LinformerSelfAttention):
+        return  # its heads look at mixtures of positions, of which none is near or far
     place = at.place("attentions")
     if listener.attention is not _nobody:
         weights = module.weights(args[0], args[1]) if isinstance(module, SpanAttention) else output[1]

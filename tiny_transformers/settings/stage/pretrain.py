@@ -43,10 +43,13 @@ def of_teacher(config: RunConfig) -> list[Other]:
 
 
 def measure_of(task: str, metric: str) -> Measure | None:
-    """What only a model that was pruned has."""
-    if (task, metric) != ("weights", "sparsity"):
-        return None
-    return Measure("sparsity", "pruned", "pretrain", task, metric)
+    """What only some models have: the share of weights that were pruned, and the steps of a token until it halts."""
+    if (task, metric) == ("weights", "sparsity"):
+        return Measure("sparsity", "pruned", "pretrain", task, metric)
+    if (task, metric) == ("validation", "steps_per_token"):
+        return Measure("steps_per_token", "steps of a token", "pretrain", task, metric, percent=False,
+                       higher_is_better=False)  # fmt: skip
+    return None
 
 
 PRETRAIN = StageKind(
