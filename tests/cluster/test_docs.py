@@ -14,7 +14,7 @@ from shape import ROOMS, modules
 from cluster.cli import entry
 from cluster.manifest import grids, loading
 from cluster.sites.profiles import Site
-from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta, Sharing
+from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Llama, Roberta, Sharing
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
 from tiny_transformers.settings.stage.own import OwnStage
 
@@ -45,6 +45,7 @@ def test_every_setting_is_documented_with_its_default():
         (RunConfig, ""),
         (GPTNeo, "model."),
         (Roberta, "model."),
+        (Llama, "model."),
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
         (Budget, "train.budget."),

@@ -162,7 +162,7 @@ def look(name: str, model: Any, root: Path) -> None:
 
 
 def models_by_name() -> dict[str, Any]:
-    """Each kind of both families, and a Brainformer with each gate."""
+    """Each kind of all families, and a Brainformer with each gate."""
     variants = {f"{family} {variant}": small(family, variant, **SIZES) for variant, family in PAIRS}
     gates = {gate: {"gate": gate, "num_experts": 4} for gate in GATES}
     return variants | {f"brainformer {gate}": Brainformer(**CHARACTERS, experts=gates[gate]) for gate in gates}

@@ -14,7 +14,7 @@ ROOT = HERE.parents[1]
 EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), *(f"brainformer {gate}" for gate in (
     "naive", "noisy", "gshard", "switch", "balanced", "hash", "random", "dense"))]  # fmt: skip
 # One of each kind of layer: what differs in shapes or numbers only is among the longer tests.
-CHOSEN = ["gpt_neo gelu", "roberta kan", "roberta moe_k2", "roberta pkm", "brainformer switch"]
+CHOSEN = ["gpt_neo gelu", "roberta kan", "roberta moe_k2", "roberta pkm", "llama swiglu", "brainformer switch"]
 MODELS = [
     pytest.param(name, marks=() if name in CHOSEN else pytest.mark.longer, id=name.replace(" ", "-")) for name in EVERY
 ]
@@ -69,7 +69,7 @@ def test_nothing_that_is_done_with_a_model_mixes_devices_or_types(model, looked)
     assert not [record["error"] for record in looked[model].values() if "error" in record]
     brainformer = model.startswith("brainformer")
     own = {"generation", "bpc"} if brainformer else {"scores", "fine-tuning", "answers"}
-    more = {"generation"} if model.startswith("gpt_neo") else set()
+    more = {"generation"} if model.startswith(("gpt_neo", "llama")) else set()
     assert looked[model].keys() == {"move", "micro-batch", "step", "validation", "speed"} | own | more
 
 

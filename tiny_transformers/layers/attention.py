@@ -1,5 +1,5 @@
-# GPT-Neo's and RoBERTa's self-attention, except: queries and keys, and values, have widths of their own, several heads
-# may share keys and values, and GPT-Neo's may be computed by scaled_dot_product_attention, too.
+# Self-attention of GPT-Neo, RoBERTa and Llama, except: queries and keys, and values, have widths of their own, several
+# heads may share keys and values, and GPT-Neo's may be computed by scaled_dot_product_attention, too.
 """Attention of other widths, and grouped queries (Ainslie et al. 2023, arXiv:2305.13245)."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
+from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
 from tiny_transformers.common.work import TinyTransformersError
@@ -64,8 +65,9 @@ def sees_all(mask: Tensor) -> None:
 def _sees_nothing(mask: Tensor | None) -> bool:
     """Whether padding stands before a text: its queries see no key at all.
 
-    Hugging Face's own attention then averages over the padding up to each; the last of it foretells the text's first
-    token, so a loss learns from it. Other kernels would give it zeros, or what comes. mask: (B, 1, queries, keys)"""
+    Hugging Face's own attention of GPT-Neo then averages over the padding up to each; the last of it foretells the
+    text's first token, so a loss learns from it. Other kernels would give it zeros, or what comes.
+    mask: (B, 1, queries, keys)"""
     if mask is None or mask.shape[2] == 1 or torch.compiler.is_compiling() or getattr(mask, SEES_ALL, False):
         return False
     first = mask[:, :, 0]
@@ -213,3 +215,67 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
             return output.flatten(2), weights
         output = attend(query, key, value, attention_mask, causal=False, scale=self.scaling, drop=drop)
         return output.transpose(1, 2).flatten(2), None
+
+
+def turned(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys at their places: each pair of numbers turned by the place's angle (Su et al. 2021,
+    arXiv:2104.09864, eq. 34), where the second of a pair stands half a width behind the first.
+
+    x: (B, heads, T, D), rotation: cosines and sines, both (B or 1, T, D), which keep their dtype in the product."""
+    cosine, sine = (part[:, None] for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return (x * cosine + torch.cat((-second, first), dim=-1) * sine).to(x.dtype)
+
+
+class TinyLlamaAttention(LlamaAttention):
+    """In place of a stock module. Scaled by 1/sqrt of the width of one query, as Llama's."""
+
+    def __init__(self, config: Any, stock: LlamaAttention) -> None:
+        super().__init__(config, stock.layer_idx)
+        self.widths = Widths(config)
+        self.q_proj, self.k_proj, self.v_proj = self.widths.inputs(stock.q_proj, stock.k_proj, stock.v_proj)
+        self.o_proj = self.widths.out(stock.o_proj)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,  # noqa: ARG002 - the rest of what the model was given, with nothing for attention in it
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states: (B, T, H) -> (B, T, H) and, if asked for or attention is eager, the weights
+        (B, heads, T, keys)."""
+        assert position_embeddings is not None
+        widths, hidden_states = self.widths, rounded(hidden_states)
+        query = turned(_heads(self.q_proj(hidden_states), widths.qk), position_embeddings)  # (B, heads, T, D)
+        key = turned(_heads(self.k_proj(hidden_states), widths.qk), position_embeddings)  # (B, kv_heads, T, D)
+        value = _heads(self.v_proj(hidden_states), widths.v)
+        past = past_key_values if cache is None else cache
+        if past is not None:
+            key, value = past.update(key, value, self.layer_idx)
+        key, value = widths.repeated(key), widths.repeated(value)
+        drop, weights = self.attention_dropout if self.training else 0.0, None
+        eager = self.config._attn_implementation == "eager"
+        if output_attentions or eager:
+            output, weights = self._weighed(query, key, value, _as_added(attention_mask, query), drop)
+        else:
+            output = attend(query, key, value, attention_mask, causal=query.shape[2] > 1, scale=self.scaling, drop=drop)
+        # A query that sees no key gets zeros, as torch's kernel gives them to the stock module.
+        if attention_mask is not None and not eager and _sees_nothing(attention_mask):
+            visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            output = output.masked_fill(~visible.any(-1, keepdim=True), 0)
+        return self.o_proj(output.transpose(1, 2).flatten(2)), weights
+
+    def _weighed(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop: float
+    ) -> tuple[Tensor, Tensor]:
+        """As the stock module's eager attention: (B, heads, T, V) and the weights (B, heads, T, keys)."""
+        scores = query @ key.transpose(2, 3) * self.scaling
+        if mask is None and query.shape[2] > 1:  # transformers makes none for sdpa, where each query sees all before it
+            mask = _added(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(), scores)
+        scores = scores if mask is None else scores + mask
+        weights = dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), drop)
+        return weights @ value, weights

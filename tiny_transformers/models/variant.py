@@ -1,6 +1,6 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
-A family says where its blocks are (`stack`) and what becomes of one (`change`). What both families have in common is
+A family says where its blocks are (`stack`) and what becomes of one (`change`). What the families have in common is
 here: layers that share their weights, an order of modules, KANs' regularization."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -64,14 +65,17 @@ class VariantConfig(SavedConfig):
 
 
 class SharedLayers(nn.ModuleList):
-    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
+    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`), and so does
+    a slice, which is one of places."""
 
     def __init__(self, layers: Any, places: list[int]) -> None:
         super().__init__(layers)
         self.places = places
 
     def __getitem__(self, index: Any) -> Any:
-        return nn.ModuleList(list(self.children())[index]) if isinstance(index, slice) else super().__getitem__(index)
+        if isinstance(index, slice):
+            return islice(self, index.start, index.stop, index.step)  # one by one: a layer is told its place
+        return super().__getitem__(index)
 
     def __iter__(self) -> Iterator[nn.Module]:
         for place, unique in enumerate(self.places):
@@ -83,8 +87,9 @@ class SharedLayers(nn.ModuleList):
 def set_place(block: nn.Module, place: int) -> None:
     """Tell a block's attention which entry of the cache of keys and values is its own."""
     for module in block.modules():
-        if hasattr(module, "layer_id"):  # GPT-Neo's; an encoder has no cache
-            module.layer_id = place
+        for name in ("layer_id", "layer_idx"):  # GPT-Neo's, and that of all others
+            if hasattr(module, name):
+                setattr(module, name, place)
 
 
 def with_known_arguments(

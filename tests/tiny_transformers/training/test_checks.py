@@ -130,7 +130,7 @@ def test_slopes_by_position_fail_before_the_first_step(work, monkeypatch):
         ("cycle2", "cycle_rev2", {}),  # which layer stands where
         ("seq3", "cycle3", {}),
         ("1_head", "gelu", {}),
-        ("no_bias", "gelu", {}),
+        ("no_bias", "bias", {}),
         ("kan", "kan_other_grid", {}),
         ("depth3", "gelu", {}),
     ],

@@ -24,7 +24,6 @@ from tiny_transformers.data import batches
 from tiny_transformers.data.feed import Feed
 from tiny_transformers.models import auto
 from tiny_transformers.settings import architecture, config
-from tiny_transformers.settings.architecture import GPTNeo, Roberta
 from tiny_transformers.settings.config import RunConfig, Train
 from tiny_transformers.settings.stage.trajectory import Trajectory
 from tiny_transformers.training import anchors, pretrain
@@ -32,6 +31,7 @@ from tiny_transformers.training.curve import Counters, Curve
 from tiny_transformers.training.pretrain import Training, evaluation_steps
 
 FAMILIES = ("gpt_neo", "roberta")
+EVERY_FAMILY = (*FAMILIES, "llama")
 NOUNS, VERBS = ("cat", "dog", "girl", "boy", "bird"), ("sees", "likes", "finds", "helps")
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCAB_SIZE = 20
@@ -78,7 +78,8 @@ def work(root, tmp_path):
         settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2}
         settings |= {"precision": "float32"} | train
         sizes = TINY | dict(model)
-        built = GPTNeo(**{"window_size": 4, "dropout": 0.1} | sizes) if family == "gpt_neo" else Roberta(**sizes)
+        own = {"gpt_neo": {"window_size": 4, "dropout": 0.1}, "llama": {"dropout": 0.1}}
+        built = architecture.FAMILIES[family](**own.get(family, {}) | sizes)
         run_config = RunConfig(
             model=built,
             train=Train(**settings),
@@ -115,7 +116,7 @@ def checkpoints(work):
 # --- a whole run
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     job = work(family, max_steps=30, stories_per_step=16, learning_rate=2e-2)
     outcome = pretrain.run(job)
@@ -144,8 +145,12 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
 
 
-# The baseline in both families, the others in one or the other: how a family differs has tests of its own.
-LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS))]
+# The baseline in all families, the others in one or the other: how a family differs has tests of its own.
+LEARNERS = [
+    ("gelu", "roberta"),
+    *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS)),
+    *((variant, "llama") for variant in ("swiglu", "gelu", "moe_k2", "cycle2")),
+]
 
 
 @pytest.mark.parametrize(("variant", "family"), LEARNERS)
@@ -243,7 +248,7 @@ def test_validation_masks_are_the_same_for_every_seed(work):
     assert all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets) for a, b in pairs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_evaluation_is_without_dropout(work, family):
     training = Training(work(family, model={"dropout": 0.5}))
     training.model.train()
@@ -260,7 +265,7 @@ def test_seeds_give_different_models_and_the_same_seed_the_same(work):
 # --- the loss and its gradient
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_loss_is_that_of_hugging_face(work, family):
     training = Training(work(family))
     model = training.model.eval()
@@ -268,7 +273,7 @@ def test_loss_is_that_of_hugging_face(work, family):
     labels = torch.full((batch.input_ids.numel(),), -100)
     labels[batch.positions] = batch.labels
     labels = labels.view_as(batch.input_ids)
-    if family == "gpt_neo":  # it shifts by itself: what is to be predicted stands one to the right
+    if family != "roberta":  # it shifts by itself: what is to be predicted stands one to the right
         labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
         batch_ids = torch.cat([batch.input_ids, torch.zeros_like(batch.input_ids[:, :1])], dim=1)
     else:
@@ -278,7 +283,7 @@ def test_loss_is_that_of_hugging_face(work, family):
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_gradient_does_not_depend_on_the_micro_batches(work, family):
     gradients, losses = [], []
     for tokens in (1, 60, 10_000):
@@ -316,7 +321,7 @@ def test_a_run_begun_in_tf32_says_how_to_go_on_where_there_is_none(work, monkeyp
         pretrain.run(job)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_bfloat16_is_near_float32_and_weights_stay_float32(work, family):
     losses = {}
     for precision in ("float32", "bfloat16"):
@@ -411,7 +416,7 @@ def test_the_next_step_is_made_while_this_one_is_used():
 # --- stopping and going on
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_run_that_is_stopped_again_and_again_ends_in_the_same_bits(work, family):
     whole, cut = work(family, "whole"), work(family, "cut")
     expected = pretrain.run(whole)
