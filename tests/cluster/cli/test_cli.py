@@ -109,8 +109,8 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
     assert re.search(r"in all, each once +271 +147 ", shown)
     told = " ".join(shown.split())
     assert re.search(r"pretrain 271 [\d.,]+ .*estimated, 25% of the peak in bfloat16: \d+.* a budget of hours: 2", told)
-    left_out = "insides, sample_efficiency, edge, brainformer_small, brainformer_medium, brainformer_large_v2."
-    assert f"Left out, since optional: {left_out}" in told
+    small = "insides, activations_llama, sharing_llama, sample_efficiency, edge"
+    assert f"Left out, since optional: {small}, brainformer_small, brainformer_medium, brainformer_large_v2." in told
     assert re.search(r"On disk: 1\d\.\d GB of weights; a run at work takes up to 0\.\d GB more\.", told)
     assert not re.search("^ *brainformer_small", shown, re.M)
     way = r"of models with a published time is [\d.]+ GPU-hours of these. The studies' own way .* take [\d.]+ hours"
