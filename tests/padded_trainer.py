@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoAttention, GPTNeoSelfAttention
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel, LlamaRotaryEmbedding
 
 from tiny_transformers.data import batches
 from tiny_transformers.data.batches import NO_LABEL, Ids
@@ -69,6 +69,8 @@ def build(model: GPTNeo | Roberta | Llama, seed: int) -> Any:
             theirs = LlamaAttention(built.config, module.self_attn.layer_idx)
             theirs.load_state_dict(module.self_attn.state_dict())
             module.self_attn = theirs
+        elif isinstance(module, LlamaModel):
+            module.rotary_emb = LlamaRotaryEmbedding(built.config)  # as its attention wants it
     if isinstance(model, (GPTNeo, Llama)):
         built.set_attn_implementation("eager")
     return built

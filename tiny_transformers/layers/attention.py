@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
-from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
 from tiny_transformers.common.work import TinyTransformersError
@@ -217,14 +217,27 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
         return output.transpose(1, 2).flatten(2), None
 
 
-def turned(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys at their places: each pair of numbers turned by the place's angle (Su et al. 2021,
+class SignedRotaryEmbedding(LlamaRotaryEmbedding):
+    """The stock module, but for the sign of the first half of the sines, which `turned` wants."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """x: of whose dtype they are, position_ids: (B or 1, T) -> cosines and sines, (B or 1, T, D)"""
+        cosine, sine = super().forward(x, position_ids)
+        first, second = sine.chunk(2, dim=-1)
+        return cosine, torch.cat((-first, second), dim=-1)
+
+
+def turned(query: Tensor, key: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Queries and keys at their places: each pair of numbers turned by the place's angle (Su et al. 2021,
     arXiv:2104.09864, eq. 34), where the second of a pair stands half a width behind the first.
 
-    x: (B, heads, T, D), rotation: cosines and sines, both (B or 1, T, D), which keep their dtype in the product."""
+    query: (B, heads, T, D), key: (B, kv_heads, T, D), rotation: of SignedRotaryEmbedding, which keeps its dtype in the
+    products. In a few large steps for both, since a GPU is told of each."""
     cosine, sine = (part[:, None] for part in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return (x * cosine + torch.cat((-second, first), dim=-1) * sine).to(x.dtype)
+    both = torch.cat((query, key), dim=1)
+    swapped = both.roll(both.shape[-1] // 2, dims=-1)
+    both = torch.addcmul(both * cosine, swapped, sine).to(both.dtype)
+    return both.split((query.shape[1], key.shape[1]), dim=1)
 
 
 class TinyLlamaAttention(LlamaAttention):
@@ -250,8 +263,9 @@ class TinyLlamaAttention(LlamaAttention):
         (B, heads, T, keys)."""
         assert position_embeddings is not None
         widths, hidden_states = self.widths, rounded(hidden_states)
-        query = turned(_heads(self.q_proj(hidden_states), widths.qk), position_embeddings)  # (B, heads, T, D)
-        key = turned(_heads(self.k_proj(hidden_states), widths.qk), position_embeddings)  # (B, kv_heads, T, D)
+        query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
+        key = _heads(self.k_proj(hidden_states), widths.qk)  # (B, kv_heads, T, D)
+        query, key = turned(query, key, position_embeddings)
         value = _heads(self.v_proj(hidden_states), widths.v)
         past = past_key_values if cache is None else cache
         if past is not None:

@@ -109,6 +109,7 @@ class TinyLlamaPreTrainedModel(VariantModel, LlamaPreTrainedModel):
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.base_model.norm = RMSNorm(self.base_model.norm)
+        self.base_model.rotary_emb = attention.SignedRotaryEmbedding(self.config)
 
     def stack(self) -> tuple[nn.Module, str]:
         return self.base_model, "layers"

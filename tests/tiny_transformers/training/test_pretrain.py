@@ -122,7 +122,9 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     outcome = pretrain.run(job)
     (score,) = outcome.scores
     assert (score.task, score.metric) == ("validation", "loss")
-    assert score.value < 0.6 * math.log(VOCAB_SIZE)
+    # A Llama has no biases, by which the others learn how often each word is in a few steps.
+    share, shown = (0.7, r"1\.\d+") if family == "llama" else (0.6, r"0\.\d+")
+    assert score.value < share * math.log(VOCAB_SIZE)
     assert score.value == curve(job)[-1]["eval_loss"]
     assert outcome.metrics["steps"] == 30
     assert outcome.metrics["parameters"] == architecture.num_parameters(job.config.model)
@@ -140,7 +142,7 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert {check.name for check in outcome.checks} == {
         "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", *encoder
     }  # fmt: skip
-    assert re.search(r"step 30 of 30: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
+    assert re.search(rf"step 30 of 30: loss {shown}, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
     assert not (job.run_dir / "checkpoints").exists()
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
 
