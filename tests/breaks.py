@@ -40,7 +40,8 @@ PATIENCE = 300  # seconds for one test
 LOADED = (  # before tests are run: what they load besides ours, and takes long
     "torch", "numpy", "scipy.stats", "pydantic", "rich.console", "sqlite_utils", "sklearn.model_selection",
     "transformers.models.gpt_neo.modeling_gpt_neo", "transformers.models.roberta.modeling_roberta",
-    "transformers.generation", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_pdf", "submitit",
+    "transformers.models.llama.modeling_llama", "transformers.generation", "matplotlib.backends.backend_svg",
+    "matplotlib.backends.backend_pdf", "submitit",
 )  # fmt: skip
 
 
@@ -520,6 +521,15 @@ BREAKS = (
     Break("tiny_transformers/models/gpt_neo.py", 'GELU = "gelu_pytorch_tanh"', 'GELU = "gelu"',
           "GPT-Neo has RoBERTa's GELU", "tiny_transformers/models/test_auto.py",
           ("test_stock_settings_are_the_classes_of_transformers[gelu-gpt_neo-0]",)),
+    Break("tiny_transformers/models/llama.py", 'GELU = "gelu_pytorch_tanh"', 'GELU = "gelu"',
+          "a Llama's gates are not those of GPT-Neo's GEGLU", "tiny_transformers/models/test_auto.py",
+          ("test_stock_settings_are_the_classes_of_transformers[geglu-llama-0]",)),
+    Break("tiny_transformers/layers/attention.py", "torch.cat((-first, second)", "torch.cat((+first, second)",
+          "queries and keys are not turned", "tiny_transformers/models/test_auto.py",
+          ("test_stock_settings_are_the_classes_of_transformers[swiglu-llama-0]",)),
+    Break("tiny_transformers/settings/feed_forward/kind.py", "(3 * hidden * intermediate", "(2 * hidden * intermediate",
+          "a sparse module of a Llama is smaller than the dense one", "tiny_transformers/settings/test_architecture.py",
+          ("test_a_sparse_module_takes_the_parameters_of_the_dense_one",)),
     Break("tiny_transformers/models/language_model.py", "(labels != -100).sum() / items",
           "(labels != -100).sum() * items", "the balance loss of a micro-batch counts too much",
           "tiny_transformers/models/test_auto.py",

@@ -1,7 +1,7 @@
 """Pretraining as the studies did it: Hugging Face's Trainer, float32, every story padded to the same length.
 
 For the benchmark of training, and for the test that ours is the same optimization. The weights and feed-forward modules
-are ours, attention in GPT-Neo Hugging Face's own. Stories come in our order. Needs accelerate."""
+are ours, attention in GPT-Neo and in Llama Hugging Face's own. Stories come in our order. Needs accelerate."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoAttention, GPTNeoSelfAttention
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel, LlamaRotaryEmbedding
 
 from tiny_transformers.data import batches
 from tiny_transformers.data.batches import NO_LABEL, Ids
 from tiny_transformers.data.stories import Stories
 from tiny_transformers.models import auto
 from tiny_transformers.models.auto import BOS, PAD
-from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings.architecture import GPTNeo, Llama, Roberta
 from tiny_transformers.settings.config import TRAIN_STORIES
 from tiny_transformers.training.pretrain import Training
 
@@ -56,7 +57,7 @@ def trainer(model: Any, rows: Any, folder: Path, *, micro_batches: int, **option
     return InOrder(model, told, train_dataset=rows, **options)
 
 
-def build(model: GPTNeo | Roberta, seed: int) -> Any:
+def build(model: GPTNeo | Roberta | Llama, seed: int) -> Any:
     """Our model, with Hugging Face's own attention in a decoder, whatever ours is computed by."""
     built: Any = auto.build(model, seed)
     for module in built.modules():
@@ -64,7 +65,13 @@ def build(model: GPTNeo | Roberta, seed: int) -> Any:
             stock = GPTNeoSelfAttention(built.config, module.attention_type, module.layer_id)
             stock.load_state_dict(module.attention.state_dict())
             module.attention = stock
-    if isinstance(model, GPTNeo):
+        elif isinstance(module, LlamaDecoderLayer):
+            theirs = LlamaAttention(built.config, module.self_attn.layer_idx)
+            theirs.load_state_dict(module.self_attn.state_dict())
+            module.self_attn = theirs
+        elif isinstance(module, LlamaModel):
+            module.rotary_emb = LlamaRotaryEmbedding(built.config)  # as its attention wants it
+    if isinstance(model, (GPTNeo, Llama)):
         built.set_attn_implementation("eager")
     return built
 

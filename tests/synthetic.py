@@ -31,6 +31,12 @@ from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 from tiny_transformers.settings.stage.trajectory import END
 from tiny_transformers.settings.stages import STAGES
 
+KAN_LAYERS = {  # of a block, by family
+    "gpt_neo": ("mlp.c_fc", "mlp.c_proj"),
+    "roberta": ("intermediate.dense",),
+    "llama": ("mlp.up_proj", "mlp.down_proj"),
+}
+ACTIVATION = {"gpt_neo": "mlp.act", "roberta": "intermediate.intermediate_act_fn", "llama": "mlp.act_fn"}
 EXPERIMENTS = Path(__file__).parents[1] / "experiments.yaml"
 STUDIES = ("activations", "sparse_ffn", "sharing", "width", "heads")
 PHENOMENA = {
@@ -200,12 +206,12 @@ class MadeUp:
             edges = edges - edges[:, [32]] + self.random.normal(0, 0.05, (200, 1)) * np.maximum(X, 0)
             strong = np.argsort(-np.linalg.norm(edges, axis=1))[:8]
             curves = {f"input {edge % 20} to output {edge // 20}": edges[edge] for edge in strong}
-            for module in ("mlp.c_fc", "mlp.c_proj") if model.family == "gpt_neo" else ("intermediate.dense",):
+            for module in KAN_LAYERS[model.family]:
                 layers.append(_layer(number, module, edges, curves, None))
         elif model.activation in LEARNABLE:
             function, start = LEARNABLE[model.activation], 0.25 if model.activation == "prelu" else 1.0
             alphas = start + self.random.normal(0.15 + 0.1 * number, 0.02) + self.random.normal(0, 0.15, (200, 1))
-            module = "mlp.act" if model.family == "gpt_neo" else "intermediate.intermediate_act_fn"
+            module = ACTIVATION[model.family]
             layers.append(_layer(number, module, function(alphas), {}, function(start)))
         return layers
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 FAMILIES = ("gpt_neo", "roberta")
+EVERY_FAMILY = (*FAMILIES, "llama")
 NOUNS, VERBS = ("cat", "dog", "girl", "boy", "bird"), ("sees", "likes", "finds", "helps")
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
 VOCAB_SIZE = 20

@@ -1,4 +1,4 @@
-"""Every kind of model of the study, small: what the tests of both families run over."""
+"""Every kind of model of the study, small: what the tests of these families run over."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import torch
 from tiny_transformers.models.auto import build
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import GPTNeo, Model, Roberta
+from tiny_transformers.settings.architecture import GPTNeo, Llama, Model, Roberta
 
-FAMILIES = ("gpt_neo", "roberta")
+FAMILIES = ("gpt_neo", "roberta", "llama")
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 60, "max_position_embeddings": 24}
 MEMORY = {"kind": "pkm", "top_k": 3, "num_heads": 2, "query_size": 8}
-STOCK = ("gelu", "relu", "silu")  # variants that Hugging Face's classes are
+# Variant and family: those that Hugging Face's classes are.
+STOCK = [
+    *((variant, family) for family in ("gpt_neo", "roberta") for variant in ("gelu", "relu", "silu")),
+    *((variant, "llama") for variant in ("swiglu", "geglu")),
+]
 
 _SHARING = {
     f"{strategy}{unique}": {"layers": 6, "sharing": {"strategy": strategy, "unique_layers": unique}}
@@ -24,7 +28,7 @@ _SHARING = {
 }
 # Name -> settings besides SMALL; `layers` and `heads` are whatever the family calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{activation: {"activation": activation} for activation in ACTIVATIONS},
+    **{activation: {"activation": activation} for activation in ACTIVATIONS if activation != "swiglu"},
     "swish_one": {"activation": "swish", "activation_parameters": "one", "activation_init": 0.5},
     "kan": {"ffn": {"kind": "kan"}},
     "kan_other_grid": {"ffn": {"kind": "kan", "grid_size": 5, "spline_order": 2, "layers": "both"}},
@@ -73,6 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "halting": {"layers": 4, "recurrence": {"halting": {}}},
     "halting_moe": {"layers": 3, "recurrence": {"halting": {"ponder": 0.1}}, "ffn": {"kind": "moe"}},
     "halting_alone": {"layers": 3, "recurrence": {"signal": False, "halting": {"epsilon": 0.05}}},
+    "swiglu": {"activation": "swiglu"},
 }
 OF_ENCODERS: dict[str, dict[str, Any]] = {  # and of no decoders
     "linformer": {"linformer": {"k": 5}},
@@ -88,25 +93,41 @@ _BY_FAMILY = {  # what each family has code of its own for: attention, and the o
     "gelu", "1_head", "qk", "v", "kv_groups", "one_kv_head", "bias", "no_bias", "no_bias_kv_groups", "ssff", "fsfs",
     "ffss", "ssf", "shared_attention", "shared_ff", "scaled", "universal", "halting",
 }  # fmt: skip
-# Variant and family: those variants in both, the others, whose modules are the same in both, in one or the other.
+_OF_LLAMA = (  # its own code, and a module of every kind in its place
+    "gelu", "swiglu", "learnable_geglu", "kan", "kan_intermediate", "moe_k2", "controller", "pkm", "depth3", "v",
+    "kv_groups", "one_kv_head", "bias", "ssff", "fsfs", "cycle2", "cycle_rev3", "study_dense",
+    "shared_ff", "shared_attention", "scaled",
+)  # fmt: skip
+# Variant and family: those variants in both of the first two, the others, whose modules are the same in both, in one or
+# the other.
 PAIRS = [
-    (variant, family)
-    for number, variant in enumerate(VARIANTS)
-    for place, family in enumerate(FAMILIES)
-    if variant in _BY_FAMILY or number % 2 == place
-] + [(variant, "roberta") for variant in OF_ENCODERS]
+    *(
+        (variant, family)
+        for number, variant in enumerate(VARIANTS)
+        for place, family in enumerate(FAMILIES[:2])
+        if variant in _BY_FAMILY or number % 2 == place
+    ),
+    *((variant, "roberta") for variant in OF_ENCODERS),
+    *((variant, "llama") for variant in _OF_LLAMA),
+]
 # All that there are.
-EVERY = [(variant, family) for variant in VARIANTS for family in FAMILIES] + PAIRS[-len(OF_ENCODERS) :]
-DECODERS = [variant for variant, family in PAIRS if family == "gpt_neo"]
+EVERY = [
+    *((variant, family) for variant in VARIANTS for family in FAMILIES[:2]),
+    *((variant, "llama") for variant, settings in VARIANTS.items() if "recurrence" not in settings),
+    *((variant, "roberta") for variant in OF_ENCODERS),
+]
+DECODERS = [(variant, family) for variant, family in PAIRS if family != "roberta"]
 ENCODERS = [variant for variant, family in PAIRS if family == "roberta"]
 
 
-def small(family: str, variant: str = "gelu", **sizes: Any) -> GPTNeo | Roberta:
+def small(family: str, variant: str = "gelu", **sizes: Any) -> GPTNeo | Roberta | Llama:
     settings = SMALL | {"heads": 4} | (VARIANTS | OF_ENCODERS)[variant] | sizes
     layers, heads = settings.pop("layers", 2), settings.pop("heads")
     if family == "gpt_neo":
         return GPTNeo(**{"window_size": 4, "num_layers": layers, "num_heads": heads} | settings)
-    return Roberta(**{"num_hidden_layers": layers, "num_attention_heads": heads} | settings)
+    return (Llama if family == "llama" else Roberta)(
+        **{"num_hidden_layers": layers, "num_attention_heads": heads} | settings
+    )
 
 
 def perturb(model: Any) -> Any:
@@ -136,6 +157,9 @@ def preferring(family: Model, tokenizer: Any, letter: str | None) -> LanguageMod
             parameter.zero_()
         if letter and family.family == "roberta":
             model.lm_head.bias[tokenizer(letter, add_special_tokens=False)["input_ids"]] = 3
+        elif letter and family.family == "llama":
+            model.model.norm.weight[0] = model.model.embed_tokens.weight[:, 0] = 1  # whatever was read
+            model.model.embed_tokens.weight[tokenizer(letter, add_special_tokens=False)["input_ids"], 0] = 3
         elif letter:
             model.transformer.ln_f.bias[0] = 1
             model.transformer.wte.weight[tokenizer(letter, add_special_tokens=False)["input_ids"], 0] = 3

@@ -32,6 +32,7 @@ def _register(configuration_auto: ModuleType) -> None:
     for model_type, module, configuration in (
         ("tiny_gpt_neo", "tiny_transformers.models.gpt_neo", "TinyGPTNeoConfig"),
         ("tiny_roberta", "tiny_transformers.models.roberta", "TinyRobertaConfig"),
+        ("tiny_llama", "tiny_transformers.models.llama", "TinyLlamaConfig"),
         ("tiny_brainformer", "tiny_transformers.models.brainformer", "TinyBrainformerConfig"),
     ):
         configuration_auto.CONFIG_MAPPING.register(model_type, lazy_import(module, configuration))

@@ -16,7 +16,7 @@ from cluster.report.run_tables import flat
 from tiny_transformers.common.files import whole_file
 
 CARD = "README.md"  # as the hub shows it
-HEADS = {"gpt_neo": "CausalLM", "roberta": "MaskedLM", "brainformer": "CausalLM"}
+HEADS = {"gpt_neo": "CausalLM", "roberta": "MaskedLM", "llama": "CausalLM", "brainformer": "CausalLM"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "gpu", "cpu")  # of an environment
 
 

@@ -29,7 +29,9 @@ from tiny_transformers.settings.stage.own import OwnMeasure
 from tiny_transformers.settings.stages import STAGES
 
 LONGEST = 80  # letters of a study's name in a file's; file systems allow 255 for all of it
-FAMILIES = {"gpt_neo": "GPT-Neo", "roberta": "RoBERTa", "brainformer": "Brainformer", "program": "Programs"}
+FAMILIES = {
+    "gpt_neo": "GPT-Neo", "roberta": "RoBERTa", "llama": "Llama", "brainformer": "Brainformer", "program": "Programs",
+}  # fmt: skip
 
 
 MEASURES = tuple(measure for kind in STAGES.values() if not kind.own for measure in kind.measures)

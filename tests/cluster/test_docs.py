@@ -15,7 +15,7 @@ from cluster.cli import entry
 from cluster.manifest import grids, loading
 from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Site
-from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Roberta
+from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Llama, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
 from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.pruning import Pruning
@@ -60,6 +60,7 @@ def test_every_setting_is_documented_with_its_default():
         (RunConfig, ""),
         (GPTNeo, "model."),
         (Roberta, "model."),
+        (Llama, "model."),
         *[(kind, "model.ffn.") for kind in FEED_FORWARD.values()],
         (Sharing, "model.sharing."),
         (Scaling, "model.scaling."),

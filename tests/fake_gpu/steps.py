@@ -173,7 +173,7 @@ def look(name: str, model: Any, root: Path) -> None:
 
 
 def models_by_name() -> dict[str, Any]:
-    """Each kind of both families, one of each with a teacher, and a Brainformer with each gate."""
+    """Each kind of all families, some with a teacher, and a Brainformer with each gate."""
     variants = {f"{family} {variant}": small(family, variant, **SIZES) for variant, family in PAIRS}
     gates = {gate: {"gate": gate, "num_experts": 4} for gate in GATES}
     variants |= {f"{family} {TAUGHT}": small(family, **SIZES) for family in ("gpt_neo", "roberta")}

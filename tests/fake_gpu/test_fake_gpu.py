@@ -23,6 +23,7 @@ CHOSEN = [
     "roberta moe_k2",
     "roberta pkm",
     "gpt_neo halting",
+    "llama swiglu",
     "brainformer switch",
 ]
 MODELS = [
@@ -79,7 +80,7 @@ def test_nothing_that_is_done_with_a_model_mixes_devices_or_types(model, looked)
     assert not [record["error"] for record in looked[model].values() if "error" in record]
     brainformer = model.startswith("brainformer")
     own = {"generation", "bpc"} if brainformer else {"scores", "fine-tuning", "answers"}
-    more = {"generation"} if model.startswith("gpt_neo") else set()
+    more = {"generation"} if model.startswith(("gpt_neo", "llama")) else set()
     assert looked[model].keys() == {"move", "micro-batch", "step", "validation", "speed"} | own | more
 
 

@@ -20,7 +20,7 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin
 from variants import small, tokens
 
-from tiny_transformers.models import auto, brainformer, gpt_neo, roberta
+from tiny_transformers.models import auto, brainformer, gpt_neo, llama, roberta
 from tiny_transformers.settings.architecture import Brainformer
 
 # Every kind of variant, in two blocks, as the tests want them: a name of variants.py, and settings besides.
@@ -126,4 +126,5 @@ GPT_NEO, ROBERTA = (
 )
 define_family("GPTNeo", "gpt_neo", our_classes(gpt_neo, "TinyGPTNeo", GPT_NEO))
 define_family("Roberta", "roberta", our_classes(roberta, "TinyRoberta", ROBERTA))
+define_family("Llama", "llama", our_classes(llama, "TinyLlama", GPT_NEO))
 define_brainformers(our_classes(brainformer, "TinyBrainformer", ("Model", "ForCausalLM")))

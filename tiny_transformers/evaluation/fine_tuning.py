@@ -25,7 +25,6 @@ from tiny_transformers.evaluation.glue_metrics import Labels, selection_metric
 from tiny_transformers.layers import attention
 from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.layers.noise import set_seed
-from tiny_transformers.models.gpt_neo import NoAttention
 from tiny_transformers.settings.stage.superglue import Superglue
 from tiny_transformers.training import device
 
@@ -146,7 +145,7 @@ def _visible(model: Any, real: NDArray[np.bool_]) -> Tensor | None:
     if real.all():
         return None
     keys = device.carried(real, model.device)[:, None, None]  # (B, 1, 1, T)
-    if model.base_model_prefix != "transformer":
+    if not model.reads_last:
         return keys
     visible = keys & torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=keys.device).tril()
     attention.sees_all(visible)  # padding is on the right
@@ -158,8 +157,7 @@ def _last_block_at(model: Any, lengths: Tensor) -> Iterator[None]:
     """Let the last block do what follows its attention at one position of each row, that which the head reads.
 
     It adds its result to all positions then; the others come out wrong, and nobody reads them. lengths: (B,)"""
-    decoder = model.base_model_prefix == "transformer"
-    position = lengths - 1 if decoder else torch.zeros_like(lengths)  # (B,) the last token, or <s>
+    position = lengths - 1 if model.reads_last else torch.zeros_like(lengths)  # (B,) the last token, or <s>
     every = torch.arange(len(lengths), device=lengths.device)
 
     def narrow(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
@@ -180,10 +178,8 @@ def _after_attention(model: Any) -> list[nn.Module]:
     block = getattr(owner, name)[-1]
     if model.config.sharing or any(isinstance(module, PerToken) for module in block.modules()):
         return []
-    if model.base_model_prefix == "transformer":
-        attention = [] if isinstance(block.attn, NoAttention) else [block.attn.attention.out_proj]
-        return [*attention, block.mlp]
-    return [block.attention.output] if hasattr(block.attention, "output") else []
+    after: list[nn.Module] = model.after_attention(block)
+    return after
 
 
 def _copy_of(model: Any) -> dict[str, Tensor]:

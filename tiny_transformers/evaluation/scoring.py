@@ -35,6 +35,7 @@ from tiny_transformers.evaluation.masked import reads, states_at
 from tiny_transformers.evaluation.prefixes import Forest
 from tiny_transformers.layers import attention
 from tiny_transformers.layers.layer import PerToken
+from tiny_transformers.models.llama import TinyLlamaForCausalLM
 from tiny_transformers.training.device import carried
 
 Sequences = Sequence[Sequence[int]]
@@ -105,16 +106,17 @@ def score_decoder(
 ) -> Scores:
     """Sum over i >= scored of log p(x_i | x_0, ..., x_(i-1)) of each sequence.
 
-    `model` is for causal language modelling; a GPT-Neo, stock or ours, computes once what sequences begin with alike.
-    Raises ValueError for a sequence that has nothing to score or more tokens than the model has positions, CheckFailed
-    where an answer is not a finite number."""
+    `model` is for causal language modelling; a GPT-Neo, stock or ours, and our Llama compute once what sequences
+    begin with alike. Raises ValueError for a sequence that has nothing to score or more tokens than the model has
+    positions, CheckFailed where an answer is not a finite number."""
     _check_lengths(sequences, 2, positions_of(model))
     starts = _starts(sequences, scored, 1)
     tokens_per_batch = tokens_per_batch or budget(model)
-    if not isinstance(model, GPTNeoForCausalLM):
+    if not isinstance(model, (GPTNeoForCausalLM, TinyLlamaForCausalLM)):
         return _score_whole(model, sequences, starts, precision, tokens_per_batch, on_batch)
     # GPT-Neo counts the window of its local attention by places in the row, so a row with branches must fit into it.
-    width = min(ROW, tokens_per_batch, model.config.window_size, model.config.max_position_embeddings)
+    window = getattr(model.config, "window_size", ROW)
+    width = min(ROW, tokens_per_batch, window, model.config.max_position_embeddings)
     forest = Forest([tuple(sequence) for sequence in sequences], starts, width)
     scores = Scores.empty(len(sequences))
     with evaluating(model, precision):

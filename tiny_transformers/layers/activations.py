@@ -76,6 +76,15 @@ class GEGLU(nn.Module):
         return x * F.gelu(gate, approximate="tanh")
 
 
+class SwiGLU(nn.Module):
+    """x silu(gate) (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., 2 units), values then gates -> (..., units)"""
+        x, gate = x.chunk(2, dim=-1)
+        return x * F.silu(gate)
+
+
 class LearnableGEGLU(Learnable):
     """x alpha gelu(gate): GEGLU with a scaled GELU."""
 
@@ -107,7 +116,16 @@ def module_of(activation: Activation) -> type[nn.Module]:
 
 def build(config: Any, gelu: str) -> nn.Module:
     """A new module for the activation that a Hugging Face configuration of ours names."""
-    activation = ACTIVATIONS[config.activation]
+    return _built(ACTIVATIONS[config.activation], config, gelu)
+
+
+def build_gate(config: Any, gelu: str) -> nn.Module | None:
+    """A new module for the gates of that activation; None if it has none, or takes values and gates as one only."""
+    gate = ACTIVATIONS[config.activation].gate
+    return _built(ACTIVATIONS[gate], config, gelu) if gate else None
+
+
+def _built(activation: Activation, config: Any, gelu: str) -> nn.Module:
     if activation.is_learnable:
         units = config.intermediate_size if config.activation_parameters != "one" else 1
         start = config.activation_init

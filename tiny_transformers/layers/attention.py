@@ -1,5 +1,5 @@
-# GPT-Neo's and RoBERTa's self-attention, except: queries and keys, and values, have widths of their own, several heads
-# may share keys and values, and GPT-Neo's may be computed by scaled_dot_product_attention, too.
+# Self-attention of GPT-Neo, RoBERTa and Llama, except: queries and keys, and values, have widths of their own, several
+# heads may share keys and values, and GPT-Neo's may be computed by scaled_dot_product_attention, too.
 """Attention of other widths, and grouped queries (Ainslie et al. 2023, arXiv:2305.13245)."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
 from tiny_transformers.common.work import TinyTransformersError
@@ -64,8 +65,9 @@ def sees_all(mask: Tensor) -> None:
 def _sees_nothing(mask: Tensor | None) -> bool:
     """Whether padding stands before a text: its queries see no key at all.
 
-    Hugging Face's own attention then averages over the padding up to each; the last of it foretells the text's first
-    token, so a loss learns from it. Other kernels would give it zeros, or what comes. mask: (B, 1, queries, keys)"""
+    Hugging Face's own attention of GPT-Neo then averages over the padding up to each; the last of it foretells the
+    text's first token, so a loss learns from it. Other kernels would give it zeros, or what comes.
+    mask: (B, 1, queries, keys)"""
     if mask is None or mask.shape[2] == 1 or torch.compiler.is_compiling() or getattr(mask, SEES_ALL, False):
         return False
     first = mask[:, :, 0]
@@ -222,3 +224,81 @@ class TinyRobertaSelfAttention(RobertaSelfAttention):
     def seen(self, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """What is attended to: keys and values (B, kv_heads, T, D), and a mask of them."""
         return key, value, mask
+
+
+class SignedRotaryEmbedding(LlamaRotaryEmbedding):
+    """The stock module, but for the sign of the first half of the sines, which `turned` wants."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """x: of whose dtype they are, position_ids: (B or 1, T) -> cosines and sines, (B or 1, T, D)"""
+        cosine, sine = super().forward(x, position_ids)
+        first, second = sine.chunk(2, dim=-1)
+        return cosine, torch.cat((-first, second), dim=-1)
+
+
+def turned(query: Tensor, key: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Queries and keys at their places: each pair of numbers turned by the place's angle (Su et al. 2021,
+    arXiv:2104.09864, eq. 34), where the second of a pair stands half a width behind the first.
+
+    query: (B, heads, T, D), key: (B, kv_heads, T, D), rotation: of SignedRotaryEmbedding, which keeps its dtype in the
+    products. In a few large steps for both, since a GPU is told of each."""
+    cosine, sine = (part[:, None] for part in rotation)
+    both = torch.cat((query, key), dim=1)
+    swapped = both.roll(both.shape[-1] // 2, dims=-1)
+    both = torch.addcmul(both * cosine, swapped, sine).to(both.dtype)
+    return both.split((query.shape[1], key.shape[1]), dim=1)
+
+
+class TinyLlamaAttention(LlamaAttention):
+    """In place of a stock module. Scaled by 1/sqrt of the width of one query, as Llama's."""
+
+    def __init__(self, config: Any, stock: LlamaAttention) -> None:
+        super().__init__(config, stock.layer_idx)
+        self.widths = Widths(config, stock.layer_idx)
+        self.q_proj, self.k_proj, self.v_proj = self.widths.inputs(stock.q_proj, stock.k_proj, stock.v_proj)
+        self.o_proj = self.widths.out(stock.o_proj)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,  # noqa: ARG002 - the rest of what the model was given, with nothing for attention in it
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states: (B, T, H) -> (B, T, H) and, if asked for or attention is eager, the weights
+        (B, heads, T, keys)."""
+        assert position_embeddings is not None
+        widths, hidden_states = self.widths, rounded(hidden_states)
+        query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
+        key = _heads(self.k_proj(hidden_states), widths.qk)  # (B, kv_heads, T, D)
+        query, key = turned(query, key, position_embeddings)
+        value = _heads(self.v_proj(hidden_states), widths.v)
+        past = past_key_values if cache is None else cache
+        if past is not None:
+            key, value = past.update(key, value, self.layer_idx)
+        key, value = widths.repeated(key), widths.repeated(value)
+        drop, weights = self.attention_dropout if self.training else 0.0, None
+        eager = self.config._attn_implementation == "eager"
+        if output_attentions or eager:
+            output, weights = self._weighed(query, key, value, _as_added(attention_mask, query), drop)
+        else:
+            output = attend(query, key, value, attention_mask, causal=query.shape[2] > 1, scale=self.scaling, drop=drop)
+        # A query that sees no key gets zeros, as torch's kernel gives them to the stock module.
+        if attention_mask is not None and not eager and _sees_nothing(attention_mask):
+            visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            output = output.masked_fill(~visible.any(-1, keepdim=True), 0)
+        return self.o_proj(output.transpose(1, 2).flatten(2)), weights
+
+    def _weighed(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop: float
+    ) -> tuple[Tensor, Tensor]:
+        """As the stock module's eager attention: (B, heads, T, V) and the weights (B, heads, T, keys)."""
+        scores = query @ key.transpose(2, 3) * self.scaling
+        if mask is None and query.shape[2] > 1:  # transformers makes none for sdpa, where each query sees all before it
+            mask = _added(torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril(), scores)
+        scores = scores if mask is None else scores + mask
+        weights = dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), drop)
+        return weights @ value, weights

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from tiny_transformers.settings import architecture
-from tiny_transformers.settings.feed_forward.kind import FeedForwardKind
+from tiny_transformers.settings.feed_forward.kind import FeedForwardKind, plain_units
 
 _SETTINGS: TypeAdapter[Any] = TypeAdapter(architecture.FeedForward)
 
@@ -24,8 +24,12 @@ _SETTINGS: TypeAdapter[Any] = TypeAdapter(architecture.FeedForward)
 def settings(config: Any) -> FeedForwardKind:
     """Return the settings of the feed-forward module that a Hugging Face configuration of ours has."""
     ffn: FeedForwardKind = _SETTINGS.validate_python(config.ffn or {"kind": "dense"})
-    causal = config.model_type == "tiny_gpt_neo"
-    return ffn.resolved(config.hidden_size, config.intermediate_size, causal) if ffn.whole else ffn
+    if not ffn.whole:
+        return ffn
+    causal, units = config.model_type != "tiny_roberta", config.intermediate_size
+    if config.model_type == "tiny_llama":
+        units = plain_units(config.hidden_size, units)
+    return ffn.resolved(config.hidden_size, units, causal)
 
 
 def of_layer(config: Any, number: int) -> Any:

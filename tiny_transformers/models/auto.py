@@ -26,8 +26,9 @@ from tiny_transformers.layers.noise import set_seed
 from tiny_transformers.models.brainformer import SETTINGS, TinyBrainformerConfig, TinyBrainformerForCausalLM
 from tiny_transformers.models.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
 from tiny_transformers.models.language_model import LanguageModel, SavedConfig
+from tiny_transformers.models.llama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tiny_transformers.models.roberta import TinyRobertaConfig, TinyRobertaForMaskedLM
-from tiny_transformers.settings.architecture import AnyModel, Brainformer, GPTNeo, Roberta
+from tiny_transformers.settings.architecture import AnyModel, Brainformer, GPTNeo, Llama, Roberta
 from tiny_transformers.settings.order import blocks_of
 from tiny_transformers.settings.program import Program
 
@@ -43,6 +44,7 @@ OURS = "tiny_"  # how the types of our models begin
 _CLASSES: dict[str, Any] = {
     "gpt_neo": TinyGPTNeoForCausalLM,
     "roberta": TinyRobertaForMaskedLM,
+    "llama": TinyLlamaForCausalLM,
     "brainformer": TinyBrainformerForCausalLM,
 }
 
@@ -70,6 +72,8 @@ def hf_config(model: AnyModel, **extra: Any) -> SavedConfig:
     }
     if isinstance(model, GPTNeo):
         return TinyGPTNeoConfig(**shared | _gpt_neo(model) | extra)
+    if isinstance(model, Llama):
+        return TinyLlamaConfig(**shared | _llama(model) | extra)
     return TinyRobertaConfig(**shared | _roberta(model) | extra)
 
 
@@ -149,7 +153,15 @@ def _roberta(model: Roberta) -> dict[str, Any]:
     }
 
 
-def _blocks(model: GPTNeo | Roberta) -> list[str]:
+def _llama(model: Llama) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": len(_blocks(model)),
+        "num_attention_heads": model.num_attention_heads,
+        "attention_dropout": model.dropout,
+    }
+
+
+def _blocks(model: GPTNeo | Roberta | Llama) -> list[str]:
     """The modules of every block; Hugging Face's number of layers is that of blocks."""
     return blocks_of(model.order) if model.order else ["sf"] * model.layers
 

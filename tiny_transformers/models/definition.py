@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tiny_transformers.common.work import Check
 from tiny_transformers.models.defined_steps import through
 from tiny_transformers.models.language_model import LanguageModel
-from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Roberta
+from tiny_transformers.settings.architecture import AnyModel, Architecture, GPTNeo, Llama, Roberta
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.brainformer_architecture import Experts as GateSettings
 from tiny_transformers.settings.feed_forward.controller import Controller
@@ -110,6 +110,10 @@ class _Weights:
         scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
         return scaled * self(f"{name}.weight", size) + self(f"{name}.bias", size)
 
+    def rms_norm(self, x: Tensor, name: str) -> Tensor:
+        """Zhang & Sennrich 2019 (arXiv:1910.07467), eq. 4"""
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * self(f"{name}.weight", x.shape[-1])
+
 
 # -- activations ------------------------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "geglu": _gated(_gelu_tanh),
     "learnable_geglu": _gated(_gelu_tanh),
     "none": lambda x, a: x * a,
+    "swiglu": _gated(lambda x: x * _sigmoid(x)),
 }
 
 
@@ -169,6 +174,9 @@ def _dense(weights: _Weights, settings: Architecture, x: Tensor, names: tuple[st
     assert isinstance(settings.ffn, Dense)
     first, between, last = names
     bias, sizes = settings.bias is not False, settings.ffn.linears(settings._block)
+    if isinstance(settings, Llama) and settings._activation.gate and len(sizes) == 2:  # two layers, side by side
+        parts = [weights.linear(x, name, sizes[1][0], bias=bias) for name in (first, "mlp.gate_proj")]
+        return weights.linear(_activated(weights, settings, torch.cat(parts, -1), between), last, x.shape[1], bias=bias)
     for number, (_, outputs) in enumerate(sizes[:-1]):
         x = weights.linear(x, first if number == 0 else f"{between}.{2 * number - 1}", outputs, bias=bias)
         x = _activated(weights, settings, x, between if len(sizes) == 2 else f"{between}.{2 * number}")
@@ -181,7 +189,7 @@ def _kan(weights: _Weights, settings: Architecture, x: Tensor, names: tuple[str,
     x = _splines(weights.at(first), settings.ffn, x, settings.intermediate_size)
     x = _activated(weights, settings, x, between)
     if settings.ffn.layers == "intermediate":
-        return weights.linear(x, last, settings.hidden_size)
+        return weights.linear(x, last, settings.hidden_size, bias=settings.bias is not False)
     return _splines(weights.at(last), settings.ffn, x, settings.hidden_size)
 
 
@@ -291,8 +299,10 @@ def _attention(
     *,
     scaled: bool,
     mixing: tuple[Tensor, Tensor] | None = None,
+    turned: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """softmax(q k^T) v of each head; heads in a row share keys and values. x: (T, H) -> (T, heads V)"""
+    """softmax(q k^T) v of each head; heads in a row share keys and values. `turned`: a head's queries or keys by their
+    places. x: (T, H) -> (T, heads V)"""
     heads, kv_heads = settings.heads, settings.num_key_value_heads or 0
     qk, v = (settings.qk_size or 0) // heads, (settings.v_size or 0) // heads
     bias = settings.bias if settings.bias is not None else isinstance(settings, Roberta)
@@ -306,7 +316,7 @@ def _attention(
     outputs = []
     for head in range(heads):
         of = head // (heads // kv_heads)
-        scores = query[:, head * qk : (head + 1) * qk] @ key[:, of * qk : (of + 1) * qk].T
+        scores = turned(query[:, head * qk : (head + 1) * qk]) @ turned(key[:, of * qk : (of + 1) * qk]).T
         scores = (scores / math.sqrt(qk) if scaled else scores).masked_fill(~visible, -math.inf)
         outputs.append(scores.softmax(-1) @ value[:, of * v : (of + 1) * v])
     return torch.cat(outputs, dim=-1)
@@ -382,6 +392,36 @@ def _gpt_neo(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
 
     x = through(body, settings, x, _sized(settings), apply, scale=0.02)  # as large as embeddings are drawn
     return body.norm(x, "ln_f", 1e-5) @ embedding.T
+
+
+def _llama(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
+    """ids: (T,) -> (T, V)"""
+    hidden, body, bias = settings.hidden_size, weights.at("model"), settings.bias
+    embedding = body("embed_tokens.weight", settings.vocab_size, hidden)
+    x = embedding[ids]
+    visible = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    for place, layer in _sized(settings):
+        if place.attention is not None:
+            block = body.at(f"layers.{place.attention}")
+            attention, names = block.at("self_attn"), ("q_proj", "k_proj", "v_proj")
+            before = block.rms_norm(x, "input_layernorm")
+            seen = _attention(attention, layer, before, names, visible, scaled=True, turned=_turned)
+            x = x + attention.linear(seen, "o_proj", hidden, bias=bias)
+        if place.feed_forward is not None:
+            block = body.at(f"layers.{place.feed_forward}")
+            names = "mlp.up_proj", "mlp.act_fn", "mlp.down_proj"
+            x = x + _feed_forward(block, layer, block.rms_norm(x, "post_attention_layernorm"), "mlp", names)
+    return body.rms_norm(x, "norm") @ embedding.T
+
+
+def _turned(x: Tensor) -> Tensor:
+    """Su et al. 2021 (arXiv:2104.09864), eq. 15: numbers i and i + D/2 are one complex number, turned by the angle
+    place * 10000^(-2i / D), which is taken in float32, as it is trained. x: (T, D) -> (T, D)"""
+    half = x.shape[1] // 2
+    waves = 1.0 / (10_000.0 ** (torch.arange(0, 2 * half, 2, dtype=torch.float32) / (2 * half)))
+    angles = (torch.arange(len(x), dtype=torch.float32)[:, None] * waves).double()
+    turned = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=1)
 
 
 def _roberta(weights: _Weights, settings: Any, ids: Tensor) -> Tensor:
@@ -482,5 +522,6 @@ def _chosen(weights: _Weights, gate: GateSettings, x: Tensor, ids: Tensor, vocab
 _LOGITS: dict[str, Callable[[_Weights, Any, Tensor], Tensor]] = {
     "gpt_neo": _gpt_neo,
     "roberta": _roberta,
+    "llama": _llama,
     "brainformer": _brainformer,
 }

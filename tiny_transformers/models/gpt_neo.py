@@ -72,6 +72,7 @@ def _present(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
 class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
     config_class = TinyGPTNeoConfig
     parts = {"attention": ("ln_1", "attn"), "feed_forward": ("ln_2", "mlp")}
+    reads_last = True
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         # transformers refuses GPT-Neo any other attention than eager: asked before our own is in place.
@@ -115,6 +116,9 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
 
     def attention(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.attn, NoAttention) else block.attn
+
+    def after_attention(self, block: Any) -> list[nn.Module]:
+        return [*([] if isinstance(block.attn, NoAttention) else [block.attn.attention.out_proj]), block.mlp]
 
     def feed_forward(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.mlp, Zero) else block.mlp

@@ -65,6 +65,7 @@ def known_attention(implementation: str) -> str:
 class LanguageModel(PreTrainedModel):
     """`_begin` and `_end` are hooks for the constructor of a family to register: before `base_model`, after a head."""
 
+    reads_last = False  # whether a classifier's answer stands at a text's last token: no token sees those behind it
     divides_by_items = False  # whether the head heeds `num_items_in_batch`
     _known: tuple[Tensor | None, ...] = ()  # see `knowing`
 
@@ -126,6 +127,10 @@ class LanguageModel(PreTrainedModel):
     def feed_forward(self, block: Any) -> nn.Module | None:
         """A block's feed-forward module by itself, (B, T, H) -> (B, T, H), without LayerNorm and residual; None if the
         block has none."""
+        raise NotImplementedError
+
+    def after_attention(self, block: Any) -> list[nn.Module]:
+        """The modules in which a block turns to what it does at each position by itself, in their order."""
         raise NotImplementedError
 
     def schedule(self, fraction: float) -> None:

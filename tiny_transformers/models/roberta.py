@@ -77,6 +77,9 @@ class TinyRobertaPreTrainedModel(VariantModel, RobertaPreTrainedModel):
     def attention(self, block: Any) -> nn.Module | None:
         return None if isinstance(block.attention, NoAttention) else block.attention
 
+    def after_attention(self, block: Any) -> list[nn.Module]:
+        return [] if isinstance(block.attention, NoAttention) else [block.attention.output]
+
     def feed_forward(self, block: Any) -> nn.Module | None:
         output = block.output
         if isinstance(output, NoOutput):

@@ -5,20 +5,24 @@ In both a tensor that is shared is there once: it is saved, counted, drawn and m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from torch import nn
 
 
 class SharedLayers(nn.ModuleList):
-    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`)."""
+    """The unique layers of a model. Going through them gives the layer of every place in turn (`places`), and so does
+    a slice, which is one of places."""
 
     def __init__(self, layers: Any, places: list[int]) -> None:
         super().__init__(layers)
         self.places = places
 
     def __getitem__(self, index: Any) -> Any:
-        return nn.ModuleList(list(self.children())[index]) if isinstance(index, slice) else super().__getitem__(index)
+        if isinstance(index, slice):
+            return islice(self, index.start, index.stop, index.step)  # one by one: a layer is told its place
+        return super().__getitem__(index)
 
     def __iter__(self) -> Iterator[nn.Module]:
         for place, unique in enumerate(self.places):
@@ -31,8 +35,9 @@ def set_place(block: nn.Module, place: int) -> None:
     """Tell a block's attention which entry of the cache of keys and values is its own."""
     for part in (block, *borrowed(block)):
         for module in part.modules():
-            if hasattr(module, "layer_id"):  # GPT-Neo's; an encoder has no cache
-                module.layer_id = place
+            for name in ("layer_id", "layer_idx"):  # GPT-Neo's, and that of all others
+                if hasattr(module, name):
+                    setattr(module, name, place)
 
 
 def lend(blocks: Sequence[nn.Module], names: Sequence[str], places: Sequence[int]) -> None:

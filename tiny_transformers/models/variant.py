@@ -1,6 +1,6 @@
 """How a model of ours differs from Hugging Face's: its blocks are changed after the constructor.
 
-A family says where its blocks are (`stack`) and what becomes of one (`change`). What both families have in common is
+A family says where its blocks are (`stack`) and what becomes of one (`change`). What the families have in common is
 here: layers that share their weights, an order of modules, KANs' regularization."""
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class VariantModel(Recurrent, LanguageModel):
             for name, child in module.named_children():
                 if type(child) is nn.Dropout:
                     setattr(module, name, Dropout(child.p))
-        make_recurrent(self, *self.positions())
+        if config.recurrence:
+            make_recurrent(self, *self.positions())
         self.init_weights()  # of what is new: Hugging Face marks what it has done
         for model in {self, self.base_model}:
             known = _named(model, self.base_model) | UNNAMED  # RoBERTa's heads pass on what they do not name

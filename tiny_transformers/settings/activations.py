@@ -22,6 +22,7 @@ class Activation:
     stock: str | None = None
     start: float | None = None  # where its parameters start unless `activation_init` says otherwise; None: it has none
     gated: bool = False  # half of the units gate the other half: the layer before is twice as wide
+    gate: str | None = None  # a gated one: the activation of these gates, which are then multiplied with the values
     has_zeros: bool = False  # it is exactly 0 for all that is below some input, not only near 0
 
     @property
@@ -38,8 +39,11 @@ ACTIVATIONS.add(
     Activation("swish_thesis", "the thesis' Swish", f"{OURS}:SwishThesis", start=1.0),
     Activation("prelu", "PReLU", f"{OURS}:PReLU", start=0.25),
     Activation("learnable_gelu", "learnable GELU", f"{OURS}:LearnableGELU", start=1.0),
-    Activation("geglu", "GEGLU", f"{OURS}:GEGLU", gated=True),
-    Activation("learnable_geglu", "learnable GEGLU", f"{OURS}:LearnableGEGLU", start=1.0, gated=True),
+    Activation("geglu", "GEGLU", f"{OURS}:GEGLU", gated=True, gate="gelu"),
+    Activation(
+        "learnable_geglu", "learnable GEGLU", f"{OURS}:LearnableGEGLU", start=1.0, gated=True, gate="learnable_gelu"
+    ),
     Activation("none", "no activation", stock="linear"),
+    Activation("swiglu", "SwiGLU", f"{OURS}:SwiGLU", gated=True, gate="silu"),
 )
 ActivationName = Annotated[str, KnownNow(ACTIVATIONS, lambda: Literal[tuple(ACTIVATIONS)])]

@@ -2,7 +2,7 @@
 
 A default that depends on other settings is written `null` and resolved when the settings are checked, so equal
 models have equal settings, and a size that a rule gave is recorded. Of two ways to write one model, one is refused
-or becomes the other. GPT-Neo and RoBERTa are here, Brainformers in brainformer_architecture.py, what a kind of
+or becomes the other. GPT-Neo, RoBERTa and Llama are here, Brainformers in brainformer_architecture.py, what a kind of
 feed-forward module is in feed_forward/; the modules themselves are in models/ and layers/."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.feed_forward.controller import Controller
 from tiny_transformers.settings.feed_forward.dense import Dense
 from tiny_transformers.settings.feed_forward.kan import KAN
-from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD, Block, FeedForwardKind
+from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD, Block, FeedForwardKind, plain_units
 from tiny_transformers.settings.feed_forward.moe import MoE
 from tiny_transformers.settings.feed_forward.pkm import ProductKey
 from tiny_transformers.settings.kinds import KnownNow
@@ -41,15 +41,17 @@ FeedForward = Annotated[
 
 
 class Architecture(Settings):
-    """The settings that GPT-Neo and RoBERTa have in common. A family says of itself what `Brainformer` says, too: how
-    it is trained, and the closed forms."""
+    """The settings that GPT-Neo, RoBERTa and Llama have in common. A family says of itself what `Brainformer` says,
+    too: how it is trained, and the closed forms."""
 
     causal: ClassVar[bool]  # predicts each token from those before it
     heads_name: ClassVar[str]  # Hugging Face's word for their number
+    stock_bias: ClassVar[bool | None]  # what `bias` null is; None: as GPT-Neo's, which queries, keys and values lack
+    norm_vectors: ClassVar[int] = 2  # parameters of a norm, by the model's width
 
     hidden_size: PositiveInt = 512
     intermediate_size: PositiveInt = 1024  # a sparse module takes the size of the dense one, and has then its own units
-    activation: ActivationName | None = None  # null: gelu; in a sparse module that of its paper
+    activation: ActivationName | None = None  # null: the family's; in a sparse module that of its paper
     activation_parameters: Literal["per_unit", "one"] | None = None  # learnable activations; null: per_unit
     activation_init: float | None = None  # where they start; null: 0.25 for prelu, else 1
     ffn: FeedForward = Dense()
@@ -83,9 +85,9 @@ class Architecture(Settings):
         return self
 
     def _resolve_feed_forward(self) -> None:
-        ffn = self.ffn.resolved(self.hidden_size, self.intermediate_size, self.causal)
+        ffn = self.ffn.resolved(self.hidden_size, self._dense_units, self.causal)
         self._resolve(ffn=ffn, intermediate_size=ffn.units(self.hidden_size, self.intermediate_size))
-        ffn.check(self.activation, self.bias, self.initialization)
+        ffn.check(self.activation, None if self.bias is self.stock_bias else self.bias, self.initialization)
 
     def _resolve_activation(self) -> None:
         self._resolve(activation=self.activation or self.ffn.usual_activation)
@@ -112,7 +114,7 @@ class Architecture(Settings):
             qk_size=self.qk_size or self.hidden_size,
             v_size=self.v_size or self.hidden_size,
             num_key_value_heads=kv_heads or heads,
-            bias=True if self.bias is None and isinstance(self, Roberta) else self.bias,
+            bias=self.stock_bias if self.bias is None else self.bias,
         )
 
     def _resolve_order(self) -> None:
@@ -229,6 +231,11 @@ class Architecture(Settings):
         return self.ffn.utilisation
 
     @property
+    def _dense_units(self) -> int:
+        """Those of a dense module of the stock kind that is as large as the family's own of `intermediate_size`."""
+        return self.intermediate_size
+
+    @property
     def _activation(self) -> Activation:
         return ACTIVATIONS[str(self.activation)]
 
@@ -252,17 +259,21 @@ class Architecture(Settings):
         attentions, _ = sized_modules(self, unique=True)
         modules = sum([count for count, _ in attentions])
         mixing = self.linformer.parameters(self.positions, modules) if self.linformer else 0
-        return mixing + sum([count * (_attention_parameters(of) + 2 * self.hidden_size) for count, of in attentions])
+        return mixing + sum([count * (_attention_parameters(of) + self.norm_parameters) for count, of in attentions])
 
     @property
     def feed_forward_parameters(self) -> int:
         _, feed_forwards = sized_modules(self, unique=True)
-        return sum([count * (self.ffn.parameters(of._block) + 2 * self.hidden_size) for count, of in feed_forwards])
+        return sum([count * (self.ffn.parameters(of._block) + self.norm_parameters) for count, of in feed_forwards])
+
+    @property
+    def norm_parameters(self) -> int:
+        return self.norm_vectors * self.hidden_size
 
     @property
     def head_parameters(self) -> int:
         """With the unit that halts a recurrence."""
-        return 2 * self.hidden_size + self._halting_parameters
+        return self.norm_parameters + self._halting_parameters
 
     @property
     def _halting_parameters(self) -> int:
@@ -323,6 +334,7 @@ class GPTNeo(Architecture):
 
     causal: ClassVar[bool] = True
     heads_name: ClassVar[str] = "num_heads"
+    stock_bias: ClassVar[bool | None] = None
 
     family: Literal["gpt_neo"] = "gpt_neo"
     num_layers: PositiveInt = 2
@@ -349,6 +361,7 @@ class Roberta(Architecture):
 
     causal: ClassVar[bool] = False
     heads_name: ClassVar[str] = "num_attention_heads"
+    stock_bias: ClassVar[bool | None] = True
 
     family: Literal["roberta"] = "roberta"
     num_hidden_layers: PositiveInt = 2
@@ -383,10 +396,60 @@ class Roberta(Architecture):
         return super().head_weights + self.hidden_size * self.hidden_size
 
 
-AnyModel = GPTNeo | Roberta | Brainformer | Program
+class Llama(Architecture):
+    """A decoder of today: rotary positions, RMSNorm, no biases, gated feed-forward modules. `gelu` is GPT-Neo's."""
+
+    causal: ClassVar[bool] = True
+    heads_name: ClassVar[str] = "num_attention_heads"
+    stock_bias: ClassVar[bool | None] = False
+    norm_vectors: ClassVar[int] = 1  # RMSNorm only scales
+
+    family: Literal["llama"] = "llama"
+    num_hidden_layers: PositiveInt = 2
+    num_attention_heads: PositiveInt = 4
+    max_position_embeddings: PositiveInt = 512
+    dropout: Probability = 0.0  # of attention's weights alone, as Hugging Face's Llama has it
+
+    def _resolve_recurrence(self) -> None:
+        if self.recurrence:
+            raise ValueError("recurrence adds its signal where positions are embedded, and Llama's are not")
+
+    def _resolve_feed_forward(self) -> None:
+        if self.ffn.activations is None and self.ffn.takes_gated:
+            self._resolve(activation=self.activation or "swiglu")
+        super()._resolve_feed_forward()
+
+    def _resolve_attention(self) -> None:
+        super()._resolve_attention()
+        if (size := (self.qk_size or 0) // self.heads) % 2:
+            raise ValueError(f"a query has {size} numbers, which rotary positions turn in pairs: make them even")
+
+    @property
+    def layers(self) -> int:
+        return self.num_hidden_layers
+
+    @property
+    def heads(self) -> int:
+        return self.num_attention_heads
+
+    @property
+    def positions(self) -> int:
+        return self.max_position_embeddings
+
+    @property
+    def _dense_units(self) -> int:
+        return plain_units(self.hidden_size, self.intermediate_size)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Positions have none: queries and keys are turned by angles."""
+        return self.vocab_size * self.hidden_size
+
+
+AnyModel = GPTNeo | Roberta | Llama | Brainformer | Program
 # Those that a manifest may name; a Program is what a manifest without models is about.
-FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Brainformer]] = {
-    "gpt_neo": GPTNeo, "roberta": Roberta, "brainformer": Brainformer,
+FAMILIES: dict[str, type[GPTNeo] | type[Roberta] | type[Llama] | type[Brainformer]] = {
+    "gpt_neo": GPTNeo, "roberta": Roberta, "llama": Llama, "brainformer": Brainformer,
 }  # fmt: skip
 Model = Annotated[AnyModel, Field(discriminator="family")]
 
@@ -504,7 +567,7 @@ def _label(model: Architecture) -> str:
     words += [f"{name}{size}" for name, size in (("qk", model.qk_size), ("v", model.v_size)) if size != h]
     if model.num_key_value_heads != model.heads:
         words.append(f"{model.num_key_value_heads}KV")
-    if model.bias is not (True if isinstance(model, Roberta) else None):
+    if model.bias is not model.stock_bias:
         words.append("bias" if model.bias else "nobias")
     if model.order:
         words.append(model.order)

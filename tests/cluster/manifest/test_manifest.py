@@ -454,6 +454,8 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
         "insides",
         "universal",
         "linformer",
+        "activations_llama",
+        "sharing_llama",
         "distillation",
         "pruning",
         "sample_efficiency",
@@ -474,6 +476,22 @@ def test_the_shipped_manifest_has_every_study_at_its_size():
     for cell in (*studies["sharing"], *studies["kv_groups"], *studies["qk_width"]):
         target = targets[cell.config.model.family]
         assert num_parameters(cell.config.model) == pytest.approx(target, rel=0.001), cell
+
+
+def test_the_studies_of_llamas_have_the_axes_of_those_of_gpt_neos_and_models_of_their_size():
+    document = loading.load(ROOT / "experiments.yaml")
+    cells = grids.cells(document, studies=["activations", "activations_llama", "sharing", "sharing_llama"])
+
+    def labels(study, family):
+        cells_of_it = [cell for cell in cells if cell.study == study and cell.config.model.family == family]
+        return sorted((cell.config.model.label, cell.config.seed) for cell in cells_of_it)
+
+    own = [("swiglu", seed) for seed in (1, 2, 3, 4, 5, 42)]
+    assert labels("activations_llama", "llama") == sorted(labels("activations", "gpt_neo") + own)
+    as_llamas = sorted((label.replace("gelu", "swiglu"), seed) for label, seed in labels("sharing", "gpt_neo"))
+    assert labels("sharing_llama", "llama") == as_llamas
+    sizes = {num_parameters(cell.config.model) for cell in cells if cell.config.model.family == "llama"}
+    assert all(size == pytest.approx(9_585_664, rel=0.0012) for size in sizes)
 
 
 def test_speed_that_no_stage_measures_need_not_fit_the_model(tmp_path):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tiny_transformers.common.work import Work
 from tiny_transformers.models.auto import build
-from tiny_transformers.settings.architecture import GPTNeo, Model, Roberta
+from tiny_transformers.settings.architecture import GPTNeo, Llama, Model, Roberta
 from tiny_transformers.settings.config import RunConfig
 
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
@@ -26,6 +26,14 @@ ENCODER = Roberta(
     intermediate_size=64,
     vocab_size=VOCAB_SIZE,
     max_position_embeddings=65,
+)
+LLAMA = Llama(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    vocab_size=VOCAB_SIZE,
+    max_position_embeddings=64,
 )
 FAMILIES = {"decoder": DECODER, "encoder": ENCODER}
 
@@ -54,7 +62,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Model:
-    return FAMILIES[request.param]
+    return (FAMILIES | {"llama": LLAMA})[request.param]  # the last where a test names it
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ TINY = {"batch_sizes": [1], "tokens": 9, "prompt_tokens": 3, "new_tokens": 4, "w
 PAIRS = [{"sentence_good": f"g {letter}", "sentence_bad": f"b {letter}", "UID": "one"} for letter in "acdefh"]
 
 
+with_llama = pytest.mark.parametrize("family", ["decoder", "encoder", "llama"], indirect=True)
+
+
 @pytest.fixture
 def work(family, tokenizer, make_work, write_rows, monkeypatch):
     """A run whose model prefers g, with pairs of g against b."""
@@ -31,6 +34,7 @@ def work(family, tokenizer, make_work, write_rows, monkeypatch):
     return make
 
 
+@with_llama
 def test_eight_bits_are_smaller_measured_by_threads_and_asked_the_same_pairs(work, family, monkeypatch):
     used, before, inner = [], torch.get_num_threads(), speed.passes
     monkeypatch.setattr(speed, "passes", lambda *given: used.append(torch.get_num_threads()) or inner(*given))
@@ -47,6 +51,7 @@ def test_eight_bits_are_smaller_measured_by_threads_and_asked_the_same_pairs(wor
     assert answers == {"float32": (1.0, 6 * 6), "int8": (1.0, 6 * 6)}
 
 
+@with_llama
 def test_eight_bits_move_likelihoods_a_little(family):
     model = build(family, seed=1)
     with torch.no_grad():
@@ -61,6 +66,7 @@ def test_eight_bits_move_likelihoods_a_little(family):
     assert {type(each) for each in model.modules()} & {torch.nn.Linear}  # the model itself is as it was
 
 
+@with_llama
 def test_an_exported_model_has_the_logits_of_the_model(work):
     job = work(export=True)
     outcome = speed.run(job)

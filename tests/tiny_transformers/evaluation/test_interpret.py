@@ -35,6 +35,9 @@ FEW = Interpret(units=2, new_tokens=2)
 FOUND_HEAD, FOUND_UNIT = 0.95, 0.9  # from here on a head looks at the previous token, and a unit is of one
 
 
+LEARNED_POSITIONS = ("gpt_neo", "roberta")  # families in which an embedding can say where a token stands
+
+
 def known(family, variant="gelu", **sizes):
     """A model with room for its knowledge: as many directions as there are positions."""
     sizes = {"hidden_size": WIDTH, "qk_size": 2 * WIDTH, "heads": 2, "vocab_size": VOCABULARY,
@@ -55,6 +58,9 @@ def blocks(model):
 
 
 def projections(block):
+    if hasattr(block, "self_attn"):
+        attention, mlp = block.self_attn, block.mlp
+        return attention.q_proj, attention.k_proj, attention.o_proj, mlp.up_proj, mlp.down_proj
     if hasattr(block, "mlp"):
         attention = block.attn.attention
         return attention.q_proj, attention.k_proj, attention.out_proj, block.mlp.c_fc, block.mlp.c_proj
@@ -148,7 +154,7 @@ def most_selective(found):
 # -- heads and units that were built ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", variants.FAMILIES)
+@pytest.mark.parametrize("family", LEARNED_POSITIONS)
 def test_a_head_built_to_look_at_the_previous_token_is_found(family, inspect):
     found = inspect(looks_at_the_previous_token(known(family)))
     head, other = found.attentions[1].heads
@@ -163,7 +169,7 @@ def test_a_head_built_to_look_at_the_previous_token_is_found(family, inspect):
     assert (drawn.argmax(1)[1:] == np.arange(length - 1)).all()
 
 
-@pytest.mark.parametrize("family", variants.FAMILIES)
+@pytest.mark.parametrize("family", LEARNED_POSITIONS)
 def test_a_unit_built_for_one_token_is_found_with_that_token_on_top(family, inspect, tokenizer):
     (token,) = tokenizer("q", add_special_tokens=False)["input_ids"]
     found = inspect(has_a_unit_for(known(family), token, unit=7))
@@ -356,9 +362,11 @@ def test_the_lens_is_the_final_answer_where_later_blocks_change_nothing(family, 
     assert found.similarity[1][2] == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["gelu", "universal", "halting"])
-def test_the_last_state_says_what_the_model_says(variant):
-    model = variants.perturb(known("gpt_neo", variant))
+@pytest.mark.parametrize(
+    ("family", "variant"), [("gpt_neo", "gelu"), ("gpt_neo", "universal"), ("gpt_neo", "halting"), ("llama", "gelu")]
+)
+def test_the_last_state_says_what_the_model_says(family, variant):
+    model = variants.perturb(known(family, variant))
     ids = torch.randint(4, VOCABULARY, (2, 9))
     kept = []
     look(model, Listener(state=lambda _, state: kept.append(state)), ids, torch.ones_like(ids, dtype=torch.bool))
@@ -389,6 +397,11 @@ KINDS = {  # variant and family -> attentions, and kind and number of parts of e
     ("scaled", "gpt_neo"): (3, [("unit", 12), ("unit", 38), ("unit", 64)]),
     ("halting", "roberta"): (4, [("unit", 48)] * 4),
     ("one_kv_head", "gpt_neo"): (2, [("unit", 48)] * 2),
+    ("swiglu", "llama"): (2, [("unit", 48)] * 2),
+    ("depth3", "llama"): (2, [("unit", 48)] * 2),
+    ("moe_k2", "llama"): (2, [("expert", 4)] * 2),
+    ("ssff", "llama"): (2, [("unit", 48)] * 2),
+    ("cycle_rev3", "llama"): (6, [("unit", 48)] * 6),
 }
 
 

@@ -182,9 +182,10 @@ BRANCHING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", DECODERS)
-def test_every_decoder_is_scored_as_defined(variant):
-    model = perturb(build(small("gpt_neo", variant, window_size=12), seed=0))
+@pytest.mark.parametrize(("variant", "family"), DECODERS)
+def test_every_decoder_is_scored_as_defined(variant, family):
+    sizes = {"window_size": 12} if family == "gpt_neo" else {}
+    model = perturb(build(small(family, variant, **sizes), seed=0))
     expected = [decoder_by_definition(model, sequence) for sequence in BRANCHING]
     np.testing.assert_allclose(scoring.decoder_log_likelihoods(model, BRANCHING), expected, rtol=1e-5, atol=1e-4)
 

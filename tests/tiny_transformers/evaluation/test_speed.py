@@ -75,7 +75,7 @@ def noting_lengths(lengths):
 
 
 def names(family):
-    tasks = ("encode", "generate") if family == "gpt_neo" else ("encode",)
+    tasks = ("encode",) if family == "roberta" else ("encode", "generate")
     return [*(f"{task}_b{size}" for task in tasks for size in (1, 3)), "feed_forward_b16"]
 
 
@@ -105,7 +105,7 @@ def check_sizes(model, sizes):
     alike = parameters(model.layer(0)).feed_forward  # of modules as the first one is
     assert sizes["parameters"] == closed.total
     assert sizes["parameters_without_embedding"] == closed.total - closed.embedding
-    assert modules * (sizes["feed_forward_parameters"] + 2 * model.hidden_size) == alike  # with LayerNorms
+    assert modules * (sizes["feed_forward_parameters"] + model.norm_parameters) == alike  # with norms
     assert 4 * closed.total < sizes["size_mb"] * 2**20 < 4 * closed.total + 20_000  # besides float32, names and buffers
 
 
@@ -146,7 +146,12 @@ def test_the_feed_forward_module_is_what_the_block_adds_to_its_input(family, var
 
         return hook
 
-    if family == "gpt_neo":
+    if family == "llama":
+        norm = block.post_attention_layernorm
+        norm.register_forward_pre_hook(keep("residual", lambda _, args: args[0]))
+        norm.register_forward_hook(keep("input", lambda *given: given[2]))
+        block.register_forward_hook(keep("sum", lambda *given: given[2]))
+    elif family == "gpt_neo":
         block.ln_2.register_forward_pre_hook(keep("residual", lambda _, args: args[0]))
         block.ln_2.register_forward_hook(keep("input", lambda *given: given[2]))
         block.register_forward_hook(keep("sum", lambda *given: given[2][0]))

@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -27,11 +29,16 @@ from tiny_transformers.layers.ffn.kan import KANLinear
 from tiny_transformers.layers.layer import Layer, PerToken
 from tiny_transformers.models import auto
 from tiny_transformers.models.gpt_neo import TinyGPTNeoConfig, TinyGPTNeoForCausalLM
+from tiny_transformers.models.llama import TinyLlamaConfig, TinyLlamaForCausalLM
 from tiny_transformers.models.roberta import TinyRobertaForMaskedLM
 from tiny_transformers.settings.activations import ACTIVATIONS
-from tiny_transformers.settings.architecture import Brainformer, num_parameters
+from tiny_transformers.settings.architecture import Brainformer, Llama, num_parameters
 
-STOCK_NAMES = {"gpt_neo": {"gelu": "gelu_new"}, "roberta": {}}  # Hugging Face's, where they differ from ours
+STOCK_NAMES = {  # Hugging Face's, where they differ from ours
+    "gpt_neo": {"gelu": "gelu_new"},
+    "roberta": {},
+    "llama": {"swiglu": "silu", "geglu": "gelu_pytorch_tanh"},  # it names what the gates go through
+}
 
 
 pairs = pytest.mark.parametrize(("variant", "family"), PAIRS)
@@ -48,8 +55,8 @@ def in_a_fresh_process(code, *arguments, **options):
 
 @pytest.mark.parametrize(("variant", "family"), EVERY)
 def test_built_count_is_the_closed_form(family, variant):
-    # An uneven width, so that no two terms are equal by chance.
-    model = small(family, variant, hidden_size=36, max_position_embeddings=25)
+    # Other sizes, so that no two terms are equal by chance.
+    model = small(family, variant, hidden_size=40, max_position_embeddings=25)
     assert auto.build(model, seed=0).num_parameters() == num_parameters(model)
 
 
@@ -67,6 +74,9 @@ def test_settings_of_the_study_reach_hugging_face(family):
         dropouts = configuration.resid_dropout, configuration.embed_dropout, configuration.attention_dropout
         assert dropouts == (0.2, 0.2, 0.2)
         assert configuration.window_size == 4
+    elif family == "llama":
+        assert (configuration.attention_dropout, configuration.rms_norm_eps) == (0.2, 1e-6)
+        assert configuration.rope_parameters == {"rope_type": "default", "rope_theta": 10_000}
     else:
         assert (configuration.hidden_dropout_prob, configuration.attention_probs_dropout_prob) == (0.2, 0.2)
         assert (configuration.layer_norm_eps, configuration.type_vocab_size) == (1e-12, 2)
@@ -124,14 +134,13 @@ def test_learnable_activations_start_where_the_settings_say(family, activation):
 def test_the_studys_initialisation_is_that_of_torch(family):
     # The confound: what replaced a stock module kept torch's own start, uniform within 1/sqrt(in).
     model = auto.build(small(family, "study_dense", hidden_size=64, intermediate_size=256), seed=3)
-    first, last = (
-        (model.transformer.h[0].mlp.c_fc, model.transformer.h[0].mlp.c_proj)
-        if family == "gpt_neo"
-        else (model.roberta.encoder.layer[0].intermediate.dense, model.roberta.encoder.layer[0].output.dense)
-    )
-    for linear in (first, last):
+    block = next(getattr(*model.stack()).children())
+    names = {"gpt_neo": ("mlp.c_fc", "mlp.c_proj"), "llama": ("mlp.up_proj", "mlp.down_proj")}
+    for name in names.get(family, ("intermediate.dense", "output.dense")):
+        linear = block.get_submodule(name)
         bound = 1 / math.sqrt(linear.in_features)
-        assert 0.95 * bound < linear.bias.abs().max() <= bound
+        assert linear.bias is None or 0.95 * bound < linear.bias.abs().max() <= bound
+        assert (linear.bias is None) == (family == "llama")
         assert linear.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
@@ -147,7 +156,7 @@ def test_equal_seeds_give_equal_weights_to_all_that_two_models_share(family, var
     drawn = [name for name, tensor in built.items() if tensor.is_floating_point() and tensor.unique().numel() > 1]
     assert not [name for name in drawn if torch.equal(built[name], other[name]) and "grid" not in name]
     shared = [name for name in drawn if name in stock and stock[name].shape == built[name].shape]
-    assert any("wpe" in name or "position" in name for name in shared)
+    assert any("wpe" in name or "position" in name or "embed_tokens" in name for name in shared)
     assert any("k_proj" in name or ".key." in name for name in shared) or "kv" in variant or "qk" in variant
     unequal = [name for name in shared if not torch.equal(stock[name], built[name])]
     assert not unequal or (variant == "study_dense" and all(name.endswith(".bias") for name in unequal))
@@ -188,14 +197,16 @@ def stock_model(family, activation):
                 **shared, num_layers=2, num_heads=4, attention_types=types, window_size=4, activation_function=name
             )
         )
+    if family == "llama":
+        layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}
+        return LlamaForCausalLM(LlamaConfig(**shared, **layers, hidden_act=name))
     return RobertaForMaskedLM(
         RobertaConfig(**shared, num_hidden_layers=2, num_attention_heads=4, hidden_act=name, layer_norm_eps=1e-12)
     )
 
 
 @pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("activation", STOCK)
+@pytest.mark.parametrize(("activation", "family"), STOCK)
 def test_stock_settings_are_the_classes_of_transformers(family, activation, padding):
     ours, stock = perturb(auto.build(small(family, activation), seed=1)), stock_model(family, activation).eval()
     stock.load_state_dict(ours.state_dict())
@@ -215,7 +226,7 @@ def test_stock_settings_are_the_classes_of_transformers(family, activation, padd
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_grouped_heads_are_full_attention_with_repeated_keys_and_values(family):
-    grouped = perturb(auto.build(small(family, "kv_groups"), seed=1))
+    grouped = perturb(auto.build(small(family, "kv_groups", activation="gelu"), seed=1))
     weights = grouped.state_dict()
     for name, tensor in weights.items():
         if re.search(r"(k_proj|v_proj|self\.key|self\.value)\.", name):  # (2 heads of 8, ...) -> (4 heads of 8, ...)
@@ -231,18 +242,17 @@ def test_grouped_heads_are_full_attention_with_repeated_keys_and_values(family):
     ("cycle_rev2", [0, 1, 0, 1, 1, 0]),
 ])  # fmt: skip
 def test_shared_layers_are_a_deep_model_with_equal_layers(family, variant, places):
-    shared = perturb(auto.build(small(family, variant, window_size=24) if family == "gpt_neo"
-                                  else small(family, variant), seed=1))  # fmt: skip
+    sizes = {"activation": "gelu"} | ({"window_size": 24} if family == "gpt_neo" else {})
+    shared = perturb(auto.build(small(family, variant, **sizes), seed=1))
     weights = {}
     for name, tensor in shared.state_dict().items():
-        layer = re.search(r"(?:h|layer)\.(\d+)\.", name)
+        layer = re.search(r"(?:h|layers?)\.(\d+)\.", name)
         if not layer:
             weights[name] = tensor
             continue
         for place, unique in enumerate(places):
             if unique == int(layer[1]):
                 weights[name[: layer.start(1)] + str(place) + name[layer.end(1) :]] = tensor
-    sizes = {"window_size": 24} if family == "gpt_neo" else {}
     deep = auto.build(small(family, layers=6, **sizes), seed=2).eval()
     deep.load_state_dict(weights)
     torch.testing.assert_close(shared(tokens()).logits, deep(tokens()).logits, rtol=1e-4, atol=1e-4)
@@ -255,7 +265,10 @@ def test_modules_stand_in_the_order_of_the_string(family, order):
     model = auto.build(small(family, layers=layers, order=order), seed=1).eval()
     seen = []
     for module in model.modules():
-        kind = {"GPTNeoAttention": "s", "GPTNeoMLP": "f", "RobertaAttention": "s", "RobertaIntermediate": "f"}
+        kind = {
+            "GPTNeoAttention": "s", "GPTNeoMLP": "f", "RobertaAttention": "s", "RobertaIntermediate": "f",
+            "TinyLlamaAttention": "s", "PlainMLP": "f",
+        }  # fmt: skip
         letter = kind.get(type(module).__name__)
         if letter:
             module.register_forward_hook(lambda *_, letter=letter: seen.append(letter))
@@ -279,7 +292,7 @@ def test_robertas_scale_is_that_of_a_query():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bias_is_everywhere_or_nowhere_in_the_blocks(family):
     for variant, expected in (("bias", {True}), ("no_bias", {False})):
-        model = auto.build(small(family, variant), seed=1)
+        model = auto.build(small(family, variant, activation="gelu"), seed=1)
         owner, name = model.stack()
         linears = [m for m in getattr(owner, name).modules() if isinstance(m, torch.nn.Linear)]
         assert {linear.bias is not None for linear in linears} == expected
@@ -338,10 +351,10 @@ def test_attention_is_eager_or_sdpa_and_can_be_changed(family, tmp_path):
             type(model).from_pretrained(tmp_path, attn_implementation=other)
 
 
-@pytest.mark.parametrize("variant", DECODERS)
-def test_decoders_generate_with_their_cache_what_they_generate_without(variant):
+@pytest.mark.parametrize(("variant", "family"), DECODERS)
+def test_decoders_generate_with_their_cache_what_they_generate_without(variant, family):
     # Small weights but not the start's: greedy choices must not hang on rounding.
-    model = perturb(auto.build(small("gpt_neo", variant), seed=1))
+    model = perturb(auto.build(small(family, variant), seed=1))
     prompt = tokens(rows=2, length=6)
     with_cache, without = (
         model.generate(prompt, max_new_tokens=8, do_sample=False, use_cache=cached, eos_token_id=None, pad_token_id=0)
@@ -351,9 +364,9 @@ def test_decoders_generate_with_their_cache_what_they_generate_without(variant):
     assert torch.equal(with_cache, without)
 
 
-@pytest.mark.parametrize("variant", DECODERS)
-def test_a_decoder_with_its_cache_goes_on_where_it_stopped(variant):
-    model = perturb(auto.build(small("gpt_neo", variant), seed=1))
+@pytest.mark.parametrize(("variant", "family"), DECODERS)
+def test_a_decoder_with_its_cache_goes_on_where_it_stopped(variant, family):
+    model = perturb(auto.build(small(family, variant), seed=1))
     text = tokens(rows=2, length=10)
     before = model(text[:, :6], use_cache=True)
     after = model(text[:, 6:], past_key_values=before.past_key_values)
@@ -389,8 +402,9 @@ def test_balance_loss_is_added_in_every_head_that_trains_and_cleared(family, tmp
         model.train()
         torch.manual_seed(0)  # the gate's noise
         output = model(tokens(), labels=labels)
-        flat = output.logits[:, :-1].flatten(0, 1) if model is lm and family == "gpt_neo" else output.logits
-        target = labels[:, 1:].flatten() if model is lm and family == "gpt_neo" else labels
+        foretells = model is lm and family != "roberta"
+        flat = output.logits[:, :-1].flatten(0, 1) if foretells else output.logits
+        target = labels[:, 1:].flatten() if foretells else labels
         plain = torch.nn.functional.cross_entropy(flat.flatten(0, -2), target.flatten())
         auxiliary = model.auxiliary_loss()
         assert auxiliary > 1e-4
@@ -440,6 +454,12 @@ def test_a_configuration_written_by_hand_is_checked():
         TinyGPTNeoConfig(**sizes, initialization="studdy")
     config = TinyGPTNeoConfig(**sizes, hidden_size=32, num_heads=2, ffn={"kind": "moe"})
     assert TinyGPTNeoForCausalLM(config).transformer.h[0].mlp.ffn.w1.shape == (4, 32, 31)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+    config = TinyLlamaConfig(**sizes, intermediate_size=48, ffn={"kind": "moe"})
+    asked = Llama(**sizes, intermediate_size=48, ffn={"kind": "moe"})
+    assert TinyLlamaForCausalLM(config).model.layers[0].mlp.w1.shape == (4, 32, asked.ffn.expert_size)
+    stock = TinyLlamaForCausalLM(TinyLlamaConfig(**sizes))
+    assert stock.num_parameters() == num_parameters(Llama(**sizes, intermediate_size=11_008))  # Hugging Face's default
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -506,7 +526,7 @@ from tiny_transformers.models import auto
 root, report = sys.argv[1], {}
 for name in json.load(open(f"{root}/names.json")):
     saved = torch.load(f"{root}/{name}/expected.pt")
-    lm = AutoModelForCausalLM if name.startswith("gpt_neo") else AutoModelForMaskedLM
+    lm = AutoModelForMaskedLM if name.startswith("roberta") else AutoModelForCausalLM
 
     @torch.no_grad()
     def off(key, model):  # in units of the largest value, or of 1
@@ -578,7 +598,7 @@ print(json.dumps(report))
 
 
 def test_who_has_not_imported_the_package_loads_a_saved_model_by_trusting_its_code(tmp_path):
-    heads = {tmp_path / "gpt_neo": "CausalLM", tmp_path / "roberta": "MaskedLM"}
+    heads = {tmp_path / "gpt_neo": "CausalLM", tmp_path / "llama": "CausalLM", tmp_path / "roberta": "MaskedLM"}
     for saved in heads:
         auto.build(small(saved.name, "learnable_gelu"), seed=2).save_pretrained(saved)
     words = [word for saved, lm in heads.items() for word in (str(saved), f"AutoModelFor{lm}")]
@@ -649,7 +669,7 @@ def test_loading_a_folder_without_a_model_says_so(tmp_path, load):
 def test_classifier_head_depends_on_the_seed_alone(tmp_path, family):
     auto.build(small(family, "learnable_gelu"), seed=2).save_pretrained(tmp_path)
     first, again, other = (auto.load_classifier(tmp_path, num_labels=4, seed=s).state_dict() for s in (1, 1, 2))
-    head = "score.weight" if family == "gpt_neo" else "classifier.out_proj.weight"
+    head = "classifier.out_proj.weight" if family == "roberta" else "score.weight"
     assert first[head].shape == (4, 32)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert [name for name in first if not torch.equal(first[name], other[name])][-1] == head
@@ -667,9 +687,11 @@ gpt_neo = AutoConfig.for_model(
 roberta = AutoConfig.for_model(
     "tiny_roberta", hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9, activation="relu"
 )
+llama = AutoConfig.for_model("tiny_llama", hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
 for auto, configuration in [
     (AutoModel, gpt_neo), (AutoModelForCausalLM, gpt_neo), (AutoModelForSequenceClassification, gpt_neo),
     (AutoModel, roberta), (AutoModelForMaskedLM, roberta), (AutoModelForSequenceClassification, roberta),
+    (AutoModel, llama), (AutoModelForCausalLM, llama), (AutoModelForSequenceClassification, llama),
 ]:
     print(type(auto.from_config(configuration)).__name__)
 """
@@ -681,11 +703,13 @@ for auto, configuration in [
     # In the middle of these, Auto classes come up: the classes that ours extend do not exist yet.
     (fresh.BARE, "import tiny_transformers\nfrom transformers import GPTNeoConfig, RobertaConfig"),
     (fresh.BARE, "import tiny_transformers, transformers.models.gpt_neo.modeling_gpt_neo"),
+    (fresh.BARE, "import tiny_transformers, transformers.models.llama.modeling_llama"),
 ])  # fmt: skip
 def test_auto_classes_know_our_models(loaded, imports):
     assert in_a_fresh_process(imports + BUILD_BOTH, loaded=loaded).split() == [
         "TinyGPTNeoModel", "TinyGPTNeoForCausalLM", "TinyGPTNeoForSequenceClassification",
         "TinyRobertaModel", "TinyRobertaForMaskedLM", "TinyRobertaForSequenceClassification",
+        "TinyLlamaModel", "TinyLlamaForCausalLM", "TinyLlamaForSequenceClassification",
     ]  # fmt: skip
 
 

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 from variants import FAMILIES, SMALL, perturb, small, tokens
 
 from tiny_transformers.common.work import TinyTransformersError
@@ -20,11 +27,19 @@ def gpt(variant="gelu", **sizes):
     return perturb(auto.build(small("gpt_neo", variant, max_position_embeddings=40, **sizes), seed=1))
 
 
+def llama(variant="swiglu", **sizes):
+    return perturb(auto.build(small("llama", variant, max_position_embeddings=40, **sizes), seed=1))
+
+
 def stock(model):
     """The class of transformers with the weights of ours."""
-    sizes = SMALL | {"max_position_embeddings": 40, "num_layers": 2, "num_heads": 4, "window_size": 4}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    theirs = GPTNeoForCausalLM(GPTNeoConfig(**sizes, **special, attention_types=[[["global", "local"], 1]])).eval()
+    sizes = SMALL | {"max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if model.config.model_type == "tiny_llama":
+        layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}
+        theirs = LlamaForCausalLM(LlamaConfig(**sizes, **layers)).eval()
+    else:
+        layers = {"num_layers": 2, "num_heads": 4, "window_size": 4, "attention_types": [[["global", "local"], 1]]}
+        theirs = GPTNeoForCausalLM(GPTNeoConfig(**sizes, **layers)).eval()
     theirs.load_state_dict(model.state_dict())
     return theirs
 
@@ -35,10 +50,15 @@ def brainformer(gate="naive", seed=1, span=20, **settings):
     return perturb(auto.build(Brainformer(**sizes | usual | settings), seed))
 
 
-DECODERS = {"gpt": gpt, "brainformer": brainformer, "brainformer_hash": lambda: brainformer("hash")} | {
+DECODERS = {"gpt": gpt, "brainformer": brainformer, "brainformer_hash": lambda: brainformer("hash"), "llama": llama} | {
     variant: lambda variant=variant: gpt(variant)
     for variant in ("kv_groups", "ssff", "fsfs", "cycle_rev3", "moe_k2", "halting")
 }
+DECODERS |= {
+    f"llama_{variant}": lambda variant=variant: llama(variant)
+    for variant in ("kv_groups", "ssff", "fsfs", "cycle_rev3")
+}
+STOCK = pytest.mark.parametrize("made", [gpt, llama])  # those whose stock settings a class of transformers has
 decoders = pytest.mark.parametrize("decoder", DECODERS)
 
 
@@ -62,12 +82,15 @@ def test_generation_is_the_same_with_the_cache_and_without(decoder, way):
 
 @decoders
 def test_an_assistant_changes_nothing(decoder):
-    if decoder in ("ssff", "fsfs") and CACHE == "past_key_values":
+    if decoder.endswith(("ssff", "fsfs")) and CACHE == "past_key_values":
         pytest.skip(
             "this release of transformers cannot crop the entries of a cache that blocks without attention have"
         )
     model, prompt = DECODERS[decoder](), tokens(rows=1, length=17)
-    other = brainformer(seed=2) if decoder.startswith("brainformer") else gpt(num_layers=1)
+    kind = decoder.partition("_")[0]
+    other = {"brainformer": lambda: brainformer(seed=2), "llama": lambda: llama(layers=1)}.get(
+        kind, lambda: gpt(num_layers=1)
+    )()
     assistants = model, other  # all whose proposals are taken, and hardly any
     expected = generated(model, prompt, use_cache=False)
     for assistant in assistants:
@@ -102,8 +125,9 @@ def test_the_cache_is_known_by_the_name_that_any_release_has_for_it(decoder, nam
 
 @ways
 @pytest.mark.parametrize("padding", [0, 5])
-def test_a_stock_decoder_generates_what_the_class_of_transformers_does(padding, way):
-    ours, prompt = gpt(), tokens(rows=2, length=12)
+@STOCK
+def test_a_stock_decoder_generates_what_the_class_of_transformers_does(made, padding, way):
+    ours, prompt = made(), tokens(rows=2, length=12)
     prompt[0, :padding] = 0
     mask = (prompt != 0).long()
     texts = [generated(model, prompt, attention_mask=mask, **WAYS[way]) for model in (ours, stock(ours))]
@@ -111,15 +135,17 @@ def test_a_stock_decoder_generates_what_the_class_of_transformers_does(padding, 
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_padding_on_the_left_changes_nothing_that_is_generated(used):
-    model, prompt = gpt("kv_groups"), tokens(rows=1, length=12)
+@STOCK
+def test_padding_on_the_left_changes_nothing_that_is_generated(made, used):
+    model, prompt = made("kv_groups"), tokens(rows=1, length=12)
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), prompt], dim=1)
     texts = generated(model, prompt), generated(model, padded, attention_mask=(padded != 0).long(), use_cache=used)
     assert torch.equal(texts[0][:, 12:], texts[1][:, 17:])
 
 
-def test_a_stock_decoder_with_an_assistant_or_a_cache_does_as_the_class_of_transformers():
-    ours, assistant, prompt = gpt(), gpt(num_layers=1), tokens(rows=1, length=12)
+@STOCK
+def test_a_stock_decoder_with_an_assistant_or_a_cache_does_as_the_class_of_transformers(made):
+    ours, assistant, prompt = made(), made(layers=1), tokens(rows=1, length=12)
     theirs = stock(ours)
     assert torch.equal(*(generated(model, prompt, assistant_model=assistant) for model in (ours, theirs)))
     half = [generated(model, prompt, return_dict_in_generate=True) for model in (ours, theirs)]

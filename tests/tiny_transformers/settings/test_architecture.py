@@ -11,6 +11,7 @@ from tiny_transformers.models import auto
 from tiny_transformers.models.brainformer import TinyBrainformerForCausalLM
 from tiny_transformers.settings.architecture import (
     GPTNeo,
+    Llama,
     Roberta,
     flops_per_token,
     num_parameters,
@@ -62,18 +63,39 @@ def test_models_of_the_study_have_its_counts(settings, gpt_neo, roberta):
         assert num_parameters(model) == built.num_parameters() == count
 
 
+LLAMAS = [  # settings, parameters: V h + L (4h^2 + 2h + 3hI) + h and what differs
+    ({}, 10_365_440),
+    ({"intermediate_size": 768}, 9_579_008),
+    ({"intermediate_size": 1152, "activation": "gelu"}, 9_579_008),
+    ({"intermediate_size": 1152, "activation": "prelu"}, 9_581_312),
+    ({"intermediate_size": 768, "activation": "learnable_geglu"}, 9_580_544),
+    ({"intermediate_size": 768, "num_key_value_heads": 2}, 9_579_008 - 2 * 512 * 512),
+    ({"intermediate_size": 768, "bias": True}, 9_579_008 + 2 * (5 * 512 + 2 * 768)),
+    ({"num_hidden_layers": 6, "sharing": {"strategy": "cycle", "unique_layers": 2}}, 10_365_440),
+]
+
+
+@pytest.mark.parametrize(("settings", "count"), LLAMAS)
+def test_llamas_have_their_counts(settings, count):
+    model = Llama(**settings)
+    with torch.device("meta"):
+        built = auto._CLASSES[model.family](auto.hf_config(model))
+    assert num_parameters(model) == built.num_parameters() == count
+
+
 @pytest.mark.parametrize(("variant", "family"), PAIRS)
 def test_the_parts_are_those_of_the_built_model(family, variant):
     model = small(family, variant)
     built = auto.build(model, seed=0)
     parts = {"embedding": 0, "attention": 0, "feed_forward": 0, "head": 0}
     for name, parameter in built.named_parameters():
-        if re.search(r"wte|wpe|embeddings", name):
+        if re.search(r"wte|wpe|embed", name):
             part = "embedding"
-        elif re.search(r"ln_f|lm_head|recurrence", name):
+        elif re.search(r"ln_f|lm_head|recurrence|^model\.norm", name):
             part = "head"
         else:
-            part = "attention" if re.search(r"ln_1|\.attn\.|\.attention\.|\.projection\.", name) else "feed_forward"
+            attention = r"ln_1|attn\.|\.attention\.|\.projection\.|input_layernorm"
+            part = "attention" if re.search(attention, name) else "feed_forward"
         parts[part] += parameter.numel()
     assert parts == {part: getattr(parameters(model), part) for part in parts}
 
@@ -106,6 +128,7 @@ def test_flops_of_the_base_are_two_per_weight_a_token_meets():
     h, i, vocab = 512, 1024, 10_000
     assert flops_per_token(GPTNeo()) == 2 * (2 * (4 * h * h + 2 * h * i) + vocab * h)
     assert flops_per_token(Roberta()) == 2 * (2 * (4 * h * h + 2 * h * i) + vocab * h + h * h)
+    assert flops_per_token(Llama()) == 2 * (2 * (4 * h * h + 3 * h * i) + vocab * h)
     assert flops_per_token(GPTNeo(), training=True) == flops_per_token(GPTNeo())
 
 
@@ -146,13 +169,14 @@ def test_the_sizes_are_those_of_the_study():
     assert num_subkeys(256, 4096, 4, 1024) == 56
 
 
+@pytest.mark.parametrize("family", [GPTNeo, Llama])
 @pytest.mark.parametrize("kind", ["moe", "controller", "pkm"])
 @pytest.mark.parametrize("sizes", [(128, 2048), (256, 4096), (512, 4096), (512, 8192)])
-def test_a_sparse_module_takes_the_parameters_of_the_dense_one(kind, sizes):
+def test_a_sparse_module_takes_the_parameters_of_the_dense_one(kind, sizes, family):
     hidden, intermediate = sizes
     ffn = {"kind": kind} | ({"query_size": 256} if kind == "pkm" else {})
     dense, sparse = (
-        GPTNeo(hidden_size=hidden, intermediate_size=intermediate, ffn=each) for each in ({"kind": "dense"}, ffn)
+        family(hidden_size=hidden, intermediate_size=intermediate, ffn=each) for each in ({"kind": "dense"}, ffn)
     )
     size = {"moe": "expert_size", "controller": "size", "pkm": "num_subkeys"}[kind]
     step = sparse.ffn.num_blocks if kind == "controller" else 1
@@ -186,6 +210,8 @@ def test_two_ways_to_write_a_model_are_one_model():
     assert Roberta(bias=True) == Roberta()
     alone = {"num_hidden_layers": 1, "linformer": {"k": 8}}
     assert Roberta(**alone) == Roberta(**alone | {"linformer": {"k": 8, "share": "key_value"}})
+    assert Llama(bias=False, activation="swiglu") == Llama()
+    assert Llama(bias=False, ffn={"kind": "moe"}) == Llama(ffn={"kind": "moe"}) != Llama(bias=True, ffn={"kind": "moe"})
     assert GPTNeo(bias=True) != GPTNeo()
     assert GPTNeo(activation="swish", activation_init=1.0, activation_parameters="per_unit") == GPTNeo(
         activation="swish"
@@ -240,6 +266,11 @@ def test_what_cannot_be_is_refused(settings, complaint):
         GPTNeo(**settings)
 
 
+def test_a_query_that_cannot_be_turned_in_pairs_is_refused():
+    with pytest.raises(ValidationError, match="a query has 5 numbers, which rotary positions turn in pairs"):
+        Llama(qk_size=20)
+
+
 # --- names
 
 
@@ -261,6 +292,10 @@ def test_a_name_says_how_a_model_differs():
     assert Roberta(linformer={"k": 64}).label == "gelu-linformer64"
     assert Roberta(linformer={"k": 64, "share": "headwise"}).label == "gelu-linformer64-headwise"
     assert Roberta(bias=False).label == "gelu-nobias"
+    assert Llama().label == "swiglu"
+    assert Llama(bias=True, num_key_value_heads=1, ffn={"depth": 3}).label == "swiglu-depth3-1KV-bias"
+    assert Llama(ffn={"kind": "moe"}).label == "moe4k2"
+    assert Llama(ffn={"kind": "kan"}).activation == "gelu"
 
 
 def test_settings_that_were_asked_for_their_costs_are_equal_to_others_and_changed_ones_have_their_own():

@@ -10,8 +10,7 @@ from tokenizers.processors import RobertaProcessing
 from trainings import NOUNS, SPECIALS, TINY, VERBS, sentences
 
 from tiny_transformers.common.work import Work
-from tiny_transformers.settings import config
-from tiny_transformers.settings.architecture import GPTNeo, Roberta
+from tiny_transformers.settings import architecture, config
 from tiny_transformers.settings.config import RunConfig, Train
 
 
@@ -41,7 +40,8 @@ def work(root, tmp_path):
         settings = {"max_steps": 6, "stories_per_step": 8, "micro_batch_tokens": 100, "evaluations": 2}
         settings |= {"precision": "float32"} | train
         sizes = TINY | dict(model)
-        built = GPTNeo(**{"window_size": 4, "dropout": 0.1} | sizes) if family == "gpt_neo" else Roberta(**sizes)
+        own = {"gpt_neo": {"window_size": 4, "dropout": 0.1}, "llama": {"dropout": 0.1}}
+        built = architecture.FAMILIES[family](**own.get(family, {}) | sizes)
         run_config = RunConfig(
             model=built,
             train=Train(**settings),

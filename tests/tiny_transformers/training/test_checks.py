@@ -132,7 +132,7 @@ def test_slopes_by_position_fail_before_the_first_step(work, monkeypatch):
         ("universal", "halting", {}),
         ("halting", "halting_alone", {}),  # the signal
         ("1_head", "gelu", {}),
-        ("no_bias", "gelu", {}),
+        ("no_bias", "bias", {}),
         ("kan", "kan_other_grid", {}),
         ("depth3", "gelu", {}),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trainings import (
+    EVERY_FAMILY,
     FAMILIES,
     VOCAB_SIZE,
     checkpoints,
@@ -38,13 +39,15 @@ from tiny_transformers.training.pretrain import Training, evaluation_steps
 # --- a whole run
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     job = work(family, max_steps=30, stories_per_step=16, learning_rate=2e-2)
     outcome = pretrain.run(job)
     (score,) = outcome.scores
     assert (score.task, score.metric) == ("validation", "loss")
-    assert score.value < 0.6 * math.log(VOCAB_SIZE)
+    # A Llama has no biases, by which the others learn how often each word is in a few steps.
+    share, shown = (0.7, r"1\.\d+") if family == "llama" else (0.6, r"0\.\d+")
+    assert score.value < share * math.log(VOCAB_SIZE)
     assert score.value == curve(job)[-1]["eval_loss"]
     assert outcome.metrics["steps"] == 30
     assert outcome.metrics["parameters"] == architecture.num_parameters(job.config.model)
@@ -62,14 +65,18 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert {check.name for check in outcome.checks} == {
         "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", *encoder
     }  # fmt: skip
-    assert re.search(r"step 30 of 30: loss 0\.\d+, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
+    assert re.search(rf"step 30 of 30: loss {shown}, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
     assert not (job.run_dir / "checkpoints").exists()
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
 
 
-# The baseline in both families, the others in one or the other: how a family differs has tests of its own.
-LEARNERS = [("gelu", "roberta"), *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS)),
-            *((variant, "roberta") for variant in OF_ENCODERS)]  # fmt: skip
+# The baseline in all families, the others in one or the other: how a family differs has tests of its own.
+LEARNERS = [
+    ("gelu", "roberta"),
+    *((variant, FAMILIES[number % 2]) for number, variant in enumerate(VARIANTS)),
+    *((variant, "roberta") for variant in OF_ENCODERS),
+    *((variant, "llama") for variant in ("swiglu", "gelu", "moe_k2", "cycle2")),
+]
 
 
 @pytest.mark.parametrize(("variant", "family"), LEARNERS)
@@ -195,7 +202,7 @@ def test_validation_masks_are_the_same_for_every_seed(work):
     assert all(np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets) for a, b in pairs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_evaluation_is_without_dropout(work, family):
     training = Training(work(family, model={"dropout": 0.5}))
     training.model.train()
@@ -212,7 +219,7 @@ def test_seeds_give_different_models_and_the_same_seed_the_same(work):
 # --- the loss and its gradient
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_loss_is_that_of_hugging_face(work, family):
     training = Training(work(family))
     model = training.model.eval()
@@ -220,7 +227,7 @@ def test_loss_is_that_of_hugging_face(work, family):
     labels = torch.full((batch.input_ids.numel(),), -100)
     labels[batch.positions] = batch.labels
     labels = labels.view_as(batch.input_ids)
-    if family == "gpt_neo":  # it shifts by itself: what is to be predicted stands one to the right
+    if family != "roberta":  # it shifts by itself: what is to be predicted stands one to the right
         labels = torch.cat([torch.full_like(labels[:, :1], -100), labels], dim=1)
         batch_ids = torch.cat([batch.input_ids, torch.zeros_like(batch.input_ids[:, :1])], dim=1)
     else:
@@ -230,7 +237,7 @@ def test_loss_is_that_of_hugging_face(work, family):
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_gradient_does_not_depend_on_the_micro_batches(work, family):
     gradients, losses = [], []
     for tokens in (1, 60, 10_000):
@@ -268,7 +275,7 @@ def test_a_run_begun_in_tf32_says_how_to_go_on_where_there_is_none(work, monkeyp
         pretrain.run(job)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_bfloat16_is_near_float32_and_weights_stay_float32(work, family):
     losses = {}
     for precision in ("float32", "bfloat16"):
@@ -363,7 +370,7 @@ def test_the_next_step_is_made_while_this_one_is_used():
 # --- stopping and going on
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_run_that_is_stopped_again_and_again_ends_in_the_same_bits(work, family):
     whole, cut = work(family, "whole"), work(family, "cut")
     expected = pretrain.run(whole)

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from tiny_transformers.common.insides import Place
 from tiny_transformers.layers import feed_forward
-from tiny_transformers.layers.attention import TinyGPTNeoSelfAttention, TinyRobertaSelfAttention
+from tiny_transformers.layers.attention import TinyGPTNeoSelfAttention, TinyLlamaAttention, TinyRobertaSelfAttention
 from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.layers.linformer import LinformerSelfAttention
 from tiny_transformers.layers.recurrence import Recurrence
 from tiny_transformers.layers.span_attention import SpanAttention
 
-LAST = ("mlp.c_proj", "output.dense", "feed_forward.down")  # of a dense module in a block, by family
+LAST = ("mlp.c_proj", "mlp.down_proj", "output.dense", "feed_forward.down")  # of a dense module in a block, by family
+
+
+ATTENTIONS = (TinyGPTNeoSelfAttention, TinyLlamaAttention, TinyRobertaSelfAttention, SpanAttention)
 
 
 def _nobody(*_: Any) -> None:
@@ -73,8 +76,8 @@ def look(model: Any, listener: Listener, ids: Tensor, real: Tensor) -> Tensor:
 def said(model: Any, states: Tensor) -> Tensor:
     """The logits that the model would give if these were what its last block comes to: (N, H) -> (N, V).
 
-    Post-LN models end with their last block; a GPT-Neo has one more LayerNorm behind it."""
-    norm = getattr(model.base_model, "ln_f", None)
+    Post-LN models end with their last block; a GPT-Neo has one more LayerNorm behind it, as a Llama has its norm."""
+    norm = getattr(model.base_model, "ln_f", None) or getattr(model.base_model, "norm", None)
     logits: Tensor = model.lm_head(states if norm is None else norm(states))
     return logits.float()
 
@@ -96,7 +99,7 @@ def _listening(model: Any, listener: Listener) -> Iterator[None]:
             at = _At(here, number)
             _hook_block(block, here, listener, hooks)
             for module in block.modules():
-                if isinstance(module, (TinyGPTNeoSelfAttention, TinyRobertaSelfAttention, SpanAttention)):
+                if isinstance(module, ATTENTIONS):
                     told = partial(_tell_attention, at, listener)
                     hooks.enter_context(_removed(module.register_forward_hook(told)))
                 elif isinstance(module, PerToken):
@@ -150,6 +153,8 @@ def _seen(module: Any, length: int, device: Any) -> Tensor:
     every = torch.ones(length, length, dtype=torch.bool, device=device)
     if isinstance(module, SpanAttention):
         return every.tril(-1).triu(-module.span)
+    if isinstance(module, TinyLlamaAttention):
+        return every.tril()
     return every if isinstance(module, TinyRobertaSelfAttention) else module.bias[0, 0, :length, :length].bool()
 
 

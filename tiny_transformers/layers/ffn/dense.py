@@ -18,16 +18,17 @@ def build(
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
     h, size = config.hidden_size, config.intermediate_size
     if ffn.depth == 1:
-        return nn.Identity(), nn.Identity(), _linear(config, h, h, last)
+        return nn.Identity(), nn.Identity(), linear(config, h, h, last)
     wide = 2 * size if ACTIVATIONS[config.activation].gated else size
     layers: list[nn.Module] = [activations.build(config, gelu)]
     for _ in range(ffn.depth - 2):
-        layers += [_linear(config, size, wide), activations.build(config, gelu)]
+        layers += [linear(config, size, wide), activations.build(config, gelu)]
     between = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
-    return _linear(config, h, wide, first), between, _linear(config, size, h, last)
+    return linear(config, h, wide, first), between, linear(config, size, h, last)
 
 
-def _linear(config: Any, inputs: int, outputs: int, stock: nn.Linear | None = None) -> nn.Linear:
+def linear(config: Any, inputs: int, outputs: int, stock: nn.Linear | None = None) -> nn.Linear:
+    """A layer as the configuration has them: the stock one if it is of this shape."""
     if config.initialization == "study":
         return StudyLinear(inputs, outputs, bias=config.bias is not False)
     if stock is not None and (stock.in_features, stock.out_features) == (inputs, outputs):

@@ -21,7 +21,7 @@ class KAN(FeedForwardKind):
     kind: Literal["kan"] = "kan"
     grid_size: PositiveInt = 3  # intervals; the thesis says 3 and order 5, its code has 3 and 3
     spline_order: Annotated[int, Field(ge=0, le=8)] = 3
-    layers: Literal["both", "intermediate"] | None = None  # null: both in gpt_neo, the first in roberta, as the study
+    layers: Literal["both", "intermediate"] | None = None  # null: both in decoders, the first in roberta, as the study
     regularization: NonNegative = 0.0  # weight of the L1 and entropy loss
 
     def resolved(self, hidden: int, intermediate: int, causal: bool) -> Self:  # noqa: ARG002
@@ -30,7 +30,7 @@ class KAN(FeedForwardKind):
 
     def parameters(self, block: Block) -> int:
         coefficients = 2 + self.grid_size + self.spline_order  # base, scaler and the spline's
-        linears = [(coefficients, 0), (coefficients, 0) if self.layers == "both" else (1, block.hidden)]
+        linears = [(coefficients, 0), (coefficients, 0) if self.layers == "both" else (1, block.hidden * block.bias)]
         sizes = block.hidden * block.intermediate
         return sum(times * sizes + bias for times, bias in linears) + block.activation_parameters
 

@@ -103,6 +103,12 @@ def dense_size(hidden: int, intermediate: int) -> int:
     return 2 * hidden * intermediate + intermediate + hidden
 
 
+def plain_units(hidden: int, intermediate: int) -> int:
+    """Return the units with which the stock module has the parameters of a gated one without biases, 3hI, as nearly as
+    can be: what the module of a Llama is to the rules by which sparse ones take the size of the dense one."""
+    return max(1, round((3 * hidden * intermediate - hidden) / (2 * hidden + 1)))
+
+
 def at_most(name: str, value: int, limit_name: str, limit: int) -> None:
     if value > limit:
         raise ValueError(f"{name} {value} is more than {limit_name} {limit}")
