@@ -17,6 +17,8 @@ import pytest
 
 # Before torch is imported, here and in child processes: on models this small a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests start are hundreds of Pythons, none of which is to compile our modules again, whoever calls pytest.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LIGHT = (  # what `make check` runs: these load no torch
     "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack", "tiny_transformers/common/",
     "tiny_transformers/data/test_characters", "tiny_transformers/data/test_sources",
