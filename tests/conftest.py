@@ -150,14 +150,17 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters' tests first; what every worker can do that has no cluster, last."""
+    """Clusters' tests first; what every worker can do that has no cluster, last, and of that what is short at the very
+    end: workers then end together."""
     paths = {item.nodeid: item.nodeid.partition("::")[0] for item in items}
     groups = {name: group_of(path) for name, path in paths.items()}
     sizes = Counter(groups.values())
 
     def order(item: pytest.Item) -> tuple[int, int]:
-        group, path = groups[item.nodeid], paths[item.nodeid]
-        turn = 0 if group in CLUSTERS.values() else 2 if is_light(path.removeprefix("tests/")) else 1
+        group, path = groups[item.nodeid], paths[item.nodeid].removeprefix("tests/")
+        turn = 0 if group in CLUSTERS.values() else 1
+        if is_light(path):
+            turn = 2 if path.startswith(HEAVY) else 3
         return turn, -sizes[group] if group else 0
 
     items.sort(key=order)
