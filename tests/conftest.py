@@ -17,6 +17,8 @@ import pytest
 
 # Before torch is imported, here and in child processes: on models this small a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests start are hundreds of Pythons, none of which is to compile our modules again, whoever calls pytest.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LIGHT = (  # what `make check` runs: these load no torch
     "test_", "cluster/", "jobs/test_memory", "jobs/test_mps", "jobs/test_pack", "tiny_transformers/common/",
     "tiny_transformers/data/test_characters", "tiny_transformers/data/test_sources",
@@ -148,14 +150,17 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters' tests first; what every worker can do that has no cluster, last."""
+    """Clusters' tests first; what every worker can do that has no cluster, last, and of that what is short at the very
+    end: workers then end together."""
     paths = {item.nodeid: item.nodeid.partition("::")[0] for item in items}
     groups = {name: group_of(path) for name, path in paths.items()}
     sizes = Counter(groups.values())
 
     def order(item: pytest.Item) -> tuple[int, int]:
-        group, path = groups[item.nodeid], paths[item.nodeid]
-        turn = 0 if group in CLUSTERS.values() else 2 if is_light(path.removeprefix("tests/")) else 1
+        group, path = groups[item.nodeid], paths[item.nodeid].removeprefix("tests/")
+        turn = 0 if group in CLUSTERS.values() else 1
+        if is_light(path):
+            turn = 2 if path.startswith(HEAVY) else 3
         return turn, -sizes[group] if group else 0
 
     items.sort(key=order)

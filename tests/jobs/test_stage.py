@@ -549,16 +549,3 @@ def test_what_a_disk_does_not_remove_is_said_and_the_stage_stays_completed(run, 
     told = "".join(capfd.readouterr())
     assert "not removed, though nobody needs it any more" in told
     assert "anchors removed" not in told
-
-
-def test_a_failed_trajectory_keeps_its_anchors(run, submit):
-    (run.path / "anchors/0.5").mkdir(parents=True)
-    described = whole_files.read_json(run.run_json)
-    described["config"] |= {"data": {"source": "builtin"}, "train": {"anchors": [0.5]}}
-    described["config"]["evaluation"]["trajectory"] = {"keep": False}
-    whole_files.write_json(run.run_json, described)
-    done_with(run, "pretrain", CODE, status="completed")
-    assert child(submit(stages=[["trajectory", 1]])).returncode == 1  # there is no model
-    message = whole_files.read_json(run.attempt("trajectory", 1).result)["message"]
-    assert "does not say where the training ended" in message
-    assert (run.path / "anchors/0.5").exists()

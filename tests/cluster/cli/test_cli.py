@@ -154,11 +154,11 @@ def test_submit_records_what_the_chosen_studies_ask_even_if_nothing_is_missing(c
     ]
 
 
+@pytest.mark.usefixtures("second_done")
 def test_a_pilot_with_other_settings_leaves_a_study_its_grid_and_baseline(command, tmp_path):
-    command(*SUBMIT, "--study", "first", "--yes", "--wait")
     (path,) = (tmp_path / "output/studies").iterdir()
     (whole,) = json.loads(path.read_text())["grids"]
-    command(*SUBMIT, "--study", "first", "--yes", "--wait", "--set", "train.max_steps=5")
+    command(*SUBMIT, "--study", "second", "--yes", "--wait", "--set", "train.max_steps=5")
     grids = json.loads(path.read_text())["grids"]
     assert grids[0] == whole
     assert grids[1]["overrides"] == ["train.max_steps=5"]
@@ -239,10 +239,10 @@ def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
     )
 
 
+@pytest.mark.usefixtures("second_done")
 def test_usage_holds_what_was_used_against_what_was_planned(command):
-    command(*SUBMIT, "--study", "first", "--yes", "--wait")
     shown = command("usage").stdout
-    assert re.search(r"first +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +10,000 +memory x 0.\d", shown)
+    assert re.search(r"second +1 / 1 .* 300 / [\d,]+ +[\d.]+ / 2.0 +10,000 +memory x 0.\d", shown)
     before = shown
     command("ledger", "rebuild")
     assert command("usage").stdout == before
@@ -407,8 +407,8 @@ def test_a_ledger_removed_is_rebuilt_as_it_was(command, fake_science, tmp_path):
     assert {**after, "as_of": ""} == {**before, "as_of": ""}
 
 
+@pytest.mark.usefixtures("second_done")
 def test_a_run_file_torn_and_left_out_of_a_rebuild_breaks_nothing_else(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     torn = next((tmp_path / "output" / "runs").glob("*/run.json"))
     torn.write_text('{"run_id": ')
     assert "left out" in command("ledger", "rebuild").stdout
@@ -460,8 +460,8 @@ def test_data_that_is_not_there_is_named_before_anything_is_submitted(command, m
     assert not (tmp_path / "output" / "submissions").exists()
 
 
+@pytest.mark.usefixtures("second_done")
 def test_report_writes_a_row_per_run_and_a_row_per_score(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     command("report")
     folder = tmp_path / "output" / "report"
     assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 2
@@ -479,8 +479,8 @@ def keep_scores(folder, run_id, good):
     pairs.write(folder / "output" / "runs" / run_id / PAIR_SCORES, kept)
 
 
+@pytest.mark.usefixtures("second_done")
 def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     ids = [run["run_id"] for run in status(command)["runs"]][:2]
     refused = command("compare", *ids, check=False)
     assert refused.returncode == 2
@@ -498,8 +498,8 @@ def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
     assert "--stage lambada: keeps no scores of rows" in unknown.stderr
 
 
+@pytest.mark.usefixtures("second_done")
 def test_logs_prints_the_newest_attempt(command):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     run_id = status(command)["runs"][0]["run_id"]
     assert "blimp stand-in" in command("logs", run_id[:8], "blimp").stdout
     refused = command("logs", "gpt-gelo", check=False)
@@ -507,8 +507,8 @@ def test_logs_prints_the_newest_attempt(command):
     assert "is no run" in refused.stderr
 
 
+@pytest.mark.usefixtures("second_done")
 def test_a_held_ledger_is_still_shown(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     lock = tmp_path / "output" / "ledger.lock"
     whole_files.create_json(lock, {"host": "elsewhere", "pid": 1, "start": "0"})
     shown = command("status")
@@ -517,6 +517,15 @@ def test_a_held_ledger_is_still_shown(command, tmp_path):
     lock.unlink()
 
 
+# All from one process: each is a fork of one that this one has started, and may do what this one may.
+SEVERAL = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import processes
+done = [processes.command(*words, cwd=Path.cwd()) for words in json.loads(sys.argv[2])]
+print(json.dumps([(each.returncode, each.stdout, each.stderr) for each in done]))
+"""
 MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
 
 
@@ -535,25 +544,24 @@ def who_may_only_read(folder, way):
 
 
 @pytest.mark.parametrize("way", ["another's", "mounted"])
+@pytest.mark.usefixtures("second_done")
 def test_who_may_only_read_sees_the_last_state_and_is_told_what_cannot_be_written(command, tmp_path, way):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     before, output = command("status").stdout, tmp_path / "output"
     ids = [run["run_id"] for run in status(command)["runs"][:2]]
     for run_id in ids:
         keep_scores(tmp_path, run_id, -1.0)
     notify = {"command": "touch TOLD", "events": ["study_finished"], "unreachable_after": 1, "retried": []}
     (output / "notify.json").write_text(json.dumps(notify))
-    words = [*who_may_only_read(output, way), sys.executable, "-m", "cluster.cli"]
-
-    def run(*command):
-        return subprocess.run([*words, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
-
+    commands = [["status"], ["logs", ids[0]], ["compare", *ids], ["report", "--to", "elsewhere"], ["tick"],
+                ["status", "--json"]]  # fmt: skip
+    words = [*who_may_only_read(output, way), sys.executable, "-c", SEVERAL, str(ROOT / "tests"), json.dumps(commands)]
     try:
-        shown = {name: run(name, *more) for name, *more in (
-            ("status",), ("logs", ids[0]), ("compare", *ids), ("report", "--to", "elsewhere"), ("tick",))}  # fmt: skip
-        made = run("status", "--json")
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     finally:
         subprocess.run(["chmod", "-R", "u+w", str(output)], check=True)
+    assert done.returncode == 0, done.stderr
+    *each, made = [subprocess.CompletedProcess([], *ended) for ended in json.loads(done.stdout)]
+    shown = dict(zip([name for name, *_ in commands], each, strict=False))
     refused = shown.pop("tick")
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert "cannot be written" in refused.stderr
@@ -572,8 +580,8 @@ def test_who_may_only_read_sees_the_last_state_and_is_told_what_cannot_be_writte
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="there is no file here that cannot be read")
+@pytest.mark.usefixtures("second_done")
 def test_what_the_system_cannot_read_is_said_in_its_words_and_nothing_is_to_be_rebuilt(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     ledger = tmp_path / "output" / "ledger.db"
     ledger.rename(tmp_path / "kept.db")
     ledger.symlink_to("/proc/self/mem")  # which the kernel opens, and then does not read
@@ -712,9 +720,9 @@ def test_a_question_is_asked_with_the_ledger_free(command, tmp_path):
     assert len(list((tmp_path / "output" / "submissions").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("second_done")
 def test_tick_leaves_alone_what_was_refused_and_goes_on_with_what_was_held(command, tmp_path):
     """What limits held back is on disk, with its own site; what SLURM refused is the user's to ask for again."""
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     (tmp_path / "far.yaml").write_text("name: far\nscheduler: slurm\n")
     (tmp_path / "bin").mkdir()
     scripts = {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1", "srun": "exit 0", "sacctmgr": "exit 1",
@@ -822,8 +830,8 @@ def test_after_cancel_all_tick_begins_nothing_until_a_person_asks(command, fake_
     assert not (tmp_path / "output" / "paused.json").exists()
 
 
+@pytest.mark.usefixtures("second_done")
 def test_tick_names_what_is_spoilt_and_is_paused_where_that_cannot_be_known(command, tmp_path):
-    command(*SUBMIT, "--study", "second", "--yes", "--wait")
     (tmp_path / "output" / "requests" / "cafe.json").write_text("[1]")
     ticked = command("tick")
     assert "cafe.json: is no cafe.json (must be an object)" in ticked.stderr.replace("\n", "")

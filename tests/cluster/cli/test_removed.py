@@ -13,9 +13,8 @@ STAGES = ["pretrain", "add_tokenizer", "blimp", "superglue"]
 
 
 @pytest.fixture
-def root(command, tmp_path):
+def root(second_done, tmp_path):  # noqa: ARG001
     """Two runs, completed."""
-    command(*SUBMIT, "--yes", "--wait")
     return OutputRoot(tmp_path / "output")
 
 

@@ -18,9 +18,8 @@ SAY_SO = {"status", "report", "tick", "submit", "rerun"}
 
 
 @pytest.fixture
-def root(command, tmp_path):
+def root(second_done, tmp_path):  # noqa: ARG001
     """Two runs, completed."""
-    command(*SUBMIT, "--yes", "--wait")
     return OutputRoot(tmp_path / "output")
 
 

@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import pytest
 
 from tiny_transformers.common import contents
 from tiny_transformers.common.work import TinyTransformersError, Work
-from tiny_transformers.data import builtin, documents, sources
+from tiny_transformers.data import documents, sources
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Corpus
 
@@ -90,12 +91,12 @@ def test_json_lines_are_read_where_they_are_or_by_another_field(tmp_path):
         list(documents.read(tmp_path / "b.jsonl", corpus()))
 
 
-def test_the_same_texts_train_the_same_model_whatever_their_files_are(tmp_path):
+def test_the_same_texts_train_the_same_model_whatever_their_files_are(tmp_path, builtin_root):
     """Batches of JSON lines, of one text file, and of a folder of them."""
     from tiny_transformers.data import corpus as batches_of
 
     root = tmp_path / "data"
-    builtin.write_builtin(root)
+    shutil.copytree(builtin_root / "tokenizer", root / "tokenizer")
     stories = [f"The {noun} sees the {other}." for noun in ("cat", "dog", "bird") for other in ("cat", "dog", "bird")]
     for split in ("train", "validation"):
         (root / f"{split}.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
