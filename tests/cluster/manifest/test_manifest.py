@@ -449,21 +449,11 @@ def test_an_optional_study_is_taken_only_when_it_is_named(tmp_path):
 def test_the_shipped_manifest_has_every_study_at_its_size():
     document = loading.load(ROOT / "experiments.yaml")
     brainformers = [f"brainformer_{size}" for size in ("small", "medium", "large_v2")]
-    further = ["kan_order", "learning_rates", "sharing_depth", "sharing_parts", "layerwise_scaling"]
-    later = [
-        "insides",
-        "universal",
-        "linformer",
-        "activations_llama",
-        "sharing_llama",
-        "distillation",
-        "pruning",
-        "sample_efficiency",
-        "edge",
-        *brainformers,
-        "brainformer_dense",
-    ]
-    assert document.optional == [*further, *later]
+    pipeline = [f"sharing_pipeline{step}" for step in ("_layers", "_shapes", "_alternatives", "_25k", "")]
+    further = ["kan_order", "learning_rates", *pipeline, "sharing_depth", "sharing_parts", "layerwise_scaling"]
+    llamas = ["activations_llama", "sharing_llama"]
+    later = ["distillation", "pruning", "sample_efficiency", "edge", *brainformers, "brainformer_dense"]
+    assert document.optional == [*further, "insides", "universal", *llamas, "linformer", *later]
     cells = grids.cells(document)
     assert len(expansion.expand(cells)) == 271
     studies = {study: [cell for cell in cells if cell.study == study] for study in {cell.study for cell in cells}}
