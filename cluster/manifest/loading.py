@@ -263,6 +263,8 @@ def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> Layer:
     flat: Layer = {}
     for key, value in tree.items():
         path, origin = f"{prefix}{key}", f"{where}.{key}"
+        if value == {} and path not in SECTIONS:
+            raise InputError(f"{origin}: is empty, which would say nothing. Write a setting of it, or leave it out.")
         if isinstance(value, dict):
             entries = flatten(_mapping(value, origin), origin, f"{path}.")
         else:
