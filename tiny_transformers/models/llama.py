@@ -27,7 +27,6 @@ from tiny_transformers.layers import activations, attention, feed_forward
 from tiny_transformers.layers.attention import rounded
 from tiny_transformers.layers.feed_forward import Zero
 from tiny_transformers.layers.ffn.dense import linear
-from tiny_transformers.layers.head import cross_entropy
 from tiny_transformers.models.language_model import REAL
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 from tiny_transformers.settings.activations import ACTIVATIONS
@@ -172,9 +171,6 @@ class TinyLlamaModel(TinyLlamaPreTrainedModel, LlamaModel):
 
 class TinyLlamaForCausalLM(TinyLlamaPreTrainedModel, LlamaForCausalLM):
     divides_by_items = True
-
-    def loss_at(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(hidden, self.lm_head.weight, None, labels)
 
 
 class StockClassifier(LlamaForSequenceClassification):
