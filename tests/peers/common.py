@@ -6,7 +6,7 @@ compares."""
 from __future__ import annotations
 
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import ModuleType
@@ -104,12 +104,12 @@ def stock_config(config: Any, config_class: Any) -> Any:
     return config_class(**{name: value for name, value in config.to_dict().items() if name in known})
 
 
-def define_family(name: str, family: str, ours: list[Any]) -> None:
+def define_family(name: str, family: str, ours: list[Any], kinds: Iterable[str] = VARIANTS) -> None:
     theirs = [getattr(transformers, model_class.__name__.removeprefix("Tiny")) for model_class in ours]
     plain = auto.hf_config(small(family))
     define(f"{name}_stock", theirs, partial(stock_config, plain, theirs[0].config_class))
-    for variant, settings in VARIANTS.items():
-        define(f"{name}_{variant}", ours, partial(auto.hf_config, small(family, variant, **settings)))
+    for variant in kinds:
+        define(f"{name}_{variant}", ours, partial(auto.hf_config, small(family, variant, **VARIANTS[variant])))
 
 
 def define_brainformers(ours: list[Any]) -> None:
@@ -126,5 +126,5 @@ GPT_NEO, ROBERTA = (
 )
 define_family("GPTNeo", "gpt_neo", our_classes(gpt_neo, "TinyGPTNeo", GPT_NEO))
 define_family("Roberta", "roberta", our_classes(roberta, "TinyRoberta", ROBERTA))
-define_family("Llama", "llama", our_classes(llama, "TinyLlama", GPT_NEO))
+define_family("Llama", "llama", our_classes(llama, "TinyLlama", GPT_NEO), kinds=("ffss", "seq2"))
 define_brainformers(our_classes(brainformer, "TinyBrainformer", ("Model", "ForCausalLM")))
