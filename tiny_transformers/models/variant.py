@@ -61,7 +61,7 @@ class VariantConfig(SavedConfig):
             try:
                 Sharing(**self.sharing).check(self.num_hidden_layers)
             except ValueError as error:
-                raise TinyTransformersError(f"sharing: {error}.") from None
+                raise TinyTransformersError(f"{error}.") from None
 
     def validate_scaling(self) -> None:
         for name, given in (self.scaling or {}).items():

@@ -448,7 +448,7 @@ def test_a_training_model_goes_on_from_its_cache():
 
 def test_a_configuration_written_by_hand_is_checked():
     sizes = {"num_layers": 5, "attention_types": [[["global"], 5]]}
-    with pytest.raises(TinyTransformersError, match="2 unique layers do not divide 5"):
+    with pytest.raises(TinyTransformersError, match="unique_layers 2 does not divide the number of layers, 5"):
         TinyGPTNeoConfig(**sizes, sharing={"strategy": "cycle", "unique_layers": 2})
     with pytest.raises(TinyTransformersError, match="'studdy' is neither family nor study"):
         TinyGPTNeoConfig(**sizes, initialization="studdy")

@@ -19,7 +19,7 @@ CASES = [  # sharing; of each of six layers, by which unique attention, and feed
     ({"strategy": "seq", "unique_layers": 1, "modules": "feed_forward", "first": 3}, [0, 1, 2, 3, 4, 5],
      [0, 0, 0, 1, 2, 3]),
 ]  # fmt: skip
-ATTENTION = re.compile(r"\.(ln_1|attn|attention)\.")
+ATTENTION = re.compile(r"\.(ln_1|attn|attention|self_attn|input_layernorm)\.")
 cases = pytest.mark.parametrize(("sharing", "attentions", "feed_forwards"), CASES)
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -34,7 +34,7 @@ def test_a_model_that_shares_parts_is_a_deep_one_whose_parts_are_equal(family, s
     kept = Sharing(**sharing).modules == "all"
     weights = {}
     for name in deep.state_dict():
-        if block := re.search(r"(?:h|layer)\.(\d+)\.", name):
+        if block := re.search(r"(?:h|layers?)\.(\d+)\.", name):
             unique = attentions if ATTENTION.search(name) else feed_forwards
             number = unique[int(block[1])]
             place = number if kept else unique.index(number)
@@ -75,7 +75,9 @@ def test_a_gradient_of_a_shared_module_is_the_sum_of_its_places(family):
     shared = perturb(auto.build(small(family, layers=2, sharing=sharing), seed=1))
     deep = auto.build(small(family, layers=2), seed=2).eval()
     weights = shared.state_dict()
-    linear = {"gpt_neo": "mlp.c_fc.weight", "roberta": "intermediate.dense.weight"}[family]
+    linear = {"gpt_neo": "mlp.c_fc.weight", "roberta": "intermediate.dense.weight", "llama": "mlp.up_proj.weight"}[
+        family
+    ]
     (name,) = [name for name in weights if name.endswith(linear)]
     deep.load_state_dict(
         {each: weights.get(each, weights.get(each.replace(".1.", ".0."))) for each in deep.state_dict()}

@@ -4,9 +4,17 @@ from variants import FAMILIES, small, tokens
 
 from tiny_transformers.models import auto
 
+EVERYWHERE = ("gelu", "moe_k2", "pkm", "controller", "kv_groups", "ssff", "cycle2")
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", ["gelu", "moe_k2", "pkm", "controller", "kv_groups", "ssff", "cycle2", "halting"])
+
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        *((family, variant) for family in FAMILIES for variant in EVERYWHERE),
+        ("gpt_neo", "halting"),
+        ("roberta", "halting"),
+    ],
+)
 def test_states_are_those_of_the_forward_pass_to_the_last_bit(family, variant):
     """With padding, dropout and statistics over the real tokens; the gradient, too."""
     ids = torch.cat([tokens(), torch.zeros(3, 4, dtype=torch.long)], dim=1)
