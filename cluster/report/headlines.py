@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cluster.console import count
 from cluster.report.findings import Comparison
 from cluster.report.results import Family, Measure, Study, main_of
-from cluster.report.wording import alone, amount_of, listed_names, name, seeds_of, told_seeds
+from cluster.report.wording import alone, amount_of, name, seeds_of, told_seeds
 
 NAMED = 2  # variants that a line names on each side
 ROWS = 8  # variants in a picture: the best and the worst
@@ -85,10 +85,14 @@ def _tested(family: Family, found: Sequence[Comparison]) -> str:
     worse = _strongest((each for each in found if each.significant and each.advantage < 0), first)
     if not better and not worse:
         return f"no difference to {baseline} can be told ({seeds_of(found)})."
-    upper = f"{_side(better)} {'beat' if len(better) > 1 else 'beats'} {baseline}" if better else ""
-    upper = f"{upper}: {_amounts(better)}" if better else f"nothing beats {baseline}"
-    lower = f"; {_side(worse)} {'are' if len(worse) > 1 else 'is'} worse: {_amounts(worse)}" if worse else ""
-    return f"{upper}{lower}."
+    upper = f"nothing beats {baseline}"
+    if len(better) == 1:
+        upper = f"{name(better[0].variant)} beats {baseline}: {_amount(better[0])}"
+    elif better:
+        upper = f"{_side(better)} beat {baseline}"
+    if len(worse) == 1:
+        return f"{upper}; {name(worse[0].variant)} is worse: {_amount(worse[0])}."
+    return f"{upper}; {_side(worse)} are worse." if worse else f"{upper}."
 
 
 def _untested(found: Sequence[Comparison]) -> str:
@@ -108,15 +112,17 @@ def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:
 
 
 def _side(found: Sequence[Comparison]) -> str:
-    return listed_names([name(each.variant) for each in found], NAMED)
-
-
-def _amounts(found: Sequence[Comparison]) -> str:
-    """`+1.2 and +0.8 points of BLiMP`, with the measure once where all have the same."""
+    """`“a” (+1.2) and “b” (+0.8 points of BLiMP)`, with the measure once where all have the same."""
     named = found[:NAMED]
-    if len({each.measure.key for each in named}) == 1:
-        return f"{' and '.join(amount_of(each, unit=each is named[-1]) for each in named)} {_of(named[0].measure)}"
-    return " and ".join(f"{amount_of(each)} {_of(each.measure)}" for each in named)
+    alike = len({each.measure.key for each in named}) == 1
+    told = [amount_of(each, unit=False) if alike and each is not named[-1] else _amount(each) for each in named]
+    names = [f"{name(each.variant)} ({amount})" for each, amount in zip(named, told, strict=True)]
+    more = len(found) - len(named)
+    return f"{', '.join(names)} and {more} more" if more else " and ".join(names)
+
+
+def _amount(found: Comparison) -> str:
+    return f"{amount_of(found)} {_of(found.measure)}"
 
 
 def _of(measure: Measure) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
-from cluster.report.results import Measure, measures_of, told
+from cluster.report.results import Measure, flat, measures_of, told
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
 
@@ -59,6 +59,25 @@ def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
         | {measure.title: of(run["run_id"], measure) for measure in measures}
         for run in ledger.overview()
         if run["run_id"] in scored
+    ]  # fmt: skip
+
+
+def summary_with_settings(ledger: Ledger) -> list[Mapping[str, Any]]:
+    """The rows of `summary`, with the run's seed and family, and, by their paths, the settings in which these runs
+    differ. A setting that a run does not have is None."""
+    rows = summary(ledger)
+    configs = {run.id: run.config for run in ledger.runs(sorted(row["run_id"] for row in rows))}
+    settings = {run_id: flat(config.model_dump(mode="json")) for run_id, config in configs.items()}
+    values: dict[str, set[str | None]] = {}
+    for path in dict.fromkeys(path for of_run in settings.values() for path in of_run):
+        values[path] = {of_run.get(path) for of_run in settings.values()}
+    differing = [path for path, known in values.items() if len(known) > 1 and path not in ("seed", "model.family")]
+    return [
+        {"run": row["run"], "run_id": row["run_id"], "studies": row["studies"],
+         "seed": configs[row["run_id"]].seed, "family": configs[row["run_id"]].family, **row}
+        | {path: settings[row["run_id"]].get(path) for path in differing}
+        for row in rows
+        if row["run_id"] in configs
     ]  # fmt: skip
 
 

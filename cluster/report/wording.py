@@ -217,13 +217,6 @@ def amount_of(found: Comparison, *, unit: bool = True) -> str:
     return f"{sign}{_shown(found, abs(found.difference))}{_unit(found.measure) if unit else ''}"
 
 
-def listed_names(names: Sequence[str], most: int) -> str:
-    """Return the first of these names as a part of a sentence, and how many more there are."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return " and ".join(names)
-
-
 def signed(measure: Measure, value: float) -> str:
     """Return a difference with its sign, in the digits of its measure."""
     shown = measure.show(abs(value))

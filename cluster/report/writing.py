@@ -242,7 +242,7 @@ def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[Mappi
     and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
     runs = {run["run_id"]: run for run in view.ledger.overview()}
     return {
-        "summary.csv": score_tables.summary(view.ledger),
+        "summary.csv": score_tables.summary_with_settings(view.ledger),
         "comparisons.csv": [row for each in sections for row in _comparisons(each)],
         "scores.csv": score_tables.named(runs, view.ledger.scores()),
         "metrics.csv": score_tables.named(runs, view.ledger.metrics()),

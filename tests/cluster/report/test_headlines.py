@@ -33,7 +33,11 @@ def test_a_line_says_what_beats_the_baseline_what_is_worse_or_that_nothing_can_b
 def test_of_many_variants_the_two_that_differ_most_are_named():
     less = [[each - by for each in BASE] for by in (0.02, 0.05, 0.03)]
     assert lines(on_blimp(BASE * 2, *(each * 2 for each in less))) == [
-        "GPT-Neo: nothing beats “GELU”; “b”, “c” and 1 more are worse: -5.0 and -3.0 points of BLiMP."
+        "GPT-Neo: nothing beats “GELU”; “b” (-5.0), “c” (-3.0 points of BLiMP) and 1 more are worse."
+    ]
+    more = [[each + by for each in BASE] for by in (0.02, 0.05)]
+    assert lines(on_blimp(BASE * 2, *(each * 2 for each in more))) == [
+        "GPT-Neo: “b” (+5.0) and “a” (+2.0 points of BLiMP) beat “GELU”."
     ]
 
 

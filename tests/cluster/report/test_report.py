@@ -97,6 +97,19 @@ def test_a_table_for_a_paper_has_the_figures_of_the_csv(whole, capsys):
         reporting.report_command(columns="blimp", output_root=root.path)
 
 
+def test_the_summary_has_seed_family_and_the_settings_in_which_runs_differ(whole):
+    root, ledger, _ = whole
+    rows = table(root.path / "report" / "summary.csv")
+    configs = {run.id: run.config for run in ledger.runs()}
+    assert rows
+    for row in rows:
+        config = configs[row["run_id"]]
+        assert (row["seed"], row["family"]) == (str(config.seed), config.family)
+        assert row["model.activation"] == config.model.activation
+    assert "model.hidden_size" not in rows[0], "all runs have the same"
+    assert list(rows[0])[:5] == ["run", "run_id", "studies", "seed", "family"]
+
+
 def test_all_forms_say_the_same_mean(whole):
     root, ledger, _ = whole
     folder = root.path / "report"
