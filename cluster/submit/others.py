@@ -10,6 +10,7 @@ from cluster.console import count
 from cluster.files.documents import RunNeed
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
+from cluster.ledger.rows import NeedRow
 from cluster.plan import choosing
 from cluster.submit.dispatch import States, Todo
 from tiny_transformers.settings.stages import STAGES
@@ -45,6 +46,15 @@ def told_gone(gone: dict[str, RunNeed], output_root: OutputRoot) -> str:
         f"{count(len(gone), 'run')} left alone: the model that they learn from is gone "
         f"({output_root.run(run_id).model}). Bring it back, or train it again: `rerun --stage pretrain --run {run_id}`."
     )
+
+
+def told_unmet(needs: Iterable[NeedRow]) -> list[str]:
+    """Say for what runs wait that nobody submits before it is there, a line for each product."""
+    return [
+        f"{count(need['runs'], 'run')} wait for {need['stage']} of {need['name'] or 'a run that is gone'} "
+        f"({need['run_id']}), which is {need['status']}."
+        for need in needs
+    ]
 
 
 def told_later(later: Iterable[RunNeed], runs: Sequence[Run], go_on: str) -> list[str]:

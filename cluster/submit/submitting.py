@@ -25,7 +25,7 @@ from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, choices, dispatch, leaving, needs, on_disk, own_stages, pause, requests
+from cluster.submit import calibrating, choices, dispatch, leaving, needs, on_disk, others, own_stages, pause, requests
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
@@ -166,7 +166,10 @@ def tick(
             finally:
                 slurm.seen = None  # the next one asks anew how much room is left
         before.forget_done()
-    if not (groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at):
+        unmet = others.told_unmet(ledger.unmet_needs())
+    for told in unmet:
+        console.print(told, soft_wrap=True)
+    if not (unmet or groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at):
         console.print("Nothing to do.")
     if refused:
         say_left_refused(refused)

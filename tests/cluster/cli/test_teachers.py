@@ -1,6 +1,7 @@
 """Students and their teachers by the commands, on this machine, with stand-ins for the stages."""
 
 import json
+import re
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_a_failed_teacher_blocks_its_students_which_says_why_until_it_is_done_ag
         f"failed (error: RuntimeError: pretrain was told to fail): `rerun --failed --run {teacher}` frees them" in told
     )
     assert "2 runs wait for pretrain of big-" in " ".join(command(*SUBMIT).stdout.split()), "submit asks for them again"
-    command("tick")
+    ticked = " ".join(command("tick").stdout.split())
+    assert re.search(r"2 runs wait for pretrain of big-\S+ \(\w+\), which is failed\.", ticked)
     left = command("rerun", "--stage", "pretrain", "--run", students[0], "--yes", check=False)
     assert "Left alone: do it again then." in " ".join(left.stdout.split())
     assert statuses(command)[students[0]] == ["blocked"] * 2
