@@ -14,7 +14,7 @@ from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import NeedRow
 from cluster.plan import choice_words
-from cluster.submit import choices
+from cluster.submit import choices, others
 
 
 def told(output_root: OutputRoot) -> list[str]:
@@ -61,7 +61,7 @@ def told_of_others(needs: Iterable[NeedRow], options: str) -> list[str]:
             found.append(f"{runs} blocked, since {what} failed ({why}): {frees}")
         else:
             goes_on = f"`tiny-transformers tick{options}` goes on once it has completed"
-            found.append(f"{runs} wait for {what}, which is {need['status']}: {goes_on}")
+            found.append(f"{runs} {others.waits(need['runs'])} for {what}, which is {need['status']}: {goes_on}")
     return found
 
 
