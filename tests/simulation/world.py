@@ -40,6 +40,7 @@ from sqlite_utils import Database
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 import cluster.status.showing
+from cluster import yaml_text
 from cluster.cli import entry, reporting
 from cluster.console import CleanConsole
 from cluster.files import documents, kept_code, processes, whole_files
@@ -643,7 +644,7 @@ class Seams:
             (stage, "_die_with_parent", self._die_with_parent),
             (stage, "STOP", stage.STOP),
             (entry, "app", saving.commands(self.disk)),
-            (loading.yaml, "load", functools.lru_cache(loading.yaml.load)),
+            (yaml_text.yaml, "load", functools.lru_cache(yaml_text.yaml.load)),
             (loading, "_outline", saving.outlined_once(loading._outline)),
             (grids, "cells", saving.expanded_once(grids.cells)),
             (runs, "read_settings", known_settings), (measure, "read_settings", known_settings),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tiny_transformers.settings.architecture import AnyModel, Architecture, attention_matrices, sized_modules
+from tiny_transformers.settings.architecture import AnyModel, Architecture, Llama, attention_matrices, sized_modules
 from tiny_transformers.settings.base import Settings, Share
 from tiny_transformers.settings.feed_forward.dense import Dense
 
@@ -69,8 +69,16 @@ def matrices(model: AnyModel) -> list[int]:
     assert isinstance(model.ffn, Dense)
     attentions, feed_forwards = sized_modules(model, unique=True)
     counts = [size for count, of in attentions for size in attention_matrices(of) * count]
-    linears = [shape for count, of in feed_forwards for shape in model.ffn.linears(of._block) * count]
+    linears = [shape for count, of in feed_forwards for shape in _linears(model.ffn, of) * count]
     return counts + [inputs * outputs for inputs, outputs in linears]
+
+
+def _linears(ffn: Dense, model: Architecture) -> list[tuple[int, int]]:
+    """Of a Llama's usual module what is gated and what gates it are two layers, as stock; elsewhere they are one."""
+    first, *others = ffn.linears(model._block)
+    if isinstance(model, Llama) and model._block.gated and ffn.depth == 2:
+        return [(first[0], first[1] // 2)] * 2 + others
+    return [first, *others]
 
 
 def sparsity(model: AnyModel, pruning: Pruning, step: int, max_steps: int) -> float:

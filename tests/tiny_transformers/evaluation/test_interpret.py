@@ -372,9 +372,10 @@ def test_the_last_state_says_what_the_model_says(family, variant):
     look(model, Listener(state=lambda _, state: kept.append(state)), ids, torch.ones_like(ids, dtype=torch.bool))
     said = layers.said(model, kept[-1].flatten(0, 1)).view(2, 9, -1)
     torch.testing.assert_close(said, model(ids).logits, rtol=1e-4, atol=1e-4)
-    assert len(kept) == model.config.num_layers + 1
+    assert len(kept) == model.config.num_hidden_layers + 1
     base = model.base_model
-    assert torch.equal(kept[0], base.wte(ids) + base.wpe(torch.arange(9)))
+    places = base.wpe(torch.arange(9)) if family == "gpt_neo" else 0
+    assert torch.equal(kept[0], model.get_input_embeddings()(ids) + places)
 
 
 # -- every kind of model ----------------------------------------------------------------------------------------------

@@ -77,8 +77,9 @@ def test_costs_are_those_of_models_of_each_layers_sizes(family):
 
 @families
 def test_a_head_or_unit_that_a_layer_lacks_is_one_that_gives_nothing(family):
-    scaled = perturb(auto.build(small(family, "scaled"), seed=1))
-    full = auto.build(small(family, layers=3, intermediate_size=64), seed=2).eval()
+    model = small(family, "scaled")
+    scaled = perturb(auto.build(model, seed=1))
+    full = auto.build(small(family, layers=3, intermediate_size=64, activation=model.activation), seed=2).eval()
     with torch.no_grad():
         for name, parameter in full.named_parameters():
             given = scaled.get_parameter(name)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from variants import FAMILIES, VARIANTS, small
+from variants import EVERY, FAMILIES, small
 
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.models import auto
@@ -87,8 +87,7 @@ def test_with_a_budget_of_tokens_the_rate_falls_from_the_end_of_the_warm_up_also
     assert curve(halves, "learning_rate") == rates
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "family"), EVERY)
 def test_weight_decay_is_for_what_trainer_decays_but_for_learnable_activations_and_experts_biases(family, variant):
     model = auto.build(small(family, variant), seed=0)
     ours = {name for name, parameter in model.named_parameters() if optimizers.decays(name, parameter)}

@@ -129,8 +129,6 @@ def test_slopes_by_position_fail_before_the_first_step(work, monkeypatch):
         ("moe_k2", "moe_k3", {}),  # the gate's k
         ("cycle2", "cycle_rev2", {}),  # which layer stands where
         ("seq3", "cycle3", {}),
-        ("universal", "halting", {}),
-        ("halting", "halting_alone", {}),  # the signal
         ("1_head", "gelu", {}),
         ("no_bias", "bias", {}),
         ("kan", "kan_other_grid", {}),
@@ -142,6 +140,12 @@ def test_a_model_that_is_another_one_is_not_by_its_definition(family, asked, bui
     found = definition.check(model, small(family, asked, **sizes))
     assert not found.passed
     assert isinstance(found.value, str) or found.value > 10 * definition.ROUNDING
+
+
+@pytest.mark.parametrize("family", FAMILIES[:2])
+@pytest.mark.parametrize(("asked", "built"), [("universal", "halting"), ("halting", "halting_alone")])  # the signal
+def test_a_recurrence_that_is_another_one_is_not_by_its_definition(family, asked, built):
+    assert not definition.check(auto.build(small(family, built), 1), small(family, asked)).passed
 
 
 def test_a_mixture_with_another_gate_is_not_by_its_definition():

@@ -150,8 +150,10 @@ TOKENS, TEXT = 1_024, 64
 PLANNED = ("gelu", "depth4_geglu", "kan", "moe_k2", "controller", "pkm", "cycle2", "universal", "halting")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", PLANNED)
+@pytest.mark.parametrize(
+    ("variant", "family"),
+    [(variant, family) for variant in PLANNED for family in FAMILIES if (variant, family) in EVERY],
+)
 def test_memory_is_planned_for_what_torch_allocates_and_little_more(family, variant):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 500, "max_position_embeddings": TEXT + 2}
     run = RunConfig(
@@ -212,8 +214,10 @@ TERMS = {
 KEYS = 64
 
 
-@pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("term", "family"),
+    [(term, family) for term in TERMS for family in FAMILIES if not (family == "llama" and term.startswith("steps"))],
+)
 def test_each_part_of_the_planned_activations_grows_as_what_torch_keeps(family, term):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 60, "max_position_embeddings": KEYS + 2}
     compare_growth(*(small(family, **{**sizes, "ffn": {}, **change}) for change in TERMS[term]))
