@@ -100,6 +100,9 @@ def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
     document = loading.load(EXPERIMENTS)
     cells, present = grids.cells(document, studies=document.studies), {run.id: run for run in runs}
     seeds = {run.config.seed for run in present.values()}
+    teachers = {
+        need["run_id"] for run in present.values() for need in run.needs
+    }  # which are not compared by themselves
     seeded = [
         replace(cell, config=cell.config.model_copy(update={"seed": seed})) for cell in cells for seed in sorted(seeds)
     ]
@@ -109,7 +112,11 @@ def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
         replace(
             study,
             baselines=tuple(run_id for run_id in study.baselines if run_id in present),
-            runs=tuple(run.id for run in present.values() if study.name in run.studies),
+            runs=tuple(
+                run.id
+                for run in present.values()
+                if study.name in run.studies and (run.id not in teachers or run.id in study.runs)
+            ),
         )
         for study in told
     ]

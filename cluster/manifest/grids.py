@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import yaml_text
 from cluster.errors import InputError, did_you_mean
 from cluster.manifest.checking import Sections, base_model, check_heeded, checked, layer_of_model, with_corpus
 from cluster.manifest.loading import (
@@ -83,6 +82,8 @@ def top_layer(manifest: Manifest, overrides: Iterable[str], smoke: bool) -> Laye
 
 
 def _parse_overrides(manifest: Manifest, texts: Iterable[str]) -> Layer:
+    from cluster import yaml_text  # here, as in `loading`
+
     layer: Layer = {}
     for text in texts:
         path, equals, value = text.partition("=")

@@ -13,7 +13,6 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cluster import yaml_text
 from cluster.errors import InputError, did_you_mean, either, like
 from cluster.files.causes import Cause
 from cluster.manifest import own_stages
@@ -99,6 +98,8 @@ def load(path: Path) -> Manifest:
         raise InputError(f"{path}: there is no such file. {_manifests_beside(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    from cluster import yaml_text  # here, because most commands read no manifest
+
     document = yaml_text.read(text, str(path))
     try:
         return _outline(path, document)

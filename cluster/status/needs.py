@@ -14,7 +14,7 @@ from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import NeedRow
 from cluster.plan import choice_words
-from cluster.submit import choices, others
+from cluster.submit import choices
 
 
 def told(output_root: OutputRoot) -> list[str]:
@@ -61,7 +61,8 @@ def told_of_others(needs: Iterable[NeedRow], options: str) -> list[str]:
             found.append(f"{runs} blocked, since {what} failed ({why}): {frees}")
         else:
             goes_on = f"`tiny-transformers tick{options}` goes on once it has completed"
-            found.append(f"{runs} {others.waits(need['runs'])} for {what}, which is {need['status']}: {goes_on}")
+            verb = "waits" if need["runs"] == 1 else "wait"
+            found.append(f"{runs} {verb} for {what}, which is {need['status']}: {goes_on}")
     return found
 
 

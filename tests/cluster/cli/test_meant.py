@@ -83,6 +83,8 @@ def test_the_shell_completes_options_and_what_they_take_of_short_commands_too(
     name = f"_{program.upper().replace('-', '_')}_COMPLETE"
     for variable, value in {"COMP_WORDS": "\n".join([program, *words]), "COMP_CWORD": len(words)}.items():
         monkeypatch.setenv(variable, str(value))
+    monkeypatch.setenv(completion.ASKED, "")  # which a short command sets, and this takes back
+    monkeypatch.delenv(completion.ASKED)
     monkeypatch.setenv(name, "complete_bash")
     monkeypatch.setattr(sys, "argv", [program])
     begin = {"submit": entry.submit_main, "status": entry.status_main, "rerun": entry.rerun_main}

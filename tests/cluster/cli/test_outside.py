@@ -78,7 +78,7 @@ def test_a_stage_a_feed_forward_kind_and_an_activation_from_elsewhere_are_counte
     assert row["embeddings, %: mean"] == "93.0"
     (row,) = table(tmp_path, "stage-gpt_neo-embedding_share").values()
     assert row["other"] == "7.0"
-    for study, variant in (("stage", "sine"), ("kind", "bilinear8")):
+    for study, variant in (("stage", "a sine"), ("kind", "bilinear8")):
         row = table(tmp_path, f"{study}-gpt_neo")[variant]
         assert float(row["val. loss: mean"]) == pytest.approx(9.2, abs=0.1)
 
