@@ -51,7 +51,9 @@ def test_its_results_are_shown_and_nothing_of_it_is_done_again(command, tmp_path
     assert (counts["completed"], counts["failed"]) == (COMPLETED, 1)
     submit = ("submit", "experiments.yaml", "--site", "site.yaml", "--yes")
     said = command(*submit, *SAME)
-    assert (said.returncode, "Nothing is missing: 12 runs" in said.stdout) == (0, True), said.stdout + said.stderr
+    assert (said.returncode, "Nothing is to be submitted: 12 runs" in said.stdout) == (0, True), (
+        said.stdout + said.stderr
+    )
     assert "1 pack with 1 run;" in command(*submit, "--dry-run", "--study", OTHER_RECIPE).stdout
     assert command("report", "--to", "report").returncode == 0
     summary = (tmp_path / "report/summary.csv").read_text().splitlines()

@@ -92,6 +92,7 @@ class Planned:
     def __init__(self, runs, site=SITE, measured=None, room=None):
         self.room = room
         self.runs, self.site, self.arrays, self.held = runs, site, arranged(runs, site), []
+        self.planned = self.arrays
         self.items, self.measured = runs, measured or cost.Measured.nothing(site)
 
 

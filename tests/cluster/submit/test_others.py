@@ -134,7 +134,7 @@ def test_what_needs_a_run_that_nobody_knows_waits_for_it(ledger, root, lessons):
     recording.record_runs(ledger, root, lessons[1:2], "2026-01-01T00:00:00")
     (row,) = ledger.unmet_needs()
     assert (row["run_id"], row["name"], row["status"], row["runs"]) == (lessons[0].id, None, "waiting", 1)
-    assert "wait for pretrain of a run that is gone" in needs.told_of_others([row], "")[0]
+    assert "waits for pretrain of a run that is gone" in needs.told_of_others([row], "")[0]
 
 
 def test_a_teacher_is_no_row_of_a_study_that_has_it_for_its_students_alone(ledger, root, lessons, tmp_path):

@@ -239,8 +239,9 @@ def test_a_gpu_pack_sees_its_gpu(command, stand_ins, tmp_path):
     change_site(tmp_path, partition="gpu-a100", gpus=1, cpus=8, runs_per_pack=2)
     stand_ins.write_text('{"*": {"blimp": "hang"}}')
     command(*SUBMIT, "--study", "first", "--yes")
-    wait_for(lambda: status(command)["counts"]["running"] == 2)
-    pids = [whole_files.read_json(path)["pid"] for path in tmp_path.glob("output/runs/*/stages/blimp/1/claim.json")]
+    claims = lambda: [*tmp_path.glob("output/runs/*/stages/blimp/1/claim.json")]  # noqa: E731
+    wait_for(lambda: len(claims()) == 2)
+    pids = [whole_files.read_json(path)["pid"] for path in claims()]
     seen = [Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0") for pid in pids]
     devices = [value for each in seen for value in each if value.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(devices) == ["CUDA_VISIBLE_DEVICES=0", "CUDA_VISIBLE_DEVICES=1"]
