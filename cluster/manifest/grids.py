@@ -230,7 +230,8 @@ def _default(manifest: Manifest, key: str, otherwise: Any) -> Any:
 def _seeds(manifest: Manifest, name: str, where: str) -> list[int]:
     seeds = inherited(manifest, name, "seeds")
     seeds = _default(manifest, "seeds", [42]) if seeds is None and "seeds" not in manifest.studies[name] else seeds
-    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
+    are_numbers = isinstance(seeds, list) and not any(isinstance(seed, bool) for seed in seeds)  # yes is no seed
+    if not are_numbers or not seeds or len(set(map(str, seeds))) < len(seeds):
         raise InputError(f"{where}.seeds: {seeds!r} must be a list of different whole numbers.")
     return seeds
 

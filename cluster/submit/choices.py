@@ -122,7 +122,14 @@ def go_on(ledger: Ledger, output_root: OutputRoot, paused: Collection[str] = ())
             told = f"{output_root.choice(choice_id).plan}: cannot be read, so nothing is chosen: `submit` again."
             console.print(told, style="yellow", soft_wrap=True)
             continue
-        choice = _made(ledger, output_root, choice_id, plan)
+        try:
+            choice = _made(ledger, output_root, choice_id, plan)
+        except whole_files.TornFile as torn:  # nobody chooses again what was chosen; all else goes on
+            told = (
+                f"{torn}: it is a choice that was made, so nothing goes on from it. Bring the file back from a backup."
+            )
+            console.print(told, style="yellow", soft_wrap=True)
+            continue
         if choice is None:
             continue
         try:

@@ -100,6 +100,17 @@ def test_a_choice_waits_for_every_score_of_its_sources(scene):
     assert study["grids"][0]["runs"] == runs
 
 
+def test_a_torn_choice_is_named_and_neither_made_again_nor_in_the_way_of_others(scene, capsys):
+    for run in scene.runs:
+        scene.ends(run.id, 0.5)
+    path = scene.root.choice(scene.longer).choice
+    path.write_text('{"study": "lon')
+    assert scene.go_on() == choices.Went(2, 0)
+    assert f"{path}" in capsys.readouterr().out.replace("\n", "")
+    assert path.read_text() == '{"study": "lon'
+    assert scene.asked() == {scene.longer: None, scene.longest: None}
+
+
 def test_what_begins_from_a_choice_chooses_among_what_was_chosen(scene):
     for run in scene.runs:
         scene.ends(run.id, 0.5)
