@@ -25,7 +25,8 @@ from tiny_transformers.settings.pruning import matrices
 from tiny_transformers.settings.stages import STAGES
 
 STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
-ASSUMED = 1e13  # FLOP/s of a site of which neither `flops` nor `peak_flops` is said
+ASSUMED = 1e13  # FLOP/s of a GPU of which neither `flops` nor `peak_flops` is said,
+ASSUMED_OF_A_CORE = 2.5e10  # and of a CPU core: what training reaches on one of 2021, as in cluster/sites/local.yaml
 TIME_MARGIN = 1.5  # asked for / measured
 ESTIMATE_MARGIN = 3.0  # asked for / estimated
 
@@ -69,6 +70,7 @@ class Measured:
     together: Mapping[str, Mapping[int, Estimate]] = field(default_factory=dict)
     gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
+    cores: int = 0  # of a pack on a site without GPUs
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
@@ -87,7 +89,7 @@ class Measured:
     @classmethod
     def nothing(cls, site: Site) -> Measured:
         """Return what is known of a site where nothing was measured."""
-        return cls(site.flops, device=site.peak_flops)
+        return cls(site.flops, device=site.peak_flops, cores=0 if site.gpus else site.cpus)
 
     def speed(self, config: RunConfig, stage: str, slots: int = 1) -> Estimate:
         """FLOP/s of a whole pack with so many runs at a time: of this architecture's stage, of the stage with other
@@ -117,6 +119,8 @@ class Measured:
             return Estimate(1.0, "its `minutes`" if own.minutes else "an hour, as it has no `minutes`")
         if self.profile:
             return Estimate(self.profile, "site profile")
+        if not self.device and self.cores:
+            return Estimate(self.cores * ASSUMED_OF_A_CORE, "assumed of its CPUs: the site says no `flops`")
         if not self.device:
             return Estimate(ASSUMED, "assumed: the site says neither `flops` nor `peak_flops`")
         asked = config.train.precision if STAGES[stage].trains else config.evaluation.precision

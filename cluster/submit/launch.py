@@ -409,7 +409,12 @@ def _launch_local(
     # A pack of this machine is not the job whose shell this may be, and must not requeue that one.
     names = [name for name in environment.left_out() if name.isidentifier()]
     apart = [f"unset {' '.join(names)}"] if names else []
-    setup = [*detach, *apart, f". {shlex.quote(str(script))}"]
+    # And a session of its own: what ends this command's process group, as `timeout 1h submit --wait` does, ends none.
+    # The controller takes the shell's place, and so its process id, before submitit starts one beneath the shell.
+    alone = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    controller = [sys.executable, "-I", "-S", "-c", alone, "-m", "submitit.local._local", str(executor.folder)]
+    begin = ["export SUBMITIT_LOCAL_WITH_SHELL=", f"exec {shlex.join(controller)}"]
+    setup = [*detach, *apart, f". {shlex.quote(str(script))}", *begin]
     executor.update_parameters(
         timeout_min=array.resources.minutes,
         gpus_per_node=array.resources.gpus,

@@ -380,6 +380,19 @@ def test_whoever_leaves_a_wait_is_told_that_jobs_go_on_and_they_do(command, fake
     wait_for(lambda: status(command)["counts"]["completed"] == 8)
 
 
+def test_what_ends_the_process_group_of_a_submit_ends_no_pack(command, fake_science, tmp_path):
+    """As `timeout 1h submit --wait` does, or a shell that ends its jobs."""
+    fake_science.write_text('{"*": {"pretrain": "hang"}}')
+    words = [sys.executable, "-m", "cluster.cli", *SUBMIT, "--study", "second", "--yes", "--wait"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as waiting:
+        assert waiting.stdout
+        assert next(line for line in waiting.stdout if " running" in line)
+        os.killpg(waiting.pid, signal.SIGTERM)
+    fake_science.write_text("{}")
+    wait_for(lambda: status(command)["counts"]["running"] == 0)
+    assert status(command)["counts"]["completed"] == 8
+
+
 def test_cancel_ends_the_pack_and_says_so(command, fake_science):
     fake_science.write_text('{"*": {"pretrain": "hang"}}')
     command(*SUBMIT, "--study", "second", "--yes")

@@ -130,6 +130,8 @@ smoke: {train.max_steps: 2}
         ({"model": "gpt", "evaluation.superglue.tasks": []}, "studies.s.evaluation.superglue.tasks: "),
         ({"model": "gpt", "train": {"max_steps": 1}, "train.max_steps": 2}, "studies.s.train.max_steps: is set twice"),
         ({"model": "gpt", "seeds": [True]}, "studies.s.seeds: [True] must be a list of different whole numbers"),
+        ({"model": "gpt", "train.max_steps": True}, "studies.s.train.max_steps: True: a number is needed"),
+        ({"model": "gpt", "train.anchors": [1, True]}, "studies.s.train.anchors.1: a number is needed"),
         ({"model": "gpt", "model.sharing": {}}, "studies.s.model.sharing: is empty, which would say nothing"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "bert"}]}, "studies.s.exclude[0]: matches no cell"),
         ({"grid": {"model": ["gpt"]}, "exclude": [{"model": "gpt"}]}, "studies.s.exclude: leaves no cell"),

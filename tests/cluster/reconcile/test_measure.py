@@ -99,6 +99,12 @@ def test_a_model_that_was_not_measured_goes_at_other_models_speed_but_has_its_ow
     assert found.speed(other, "superglue").basis.startswith("assumed")
 
 
+def test_a_site_without_gpus_is_assumed_to_have_the_speed_of_its_cores_not_of_a_gpu(runs):
+    without = SITE.model_copy(update={"gpus": 0, "flops": None, "peak_flops": {}, "cpus": 4})
+    found = cost.Measured.nothing(without).speed(runs[0].config, "pretrain")
+    assert found == cost.Estimate(1e11, "assumed of its CPUs: the site says no `flops`")
+
+
 def test_another_seed_is_the_same_architecture(root, runs):
     found = measured([(finish(root, runs[:1], GPU), "measured")], SITE)
     seeded = RunConfig.model_validate(runs[0].config.model_dump() | {"seed": 99})
