@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cluster.errors import InputError, did_you_mean
 from cluster.manifest.loading import CORPUS, DEFINITION, MATCHING, Cell, Layer, Manifest, SettingValue
-from tiny_transformers.settings.architecture import FAMILIES, FEED_FORWARD
+from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import (
     STORY_SETTINGS,
@@ -19,6 +19,7 @@ from tiny_transformers.settings.config import (
     evaluation_class,
 )
 from tiny_transformers.settings.corpora import CORPORA
+from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD
 from tiny_transformers.settings.kinds import KnownNow
 
 FAMILY_WORDS = {  # Hugging Face's, of the other family

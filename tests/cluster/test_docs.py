@@ -15,8 +15,9 @@ from cluster.cli import entry
 from cluster.manifest import grids, loading
 from cluster.manifest.teachers import AskedTeacher
 from cluster.sites.profiles import Site
-from tiny_transformers.settings.architecture import FEED_FORWARD, Brainformer, GPTNeo, Llama, Roberta
+from tiny_transformers.settings.architecture import Brainformer, GPTNeo, Llama, Roberta
 from tiny_transformers.settings.config import STREAMS, Budget, RunConfig
+from tiny_transformers.settings.feed_forward.kind import FEED_FORWARD
 from tiny_transformers.settings.linformer import Linformer
 from tiny_transformers.settings.pruning import Pruning
 from tiny_transformers.settings.recurrence import Halting, Recurrence

@@ -15,10 +15,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from tiny_transformers.settings import architecture
+from tiny_transformers.settings import transformer
 from tiny_transformers.settings.feed_forward.kind import FeedForwardKind, plain_units
 
-_SETTINGS: TypeAdapter[Any] = TypeAdapter(architecture.FeedForward)
+_SETTINGS: TypeAdapter[Any] = TypeAdapter(transformer.FeedForward)
 
 
 def settings(config: Any) -> FeedForwardKind:

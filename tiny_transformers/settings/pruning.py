@@ -7,9 +7,10 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tiny_transformers.settings.architecture import AnyModel, Architecture, Llama, attention_matrices, sized_modules
+from tiny_transformers.settings.architecture import AnyModel, Architecture, Llama
 from tiny_transformers.settings.base import Settings, Share
 from tiny_transformers.settings.feed_forward.dense import Dense
+from tiny_transformers.settings.transformer import attention_matrices, sized_modules
 
 
 class Pruning(Settings):

@@ -30,7 +30,8 @@ from tiny_transformers.data import batches, corpus
 from tiny_transformers.data.batches import Batch
 from tiny_transformers.data.feed import Feed, Step
 from tiny_transformers.layers.noise import set_seed
-from tiny_transformers.models import auto, definition
+from tiny_transformers.models import auto
+from tiny_transformers.models.definition import checking
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings import architecture, config
 from tiny_transformers.training import checkpoint, functions, losses, optimizers
@@ -356,8 +357,8 @@ class Training:
 
     def _check_definition(self, model: LanguageModel, name: str) -> None:
         """The model is the one of its settings: formulas, gates, widths, order, sharing, every parameter's shape."""
-        found = definition.check(model, self.config.model)
-        expected = f"logits within {definition.ROUNDING} of those by the definition of {self.config.model.label}"
+        found = checking.check(model, self.config.model)
+        expected = f"logits within {checking.ROUNDING} of those by the definition of {self.config.model.label}"
         self._require(replace(found, name=name), expected)
 
     def _check_inputs(self) -> None:

@@ -14,7 +14,8 @@ from tiny_transformers.data import batches
 from tiny_transformers.layers import activations
 from tiny_transformers.layers.ffn.experts import GatedExperts
 from tiny_transformers.layers.ffn.gates import Random
-from tiny_transformers.models import auto, definition
+from tiny_transformers.models import auto
+from tiny_transformers.models.definition import checking
 from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import STREAMS, RunConfig
 from tiny_transformers.training import optimizers, pretrain
@@ -137,38 +138,38 @@ def test_slopes_by_position_fail_before_the_first_step(work, monkeypatch):
 )
 def test_a_model_that_is_another_one_is_not_by_its_definition(family, asked, built, sizes):
     model = auto.build(small(family, built, **sizes), 1)
-    found = definition.check(model, small(family, asked, **sizes))
+    found = checking.check(model, small(family, asked, **sizes))
     assert not found.passed
-    assert isinstance(found.value, str) or found.value > 10 * definition.ROUNDING
+    assert isinstance(found.value, str) or found.value > 10 * checking.ROUNDING
 
 
 @pytest.mark.parametrize("family", FAMILIES[:2])
 @pytest.mark.parametrize(("asked", "built"), [("universal", "halting"), ("halting", "halting_alone")])  # the signal
 def test_a_recurrence_that_is_another_one_is_not_by_its_definition(family, asked, built):
-    assert not definition.check(auto.build(small(family, built), 1), small(family, asked)).passed
+    assert not checking.check(auto.build(small(family, built), 1), small(family, asked)).passed
 
 
 def test_a_mixture_with_another_gate_is_not_by_its_definition():
     asked = stream_model("naive")
     for gate, settings in (("switch", {}), ("hash", {}), ("dense", {}), ("naive", {"adaptive_span": None})):
-        assert not definition.check(auto.build(stream_model(gate, **settings), 1), asked).passed
+        assert not checking.check(auto.build(stream_model(gate, **settings), 1), asked).passed
 
 
 def test_a_saved_model_that_loads_with_another_activation_is_not_by_its_definition(tmp_path):
     settings = small("roberta", "relu")
     model = auto.build(settings, 1)
     model.save_pretrained(tmp_path)
-    assert definition.check(auto.load_lm(tmp_path), settings).value < 1e-9
+    assert checking.check(auto.load_lm(tmp_path), settings).value < 1e-9
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"activation": "gelu"}))
-    assert not definition.check(auto.load_lm(tmp_path), settings).passed
+    assert not checking.check(auto.load_lm(tmp_path), settings).passed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_variant_is_by_its_definition(family):
     for variant in [variant for variant, of in EVERY if of == family]:
         settings = small(family, variant)
-        found = definition.check(auto.build(settings, 1), settings)
+        found = checking.check(auto.build(settings, 1), settings)
         assert found.passed, (variant, found.value)
         assert isinstance(found.value, float), found.value
 
@@ -177,14 +178,14 @@ def test_every_variant_is_by_its_definition(family):
 def test_every_gate_is_by_its_definition(gate):
     for more in ({}, {"tie_word_embeddings": True}, {"adaptive_span": None}, {"adaptive_span": {"init": 0.4}}):
         settings = stream_model(gate, **more)
-        assert definition.check(auto.build(settings, 1), settings).passed
+        assert checking.check(auto.build(settings, 1), settings).passed
 
 
 def test_a_model_is_left_as_it_was_by_its_check():
     settings = stream_model()
     model = auto.build(settings, 1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    definition.check(model, settings)
+    checking.check(model, settings)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training == auto.build(settings, 1).training
 

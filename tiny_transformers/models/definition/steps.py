@@ -1,4 +1,4 @@
-"""The definition of a Universal Transformer's steps, for `definition`: position by position, by Graves 2016,
+"""The definition of a Universal Transformer's steps, for `families`: position by position, by Graves 2016,
 eq. 4 to 9, and Dehghani et al. 2019, eq. 6 and 7; and not by the layer that trains."""
 
 from __future__ import annotations
