@@ -140,7 +140,7 @@ def test_what_waits_for_a_calibration_is_submitted_by_ticks_once_that_has_ended_
 
 
 CHOICE = ("choice", {"study": "f0", "pick": 0})
-CALLS = 28  # of the disk while a choice is made
+CALLS = 26  # of the disk while a choice is made
 
 
 @pytest.mark.parametrize("kill", [pytest.param(kill, marks=() if kill in (9, 17, 25) else pytest.mark.longer)
