@@ -425,7 +425,7 @@ class World:
         if manner is None:
             reply = self.slurm.call(call)
             if name == "sbatch" and reply.code:
-                process.notes["refused"] = reply.error
+                _note_refusal(process, reply.error)
             if name == "sbatch" and reply.code == 0:
                 kernel.point()  # accepted, and the command may be killed before it hears
             return reply
@@ -433,6 +433,11 @@ class World:
         if manner not in ("banner", "another cluster", "busy", "no room", "refused"):
             process.notes["silent"] = True
         return MANNERS[manner](self, call)
+
+
+def _note_refusal(process: Process, text: str) -> None:
+    """Beside those before: a command may submit for several manifests."""
+    process.notes["refused"] = process.notes.get("refused", "") + text
 
 
 def _lost(world: World, call: Call) -> Reply:
@@ -505,13 +510,13 @@ def _elsewhere(world: World, call: Call) -> Reply:
     for task in world.slurm.tasks:
         if task.array == int(reply.out) and not task.foreign and task.live:
             task.elsewhere = True
-    call.process.notes["refused"] = "to cluster other"
+    _note_refusal(call.process, "to cluster other")
     return Reply(f"{reply.out.strip()};other\n")
 
 
 def _refused(text: str) -> Callable[[World, Call], Reply]:
     def refuse(_: World, call: Call) -> Reply:
-        call.process.notes["refused"] = text
+        _note_refusal(call.process, text)
         return Reply(error=text, code=1)
 
     return refuse
