@@ -78,7 +78,7 @@ def known(output_root: OutputRoot, plans: Mapping[str, ChoicePlan]) -> Known:
 
 def ask(output_root: OutputRoot, of: Known, source: SourceOfWork) -> None:
     """Write the plans of these follow-ups, and a request for each whose choice is not made. It takes the place of what
-    the same study, with the same --set, asked before."""
+    the same study, with the same --set, asked before, unless that is made: then its runs are still to be asked for."""
     if not of.plans:
         return
     for choice_id, plan in of.plans.items():
@@ -90,7 +90,8 @@ def ask(output_root: OutputRoot, of: Known, source: SourceOfWork) -> None:
             whole_files.write_json(output_root.request(choice_id), request)
     asked = {choice_words.title(plan) for plan in of.plans.values()}
     for path, _, choice_id, other in waiting(output_root):
-        if choice_id not in of.plans and other and choice_words.title(other) in asked:
+        made = output_root.choice(choice_id).choice.exists()
+        if choice_id not in of.plans and not made and other and choice_words.title(other) in asked:
             path.unlink(missing_ok=True)
 
 

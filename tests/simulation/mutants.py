@@ -97,11 +97,14 @@ PUT_BACK = (
         "return self.state not in CAUSES", "return self.state in LIVE"),
     one("a file of another form is read", "cluster/files/documents.py",
         "if wrong := find_fault(value, kind):", 'if wrong := "":'),
+    one("a request of a choice that was made is dropped for another question", "cluster/submit/choices.py",
+        "and not made and other", "and other"),
     one("jobs have submitit's wckey", "cluster/submit/launch.py", '| {"wckey": None}', "| {}"),
 )
 INTENTS, JUDGING = "cluster/reconcile/intents.py", "cluster/reconcile/judging.py"
 OPENED, RECONCILING = "cluster/reconcile/opened.py", "cluster/reconcile/reconciling.py"
 DISPATCH, CLAIMS, LIVES = "cluster/submit/dispatch.py", "jobs/attempts.py", "jobs/lives.py"
+CHOICES, OTHERS = "cluster/submit/choices.py", "cluster/submit/others.py"
 MUTANTS = (
     one("an answer that was heard is asked for again", INTENTS,
         'answer["state"] != "intended":', 'answer["state"] == "intended":'),
@@ -150,6 +153,20 @@ MUTANTS = (
     one("earlier attempts are not looked at", CLAIMS,
         "else attempt.number < number\n", "else attempt.number > number\n"),
     one("what was done before is done again", CLAIMS, "begun[-1].number <= known.get", "begun[-1].number >= known.get"),
+    one("a choice does not wait for all scores", CHOICES, "if pending or (failed", "if pending and (failed"),
+    one("the choice that comes before is not waited for", CHOICES,
+        'source["choice"] not in made', 'source["choice"] in made'),
+    one("what an earlier choice left is chosen from", CHOICES,
+        'each["before"] in chosen[each["study"]]', 'each["before"] not in chosen[each["study"]]'),
+    one("whoever fails holds nobody up", CHOICES, 'rule["failed"] == "wait")', 'rule["failed"] != "wait")'),
+    one("what was done again counts as failed", CHOICES,
+        "if run_id in failures and run_id not in scores]", "if run_id in failures and run_id in scores]"),
+    one("a choice has another kind of id", "cluster/files/choices.py",
+        "choice: str  # the id", "choice: int  # the id"),
+    one("who is trained is waited for", OTHERS, '!= "completed":', '== "completed":'),
+    one("a teacher that is trained again is not waited for", OTHERS, "if place in again or", "if place in again and"),
+    one("a model that is gone is taken for there", OTHERS,
+        "not output_root.run(place[0]).model.is_dir()", "output_root.run(place[0]).model.is_dir()"),
     one("a pack is taken twice", LIVES, 'holder["restart"] >= task.restart', 'holder["restart"] < task.restart'),
 )
 # fmt: on

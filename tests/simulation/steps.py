@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from simulation.world import HOSTS, STUDIES
+from simulation.world import FOLLOW_UPS, HOSTS, STUDIES, TAUGHT
 
 Step = tuple[str, dict[str, Any]]
 Fault = Callable[[random.Random], tuple[Step, Step | None]]
@@ -50,6 +50,9 @@ def draw(seed: int) -> list[Step]:
     steps: list[Step] = []
     undo: list[tuple[int, Step]] = []
     left = lot.sample(sorted(STUDIES), lot.randint(2, len(STUDIES)))
+    for study in (*FOLLOW_UPS, *TAUGHT):
+        if lot.random() < 0.05:
+            left.insert(lot.randint(0, len(left)), study)
     long_lists = "sacct cuts lists" in kinds or "jobs are purged" in kinds  # of tasks that wait
     if long_lists or lot.random() < 0.4:
         steps.append(("site", {"runs_per_pack": 1}))
@@ -84,6 +87,8 @@ def draw(seed: int) -> list[Step]:
                 steps.append(("pass", {"seconds": 15}))
             if on[1].get("client") == "scancel":  # which few commands call
                 steps += [command(lot, kinds, users, hosts, ["cancel run"]) for _ in range(2)]
+            if on[1].get("what") == "requeued and held":  # which is to be shown so
+                steps.append(("command", {"words": ["status"], "seed": lot.randrange(1 << 30), "pick": 1}))
             if off:
                 undo.append((len(steps) + lot.randint(2, 12), off))
             if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
@@ -149,13 +154,29 @@ def _environment(lot: random.Random) -> tuple[Step, Step | None]:
     return ("environment", {"name": lot.choice(sorted(ENVIRONMENTS))}), ("environment", {"name": None})
 
 
+def _follow_up(lot: random.Random) -> str:
+    return lot.choice(("f0", "f0", "f1"))
+
+
+def _choice(lot: random.Random) -> tuple[Step, Step | None]:
+    step: dict[str, Any] = {"study": _follow_up(lot), "pick": lot.randrange(1 << 30)}
+    if lot.random() < 0.6:
+        step["kill"] = lot.randint(1, 36)
+    else:
+        step["disk"] = (lot.choice(("EIO", "ENOSPC", "ESTALE")), lot.randint(0, 34), lot.choice((1, 1, 40)))
+    if lot.random() < 0.2:
+        step |= {"user": "bob", "host": "login2"}
+    return ("choice", step), None
+
+
 def _nothing(_: random.Random) -> tuple[Step, Step | None]:
     """What is drawn with each command."""
     return ("pass", {"seconds": 1}), None
 
 
 OF_NEW_JOBS = ("limit", "array size", "stage", "sbatch", "scancel")  # steps, and clients, that take effect on these
-WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again", "hidden")
+WITH_PICK = ("kill", "foreign", "purge", "cut", "lose run", "unheard", "given up", "slow look", "begun again", "hidden",
+             "source again", "teacher", "edit")  # fmt: skip
 UP: Step = ("controller", {"what": "up"})
 FAULTS: dict[str, Fault] = {
     "a command is killed": _nothing,
@@ -225,6 +246,18 @@ FAULTS: dict[str, Fault] = {
     "files are spoilt": lambda lot: (
         ("spoil", {"what": lot.choice(("lock", "answer", "heartbeat", *3 * ["request"])), "pick": lot.randrange(1000),
                    "text": lot.choice(("", "[]", '{"state": "sub', "7", "{}"))}), None),
+    "a choice is interrupted": _choice,
+    "choices at once": lambda lot: (
+        ("choice", {"study": _follow_up(lot), "pick": lot.randrange(1 << 30),
+                    "kill": lot.choice((0, lot.randint(1, 36))),
+                    "paces": tuple(lot.choice((1.0, 2.0, 5.0, 60.0)) for _ in range(2))}), None),
+    "a choice's files are spoilt": lambda lot: (
+        ("spoil choice", {"what": lot.choice(("choice", "choice", "plan")), "pick": lot.randrange(1000),
+                          "text": lot.choice(("", "[]", '{"study": "f', "7", "{}"))}), ("restore", {})),
+    "a source is done again": _simple("source again"),
+    "the manifest is edited": _simple("edit"),
+    "a teacher fails": _simple("teacher", how=("fail", "memory", "exit", "cancelled"), study=TAUGHT),
+    "a teacher is trained again": _simple("teacher", how=("again", "again", "removed"), study=TAUGHT),
     "a folder's name is odd": _simple("odd folder", name=("100%done", "back\\slash")),
     "the disk is read-only": _simple("read-only", ("read-only", {"on": False}), on=True),
 }  # fmt: skip
@@ -245,8 +278,13 @@ NOTES: dict[str, tuple[str, ...]] = {
     "a job's process is killed": ("kill: ",), "a job is killed on its way": ("kill: pack, on its way",),
     "stages fail": ("a stage ", "a child is killed"),
     "stages are slow": ("stages: ",), "others have jobs": ("foreign jobs",), "a run is removed": ("removed: a run",),
+    "a choice is interrupted": ("a choice is cut short", "a choice's disk fails"),
+    "a choice's files are spoilt": ("spoilt: a choice's",),
+    "a teacher fails": ("a teacher has failed", "a teacher is cancelled"),
+    "a teacher is trained again": ("a teacher is trained again", "a teacher is removed"),
     "a folder is removed": ("removed: ledger", "removed: logs", "removed: cache", "removed: requests"),
-    "the submissions are removed": ("removed: submissions",), "files are spoilt": ("spoilt: ",),
+    "the submissions are removed": ("removed: submissions",),
+    "files are spoilt": tuple(f"spoilt: {what}" for what in ("lock", "answer", "heartbeat", "request")),
 }  # fmt: skip
 
 

@@ -150,3 +150,12 @@ def test_a_pulled_run_whose_packs_answer_cannot_be_read_is_spoken_for():
         ("pass", {"seconds": 130}),
     ]
     assert replay(2005, steps).violations == []
+
+
+def test_what_was_chosen_is_done_though_the_manifest_is_edited_before_anybody_asked_for_it():
+    steps = [
+        ("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}),
+        ("choice", {"study": "f0", "pick": 0, "kill": 22}),
+        ("edit", {"pick": 1}),
+    ]
+    assert replay(1, steps).violations == []

@@ -13,6 +13,7 @@ from simulation import mutants, steps
 from simulation.walk import Walker, shorten, told, walk
 from simulation.world import installed, world
 
+from cluster.plan import ranking
 from cluster.slurm.answers import Job
 
 HERE = Path(__file__).resolve().parent
@@ -69,7 +70,7 @@ KINDS_OF_STEPS = ("calibration", "client", "form", "environment", "controller", 
                   "kill", "job killed", "job disk", "stage", "limit", "array size", "foreign", "clock", "remove",
                   "spoil", "odd folder", "read-only", "burst", "purge", "cut", "lose submissions", "lose run",
                   "odd site", "killed", "disk", "beside", "unheard", "given up", "slow look",
-                  "begun again", "hidden")  # fmt: skip
+                  "begun again", "hidden", "choice", "spoil choice", "source again", "edit", "teacher")  # fmt: skip
 
 
 def kind_of(step):
@@ -136,6 +137,52 @@ def test_what_waits_for_a_calibration_is_submitted_by_ticks_once_that_has_ended_
         walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 0}))
         assert (len(made.slurm.ran), walker.statuses(), made.violations) == (2, {"completed"}, [])
         assert not list(made.output.glob("requests/*"))
+
+
+CHOICE = ("choice", {"study": "f0", "pick": 0})
+CALLS = 26  # of the disk while a choice is made
+
+
+@pytest.mark.parametrize("kill", [pytest.param(kill, marks=() if kill in (9, 17, 25) else pytest.mark.longer)
+                                  for kill in range(1, CALLS + 1)])  # fmt: skip
+def test_a_choice_in_which_its_command_is_killed_is_made_once_and_its_runs_are_submitted_once(folder, kill):
+    steps = [("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}), (CHOICE[0], CHOICE[1] | {"kill": kill})]
+    with world(folder, 0) as made:
+        walker = Walker(made)
+        for step in steps:
+            walker.take(step)
+        assert made.counts["a choice is cut short"] == 1
+        walker.calm()
+        walker.finish()
+        walker.check_the_end()
+        (path,) = made.output.glob("choices/*/choice.json")
+        (run,) = json.loads(path.read_text())["runs"]
+        assert (made.executed[run, "pretrain"], walker.statuses(), made.violations) == (1, {"completed"}, [])
+        assert not list(made.output.glob("requests/*"))
+
+
+def test_a_choice_that_was_made_otherwise_than_the_scores_say_is_found(folder, monkeypatch):
+    monkeypatch.setattr(ranking, "_order", lambda *_: lambda each: -each["number"])
+    steps = [("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}), CHOICE, ("edit", {"pick": 0}), CHOICE]
+    assert {kind for seed in (0, 1) for kind in walk(folder, seed, steps).kinds} == {"not the best was chosen"}
+
+
+@pytest.mark.parametrize("how", ["fail", "exit", "cancelled"])
+def test_a_teacher_that_fails_blocks_its_students_until_it_is_trained(folder, how):
+    with world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("teacher", {"how": how, "study": "t0", "pick": 1}))
+        assert "2 runs blocked, since pretrain of tutor" in " ".join(said(made).split())
+        walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 1}))
+        assert len(made.slurm.ran) == 1
+        walker.take(("command", {"words": ["rerun"], "seed": 1, "pick": 1}))
+        walker.take(("pass", {"seconds": 60}))
+        walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 1}))
+        walker.take(("pass", {"seconds": 60}))
+        walker.take(("command", {"words": ["status"], "seed": 1, "pick": 1}))
+        assert (walker.statuses(), made.violations) == ({"completed"}, [])
+        assert set(made.executed.values()) == {1}
+        assert len(made.executed) == 3
 
 
 def said(made):

@@ -21,10 +21,12 @@ from typing import Any
 import yaml
 from simulation import steps as drawing
 from simulation.batch import Task
+from simulation.choosing import Choosing
 from simulation.disk import DiskFault
 from simulation.kernel import Process
 from simulation.steps import Step
-from simulation.world import RUNS, SITE, STUDIES, World, installed, seams, world
+from simulation.teaching import Teaching
+from simulation.world import SITE, STUDIES, World, installed, seams, with_sources, world
 
 from cluster.files.records import key_of
 from cluster.reconcile.intents import patience
@@ -67,10 +69,11 @@ def walk(folder: Path, seed: int, steps: Sequence[Step] | None = None) -> Outcom
         return Outcome(made.violations, made.counts, after_fault, made.log, calibrated, made.pulled)
 
 
-class Walker:
+class Walker(Choosing, Teaching):
     """Takes steps in a world, and watches over what must hold at each."""
 
     def __init__(self, made: World) -> None:
+        Choosing.__init__(self, made)
         self.world, self.slurm, self.kernel = made, made.slurm, made.kernel
         self.running: list[Process] = []
         self.begun = 0  # of the world's jobs, those whose beginning was checked
@@ -94,17 +97,22 @@ class Walker:
     def _command(self, words: list[str], seed: int, pick: int, user: str = "alice", host: str = "login1",
                  kill_at: int = 0, disk: tuple[str, int, int] | None = None, beside: bool = False,
                  pace: float = 60.0) -> None:  # fmt: skip
-        told = self._words(words, pick)
-        if told is None:
-            return
+        if told := self._words(words, pick):
+            self.start(told, seed, user, host, kill_at, disk, beside, pace)
+
+    def start(self, told: list[str], seed: int = 0, user: str = "alice", host: str = "login1", kill_at: int = 0,
+              disk: tuple[str, int, int] | None = None, beside: bool = False,
+              pace: float = 60.0, notes: dict[str, Any] | None = None) -> Process:  # fmt: skip
+        """A user gives a command; unless it is `beside` others, it has ended, or is stopped, then."""
         faults = [DiskFault(*disk)] if disk else []
         process = self.world.command(told, user, host, seed, kill_at, pace, faults)
-        process.notes |= {"beside": beside or any(other.alive for other in self.running)}
+        process.notes |= (notes or {}) | {"beside": beside or any(other.alive for other in self.running)}
         for other in self.running:
             other.notes["beside"] = True
         self.running.append(process)
         if not beside:
             self.world.finish(process, OVERDUE)
+        return process
 
     def _burst(self, words: list[str], seed: int, paces: list[float], dead: bool) -> None:
         """Several commands at once, slow and quick ones, at a lock whose holder may have died."""
@@ -124,7 +132,7 @@ class Walker:
         first = ["--calibration"] if world.calibrates else []
         of_studies = [word for name in sorted(world.submitted) for word in ("--study", name)]
         if words[0] == "submit":
-            world.submitted |= set(words[1:])
+            world.submitted |= with_sources(words[1:])
             chosen = [word for name in words[1:] for word in ("--study", name)]
             return ["submit", "experiments.yaml", "--site", "site.yaml", "--yes", *chosen, *first]
         if words[0] == "again" and not of_studies:
@@ -400,13 +408,15 @@ class Walker:
         """A person removes a run, which is done again by a `submit` alone."""
         runs = sorted((self.world.output / "runs").glob("*"))
         if self._idle and runs:
-            run = runs[pick % len(runs)]
-            shutil.rmtree(run)
-            self.world.note("removed: a run")
-            self.world.notes_redone.add(run.name)
-            for key in [key for key in self.world.executed if key[0] == run.name]:
-                del self.world.executed[key]
-            self.results = {path: text for path, text in self.results.items() if run not in path.parents}
+            self.lose(runs[pick % len(runs)])
+
+    def lose(self, run: Path) -> None:
+        shutil.rmtree(run)
+        self.world.note("removed: a run")
+        self.world.notes_redone.add(run.name)
+        for key in [key for key in self.world.executed if key[0] == run.name]:
+            del self.world.executed[key]
+        self.results = {path: text for path, text in self.results.items() if run not in path.parents}
 
     def _odd_site(self, profile: str) -> None:
         """A user tries a profile of which more than values may get into a script."""
@@ -479,6 +489,7 @@ class Walker:
         world, notes = self.world, process.notes
         said = process.output.getvalue()
         world.log.append(f"    {process.name} -> {notes.get('code', 'killed')} {said[-300:]!r}")
+        self.check_gone(process, said)
         if process.tracebacks:
             world.complain(f"traceback of a command:: {process.name}: {process.tracebacks[0][-1500:]}")
         if notes.get("killed"):
@@ -520,6 +531,7 @@ class Walker:
             or counts["accounting: away"]
             or any(task.forgotten or task.purged for task in self.slurm.ran)
         )
+        self.check_blocked(said)
         if "accounting calls it alive" in said and not behind:
             self.world.complain(f"status does not know of a job that SLURM has:: {said}")
         for task in self.slurm.live():
@@ -572,6 +584,8 @@ class Walker:
                 for item in self._items(task):
                     if self._was_cancelled(item["run_id"], task):
                         self.world.complain(f"tick does again what was cancelled by hand:: {item['run_id']} {task.key}")
+            self.check_choices_of(task)
+            self.check_teacher_of(task, path)
         self.sent = len(self.slurm.ran)
 
     def _was_cancelled(self, run_id: str, now: Task) -> bool:
@@ -649,6 +663,7 @@ class Walker:
         world.environment, world.manners, world.told, world.offsets = {}, {}, {}, {}
         world.job_faults, world.job_kills = [], []
         world.read_only = False
+        self._restore()
         slurm.form, slurm.limit, slurm.array_size, slurm.controller = {}, None, 1001, True
         self._accounting(up=True)
         self._nodes(up=True)
@@ -672,7 +687,8 @@ class Walker:
             if words[:2] != ("ledger", "rebuild"):
                 self.look()
                 self.do("ledger", "rebuild", user=user)
-        elif found := re.search(r"or train again: `rerun (--stage pretrain --run \w+)`", said):
+        elif found := re.search(r"or train (?:it )?again: `rerun (--stage pretrain --run (\w+))`", said):
+            self.train_again(found[2])
             self.do("rerun", *found[1].split(), "--yes", "--site", "site.yaml", user=user)
         elif process.notes.get("code") == 2 and not any(text in said for text in EXPECTED):
             self.world.complain(f"refused in a calm world:: {process.name}: {said[-600:]}")
@@ -681,13 +697,14 @@ class Walker:
 
     def finish(self) -> None:
         """The user looks, gives `tick`, and asks again for what no rule tries again, until all is completed."""
-        if not self.world.submitted:
+        world = self.world
+        if not world.submitted:
             return
-        studies = [word for name in sorted(self.world.submitted) for word in ("--study", name)]
-        users = sorted({process.user for process in self.world.commands} | {"alice"})
+        studies = [word for name in sorted(world.submitted) for word in ("--study", name)]
+        users = sorted({process.user for process in world.commands} | {"alice"})
         asked = 0
-        where = ["--site", "site.yaml"] if self.world.counts["removed: submissions"] else []
-        if self.world.counts["removed: a run"]:  # which `submit` alone does again
+        where = ["--site", "site.yaml"] if world.counts["removed: submissions"] else []
+        if world.counts["removed: a run"] or world.counts["the manifest is edited"]:  # `submit` alone sees it
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
         for number in range(ROUNDS):
             before = len(self.slurm.ran)
@@ -695,27 +712,29 @@ class Walker:
             self._pass(100 if number < 3 else 1200)  # a limit that nobody can read is believed for an hour
             self.kernel.advance(self.kernel.now + 300, lambda: not self.slurm.live())
             statuses = self.statuses()
-            if self.world.violations or (statuses == {"completed"} and not self.slurm.live()):
+            if world.violations or (statuses == {"completed"} and not self.slurm.live()):
                 return
             if len(self.slurm.ran) > before:
                 continue
             told = "".join(process.output.getvalue() for process in given)
             if overdue := self._overdue(given[0].notes["began"]):
                 if not any(words in told for words in KEPT):
-                    self.world.complain(f"tick leaves what is to be tried again:: {told}")
+                    world.complain(f"tick leaves what is to be tried again:: {told}")
                 shown = self.do("status", "--failed").output.getvalue() if GONE in told else LEFT
                 if LEFT not in shown:
-                    self.world.complain(f"status says that tick does what it leaves:: {overdue} {told} {shown}")
+                    world.complain(f"status says that tick does what it leaves:: {overdue} {told} {shown}")
             if asked == 3:  # accounting calls some alive that never ended for it: the user is told to cancel them
                 for user in users:
                     self.do("cancel", "--all", "--yes", user=user)
+            if asked and world.counts["the manifest is edited"]:
+                self.submit_as_before(studies)
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
             if asked:
                 self.do("rerun", "--failed", "--yes", *where)
             asked += 1
         left = {(row["status"], row["cause"]) for row in self.rows("attempt") if row["status"] != "completed"}
         shown = [dict(row) for row in self.rows("newest_attempt") if row["status"] != "completed"]
-        self.world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
+        world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
 
     def _overdue(self, then: float) -> list[dict[str, Any]]:
         """The failed stage runs whose rule said, at that time, to try them again by then."""
@@ -727,8 +746,15 @@ class Walker:
         found = set()
         for row in self.rows("run"):
             found |= set(row["statuses"].split(","))
-        wanted = sum(RUNS[name] for name in self.world.submitted)
-        return found if len(self.rows("run")) == wanted else {*found, "missing"}
+        wanted = self.wanted()
+        return found if wanted and wanted <= {row["id"] for row in self.rows("run")} else {*found, "missing"}
+
+    def wanted(self) -> set[str] | None:
+        """The runs that were asked for; None: some of them are still to be chosen."""
+        chosen = self.wanted_by_choices()
+        if chosen is None:
+            return None
+        return chosen | {run.id for name in self.world.submitted for run in self.world.planned[name]}
 
     def rows(self, table: str, where: str = "1") -> list[dict[str, Any]]:
         path = self.world.output / "ledger.db"

@@ -25,7 +25,7 @@ import time
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
@@ -44,11 +44,13 @@ from cluster import yaml_text
 from cluster.cli import entry, reporting
 from cluster.console import CleanConsole
 from cluster.files import documents, kept_code, processes, whole_files
+from cluster.files.records import Run
 from cluster.ledger import lock, runs, schema, store
 from cluster.manifest import grids, loading
+from cluster.plan import expansion
 from cluster.reconcile import measure, reconciling, session
 from cluster.slurm import environment, queries, sbatch
-from cluster.submit import launch, requests
+from cluster.submit import choices, launch, requests
 from jobs import memory, pack, stage
 from tiny_transformers.common import provenance
 from tiny_transformers.common.work import Interrupted, Outcome, Score, Work
@@ -64,14 +66,27 @@ STUDIES = {  # study -> its stages
     "s3": ("pretrain",),
 }
 SEEDS = {"s0": [1], "s1": [2], "s2": [3], "s3": [4, 5]}
+FOLLOW_UPS = {"f0": ("s3",), "f1": ("f0", "s1")}  # study -> its sources
+TAUGHT = ("t0", "t1")  # studies whose runs learn from one teacher
+LOSS = "pretrain.validation.loss"
+GPT = {"family": "gpt_neo", "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 48}
 MANIFEST = {
     "defaults": {"data": {"source": "builtin"}},
-    "models": {"gpt": {"family": "gpt_neo", "hidden_size": 32, "num_layers": 2, "num_heads": 2,
-                       "intermediate_size": 48}},
-    "studies": {name: {"model": "gpt", "grid": {"model.activation": ["gelu", "relu"]}, "seeds": SEEDS[name],
-                       "stages": list(stages)} for name, stages in STUDIES.items()},
+    "models": {"gpt": GPT, "tutor": GPT | {"intermediate_size": 64}},
+    "studies": {
+        **{name: {"model": "gpt", "grid": {"model.activation": ["gelu", "relu"]}, "seeds": SEEDS[name],
+                  "stages": list(stages)} for name, stages in STUDIES.items()},
+        "f0": {"from": {"study": "s3", "by": LOSS, "failed": "leave_out"}, "train.max_steps": 20,
+               "stages": ["pretrain"]},
+        "f1": {"from": {"study": ["f0", "s1"], "by": LOSS}, "train.max_steps": 30, "seeds": [7],
+               "stages": ["pretrain"]},
+        "t0": {"model": "gpt", "grid": {"model.activation": ["gelu", "relu"]}, "train.teacher.model": "tutor",
+               "seeds": [8], "stages": ["pretrain"]},
+        "t1": {"model": "gpt", "train.teacher": {"model": "tutor", "seed": 8, "alpha": 0.1}, "seeds": [9],
+               "stages": ["pretrain", "add_tokenizer"]},
+    },
 }  # fmt: skip
-RUNS = {name: 2 * len(seeds) for name, seeds in SEEDS.items()}
+EDITS = [(best, seed) for seed in (6, 10, 11) for best in (1, 2)]  # what a user may make of f0, at first the first
 SITE = {
     "name": "simulated", "scheduler": "slurm", "partition": "compute", "account": "research", "cpus": 4,
     "memory_per_cpu": 200, "slots": 1, "runs_per_pack": 2, "flops": 1e15, "min_time": 2, "max_time": 3,
@@ -79,11 +94,39 @@ SITE = {
 }  # fmt: skip
 CODE = {"digest": "0123456789abcdef", "commit": None, "diff": None}
 MACHINE = {"python": "3", "cpu": "simulated"}
+SCORES = (0.4, 0.5, 0.5, 0.6)  # so that some are equal
 
 
 @functools.cache
-def _yaml(what: str) -> str:
-    return yaml.safe_dump(MANIFEST if what == "manifest" else SITE)
+def manifest(edit: int = 0) -> str:
+    best, seed = EDITS[edit]
+    studies: dict[str, Any] = MANIFEST["studies"]  # type: ignore[assignment]
+    edited = studies["f0"] | {"from": studies["f0"]["from"] | {"best": best}, "seeds": [seed]}
+    return yaml.safe_dump(MANIFEST | {"studies": studies | {"f0": edited}})
+
+
+@functools.cache
+def profile() -> str:
+    return yaml.safe_dump(SITE)
+
+
+@functools.cache
+def planned(text: str) -> dict[str, list[Run]]:
+    """Study -> the runs that it has whatever is chosen, with those that it needs, as `submit` plans them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "experiments.yaml"
+        path.write_text(text)
+        document = loading.load(path)
+        return {name: expansion.expand(grids.cells(document, studies=[name])) if name not in FOLLOW_UPS else []
+                for name in document.studies}  # fmt: skip
+
+
+def with_sources(names: Iterable[str]) -> set[str]:
+    """These studies, and those that they begin from."""
+    found: set[str] = set()
+    for name in names:
+        found |= {name} | with_sources(FOLLOW_UPS.get(name, ()))
+    return found
 
 
 class World:
@@ -95,7 +138,7 @@ class World:
         self.slurm = Batch(self.kernel, random.Random(seed + 2), self._launch)
         self.slurm.read = lambda path: seams().disk._open(path, encoding="utf-8").read()
         self.slurm.complain = self.complain
-        self.tokens = random.Random(seed + 3)
+        self.tokens, self.scores = random.Random(seed + 3), random.Random(seed + 4)
         self.offsets: dict[str, float] = {}  # of hosts' clocks
         self.environment: dict[str, str] = {}  # of users, besides the usual
         self.manners: dict[str, list[Any]] = {}  # client -> what its next calls do
@@ -113,7 +156,8 @@ class World:
         self.commands: list[Process] = []
         self.log: list[str] = []
         self.completed_after_fault = False
-        self.submitted: set[str] = set()  # studies that were asked for
+        self.submitted: set[str] = set()  # studies that were asked for, with those that they begin from
+        self.edited = 0  # how the manifest is: which of EDITS
         self.removed: set[str] = set()  # what a user has removed
         self.notes_redone: set[str] = set()  # runs of which a person asked for something again
         self.read_only = False
@@ -121,9 +165,12 @@ class World:
         self.calibrates = False  # whether users begin with a calibration
         self.named: list[str] = []  # files that were written since the walk looked last
         folder.mkdir(parents=True)
-        (folder / "experiments.yaml").write_text(_yaml("manifest"))
-        (folder / "site.yaml").write_text(_yaml("site"))
+        (folder / "experiments.yaml").write_text(manifest())
+        (folder / "site.yaml").write_text(profile())
         (folder / "home").mkdir()
+        self.planned = planned(manifest())
+        self.teacher = self.planned["t0"][0].id
+        self.chosen: Callable[[Process], None] = lambda _: None  # told of each time that choices were looked at
 
     # -- what the walk reports
 
@@ -137,6 +184,8 @@ class World:
     def failed(self, process: Process, error: str) -> None:
         """The disk has failed a process."""
         process.notes["faulted"] = True
+        if process.notes.get("chooses"):
+            self.note("a choice's disk fails")
         self.note(f"disk of a {'command' if 'words' in process.notes else 'job'}: {error}")
 
     @contextlib.contextmanager
@@ -152,6 +201,37 @@ class World:
                 yield
             finally:
                 process.notes["holds"] = False
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """A look at the disk that is no call of the process whose turn it is."""
+        disk = seams().disk
+        kernel, disk.kernel = disk.kernel, None
+        try:
+            yield
+        finally:
+            disk.kernel = kernel
+
+    def choose(self, go_on: Callable[..., Any], *given: Any) -> Any:
+        """The product's look at what choices can be made, in which a command may be killed, or its disk fail."""
+        process = self.kernel.current.process  # type: ignore[union-attr]
+        kill, fault = process.notes.pop("killed in a choice", 0), process.notes.pop("disk in a choice", None)
+        before = process.kill_at, process.faults
+        process.notes["chooses"] = True
+        if kill:
+            process.kill_at = process.points + kill
+        if fault:
+            process.faults = [fault]
+        try:
+            return go_on(*given)
+        finally:
+            process.notes["chooses"] = False
+            if kill and not process.alive:
+                self.note("a choice is cut short")
+            if kill or fault:
+                process.kill_at, process.faults = before
+            with self.unseen():
+                self.chosen(process)
 
     # -- processes
 
@@ -294,6 +374,8 @@ class World:
         if told == "exit":
             self.note("a child is killed")
             process.send(signal.SIGKILL)
+        if name == "pretrain" and work.config.teacher and not work.config.probe:
+            self._check_teacher(key, work.teacher_dir)
         saved = work.run_dir / "checkpoints" / "step-1"
         left = self.draw.uniform(4, 14) * (4 if told == "slow" else 1)
         if name == "pretrain" and os.path.isdir(saved):
@@ -317,7 +399,15 @@ class World:
             self.completed_after_fault = True
         self.redone.discard(key)
         metrics = {"tokens_per_second": 1e8, "peak_memory_mb": 300.0, "device": "cpu"} if name == "pretrain" else {}
-        return Outcome(scores=[Score("average", "accuracy", 0.5, 100)], metrics=metrics)
+        score = ("validation", "loss") if name == "pretrain" else ("average", "accuracy")
+        return Outcome(scores=[Score(*score, self.scores.choice(SCORES), 100)], metrics=metrics)
+
+    def _check_teacher(self, key: tuple[str, str], folder: Path | None) -> None:
+        """A student begins once what it learns from is there."""
+        with self.unseen():
+            results = folder.parent.glob("stages/pretrain/*/result.json") if folder and folder.is_dir() else ()
+            if not any('"completed"' in path.read_text() for path in results):
+                self.complain(f"a student begins before its teacher is trained:: {key} {folder}")
 
     # -- SLURM's clients, with what may go wrong on the way
 
@@ -335,7 +425,7 @@ class World:
         if manner is None:
             reply = self.slurm.call(call)
             if name == "sbatch" and reply.code:
-                process.notes["refused"] = reply.error
+                _note_refusal(process, reply.error)
             if name == "sbatch" and reply.code == 0:
                 kernel.point()  # accepted, and the command may be killed before it hears
             return reply
@@ -343,6 +433,11 @@ class World:
         if manner not in ("banner", "another cluster", "busy", "no room", "refused"):
             process.notes["silent"] = True
         return MANNERS[manner](self, call)
+
+
+def _note_refusal(process: Process, text: str) -> None:
+    """Beside those before: a command may submit for several manifests."""
+    process.notes["refused"] = process.notes.get("refused", "") + text
 
 
 def _lost(world: World, call: Call) -> Reply:
@@ -415,13 +510,13 @@ def _elsewhere(world: World, call: Call) -> Reply:
     for task in world.slurm.tasks:
         if task.array == int(reply.out) and not task.foreign and task.live:
             task.elsewhere = True
-    call.process.notes["refused"] = "to cluster other"
+    _note_refusal(call.process, "to cluster other")
     return Reply(f"{reply.out.strip()};other\n")
 
 
 def _refused(text: str) -> Callable[[World, Call], Reply]:
     def refuse(_: World, call: Call) -> Reply:
-        call.process.notes["refused"] = text
+        _note_refusal(call.process, text)
         return Reply(error=text, code=1)
 
     return refuse
@@ -628,6 +723,7 @@ class Seams:
             (cluster.status.showing, "datetime", self._datetime()),
             (whole_files, "tempfile", self.disk.tempfile()), (store, "sqlite3", self.disk.sqlite3()),
             (store, "migrate", hub.migrate),
+            (choices, "go_on", lambda *given, go_on=choices.go_on: here().choose(go_on, *given)),
             (session, "locked", lambda path, **options: here().locked(path, **options)),
             (reporting, "locked", lambda path, **options: here().locked(path, **options)),
             (queries, "subprocess", clients), (sbatch, "subprocess", clients),

@@ -234,6 +234,20 @@ def test_a_manifest_that_asks_another_question_takes_the_place_of_what_waits(tmp
     assert set(other.asked()) == set(other.plans)
 
 
+def test_what_was_chosen_is_asked_for_though_the_manifest_asks_another_question_before(
+    tmp_path, root, ledger, scene, monkeypatch
+):
+    all_scored(scene)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "record_runs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scene.go_on()
+    other = Scene(tmp_path, root, ledger, text=MANIFEST.replace("best: 2", "best: 1"))
+    assert set(other.asked()) == {*other.plans, scene.longer}
+    other.go_on()
+    assert other.asked()[scene.longer] == whole_files.read_json(root.choice(scene.longer).choice)["runs"]
+
+
 def test_a_ledger_that_is_made_again_knows_what_was_chosen(scene):
     all_scored(scene)
     scene.go_on()
