@@ -45,7 +45,7 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
     comparisons = []
     for measure in main_of(study.known_measures()):
         found = [
-            (family, variant, _paired(variant, family.baseline, measure))
+            (family, variant, paired_values(variant, family.baseline, measure))
             for family in study.families
             for variant in family.variants[1:]
         ]
@@ -82,7 +82,7 @@ def planned(study: Study) -> int:
     return sum(len(family.variants) - 1 for family in study.families)
 
 
-def _paired(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
+def paired_values(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
     """Values of both, (2, seeds), of the seeds that both have, from the same data."""
     ours, theirs = ({run.seed: run for run in each.runs} for each in (variant, baseline))
     pairs = [

@@ -363,9 +363,9 @@ def test_cells_are_differences_to_the_baseline_in_points(studies, drawn):
     assert f"{mean(family.baseline):.1f}" in cells
     for variant in family.variants[1:]:
         assert sheets.signed(mean(variant) - mean(family.baseline)) in cells
-    assert {"ellipsis", "turn taking"} <= set(cells)
-    assert not {"blimp", "supplement", "average"} & set(cells)
-    assert "average" not in texts(only(drawn["activations"], "-superglue-gpt_neo").svg)
+    assert {"ellipsis (150)", "turn taking (280)"} <= set(cells)
+    assert not {"blimp", "supplement", "average"} & {cell.partition(" (")[0] for cell in cells}
+    assert "average (" not in " ".join(texts(only(drawn["activations"], "-superglue-gpt_neo").svg))
 
 
 def test_heat_maps_have_tasks_and_neither_averages_nor_parts(studies):
@@ -389,7 +389,7 @@ def test_many_tasks_are_the_rows(studies):
     with matplotlib.rc_context(sheets.RC):
         found = [*heat_maps.heat_maps(with_variants(studies["heads"], full))]
     axes = found[0].drawing.axes[0]
-    assert "paradigm 59" in [label.get_text() for label in axes.get_yticklabels()]
+    assert "paradigm 59 (9)" in [label.get_text() for label in axes.get_yticklabels()]
     assert found[0].width <= sheets.WIDE
 
 
