@@ -37,6 +37,8 @@ class PageFigure:
     title: str
     caption: str
     svg: str  # an <svg> element to stand in the page as it is: trusted
+    names_of: str = ""  # what these names are of
+    names: Sequence[str] = ()  # folded away: of lines and points that have none in the picture
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,10 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
         comparisons=comparisons,
         published=published.published(study),
         known_differences=published.known_differences(study),
-        drawings=[PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg)) for each in drawn],
+        drawings=[
+            PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg), each.names_of, each.names)
+            for each in drawn
+        ],
     )
 
 

@@ -1,6 +1,7 @@
 """The figures of a study: what is in them, and that nothing but the ledger and the runs' files decides it."""
 
 import dataclasses
+import html
 import itertools
 import json
 import math
@@ -200,14 +201,39 @@ def test_all_variants_are_named(drawn, pictured):
             assert {variant.title for variant in study.variants} <= set(ends)
 
 
-def test_of_many_variants_the_baseline_and_the_best_are_in_colour(studies, root):
+def test_of_many_variants_the_baseline_the_best_and_the_worst_are_in_colour(studies, root):
     study = studies["sharing"]
+    looks = styles.looks_of(study)
+    grey = {v.key for v in study.variants if looks[v.key].is_grey}
     for family in study.families:
-        best = {v.key for v in sorted(family.variants[1:], key=lambda v: -v.mean(BY_KEY["blimp"]))[: styles.BEST]}
-        looks = styles.looks_of(study)
-        assert {v.key for v in family.variants if not looks[v.key].is_grey} == best | {family.baseline.key}
+        ranked = [v.key for v in sorted(family.variants[1:], key=lambda v: -v.mean(BY_KEY["blimp"]))]
+        shown = {family.baseline.key, *ranked[: styles.BEST], *ranked[-styles.WORST :]}
+        assert {v.key for v in family.variants} - grey == shown
     (sheet,) = learning_curves.learning_curves(study, root)
-    assert "the others are grey" in sheet.caption
+    assert "the best 3 and the worst 3 of each family by BLiMP; the others are grey" in sheet.caption
+    assert "training loss" not in sheet.caption
+
+
+def test_a_grey_line_has_its_name_under_the_pointer_and_in_the_list(studies, drawn):
+    looks = styles.looks_of(studies["heads"])
+    assert not any(look.is_grey for look in looks.values())
+    figure = only(drawn["activations"], "-curves")
+    looks = styles.looks_of(studies["activations"])
+    grey = [v for v in studies["activations"].variants if looks[v.key].is_grey]
+    assert len(grey) == len(figure.names) > 4
+    shown = re.findall(
+        r"<g><title>(.*?), [\d.]+</title>\s*<path[^>]*stroke-opacity: 0;[^>]*stroke-width: 7", figure.svg
+    )
+    assert sorted(map(html.unescape, shown)) == sorted(v.title for v in grey)
+    assert {name.rpartition(":")[0] for name in figure.names} == {
+        f"{results.FAMILIES[v.family]} {v.title}" for v in grey
+    }
+
+
+def test_an_svg_has_no_ids_but_those_that_something_refers_to(drawn):
+    for figure in drawn["activations"]:
+        ids = re.findall(r' id="([^"]*)"', figure.svg)
+        assert set(ids) == set(re.findall(r'(?:href="#|url\(#)([^")]+)', figure.svg))
 
 
 def test_lines_differ_without_colour(studies):
