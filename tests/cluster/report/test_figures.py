@@ -180,7 +180,7 @@ def test_a_study_has_the_figures_that_it_has_data_for(drawn):
     def kinds(study):
         return {figure.name.removeprefix(f"{study}-") for figure in drawn[study]}
 
-    always = {"scores", "curves", "by-time", "blimp-roberta", "superglue-roberta"}
+    always = {"scores", "curves", "by-time", "queue", "blimp-roberta", "superglue-roberta"}
     of_both = always | {"blimp-gpt_neo", "superglue-gpt_neo"}
     assert kinds("activations") == of_both | {"by-parameters", "functions", "edges"}
     assert kinds("sparse_ffn") == of_both | {"by-speed"}
@@ -248,7 +248,7 @@ def test_an_empty_study_has_no_figure(studies, tmp_path):
     nothing = with_variants(
         studies["activations"],
         lambda variants: tuple(
-            dataclasses.replace(v, runs=tuple(dataclasses.replace(r, scores={}, metrics={}) for r in v.runs))
+            dataclasses.replace(v, runs=tuple(dataclasses.replace(r, scores={}, metrics={}, tries=()) for r in v.runs))
             for v in variants
         ),
     )
