@@ -375,6 +375,25 @@ def test_names_beside_points_do_not_overlap(studies):
                 assert not any(box.padded(-1.5).overlaps(other.padded(-1.5)) for other in boxes[:index])
 
 
+def test_every_point_is_named_under_the_pointer_and_in_the_list_and_the_front_beside_it(studies):
+    study = studies["sharing"]
+    sheets.make_font()
+    with matplotlib.rc_context(sheets.RC):
+        (sheet,) = costs.costs(study)
+        svg = sheets.print_sheet(sheet, study).svg
+    names = {f"{results.FAMILIES[v.family]} {v.title}" for v in study.variants}
+    assert len(names) > 20
+    titles = re.findall(r"<g><title>(.*?): [\d.]+ at [\d.]+</title>", svg)
+    assert len(titles) == len(study.variants)
+    assert set(titles) == names == {name.partition(":")[0] for name in sheet.names}
+    scores = [float(name.partition(": ")[2].split()[0]) for name in sheet.names]
+    assert scores == sorted(scores, reverse=True)
+    front = [name.partition(":")[0] for name in sheet.names if name.endswith("(front)")]
+    beside = {" ".join(text.get_text().split()) for text in sheet.drawing.texts}
+    assert front
+    assert all(name.removeprefix("GPT-Neo ").removeprefix("RoBERTa ") in beside for name in front)
+
+
 # --- heat maps and functions
 
 
