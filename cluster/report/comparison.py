@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -75,6 +75,20 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
             )
             comparisons.append(replace(unsaid, sentence=sentence_of(unsaid)))
     return comparisons
+
+
+def untested(study: Study, keys: Collection[str]) -> dict[tuple[str, str], Interval]:
+    """(A variant's key, a measure's key) -> its difference to the baseline on such of these measures as are not main:
+    a study's question is not answered by them, so there is no test."""
+    measures = [each for each in study.known_measures() if each.key in keys and not each.is_main]
+    return {
+        (variant.key, measure.key): found
+        for measure in measures
+        for family in study.families
+        for variant in family.variants[1:]
+        if (values := paired_values(variant, family.baseline, measure)).size
+        and (found := interval(values[0] - values[1]))
+    }
 
 
 def planned(study: Study) -> int:

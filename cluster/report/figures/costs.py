@@ -62,10 +62,8 @@ def _differ(values: Sequence[float]) -> bool:
 
 def _costs(study: Study) -> Iterator[Cost]:
     yield Cost("parameters", "parameters", "parameters (millions)", lambda variant: variant.parameters / 1e6)
-    known = [seconds for variant in study.variants if (seconds := variant.training_seconds)]
-    unit, seconds_of = ("hours", 3600) if known and max(known) >= 7200 else ("minutes", 60)
-    yield Cost("time", "training time", f"training time ({unit})",
-               lambda variant: (variant.training_seconds or 0) / seconds_of or None)  # fmt: skip
+    yield Cost("time", "training time", "training time (hours)",
+               lambda variant: (variant.training_seconds or 0) / 3600 or None)  # fmt: skip
     batch = _common_batch(study)
     if batch:
         yield Cost("speed", "inference speed", f"encoding, batches of {batch} (thousand tokens per second)",
