@@ -52,7 +52,7 @@ def report_command(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option("--columns", metavar="A,B", help="With --table: measures, parameters, minutes, hours, seeds."),
+        typer.Option("--columns", metavar="A,B", help="With --table: measures, parameters, training, hours, seeds."),
     ] = None,
     variants: Annotated[
         str | None, typer.Option("--variants", metavar="A,B", help="With --table: these, and the baseline.")

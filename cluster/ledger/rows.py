@@ -10,7 +10,7 @@ from typing import NamedTuple, TypedDict
 from cluster.files import documents
 from cluster.files.causes import Cause
 from cluster.files.records import AttemptKey
-from cluster.files.statuses import StageStatus, State
+from cluster.files.statuses import AttemptStatus, StageStatus, State
 
 NOT_KNOWN = "not known"  # the site of a submission whose files are gone
 
@@ -131,6 +131,24 @@ class HoursOfStage(TypedDict):
     attempts: int
     seconds: float
     gpu_hours: float
+
+
+class TryRow(TypedDict):
+    """An attempt: when it was submitted, began and ended, and its share of what its pack took."""
+
+    run_id: str
+    stage: str
+    number: int
+    status: AttemptStatus
+    cause: Cause | None
+    submission_id: str
+    pack_index: int
+    job: str | None
+    created: str | None  # its submission, ISO 8601
+    started: float | None
+    ended: float | None  # of one that runs, its last heartbeat
+    on_gpu: int  # 0 or 1
+    hours: float | None  # of GPUs, or else of CPUs
 
 
 class StageRow(TypedDict):

@@ -53,6 +53,17 @@ _GPU_HOURS = (
     "FROM attempt LEFT JOIN packs USING (submission_id, pack_index) LEFT JOIN submission USING (submission_id) "
     "WHERE attempt.status != 'void' AND ended > started GROUP BY run_id, stage"
 )
+# Each attempt with what it took, up to its last heartbeat where it has no end; without a GPU it takes its pack's CPUs.
+TRIES = (
+    "WITH packs AS (SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs FROM attempt "
+    "GROUP BY submission_id, pack_index) "
+    "SELECT run_id, stage, number, status, cause, submission_id, pack_index, job, created, started, "
+    f"{_LAST} AS ended, coalesce(gpus, 0) > 0 AS on_gpu, "
+    f"({_LAST} - started) {_SHARE} "
+    "* CASE WHEN coalesce(gpus, 0) > 0 THEN 1 ELSE max(coalesce(cpus, 1), 1) END AS hours "
+    "FROM attempt LEFT JOIN packs USING (submission_id, pack_index) LEFT JOIN submission USING (submission_id) "
+    "WHERE attempt.status != 'void' ORDER BY created, submission_id, pack_index, attempt.rowid"
+)
 _RENAMED = {"token": "submission_id", "task": "pack_index"}  # columns of submission and attempt, by m008_words
 # The table `kind`, filled, and the triggers that keep it.
 _ADD = "ON CONFLICT (study, stages, statuses) DO UPDATE SET runs = runs + 1;"  # before 3.35 SQLite wants the columns

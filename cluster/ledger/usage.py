@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cluster.files.statuses import GIVEN_UP, LIVE, OPEN, TAKEN
-from cluster.ledger.rows import HoursOfStage, HoursRow, MeasurementRow, PackRow, UsageRow
-from cluster.ledger.schema import SPENT
+from cluster.ledger.rows import HoursOfStage, HoursRow, MeasurementRow, PackRow, TryRow, UsageRow
+from cluster.ledger.schema import SPENT, TRIES
 from cluster.ledger.store import Store, listed
 
 
@@ -41,6 +41,10 @@ class Usage(Store):
     def gpu_hours(self) -> list[HoursOfStage]:
         """Return the GPU-hours of every stage run that was ever tried."""
         return list(self.db.query("SELECT * FROM gpu_hours"))
+
+    def tries(self) -> list[TryRow]:
+        """Return every attempt that counts, by its submission and pack."""
+        return list(self.db.query(TRIES))
 
     def measurements(self, site: str, stage: str, newest: int) -> list[MeasurementRow]:
         """The newest completed attempts of a stage on a site."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -45,7 +45,7 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
     comparisons = []
     for measure in main_of(study.known_measures()):
         found = [
-            (family, variant, _paired(variant, family.baseline, measure))
+            (family, variant, paired_values(variant, family.baseline, measure))
             for family in study.families
             for variant in family.variants[1:]
         ]
@@ -77,12 +77,26 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
     return comparisons
 
 
+def untested(study: Study, keys: Collection[str]) -> dict[tuple[str, str], Interval]:
+    """(A variant's key, a measure's key) -> its difference to the baseline on such of these measures as are not main:
+    a study's question is not answered by them, so there is no test."""
+    measures = [each for each in study.known_measures() if each.key in keys and not each.is_main]
+    return {
+        (variant.key, measure.key): found
+        for measure in measures
+        for family in study.families
+        for variant in family.variants[1:]
+        if (values := paired_values(variant, family.baseline, measure)).size
+        and (found := interval(values[0] - values[1]))
+    }
+
+
 def planned(study: Study) -> int:
     """Comparisons on a measure if all runs are finished: what is corrected for, so that no p-value grows on the way."""
     return sum(len(family.variants) - 1 for family in study.families)
 
 
-def _paired(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
+def paired_values(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
     """Values of both, (2, seeds), of the seeds that both have, from the same data."""
     ours, theirs = ({run.seed: run for run in each.runs} for each in (variant, baseline))
     pairs = [

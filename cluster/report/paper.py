@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from cluster.errors import InputError, did_you_mean
 from cluster.report.forms import escape_latex, prose
 from cluster.report.results import Family, Measure, Variant, main_of
-from cluster.report.study_tables import Section, hours_title
+from cluster.report.study_tables import TRAINING, Section, hours_title
 
 LONG = 40  # rows from which a table is broken over pages
 NARROW = 18  # characters from which a variant's name is broken over lines
-COSTS = ("parameters", "minutes", "hours", "seeds")  # columns beside the measures
+COSTS = ("parameters", "training", "hours", "seeds")  # columns beside the measures
 CAVEAT = re.compile(r" \((.*)\)$")  # what is to be kept in mind of a measure, at the end of its title
 
 
@@ -99,12 +99,12 @@ def _cost(variant: Variant, key: str) -> str:
     done = [run for run in variant.runs if not run.missing]
     if key == "seeds":
         return f"{len(done)}"
-    value = variant.mean_of((run.training_seconds if key == "minutes" else run.gpu_hours) for run in done)
-    return "–" if value is None else f"{value / 60:,.1f}" if key == "minutes" else f"{value:,.2f}"
+    value = variant.mean_of((run.training_seconds if key == "training" else run.gpu_hours) for run in done)
+    return "–" if value is None else f"{value / 3600:,.2f}" if key == "training" else f"{value:,.2f}"
 
 
 def _cost_head(family: Family, key: str) -> str:
-    titles = {"parameters": "params, M", "minutes": "training, min", "hours": hours_title(family), "seeds": "seeds"}
+    titles = {"parameters": "params, M", "training": TRAINING, "hours": hours_title(family), "seeds": "seeds"}
     return titles[key]
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.statuses import StageStatus
 from cluster.ledger.database import Ledger
-from cluster.ledger.rows import CheckRow, DataFileRow, StageRow
+from cluster.ledger.rows import CheckRow, DataFileRow, StageRow, TryRow
 from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.config import RunConfig
@@ -87,6 +87,7 @@ class Result:
     failed_checks: tuple[CheckRow, ...]
     hours: Mapping[str, float]  # stage -> GPU-hours of all its attempts; on a machine without GPUs, hours
     data: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (stage, file that it read) -> SHA-256
+    tries: tuple[TryRow, ...] = ()  # its attempts
 
     def same_data(self, other: Result, stage: str) -> bool:
         """Whether both were trained on, and have at this stage read, the same version of each file that both have."""
@@ -123,6 +124,7 @@ class Result:
             self,
             stages={stage: state for stage, state in self.stages.items() if stage in stages},
             failed_checks=tuple(check for check in self.failed_checks if check["stage"] in stages),
+            tries=tuple(each for each in self.tries if each["stage"] in stages),
         )
 
     @property
@@ -297,6 +299,9 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
     hours: dict[str, dict[str, float]] = {}
     for each in ledger.gpu_hours():
         hours.setdefault(each["run_id"], {})[each["stage"]] = each["gpu_hours"]
+    tries: dict[str, list[TryRow]] = {}
+    for attempt in ledger.tries():
+        tries.setdefault(attempt["run_id"], []).append(attempt)
     return [
         Result(
             run_id=(run_id := run["run_id"]),
@@ -309,6 +314,7 @@ def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
             failed_checks=tuple(checks.get(run_id, ())),
             hours=hours.get(run_id, {}),
             data=data.get(run_id, {}),
+            tries=tuple(tries.get(run_id, ())),
         )
         for run in ledger.overview()
         if run["run_id"] in configs

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.console import duration
 from cluster.files.records import SitedAttempt
 from cluster.files.statuses import WORST_FIRST
 from cluster.ledger.rows import ScoreRow
@@ -64,17 +65,10 @@ def _attempt_cells(attempt: SitedAttempt) -> Iterator[TableCell]:
         yield TableCell(text or "")
     began, ended = attempt["started"], attempt["ended"]
     yield TableCell(f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M}" if began else "")
-    yield TableCell(_duration(ended - began) if began and ended else "")
+    yield TableCell(duration(ended - began) if began and ended else "")
     yield TableCell(attempt["code"] or "")
     key = attempt["environment"]
     yield TableCell(key, link=anchor("environment", key)) if key else TableCell("")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
 
 
 def _scores_table(details: RunDetails) -> StudyTable | None:

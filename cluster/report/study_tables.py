@@ -20,6 +20,7 @@ from cluster.report.results import (
     Study,
     Variant,
     caveat,
+    main_of,
     stem,
     told,
 )
@@ -37,6 +38,8 @@ class PageFigure:
     title: str
     caption: str
     svg: str  # an <svg> element to stand in the page as it is: trusted
+    names_of: str = ""  # what these names are of
+    names: Sequence[str] = ()  # folded away: of lines and points that have none in the picture
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Section:
     intervals: Mapping[tuple[str, str], Interval] = field(default_factory=dict)  # (variant's key, measure's key) ->
     comparisons: Sequence[Comparison] = ()
     published: Mapping[tuple[str, str], Published] = field(default_factory=dict)  # likewise
+    untested: Mapping[tuple[str, str], Interval] = field(default_factory=dict)  # likewise: differences on what is no
+    # main measure, but stands in a published table
     known_differences: Sequence[str] = ()
     drawings: Sequence[PageFigure] = ()
 
@@ -96,6 +101,7 @@ class StudyTable:
         return widths
 
 
+TRAINING = "training, hours"  # as GPU-hours beside it, and as the published figures
 MISSING = TableCell("–", kind="missing")
 
 
@@ -107,15 +113,17 @@ def anchor(*parts: str) -> str:
 def ablation(section: Section, family: Family) -> StudyTable:
     compared = {(each.variant.key, each.measure.key): each for each in section.comparisons}
     measures = _measures(family)
-    tested = {key for variant, key in compared if any(variant == own.key for own in family.variants)}
+    known = {*compared, *section.untested}
+    differing = {key for variant, key in known if any(variant == own.key for own in family.variants)}
     columns = [Column("variant"), Column("seeds", hint="runs with all their stages completed")]
     for measure in measures:
         columns.append(Column("mean", _title(measure)))
-        if measure.key in tested:
-            columns.append(Column("difference", _title(measure), "to the baseline"))
+        if measure.key in differing:
+            hint = "to the baseline" if measure.is_main else "to the baseline; not tested"
+            columns.append(Column("difference", _title(measure), hint))
     if family.has_models:
         columns += [Column("parameters", hint="and the difference to the baseline"),
-                    Column("training, min", hint="of a complete run, mean")]  # fmt: skip
+                    Column(TRAINING, hint="of a complete run, mean")]  # fmt: skip
     columns.append(Column(hours_title(family), hint="of a complete run, mean"))
     rows = []
     for variant in family.variants:
@@ -126,7 +134,7 @@ def ablation(section: Section, family: Family) -> StudyTable:
                  TableCell(seeds, done, target)]  # fmt: skip
         for measure in measures:
             cells.append(_mean_cell(section, variant, measure))
-            if measure.key in tested:
+            if measure.key in differing:
                 cells.append(_difference_cell(section, variant, measure, compared.get((variant.key, measure.key))))
         training, hours = _cost_cells(variant.runs, target)
         cells += [*([_size_cell(variant, family.baseline, target), training] if family.has_models else []), hours]
@@ -135,14 +143,17 @@ def ablation(section: Section, family: Family) -> StudyTable:
 
 
 def _measures(family: Family) -> list[Measure]:
-    """Those with a value, and of each stage that is still to give one the main one."""
+    """Those with a value, and of each stage that is still to give one the main one. The main ones come first, scores
+    before losses: a narrow screen shows a table's beginning."""
     known = {measure.key: measure for measure in family.measures()}
     to_come = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
     to_come -= {measure.stage for measure in known.values()}
     all_known = family.known_measures()
-    first = {each.stage: each for each in reversed(all_known) if each.is_main and each.stage in to_come}
-    every = known | {each.key: told(each, (v.config for v in family.variants)) for each in first.values()}
-    return [every[each.key] for each in all_known if each.key in every]
+    main = {each.stage: each for each in reversed(all_known) if each.is_main and each.stage in to_come}
+    every = known | {each.key: told(each, (v.config for v in family.variants)) for each in main.values()}
+    shown = [every[each.key] for each in all_known if each.key in every]
+    first = main_of(shown)
+    return [*first, *(each for each in shown if each not in first)]
 
 
 def _title(measure: Measure) -> str:
@@ -181,7 +192,11 @@ def _lacking(runs: Iterable[Result], stage: str) -> str:
 
 def _difference_cell(section: Section, variant: Variant, measure: Measure, compared: Comparison | None) -> TableCell:
     if compared is None:
-        return TableCell("") if variant.is_baseline else MISSING
+        found = section.untested.get((variant.key, measure.key))
+        if found is None:
+            return TableCell("") if variant.is_baseline else MISSING
+        span = _span(lambda bound: _signed(measure, bound), found.low, found.high)
+        return TableCell(_signed(measure, found.mean), found.mean, variant_target(section.study, variant), span)
     cell = _change(measure, compared, _comparison_target(section.study, compared))
     if compared.n < len(variant.values(measure)):
         cell = replace(cell, small=f"{cell.small}\n{_seeds(compared.n)} of both".strip())
@@ -228,12 +243,12 @@ def on_a_gpu(family: Family) -> bool:
 def _cost_cells(runs: Sequence[Result], target: str) -> Iterator[TableCell]:
     """Means over the runs that are complete: what another took says nothing of a whole one."""
     done = [run for run in runs if not run.missing]
-    yield _cost_cell([run.training_seconds for run in done], len(runs), 60, 1, target)
+    yield _cost_cell([run.training_seconds for run in done], len(runs), 3600, 2, target)
     yield _cost_cell([run.gpu_hours for run in done], len(runs), 1, 2, target)
 
 
 def _run_cost_cells(run: Result, target: str) -> Iterator[TableCell]:
-    yield _cost_cell([run.training_seconds], 1, 60, 1, target)
+    yield _cost_cell([run.training_seconds], 1, 3600, 2, target)
     yield _cost_cell([run.gpu_hours], 1, 1, 2, target)
 
 
@@ -343,7 +358,7 @@ def _seed_cell(run: Result) -> TableCell:
 
 def seeds_table(family: Family, variant: Variant) -> StudyTable:
     measures = _measures(family)
-    columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column("training, min"),
+    columns = [Column("run"), *(Column(_title(measure)) for measure in measures), Column(TRAINING),
                Column(hours_title(family)), Column("stages", is_text=True)]  # fmt: skip
     rows = []
     for run in variant.runs:

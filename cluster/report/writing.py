@@ -125,6 +125,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
             return None
 
     comparisons = comparison.compare(study, pairs_of)
+    theirs = published.published(study)
     return Section(
         study,
         answers=[*first, *wording.answer(study, comparisons)],
@@ -135,9 +136,13 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
             if (interval := comparison.interval(variant.values(measure).values()))
         },
         comparisons=comparisons,
-        published=published.published(study),
+        published=theirs,
+        untested=comparison.untested(study, {key for _, key in theirs}),
         known_differences=published.known_differences(study),
-        drawings=[PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg)) for each in drawn],
+        drawings=[
+            PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg), each.names_of, each.names)
+            for each in drawn
+        ],
     )
 
 

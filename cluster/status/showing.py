@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cluster.console import clean, count
+from cluster.console import clean, count, duration
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import StageStatus
@@ -377,15 +377,6 @@ def clock(seconds: float, now: float) -> str:
     """14:02, with the day if it is not today's."""
     when, today = (datetime.fromtimestamp(each).astimezone() for each in (seconds, now))
     return f"{when:%H:%M}" if when.date() == today.date() else f"{when:%a %Y-%m-%d %H:%M}"
-
-
-def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"
 
 
 def _run_table(study: str, runs: Sequence[RunRow], speeds: Mapping[str, Mapping[str, str]]) -> Table:

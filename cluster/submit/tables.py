@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from cluster.console import duration
 from cluster.files.records import Run
 from cluster.ledger.rows import UsageRow
 from cluster.manifest.loading import Cell
@@ -198,19 +199,15 @@ def outlook_view(arrays: Sequence[Array], site: Site, unit: str, later: Sequence
         first = [array for array in arrays if all(array is not each for each in later)]
         found = replace(found, end=sum(predict(part, site).end for part in (first, later) if part))
     if site.scheduler == "local":
-        return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {_duration(found.end)}."
+        return f"{found.at_a_time:.1f} runs at a time on average; predicted to end in {duration(found.end)}."
     jobs = (
         f"{found.jobs} of them at once" if found.jobs else "all of them at once, since no limit of the account is known"
     )
     return (
         f"{found.packs:,} packs, {found.at_a_time:.1f} runs at a time on average; {found.asked:,.1f} {unit} asked for "
         f"{found.hours:,.1f} that are needed by the estimate; slots are idle for {found.idle:.0%} of their time. "
-        f"Predicted to end in {_duration(found.end)}, with {jobs} and half an hour in the queue for each."
+        f"Predicted to end in {duration(found.end)}, with {jobs} and half an hour in the queue for each."
     )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h"
 
 
 def sizes_view(arrays: Sequence[Array], runs: Sequence[Run], site: Site, measured: cost.Measured) -> Table:

@@ -62,10 +62,8 @@ def _differ(values: Sequence[float]) -> bool:
 
 def _costs(study: Study) -> Iterator[Cost]:
     yield Cost("parameters", "parameters", "parameters (millions)", lambda variant: variant.parameters / 1e6)
-    known = [seconds for variant in study.variants if (seconds := variant.training_seconds)]
-    unit, seconds_of = ("hours", 3600) if known and max(known) >= 7200 else ("minutes", 60)
-    yield Cost("time", "training time", f"training time ({unit})",
-               lambda variant: (variant.training_seconds or 0) / seconds_of or None)  # fmt: skip
+    yield Cost("time", "training time", "training time (hours)",
+               lambda variant: (variant.training_seconds or 0) / 3600 or None)  # fmt: skip
     batch = _common_batch(study)
     if batch:
         yield Cost("speed", "inference speed", f"encoding, batches of {batch} (thousand tokens per second)",
@@ -96,14 +94,17 @@ def _cost_sheet(
     axes.plot([p.x for p in front], [p.y for p in front], color=GREY, lw=0.9, ls=DASHES[1],
               drawstyle="steps-post" if cost.lower_is_better else "steps-pre", label="Pareto front")  # fmt: skip
     for number, family in enumerate(families):
-        _points_of(axes, family, [p for p in points if p.variant.family == family.name], number)
+        _points_of(sheet, axes, family, [p for p in points if p.variant.family == family.name], number)
     axes.set_xlabel(cost.axis)
     axes.set_ylabel(unit_of(measure))
     axes.margins(0.1, 0.08)
     axes.grid(True)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4, borderaxespad=0)
     unnamed = _name_points(sheet, axes, points, front, cost)
-    few = f" {unnamed} points too close to others are not named; none of them is on the front." if unnamed else ""
+    few = f" {unnamed} points too close to others are not named; the list has them all." if unnamed else ""
+    sheet.names_of = f"All points, the best first: {unit_of(measure)} at {cost.axis}"
+    ranked = sorted(points, key=lambda point: -point.y if measure.higher_is_better else point.y)
+    sheet.names = [f"{_told(point)}{' (front)' if point in front else ''}" for point in ranked]
     sheet.caption = (
         f"{measure.title} against {cost.title}, means over seeds. The dashed line is the Pareto front: no model "
         f"is better in both. Baselines are in the colour of the text.{few}"
@@ -112,11 +113,16 @@ def _cost_sheet(
     return sheet
 
 
-def _points_of(axes: Axes, family: Family, points: Sequence[Point], number: int) -> None:
+def _told(point: Point) -> str:
+    return f"{Family(point.variant.family, ()).title} {point.variant.title}: {point.y:.4g} at {point.x:.4g}"
+
+
+def _points_of(sheet: Sheet, axes: Axes, family: Family, points: Sequence[Point], number: int) -> None:
     marker, colour = MARKERS[number % 7], OKABE_ITO[number % 6]
     for point in points:
         own = INK if point.variant.is_baseline else colour
-        axes.plot(point.x, point.y, marker, color=own, ms=6 if point.variant.is_baseline else 5, mew=0)
+        (drawn,) = axes.plot(point.x, point.y, marker, color=own, ms=6 if point.variant.is_baseline else 5, mew=0)
+        sheet.tell(drawn, _told(point))
     if points:
         axes.plot([], [], marker, color=colour, ms=5, mew=0, label=family.title)
 
@@ -182,7 +188,7 @@ def _step(start: tuple[float, float], end: tuple[float, float], cost: Cost) -> t
 
 def _spot(x: float, y: float, width: float, height: float, taken: Sequence[Box], limits: Box, far: bool) -> Box | None:
     """Room for a text near a point, or else, if it may be, `far` from it."""
-    for distance in (0.06, 0.2, 0.35, 0.5, 0.7) if far else (0.06, 0.12):
+    for distance in (0.06, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0) if far else (0.06, 0.12):
         for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             x0 = x + right * distance + (right - 1) * width / 2
             y0 = y + up * (distance - 0.02) + (up - 1) * height / 2

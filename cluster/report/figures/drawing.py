@@ -19,6 +19,7 @@ from cluster.report.figures.heat_maps import heat_maps
 from cluster.report.figures.learned_functions import learned_functions
 from cluster.report.figures.learning_curves import learning_curves
 from cluster.report.figures.sheets import INK, RC, Figure, Sheet, make_font, print_sheet
+from cluster.report.figures.timeline import timeline
 from cluster.report.figures.trajectories import trajectories_of
 from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
@@ -38,7 +39,7 @@ def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:
         sheets = [
             *forest(study), *learning_curves(study, output_root), *trajectories_of(study), *costs(study),
             *heat_maps(study), *sharing(study), *learned_functions(study, output_root),
-            *depths(study, output_root),
+            *depths(study, output_root), *timeline(study),
         ]  # fmt: skip
         notes = study.caveats()
         for sheet in sheets:

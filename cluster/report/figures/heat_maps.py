@@ -1,17 +1,24 @@
-"""Draw the scores of every variant on every task as a heat map."""
+"""Draw the scores of every variant on every task as a heat map: differences to the baseline, on one scale for all.
+
+A cell is pale where its difference is within noise: its 95 % interval has zero in it, over seeds as everywhere else in
+the report, and with fewer than three of them over the items of the task."""
 
 from __future__ import annotations
 
+import bisect
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm, to_hex
+from matplotlib.colors import to_hex, to_rgba
 
+from cluster.report.comparison import interval, paired_values
 from cluster.report.figures.learning_curves import runs_of
 from cluster.report.figures.sheets import (
     INK,
@@ -25,11 +32,19 @@ from cluster.report.figures.sheets import (
     text_width,
     wrapped,
 )
-from cluster.report.results import TASKS, Family, Study, Variant
-from tiny_transformers.settings.stage.kind import Tasks
+from cluster.report.results import TASKS, Family, Result, Study, Variant
+from tiny_transformers.settings.stage.kind import Measure, Tasks
 
 TASK_COLUMNS = 20  # of a heat map; more tasks are its rows
+PATCH, KEY_WIDTH = 0.215, 3.3  # inches: one of the key, and all of it with its words
 SLANT = math.radians(55)  # of the columns' names in a heat map
+BOUNDS = (1, 2, 5, 10)  # points at which the colour changes: of every heat map, so that two can be held together
+SHADES = (0.42, 0.34, 0.25, 0.15, 0.04)  # of RdBu's red half, up to the first bound, the second, ...
+DARK = 3  # shades from here on need white figures
+PALE = 0.2  # the opacity of a cell within noise
+HALF_SHARE = (
+    0.98  # half of the 95 % interval of a share of n rows, times the root of n; at one half, where it is widest
+)
 
 
 def heat_maps(study: Study) -> Iterator[Sheet]:
@@ -54,33 +69,83 @@ def _task(variant: Variant, scored: Tasks, task: str) -> float | None:
     return None if mean is None else 100 * mean
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A variant and the baseline on one task, over the seeds that both have."""
+
+    points: float
+    beyond_noise: bool
+
+
+NONE = Difference(math.nan, False)
+
+
+def difference(variant: Variant, baseline: Variant, scored: Tasks, task: str) -> Difference:
+    """NONE where they have no seed in common."""
+    values = paired_values(variant, baseline, Measure(task, task, scored.stage, task, scored.metric))
+    values = values[:, np.isfinite(values).all(axis=0)]
+    found = interval(100 * (values[0] - values[1]))
+    if not found:
+        return NONE
+    if found.low is not None and found.high is not None:
+        return Difference(found.mean, found.low > 0 or found.high < 0)
+    noise = [statistics.fmean(_noise(run, scored, task) for run in each.runs if scored_on(run, scored, task))
+             for each in (variant, baseline)]  # fmt: skip
+    return Difference(found.mean, abs(found.mean) > 100 * math.hypot(*noise))
+
+
+def scored_on(run: Result, scored: Tasks, task: str) -> bool:
+    return (scored.stage, task, scored.metric) in run.scores
+
+
+def _noise(run: Result, scored: Tasks, task: str) -> float:
+    """Return half of the 95 % interval of a run's score over the items of the task: as its evaluator found it, or else
+    that of a share of so many rows."""
+    low, high = (run.scores.get((scored.stage, task, f"{scored.metric}_{end}")) for end in ("low", "high"))
+    if low and high:
+        return (high[0] - low[0]) / 2
+    return HALF_SHARE / math.sqrt(max(1, run.scores[scored.stage, task, scored.metric][1]))
+
+
 def _heat_map(scored: Tasks, family: Family, variants: Sequence[Variant], tasks: Sequence[str]) -> Sheet:
-    values = np.array([[_task(v, scored, task) for task in tasks] for v in variants], dtype=float)
-    differences = values - values[0]
+    baseline = variants[0]
+    found = [[NONE if v.is_baseline else difference(v, baseline, scored, task) for task in tasks] for v in variants]
+    values = np.array([[each.points for each in row] for row in found])
+    values[0] = [_task(baseline, scored, task) for task in tasks]
+    beyond = np.array([[each.beyond_noise for each in row] for row in found])
     labels = [f"{v.title} (baseline, %)" if v.is_baseline else v.title for v in variants]
-    names = [task.replace("_", " ") for task in tasks]
+    names = [f"{task.replace('_', ' ')} ({_items(family, scored, task):,})" for task in tasks]
     own = np.zeros(values.shape, dtype=bool)
     own[0] = True
     if len(tasks) > TASK_COLUMNS:
-        cells = CellGrid(values.T, differences.T, own.T, names, [wrapped(label) for label in labels])
+        cells = CellGrid(values.T, beyond.T, own.T, names, [wrapped(label) for label in labels])
     else:
-        cells = CellGrid(values, differences, own, [wrapped(label) for label in labels], names)
+        cells = CellGrid(values, beyond, own, [wrapped(label) for label in labels], names)
         if not cells.fits(1):  # with more room for the columns
-            cells = CellGrid(values, differences, own, [wrapped(label, LABEL // 2) for label in labels], names)
+            cells = CellGrid(values, beyond, own, [wrapped(label, LABEL // 2) for label in labels], names)
     sheet = cells.sheet(f"{scored.stage}-{family.name}", f"{scored.title}, {family.title}")
     sheet.caption = (
-        f"{family.title}: difference to the baseline in percentage points, blue better and red worse, means over "
-        "seeds; of the baseline its own score in %. An empty cell has no score."
+        f"{family.title}: difference to the baseline in percentage points, over the seeds that both have; of the "
+        "baseline its own score in %. Blue is better and red worse, on one scale in all heat maps. A pale cell is "
+        "within noise: its 95 % interval, over seeds or with fewer than 3 over the task's items, has zero in it; of 20 "
+        "cells without a difference one stands out by chance. In brackets: how many items a task has. An empty cell "
+        "has no score."
     )
     return sheet
+
+
+def _items(family: Family, scored: Tasks, task: str) -> int:
+    """The rows that scores are of; of several counts the smallest."""
+    return min(run.scores[scored.stage, task, scored.metric][1] for run in runs_of(family)
+               if scored_on(run, scored, task))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class CellGrid:
     """A heat map to be drawn. All are (rows, columns)."""
 
-    values: Any  # %
-    differences: Any  # to the baseline, in points; not a number where there is none
+    values: Any  # the baseline's own, %, and the others' differences to it, points; not a number where there is none
+    beyond: Any  # whether a difference is beyond noise
     own: Any  # whether a cell is the baseline's
     rows: Sequence[str]
     columns: Sequence[str]
@@ -98,13 +163,8 @@ class CellGrid:
     def width(self) -> float:
         return min(0.5 * len(self.columns), WIDE - self.left - self.overhang)
 
-    @property
-    def most(self) -> float:
-        """The largest difference, or 1."""
-        return max(1.0, float(np.nanmax(np.abs(self.differences), initial=0.0)))
-
     def text(self, where: tuple[int, int], digits: int) -> str:
-        value = self.values[where] if self.own[where] else self.differences[where]
+        value = self.values[where]
         if not np.isfinite(value):
             return ""
         return f"{value:.{digits}f}" if self.own[where] else signed(value, digits if abs(value) < 9.95 else 0)
@@ -118,9 +178,8 @@ class CellGrid:
         needed = self.left + self.width + self.overhang
         sheet = Sheet(name, title, WIDE if needed > NARROW else NARROW, top + edges[-1] + 0.42)
         axes = sheet.axes(self.left, top, self.width, edges[-1])
-        shown = np.ma.masked_where(self.own | ~np.isfinite(self.differences), self.differences)
         across = np.arange(len(self.columns) + 1.0)
-        axes.pcolormesh(across, edges, shown, cmap="RdBu", norm=TwoSlopeNorm(0, -self.most, self.most))
+        axes.pcolormesh(across, edges, self.colours())
         self.write(axes, middles(edges))
         axes.set_ylim(edges[-1], 0)
         axes.set_yticks(middles(edges), self.rows)
@@ -128,28 +187,57 @@ class CellGrid:
         axes.set_xticks(middles(across), self.columns, rotation=math.degrees(SLANT), ha="left", rotation_mode="anchor")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        _key(sheet, self.left, top + edges[-1] + 0.12, self.most)
+        _key(sheet, min(self.left, NARROW - KEY_WIDTH), top + edges[-1] + 0.12)
         return sheet
 
     def write(self, axes: Axes, places: Any) -> None:
         """The figures, with as many digits as there is room for."""
         digits = next((digits for digits in (1, 0) if self.fits(digits)), None)
         for y, x in np.ndindex(self.values.shape) if digits is not None else ():
-            dark = not self.own[y, x] and abs(self.differences[y, x]) > 0.62 * self.most
-            colour = INK if self.own[y, x] else "#ffffff" if dark else "#111111"
+            dark = self.beyond[y, x] and shade_of(self.values[y, x]) >= DARK
+            colour = "#ffffff" if dark else "#111111" if self.beyond[y, x] else INK
             axes.text(
                 x + 0.5, places[y], self.text((y, x), digits or 0), color=colour, ha="center", va="center_baseline"
             )
 
+    def colours(self) -> Any:
+        """Red, green, blue and opacity of each cell. -> (rows, columns, 4)"""
+        cells = np.zeros((*self.values.shape, 4))
+        for where in np.ndindex(self.values.shape):
+            if not self.own[where] and np.isfinite(self.values[where]):
+                cells[where] = to_rgba(colour_of(self.values[where]), 1 if self.beyond[where] else PALE)
+        return cells
 
-def _key(sheet: Sheet, left: float, top: float, most: float) -> None:
-    """Nine patches, since a smooth bar would be a picture or hundreds of paths."""
-    colours = matplotlib.colormaps["RdBu"]
-    axes = sheet.axes(left, top, 1.62, 0.1)
-    for number in range(9):
-        axes.axvspan(number, number + 1, color=to_hex(colours(number / 8)), lw=0)
-    axes.set_xlim(0, 9)
-    axes.set_yticks([])
-    axes.set_xticks([0.5, 4.5, 8.5], [signed(-most), "0", f"{signed(most)} points"])
+
+def shade_of(points: float) -> int:
+    return bisect.bisect_right(BOUNDS, abs(points))
+
+
+def colour_of(points: float) -> str:
+    """The same for the same difference, in whichever study."""
+    share = SHADES[shade_of(points)]
+    return to_hex(matplotlib.colormaps["RdBu"](share if points < 0 else 1 - share))
+
+
+def _key(sheet: Sheet, left: float, top: float) -> None:
+    """A patch for each shade, and the palest ones that they become within noise."""
+    ends = [-bound for bound in reversed(BOUNDS)] + [0, *BOUNDS]
+    inside = [-2 * BOUNDS[-1], *[(a + b) / 2 for a, b in pairwise(ends)], 2 * BOUNDS[-1]]
+    axes = sheet.axes(left, top, PATCH * len(inside), 0.1)
+    _patches(axes, [to_rgba(colour_of(points)) for points in inside])
+    axes.set_xticks(range(1, len(inside)), [f"{end}".replace("-", "−") for end in ends])
     axes.tick_params(length=0, pad=1.5)
+    right = left + PATCH * len(inside)
+    sheet.text(right - 0.1, top + 0.2, "points", va="center")
+    _patches(sheet.axes(right + 0.12, top, 0.2, 0.1), [to_rgba(colour_of(points), PALE) for points in (-2, 2)])
+    sheet.text(right + 0.37, top + 0.05, "within noise", va="center")
+
+
+def _patches(axes: Axes, colours: Sequence[Any]) -> None:
+    """Side by side, since a smooth bar would be a picture or hundreds of paths."""
+    for number, colour in enumerate(colours):
+        axes.axvspan(number, number + 1, color=colour, lw=0)
+    axes.set_xlim(0, len(colours))
+    axes.set_xticks([])
+    axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from cluster.files.folders import OutputRoot
 from cluster.report import frames
 from cluster.report.figures.sheets import GREY, LINE, WIDE, Sheet, lacking, text_width, told_seeds, wrapped
-from cluster.report.figures.styles import BASELINE, BEST, Look, first_title, looks_of
-from cluster.report.results import Family, Result, Study
+from cluster.report.figures.styles import BASELINE, Look, looks_of, told_colours
+from cluster.report.results import Family, Result, Study, Variant
 
 FEW = 4  # variants whose bands can be told apart where they lie over each other
+HOVERED = 7  # points wide, around a grey line
 SMOOTHED = 15  # points of a training curve
 
 
@@ -45,23 +47,28 @@ def learning_curves(study: Study, output_root: OutputRoot) -> Iterator[Sheet]:
     heights = [max(2.5, 0.4 + sum(LINE * (wrapped(v.title).count("\n") + 1) for v in family.variants
                                   if not looks[v.key].is_grey)) for family in families]  # fmt: skip
     sheet = Sheet("curves", "Learning curves", WIDE, sum(heights) + 0.6 * len(families) + 0.05)
-    top = 0.0
+    top, names = 0.0, list[str]()
     for family, height in zip(families, heights, strict=True):
         axes = sheet.axes(left, top + 0.22, WIDE - left - right, height)
-        _learning_curves_of(axes, family, read, looks)
+        grey = _learning_curves_of(axes, family, read, looks)
+        for line, variant, end in grey:
+            sheet.tell(line, f"{variant.title}, {end:.3f}")
+        names += [f"{family.title} {variant.title}: {end:.3f}" for _, variant, end in sorted(grey, key=lambda g: g[2])]
         top += height + 0.6
     validated = any(validation for _, validation in read.values())
     left_out = sum(not _is_pretrained(run) for run in study.runs)
     seeds = told_seeds(study.variants, lambda run: any(read[run.run_id]))
+    told = told_colours(study, looks)
     sheet.caption = " ".join([
         f"{'Validation loss' if validated else 'Training loss, smoothed,'} against optimizer steps.",
-        f"Lines are means over seeds ({seeds}), bands their range;",
-        "thin lines the training loss, smoothed." if validated else "there was no evaluation yet.",
+        f"Lines are means over seeds ({seeds}), bands their range{'.' if validated and told else ';'}",
+        *(["there was no evaluation yet."] if not validated else
+          [] if told else ["thin lines the training loss, smoothed."]),
         "The steep fall at the start is cut off. The baseline is the thick line.",
         *([f"Left out are {left_out} runs whose pretraining is not completed."] if left_out else []),
-        *([f"In colour are the best {BEST} of each family by {first_title(study)}; the others are grey."]
-          if any(look.is_grey for look in looks.values()) else []),
+        *told,
     ]) + lacking([v for v in study.variants if not any(any(read[run.run_id]) for run in v.runs)])  # fmt: skip
+    sheet.names_of, sheet.names = "Grey lines, with the loss at their end", names
     yield sheet
 
 
@@ -100,14 +107,20 @@ def _smoothed(values: Any) -> Any:
     return np.convolve(values, np.ones(count) / count, mode="valid")
 
 
+Named = tuple[Line2D, Variant, float]  # what a pointer can rest on, whose line it is, where that ends
+
+
 def _learning_curves_of(axes: Axes, family: Family, read: Mapping[str, tuple[Curve, Curve]],
-                        looks: Mapping[str, Look]) -> None:  # fmt: skip
+                        looks: Mapping[str, Look]) -> list[Named]:  # fmt: skip
+    """Return the grey lines, which have no name beside them. Where there are some, the training loss is left out."""
+    is_crowded = any(look.is_grey for look in looks.values())
+    grey: list[Named] = []
     ends: list[tuple[float, float, str, Look]] = []
     seen: list[Any] = []
     for variant in sorted(family.variants, key=lambda v: (not looks[v.key].is_grey, v.is_baseline)):
         look = looks[variant.key]
         training, validation = (_band([read[run.run_id][i] for run in variant.runs]) for i in (0, 1))
-        if training and not look.is_grey:
+        if training and not is_crowded:
             axes.plot(_smoothed(training.steps), _smoothed(training.mean), color=look.colour, lw=0.4, alpha=0.6)
         band = validation or (training and Band(*map(_smoothed, (training.steps, training.mean, training.low,
                                                                  training.high))))  # fmt: skip
@@ -119,7 +132,10 @@ def _learning_curves_of(axes: Axes, family: Family, read: Mapping[str, tuple[Cur
             faint = 0.15 if look is BASELINE or len(family.variants) <= FEW else 0.06
             axes.fill_between(band.steps, band.low, band.high, color=look.colour, alpha=faint, lw=0)
         seen += [band.low[len(band.low) // 10 :], band.high[len(band.high) // 10 :]]
-        if not look.is_grey:
+        if look.is_grey:  # a wider one that is not seen: the line itself is too thin to be met
+            (over,) = axes.plot(band.steps, band.mean, color=GREY, lw=HOVERED, alpha=0)
+            grey.append((over, variant, float(band.mean[-1])))
+        else:
             ends.append((band.steps[-1], band.mean[-1], wrapped(variant.title), look))
     _frame(axes, np.concatenate(seen))
     axes.set_title(family.title)
@@ -129,6 +145,7 @@ def _learning_curves_of(axes: Axes, family: Family, read: Mapping[str, tuple[Cur
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     axes.grid(True)
     _name_ends(axes, ends)
+    return grey
 
 
 def _frame(axes: Axes, values: Any) -> None:

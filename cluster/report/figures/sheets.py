@@ -20,6 +20,7 @@ import numpy as np
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_pdf, backend_svg
 from matplotlib.figure import Figure as Drawing
@@ -59,6 +60,8 @@ class Figure:
     caption: str
     svg: str  # a file's text, with text as text
     pdf: bytes
+    names_of: str = ""  # what the names are of; they are folded away on the page
+    names: Sequence[str] = ()
 
 
 @dataclass
@@ -70,6 +73,9 @@ class Sheet:
     width: float
     height: float
     caption: str = ""
+    names_of: str = ""  # see Figure
+    names: Sequence[str] = ()
+    titles: dict[str, str] = field(default_factory=dict)  # id of what is drawn -> what a pointer that rests on it shows
     drawing: Drawing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +87,11 @@ class Sheet:
 
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
         self.drawing.text(left / self.width, 1 - top / self.height, text, **how)
+
+    def tell(self, drawn: Artist, title: str) -> None:
+        """Let the page show the title where a pointer rests on what is drawn."""
+        drawn.set_gid(f"named{len(self.titles)}")
+        self.titles[f"named{len(self.titles)}"] = title
 
     def note(self, text: str) -> None:
         """Say something above all that is drawn: the sheet grows at its top, and what is on it stays as large."""
@@ -111,18 +122,25 @@ def print_sheet(sheet: Sheet, study: Study) -> Figure:
         svg, pdf = io.StringIO(), io.BytesIO()
         backend_svg.FigureCanvasSVG(sheet.drawing).print_svg(svg, metadata=ABOUT_SVG)
         backend_pdf.FigureCanvasPdf(sheet.drawing).print_pdf(pdf, metadata=ABOUT_PDF | {"Title": sheet.title})
-    return Figure(name, sheet.title, sheet.caption, _tidied(svg.getvalue(), name, sheet.title), pdf.getvalue())
+    tidied = _tidied(svg.getvalue(), name, sheet)
+    return Figure(name, sheet.title, sheet.caption, tidied, pdf.getvalue(), sheet.names_of, sheet.names)
 
 
-def _tidied(svg: str, name: str, title: str) -> str:
-    """matplotlib's SVG with ids of its own, a title, no ground, and what all of it has in common said once."""
+def _tidied(svg: str, name: str, sheet: Sheet) -> str:
+    """matplotlib's SVG with ids of its own, titles, no ground, and what all of it has in common said once."""
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style a whole page
     svg = re.sub(r"<[^>]+>", lambda tag: _tidied_tag(tag[0], name), svg)  # and no text
-    svg = re.sub(r"[ \t]+$", "", svg, flags=re.M)
+    svg = re.sub(r"[ \t]+$|^[ \t]+(?=<)", "", svg, flags=re.M)
+    svg = re.sub(r' d="([^"]*)"', lambda path: f' d="{" ".join(path[1].split())}"', svg)
+    for gid, title in sheet.titles.items():
+        svg = svg.replace(f'<g id="{name}-{gid}">', f"<g><title>{html.escape(title, quote=False)}</title>")
+    needed = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in needed else "", svg)
+    svg = re.sub(r"<g>\s*(<text[^>]*>[^<]*</text>)\s*</g>", r"\1", svg)
     head = f'<svg style="font-family: {BROWSER_FONTS}" stroke-linejoin="round" stroke-linecap="butt"'
     svg = svg.replace("<svg", head, 1)
     end = svg.index(">", svg.index("<svg")) + 1
-    return f"{svg[:end]}\n <title>{html.escape(title, quote=False)}</title>{svg[end:]}"
+    return f"{svg[:end]}\n <title>{html.escape(sheet.title, quote=False)}</title>{svg[end:]}"
 
 
 def _tidied_tag(tag: str, name: str) -> str:

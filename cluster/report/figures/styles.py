@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ from cluster.report.figures.sheets import GREY, INK
 from cluster.report.findings import Interval
 from cluster.report.results import Family, Measure, Study, Variant, main_of
 
-COLOURED = 12  # variants of a family that have a line of their own colour; of more the baseline and
+COLOURED = 9  # variants of a family that have a line of their own colour; of more the baseline and these:
+BEST = WORST = 3
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # without its yellow, lost on white
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = "o^sDvPX"
-BEST = 5  # so many
 ROWS = 40  # of variants that fit a page
 
 
@@ -103,12 +103,22 @@ def first_title(study: Study) -> str:
     return measures[0].title if measures else "their order"
 
 
+def told_colours(study: Study, looks: Mapping[str, Look]) -> list[str]:
+    """The sentence of a caption that says which variants are grey; none if none is."""
+    if not any(look.is_grey for look in looks.values()):
+        return []
+    which = f"the best {BEST} and the worst {WORST}"
+    return [f"In colour are, beside the baseline, {which} of each family by {first_title(study)}; the others are grey."]
+
+
 def _coloured(family: Family, study: Study) -> list[Variant]:
-    """All but the baseline, or the best of many."""
+    """All but the baseline, or the best and the worst of many."""
     others = [variant for variant in family.variants if not variant.is_baseline]
     if len(family.variants) <= COLOURED:
         return others
-    return _best(others, study)[:BEST]
+    ranked = _best(others, study)
+    known = [v for v in ranked if any(values_of(v, measure) for measure in measures_of(study)[:1])]
+    return [*ranked[:BEST], *(variant for variant in known[-WORST:] if variant not in ranked[:BEST])]
 
 
 def _best(variants: Sequence[Variant], study: Study) -> list[Variant]:

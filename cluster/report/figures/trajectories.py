@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from cluster.report import trajectories
 from cluster.report.figures.sheets import HEADING, INK, LINE, WIDE, Sheet, lacking, text_width, told_seeds, unit_of
-from cluster.report.figures.styles import BEST, Look, first_title, looks_of
+from cluster.report.figures.styles import Look, looks_of, told_colours
 from cluster.report.results import Family, Measure, Study, Variant
 from cluster.report.study_tables import on_a_gpu
 from cluster.report.trajectories import Point
@@ -53,8 +53,7 @@ def trajectories_of(study: Study) -> Iterator[Sheet]:
         f"Lines are means over seeds ({seeds}), bands their range.",
         "The baseline is the thick line, and dotted its score at the end: where another crosses it, it has become as",
         "good.",
-        *([f"In colour are the best {BEST} of each family by {first_title(study)}; the others are grey."]
-          if any(look.is_grey for look in looks.values()) else []),
+        *told_colours(study, looks),
     ]) + lacking([v for v in study.variants if not any(map(trajectories.points, v.runs))])  # fmt: skip
     yield sheet
 

@@ -51,6 +51,7 @@ def answers(ledger):
     yield rows.MetricRow, ledger.outcomes_of(rows.MetricRow, runs)
     yield rows.DataFileRow, ledger.outcomes_of(rows.DataFileRow, runs)
     yield rows.HoursOfStage, ledger.gpu_hours()
+    yield rows.TryRow, ledger.tries()
     yield rows.RunRow, ledger.overview()
     yield rows.FailureRow, ledger.failures_by_study()
     yield rows.MeasurementRow, ledger.measurements("delftblue", "pretrain", 10)

@@ -1,6 +1,7 @@
 """The figures of a study: what is in them, and that nothing but the ledger and the runs' files decides it."""
 
 import dataclasses
+import html
 import itertools
 import json
 import math
@@ -179,7 +180,7 @@ def test_a_study_has_the_figures_that_it_has_data_for(drawn):
     def kinds(study):
         return {figure.name.removeprefix(f"{study}-") for figure in drawn[study]}
 
-    always = {"scores", "curves", "by-time", "blimp-roberta", "superglue-roberta"}
+    always = {"scores", "curves", "by-time", "queue", "blimp-roberta", "superglue-roberta"}
     of_both = always | {"blimp-gpt_neo", "superglue-gpt_neo"}
     assert kinds("activations") == of_both | {"by-parameters", "functions", "edges"}
     assert kinds("sparse_ffn") == of_both | {"by-speed"}
@@ -200,14 +201,39 @@ def test_all_variants_are_named(drawn, pictured):
             assert {variant.title for variant in study.variants} <= set(ends)
 
 
-def test_of_many_variants_the_baseline_and_the_best_are_in_colour(studies, root):
+def test_of_many_variants_the_baseline_the_best_and_the_worst_are_in_colour(studies, root):
     study = studies["sharing"]
+    looks = styles.looks_of(study)
+    grey = {v.key for v in study.variants if looks[v.key].is_grey}
     for family in study.families:
-        best = {v.key for v in sorted(family.variants[1:], key=lambda v: -v.mean(BY_KEY["blimp"]))[: styles.BEST]}
-        looks = styles.looks_of(study)
-        assert {v.key for v in family.variants if not looks[v.key].is_grey} == best | {family.baseline.key}
+        ranked = [v.key for v in sorted(family.variants[1:], key=lambda v: -v.mean(BY_KEY["blimp"]))]
+        shown = {family.baseline.key, *ranked[: styles.BEST], *ranked[-styles.WORST :]}
+        assert {v.key for v in family.variants} - grey == shown
     (sheet,) = learning_curves.learning_curves(study, root)
-    assert "the others are grey" in sheet.caption
+    assert "the best 3 and the worst 3 of each family by BLiMP; the others are grey" in sheet.caption
+    assert "training loss" not in sheet.caption
+
+
+def test_a_grey_line_has_its_name_under_the_pointer_and_in_the_list(studies, drawn):
+    looks = styles.looks_of(studies["heads"])
+    assert not any(look.is_grey for look in looks.values())
+    figure = only(drawn["activations"], "-curves")
+    looks = styles.looks_of(studies["activations"])
+    grey = [v for v in studies["activations"].variants if looks[v.key].is_grey]
+    assert len(grey) == len(figure.names) > 4
+    shown = re.findall(
+        r"<g><title>(.*?), [\d.]+</title>\s*<path[^>]*stroke-opacity: 0;[^>]*stroke-width: 7", figure.svg
+    )
+    assert sorted(map(html.unescape, shown)) == sorted(v.title for v in grey)
+    assert {name.rpartition(":")[0] for name in figure.names} == {
+        f"{results.FAMILIES[v.family]} {v.title}" for v in grey
+    }
+
+
+def test_an_svg_has_no_ids_but_those_that_something_refers_to(drawn):
+    for figure in drawn["activations"]:
+        ids = re.findall(r' id="([^"]*)"', figure.svg)
+        assert set(ids) == set(re.findall(r'(?:href="#|url\(#)([^")]+)', figure.svg))
 
 
 def test_lines_differ_without_colour(studies):
@@ -222,7 +248,7 @@ def test_an_empty_study_has_no_figure(studies, tmp_path):
     nothing = with_variants(
         studies["activations"],
         lambda variants: tuple(
-            dataclasses.replace(v, runs=tuple(dataclasses.replace(r, scores={}, metrics={}) for r in v.runs))
+            dataclasses.replace(v, runs=tuple(dataclasses.replace(r, scores={}, metrics={}, tries=()) for r in v.runs))
             for v in variants
         ),
     )
@@ -349,6 +375,25 @@ def test_names_beside_points_do_not_overlap(studies):
                 assert not any(box.padded(-1.5).overlaps(other.padded(-1.5)) for other in boxes[:index])
 
 
+def test_every_point_is_named_under_the_pointer_and_in_the_list_and_the_front_beside_it(studies):
+    study = studies["sharing"]
+    sheets.make_font()
+    with matplotlib.rc_context(sheets.RC):
+        (sheet,) = costs.costs(study)
+        svg = sheets.print_sheet(sheet, study).svg
+    names = {f"{results.FAMILIES[v.family]} {v.title}" for v in study.variants}
+    assert len(names) > 20
+    titles = re.findall(r"<g><title>(.*?): [\d.]+ at [\d.]+</title>", svg)
+    assert len(titles) == len(study.variants)
+    assert set(titles) == names == {name.partition(":")[0] for name in sheet.names}
+    scores = [float(name.partition(": ")[2].split()[0]) for name in sheet.names]
+    assert scores == sorted(scores, reverse=True)
+    front = [name.partition(":")[0] for name in sheet.names if name.endswith("(front)")]
+    beside = {" ".join(text.get_text().split()) for text in sheet.drawing.texts}
+    assert front
+    assert all(name.removeprefix("GPT-Neo ").removeprefix("RoBERTa ") in beside for name in front)
+
+
 # --- heat maps and functions
 
 
@@ -363,9 +408,9 @@ def test_cells_are_differences_to_the_baseline_in_points(studies, drawn):
     assert f"{mean(family.baseline):.1f}" in cells
     for variant in family.variants[1:]:
         assert sheets.signed(mean(variant) - mean(family.baseline)) in cells
-    assert {"ellipsis", "turn taking"} <= set(cells)
-    assert not {"blimp", "supplement", "average"} & set(cells)
-    assert "average" not in texts(only(drawn["activations"], "-superglue-gpt_neo").svg)
+    assert {"ellipsis (150)", "turn taking (280)"} <= set(cells)
+    assert not {"blimp", "supplement", "average"} & {cell.partition(" (")[0] for cell in cells}
+    assert "average (" not in " ".join(texts(only(drawn["activations"], "-superglue-gpt_neo").svg))
 
 
 def test_heat_maps_have_tasks_and_neither_averages_nor_parts(studies):
@@ -389,7 +434,7 @@ def test_many_tasks_are_the_rows(studies):
     with matplotlib.rc_context(sheets.RC):
         found = [*heat_maps.heat_maps(with_variants(studies["heads"], full))]
     axes = found[0].drawing.axes[0]
-    assert "paradigm 59" in [label.get_text() for label in axes.get_yticklabels()]
+    assert "paradigm 59 (9)" in [label.get_text() for label in axes.get_yticklabels()]
     assert found[0].width <= sheets.WIDE
 
 

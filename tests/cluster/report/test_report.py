@@ -225,7 +225,7 @@ def test_costs_are_means_of_complete_runs():
         {"pretrain": 2.0},
     )
     other = replace(one, stages=failed, hours={"pretrain": 0.1})
-    assert _costs(one, other) == ["10.0", "2.00"]
+    assert _costs(one, other) == ["0.17", "2.00"]
     assert [cell.small for cell in study_tables._cost_cells([one, other], "")] == ["1 of 2 runs"] * 2
     assert _costs(other) == ["–", "–"]
     config = RunConfig.model_validate({"model": {"family": "gpt_neo"}})
@@ -302,7 +302,7 @@ def test_a_column_without_a_value_is_left_out_of_the_tables(ledger, root, runs, 
     assert "BLiMP" not in of_scores
     write(ledger, root, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert "LAMBADA, %: mean | LAMBADA token ppl.: mean" in text
+    assert "LAMBADA, %: mean | val. loss: mean | LAMBADA token ppl.: mean" in text
     assert "- blimp: " not in text
     assert "BLiMP" in (tmp_path / "summary.csv").read_text()
 

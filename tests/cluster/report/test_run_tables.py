@@ -17,7 +17,7 @@ def shown(runs, *stages):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(59.4, "59 s"), (60, "1 min"), (3_540, "59 min"), (3_600, "1:00 h"), (90_000 + 120, "25:02 h")],
+    [(59.4, "59 s"), (60, "1 min"), (3_540, "59 min"), (3_600, "1 h 00 min"), (90_000 + 120, "25 h 02 min")],
 )
 def test_how_long_an_attempt_took_is_told_in_seconds_minutes_or_hours(runs, seconds, words):
     stage = StageDetails("pretrain", "completed", [ATTEMPT | {"started": 1.0, "ended": 1.0 + seconds}])

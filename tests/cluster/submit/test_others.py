@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.console import duration
 from cluster.files.records import StageState
 from cluster.ledger import recording
 from cluster.manifest import grids, loading
@@ -91,7 +92,7 @@ def test_the_end_is_foretold_with_students_after_their_teacher(lessons):
     ends = [outlook.predict(arrays, site).end for arrays in (first, later)]
     assert outlook.predict([*first, *later], site).end < sum(ends)
     told = tables.outlook_view([*first, *later], site, "hours", later)
-    assert f"Predicted to end in {sum(ends) / 3600:,.1f} h" in told
+    assert f"Predicted to end in {duration(sum(ends))}" in told
 
 
 def test_a_students_status_follows_that_of_its_teacher(ledger, root, lessons):
