@@ -28,8 +28,10 @@ LIGHT = (  # what `make check` runs: these load no torch
 )  # fmt: skip
 HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
-    "cluster/report/test_comparison", "cluster/report/test_figures", "cluster/report/test_page",
-    "cluster/report/test_report", "cluster/status/test_terminal", "jobs/test_pack", "test_wheel",
+    "cluster/ledger/test_locking", "cluster/report/test_comparison", "cluster/report/test_figures",
+    "cluster/report/test_frames", "cluster/report/test_insides", "cluster/report/test_page",
+    "cluster/report/test_report", "cluster/report/test_trajectories", "cluster/status/test_terminal", "jobs/test_pack",
+    "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
