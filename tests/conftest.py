@@ -119,13 +119,12 @@ CLUSTERS = {  # what comes later holds; the shares take about as long
     "tests/slurm/calm/test_disks.py": "slurm's commands",
     "tests/slurm/calm/test_orchestrator.py": "slurm's commands",
     "tests/slurm/calm/test_foreign.py": "slurm and others",
+    "tests/slurm/calm/test_pipeline.py": "slurm and others",
     "tests/slurm/calm/test_programs.py": "slurm and others",
 }
 if os.environ.get("TT_SLURM_CONF"):  # the one for all with accounting
     CLUSTERS |= {path: "slurm" for path in CLUSTERS if "/calm/" in path}
-NICER = (
-    10  # than workers of clusters are those that always have something to do, so that whoever waited goes on at once
-)
+NICER = 10  # than workers of clusters are those that never wait, so that who has waited goes on at once
 
 
 @functools.cache
