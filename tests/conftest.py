@@ -28,8 +28,10 @@ LIGHT = (  # what `make check` runs: these load no torch
 )  # fmt: skip
 HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
-    "cluster/report/test_comparison", "cluster/report/test_figures", "cluster/report/test_page",
-    "cluster/report/test_report", "cluster/status/test_terminal", "jobs/test_pack", "test_wheel",
+    "cluster/ledger/test_locking", "cluster/report/test_comparison", "cluster/report/test_figures",
+    "cluster/report/test_frames", "cluster/report/test_insides", "cluster/report/test_page",
+    "cluster/report/test_report", "cluster/report/test_trajectories", "cluster/status/test_terminal", "jobs/test_pack",
+    "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -71,11 +73,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Temporary files are in memory, where there is room: ledgers and whole files wait for a disk again and again. And
-    Ctrl-C is heard by what tests start, though a shell ignores it for what it starts in the background."""
+    """Temporary files are in memory, where there is room: ledgers and whole files wait for a disk again and again.
+    Ctrl-C is heard by what tests start, though a shell ignores it for what it starts in the background. And workers
+    without a cluster give way to those with one."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(config, "workerinput") or config.option.basetemp or not os.access(MEMORY, os.W_OK):
+    if hasattr(config, "workerinput"):
+        if config.workerinput.get("share") == OTHERS and not config.getoption("--light"):
+            os.nice(NICER)
+        return
+    if config.option.basetemp or not os.access(MEMORY, os.W_OK):
         return
     there = os.statvfs(MEMORY)
     if there.f_bavail * there.f_frsize >= ROOM and not there.f_flag & os.ST_NOEXEC:
@@ -104,11 +111,20 @@ def is_light(place: str) -> bool:
 
 # Tests that go to one worker: those of a cluster, those that fork from what fresh.py loads, since that takes long, and
 # those of a module with fixtures that are made once for it. The longest, first.
-CLUSTERS = {
+CLUSTERS = {  # what comes later holds; the shares take about as long
     "tests/slurm/": "slurm",
-    "tests/slurm/calm/": "slurm" if os.environ.get("TT_SLURM_CONF") else "slurm beside",
     "tests/slurm/test_requeue.py": "slurm's limits",
+    "tests/slurm/test_without_accounting.py": "slurm's limits",
+    "tests/slurm/calm/": "slurm beside",
+    "tests/slurm/calm/test_disks.py": "slurm's commands",
+    "tests/slurm/calm/test_orchestrator.py": "slurm's commands",
+    "tests/slurm/calm/test_foreign.py": "slurm and others",
+    "tests/slurm/calm/test_pipeline.py": "slurm and others",
+    "tests/slurm/calm/test_programs.py": "slurm and others",
 }
+if os.environ.get("TT_SLURM_CONF"):  # the one for all with accounting
+    CLUSTERS |= {path: "slurm" for path in CLUSTERS if "/calm/" in path}
+NICER = 10  # than workers of clusters are those that never wait, so that who has waited goes on at once
 
 
 @functools.cache

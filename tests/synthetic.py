@@ -5,6 +5,7 @@ effect of each variant, with a spread over seeds. For tests of what is shown, an
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +77,12 @@ def no_effect(run: Run) -> float:  # noqa: ARG001
     return 0.0
 
 
+@functools.cache
+def cells_of(studies: tuple[str, ...], overrides: tuple[str, ...] = ()) -> tuple[loading.Cell, ...]:
+    """Of experiments.yaml, for the whole process: that of all studies takes a second, most of which finds sizes."""
+    return tuple(grids.cells(loading.load(EXPERIMENTS), studies=studies, overrides=overrides))
+
+
 def planned(
     studies: Iterable[str] = STUDIES,
     *,
@@ -84,7 +91,7 @@ def planned(
     overrides: Sequence[str] = (),
 ) -> list[Run]:
     """Runs of experiments.yaml; with `seeds`, each cell with the seeds 0 to seeds - 1."""
-    cells = grids.cells(loading.load(EXPERIMENTS), studies=studies, overrides=overrides)
+    cells = list(cells_of(tuple(studies), tuple(overrides)))
     if seeds:
         kept = {(c.study, c.config.model_copy(update={}).model_dump_json(exclude={"seed"})): c for c in cells}
         cells = [
@@ -97,8 +104,9 @@ def planned(
 
 def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
     """Their studies, as experiments.yaml tells of them; with the baselines among these runs, whatever their seeds."""
-    document = loading.load(EXPERIMENTS)
-    cells, present = grids.cells(document, studies=document.studies), {run.id: run for run in runs}
+    document, present = loading.load(EXPERIMENTS), {run.id: run for run in runs}
+    names = {study for run in present.values() for study in run.studies}
+    cells = cells_of(tuple(study for study in document.studies if study in names))
     seeds = {run.config.seed for run in present.values()}
     teachers = {
         need["run_id"] for run in present.values() for need in run.needs
@@ -106,8 +114,6 @@ def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
     seeded = [
         replace(cell, config=cell.config.model_copy(update={"seed": seed})) for cell in cells for seed in sorted(seeds)
     ]
-    names = {study for run in present.values() for study in run.studies}
-    told = [study for study in expansion.studies(document, seeded) if study.name in names]
     return [
         replace(
             study,
@@ -118,7 +124,8 @@ def studies_of(runs: Iterable[Run]) -> list[records.StudyRecord]:
                 if study.name in run.studies and (run.id not in teachers or run.id in study.runs)
             ),
         )
-        for study in told
+        for study in expansion.studies(document, seeded)
+        if study.name in names
     ]
 
 

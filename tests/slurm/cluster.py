@@ -40,6 +40,8 @@ NODES = ("cmp001", "cmp002", "gpu001", "gpu014")
 GPUS = [f"nvidia{i}" for i in range(4)] + [f"mig{i}" for i in range(28)]
 PORT_USERS = ("slurmctld", "slurmdbd", "mariadb", *NODES)
 FIRST_PORTS = range(16810, 17810, 10)  # the first that has enough free ports behind it is taken
+PATIENCE = 280  # seconds for what will never come: on a busy machine anything takes a minute and more
+CLAIMS: list[socket.socket] = []  # of this process, on ports
 LONGEST_FOLDER = 60  # characters: the sockets of job steps lie in it, and a socket's path ends at 107
 
 PROGRAMS = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm"}
@@ -84,7 +86,7 @@ class Cluster:
         path = os.environ.get("PATH", os.defpath) + ":/usr/sbin"  # Debian's daemons, whoever calls
         return os.environ | {"SLURM_CONF": str(self.conf), "PATH": path}
 
-    def ask(self, *command: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    def ask(self, *command: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a client of this cluster; no answer in time is return code 124."""
         try:
             return subprocess.run(
@@ -140,17 +142,18 @@ def check_possible(cluster: Cluster) -> None:
 
 def install(cluster: Cluster) -> None:
     """Install the Debian packages whose programs are missing."""
-    path = cluster.environment["PATH"]
-    programs = PROGRAMS | (ACCOUNTING_PROGRAMS if cluster.accounting else {})
-    packages = sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
-    if not packages:
-        return
-    if not shutil.which("apt-get"):
-        raise CannotBuild(f"{', '.join(packages)}: not installed, and only Debian's and Ubuntu's packages will do.")
-    say(f"installing {', '.join(packages)}")
-    apt_get("update")  # may fail for one of many sources; whether that matters, the installation shows
-    if failure := apt_get("install", "-y", "--no-install-recommends", *packages):
-        raise CannotBuild(f"apt-get could not install {', '.join(packages)}: {failure}")
+    with one_at_a_time(HERE):
+        path = cluster.environment["PATH"]
+        programs = PROGRAMS | (ACCOUNTING_PROGRAMS if cluster.accounting else {})
+        packages = sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
+        if not packages:
+            return
+        if not shutil.which("apt-get"):
+            raise CannotBuild(f"{', '.join(packages)}: not installed, and only Debian's and Ubuntu's packages will do.")
+        say(f"installing {', '.join(packages)}")
+        apt_get("update")  # may fail for one of many sources; whether that matters, the installation shows
+        if failure := apt_get("install", "-y", "--no-install-recommends", *packages):
+            raise CannotBuild(f"apt-get could not install {', '.join(packages)}: {failure}")
 
 
 def apt_get(*words: str) -> str:
@@ -167,12 +170,25 @@ def apt_get(*words: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """The first ports in a row that nobody listens on, below those that connections are given."""
+    """The first ports in a row that nobody listens on, or is about to, below those that connections are given."""
     for first in FIRST_PORTS:
         ports = list(range(first, first + count))
-        if all(is_free(port) for port in ports):
+        if claim(first) and all(is_free(port) for port in ports):
             return ports
     raise ClusterError(f"no {count} free ports in a row from {FIRST_PORTS.start} to {FIRST_PORTS.stop}.")
+
+
+def claim(first: int) -> bool:
+    """Take the ports from this one for as long as this process lives, which is until its daemons listen; False where
+    another process has: a socket's name without a file is one process's only."""
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0tiny-transformers-ports-{first}")
+    except OSError:
+        name.close()
+        return False
+    CLAIMS.append(name)
+    return True
 
 
 def is_free(port: int) -> bool:
@@ -241,7 +257,7 @@ def start_accounting(cluster: Cluster) -> None:
     """MariaDB, slurmdbd, the accounts and their limits."""
     options = f"--defaults-file={cluster.folder / 'mariadb.cnf'}"
     wishes = ("--auth-root-authentication-method=normal", "--skip-test-db", "--force")  # --force: without a DNS
-    made = cluster.ask("mariadb-install-db", options, *wishes, seconds=120)
+    made = cluster.ask("mariadb-install-db", options, *wishes, seconds=PATIENCE)
     if made.returncode:
         raise ClusterError(f"mariadb-install-db failed:\n{last_lines(made.stdout + made.stderr)}")
     start_daemon(cluster, "mariadbd")
@@ -273,7 +289,7 @@ def start_daemon(cluster: Cluster, name: str) -> None:
     wait_for(f"{name} to answer", start(cluster, name), partial(serves, cluster, name, since))
 
 
-def stop_daemon(cluster: Cluster, name: str, signum: int = signal.SIGTERM, seconds: float = 30) -> None:
+def stop_daemon(cluster: Cluster, name: str, signum: int = signal.SIGTERM, seconds: float = PATIENCE) -> None:
     """End a daemon and wait until it has gone; jobs go on. Raises ClusterError."""
     deadline = time.monotonic() + seconds
     if pid := pid_of(cluster, name):
@@ -371,7 +387,7 @@ def kill_all(cluster: Cluster) -> None:
     kill(lambda: job_processes(cluster))
 
 
-def kill(find: Callable[[], list[int]], seconds: float = 20) -> None:
+def kill(find: Callable[[], list[int]], seconds: float = PATIENCE) -> None:
     """Kill until nothing is found any more: a job's process may have had a child just before."""
     deadline = time.monotonic() + seconds
     while pids := find():
@@ -430,7 +446,7 @@ def options_of(cluster: Cluster, name: str) -> list[str]:
     return ["-D", "-N", node] if node else ["-D"]
 
 
-def wait_for(what: str, daemon: Daemon, condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(what: str, daemon: Daemon, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if daemon.process.poll() is not None:
@@ -493,9 +509,9 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Hold the lock of this machine's temporary folder: two clusters that come up at once would take the same ports."""
-    lock = os.open(tempfile.gettempdir(), os.O_RDONLY)
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of the nearest folder that is there: two commands on one cluster would hinder each other."""
+    lock = os.open(next(path for path in (folder, *folder.parents) if path.is_dir()), os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -516,7 +532,7 @@ def main() -> int:
     accounting = not arguments.no_accounting
     folder = (arguments.dir or default_folder(accounting)).resolve()
     try:
-        with one_at_a_time():
+        with one_at_a_time(folder.parent):
             if arguments.daemon:
                 return run_daemon(arguments.command, arguments.daemon, folder, arguments.kill)
             return run(arguments.command, Cluster(folder, accounting))

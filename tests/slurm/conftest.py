@@ -44,7 +44,7 @@ def slurm_without_accounting() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def slurm_of_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cluster in a folder of its own, for tests that only wait, beside others that hurt theirs: its slurm.conf."""
+    """A cluster without accounting, too, in a folder of its own: most of its tests only wait, beside others."""
     folder = tmp_path_factory.mktemp("s") / "limits"
     with running_cluster("--no-accounting", "--dir", str(folder)) as conf:
         yield conf
@@ -66,9 +66,9 @@ def study_for_all(slurm: Path) -> Iterator[Study]:
 
 
 @pytest.fixture
-def study_without_accounting(slurm_without_accounting: Path, tmp_path: Path) -> Iterator[Study]:
-    """The same on the second cluster."""
-    with whole_afterwards(slurm_without_accounting, tmp_path) as made:
+def study_without_accounting(slurm_of_limits: Path, tmp_path: Path) -> Iterator[Study]:
+    """The same where there is no sacct."""
+    with whole_afterwards(slurm_of_limits, tmp_path) as made:
         yield made
 
 

@@ -29,12 +29,14 @@ import yaml
 from slurm.cluster import Cluster, existing
 
 from cluster.files import folders, whole_files
+from cluster.reconcile import intents
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STAGES = ("pretrain", "add_tokenizer", "blimp", "superglue")
 SBATCH_ENDS = 6  # seconds after which the sbatch below is killed if it still waits
 PATIENCE = 10  # seconds for which a submission without an answer may still arrive
+UNTIL_LATER = {intents.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
 RUNS_OF_A_STUDY = 2
 wait_for = partial(waiting.wait_for, pause=0.3)  # what is asked of SLURM costs more than a look at a file
 
@@ -193,6 +195,11 @@ class Study:
     def attempts(self) -> list[dict[str, Any]]:
         return rows(self.output / "ledger.db", "attempt")
 
+    def tried_once(self) -> bool:
+        """No stage run needed a second attempt; those of a submission that never was do not count."""
+        tried = Counter((row["run_id"], row["stage"]) for row in self.attempts() if row["status"] != "void")
+        return set(tried.values()) == {1}
+
     def causes(self) -> Counter[str]:
         """Of the attempts that failed, as the ledger has them after a look."""
         self.status()
@@ -206,6 +213,10 @@ class Study:
         names = {f"tt-{submission_id}" for submission_id in self.submission_ids}
         lines = [line.split("|") for line in shown.stdout.splitlines()]
         return [line for line in lines if len(line) == 4 and line[1] in names]
+
+    def known_jobs(self) -> list[str]:
+        """Whatever SLURM still knows, of anybody: those that have ended, too."""
+        return self.cluster.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").stdout.split()
 
     def hang(self, *names: str, stage: str = "pretrain") -> None:
         """Submit these studies, and wait until all of their runs are at this stage, where they stay."""
@@ -260,7 +271,7 @@ def read_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def rows(ledger: Path, table: str) -> list[dict[str, Any]]:
-    with contextlib.closing(sqlite3.connect(ledger, timeout=10)) as db:
+    with contextlib.closing(sqlite3.connect(ledger, timeout=waiting.PATIENCE)) as db:
         db.row_factory = sqlite3.Row
         return [dict(row) for row in db.execute(f"SELECT * FROM {table}")]
 
@@ -326,18 +337,15 @@ def settle(study: Study) -> None:
 
 
 def finish(study: Study, seconds: float = waiting.PATIENCE) -> None:
-    """Do what a user does after a fault until all is completed: look, `tick` if there is one, submit, rerun."""
+    """Do what a user does after a fault until all is completed: look, `tick`, submit, rerun."""
     study.tell()
     study.sbatch("honest")
     wanted = {"completed": len(study.stages) * study.runs * len(study.submitted)}
-    known = study.run("tick", "--help")
-    tick = ["tick", *(["--yes"] if "--yes" in known.stdout else [])]
     deadline = time.monotonic() + seconds
     while True:
         wait_for(lambda: study.live_jobs() == [], max(1.0, deadline - time.monotonic()))
-        if known.returncode == 0:
-            said = study.run(*tick)
-            assert said.returncode in (0, 3), said.stdout + said.stderr
+        said = study.run("tick")
+        assert said.returncode in (0, 3), said.stdout + said.stderr
         settle(study)
         said = study.run("rerun", "--failed", "--yes")
         assert said.returncode in (0, 3), said.stdout + said.stderr
@@ -422,7 +430,7 @@ def contents(study: Study) -> dict[str, list[str]]:
     """All rows of all tables, but what only says when something was looked at; and what `status` shows of them."""
     shown = study.status()
     found = {"status --json": [json.dumps(shown["counts"]), *map(json.dumps, shown["runs"])]}
-    with contextlib.closing(sqlite3.connect(study.output / "ledger.db", timeout=10)) as db:
+    with contextlib.closing(sqlite3.connect(study.output / "ledger.db", timeout=waiting.PATIENCE)) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     for table in tables:
         if table != "meta" and not table.startswith(("sqlite_", "_")):

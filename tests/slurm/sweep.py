@@ -218,7 +218,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="begin no further round after this time")
     arguments = parser.parse_args()
     cluster = Cluster(default_folder(accounting=True), accounting=True)
-    with one_at_a_time():
+    with one_at_a_time(cluster.folder.parent):
         found = existing(cluster.folder)
         was_up = found is not None and not problems(found)
         up(cluster)

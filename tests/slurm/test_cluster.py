@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm.cluster import CLAIMS, PORT_USERS, free_ports
 from slurm.faults import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -18,7 +19,7 @@ SMALL_GPU = ["--partition=gpu-a100-small", "--ntasks=1", "--gpus-per-task=1"]
 
 def call(*command: str | Path, conf: Path | None = None) -> subprocess.CompletedProcess[str]:
     env = os.environ | ({"SLURM_CONF": str(conf)} if conf else {})
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
 
 
 def output(*command: str | Path, conf: Path | None = None) -> str:
@@ -121,11 +122,11 @@ def boot_time(config: str) -> str:
     return next(line for line in config.splitlines() if line.startswith("BOOT_TIME"))
 
 
-def test_without_accounting_sacct_fails_and_ended_jobs_are_soon_forgotten(slurm_without_accounting):
+def test_without_accounting_sacct_fails_and_ended_jobs_are_soon_forgotten(slurm_without_accounting, tmp_path):
     conf = slurm_without_accounting
     assert call("sacct", conf=conf).returncode == 1
-    job = submit("true", conf=conf)
-    wait_for(lambda: job in output("squeue", "-h", "-t", "completed", "-o", "%A", conf=conf).split())
+    job = submit("touch ended", f"--chdir={tmp_path}", conf=conf)
+    wait_for((tmp_path / "ended").exists)  # that it is listed then, for two seconds, a busy machine may never see
     wait_for(lambda: job not in output("squeue", "-h", "-t", "all", "-o", "%A", conf=conf).split())
 
 
@@ -150,6 +151,16 @@ def folder_of_a_cluster(request, tmp_path_factory) -> Iterator[Path]:
 
 def cluster(command: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return call(sys.executable, CLUSTER, command, *words, "--no-accounting", "--dir", folder)
+
+
+def test_clusters_that_come_up_at_once_have_ports_of_their_own():
+    ports = free_ports(len(PORT_USERS))
+    there = f"import sys; sys.path.insert(0, {str(CLUSTER.parents[1])!r}); from slurm.cluster import free_ports"
+    other = output(sys.executable, "-c", f"{there}; print(*free_ports({len(ports)}))").split()
+    while CLAIMS:
+        CLAIMS.pop().close()
+    assert len(other) == len(ports)
+    assert not set(ports) & set(map(int, other))
 
 
 def test_cluster_with_a_dead_daemon_is_begun_afresh(own_cluster):

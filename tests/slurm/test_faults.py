@@ -1,5 +1,5 @@
-"""Whatever is killed, lost, full or away: every stage run is done once, no attempt is lost, and the ledger is the one
-that the files give.
+"""Whatever is killed, lost or away: every stage run is done once, no attempt is lost, and the ledger is the one that
+the files give.
 
 Each test does one fault to a study on the real cluster, lets it be finished as a user would, and checks all of that.
 `sweep.py` does many more of them at random."""
@@ -8,37 +8,25 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 
 import pytest
 from slurm.cluster import start_daemon, stop_daemon
 from slurm.faults import (
     RUNS_OF_A_STUDY,
     STAGES,
-    Study,
+    UNTIL_LATER,
     assert_exactly_once,
     differences,
-    fill,
     finish,
     impatient,
     kill_after,
     losses,
     settle,
-    small_disk,
     wait_for,
 )
 
-from cluster.reconcile import intents
-
 pytestmark = pytest.mark.slurm
-UNTIL_LATER = {intents.PATIENCE: "3600"}  # of a submission without an answer: it may arrive for so long
 ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
-
-
-def tried_once(study: Study) -> bool:
-    """No stage run needed a second attempt; those of a submission that never was do not count."""
-    tried = Counter((row["run_id"], row["stage"]) for row in study.attempts() if row["status"] != "void")
-    return set(tried.values()) == {1}
 
 
 # -- the command on the login node ------------------------------------------------------------------------------------
@@ -67,7 +55,7 @@ def test_submit_and_status_killed_with_9_at_random_points(study, group):
         kill_after(study, draw.uniform(0, duration), ["status", "--json"], group=group)
     assert any(killed)
     finish(study)
-    assert tried_once(study)
+    assert study.tried_once()
     assert_exactly_once(study)
 
 
@@ -78,7 +66,7 @@ def test_job_whose_sbatch_reply_was_lost_is_adopted_and_runs_without_a_rerun(stu
     study.completes()
     assert "Nothing is missing" in study.submit("s0").stdout
     assert len(study.submission_ids) == 1
-    assert tried_once(study)
+    assert study.tried_once()
     assert_exactly_once(study)
 
 
@@ -127,7 +115,7 @@ def test_without_a_controller_commands_say_so_and_change_nothing(study):
     assert len(study.submission_ids) == 1
     start_daemon(study.cluster, "slurmctld")
     finish(study)
-    assert tried_once(study)
+    assert study.tried_once()
     assert_exactly_once(study)
 
 
@@ -137,7 +125,7 @@ def test_controller_that_dies_when_sbatch_asks_it(study):
     start_daemon(study.cluster, "slurmctld")
     study.sbatch("honest")
     finish(study)
-    assert tried_once(study)
+    assert study.tried_once()
     assert_exactly_once(study)
 
 
@@ -166,7 +154,7 @@ def test_controller_is_restarted_with_jobs_in_flight(study, signum):
     assert study.counts() == {"running": 2, "submitted": ALL - 2}
     study.tell()
     study.completes()
-    assert tried_once(study)
+    assert study.tried_once()
     assert_exactly_once(study)
 
 
@@ -230,7 +218,7 @@ def test_waiting_tasks_cancelled_by_hand_while_slurmdbd_is_away_and_forgotten_ar
     (job,) = {line[0].partition("_")[0] for line in study.live_jobs()}
     stop_daemon(study.cluster, "slurmdbd")
     study.cluster.ask("scancel", f"{job}_0", f"{job}_1")
-    wait_for(lambda: not {f"{job}_0", f"{job}_1"} & set(known_jobs(study)))
+    wait_for(lambda: not {f"{job}_0", f"{job}_1"} & set(study.known_jobs()))
     assert study.counts() == {"submitted": 2 * ALL}, "sacct may say why"
     start_daemon(study.cluster, "slurmdbd")
     wait_for(lambda: study.causes() == {"vanished": 2})
@@ -266,129 +254,4 @@ def test_pack_killed_with_9_takes_its_workers_along_and_is_done_again(study):
     wait_for(lambda: study.causes() == {"error": 1})
     finish(study)
     assert study.causes() == {"error": 1}
-    assert_exactly_once(study)
-
-
-# -- disks, files, clocks ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_output(study):
-    """The study's output root is a disk of 8 MB."""
-    try:
-        with small_disk(study.output) as disk:
-            yield disk
-            study.cancel_everything()
-    except OSError as error:
-        pytest.skip(f"cannot mount a small disk: {error}")
-
-
-@pytest.mark.parametrize("left", [0, 6, 24, 96], ids=lambda left: f"{left} KiB left")
-def test_disk_of_the_ledger_is_full(study, small_output, left):
-    study.change_site(runs_per_pack=3)
-    study.submit("s0")
-    study.completes()
-    ballast = fill(small_output, leave=left * 1024)
-    full = study.run(*study.words("s1", "s2", "s3"))
-    if left == 0:
-        assert full.returncode != 0
-    assert full.returncode == 0 or any(words in full.stderr for words in ("No space left", "disk is full")), full
-    looked = study.run("status", "--json")
-    assert looked.returncode == 0 or any(words in looked.stderr for words in ("No space left", "disk is full")), looked
-    ballast.unlink()
-    finish(study)
-    assert_exactly_once(study, undisturbed=False)
-
-
-def test_disk_of_the_runs_is_full_when_results_are_written(study, small_output):
-    study.hang("s0", stage="blimp")
-    ballast = fill(small_output)
-    study.tell()
-    wait_for(lambda: study.live_jobs() == [])
-    ballast.unlink()
-    counts = study.counts()
-    assert counts["completed"] == 2 * RUNS_OF_A_STUDY  # what was done before
-    assert "running" not in counts
-    finish(study)
-    assert_exactly_once(study, undisturbed=False)
-
-
-def test_result_torn_before_anybody_read_it_is_no_success_and_is_done_again(study):
-    study.hang("s0", stage="superglue")
-    path = sorted(study.output.glob("runs/*/stages/blimp/1/result.json"))[0]
-    os.truncate(path, path.stat().st_size // 2)
-    assert study.status()["counts"]["failed"] == 0  # its job may still write it
-    study.tell()
-    wait_for(lambda: study.status()["counts"]["failed"] == 1)
-    finish(study)
-    assert_exactly_once(study, undisturbed=False)
-
-
-def test_result_torn_after_it_was_read_stays_a_success_and_a_rebuild_names_it(study):
-    study.submit("s0")
-    study.completes()
-    path = sorted(study.output.glob("runs/*/stages/superglue/1/result.json"))[0]
-    os.truncate(path, path.stat().st_size // 2)
-    assert study.counts() == {"completed": ALL}
-    assert "Nothing is missing" in study.submit("s0").stdout
-    assert str(path.relative_to(study.folder)) in study.run("ledger", "rebuild").stdout.replace("\n", "")
-    finish(study)
-    assert_exactly_once(study, undisturbed=False)
-
-
-def test_clocks_an_hour_off_judge_nothing(study):
-    study.change_site(cpus=40, environment={"FAKE_CLOCKS": '{"cmp001": 3600, "cmp002": -3600}'})
-    study.hang("s0")
-    now = time.time()
-    assert sorted(round((claim["time"] - now) / 3600) for claim in study.claims("pretrain")) == [-1, 1]
-    assert study.counts() == {"running": 2, "submitted": ALL - 2}
-    os.kill(study.tasks()[0]["pid"], signal.SIGKILL)
-    wait_for(lambda: study.status()["counts"]["failed"] == 1)
-    finish(study)
-    assert study.causes() == {"error": 1}
-    assert_exactly_once(study)
-
-
-# -- the same without accounting --------------------------------------------------------------------------------------
-
-
-def test_without_accounting_a_lost_reply_makes_no_second_array(study_without_accounting):
-    study = study_without_accounting
-    study.sbatch("reply lost")
-    study.submit("s0", code=3)
-    wait_for(lambda: study.live_jobs() == [] and known_jobs(study) == [])  # done and forgotten before anyone looked
-    study.completes()
-    assert len(study.submission_ids) == 1
-    study.sbatch("silent")
-    study.submit("s1", code=3)
-    study.sbatch("honest")
-    study.submit("s1", code=3, **UNTIL_LATER)
-    finish(study)
-    assert tried_once(study)
-    assert_exactly_once(study)
-
-
-def known_jobs(study: Study) -> list[str]:
-    return study.cluster.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").stdout.split()
-
-
-def test_without_accounting_a_job_that_vanished_is_lost_and_done_again(study_without_accounting):
-    study = study_without_accounting
-    study.hang("s0")
-    for task in study.tasks():
-        os.kill(task["pid"], signal.SIGKILL)
-    wait_for(lambda: known_jobs(study) == [])
-    wait_for(lambda: study.status()["counts"]["failed"] == RUNS_OF_A_STUDY)
-    assert study.causes() == {"lost": RUNS_OF_A_STUDY}
-    finish(study)
-    assert_exactly_once(study)
-
-
-def test_without_accounting_a_cancelled_job_is_not_taken_for_running(study_without_accounting):
-    study = study_without_accounting
-    study.hang("s0")
-    study.run("cancel", "--all", "--yes")
-    wait_for(lambda: study.status()["counts"]["failed"] == RUNS_OF_A_STUDY)
-    assert study.causes().keys() <= {"cancelled", "lost"}  # cancelled, if it was looked at in time
-    finish(study)
     assert_exactly_once(study)

@@ -77,10 +77,11 @@ def test_a_teacher_is_a_run_of_its_own_that_all_students_and_another_study_share
 
 def test_the_schema_knows_what_is_said_of_a_teacher():
     told = yaml.safe_load(DOCUMENT.replace("{model: deep}", "{model: deep, seed: 2, set: {train.max_steps: 9}}"))
-    jsonschema.validate(told, schema := json_schema())
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.validate(told)
     told["studies"]["lessons"]["grid"]["train.teacher"][1]["alpha"] = 2
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(told, schema)
+        validator.validate(told)
 
 
 def test_the_report_compares_students_and_what_the_study_has_as_a_cell(tmp_path):

@@ -245,19 +245,19 @@ def test_a_mistake_in_the_section_is_named(manifest_file, section, message):
     assert message in str(raised.value)
 
 
-def test_submit_and_wait_tells_and_a_dry_run_does_not(tmp_path, manifest_file, fake_science, write, told):
-    document = loading.load(manifest_file)
+def test_submit_and_wait_tells_and_a_dry_run_does_not(tmp_path, few_runs, fake_science, write, told):
+    document = loading.load(few_runs)
     failing = next(run for run in expansion.expand(grids.cells(document, studies=["second"])))
     fake_science.write_text(json.dumps({failing.id: {"superglue": "fail"}}))
-    text = manifest_file.read_text() + "notify: {command: " + json.dumps(write) + "}\n"
-    manifest_file.write_text(text)
+    text = few_runs.read_text() + "notify: {command: " + json.dumps(write) + "}\n"
+    few_runs.write_text(text)
     here = f"name: here\nscheduler: local\nslots: 2\nenvironment: {{PYTHONPATH: {os.environ['PYTHONPATH']}}}\n"
     (tmp_path / "site.yaml").write_text(here)
 
     def command(*words):
         return run_command(*words, cwd=tmp_path)
 
-    submit = ("submit", manifest_file.name, "--site", "site.yaml", "--study", "second")
+    submit = ("submit", few_runs.name, "--site", "site.yaml", "--study", "second")
     assert command(*submit, "--dry-run").returncode == 0
     assert not (tmp_path / "output").exists()
     assert command(*submit, "--yes", "--wait").returncode == 1

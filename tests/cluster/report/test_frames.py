@@ -14,7 +14,7 @@ from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.reconcile.session import LedgerView
-from cluster.report import cards, frames, writing
+from cluster.report import cards, details, frames, writing
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,14 @@ def test_a_saved_model_has_a_card_beside_it_that_says_what_it_is(root, first, tm
     assert not any((root.run(run).model / "README.md").exists() for run in others), "of these no model was saved"
 
 
-def test_a_report_of_a_folder_that_may_be_read_alone_writes_no_card(root, first, tmp_path, monkeypatch):
+def test_in_a_folder_that_may_be_read_alone_no_card_is_written(root, first, monkeypatch):
     path = root.run(first.id).model / "README.md"
     path.unlink(missing_ok=True)
     path.parent.chmod(0o555)
     monkeypatch.setattr(cards.os, "access", lambda *_: False)  # root may write anywhere
     with closing(Ledger(root.ledger, read_only=True)) as ledger:
-        writing.write(LedgerView(ledger, "2026-11-22T12:00:00", "none"), root, tmp_path / "report")
+        made_of = details.run_details(ledger, root, [first.id])
+    assert cards.write(made_of, root) == [first.id]
     path.parent.chmod(0o755)
     assert not path.exists()
 

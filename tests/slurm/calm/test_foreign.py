@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from slurm.faults import RUNS_OF_A_STUDY, STAGES, Study, assert_exactly_once, wait_for
+from waiting import PATIENCE
 
 from cluster.files import whole_files
 
@@ -48,7 +49,7 @@ def colleague(study_for_all):
         command = [*drop, sys.executable, "-m", "cluster.cli", *words]
         environment = study_for_all.environment | {"USER": "nobody", "HOME": "/"}
         done = subprocess.run(
-            command, cwd=study_for_all.folder, env=environment, capture_output=True, text=True, timeout=120
+            command, cwd=study_for_all.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -143,7 +144,9 @@ def test_what_is_submitted_inside_a_job_is_no_part_of_it(study, outer):
     more = ["--wait", "--output=/dev/null"] if outer == "sbatch" else []
     client = shutil.which(outer, path=study.cluster.environment["PATH"])  # the study's own sbatch gives up soon
     own = study.environment | {"TZ": "Asia/Tokyo", "LC_TIME": "nl_NL.UTF-8"}
-    done = study.cluster.ask("env", *(f"{name}={own[name]}" for name in own), client, *size, *more, inner, seconds=120)
+    done = study.cluster.ask(
+        "env", *(f"{name}={own[name]}" for name in own), client, *size, *more, inner, seconds=PATIENCE
+    )
     assert "Submitted" in (study.folder / "inner.txt").read_text(), done.stderr
     assert "SLURM_JOB_ID=" in (study.folder / "outer.txt").read_text()
     study.completes()
