@@ -14,7 +14,7 @@ import synthetic
 
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
-from cluster.report import details, page, results
+from cluster.report import details, page, results, run_pages
 from cluster.report.findings import Comparison, PairsFinding
 from cluster.report.page import Page
 from cluster.report.results import MAIN, Study
@@ -88,7 +88,13 @@ def section(study: Study) -> Section:
 def write(folder: Path, root: OutputRoot) -> Path:
     ledger = Ledger(root.ledger, read_only=True)
     studies = results.read(ledger)
-    found = details.run_details(ledger, root, [run.id for run in ledger.runs()])
+    made_with = details.MadeWith()
+    (folder / "runs").mkdir(parents=True)
+    (folder / run_pages.STYLE).write_text(run_pages.style())
+    for part in details.in_parts(ledger, root, [run.id for run in ledger.runs()]):
+        made_with.add(part)
+        for name, text in run_pages.pages(part, {study.name for study in studies}, ()):
+            (folder / name).write_text(text)
     ledger.close()
     sections = [section(study) for study in studies]
     for drawing in (drawing for each in sections for drawing in each.drawings):
@@ -96,7 +102,7 @@ def write(folder: Path, root: OutputRoot) -> Path:
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             (folder / "figures" / f"{drawing.name}.{kind}").touch()
     path = folder / "index.html"
-    path.write_text(page.text(Page("2026-11-22T12:00:00", sections, found, ["blimp.jsonl has 2 versions"])))
+    path.write_text(page.text(Page("2026-11-22T12:00:00", sections, made_with, ["blimp.jsonl has 2 versions"])))
     return path
 
 
@@ -110,6 +116,9 @@ class Report:
     @property
     def url(self) -> str:
         return self.path.as_uri()
+
+    def run_page(self, run_id: str) -> Path:
+        return self.path.parent / "runs" / f"{run_id}.html"
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +185,10 @@ def tab() -> Iterator[Any]:
 def visit(tab: Any, report: Report) -> Iterator[Callable[..., Visit]]:
     visits = []
 
-    def go(target: str = "", width: int = 1400, **media: str) -> Visit:
+    def go(target: str = "", width: int = 1400, run: str = "", **media: str) -> Visit:
         tab.set_viewport_size({"width": width, "height": 900})
-        visits.append(Visit(tab, report.url + target, **media))
+        url = report.run_page(run).as_uri() if run else report.url
+        visits.append(Visit(tab, url + target, **media))
         return visits[-1]
 
     yield go
@@ -200,8 +210,14 @@ def test_every_link_on_the_page_leads_somewhere_and_targets_are_unique(visit, re
     assert len(links) > 1_000
     assert {link.removeprefix("#") for link in links if link.startswith("#")} <= set(ids)
     files = {link for link in links if not link.startswith("#")}
-    assert len(files) == 2 * 2 * 3
+    figures = {file for file in files if file.startswith("figures/")}
+    assert len(figures) == 2 * 2 * 3
+    assert len({file for file in files if file.startswith("runs/")}) == report.runs
     assert all((report.path.parent / file).is_file() for file in files)
+    for file in files - figures:
+        back = set(re.findall(r'href="(?!style.css)([^"]+)"', (report.path.parent / file).read_text()))
+        assert "../index.html#runs" in back
+        assert {link.removeprefix("../index.html#") for link in back} <= set(ids)
 
 
 COLUMN = "(body, column) => Array.from(body.rows, row => row.cells[column].firstChild?.textContent ?? '')"
@@ -246,29 +262,34 @@ def test_a_figure_leads_to_its_variants_runs_and_from_there_to_a_run(visit):
     seed = opened.tab.locator(f"[id='{target[1:]}'] tbody td a").first
     assert seed.is_visible()
     seed.click()
-    run = opened.ask("location.hash")
-    assert run.startswith("#run-")
-    attempts = opened.tab.locator(f"{run} table").first
-    assert attempts.is_visible()
+    opened.tab.wait_for_url("**/runs/*.html")
+    attempts = opened.tab.locator("table").first
     assert attempts.bounding_box()["y"] < 900
-    opened.tab.locator(f"{run} > summary").click()
-    assert not attempts.is_visible()
+    opened.tab.locator("td a").first.click()
+    opened.tab.wait_for_url("**/index.html#environment-*")
+    assert opened.tab.locator("details[id^=environment-] pre").is_visible()
     opened.tab.go_back()
-    opened.tab.go_forward()
     assert attempts.is_visible()
 
 
-def test_a_pages_address_with_a_target_opens_it(visit, report):
+def test_a_pages_address_with_a_target_opens_it(visit):
+    opened = visit("#data-2")
+    assert opened.tab.locator("#data-2 pre").is_visible()
+    assert not opened.tab.locator("#data-1 pre").is_visible()
+
+
+def test_where_a_run_stood_on_the_page_leads_to_its_own(visit, report):
     opened = visit(f"#run-{report.failed}")
-    assert opened.tab.locator(f"#run-{report.failed} table").first.is_visible()
-    assert "ValueError: the loss is not a number" in opened.tab.inner_text(f"#run-{report.failed}")
+    opened.tab.wait_for_url(report.run_page(report.failed).as_uri())
+    assert "ValueError: the loss is not a number" in opened.tab.inner_text("main")
 
 
 def test_what_runs_are_named_and_log_is_text_and_nothing_else(visit, report):
-    opened = visit(f"#run-{report.hostile}")
+    opened = visit(run=report.hostile)
     assert opened.trouble == []
-    assert HOSTILE in opened.tab.inner_text(f"#run-{report.hostile} > summary")
-    log = opened.tab.locator(f"#run-{report.hostile} details:has-text('pretrain, attempt 1') pre").text_content()
+    assert HOSTILE in opened.tab.inner_text("h1")
+    assert opened.ask("getComputedStyle(document.querySelector('table')).borderSpacing") == "0px", "it has its style"
+    log = opened.tab.locator("details:has-text('pretrain, attempt 1') pre").text_content()
     assert log == "red </pre><script>fail('log')</script> & more\n100%|##########|"
 
 
@@ -280,7 +301,13 @@ def test_the_page_is_no_wider_than_the_window(visit, width):
     opened = visit(width=width)
     assert opened.ask("document.documentElement.scrollWidth") == width
     opened.ask(OPEN)
-    opened.ask("document.querySelectorAll('.run').forEach(node => { node.style.contentVisibility = 'visible' })")
+    assert opened.ask("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_runs_page_is_no_wider_than_the_window(visit, report, width):
+    opened = visit(run=report.failed, width=width)
+    opened.ask(OPEN)
     assert opened.ask("document.documentElement.scrollWidth") == width
 
 
@@ -320,7 +347,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(visit, scheme):
+def test_text_stands_out_from_its_ground(visit, report, scheme):
     opened = visit(color_scheme=scheme)
     opened.ask(OPEN)
     ratios = opened.ask(CONTRASTS)
@@ -328,6 +355,9 @@ def test_text_stands_out_from_its_ground(visit, scheme):
     assert {what: ratio for what, ratio in ratios.items() if ratio < 4.5} == {}
     dark = opened.ask("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
+    of_a_run = visit(run=report.failed, color_scheme=scheme)
+    of_a_run.ask(OPEN)
+    assert {what: ratio for what, ratio in of_a_run.ask(CONTRASTS).items() if ratio < 4.5} == {}
 
 
 # -- what is in it ----------------------------------------------------------------------------------------------------
@@ -346,4 +376,4 @@ def test_runs_share_what_is_the_same_for_them(report):
     text = report.path.read_text()
     assert text.count('id="environment-') == 1
     assert text.count('id="data-') == 4  # of four stages
-    assert len(text) < 30_000 * report.runs  # a report of 200 runs has less than 6 MB
+    assert len(report.run_page(report.failed).read_text()) < 30_000
