@@ -11,6 +11,7 @@ from typing import Any
 from cluster.render import render
 from cluster.report import trajectories
 from cluster.report.details import MadeWith
+from cluster.report.every_run import OF_TEACHER
 from cluster.report.headlines import headlines, pictures
 from cluster.report.insides import study_page
 from cluster.report.results import Family, Result, Study, Variant, flat
@@ -27,8 +28,6 @@ from cluster.report.study_tables import (
     variant_target,
 )
 
-OF_TEACHER = ("teacher.model.", "teacher.train.")  # settings of a student that make its teacher: its own run has them
-
 
 @dataclass(frozen=True)
 class Page:
@@ -37,6 +36,8 @@ class Page:
     made_with: MadeWith
     flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
     insides: Collection[str] = ()  # files beside it, of the runs and studies whose models were looked into
+    every_run: str = ""  # JSON, of every_run.py
+    tables: Sequence[str] = ("runs.csv",)  # files beside it that have the same rows
 
 
 def text(page: Page) -> str:
@@ -47,7 +48,7 @@ def text(page: Page) -> str:
         page=page,
         done=sum(not run.missing for run in runs.values()),
         total=len(runs),
-        runs={run_id: run.name for run_id, run in runs.items()},
+        every_run=page.every_run,
         sections=[_shown(section) | _inside(page, study_page(section.study)) for section in page.sections],
         environments={key: flat(value) for key, value in page.made_with.environments.items()},
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.files.records import SitedAttempt
-from cluster.files.statuses import WORST_FIRST
+from cluster.files.statuses import worst
 from cluster.ledger.rows import ScoreRow
 from cluster.report.details import RunDetails, StageDetails
 from cluster.report.results import caveat, flat
@@ -19,10 +19,9 @@ def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
     run = details.run
     config = run.config.model_dump(mode="json")
     unusual = run.config.model_dump(mode="json", exclude_defaults=True)
-    status = [stage.status for stage in details.stages if stage.status != "completed"]
     return {
         "run": run,
-        "status": min(status, key=WORST_FIRST.index) if status else "completed",
+        "status": worst([stage.status for stage in details.stages]),
         "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
         "unusual": flat({"model": {"family": run.config.model.family}}) | flat(unusual) | _sizes(config),
         "settings": flat(config),

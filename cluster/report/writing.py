@@ -24,6 +24,7 @@ from cluster.report import (
     chosen,
     comparison,
     details,
+    every_run,
     forms,
     frames,
     insides,
@@ -54,7 +55,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
-    studies = results.read(ledger)
+    every = results.every_result(ledger)
+    studies = results.read(ledger, every)
     for study in studies:
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
@@ -66,8 +68,13 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
     runs = ledger.runs()
-    files |= (inside := insides.pages(studies, runs, output_root))
-    files[run_pages.STYLE] = run_pages.style()
+    settings = every_run.settings_of(runs)
+    columns = every_run.columns(every, runs, settings, studies)
+    tables: dict[str, str | bytes] = {"runs.csv": forms.as_csv(every_run.rows(columns))}
+    if parquet := every_run.parquet(columns):
+        tables["runs.parquet"] = parquet
+    inside = insides.pages(studies, runs, output_root)
+    files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
     _refuse_outside(folder, files)
     made_with, run_files = details.MadeWith(), list[str]()
     for part in details.in_parts(ledger, output_root, [run.id for run in runs]):
@@ -76,11 +83,12 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
         for name, text in run_pages.pages(part, {study.name for study in studies}, inside):
             run_files.append(name)
             _put(folder, name, text)
-    files["index.html"] = page.text(Page(view.as_of, sections, made_with, notes, inside.keys()))
+    shown = every_run.as_json(columns, output_root)
+    files["index.html"] = page.text(Page(view.as_of, sections, made_with, notes, inside.keys(), shown, list(tables)))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
-    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
+    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections, settings)}
     if on_the_way := _on_the_way(sections):
         files["trajectory.csv"] = forms.as_csv(on_the_way)
     return _replace(folder, files, run_files)
@@ -245,16 +253,16 @@ def _in_markdown(of: Section) -> dict[str, Any]:
     return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
 
 
-def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[Mapping[str, Any]]]:
+def _rows(
+    view: LedgerView, sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
+) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
     """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
-    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
+    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other."""
     runs = {run["run_id"]: run for run in view.ledger.overview()}
-    return {
-        "summary.csv": score_tables.summary_with_settings(view.ledger),
-        "comparisons.csv": [row for each in sections for row in _comparisons(each)],
-        "scores.csv": score_tables.named(runs, view.ledger.scores()),
-        "metrics.csv": score_tables.named(runs, view.ledger.metrics()),
-    }
+    yield "summary.csv", score_tables.summary_with_settings(view.ledger, settings)
+    yield "comparisons.csv", (row for each in sections for row in _comparisons(each))
+    yield "scores.csv", score_tables.named(runs, view.ledger.scores())
+    yield "metrics.csv", score_tables.named(runs, view.ledger.metrics())
 
 
 def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:
