@@ -133,6 +133,18 @@ def test_the_details_of_runs_in_parts_are_those_of_all(whole, monkeypatch):
     assert made_with.code == {"c0de": completed}
 
 
+def test_a_terminal_gets_the_scores_of_so_many_runs_only(whole, monkeypatch, capsys):
+    root, ledger, _ = whole
+    monkeypatch.setattr(writing, "write", lambda view, root, folder: [folder / "index.html"])  # noqa: ARG005
+    reporting.report_command(output_root=root.path)
+    assert "gpt-geglu" in capsys.readouterr().out
+    monkeypatch.setattr(reporting, "SHOWN", 3)
+    reporting.report_command(output_root=root.path)
+    said = capsys.readouterr().out
+    assert "gpt-geglu" not in said
+    assert f"{len(ledger.run_ids())} runs: their scores are in {root.path / 'report/runs.csv'}" in said
+
+
 def test_all_forms_say_the_same_mean(whole):
     root, ledger, _ = whole
     folder = root.path / "report"
