@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,21 @@ def render(template: str, **values: Any) -> str:
     import jinja2  # here, because most commands render nothing
 
     own = Path(template)
+    environment = _environment(own.parent.resolve() if own.is_file() else None)
+    try:
+        return environment.get_template(own.name).render(**values)
+    except jinja2.TemplateError as error:
+        raise InputError(f"template {template}: {type(error).__name__}: {error}") from None
+
+
+@cache
+def _environment(folder: Path | None) -> Any:
+    """Return jinja2's environment, which keeps the templates that it has compiled; of a user's own in `folder`, too."""
+    import jinja2
+
     loaders: list[jinja2.BaseLoader] = [jinja2.FileSystemLoader(FOLDER)]
-    if own.is_file():
-        loaders.insert(0, jinja2.FileSystemLoader(own.parent))
+    if folder:
+        loaders.insert(0, jinja2.FileSystemLoader(folder))
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
         trim_blocks=True,
@@ -29,7 +42,4 @@ def render(template: str, **values: Any) -> str:
         autoescape=jinja2.select_autoescape(("html.j2", "html")),
     )
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
-    try:
-        return environment.get_template(own.name).render(**values)
-    except jinja2.TemplateError as error:
-        raise InputError(f"template {template}: {type(error).__name__}: {error}") from None
+    return environment

@@ -31,6 +31,7 @@ from cluster.report import score_tables
 
 CurveForm = Literal["csv", "tensorboard"]
 TableForm = Literal["latex", "markdown"]
+SHOWN = 500  # runs whose scores a terminal gets: a table of 2,000 takes longer than to write their pages
 
 
 @app.command(name="report")
@@ -88,7 +89,11 @@ def report_command(
         if curves:
             told = writing.write_curves(view.ledger, root, folder, curves)
             console.print(told, soft_wrap=True)
-        console.print(score_tables.score_table(view.ledger, console.width))
+        runs = len(view.ledger.run_ids())
+        if runs <= SHOWN:
+            console.print(score_tables.score_table(view.ledger, console.width))
+        else:
+            console.print(f"{count(runs, 'run')}: their scores are in {folder / 'runs.csv'}", soft_wrap=True)
         for told in unknown_runs(view.ledger):
             console.print(Text(told, style="yellow"), soft_wrap=True)
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)

@@ -3,6 +3,7 @@ and the groups of them that are asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 # Of a stage run: the first that fits.
@@ -26,3 +27,8 @@ State = Literal["intended", "submitted", "done", "refused", "void"]
 OPEN: Final = ("intended", "submitted")  # something may still happen
 TAKEN: Final = ("submitted", "done")  # the scheduler has taken it
 GIVEN_UP: Final = ("refused", "void")  # none of it will run
+
+
+def worst(statuses: Iterable[StageStatus]) -> StageStatus:
+    """Return what stands for a run whose stages have these."""
+    return min(statuses, key=WORST_FIRST.index, default="waiting")

@@ -75,8 +75,9 @@ class Results(Store):
         table = _OUTCOMES[kind]
         return list(
             self.db.query(
-                f"SELECT {table}.* FROM {table} JOIN newest_attempt USING (run_id, stage, number) "
-                f"WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY {table}.rowid",
+                f"SELECT * FROM {table} WHERE run_id IN (SELECT value FROM json_each(?)) AND number = "
+                f"(SELECT max(number) FROM attempt WHERE (run_id, stage) = ({table}.run_id, {table}.stage) "
+                f"AND status != 'void') ORDER BY {table}.rowid",
                 [json.dumps(sorted(set(run_ids)))],
             )
         )

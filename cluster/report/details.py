@@ -1,10 +1,11 @@
 """The ledger and the logs -> what each run is made of, for a report: settings, attempts, scores, checks, data, the
-environment and the end of the log. What many runs share, environments and data files, is held once."""
+environment and the end of the log. What many runs share, environments and data files, is held once. Thousands of runs
+are read in parts, so that a report never holds the details of all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from cluster.ledger.rows import CheckRow, DataFileRow, MetricRow, ScoreRow
 Row = TypeVar("Row", bound=AttemptKey)
 
 LOG_LINES, LOG_WIDTH = 20, 240  # of the end of a log; of a line
+PART = 100  # runs
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,39 @@ class Details:
     data: Mapping[str, Mapping[str, str]]  # key -> file -> SHA-256: the same files are listed once for all stage runs
 
 
+@dataclass
+class MadeWith:
+    """What is held once for all runs."""
+
+    environments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    data: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    code: Counter[str] = field(default_factory=Counter)  # digest of the science's source -> completed stage runs
+
+    def add(self, part: Details) -> None:
+        self.environments |= part.environments
+        self.data |= part.data
+        newest = (stage.attempts[-1] for run in part.runs for stage in run.stages if stage.attempts)
+        self.code.update(each["code"] for each in newest if each["code"] and each["status"] == "completed")
+
+
 def run_details(ledger: Ledger, output_root: OutputRoot, run_ids: Iterable[str]) -> Details:
     """Return the details of these runs, in the order in which they were recorded."""
-    chosen = list(run_ids)
+    return _details(ledger, output_root, list(run_ids), _Sets())
+
+
+def in_parts(ledger: Ledger, output_root: OutputRoot, run_ids: Sequence[str]) -> Iterator[Details]:
+    """Yield the same a hundred runs at a time; a key of data files is the same set of files in all parts."""
+    data = _Sets()
+    for start in range(0, len(run_ids), PART):
+        yield _details(ledger, output_root, run_ids[start : start + PART], data)
+
+
+def _details(ledger: Ledger, output_root: OutputRoot, chosen: Sequence[str], data: _Sets) -> Details:
     attempts = _by_stage(ledger.attempts_of(chosen))
     scores = _by_stage(ledger.outcomes_of(ScoreRow, chosen))
     checks = _by_stage(ledger.outcomes_of(CheckRow, chosen))
     metrics = _by_stage(ledger.outcomes_of(MetricRow, chosen))
     statuses = {run["run_id"]: run["stages"] for run in ledger.overview(chosen)}
-    data = _Sets()
     files = {key: data.add(rows) for key, rows in _by_stage(ledger.outcomes_of(DataFileRow, chosen)).items()}
 
     def stage(run: Run, name: str) -> StageDetails:
@@ -102,9 +128,3 @@ def _log(root: OutputRoot, attempt: AttemptRow) -> str:
     path = root.attempt(*key_of(attempt)).log
     lines = (clean(line).rstrip() for line in whole_files.tail(path, LOG_LINES))
     return "\n".join(line if len(line) <= LOG_WIDTH else f"{line[:LOG_WIDTH]} ..." for line in lines if line)
-
-
-def code_versions(details: Details) -> Counter[str]:
-    """Digest of the science's source -> completed stage runs that are of it."""
-    newest = (stage.attempts[-1] for run in details.runs for stage in run.stages if stage.attempts)
-    return Counter(attempt["code"] for attempt in newest if attempt["code"] and attempt["status"] == "completed")

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.report.study_tables import MISSING, StudyTable, TableCell
@@ -107,11 +107,11 @@ def _unused(title: str, taken: Mapping[str, Any]) -> str:
     return next(each for each in numbered if each not in taken)
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """With a header of the first row's keys; empty without rows."""
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    stream, of = io.StringIO(), iter(rows)
+    if first := next(of, None):
+        writer = csv.DictWriter(stream, fieldnames=list(first), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(itertools.chain([first], of))
     return stream.getvalue()

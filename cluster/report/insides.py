@@ -14,7 +14,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.render import render
 from cluster.report.results import Study, Variant, stem
-from cluster.report.study_tables import anchor
+from cluster.report.study_tables import anchor, run_file
 from tiny_transformers.common import insides
 from tiny_transformers.common.insides import INSIDES, FeedForward, Head, Insides
 
@@ -79,10 +79,10 @@ def pages(studies: Sequence[Study], runs: Sequence[Run], root: OutputRoot) -> di
     for run in runs:
         if found := read(root, run.id):
             one = Seen(run.name, run.id, found)
-            files[run_page(run.id)] = _page(run.name, "", anchor("run", run.id), [one])
+            files[run_page(run.id)] = _page(run.name, "", run_file(run.id), [one])
     for study in studies:
         if len(models := seen(study, root)) > 1:
-            target = anchor("study", study.name)
+            target = f"index.html#{anchor('study', study.name)}"
             files[study_page(study)] = _page(study.name, study.description, target, models)
     return files
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from cluster.render import render
 from cluster.report import trajectories
-from cluster.report.details import Details, code_versions
+from cluster.report.details import MadeWith
+from cluster.report.every_run import OF_TEACHER
 from cluster.report.headlines import headlines, pictures
-from cluster.report.insides import run_page, study_page
+from cluster.report.insides import study_page
 from cluster.report.results import Family, Result, Study, Variant, flat
-from cluster.report.run_tables import shown_run
 from cluster.report.study_tables import (
     Section,
     ablation,
@@ -28,31 +28,29 @@ from cluster.report.study_tables import (
     variant_target,
 )
 
-OF_TEACHER = ("teacher.model.", "teacher.train.")  # settings of a student that make its teacher: its own run has them
-
 
 @dataclass(frozen=True)
 class Page:
     as_of: str
     sections: Sequence[Section]
-    details: Details
+    made_with: MadeWith
     flags: Sequence[str] = ()  # of the whole: data or code that changed between runs
     insides: Collection[str] = ()  # files beside it, of the runs and studies whose models were looked into
+    every_run: str = ""  # JSON, of every_run.py
+    tables: Sequence[str] = ("runs.csv",)  # files beside it that have the same rows
 
 
 def text(page: Page) -> str:
     """index.html. The drawings' files are the caller's to write."""
     runs = {run.run_id: run for section in page.sections for run in section.study.runs}
-    studies = {section.study.name for section in page.sections}
     return render(
         "report.html.j2",
         page=page,
         done=sum(not run.missing for run in runs.values()),
         total=len(runs),
-        versions=code_versions(page.details),
+        every_run=page.every_run,
         sections=[_shown(section) | _inside(page, study_page(section.study)) for section in page.sections],
-        runs=[shown_run(details, studies) | _inside(page, run_page(details.run.id)) for details in page.details.runs],
-        environments={key: flat(value) for key, value in page.details.environments.items()},
+        environments={key: flat(value) for key, value in page.made_with.environments.items()},
     )
 
 

@@ -247,13 +247,13 @@ def stem(name: str) -> str:
     return told if len(told) <= LONGEST else f"{told[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def read(ledger: Ledger) -> list[Study]:
+def read(ledger: Ledger, of: Sequence[Result] | None = None) -> list[Study]:
     """Every study of the ledger, in the order in which they were submitted; a grid with other --set is one of its own,
-    and so is what the manifest no longer has."""
+    and so is what the manifest no longer has. `of`: all its runs, where they are read already."""
     about = {row["name"]: row for row in ledger.studies()}
     configs = {run.id: run.config for run in ledger.runs()}
     parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
-    results = _results(ledger, configs)
+    results = every_result(ledger) if of is None else of
     studies = []
     needed = ledger.needed_runs()
     for name in ledger.study_sizes():
@@ -282,7 +282,9 @@ def _grids(
         yield title, {"overrides": [], "runs": left, "baselines": [], "stages": list(stages)}
 
 
-def _results(ledger: Ledger, configs: Mapping[str, RunConfig]) -> list[Result]:
+def every_result(ledger: Ledger) -> list[Result]:
+    """Every run with all of its stages, in the order in which they were recorded."""
+    configs = {run.id: run.config for run in ledger.runs()}
     scores: dict[str, dict[tuple[str, str, str], tuple[float, int]]] = {}
     for score in ledger.scores():
         of_run = scores.setdefault(score["run_id"], {})

@@ -1,4 +1,4 @@
-"""One run as the page shows it: its settings, attempts, scores, checks, and what else its stages measured."""
+"""One run as its page shows it: its settings, attempts, scores, checks, and what else its stages measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.console import duration
 from cluster.files.records import SitedAttempt
-from cluster.files.statuses import WORST_FIRST
+from cluster.files.statuses import worst
 from cluster.ledger.rows import ScoreRow
 from cluster.report.details import RunDetails, StageDetails
 from cluster.report.results import caveat, flat
@@ -20,11 +20,9 @@ def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
     run = details.run
     config = run.config.model_dump(mode="json")
     unusual = run.config.model_dump(mode="json", exclude_defaults=True)
-    status = [stage.status for stage in details.stages if stage.status != "completed"]
     return {
         "run": run,
-        "target": anchor("run", run.id),
-        "status": min(status, key=WORST_FIRST.index) if status else "completed",
+        "status": worst([stage.status for stage in details.stages]),
         "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
         "unusual": flat({"model": {"family": run.config.model.family}}) | flat(unusual) | _sizes(config),
         "settings": flat(config),
@@ -53,7 +51,7 @@ def _attempts_table(details: RunDetails) -> StudyTable:
         if not stage.attempts:
             rows.append(Row([TableCell(stage.name), TableCell(""), TableCell(stage.status), *[TableCell("")] * 7]))
         rows += [Row([TableCell(stage.name), *_attempt_cells(attempt)]) for attempt in stage.attempts]
-    return StudyTable("Stages and their attempts", columns, rows, is_plain=True)
+    return StudyTable("Stages and their attempts", columns, rows)
 
 
 def _attempt_cells(attempt: SitedAttempt) -> Iterator[TableCell]:
@@ -68,7 +66,7 @@ def _attempt_cells(attempt: SitedAttempt) -> Iterator[TableCell]:
     yield TableCell(duration(ended - began) if began and ended else "")
     yield TableCell(attempt["code"] or "")
     key = attempt["environment"]
-    yield TableCell(key, link=anchor("environment", key)) if key else TableCell("")
+    yield TableCell(key, link=f"../index.html#{anchor('environment', key)}") if key else TableCell("")
 
 
 def _scores_table(details: RunDetails) -> StudyTable | None:
@@ -92,7 +90,7 @@ def _scores_table(details: RunDetails) -> StudyTable | None:
             )
     columns = [Column("stage"), Column("task", is_text=True), Column("scores", is_text=True),
                Column("of", hint="rows, pairs or tokens")]  # fmt: skip
-    return StudyTable("Scores, as the ledger has them", columns, rows, is_plain=True) if rows else None
+    return StudyTable("Scores, as the ledger has them", columns, rows) if rows else None
 
 
 def _whole(stage: StageDetails) -> Iterator[ScoreRow]:
@@ -134,7 +132,7 @@ def _run_checks_table(details: RunDetails) -> StudyTable | None:
         for stage in details.stages for check in stage.checks
     ]  # fmt: skip
     columns = [Column("stage"), *(Column(title, is_text=True) for title in ("check", "value", "result"))]
-    return StudyTable("Checks", columns, rows, is_plain=True) if rows else None
+    return StudyTable("Checks", columns, rows) if rows else None
 
 
 def _metrics(stage: StageDetails) -> str:

@@ -5,7 +5,7 @@ empty cell, never a guess. What is said of studies is report.py's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -14,7 +14,8 @@ from rich.text import Text
 
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
-from cluster.report.results import Measure, flat, measures_of, told
+from cluster.report.every_run import Settings, differing
+from cluster.report.results import Measure, measures_of, told
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
 
@@ -62,20 +63,16 @@ def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
     ]  # fmt: skip
 
 
-def summary_with_settings(ledger: Ledger) -> list[Mapping[str, Any]]:
+def summary_with_settings(ledger: Ledger, settings: Mapping[str, Settings]) -> list[Mapping[str, Any]]:
     """The rows of `summary`, with the run's seed and family, and, by their paths, the settings in which these runs
-    differ. A setting that a run does not have is None."""
+    differ, out of those of all runs. A setting that a run does not have is None."""
     rows = summary(ledger)
     configs = {run.id: run.config for run in ledger.runs(sorted(row["run_id"] for row in rows))}
-    settings = {run_id: flat(config.model_dump(mode="json")) for run_id, config in configs.items()}
-    values: dict[str, set[str | None]] = {}
-    for path in dict.fromkeys(path for of_run in settings.values() for path in of_run):
-        values[path] = {of_run.get(path) for of_run in settings.values()}
-    differing = [path for path, known in values.items() if len(known) > 1 and path not in ("seed", "model.family")]
+    paths = differing({run_id: settings[run_id] for run_id in configs})
     return [
         {"run": row["run"], "run_id": row["run_id"], "studies": row["studies"],
          "seed": configs[row["run_id"]].seed, "family": configs[row["run_id"]].family, **row}
-        | {path: settings[row["run_id"]].get(path) for path in differing}
+        | {path: settings[row["run_id"]].get(path) for path in paths}
         for row in rows
         if row["run_id"] in configs
     ]  # fmt: skip
@@ -88,11 +85,11 @@ def _measures(ledger: Ledger) -> list[Measure]:
     return [told(measure, configs) for measure in measures_of(found)]
 
 
-def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> list[Mapping[str, Any]]:
+def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> Iterator[Mapping[str, Any]]:
     """Rows with the name and the studies of their run; `runs`: id -> a row of the ledger's overview."""
-    return [
-        {"run": runs[row["run_id"]]["name"], "studies": " ".join(runs[row["run_id"]]["studies"]), **row} for row in rows
-    ]
+    for row in rows:
+        run = runs[row["run_id"]]
+        yield {"run": run["name"], "studies": " ".join(run["studies"]), **row}
 
 
 def failed_checks(ledger: Ledger) -> list[str]:

@@ -69,10 +69,10 @@ class Column:
 class TableCell:
     text: str
     sort: float | None = None  # where it stands when rows are sorted by numbers; None: last
-    link: str = ""  # a target on the page
+    link: str = ""  # a target on the page, or a file beside it
     small: str = ""  # a second line
     kind: str = ""  # better, worse, missing, flagged: how it is shown
-    checks: str = ""  # a target that lists checks which did not hold for it
+    checks: str = ""  # where it is that lists checks which did not hold for it
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ class StudyTable:
     label: str
     columns: Sequence[Column]
     rows: Sequence[Row]
-    is_plain: bool = False  # words in a fixed order; others sort by a click on a title
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -108,6 +107,11 @@ MISSING = TableCell("–", kind="missing")
 def anchor(*parts: str) -> str:
     """The name of a target on the page."""
     return "-".join(map(stem, parts))
+
+
+def run_file(run_id: str) -> str:
+    """The page with a run's details, beside the report's."""
+    return f"runs/{run_id}.html"
 
 
 def ablation(section: Section, family: Family) -> StudyTable:
@@ -353,7 +357,7 @@ def _p_cell(p: float | None) -> TableCell:
 
 
 def _seed_cell(run: Result) -> TableCell:
-    return TableCell(f"seed\N{NO-BREAK SPACE}{run.seed}", run.seed, anchor("run", run.run_id))
+    return TableCell(f"seed\N{NO-BREAK SPACE}{run.seed}", run.seed, run_file(run.run_id))
 
 
 def seeds_table(family: Family, variant: Variant) -> StudyTable:
@@ -362,7 +366,7 @@ def seeds_table(family: Family, variant: Variant) -> StudyTable:
                Column(hours_title(family)), Column("stages", is_text=True)]  # fmt: skip
     rows = []
     for run in variant.runs:
-        target = anchor("run", run.run_id)
+        target = run_file(run.run_id)
         cells = [_seed_cell(run)]
         for measure in measures:
             value = run.value(measure)
@@ -391,7 +395,7 @@ def missing_table(study: Study) -> StudyTable | None:
         Row([
             _name_cell(study, family, variant),
             _seed_cell(run),
-            TableCell(_stages_of(run), link=anchor("run", run.run_id)),
+            TableCell(_stages_of(run), link=run_file(run.run_id)),
         ])
         for family in study.families for variant in family.variants for run in variant.runs
         if run.missing
@@ -406,7 +410,7 @@ def checks_table(study: Study) -> StudyTable | None:
             _name_cell(study, family, variant),
             _seed_cell(run),
             TableCell(check["stage"]),
-            TableCell(check["name"], link=anchor("run", run.run_id), kind="flagged"),
+            TableCell(check["name"], link=run_file(run.run_id), kind="flagged"),
             TableCell(short(check["value"])),
             TableCell("the stage failed" if check["blocking"] else "flagged only"),
         ])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cluster.report import (
     chosen,
     comparison,
     details,
+    every_run,
     forms,
     frames,
     insides,
@@ -31,6 +32,7 @@ from cluster.report import (
     paper,
     published,
     results,
+    run_pages,
     score_tables,
     study_tables,
     trajectories,
@@ -53,7 +55,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
-    studies = results.read(ledger)
+    every = results.every_result(ledger)
+    studies = results.read(ledger, every)
     for study in studies:
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
@@ -64,18 +67,31 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *unknown_runs(ledger)]
     notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
-    made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
-    cards.write(made_of, output_root)
-    inside = insides.pages(studies, [each.run for each in made_of.runs], output_root)
-    files |= inside
-    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes, inside.keys()))
+    runs = ledger.runs()
+    settings = every_run.settings_of(runs)
+    columns = every_run.columns(every, runs, settings, studies)
+    tables: dict[str, str | bytes] = {"runs.csv": forms.as_csv(every_run.rows(columns))}
+    if parquet := every_run.parquet(columns):
+        tables["runs.parquet"] = parquet
+    inside = insides.pages(studies, runs, output_root)
+    files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
+    _refuse_outside(folder, files)
+    made_with, run_files = details.MadeWith(), list[str]()
+    for part in details.in_parts(ledger, output_root, [run.id for run in runs]):
+        made_with.add(part)
+        cards.write(part, output_root)
+        for name, text in run_pages.pages(part, {study.name for study in studies}, inside):
+            run_files.append(name)
+            _put(folder, name, text)
+    shown = every_run.as_json(columns, output_root)
+    files["index.html"] = page.text(Page(view.as_of, sections, made_with, notes, inside.keys(), shown, list(tables)))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
-    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections).items()}
+    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections, settings)}
     if on_the_way := _on_the_way(sections):
         files["trajectory.csv"] = forms.as_csv(on_the_way)
-    return _replace(folder, {name: clean(text) if isinstance(text, str) else text for name, text in files.items()})
+    return _replace(folder, files, run_files)
 
 
 def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: str) -> str:
@@ -242,16 +258,16 @@ def _in_markdown(of: Section) -> dict[str, Any]:
     return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
 
 
-def _rows(view: LedgerView, sections: Sequence[Section]) -> dict[str, list[Mapping[str, Any]]]:
+def _rows(
+    view: LedgerView, sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
+) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
     """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
-    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware)."""
+    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other."""
     runs = {run["run_id"]: run for run in view.ledger.overview()}
-    return {
-        "summary.csv": score_tables.summary_with_settings(view.ledger),
-        "comparisons.csv": [row for each in sections for row in _comparisons(each)],
-        "scores.csv": score_tables.named(runs, view.ledger.scores()),
-        "metrics.csv": score_tables.named(runs, view.ledger.metrics()),
-    }
+    yield "summary.csv", score_tables.summary_with_settings(view.ledger, settings)
+    yield "comparisons.csv", (row for each in sections for row in _comparisons(each))
+    yield "scores.csv", score_tables.named(runs, view.ledger.scores())
+    yield "metrics.csv", score_tables.named(runs, view.ledger.metrics())
 
 
 def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:
@@ -286,23 +302,36 @@ def _comparisons(of: Section) -> Iterator[Mapping[str, Any]]:
         }
 
 
-def _replace(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Write each file whole, then remove what only the report before wrote. The page comes first.
+def _replace(folder: Path, files: Mapping[str, str | bytes], written: Collection[str] = ()) -> list[Path]:
+    """Write each file whole, then remove what only the report before wrote; `written`: files that this report has
+    already. The page comes first.
 
     Raises InputError, with nothing written, if a file would lie outside of the folder."""
-    for name in files:
-        if not _is_within(folder, name):
-            raise InputError(f"report: {name} would lie outside of {folder}, so nothing was written: rename its study")
+    _refuse_outside(folder, files)
     for name, content in files.items():
-        with whole_file(folder / name) as draft:
-            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        _put(folder, name, content)
+    names = {*files, *written}
     record = folder / WRITTEN
-    for name in _written_before(record) - files.keys():
+    for name in _written_before(record) - names:
         if _is_within(folder, name) and (folder / name).is_file():
             (folder / name).unlink()
-    with whole_file(record) as draft:
-        draft.write_text(json.dumps(sorted(files)))
-    return sorted((folder / name for name in files), key=lambda path: (path.name != "index.html", str(path)))
+    _put(folder, WRITTEN, json.dumps(sorted(names)))
+    return sorted((folder / name for name in names), key=lambda path: (path.name != "index.html", str(path)))
+
+
+def _refuse_outside(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not _is_within(folder, name):
+            raise InputError(f"report: {name} would lie outside of {folder}, so nothing was written: rename its study")
+
+
+def _put(folder: Path, name: str, content: str | bytes) -> None:
+    """Write a file whole, without what a terminal would obey; one that says the same is left as it is."""
+    path, said = folder / name, clean(content).encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == said:
+        return
+    with whole_file(path) as draft:
+        draft.write_bytes(said)
 
 
 def _written_before(record: Path) -> set[str]:

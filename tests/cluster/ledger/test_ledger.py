@@ -14,6 +14,7 @@ from cluster.errors import LedgerBusy, OldLedger
 from cluster.files import folders, whole_files
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
+from cluster.ledger.rows import ScoreRow
 from cluster.ledger.schema import Database, migrate
 from cluster.plan import expansion
 from cluster.reconcile import session
@@ -367,3 +368,13 @@ def test_every_canned_query_answers(ledger, runs):
         rows = list(ledger.db.query(query["sql"], values))
         assert rows or name == "hours_of_each_study", name
         assert name != "against_the_baseline" or sum(row["baseline"] for row in rows) == 1
+
+
+def test_what_a_stage_run_told_is_what_its_newest_attempt_did_without_void_ones(ledger, runs):
+    ledger.record_runs(runs[:2], "2026")
+    for run, number, status in ((0, 1, "completed"), (0, 2, "failed"), (0, 3, "void"), (1, 1, "completed")):
+        ledger.put_attempt(runs[run].id, "pretrain", number, status=status)
+        score = {"task": "validation", "metric": "loss", "value": float(number), "n": 1}
+        ledger.put_outcome(runs[run].id, "pretrain", number, {"scores": [score], "checks": []})
+    assert [row["value"] for row in ledger.outcomes_of(ScoreRow, [runs[0].id])] == [2]
+    assert [row["value"] for row in ledger.outcomes_of(ScoreRow, [runs[1].id, runs[0].id])] == [2, 1]

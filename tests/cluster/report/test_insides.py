@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import synthetic
 
 from cluster.ledger.database import Ledger
-from cluster.report import insides, page, results
+from cluster.report import details, insides, page, results, run_pages
 from cluster.report.figures import drawing
 from cluster.report.insides import run_page, study_page
 from cluster.report.page import Page
@@ -88,12 +89,16 @@ def test_the_head_with_most_weight_on_the_previous_token_stands_for_its_layer(st
 
 
 def test_the_reports_page_leads_to_them_where_they_are(ledger, study, root, pages):
-    from cluster.report import details
-
-    made_of = details.run_details(ledger, root, [run.run_id for run in study.runs])
-    html = page.text(Page("2026-11-22T12:00:00", [Section(study)], made_of, insides=pages.keys()))
-    assert set(re.findall(r'href="(insides/[^"]*)"', html)) == set(pages)
-    assert "insides/" not in page.text(Page("2026-11-22T12:00:00", [Section(study)], made_of))
+    part = details.run_details(ledger, root, [run.run_id for run in study.runs])
+    report = Page("2026-11-22T12:00:00", [Section(study)], details.MadeWith(), insides=pages.keys())
+    (of_study,) = re.findall(r'href="(insides/[^"]*)"', page.text(report))
+    of_runs = {file: text for _, text in run_pages.pages(part, {study.name}, pages)
+               for file in re.findall(r'href="../(insides/[^"]*)"', text)}  # fmt: skip
+    assert {of_study, *of_runs} == set(pages)
+    assert "insides/" not in page.text(replace(report, insides=()))
+    for file, text in pages.items():
+        (back,) = re.findall(r'href="\.\./([^"]*)"', text)
+        assert back == (f"index.html#study-{study.name}" if file == of_study else f"runs/{Path(file).name}")
 
 
 def test_a_figure_has_a_line_for_each_model_through_all_its_layers(study, root):

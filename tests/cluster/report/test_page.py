@@ -1,5 +1,7 @@
 """The report's page: what is in it, and how it behaves in a browser (headless Chromium)."""
 
+import csv
+import json
 import re
 import shutil
 import statistics
@@ -14,7 +16,7 @@ import synthetic
 
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
-from cluster.report import details, page, results
+from cluster.report import details, every_run, forms, page, results, run_pages
 from cluster.report.findings import Comparison, PairsFinding
 from cluster.report.page import Page
 from cluster.report.results import MAIN, Study
@@ -87,16 +89,27 @@ def section(study: Study) -> Section:
 
 def write(folder: Path, root: OutputRoot) -> Path:
     ledger = Ledger(root.ledger, read_only=True)
-    studies = results.read(ledger)
-    found = details.run_details(ledger, root, [run.id for run in ledger.runs()])
+    every, runs = results.every_result(ledger), ledger.runs()
+    studies = results.read(ledger, every)
+    rows = every_run.columns(every, runs, every_run.settings_of(runs), studies)
+    made_with = details.MadeWith()
+    (folder / "runs").mkdir(parents=True)
+    (folder / run_pages.STYLE).write_text(run_pages.style())
+    for part in details.in_parts(ledger, root, [run.id for run in runs]):
+        made_with.add(part)
+        for name, text in run_pages.pages(part, {study.name for study in studies}, ()):
+            (folder / name).write_text(text)
     ledger.close()
     sections = [section(study) for study in studies]
     for drawing in (drawing for each in sections for drawing in each.drawings):
         for kind in ("svg", "pdf"):
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             (folder / "figures" / f"{drawing.name}.{kind}").touch()
+    (folder / "runs.csv").write_text(forms.as_csv(every_run.rows(rows)))
+    told = Page("2026-11-22T12:00:00", sections, made_with, ["blimp.jsonl has 2 versions"],
+                every_run=every_run.as_json(rows, root))  # fmt: skip
     path = folder / "index.html"
-    path.write_text(page.text(Page("2026-11-22T12:00:00", sections, found, ["blimp.jsonl has 2 versions"])))
+    path.write_text(page.text(told))
     return path
 
 
@@ -110,6 +123,9 @@ class Report:
     @property
     def url(self) -> str:
         return self.path.as_uri()
+
+    def run_page(self, run_id: str) -> Path:
+        return self.path.parent / "runs" / f"{run_id}.html"
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +192,10 @@ def tab() -> Iterator[Any]:
 def visit(tab: Any, report: Report) -> Iterator[Callable[..., Visit]]:
     visits = []
 
-    def go(target: str = "", width: int = 1400, **media: str) -> Visit:
+    def go(target: str = "", width: int = 1400, run: str = "", file: str = "index.html", **media: str) -> Visit:
         tab.set_viewport_size({"width": width, "height": 900})
-        visits.append(Visit(tab, report.url + target, **media))
+        path = report.run_page(run) if run else report.path.with_name(file)
+        visits.append(Visit(tab, path.as_uri() + target, **media))
         return visits[-1]
 
     yield go
@@ -200,8 +217,14 @@ def test_every_link_on_the_page_leads_somewhere_and_targets_are_unique(visit, re
     assert len(links) > 1_000
     assert {link.removeprefix("#") for link in links if link.startswith("#")} <= set(ids)
     files = {link for link in links if not link.startswith("#")}
-    assert len(files) == 2 * 2 * 3
+    figures = {file for file in files if file.startswith("figures/")}
+    assert len(figures) == 2 * 2 * 3
+    assert len({file for file in files if file.startswith("runs/")}) == report.runs
     assert all((report.path.parent / file).is_file() for file in files)
+    for file in files - figures - {"runs.csv"}:
+        back = set(re.findall(r'href="(?!style.css)([^"]+)"', (report.path.parent / file).read_text()))
+        assert "../index.html#runs" in back
+        assert {link.removeprefix("../index.html#") for link in back} <= set(ids)
 
 
 COLUMN = "(body, column) => Array.from(body.rows, row => row.cells[column].firstChild?.textContent ?? '')"
@@ -246,29 +269,34 @@ def test_a_figure_leads_to_its_variants_runs_and_from_there_to_a_run(visit):
     seed = opened.tab.locator(f"[id='{target[1:]}'] tbody td a").first
     assert seed.is_visible()
     seed.click()
-    run = opened.ask("location.hash")
-    assert run.startswith("#run-")
-    attempts = opened.tab.locator(f"{run} table").first
-    assert attempts.is_visible()
+    opened.tab.wait_for_url("**/runs/*.html")
+    attempts = opened.tab.locator("table").first
     assert attempts.bounding_box()["y"] < 900
-    opened.tab.locator(f"{run} > summary").click()
-    assert not attempts.is_visible()
+    opened.tab.locator("td a").first.click()
+    opened.tab.wait_for_url("**/index.html#environment-*")
+    assert opened.tab.locator("details[id^=environment-] pre").is_visible()
     opened.tab.go_back()
-    opened.tab.go_forward()
     assert attempts.is_visible()
 
 
-def test_a_pages_address_with_a_target_opens_it(visit, report):
+def test_a_pages_address_with_a_target_opens_it(visit):
+    opened = visit("#data-2")
+    assert opened.tab.locator("#data-2 pre").is_visible()
+    assert not opened.tab.locator("#data-1 pre").is_visible()
+
+
+def test_where_a_run_stood_on_the_page_leads_to_its_own(visit, report):
     opened = visit(f"#run-{report.failed}")
-    assert opened.tab.locator(f"#run-{report.failed} table").first.is_visible()
-    assert "ValueError: the loss is not a number" in opened.tab.inner_text(f"#run-{report.failed}")
+    opened.tab.wait_for_url(report.run_page(report.failed).as_uri())
+    assert "ValueError: the loss is not a number" in opened.tab.inner_text("main")
 
 
 def test_what_runs_are_named_and_log_is_text_and_nothing_else(visit, report):
-    opened = visit(f"#run-{report.hostile}")
+    opened = visit(run=report.hostile)
     assert opened.trouble == []
-    assert HOSTILE in opened.tab.inner_text(f"#run-{report.hostile} > summary")
-    log = opened.tab.locator(f"#run-{report.hostile} details:has-text('pretrain, attempt 1') pre").text_content()
+    assert HOSTILE in opened.tab.inner_text("h1")
+    assert opened.ask("getComputedStyle(document.querySelector('table')).borderSpacing") == "0px", "it has its style"
+    log = opened.tab.locator("details:has-text('pretrain, attempt 1') pre").text_content()
     assert log == "red </pre><script>fail('log')</script> & more\n100%|##########|"
 
 
@@ -280,7 +308,13 @@ def test_the_page_is_no_wider_than_the_window(visit, width):
     opened = visit(width=width)
     assert opened.ask("document.documentElement.scrollWidth") == width
     opened.ask(OPEN)
-    opened.ask("document.querySelectorAll('.run').forEach(node => { node.style.contentVisibility = 'visible' })")
+    assert opened.ask("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_runs_page_is_no_wider_than_the_window(visit, report, width):
+    opened = visit(run=report.failed, width=width)
+    opened.ask(OPEN)
     assert opened.ask("document.documentElement.scrollWidth") == width
 
 
@@ -320,7 +354,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(visit, scheme):
+def test_text_stands_out_from_its_ground(visit, report, scheme):
     opened = visit(color_scheme=scheme)
     opened.ask(OPEN)
     ratios = opened.ask(CONTRASTS)
@@ -328,6 +362,132 @@ def test_text_stands_out_from_its_ground(visit, scheme):
     assert {what: ratio for what, ratio in ratios.items() if ratio < 4.5} == {}
     dark = opened.ask("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
+    of_a_run = visit(run=report.failed, color_scheme=scheme)
+    of_a_run.ask(OPEN)
+    assert {what: ratio for what, ratio in of_a_run.ask(CONTRASTS).items() if ratio < 4.5} == {}
+
+
+# -- the table of runs ------------------------------------------------------------------------------------------------
+
+CELLS = """title => {
+  const titles = Array.from(document.querySelectorAll("#run-rows thead th"), cell => cell.textContent);
+  const rows = document.querySelectorAll("#run-rows tbody tr");
+  return Array.from(rows, row => row.cells[titles.indexOf(title)].textContent);
+}"""
+
+
+def rows_of(report: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader((report.path.parent / "runs.csv").open()))
+
+
+def find(opened: Visit, words: str) -> list[str]:
+    """Type these words, and return the names of the runs that are left."""
+    opened.tab.locator("#run-filter").fill(words)
+    opened.tab.locator("#run-filter").press("Enter")
+    return opened.ask(CELLS, "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ("geglu roberta", lambda row: row["model.activation"] == "geglu" and row["family"] == "roberta"),
+        ("activation=gelu", lambda row: row["model.activation"] == "gelu"),
+        ("studies:heads family=roberta", lambda row: "heads" in row["studies"] and row["family"] == "roberta"),
+        ("blimp>57", lambda row: row["BLiMP"] and round(100 * float(row["BLiMP"]), 1) > 57),
+        ("status=failed", lambda row: row["status"] == "failed"),
+        ("nothing=of&that", lambda row: False),  # noqa: ARG005
+    ],
+)
+def test_runs_are_found_by_words_and_by_columns(visit, report, words, fits):
+    opened = visit()
+    every = rows_of(report)
+    wanted = sorted(row["run"] for row in every if fits(row))
+    assert len(wanted) < report.runs
+    assert bool(wanted) == ("nothing" not in words)
+    assert sorted(find(opened, words)) == wanted
+    assert opened.tab.inner_text("#run-count") == f"{len(wanted)} of {report.runs} runs"
+    assert len(find(opened, "")) == report.runs == len(every)
+    assert opened.trouble == []
+
+
+def test_the_runs_are_sorted_by_keyboard_with_what_is_missing_last(visit):
+    opened = visit()
+    opened.tab.locator("#run-rows th:has-text('BLiMP, %') button").press("Enter")
+    *values, missing = opened.ask(CELLS, "BLiMP, %")
+    assert missing == ""
+    assert values == sorted(values, key=float)
+    assert opened.ask("document.activeElement.parentElement.ariaSort") == "ascending", "the title keeps the focus"
+    opened.tab.keyboard.press("Enter")
+    assert opened.ask(CELLS, "BLiMP, %") == [*reversed(values), missing]
+    assert opened.ask("document.activeElement.parentElement.ariaSort") == "descending"
+
+
+def test_settings_that_do_not_differ_among_the_runs_found_are_not_shown_unless_chosen(visit):
+    opened = visit()
+    titles = "Array.from(document.querySelectorAll('#run-rows thead th'), cell => cell.textContent)"
+    assert "model.activation" in opened.ask(titles)
+    find(opened, "activation=gelu")
+    assert "model.activation" not in opened.ask(titles)
+    opened.tab.locator("#run-table summary").press("Enter")
+    opened.tab.get_by_label("model.activation", exact=True).press("Space")
+    assert "model.activation" in opened.ask(titles)
+    assert set(opened.ask(CELLS, "model.activation")) == {"gelu"}
+    opened.tab.get_by_label("BLiMP, %", exact=True).press("Space")
+    assert "BLiMP, %" not in opened.ask(titles)
+
+
+def test_chosen_runs_stand_side_by_side_by_keyboard_alone(visit):
+    opened = visit()
+    first, *_, last = find(opened, "studies:heads gpt_neo")
+    for name in (first, last):
+        opened.tab.get_by_label(f"Select {name}", exact=True).press("Space")
+        assert opened.tab.locator("#run-compare").is_enabled() == (name == last)
+    opened.tab.locator("#run-compare").press("Enter")
+    assert opened.trouble == []
+    assert opened.ask("document.activeElement.outerHTML") == '<h3 tabindex="-1">Side by side</h3>'
+    table = opened.tab.locator("#run-compared")
+    assert table.locator("thead a").all_inner_texts() == [first, last]
+    rows = dict(zip(table.locator("tbody th").all_inner_texts(), table.locator("tbody tr").all(), strict=True))
+    assert "model.num_heads" in rows
+    assert "model.activation" not in rows, "they have the same"
+    shown = dict(zip(opened.ask(CELLS, "run"), opened.ask(CELLS, "BLiMP, %"), strict=True))
+    assert rows["BLiMP, %"].locator("td").all_inner_texts() == [shown[first], shown[last]]
+    assert opened.tab.locator("#run-curves polyline").count() == 2
+    opened.tab.locator("#run-close").press("Enter")
+    assert not table.is_visible()
+    assert opened.trouble == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_runs_side_by_side_are_no_wider_than_the_window(visit, width):
+    opened = visit(width=width)
+    opened.tab.locator("#run-table summary").click()
+    for box in opened.tab.locator("#run-rows tbody input").all()[:8]:
+        box.check()
+    opened.tab.locator("#run-compare").click()
+    assert opened.tab.locator("#run-curves polyline").count() == 8
+    assert opened.ask("document.documentElement.scrollWidth") == width
+
+
+def test_only_a_part_of_very_many_runs_is_drawn(visit, report):
+    before, opening, rest = report.path.read_text().partition('id="run-data">')
+    told, closing, after = rest.partition("</script>")
+    data = json.loads(told)
+    for column in data["columns"]:
+        column["values"] *= 30
+    data["curves"]["runs"] *= 30
+    many = json.dumps(data).replace("<", "\\u003c")
+    report.path.with_name("many.html").write_text(before + opening + many + closing + after)
+    opened = visit(file="many.html")
+    rows, more = opened.tab.locator("#run-rows tbody tr"), opened.tab.locator("#run-next")
+    assert opened.tab.inner_text("#run-count") == f"{30 * report.runs:,} runs"
+    assert (rows.count(), opened.tab.inner_text("#run-place")) == (100, "1 to 100")
+    for _ in range(10):
+        more.press("Enter")
+    assert opened.tab.inner_text("#run-place") == f"1,001 to {30 * report.runs:,}"
+    assert (rows.count(), more.is_enabled()) == (30 * report.runs - 1_000, False)
+    assert len(find(opened, f"status=failed {report.failed}")) == 30
+    assert opened.tab.inner_text("#run-place").startswith("1 to ")
 
 
 # -- what is in it ----------------------------------------------------------------------------------------------------
@@ -346,4 +506,4 @@ def test_runs_share_what_is_the_same_for_them(report):
     text = report.path.read_text()
     assert text.count('id="environment-') == 1
     assert text.count('id="data-') == 4  # of four stages
-    assert len(text) < 30_000 * report.runs  # a report of 200 runs has less than 6 MB
+    assert len(report.run_page(report.failed).read_text()) < 30_000

@@ -17,7 +17,7 @@ from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
 from cluster.reconcile.session import LedgerView
-from cluster.report import comparison, forms, results, score_tables, study_tables, writing
+from cluster.report import comparison, details, forms, results, score_tables, study_tables, writing
 from cluster.report.results import BY_KEY, Family, Result, Variant
 from cluster.report.study_tables import Section
 from tiny_transformers.settings.config import RunConfig
@@ -61,10 +61,13 @@ def whole(tmp_path_factory):
 
 
 def test_the_folder_has_the_page_tables_and_figures(whole):
-    root, _, written = whole
+    root, ledger, written = whole
     names = {str(path.relative_to(root.path / "report")) for path in written}
     assert written[0].name == "index.html"
-    assert {"report.md", "summary.csv", "scores.csv", "metrics.csv", "comparisons.csv"} <= names
+    assert {"report.md", "runs.csv", "summary.csv", "scores.csv", "metrics.csv", "comparisons.csv"} <= names
+    runs = set(ledger.run_ids())
+    assert {f"runs/{run_id}.html" for run_id in runs} | {"runs/style.css"} <= names
+    assert {row["run_id"] for row in table(root.path / "report/runs.csv")} == runs
     for stem in ("activations-gpt_neo", "activations-roberta-blimp", "activations-published", "heads-gpt_neo"):
         assert {f"tables/{stem}.tex", f"tables/{stem}.csv"} <= names
     drawn = {name for name in names if name.startswith("figures/")}
@@ -108,6 +111,38 @@ def test_the_summary_has_seed_family_and_the_settings_in_which_runs_differ(whole
         assert row.get("model.activation") == config.model.activation
     assert "model.hidden_size" not in rows[0], "all runs have the same"
     assert list(rows[0])[:5] == ["run", "run_id", "studies", "seed", "family"]
+
+
+def test_the_details_of_runs_in_parts_are_those_of_all(whole, monkeypatch):
+    root, ledger, _ = whole
+
+    def told(of):
+        return [
+            (run.run, [(replace(stage, data=None), of.data.get(stage.data)) for stage in run.stages]) for run in of.runs
+        ]
+
+    monkeypatch.setattr(details, "PART", 4)
+    parts, made_with = list(details.in_parts(ledger, root, ledger.run_ids())), details.MadeWith()
+    for part in parts:
+        made_with.add(part)
+    every = details.run_details(ledger, root, ledger.run_ids())
+    assert len(parts) > 2
+    assert [run for part in parts for run in told(part)] == told(every)
+    assert sorted(map(str, made_with.data.values())) == sorted(map(str, every.data.values()))
+    completed = sum(stage.status == "completed" for run in every.runs for stage in run.stages)
+    assert made_with.code == {"c0de": completed}
+
+
+def test_a_terminal_gets_the_scores_of_so_many_runs_only(whole, monkeypatch, capsys):
+    root, ledger, _ = whole
+    monkeypatch.setattr(writing, "write", lambda view, root, folder: [folder / "index.html"])  # noqa: ARG005
+    reporting.report_command(output_root=root.path)
+    assert "gpt-geglu" in capsys.readouterr().out
+    monkeypatch.setattr(reporting, "SHOWN", 3)
+    reporting.report_command(output_root=root.path)
+    said = capsys.readouterr().out
+    assert "gpt-geglu" not in said
+    assert f"{len(ledger.run_ids())} runs: their scores are in {root.path / 'report/runs.csv'}" in said
 
 
 def test_all_forms_say_the_same_mean(whole):
@@ -155,7 +190,10 @@ def test_a_report_replaces_the_one_before_and_leaves_other_files_alone(tmp_path)
     (tmp_path / "figures/mine.svg").write_text("mine")
     (tmp_path / writing.WRITTEN).write_text('["figures/gone.svg", "report.md"]')
     (tmp_path / "figures/gone.svg").write_text("of the report before")
+    (run_page,) = tmp_path.glob(f"runs/{runs[0].id}.html")
+    untouched = run_page.stat().st_ino
     second = {path.relative_to(tmp_path): path.read_bytes() for path in write(ledger, root, tmp_path)}
+    assert run_page.stat().st_ino == untouched, "what says the same is not written anew"
     assert first == second, "the same ledger is the same report"
     assert (tmp_path / "figures/mine.svg").exists()
     assert not (tmp_path / "figures/gone.svg").exists()
