@@ -529,13 +529,15 @@ class Training:
         return [Score("weights", name, value, weights) for name, value in used.items()]
 
 
-def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:
-    """Return what `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one
-    that the device lacks."""
+def resolve_precision(
+    asked: str, device: torch.device, advice: str = "set float32.", setting: str = "train.precision"
+) -> str:
+    """Return what a setting comes to on a device. Raises TinyTransformersError, with the advice, for a precision that
+    the device lacks."""
     if asked == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     if asked == "tf32" and not has_tensor_cores(device):
-        raise TinyTransformersError(f"train.precision is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
+        raise TinyTransformersError(f"{setting} is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
     return asked
 
 
