@@ -21,6 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.head import Head, cross_entropy
 from tiny_transformers.layers.layer import STD, Layer, SeesReal
+from tiny_transformers.layers.packed import Texts
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
 # What releases of transformers call the keys and values of what came before, among a model's arguments and outputs.
@@ -117,11 +118,18 @@ class LanguageModel(PreTrainedModel):
         owner, _ = self.stack()
         owner.compile(dynamic=True)
 
-    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+    def states(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        real: Tensor | None = None,
+        texts: Texts | None = None,  # noqa: ARG002 - of decoders
+    ) -> Tensor:
         """The last hidden states (B, T, H) of texts, with nothing that a GPU would have to be waited for.
 
         input_ids: (B, T); mask: (B, T), 0 at padding, None where attention sees none; real: (N,), which of the B * T
-        tokens are no padding, None for all. `forward` would look at the values of both."""
+        tokens are no padding, None for all. `forward` would look at the values of both. With `texts`, of decoders
+        without dropout in their attention, input_ids is one row that has them one behind the other."""
         visible = None if mask is None else mask[:, None, None].bool()
         hidden: Tensor = self.base_model(input_ids=input_ids, attention_mask=visible, real=real, use_cache=False)[0]
         return hidden
