@@ -36,7 +36,9 @@ CUDA_CONTEXT = 600  # MB on the GPU for every process
 BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
 MEMORY_MARGIN = 1.15  # planned / measured: the allocator's gaps, and longer stories than were met
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "tf32", "float32")  # the fastest first
-DECISIVE = {"micro_batch_tokens", "precision", "optimizer", "batch_size", "block_size", "batch_split"}  # of training
+DECISIVE = {  # of training
+    "micro_batch_tokens", "precision", "packed", "optimizer", "batch_size", "block_size", "batch_split",
+}  # fmt: skip
 
 # The studies' own way to pretrain: Hugging Face Trainer, float32, one run on one A100, every story padded to max_length
 # and the head at every position. Published for the base models, `GPTNeo()` and `Roberta()`: one epoch of TinyStories in

@@ -3,8 +3,10 @@
     python tests/benchmarks/gpu.py [--data-root DIR] [--minutes 5] [--parts PART ...]
 
 - `equality`: every variant's loss and gradients in float32 are the CPU's, but for rounding.
+- `rows`: texts in rows without padding have the loss and gradients of padded ones, but for bfloat16's rounding.
 - `scores`: BLiMP, and an epoch of a GLUE task, by the clock.
-- `table`: training of seven models of experiments.yaml in bfloat16, TF32 and float32, and compiled in bfloat16.
+- `table`: training of seven models of experiments.yaml with texts in rows without padding, which needs bfloat16; padded
+  in bfloat16, TF32 and float32; and compiled, as a training would be, in bfloat16.
 - `slots`: `probe --slots 1,2,4,8`, what several runs gain on one GPU, without MPS and with it.
 
 The data is builtin unless there is a DATA_ROOT: stories of 45 tokens then, not 224, and as many more of them to a step.
@@ -26,12 +28,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cluster.manifest import grids, loading
 from tiny_transformers.common.work import NoGPU, Work
-from tiny_transformers.data import sources, tokenizer
+from tiny_transformers.data import batches, sources, tokenizer
 from tiny_transformers.evaluation import blimp, superglue
 from tiny_transformers.layers import noise
 from tiny_transformers.layers.ffn import controller
@@ -39,6 +42,7 @@ from tiny_transformers.models import auto
 from tiny_transformers.settings.architecture import Brainformer, Model
 from tiny_transformers.settings.config import RunConfig, tokenizer_file
 from tiny_transformers.settings.costs import story_tokens
+from tiny_transformers.training import losses, packing
 from tiny_transformers.training.device import cpu_name, peak_flops, peak_memory_mb, pick_device, reset_peak_memory
 from tiny_transformers.training.pretrain import Training
 
@@ -48,6 +52,7 @@ from variants import PAIRS, small  # noqa: E402
 
 MANIFEST = ROOT / "experiments.yaml"
 TOLERANCE = 1e-3  # relative, of the loss and of all gradients together: a GPU adds up in another order
+ROUNDING = 3e-2  # of bfloat16, relative, of the loss and of all gradients together
 GATES = ("naive", "switch", "dense")
 CHARACTERS = {"order": "sgf", "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "attn_span": 8, "dropout": 0}
 TABLE = {  # model of experiments.yaml -> study, and what the study calls it
@@ -55,7 +60,9 @@ TABLE = {  # model of experiments.yaml -> study, and what the study calls it
     "gpt_256 moe": ("sparse_ffn", "moe4k2"), "gpt_256 pkm": ("sparse_ffn", "pkm56k28"),
     "gpt_deep": ("sharing", "gelu-seq6"), "bf_tiny": ("brainformer", "2xsgfgfg-naive16k2"),
 }  # fmt: skip
-COLUMNS = (("bfloat16", False), ("tf32", False), ("float32", False), ("bfloat16", True))  # precision, compiled
+COLUMNS = (  # precision, and the way
+    ("bfloat16", "packed"), ("bfloat16", "eager"), ("tf32", "eager"), ("float32", "eager"), ("bfloat16", "compiled"),
+)  # fmt: skip
 STEP_TOKENS = 57_344  # of a step, about: 256 stories of 224 tokens
 EPOCH_TOKENS = 475_000_000  # of TinyStories
 WARM_UP = {False: 3, True: 8}  # steps, eager and compiled: a compiler meets several shapes
@@ -145,6 +152,42 @@ def equality(device: torch.device, clock: Clock, models: dict[str, Model] | None
     return not wrong
 
 
+# -- texts in rows ----------------------------------------------------------------------------------------------------
+
+
+def in_rows(settings: Model, device: torch.device, precision: str, packed: bool) -> Pass:
+    """A training pass of some texts of different lengths, padded or in a row."""
+    model: Any = auto.build(settings, seed=0)
+    model.to(device).train()
+    random = np.random.default_rng(1)
+    texts = [random.integers(4, 60, length) for length in (3, 17, 1, 8, 20, 9)]
+    examples = [batches.Example(text, text) for text in texts]
+    if packed:
+        (batch,) = batches.packed_batches(examples, 2**31, as_padded=False)
+    else:
+        (batch,) = batches.micro_batches(examples, 2**31, causal=True)
+    with losses.arithmetic(device, precision):
+        loss, _ = losses.token_losses(model, batch.to(device))
+        loss.backward()
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    return Pass(loss.detach().cpu(), gradients)
+
+
+def rows(device: torch.device, precision: str = "bfloat16", tolerance: float = ROUNDING) -> bool:
+    """Whether texts in a row are computed as padded ones; windows of 4, heads of other widths, and a Llama's."""
+    models = {name: small(*name.split(), dropout=0.0) for name in ("gpt_neo gelu", "gpt_neo v", "llama swiglu")}
+    if device.type == "cuda" and not packing.packs(settings_of("gpt", "builtin"), device, precision):
+        print("rows: texts are padded on this GPU, which lacks the kernel or bfloat16")
+        return True
+    good = True
+    for name, settings in models.items():
+        one, other = (in_rows(settings, device, precision, packed) for packed in (False, True))
+        off = one.differs(other)
+        good &= off <= tolerance
+        print(f"rows: {name}: {off:.1e} from the padded step" + ("" if off <= tolerance else ": NOT EQUAL"))
+    return good
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +203,12 @@ def settings_of(name: str, source: str, **train: Any) -> RunConfig:
         train["stories_per_step"] = round(STEP_TOKENS / tokens)
     config["train"] = {**config.get("train", {}), **train}
     return RunConfig.model_validate(config)
+
+
+def settings_as(name: str, source: str, precision: str, way: str) -> RunConfig:
+    """Of a column of the table. What is compiled lies in rows where a training's texts would."""
+    train = {"precision": precision, "compile": way == "compiled", "packed": False if way == "eager" else None}
+    return settings_of(name, source, **train, max_steps=1_000_000)
 
 
 def wait_for(device: torch.device) -> None:
@@ -185,6 +234,7 @@ def speed(config: RunConfig, root: Path, cache: Path, seconds: float) -> Speed:
     reset_peak_memory()
     with tempfile.TemporaryDirectory(dir=cache) as folder, redirect_stdout(io.StringIO()):
         training = Training(Work(config, data_root=root, cache=cache, run_dir=Path(folder)))
+        training.resume()
         try:
             for _ in range(WARM_UP[bool(config.train.compile)]):
                 training._step()
@@ -201,24 +251,24 @@ def speed(config: RunConfig, root: Path, cache: Path, seconds: float) -> Speed:
 
 
 def table(
-    measure: Callable[[str, str, bool], Speed],
+    measure: Callable[[str, str, str], Speed | None],
     clock: Clock,
     names: tuple[str, ...] = tuple(TABLE),
     reserve: float = 0.0,
 ) -> bool:
     """The speed of every model in every column, column by column, while more than `reserve` seconds are left."""
-    cells: dict[tuple[str, str, bool], str] = {}
+    cells: dict[tuple[str, str, str], str] = {}
     failed = False
-    for precision, compiled in COLUMNS:
+    for precision, way in COLUMNS:
         for name in names:
             if clock.left <= reserve:
                 break
             try:
-                cells[name, precision, compiled] = str(measure(name, precision, compiled) or "never compiled")
+                cells[name, precision, way] = str(measure(name, precision, way) or f"never {way}")
             except Exception as error:  # noqa: BLE001 - told in its cell, and the next one is measured
-                cells[name, precision, compiled] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+                cells[name, precision, way] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
                 failed = True
-    heads = [f"{precision}, {'compiled' if compiled else 'eager'}" for precision, compiled in COLUMNS]
+    heads = [f"{precision}, {way}" for precision, way in COLUMNS]
     print("tokens/s (characters of bf_tiny), share of the peak, an epoch of TinyStories, peak memory\n")
     print(f"| model | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
     for name in names:
@@ -278,7 +328,7 @@ def slots(folder: Path, data_root: Path | None, clock: Clock) -> bool:
 
 # -- all of them ------------------------------------------------------------------------------------------------------
 
-PARTS = ("equality", "scores", "table", "slots")
+PARTS = ("equality", "rows", "scores", "table", "slots")
 
 
 def measure_all(options: argparse.Namespace, device: torch.device, folder: Path) -> bool:
@@ -287,15 +337,18 @@ def measure_all(options: argparse.Namespace, device: torch.device, folder: Path)
     base = settings_of("gpt", source)
     root = sources.resolve_root(base, options.data_root, folder, stages=["pretrain"])
 
-    def measure(name: str, precision: str, compiled: bool) -> Speed | None:
-        config = settings_of(name, source, precision=precision, compile=compiled, max_steps=1_000_000)
-        if compiled and not config.model.same_shapes:  # a training does not either
+    def measure(name: str, precision: str, way: str) -> Speed | None:
+        config = settings_as(name, source, precision, way)
+        if way == "packed" and not packing.packs(config, device, precision):
+            return None
+        if way == "compiled" and not config.model.same_shapes:  # a training does not either
             return None
         return speed(config, root, folder, seconds=2.0)
 
     slots_need = 0.4 * clock.left if "slots" in options.parts else 0.0
     parts: dict[str, Callable[[], bool]] = {
         "equality": lambda: equality(device, clock),
+        "rows": lambda: rows(device),
         "scores": lambda: scores(base.model, source, root, folder),
         "table": lambda: table(measure, clock, reserve=slots_need),
         "slots": lambda: slots(folder, options.data_root, clock),

@@ -9,6 +9,8 @@ from benchmarks import gpu
 from benchmarks.gpu import Clock, Speed
 from variants import small
 
+from tiny_transformers.layers import packed
+
 CPU = torch.device("cpu")
 FEW = {name: gpu.variants()[name] for name in ("gpt_neo gelu", "roberta kan", "brainformer naive")}
 SOME = {
@@ -68,6 +70,15 @@ def test_every_variant_has_a_pass_that_can_be_compared(capsys):
     assert f"equality: {len(gpu.variants())} of {len(gpu.variants())} models" in capsys.readouterr().out
 
 
+def test_a_row_that_is_not_the_padded_batch_is_named(monkeypatch, capsys):
+    assert gpu.rows(CPU, "float32", tolerance=1e-6)
+    assert capsys.readouterr().out.count("from the padded step\n") == 3
+    attend = packed.attend
+    monkeypatch.setattr(packed, "attend", lambda *args, **options: 1.1 * attend(*args, **options))
+    assert not gpu.rows(CPU, "float32", tolerance=1e-6)
+    assert capsys.readouterr().out.count("NOT EQUAL") == 3
+
+
 def test_models_for_which_there_is_no_time_are_told(capsys):
     assert gpu.equality(CPU, Clock(0), FEW)
     assert "equality: 0 of 3 models" in (out := capsys.readouterr().out)
@@ -81,6 +92,16 @@ def test_every_model_of_the_table_is_one_of_the_manifest():
         if name != "bf_tiny":
             assert config.train.stories_per_step * 45 == pytest.approx(gpu.STEP_TOKENS, rel=0.01)
     assert gpu.settings_of("gpt", "files").train.stories_per_step == pytest.approx(256, abs=3)
+
+
+def test_a_column_trains_as_it_says():
+    found = {
+        (precision, way): gpu.settings_as("gpt", "builtin", precision, way).train for precision, way in gpu.COLUMNS
+    }
+    assert all(train.precision == precision for (precision, _), train in found.items())
+    assert {way: (train.compile, train.packed) for (_, way), train in found.items()} == {
+        "packed": (False, None), "eager": (False, False), "compiled": (True, None),
+    }  # fmt: skip
 
 
 def test_a_speed_is_measured(builtin_root, builtin_cache, tmp_path):
@@ -98,23 +119,24 @@ def test_a_speed_is_measured(builtin_root, builtin_cache, tmp_path):
 def test_the_table_goes_column_by_column_and_tells_what_fails(capsys):
     asked = []
 
-    def measure(name, precision, compiled):
-        asked.append((name, precision, compiled))
-        if (name, compiled) == ("b", True):
+    def measure(name, precision, way):
+        asked.append((name, precision, way))
+        if (name, way) == ("b", "compiled"):
             raise RuntimeError("no compiler\nmore")
-        if (name, compiled) == ("a", True):
+        if (name, way) in (("a", "compiled"), ("b", "packed")):
             return None
         return Speed(2_200_000, None if precision == "float32" else 0.42, 3_000)
 
     assert not gpu.table(measure, Clock(100), ("a", "b"))
-    assert asked[:3] == [("a", "bfloat16", False), ("b", "bfloat16", False), ("a", "tf32", False)]
+    assert asked[1:4] == [("b", "bfloat16", "packed"), ("a", "bfloat16", "eager"), ("b", "bfloat16", "eager")]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| model | bfloat16, eager | tf32, eager | float32, eager | bfloat16, compiled |"
+    ways = "bfloat16, packed | bfloat16, eager | tf32, eager | float32, eager | bfloat16, compiled"
+    assert lines[2] == f"| model | {ways} |"
     told = "2.200M 42% 3.6 min 3.0 GB"
-    assert lines[4] == f"| a | {told} | {told} | 2.200M 3.6 min 3.0 GB | never compiled |"
-    assert lines[5] == f"| b | {told} | {told} | 2.200M 3.6 min 3.0 GB | RuntimeError: no compiler |"
+    assert lines[4] == f"| a | {told} | {told} | {told} | 2.200M 3.6 min 3.0 GB | never compiled |"
+    assert lines[5] == f"| b | never packed | {told} | {told} | 2.200M 3.6 min 3.0 GB | RuntimeError: no compiler |"
     assert gpu.table(measure, Clock(100), ("a", "b"), reserve=200), "nothing was tried"
-    assert "| a | left out | left out | left out | left out |" in capsys.readouterr().out
+    assert "| a | left out | left out | left out | left out | left out |" in capsys.readouterr().out
 
 
 def test_scores_are_timed(builtin_root, builtin_cache, tmp_path, capsys):

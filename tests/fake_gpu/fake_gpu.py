@@ -218,6 +218,7 @@ def pretended() -> Iterator[None]:
             (torch.cuda, "get_device_name", lambda _=None: NAME),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (torch.cuda, "synchronize", lambda _=None: None),
+            (torch.backends.cuda, "is_flash_attention_available", lambda: True),
             (torch.version, "cuda", "13.0"),
             (torch, "inference_mode", _no_grad),
             (torch, "tensor", _tensor),

@@ -32,6 +32,7 @@ from tiny_transformers.settings import config
 from tiny_transformers.settings.architecture import Brainformer
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training import losses, optimizers
+from tiny_transformers.training.packing import packs
 from tiny_transformers.training.pretrain import Training
 from tiny_transformers.training.pruning import Pruner
 
@@ -100,6 +101,7 @@ def made(model: Any, root: Path, teacher: Any = None, **train: Any) -> tuple[Tra
 def move(training: Training) -> None:
     """To the GPU, after the first steps, whose losses would be compared with what is to be expected."""
     training.device, training.precision = fake_gpu.GPU, "bfloat16"
+    training.corpus.packed = packs(training.config, training.device, training.precision)
     fake_gpu.moved(training.model)
     if training.teacher:
         fake_gpu.moved(training.teacher.model)
@@ -118,6 +120,11 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
     model: Any = training.model
     batch = losses.pinned(training.corpus.step(0).batches[0], training.device)
     yield "micro-batch", lambda: training._backward([batch])
+    if training.corpus.packed:
+        training.corpus.packed = False
+        padded = losses.pinned(training.corpus.step(0).batches[0], training.device)
+        training.corpus.packed = True
+        yield "padded", lambda: training._backward([padded])
     yield "step", training._step
     yield "validation", training._evaluate
     if training.config.model.causal:
@@ -161,7 +168,14 @@ def look(name: str, model: Any, root: Path) -> None:
             for part, action in parts(training, classifier):
                 with fake_gpu.Launches(fake) as launches:
                     action()
-                found = {"kernels": launches.kernels.total(), "waits": launches.waits, "pageable": launches.pageable}
+                kernels = launches.kernels
+                varlen = sum(count for kernel, count in kernels.items() if "varlen" in kernel)
+                found = {
+                    "kernels": kernels.total(),
+                    "varlen": varlen,
+                    "waits": launches.waits,
+                    "pageable": launches.pageable,
+                }
                 print(json.dumps({"model": name, "part": part, **found}), flush=True)
     except Exception as error:  # noqa: BLE001 - told for this model, and the next one is looked at
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if fake_gpu.is_ours(frame.filename)]

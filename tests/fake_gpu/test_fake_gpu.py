@@ -30,6 +30,7 @@ MODELS = [
     pytest.param(name, marks=() if name in CHOSEN else pytest.mark.longer, id=name.replace(" ", "-")) for name in EVERY
 ]
 KNOWN = "_one_by_one", "ffn/kan.py", "cache_utils"  # in the places of what an evaluation may wait for, or copy, besides
+ROW = 1.15  # launches with texts in a row / of a padded batch: a few small ones besides, for each layer
 SPANS = "farthest"  # of a Brainformer's step, in the line that reads how far its heads look
 
 
@@ -80,7 +81,7 @@ def test_nothing_that_is_done_with_a_model_mixes_devices_or_types(model, looked)
     assert not [record["error"] for record in looked[model].values() if "error" in record]
     brainformer = model.startswith("brainformer")
     own = {"generation", "bpc"} if brainformer else {"scores", "fine-tuning", "answers"}
-    more = {"generation"} if model.startswith(("gpt_neo", "llama")) else set()
+    more = {"generation", "padded"} if model.startswith(("gpt_neo", "llama")) else set()
     assert looked[model].keys() == {"move", "micro-batch", "step", "validation", "speed"} | own | more
 
 
@@ -98,6 +99,14 @@ def test_an_evaluation_waits_for_the_gpu_once_and_fine_tuning_never(model, looke
         assert not copied, part
 
 
+@pytest.mark.parametrize("model", [param for param in MODELS if param.values[0].startswith(("gpt_neo", "llama"))])
+def test_texts_in_a_row_launch_little_more_than_a_padded_batch_and_are_computed_by_their_kernel(model, looked):
+    assert looked[model]["micro-batch"]["kernels"] <= looked[model]["padded"]["kernels"] * ROW
+    assert looked[model]["micro-batch"]["varlen"]
+    assert not looked[model]["padded"]["varlen"]
+
+
 def test_a_micro_batch_of_the_studies_decoder_launches_few_kernels(looked):
     """Two layers, as the studies' base model has; its widths change no number. It was 175, of loss and norms apart."""
-    assert looked["gpt_neo gelu"]["micro-batch"]["kernels"] <= 175
+    assert looked["gpt_neo gelu"]["padded"]["kernels"] <= 175
+    assert looked["gpt_neo gelu"]["micro-batch"]["kernels"] <= 188

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.layers.packed import Texts
 from tiny_transformers.models.auto import BOS, EOS, PAD
 
 NO_LABEL = -100  # as in Hugging Face
@@ -51,6 +52,7 @@ class Batch:
     attention_mask: torch.Tensor | None  # (B, T); None where a model needs none
     positions: torch.Tensor  # (N,) of the labels among the B * T positions
     labels: torch.Tensor  # (N,)
+    texts: Texts | None = None  # where they are, of one row that has them one behind the other, without padding
     real: torch.Tensor | None = None  # (tokens,) of the tokens among the B * T positions; None: there is no padding
     rows: slice | None = None  # of a stream: which of its rows these are; None: a batch of texts
     begins: bool = False  # of a stream: nothing is before it
@@ -64,8 +66,10 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         mask, real = (None if tensor is None else change(tensor) for tensor in (self.attention_mask, self.real))
+        texts = self.texts and Texts(change(self.texts.starts), change(self.texts.places), self.texts.longest)
         return replace(
             self,
+            texts=texts,
             input_ids=change(self.input_ids),
             attention_mask=mask,
             positions=change(self.positions),
@@ -157,14 +161,60 @@ def micro_batches(
 
     Each is padded to its longest example, rounded up to a `multiple` so that there are few shapes, but not beyond
     `longest`."""
+    for some, length in _cut(examples, max_tokens, multiple, longest):
+        yield _batch(some, length, causal=causal)
+
+
+def _cut(
+    examples: Sequence[Example], max_tokens: int, multiple: int, longest: int
+) -> Iterator[tuple[list[Example], int]]:
     ordered = sorted(examples, key=lambda example: -len(example.inputs))
     start = 0
     while start < len(ordered):
         length = len(ordered[start].inputs)
         length = max(length, min(longest, -(-length // multiple) * multiple))
         size = max(1, max_tokens // length)
-        yield _batch(ordered[start : start + size], length, causal=causal)
+        yield ordered[start : start + size], length
         start += size
+
+
+def packed_batches(
+    examples: Sequence[Example], max_tokens: int, *, as_padded: bool, multiple: int = 1, longest: int = 2**31
+) -> Iterator[Batch]:
+    """For a decoder: cut into rows of at most `max_tokens` tokens, or of one example, that have the examples one behind
+    the other; `as_padded`: into those that `micro_batches` makes batches of, which a sparse module's loss goes by."""
+    if as_padded:
+        for some, _ in _cut(examples, max_tokens, multiple, longest):
+            yield _row(some)
+        return
+    row: list[Example] = []
+    tokens = 0
+    for example in sorted(examples, key=lambda example: -len(example.inputs)):
+        tokens += len(example.inputs)
+        if row and tokens > max_tokens:
+            yield _row(row)
+            row, tokens = [], len(example.inputs)
+        row.append(example)
+    yield _row(row)
+
+
+def _row(examples: Sequence[Example]) -> Batch:
+    lengths = np.array([len(example.inputs) for example in examples])
+    ends = lengths.cumsum()
+    places = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    targets = np.concatenate([example.targets for example in examples]).astype(np.int64)
+    positions = np.flatnonzero(targets != NO_LABEL)
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate([example.inputs for example in examples]).astype(np.int64)[None]),
+        attention_mask=None,
+        positions=torch.from_numpy(positions),
+        labels=torch.from_numpy(targets[positions]),
+        texts=Texts(
+            starts=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+            places=torch.from_numpy(places),
+            longest=int(lengths.max()),
+        ),
+    )
 
 
 def _batch(examples: Sequence[Example], length: int, *, causal: bool) -> Batch:

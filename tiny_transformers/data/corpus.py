@@ -25,6 +25,7 @@ EVALUATED = 2_048  # characters of a stream that are evaluated at once; the resu
 
 class Corpus(Protocol):
     fingerprints: dict[str, str]  # file below the data root -> SHA-256
+    packed: bool  # whether a step's texts lie one behind the other in a row; of validation they are padded
     validation_labels: int
     validation_tokens: int
 
@@ -48,6 +49,8 @@ def read(work: Work, micro_batch_tokens: int) -> Corpus:
 
 class StoryCorpus:
     """Stories in an order of their own in every epoch, each a text by itself."""
+
+    packed = False
 
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
         self.data_root, self.config, self.settings = work.data_root, work.config, work.config.train
@@ -83,7 +86,7 @@ class StoryCorpus:
         examples = self.examples(stories, batches.rng(seed, "mask", number), self.train_file)
         tokens = np.concatenate(stories)
         return Step(
-            list(self.micro_batches(examples)),
+            list(self.rows(examples) if self.packed else self.micro_batches(examples)),
             labels=batches.num_labels(examples),
             tokens=len(tokens),
             eligible=int((~self.vocabulary.special[tokens]).sum()),
@@ -111,6 +114,15 @@ class StoryCorpus:
             )
         return examples
 
+    def rows(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        return batches.packed_batches(
+            examples,
+            self.micro_batch_tokens,
+            as_padded=not self.config.model.micro_batch_is_free,
+            multiple=LENGTHS,
+            longest=self.config.positions,
+        )
+
     def micro_batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
         return batches.micro_batches(
             examples,
@@ -124,6 +136,8 @@ class StoryCorpus:
 class StreamCorpus:
     """Characters as rows that are read side by side, a block at a time; what a block leaves in memory the next one
     finds."""
+
+    packed = False
 
     def __init__(self, work: Work, micro_batch_tokens: int) -> None:
         settings = work.config.train

@@ -26,7 +26,7 @@ from tiny_transformers.layers import attention
 from tiny_transformers.layers.layer import PerToken
 from tiny_transformers.layers.noise import set_seed
 from tiny_transformers.settings.stage.superglue import Superglue
-from tiny_transformers.training import device
+from tiny_transformers.training import device, losses
 
 MAX_GRAD_NORM = 1.0  # Hugging Face Trainer's default, which BabyLM leaves
 
@@ -58,13 +58,14 @@ def fine_tune(model: Any, task: TaskData, settings: Superglue, seed: int, report
     set_seed(seed)  # dropout's
     fit, best_weights = Fit(), {}
     for rows in training_batches(len(task.train.labels), settings, seed):
-        loss = step(model, task.train, rows, optimizer)
+        loss = step(model, task.train, rows, optimizer, settings.precision)
         decay.step()
         fit.steps += 1
         tick = partial(report, fit.steps / total, f"step {fit.steps} of at most {total}")
         tick()
         if fit.steps % settings.eval_every == 0 or fit.steps == total:
-            value = selection_metric(task.selection.labels, predict(model, task.selection, tick), task.num_labels)
+            answers = predict(model, task.selection, tick, settings.precision)
+            value = selection_metric(task.selection.labels, answers, task.num_labels)
             print(
                 f"{task.name} step {fit.steps} of at most {total}: loss {loss:.4f}, selection {value:.4f}", flush=True
             )
@@ -76,13 +77,15 @@ def fine_tune(model: Any, task: TaskData, settings: Superglue, seed: int, report
     return fit
 
 
-def predict(model: Any, encoded: Encoded, tick: Callable[[], None] = lambda: None) -> Labels:
+def predict(
+    model: Any, encoded: Encoded, tick: Callable[[], None] = lambda: None, precision: str = "float32"
+) -> Labels:
     """The likeliest label of each row. (N,) Calls `tick` before each batch.
 
     Raises CheckFailed where the model's answer is not a number."""
     predictions = np.zeros(len(encoded.labels), dtype=np.int64)
     order, answers = [], []
-    with scoring.evaluating(model):
+    with scoring.evaluating(model), losses.arithmetic(model.device, precision):
         for rows, _ in scoring.batches(encoded.lengths, scoring.budget(model)):
             tick()
             logits = _logits(model, encoded, rows)
@@ -103,17 +106,24 @@ def training_batches(rows: int, settings: Superglue, seed: int) -> Iterator[NDAr
             yield shuffled[start : start + settings.batch_size]
 
 
-def step(model: Any, train: Encoded, rows: NDArray[np.int64], optimizer: torch.optim.Optimizer) -> Tensor:
+def step(
+    model: Any,
+    train: Encoded,
+    rows: NDArray[np.int64],
+    optimizer: torch.optim.Optimizer,
+    precision: str = "float32",
+) -> Tensor:
     """One optimizer step on the mean loss of `rows`; returns that loss, a scalar.
 
     The rows go through the model in pieces of similar length, which leaves the gradient as it is."""
     model.train()
     total = torch.zeros((), device=model.device)
-    for piece, _ in scoring.batches(train.lengths[rows], scoring.budget(model)):
-        labels = device.carried(train.labels[rows[piece]], model.device)
-        loss = F.cross_entropy(_logits(model, train, rows[piece]), labels, reduction="sum") / len(rows)
-        (loss + len(piece) / len(rows) * model.auxiliary_loss()).backward()
-        total += loss.detach()
+    with losses.arithmetic(model.device, precision):
+        for piece, _ in scoring.batches(train.lengths[rows], scoring.budget(model)):
+            labels = device.carried(train.labels[rows[piece]], model.device)
+            loss = F.cross_entropy(_logits(model, train, rows[piece]), labels, reduction="sum") / len(rows)
+            (loss + len(piece) / len(rows) * model.auxiliary_loss()).backward()
+            total += loss.detach()
     nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     optimizer.step()
     optimizer.zero_grad()

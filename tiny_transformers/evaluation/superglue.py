@@ -29,6 +29,7 @@ from tiny_transformers.evaluation.glue_metrics import AVERAGES, MAIN, Labels, Va
 from tiny_transformers.models import auto
 from tiny_transformers.settings.stage.superglue import Superglue, limit, superglue_files, superglue_tasks
 from tiny_transformers.training import device
+from tiny_transformers.training.pretrain import resolve_precision
 
 NOT_MAIN = AVERAGES.keys() - {MAIN}  # of a single task these follow from its metrics
 UNINFORMED = 0.05  # of fine-tunings that learnt nothing so many, at most, pass the check
@@ -70,7 +71,9 @@ def run(work: Work) -> Outcome:
     that diverges does not stop the others; CheckFailed names those at the end. Raises Interrupted if
     `work.should_stop` says so. Finished fine-tunings are kept in `work.run_dir`/superglue."""
     started = time.monotonic()
-    device.pick_device(work.has_gpu)  # if there is none, it fails before it reads all data
+    # If there is no GPU, or none that has the precision, it fails before it reads all data.
+    asked, where = work.config.evaluation.of(Superglue).precision, device.pick_device(work.has_gpu)
+    resolve_precision(asked, where, setting="evaluation.superglue.precision")
     tasks = _read_tasks(work)
     settings = work.config.evaluation.of(Superglue)
     files = [file for task in tasks for file in superglue_files(task.name, settings).values()]
@@ -180,10 +183,11 @@ def _fine_tune(work: Work, one: FineTuning, report: Report) -> Answers:
     truncated = f"{task.train.truncated} of them truncated"
     print(f"{one.label}: {len(task.train.labels)} rows to train on, {truncated}, seed {one.seed}", flush=True)
     model: Any = auto.load_classifier(work.model_dir, task.num_labels, one.seed)
+    settings = work.config.evaluation.of(Superglue)
     model.to(device.pick_device(work.has_gpu))
-    fit = fine_tune(model, task, work.config.evaluation.of(Superglue), one.seed, report)
+    fit = fine_tune(model, task, settings, one.seed, report)
     predictions = {
-        name: predict(model, validation, partial(report, 1.0, f"scoring {name}"))
+        name: predict(model, validation, partial(report, 1.0, f"scoring {name}"), settings.precision)
         for name, validation in task.validation.items()
     }
     return Answers(fit, time.monotonic() - started, predictions)

@@ -15,7 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotary
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention, eager_attention_forward
 
 from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.layers import packed
 from tiny_transformers.layers.dropout import dropout
+from tiny_transformers.layers.packed import Texts
 
 SEES_ALL = "sees_all"  # an attribute of a mask
 
@@ -41,6 +43,20 @@ def attend(
     if visible is not None:
         scores += _added(visible, scores)
     return dropout(scores.softmax(-1), drop) @ value
+
+
+def attend_texts(
+    query: Tensor, key: Tensor, value: Tensor, texts: Texts, *, scale: float, window: int | None = None
+) -> Tensor:
+    """`attend`, causal, in each text of a row: see `packed.attend`."""
+
+    def alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        length, visible = query.shape[2], None
+        if window is not None and window < length:
+            visible = torch.tril(torch.ones(length, length, dtype=torch.bool)).triu(1 - window)
+        return attend(query, key, value, visible, causal=True, scale=scale)
+
+    return packed.attend(query, key, value, texts, scale=scale, window=window, alone=alone)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -136,13 +152,13 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Texts | None = None,
         layer_past: Any = None,
         use_cache: bool = False,  # noqa: ARG002 - the caller's words
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states: (B, T, H) -> (B, T, H) and, if asked for or attention is eager, the weights
-        (B, heads, T, keys)."""
+        (B, heads, T, keys). Of texts in a row there are no weights."""
         widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
         key = _heads(self.k_proj(hidden_states), widths.qk)  # (B, kv_heads, T, D)
@@ -151,7 +167,10 @@ class TinyGPTNeoSelfAttention(GPTNeoSelfAttention):
             key, value = layer_past.update(key, value, self.layer_id)
         key, value = widths.repeated(key), widths.repeated(value)
         weights = None
-        if output_attentions or self.config._attn_implementation == "eager" or _sees_nothing(attention_mask):
+        if isinstance(attention_mask, Texts):
+            window = self.config.window_size if self.attention_type == "local" else None
+            output = attend_texts(query, key, value, attention_mask, scale=1.0, window=window)
+        elif output_attentions or self.config._attn_implementation == "eager" or _sees_nothing(attention_mask):
             output, weights = self._attn(query, key, value, _as_added(attention_mask, query))  # (B, heads, T, V)
         else:
             drop = self.attn_dropout.p if self.training else 0.0
@@ -262,14 +281,14 @@ class TinyLlamaAttention(LlamaAttention):
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Texts | None = None,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,  # noqa: ARG002 - the rest of what the model was given, with nothing for attention in it
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states: (B, T, H) -> (B, T, H) and, if asked for or attention is eager, the weights
-        (B, heads, T, keys)."""
+        (B, heads, T, keys). Of texts in a row there are no weights."""
         assert position_embeddings is not None
         widths, hidden_states = self.widths, rounded(hidden_states)
         query = _heads(self.q_proj(hidden_states), widths.qk)  # (B, heads, T, D)
@@ -280,6 +299,9 @@ class TinyLlamaAttention(LlamaAttention):
         if past is not None:
             key, value = past.update(key, value, self.layer_idx)
         key, value = widths.repeated(key), widths.repeated(value)
+        if isinstance(attention_mask, Texts):
+            output = attend_texts(query, key, value, attention_mask, scale=self.scaling)
+            return self.o_proj(output.transpose(1, 2).flatten(2)), None
         drop, weights = self.attention_dropout if self.training else 0.0, None
         eager = self.config._attn_implementation == "eager"
         if output_attentions or eager:

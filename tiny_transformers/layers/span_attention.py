@@ -161,10 +161,10 @@ def look_back(
     band = _band(position_keys, log_mask, chunk, len(query))
     # All chunks at once, where many small products wait for each other; on a CPU one by one, they stay in its cache.
     step = chunk if query.device.type == "cpu" else query.shape[2]
-    windows = [slice(start, start + span + step) for start in range(0, length, step)]
+    keys, values = (_windows(x, span + chunk, chunk) for x in (key, value))
     parts = [
-        _chunks(some, key[:, :, window], value[:, :, window], *band, chunk, drop)
-        for some, window in zip(query.split(step, dim=2), windows, strict=True)
+        _chunks(some, of_keys, of_values, *band, chunk, drop)
+        for some, of_keys, of_values in zip(query.split(step, dim=2), keys, values, strict=True)
     ]
     output = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return output[:, :, :length]
@@ -189,12 +189,12 @@ def _band(position_keys: Tensor, log_mask: Tensor | None, chunk: int, heads: int
 def _chunks(
     query: Tensor, key: Tensor, value: Tensor, position_keys: Tensor, added: Tensor, chunk: int, drop: float
 ) -> Tensor:
-    """query: (heads, B, N, D), N a multiple of `chunk`; key, value: (heads, B, S + N, D or V) -> (heads, B, N, V)"""
+    """query: (heads, B, N, D), N a multiple of `chunk`; key, value: the windows of the N / chunk chunks,
+    (heads B chunks, S + chunk, D or V) -> (heads, B, N, V)"""
     heads, rows, length, size = query.shape
-    width = key.shape[2] - length + chunk
+    width = key.shape[1]
     by_position = torch.baddbmm(added, query.reshape(heads, rows * length, size), position_keys)
     by_position = _skewed(by_position.view(-1, chunk, added.shape[-1]), width)
-    key, value = (_windows(x, chunk, width) for x in (key, value))  # (heads B chunks, width, D or V)
     scores = torch.baddbmm(by_position, query.reshape(-1, chunk, size), key.transpose(1, 2))
     weights = dropout(scores.softmax(-1), drop)  # (heads B chunks, chunk, width)
     return (weights.to(value.dtype) @ value).view(heads, rows, length, -1)
@@ -207,7 +207,32 @@ def _skewed(scores: Tensor, width: int) -> Tensor:
     return scores.flatten(1)[:, : chunk * (length - 1)].unflatten(1, (chunk, length - 1))[..., :width]
 
 
-def _windows(x: Tensor, chunk: int, width: int) -> Tensor:
-    """Return the window that each chunk sees. (heads, B, S + N, D) -> (heads B chunks, S + chunk, D)"""
-    starts = range(0, x.shape[2] - width + 1, chunk)
-    return torch.stack([x[:, :, start : start + width] for start in starts], dim=2).flatten(0, 2)
+def _windows(x: Tensor, width: int, step: int) -> tuple[Tensor, ...]:
+    """Return the windows of x (heads, B, T, D), each a step behind the last one: on a CPU one after the other, as views
+    (heads B, width, D), elsewhere as one tensor (heads B windows, width, D)."""
+    if x.device.type == "cpu":
+        windows: tuple[Tensor, ...] = _Windows.apply(x.contiguous().flatten(0, 1), width, step)
+        return windows
+    return (_at_once(x, width, step),)
+
+
+def _at_once(x: Tensor, width: int, step: int) -> Tensor:
+    """In one copy, and a gradient of one addition. (heads, B, T, D) -> (heads B windows, width, D)"""
+    return x.unfold(2, width, step).transpose(-1, -2).flatten(0, 2)
+
+
+class _Windows(torch.autograd.Function):
+    """x: (N, T, D) -> (N, width, D), as many as there are. Their gradients are added up where they belong, the last
+    window's first, as slices would have it; of a slice autograd makes one that is as long as x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: int, step: int) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.step = x.shape, step
+        return tuple(x[:, start : start + width] for start in range(0, x.shape[1] - width + 1, step))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        whole = grads[0].new_zeros(ctx.shape)
+        for number, grad in reversed(list(enumerate(grads))):
+            whole[:, number * ctx.step :][:, : grad.shape[1]] += grad
+        return whole, None, None

@@ -146,14 +146,13 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         return getattr(block, "experts", None) or getattr(block, "feed_forward", None)
 
     def schedule(self, fraction: float) -> None:
-        for module in self.modules():
-            if isinstance(module, GatedExperts):
-                module.schedule(fraction)
+        for experts in self.all_of(GatedExperts):
+            experts.schedule(fraction)
 
     def used(self, tokens: int) -> dict[str, float]:
         """The experts that computed a token, on average; not a number where mixtures differ in it."""
-        growing = [m for m in self.modules() if isinstance(m, GatedExperts) and m.gate.settings.last_top_k]
-        loads = {m.load.sum().item() / tokens for m in growing if m.load is not None}
+        growing = [experts for experts in self.all_of(GatedExperts) if experts.gate.settings.last_top_k]
+        loads = {experts.load.sum().item() / tokens for experts in growing if experts.load is not None}
         return {"experts_per_token": loads.pop() if len(loads) == 1 else math.nan} if growing else {}
 
     @torch.no_grad()
@@ -207,15 +206,14 @@ class TinyBrainformerPreTrainedModel(LanguageModel):
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
 
     def _by_ids(self) -> bool:
-        return any(isinstance(module, Gate) and module.by_ids for module in self.modules())
+        return any(gate.by_ids for gate in self.all_of(Gate))
 
     def _attentions(self) -> list[SpanAttention]:
-        return [module for module in self.modules() if isinstance(module, SpanAttention)]
+        return self.all_of(SpanAttention)
 
     def _begin(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        for module in base.modules():
-            if isinstance(module, GatedExperts):
-                module.ids = kwargs.get("input_ids", args[0] if args else None)
+        for experts in self.all_of(GatedExperts):
+            experts.ids = kwargs.get("input_ids", args[0] if args else None)
         return super()._begin(base, args, kwargs)
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from transformers import (
 from tiny_transformers.layers import attention, feed_forward
 from tiny_transformers.layers.activations import stock_name
 from tiny_transformers.layers.feed_forward import Zero
+from tiny_transformers.layers.packed import Texts, places
 from tiny_transformers.models.language_model import REAL, known_attention
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 
@@ -95,20 +96,22 @@ class TinyGPTNeoPreTrainedModel(VariantModel, GPTNeoPreTrainedModel):
         else:
             block.ln_2, block.mlp = nn.Identity(), Zero()
 
-    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+    def states(
+        self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None, texts: Texts | None = None
+    ) -> Tensor:
         """As GPT-Neo's forward pass, which looks whether the positions are of several texts in a row."""
         if mask is not None:
             return super().states(input_ids, mask, real)
         base: Any = self.base_model
         self._begin(base, (), {REAL: real})
-        hidden = base.drop(base.wte(input_ids) + base.wpe(torch.arange(input_ids.shape[1], device=input_ids.device)))
-        return base.ln_f(self.through(hidden))
+        hidden = base.drop(base.wte(input_ids) + base.wpe(places(input_ids, texts)))
+        return base.ln_f(self.through(hidden, texts))
 
-    def through(self, hidden: Tensor) -> Tensor:
+    def through(self, hidden: Tensor, texts: Texts | None = None) -> Tensor:
         """The blocks, one after the other. (B, T, H) -> (B, T, H)"""
         base: Any = self.base_model
         for block in base.h:
-            hidden = block(hidden)[0]
+            hidden = block(hidden, attention_mask=texts)[0]
         return hidden
 
     def _compile_stack(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.layers.head import Head, cross_entropy
 from tiny_transformers.layers.layer import STD, Layer, SeesReal
+from tiny_transformers.layers.packed import Texts
 
 CODE = "tiny_transformers_auto"  # a module in the folder of every saved model
 # What releases of transformers call the keys and values of what came before, among a model's arguments and outputs.
 CACHE_NAMES = ("cache", "past_key_values")
 # What the installed one calls them.
 CACHE = next(field.name for field in fields(CausalLMOutputWithPast) if field.name in CACHE_NAMES)
+M = TypeVar("M", bound=nn.Module)
 REAL = "real"  # an argument of `base_model` in training: see `LanguageModel.states`
 
 
@@ -68,6 +70,7 @@ class LanguageModel(PreTrainedModel):
     reads_last = False  # whether a classifier's answer stands at a text's last token: no token sees those behind it
     divides_by_items = False  # whether the head heeds `num_items_in_batch`
     _known: tuple[Tensor | None, ...] = ()  # see `knowing`
+    _all_of: dict[type[nn.Module], list[Any]] | None = None  # see `all_of`
 
     def set_attn_implementation(self, attn_implementation: str, **_: Any) -> None:
         """`eager` or `sdpa`; transformers, which reads the source of our modules, would only warn and leave it."""
@@ -77,6 +80,15 @@ class LanguageModel(PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         """It can. transformers would look for that in the source, or remember what it found in the class we extend."""
         return True
+
+    def all_of(self, kind: type[M]) -> list[M]:
+        """The modules of a kind that this model has. They are looked for once: a step would walk through all modules
+        several times."""
+        if self._all_of is None:
+            self._all_of = {}
+        if kind not in self._all_of:
+            self._all_of[kind] = [module for module in self.modules() if isinstance(module, kind)]
+        return self._all_of[kind]
 
     def stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of blocks, and the list's name there."""
@@ -106,11 +118,18 @@ class LanguageModel(PreTrainedModel):
         owner, _ = self.stack()
         owner.compile(dynamic=True)
 
-    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+    def states(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        real: Tensor | None = None,
+        texts: Texts | None = None,  # noqa: ARG002 - of decoders
+    ) -> Tensor:
         """The last hidden states (B, T, H) of texts, with nothing that a GPU would have to be waited for.
 
         input_ids: (B, T); mask: (B, T), 0 at padding, None where attention sees none; real: (N,), which of the B * T
-        tokens are no padding, None for all. `forward` would look at the values of both."""
+        tokens are no padding, None for all. `forward` would look at the values of both. With `texts`, of decoders
+        without dropout in their attention, input_ids is one row that has them one behind the other."""
         visible = None if mask is None else mask[:, None, None].bool()
         hidden: Tensor = self.base_model(input_ids=input_ids, attention_mask=visible, real=real, use_cache=False)[0]
         return hidden
@@ -194,7 +213,7 @@ class LanguageModel(PreTrainedModel):
         """To be added to the loss of the forward pass just made, in training: a scalar, 0 for most models.
 
         `forward` with labels has added it; whoever computes the loss outside asks here."""
-        losses = [module.auxiliary_loss for module in self.modules() if isinstance(module, SeesReal)]
+        losses = [module.auxiliary_loss for module in self.all_of(SeesReal)]
         return sum((loss for loss in losses if loss is not None), 0.0)
 
     @contextmanager
@@ -211,7 +230,7 @@ class LanguageModel(PreTrainedModel):
         """Before a forward pass: what the last one left is cleared, and in training padding is pointed out."""
         told = REAL in kwargs or bool(self._known)
         given = kwargs.pop(REAL) if REAL in kwargs else next(iter(self._known), None)
-        seeing = [module for module in base.modules() if isinstance(module, SeesReal)]
+        seeing = self.all_of(SeesReal)
         if seeing:
             real = given if told or not base.training else self._real_tokens(args, kwargs)
             for module in seeing:

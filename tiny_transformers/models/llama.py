@@ -27,6 +27,7 @@ from tiny_transformers.layers import activations, attention, feed_forward
 from tiny_transformers.layers.attention import rounded
 from tiny_transformers.layers.feed_forward import Zero
 from tiny_transformers.layers.ffn.dense import linear
+from tiny_transformers.layers.packed import Texts, places
 from tiny_transformers.models.language_model import REAL
 from tiny_transformers.models.variant import VariantConfig, VariantModel
 from tiny_transformers.settings.activations import ACTIVATIONS
@@ -126,21 +127,23 @@ class TinyLlamaPreTrainedModel(VariantModel, LlamaPreTrainedModel):
         else:
             block.post_attention_layernorm, block.mlp = nn.Identity(), Zero()
 
-    def states(self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+    def states(
+        self, input_ids: Tensor, mask: Tensor | None = None, real: Tensor | None = None, texts: Texts | None = None
+    ) -> Tensor:
         """As Llama's forward pass, without what it looks up and makes for a cache and a mask."""
         if mask is not None:
             return super().states(input_ids, mask, real)
         base: Any = self.base_model
         self._begin(base, (), {REAL: real})
         hidden = base.embed_tokens(input_ids)
-        rotation = base.rotary_emb(hidden, torch.arange(input_ids.shape[1], device=input_ids.device)[None])
-        return base.norm(self.through(hidden, rotation))
+        rotation = base.rotary_emb(hidden, places(input_ids, texts)[None])
+        return base.norm(self.through(hidden, rotation, texts))
 
-    def through(self, hidden: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def through(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], texts: Texts | None = None) -> Tensor:
         """The blocks, one after the other. (B, T, H) -> (B, T, H)"""
         base: Any = self.base_model
         for block in base.layers:
-            hidden = block(hidden, position_embeddings=rotation)
+            hidden = block(hidden, position_embeddings=rotation, attention_mask=texts)
         return hidden
 
     def _compile_stack(self) -> None:

@@ -42,9 +42,10 @@ class Recurrent:
     """A model whose layers may be steps: what it tells of them."""
 
     base_model: Any
+    all_of: Any  # LanguageModel's
 
     def recurrence(self) -> Recurrence | None:
-        return next((module for module in self.base_model.modules() if isinstance(module, Recurrence)), None)
+        return next(iter(self.all_of(Recurrence)), None)
 
     def counted(self) -> dict[str, float]:
         recurrence = self.recurrence()

@@ -156,5 +156,5 @@ class VariantModel(Recurrent, LanguageModel):
         total = super().auxiliary_loss()
         weight = getattr(settings(self.config), "regularization", 0.0)
         if weight and self.training:
-            total += weight * sum(m.regularization_loss() for m in self.modules() if isinstance(m, KANLinear))
+            total += weight * sum(module.regularization_loss() for module in self.all_of(KANLinear))
         return total

@@ -94,6 +94,8 @@ class Train(Settings):
     micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: bool | None = None  # torch.compile; null: dense models on a GPU, where it repays
+    # A step's texts in rows without padding, of decoders without dropout; null: on a GPU with a kernel for them.
+    packed: bool | None = added(None)
     optimizer: Literal["adamw", "adagrad"] = added("adamw")
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     lr_scheduler_type: Literal["linear", "constant"] = added("linear")  # linear: falls to zero

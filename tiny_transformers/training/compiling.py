@@ -84,8 +84,9 @@ class Compiling:
                 self.on, self.choice = False, Choice(settled=True)
 
     def forward(self, batch: Batch) -> AbstractContextManager[Any]:
-        """What a training's forward pass of a batch is made in. The rows of a stream are as many in every batch."""
-        alone = batch.rows is None and len(batch.input_ids) == 1
+        """What a training's forward pass of a batch is made in. The rows of a stream are as many in every batch, and
+        texts that lie in one row are always in one."""
+        alone = batch.rows is None and batch.texts is None and len(batch.input_ids) == 1
         if not self.on or alone:
             return self.plainly()
         from torch.fx.experimental import _config as shapes

@@ -23,7 +23,7 @@ def token_losses(model: LanguageModel, batch: Batch, memory: Memory = ()) -> tup
     `memory` is of all rows. The head, half of all multiplications in a small decoder, is applied only where there is a
     label."""
     if batch.rows is None:
-        hidden, remembered = model.states(batch.input_ids, batch.attention_mask, batch.real), ()
+        hidden, remembered = model.states(batch.input_ids, batch.attention_mask, batch.real, batch.texts), ()
     else:
         output = model.base_model(input_ids=batch.input_ids, memory=_remembered(model, batch, memory))
         hidden, remembered = output.last_hidden_state, output.memory

@@ -48,6 +48,7 @@ from tiny_transformers.training.device import (
     what_it_lacks,
 )
 from tiny_transformers.training.losses import Memory, token_losses
+from tiny_transformers.training.packing import packs
 from tiny_transformers.training.pruning import Pruner, nonzero_parameters
 from tiny_transformers.training.teaching import teacher_of
 
@@ -123,7 +124,7 @@ class Training:
         """Return what must not change between two sittings of one training. The size of a micro-batch may, and
         precision stays what it was in the first, whatever it is set to."""
         settings = self.config.model_dump(mode="json", include={"model", "data", "train", "teacher", "seed", "recipe"})
-        for how in ("micro_batch_tokens", "batch_split", "precision", "compile"):
+        for how in ("micro_batch_tokens", "batch_split", "precision", "compile", "packed"):
             settings["train"].pop(how, None)
         return {"settings": settings, "files": self.fingerprints}
 
@@ -145,6 +146,7 @@ class Training:
             print(f"resuming after step {self.counters.step}", flush=True)
         self.curve.cut(self.counters.step)
         self.anchors.cut(self.counters.step)
+        self.corpus.packed = packs(self.config, self.device, self.precision)
 
     def write_checkpoint(self) -> None:
         step = self.counters.step
@@ -509,6 +511,7 @@ class Training:
                 **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
                 "precision": self.precision,
                 **self.compiling.figures(counters),
+                **({"packed": 1} if self.corpus.packed else {}),
                 **self.model.figures(),
                 **({"nonzero_parameters": nonzero_parameters(self.model)} if self.settings.pruning else {}),
                 **{
@@ -530,13 +533,15 @@ class Training:
         return [Score("weights", name, value, weights) for name, value in used.items()]
 
 
-def resolve_precision(asked: str, device: torch.device, advice: str = "set float32.") -> str:
-    """Return what `train.precision` comes to on a device. Raises TinyTransformersError, with the advice, for one
-    that the device lacks."""
+def resolve_precision(
+    asked: str, device: torch.device, advice: str = "set float32.", setting: str = "train.precision"
+) -> str:
+    """Return what a setting comes to on a device. Raises TinyTransformersError, with the advice, for a precision that
+    the device lacks."""
     if asked == "auto":
         return "bfloat16" if has_bfloat16(device) else "float32"
     if asked == "tf32" and not has_tensor_cores(device):
-        raise TinyTransformersError(f"train.precision is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
+        raise TinyTransformersError(f"{setting} is tf32, which NVIDIA's GPUs from Ampere on have: {advice}")
     return asked
 
 

@@ -34,12 +34,12 @@ class Teacher:
     def head(self, batch: Batch) -> Head:
         """What the teacher has to say where there is a label."""
         with torch.no_grad():
-            hidden = self.model.states(batch.input_ids, batch.attention_mask, batch.real)
+            hidden = self.model.states(batch.input_ids, batch.attention_mask, batch.real, batch.texts)
             return self.model.head_at(hidden.flatten(0, 1)[batch.positions])
 
     def losses(self, student: LanguageModel, batch: Batch, said: Head) -> tuple[Tensor, Tensor]:
         """The student's loss, summed over the labels, and its parts, as `distilled` has them."""
-        hidden = student.states(batch.input_ids, batch.attention_mask, batch.real)
+        hidden = student.states(batch.input_ids, batch.attention_mask, batch.real, batch.texts)
         at_labels = hidden.flatten(0, 1)[batch.positions]  # (B, T, H) -> (B T, H) -> (N, H)
         return distilled(student.head_at(at_labels), said, batch.labels, self.settings)
 

@@ -239,6 +239,25 @@ def test_the_best_weights_are_kept(classifier, task_data):
 
 
 @any_model
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_of_training_and_answers_are_in_the_precision_asked_for(precision, classifier, task_data):
+    plan, seen = Superglue(precision=precision, batch_size=64, epochs=1, max_length=16), {True: set(), False: set()}
+    for module in classifier.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, _, output: seen[module.training].add(output.dtype))
+    fine_tuning.fine_tune(classifier, task_data, plan, seed=1, report=silent)
+    assert seen == dict.fromkeys((True, False), {getattr(torch, precision)})
+    assert {parameter.dtype for parameter in classifier.parameters()} == {torch.float32}
+
+
+@any_model
+def test_a_precision_that_the_device_lacks_is_refused_before_data_is_read(make_work, family):
+    work = make_work(family, superglue=settings("sst2", precision="tf32"))
+    with pytest.raises(TinyTransformersError, match="^evaluation.superglue.precision is tf32, which NVIDIA's GPUs"):
+        superglue.run(work)
+
+
+@any_model
 def test_training_stops_when_patience_is_used_up(classifier, task_data):
     still = Superglue(learning_rate=1e-12, batch_size=16, epochs=12, eval_every=2, patience=3, max_length=16)
     fit = fine_tuning.fine_tune(classifier, task_data, still, seed=1, report=silent)

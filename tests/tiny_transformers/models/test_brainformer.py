@@ -1,3 +1,4 @@
+import copy
 import json
 
 import fresh
@@ -135,6 +136,24 @@ def test_the_feed_forward_module_of_a_group_is_the_one_that_is_priced():
     assert [model.feed_forward(group) for group in groups] == [groups[0].experts, groups[1].feed_forward, None]
 
 
+def test_modules_are_looked_for_once_and_a_copy_has_its_own(monkeypatch):
+    model = auto.build(small(), seed=0)
+    model.after_update()
+    model.schedule(0.5)
+    model(input_ids=characters(), labels=characters())
+    copied = copy.deepcopy(model)
+    for each in (model, copied):
+        assert each.all_of(SpanAttention) == attentions(each)
+        assert each.all_of(GatedExperts) == [module for module in each.modules() if isinstance(module, GatedExperts)]
+    assert not set(model.all_of(GatedExperts)) & set(copied.all_of(GatedExperts))
+    monkeypatch.setattr(type(model), "modules", lambda _: pytest.fail("walked through all modules"))
+    model.after_update()
+    model.schedule(0.5)
+    model.train()
+    model._begin(model.model, (characters(),), {})
+    model.auxiliary_loss()
+
+
 # --- attention
 
 
@@ -175,8 +194,27 @@ def test_chunks_compute_what_the_definition_says(length, span, keys, masked):
 def test_all_chunks_at_once_as_on_a_gpu_are_the_chunks_one_by_one():
     query, key, value, position_keys, log_mask = inputs(4 * CHUNK, 50, 4 * CHUNK + 50)
     band = span_attention._band(position_keys, log_mask, CHUNK, len(query))
-    at_once = span_attention._chunks(query, key, value, *band, CHUNK, 0.0)
-    torch.testing.assert_close(at_once, look_back(query, key, value, position_keys, log_mask))
+    windows = (span_attention._at_once(x, 50 + CHUNK, CHUNK) for x in (key, value))
+    at_once = span_attention._chunks(query, *windows, *band, CHUNK, 0.0)
+    one_by_one = look_back(query, key, value, position_keys, log_mask)
+    torch.testing.assert_close(at_once, one_by_one)
+    gradients = (torch.autograd.grad(output.square().sum(), (key, value)) for output in (at_once, one_by_one))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_windows_and_their_gradients_are_slices_to_the_last_bit(dtype):
+    width, windows = 5 * CHUNK // 2, 6  # of which three have a position in common
+    whole = torch.randn(3, 2, width + (windows - 1) * CHUNK, 8).to(dtype).requires_grad_()
+    ours = span_attention._windows(whole, width, CHUNK)
+    theirs = [whole[:, :, at : at + width].flatten(0, 1) for at in range(0, windows * CHUNK, CHUNK)]
+    weights = torch.randn(windows, *ours[0].shape).to(dtype)
+    gradients = [
+        torch.autograd.grad(sum((weight * window).sum() for weight, window in zip(weights, of, strict=True)), whole)[0]
+        for of in (ours, theirs)
+    ]
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert torch.equal(*gradients)
 
 
 def test_a_position_sees_the_span_before_it_and_neither_itself_nor_what_comes():

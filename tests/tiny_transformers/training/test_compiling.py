@@ -2,13 +2,15 @@
 
 import functools
 
+import kernels
 import numpy as np
 import pytest
 import torch
 from variants import PAIRS, small
 
 from tiny_transformers.common.work import Interrupted, TinyTransformersError, Work
-from tiny_transformers.data.batches import Example, micro_batches
+from tiny_transformers.data.batches import Example, micro_batches, packed_batches
+from tiny_transformers.layers import packed
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.training import compiling, pretrain
 from tiny_transformers.training.compiling import TIMED, WARM, Compiling
@@ -27,6 +29,7 @@ CHOSEN = [
     ("gelu", "roberta", {}),
     ("swiglu", "llama", {"layers": 12}),
 ]
+LENGTHS = [5, 6, 8, 9], [LENGTH, 30, 20], [LENGTH] * 2, [12] * 12, [24] * 3, [LENGTH], [7]
 FORMS = [pytest.param(*form, id="-".join(form[:2])) for form in CHOSEN] + [
     pytest.param(variant, family, {}, marks=pytest.mark.longer, id=f"{variant}-{family}-longer")
     for variant, family in PAIRS
@@ -69,7 +72,7 @@ def work(builtin_root, builtin_cache, tmp_path):
 def batches(causal, seed):
     """Of many texts and of one, of few tokens and as many as there are positions, with and without padding."""
     random = np.random.default_rng(seed)
-    for lengths in ([5, 6, 8, 9], [LENGTH, 30, 20], [LENGTH] * 2, [12] * 12, [24] * 3, [LENGTH], [7]):
+    for lengths in LENGTHS:
         texts = [random.integers(4, 900, length) for length in lengths]
         yield from micro_batches([Example(text, text) for text in texts], 2**31, causal=causal, longest=LENGTH)
 
@@ -86,6 +89,31 @@ def test_no_model_needs_more_than_four_graphs(work, captured, variant, family, s
         training._evaluate()
     assert 1 <= len(captured) <= GRAPHS
     assert not [reason for reason in torch._dynamo.utils.counters["unimplemented"] if "limit" in reason]
+
+
+@pytest.mark.parametrize(("variant", "family", "sizes"), [
+    ("gelu", "gpt_neo", {"layers": 4}), ("swiglu", "llama", {"layers": 4}), ("ffss", "gpt_neo", {}),
+    ("moe_k2", "gpt_neo", {}),
+])  # fmt: skip
+def test_nor_does_one_whose_texts_lie_in_rows(work, captured, monkeypatch, variant, family, sizes):
+    monkeypatch.setattr(packed, "has_kernel", lambda _: True)
+    monkeypatch.setattr(packed, "varlen_attn", kernels.varlen_attn)
+    sizes = sizes | {"max_position_embeddings": LENGTH} | ({"window_size": 16} if family == "gpt_neo" else {})
+    training = Training(work(small(family, variant, vocab_size=1_000, **sizes), compile=True, packed=True))
+    training.resume()
+    assert training.corpus.packed
+    for seed in range(2):
+        training._step()
+        training._backward([batch for lengths in LENGTHS for batch in rows(lengths, seed)])
+        training._evaluate()
+    assert 1 <= len(captured) <= GRAPHS
+    assert not [reason for reason in torch._dynamo.utils.counters["unimplemented"] if "limit" in reason]
+
+
+def rows(lengths, seed):
+    random = np.random.default_rng(seed)
+    texts = [random.integers(4, 900, length) for length in lengths]
+    return packed_batches([Example(text, text) for text in texts], 2**31, as_padded=False)
 
 
 def test_a_training_that_meets_more_shapes_than_are_compiled_says_so(work, captured, capsys):

@@ -39,6 +39,8 @@ class Superglue(Settings):
     patience: PositiveInt = 10  # evaluations without an improvement of `threshold`
     threshold: Annotated[float, Field(ge=0)] = 0.001
     max_length: PositiveInt = 128  # tokens
+    # Of products, in training and in answers. tf32: NVIDIA's GPUs from Ampere on.
+    precision: Literal["float32", "tf32", "bfloat16"] = added("float32")
     seeds: PositiveInt = 1  # fine-tunings of every task, each with a head and an order of its own; scores are means
     limit: PositiveInt | None = None  # rows used of each of its files; null: as evaluation.limit
     select_on: Literal["validation", "train_split"] = "validation"  # the weights: BabyLM's way, or a part of train
