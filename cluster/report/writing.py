@@ -41,7 +41,7 @@ from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
 from cluster.report.results import Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
-from tiny_transformers.common import pairs
+from tiny_transformers.common import pairs, progress
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
@@ -54,7 +54,7 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     one does not is removed, other files are left alone."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
     studies = results.read(ledger)
-    for study in studies:
+    for study in progress.counted(studies, "studies of the report"):
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
         sections.append(section(study, output_root, drawn, chosen.sentences(ledger, study)))
@@ -64,11 +64,12 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *unknown_runs(ledger)]
     notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
-    made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
-    cards.write(made_of, output_root)
-    inside = insides.pages(studies, [each.run for each in made_of.runs], output_root)
-    files |= inside
-    files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes, inside.keys()))
+    with progress.shown("runs of the report"):
+        made_of = details.run_details(ledger, output_root, [run["run_id"] for run in ledger.overview()])
+        cards.write(made_of, output_root)
+        inside = insides.pages(studies, [each.run for each in made_of.runs], output_root)
+        files |= inside
+        files["index.html"] = page.text(Page(view.as_of, sections, made_of, notes, inside.keys()))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
