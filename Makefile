@@ -13,10 +13,16 @@ DEMO := $(foreach setting,train.max_steps=120 train.evaluations=2 train.eval_sto
 # The tests start some hundreds of Pythons: none needs to compile our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test test-longer simulate gpu lint types lock test-latest test-lowest test-peers slurm-up slurm-down clean
+.PHONY: demo check test test-longer simulate gpu lint types lock test-latest test-lowest test-peers docs slurm-up slurm-down clean
 
 demo: $(INSTALLED)
 	$(BIN)/submit experiments.yaml --smoke --study quickstart --site local --yes --wait $(DEMO)
+	@printf '%s\n' '' 'It works. Next:' \
+		'    source $(BIN)/activate' \
+		'    status --smoke                        # these four runs, stage by stage' \
+		'    tiny-transformers report --smoke      # their scores; it says where the page with tables and figures is' \
+		'    tiny-transformers init my-study       # a manifest of your own to start from' \
+		'docs/tutorials/laptop.md goes on from here, with ten lines of your own.'
 
 # What needs neither torch nor SLURM, but for what takes long: before every commit.
 # mypy without its cache has half a minute to do, beside the tests; what it says comes last.
@@ -75,6 +81,12 @@ RESOLVED := --quiet --no-header --no-annotate --no-emit-index-url --group dev
 test-peers: $(INSTALLED)
 	$(BIN)/python tests/peers/run.py $(VENV)/peers $(PEERS)
 
+# The pages of docs/ as a site, in site/: docs/index.md. Its tools are in a venv of their own.
+docs: $(VENV)-docs/bin/python
+	$(VENV)-docs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)-docs/bin/python -m pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet --clean --site-dir site  # without an advertisement
+
 # A real SLURM cluster of DelftBlue's shape on this machine (root, Debian or Ubuntu); prints the SLURM_CONF to export.
 slurm-up:
 	$(PYTHON) tests/slurm/cluster.py up
@@ -83,7 +95,7 @@ slurm-down:
 	$(PYTHON) tests/slurm/cluster.py down
 
 clean:
-	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest output
+	rm -rf $(VENV) $(VENV)-latest $(VENV)-lowest $(VENV)-docs site output
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "requirements.lock is for Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }

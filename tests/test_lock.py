@@ -41,8 +41,10 @@ def test_the_lock_is_exact_and_names_no_address_and_no_gpu():
         assert not line.startswith(("nvidia-", "cuda-", "triton")), line
 
 
-def test_the_readme_names_the_locked_torch():
-    assert set(re.findall(r"torch==([\d.]+)", (ROOT / "README.md").read_text())) == {locked("3.11")["torch"]}
+def test_the_tutorial_of_delftblue_names_the_locked_torch():
+    assert set(re.findall(r"torch==([\d.]+)", (ROOT / "docs/tutorials/delftblue.md").read_text())) == {
+        locked("3.11")["torch"]
+    }
 
 
 def test_every_dependency_has_a_floor():

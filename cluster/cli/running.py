@@ -48,6 +48,7 @@ from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
 from cluster.submit import tables
 from cluster.submit.dispatch import SubmitOptions
+from tiny_transformers.common import progress
 
 LogOption = Annotated[Path, typer.Option("--log-dir", help="SLURM's and submitit's files.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -101,7 +102,8 @@ def submit(
     )
     root = root_of(output_root, smoke)
     asked: dict[str, Any] = {"studies": study or (), "overrides": overrides or (), "smoke": smoke}
-    cells, later = grids.cells(document, **asked), follow_ups.follow_ups(document, **asked)
+    with progress.shown("checking the cells of the studies"):
+        cells, later = grids.cells(document, **asked), follow_ups.follow_ups(document, **asked)
     known = None
     if root.path.exists() or not dry_run:
         every = [*cells, *(cell for each in later for cell in each.all_cells)]
@@ -109,7 +111,7 @@ def submit(
         rest = iter(every)
         cells, later = [next(rest) for _ in cells], [each.revised(rest) for each in later]
     steps = choices.known(root, following.plans(document, later, cells, overrides or ()))
-    runs = expansion.merged([*expansion.expand(cells), *steps.runs])
+    runs = expansion.merged([*expansion.expand(progress.counted(cells, "naming runs")), *steps.runs])
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
     about = steps.about(expansion.studies(document, cells, overrides or ()))

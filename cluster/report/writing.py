@@ -43,7 +43,7 @@ from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
 from cluster.report.results import Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
-from tiny_transformers.common import pairs
+from tiny_transformers.common import pairs, progress
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
@@ -57,7 +57,7 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
     every = results.every_result(ledger)
     studies = results.read(ledger, every)
-    for study in studies:
+    for study in progress.counted(studies, "studies of the report"):
         with _collected_at_the_end():
             drawn = drawing.draw(study, output_root)
         sections.append(section(study, output_root, drawn, chosen.sentences(ledger, study)))
@@ -77,7 +77,8 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
     _refuse_outside(folder, files)
     made_with, run_files = details.MadeWith(), list[str]()
-    for part in details.in_parts(ledger, output_root, [run.id for run in runs]):
+    parts = details.in_parts(ledger, output_root, [run.id for run in runs])
+    for part in progress.counted(parts, "runs of the report, a hundred at a time"):
         made_with.add(part)
         cards.write(part, output_root)
         for name, text in run_pages.pages(part, {study.name for study in studies}, inside):

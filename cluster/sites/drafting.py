@@ -60,7 +60,7 @@ def text(drafted: Sequence[Drafted], when: str, path: str) -> str:
     profiles.checked({each.key: each.value for each in drafted}, path)
     head = (
         f"# Written by `tiny-transformers doctor --write` at {when}, from what the cluster said then.\n"
-        "# What is `not read` is assumed: see to it. All keys are in the project's docs/architecture.md.\n"
+        "# What is `not read` is assumed: see to it. All keys are in the project's docs/sites.md.\n"
     )
     return head + "".join(f"{each.text}\n" for each in drafted)
 

@@ -30,6 +30,7 @@ from cluster.submit import budget, calibrating, choices, code_copy, contents, di
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, say_unknown, show
+from tiny_transformers.common import progress
 from tiny_transformers.common.contents import unexpected
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import fetch_command, lacking_files
@@ -61,7 +62,8 @@ def compose(
     of_one = [(run, stages) for run, stages in of_one if run.id not in left]
     rates = measured(ledger, where.output_root, site)
     states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
-    request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached, waiting.later)
+    with progress.shown(f"planning {count(len(of_one), 'run')}"):
+        request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached, waiting.later)
     return replace(request, left_alone=len(todo) - len(of_one), budget=budget.last(where.output_root))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiny_transformers.common import progress
 from tiny_transformers.common.files import whole_file
 from tiny_transformers.settings.config import Data, RunConfig
 from tiny_transformers.settings.corpora import Corpus
@@ -82,8 +83,11 @@ def files_at(path: Path) -> list[Path]:
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of the file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    digest, size = hashlib.sha256(), path.stat().st_size
+    with (
+        open(path, "rb") as file,
+        progress.shown(f"reading {path.name}", lambda: f"{file.tell() >> 20:,} of {size >> 20:,} MB"),
+    ):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

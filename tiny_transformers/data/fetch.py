@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from tiny_transformers.common import progress
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import published
@@ -316,7 +317,7 @@ def _kept(path: Path) -> bool:
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     count = 0
     with whole_file(path) as draft, open(draft, "w", encoding="utf-8") as file:
-        for row in rows:
+        for row in progress.counted(rows, path.name):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
         if not count:
@@ -336,7 +337,11 @@ def _unpacked(source: str) -> Iterator[Path]:
             if os.environ.get("HF_HUB_OFFLINE") == "1":
                 raise TinyTransformersError("HF_HUB_OFFLINE=1 forbids downloads; give a local file or folder")
             archive = Path(name) / "archive.zip"
-            with urllib.request.urlopen(source, timeout=60) as response, open(archive, "wb") as file:
+            with (
+                urllib.request.urlopen(source, timeout=60) as response,
+                open(archive, "wb") as file,
+                progress.shown(f"downloading {source}", lambda: f"{file.tell() >> 20:,} MB"),
+            ):
                 shutil.copyfileobj(response, file)
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(Path(name) / "unpacked")

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from tiny_transformers.common import progress
 from tiny_transformers.common.contents import known_fingerprint, state
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
@@ -137,12 +138,17 @@ def _make(task: EncodingTask, workers: int, should_stop: Callable[[], bool]) -> 
     task.drafts.mkdir(parents=True, exist_ok=True)
     before = state(task.path)
     try:
-        workers = min(workers, sum(not file.exists() for _, _, file in task.parts()))
-        if workers > 1:
-            _run_workers(task, workers, should_stop)
-        with _unless_made(task):
-            _encode_parts(task, should_stop)  # all of it, or what a worker that was killed left
-            _join(task, before)
+        parts = [file for _, _, file in task.parts()]
+        workers = min(workers, sum(not file.exists() for file in parts))
+        with progress.shown(
+            f"tokenising {task.path.name}",
+            lambda: f"{sum(file.exists() for file in parts):,} of {len(parts):,} parts",
+        ):
+            if workers > 1:
+                _run_workers(task, workers, should_stop)
+            with _unless_made(task):
+                _encode_parts(task, should_stop)  # all of it, or what a worker that was killed left
+                _join(task, before)
     except TinyTransformersError:
         _remove(task.drafts)
         for _ in numbered_rows(

@@ -43,9 +43,9 @@ def _why_none() -> str:
         said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     node, driver, wheel = environment()["node"], _driver(), torch.version.cuda
     if wheel is None:
-        advice = "Install a build of it that has CUDA (README, On DelftBlue)"
+        advice = "Install a build of it that has CUDA (docs/tutorials/delftblue.md)"
     elif driver and _numbers(driver) < _numbers(wheel):
-        advice = f"Install its build for CUDA {driver} or an older one (README, On DelftBlue)"
+        advice = f"Install its build for CUDA {driver} or an older one (docs/tutorials/delftblue.md)"
     else:
         advice = f"If it starts on other nodes, {node} is broken: leave it out by sbatch: {{exclude: {node}}}"
     return (

@@ -327,6 +327,14 @@ def test_no_table_is_cut_off_on_paper(visit):
     assert not opened.tab.locator(".files").first.is_visible()
 
 
+def test_a_head_that_a_page_repeats_has_its_titles_on_paper(visit):
+    """A head is repeated as it is, but for buttons, which Chromium then leaves out."""
+    opened = visit(width=1032, media="print")
+    displays = "nodes => [...new Set(nodes.map(node => getComputedStyle(node).display))]"
+    assert opened.tab.locator("thead").evaluate_all(displays) == ["table-header-group"]
+    assert opened.tab.locator("thead button").evaluate_all(displays) == ["contents"]
+
+
 CONTRASTS = """() => {
   const parse = text => text.match(/[\\d.]+/g).map(Number);
   const luminance = ([r, g, b]) => {
