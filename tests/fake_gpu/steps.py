@@ -78,7 +78,7 @@ def write_data(root: Path) -> None:
 def work_of(model: Any, root: Path, teacher: Any = None, **more: Any) -> Work:
     stream = isinstance(model, Brainformer)
     train = {"max_steps": 1_000, "micro_batch_tokens": 100, "evaluations": 1, "precision": "bfloat16"}
-    train |= {"batch_size": 4, "block_size": 40} if stream else {"stories_per_step": 4}
+    train |= {"batch_size": 4, "block_size": 40} if stream else {"stories_per_step": 4, "packed": None}
     taught = {"name": "teacher", "model": teacher, "train": train, "seed": 1}
     run = RunConfig(
         model=model,

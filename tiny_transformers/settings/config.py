@@ -94,8 +94,9 @@ class Train(Settings):
     micro_batch_tokens: PositiveInt = 8_192  # padded, at most at once on the device; see `tokens_at_once`
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
     compile: bool | None = None  # torch.compile; null: dense models on a GPU, where it repays
-    # A step's texts in rows without padding, of decoders without dropout; null: on a GPU with a kernel for them.
-    packed: bool | None = added(None)
+    # A step's texts in rows without padding, of decoders without dropout; null: on a GPU with a kernel for them. That
+    # kernel has not run on a GPU yet, and what is lost if it fails is every training: so it has to be asked for.
+    packed: bool | None = added(False)
     optimizer: Literal["adamw", "adagrad"] = added("adamw")
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     lr_scheduler_type: Literal["linear", "constant"] = added("linear")  # linear: falls to zero

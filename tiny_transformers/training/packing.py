@@ -1,6 +1,6 @@
 """Whether the texts of a step lie one behind the other in a row, without padding: `train.packed`.
 
-Left open, they do where one kernel computes the attention of all of them, and are padded elsewhere: on a CPU, where
+With null they do where one kernel computes the attention of all of them, and are padded elsewhere: on a CPU, where
 batches of similar length are faster. The loss is the same but for rounding, however they lie."""
 
 from __future__ import annotations

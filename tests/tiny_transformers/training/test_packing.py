@@ -42,6 +42,7 @@ def test_on_a_gpu_they_lie_in_rows_where_it_has_the_kernel(work):
         for precision in ("bfloat16", "tf32", "float32")
         for asked in (None, False)
     }
+    assert not packs(work(model=PLAIN).config, GPU, "bfloat16")  # until it has run on one
     assert {each for each, packed in found.items() if packed} == {
         ("gpt_neo", "bfloat16", None),
         ("llama", "bfloat16", None),
@@ -50,8 +51,9 @@ def test_on_a_gpu_they_lie_in_rows_where_it_has_the_kernel(work):
 
 @pytest.mark.usefixtures("ampere")
 def test_a_torch_without_the_kernel_pads(work, monkeypatch):
+    assert packs(work(model=PLAIN, packed=None).config, GPU, "bfloat16")
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
-    assert not packs(work(model=PLAIN).config, GPU, "bfloat16")
+    assert not packs(work(model=PLAIN, packed=None).config, GPU, "bfloat16")
 
 
 @pytest.mark.usefixtures("ampere")
@@ -67,4 +69,4 @@ def test_a_torch_without_the_kernel_pads(work, monkeypatch):
 def test_what_cannot_lie_in_rows_is_refused_where_it_is_asked_for(work, family, model, device, precision, said):
     with pytest.raises(TinyTransformersError, match=f"train.packed is true, and .*{said}"):
         packs(work(family, model=model, packed=True).config, device, precision)
-    assert not packs(work(family, model=model).config, device, precision)
+    assert not packs(work(family, model=model, packed=None).config, device, precision)
