@@ -124,7 +124,7 @@ CLUSTERS = {  # what comes later holds; the shares take about as long
 }
 if os.environ.get("TT_SLURM_CONF"):  # the one for all with accounting
     CLUSTERS |= {path: "slurm" for path in CLUSTERS if "/calm/" in path}
-NICER = 10  # than workers of clusters are those that never wait, so that who has waited goes on at once
+NICER = 3  # than workers of clusters are those that never wait, so that who has waited goes on at once
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cluster.files.statuses import LIVE
 from cluster.ledger.rows import TryRow
 
-PAUSE = 300  # seconds between two attempts from which on a pack is taken to have waited again
+PAUSE = 300  # seconds between two attempts from which on a pack is taken to have waited again, if the first failed
 IDLE = 0.1  # of the time in which anything happened: a longer time in which nothing did is cut out
 Span = tuple[float, float]
 
@@ -77,7 +77,10 @@ def _pack(tries: Sequence[TryRow], latest: float) -> PackHistory | None:
         return None
     ends = [moment.timestamp() if moment else worked[0][0], *(end for _, end in worked)]
     starts = [*(start for start, _ in worked), *([latest] if waits else [])]
-    waited = [(end, start) for end, start in zip(ends, starts, strict=False) if start > end]
+    # After what did not fail a pack does not wait for a requeue: it works on runs of another study.
+    elsewhere = {span[1] for each in tries if each["status"] != "failed" and (span := _span(each))}
+    waited = [(end, start) for end, start in zip(ends, starts, strict=False)
+              if start > end and (end not in elsewhere or start == latest)]  # fmt: skip
     failed = [Failed(span, each["cause"] or "error") for each in tries
               if each["status"] == "failed" and (span := _span(each))]  # fmt: skip
     job = next((each["job"] for each in tries if each["job"]), "")

@@ -41,7 +41,7 @@ def timeline(study: Study) -> Iterator[Sheet]:
     axis = TimeAxis(shown)
     row = min(ROW, TALLEST / len(shown.packs))
     named = row >= LEAST_ROW
-    left = 0.2 + max((text_width(pack.job) for pack in shown.packs), default=0) if named else 0.55
+    left = max(0.55, 0.2 + max((text_width(pack.job) for pack in shown.packs), default=0) if named else 0)
     height = row * len(shown.packs)
     sheet = Sheet("queue", "When packs waited, worked and failed", WIDE, height + HOURS_HEIGHT + 1.35)
     causes = sorted({failed.cause for pack in shown.packs for failed in pack.failed}, key=[*LETTERS].index)

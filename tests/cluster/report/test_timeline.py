@@ -61,6 +61,12 @@ def test_a_pack_that_slurm_queued_again_waits_in_between():
     assert [(each.cause, relative([each.span])) for each in pack.failed] == [("node_fail", [(600, 4200)])]
 
 
+def test_a_pack_that_works_on_another_studys_runs_in_between_does_not_wait():
+    (pack,) = history([attempt(), attempt(run_id="b", started=9000.0, ended=9500.0)]).packs
+    assert relative(pack.waited) == [(0, 600)]
+    assert relative(pack.worked) == [(600, 4200), (9000, 9500)]
+
+
 def test_what_waits_still_waits_up_to_the_last_that_is_known():
     found = history([attempt(), attempt(pack=1, status="submitted", started=None, ended=None)])
     assert relative(found.packs[1].waited) == [(0, 4200)]
