@@ -27,7 +27,7 @@ DEFAULTS = {
 def outside(tmp_path):
     """Run a command in a process that knows what the modules of tests/outside add."""
     added = {"PYTHONPATH": f"{TESTS / 'outside'}:{TESTS.parent}", "COLUMNS": "120"}
-    site = {"name": "here", "scheduler": "local", "slots": 1, "environment": added}
+    site = {"name": "here", "scheduler": "local", "slots": 1, "flops": 1e13, "environment": added}
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
 
     def run(*words, check=True):
@@ -71,7 +71,7 @@ def test_a_stage_a_feed_forward_kind_and_an_activation_from_elsewhere_are_counte
         "kind": {"grid": {"model.ffn": [{"kind": "bilinear", "size": 8}]}},
     }
     write_manifest(tmp_path, **studies)
-    assert re.search(r"embedding_share +1 +1\.0 +assumed", outside(*SUBMIT, "--dry-run").stdout)
+    assert re.search(r"embedding_share +1 +1\.0 +site profile", outside(*SUBMIT, "--dry-run").stdout)
     outside(*SUBMIT, "--yes", "--wait")
     outside("report")
     (row,) = table(tmp_path, "stage-gpt_neo").values()
