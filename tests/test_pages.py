@@ -119,3 +119,13 @@ def test_the_demo_ends_with_what_to_do_next(tmp_path):
         group.commands[name].make_context(name, rest)
     (page,) = re.findall(r"^\S+\.md", shown, re.M)
     assert (ROOT / page) in TUTORIALS
+
+
+def test_the_small_study_is_that_of_its_files():
+    page, folder = DOCS / "small_study.md", DOCS / "small_study"
+    assert files(page)["docs/small_study/experiments.yaml"] == (folder / "experiments.yaml").read_text()
+    assert len(grids.cells(loading.load(folder / "experiments.yaml"))) == 8
+    assert profiles.load(str(folder / "site.yaml")).slots == 2
+    group = typer.main.get_command(entry.app)
+    for name, *rest in [each.words for each in typed(page) if each.words]:
+        group.commands[name].make_context(name, rest)

@@ -1,6 +1,6 @@
 """The files of a follow-up's choice, choices/<id>/: what may be chosen and what becomes of it, and what was chosen.
 
-plan.json is written by `submit`. choice.json is created once, by the `tick` or `submit` that finds the sources
+plan.json is written by `submit`. choice.json is created once, by the `tick` that finds the sources
 complete, and never changed: it is the record of why the follow-up has the runs that it has. Standard library only.
 (Annotations are read when this module is loaded, so they are no strings.)"""
 
