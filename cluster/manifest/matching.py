@@ -47,8 +47,10 @@ def match_parameters(manifest: Manifest, layer: Layer, model: str, model_layer: 
     if MATCHING[0] in target_layer:
         raise InputError(f"{wanted.origin}: models.{name} is itself matched. Name the model it is matched to.")
     overrides = {path: value for path, value in top.items() if path.startswith("model.")}
-    target = _count(merge(target_layer, overrides))
+    asked = merge(target_layer, overrides)
+    target = _count(asked)
     if not target:
+        checked(asked, f"models.{name}")  # says what is wrong with it
         raise InputError(f"{wanted.origin}: models.{name} is itself not a valid model: use it in a study to see why.")
     step, tried = 1, layer
     if size == "hidden_size":

@@ -351,6 +351,24 @@ def counts(cells):
     return [num_parameters(cell.config.model) for cell in cells]
 
 
+@pytest.mark.parametrize(
+    ("size", "overrides", "said"),
+    [
+        (66, [], r"models\.odd\.model: hidden_size 66 is not a multiple of num_heads 4"),
+        (64, ["model.activation=gleu"], r"--set model\.activation: 'gleu' is not known\. Did you mean gelu\?"),
+    ],
+)
+def test_what_is_wrong_with_a_model_that_is_to_be_matched_is_said(tmp_path, size, overrides, said):
+    path = tmp_path / "experiments.yaml"
+    path.write_text(f"""
+models: {{odd: {{family: gpt_neo, hidden_size: {size}}}}}
+studies:
+  s: {{model: odd, match_params: true, grid: {{model.num_layers: [1, 2]}}}}
+""")
+    with pytest.raises(InputError, match=said):
+        grids.cells(loading.load(path), overrides=overrides)
+
+
 def test_match_params_finds_the_size_whose_count_is_nearest(tmp_path):
     (base,) = counts(cells_of(tmp_path, model="gpt"))
     cells = cells_of(tmp_path, model="gpt", match_params=True, grid={"model.hidden_size": [16, 30, 32]})
