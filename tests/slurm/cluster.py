@@ -257,7 +257,10 @@ def start_accounting(cluster: Cluster) -> None:
     """MariaDB, slurmdbd, the accounts and their limits."""
     options = f"--defaults-file={cluster.folder / 'mariadb.cnf'}"
     wishes = ("--auth-root-authentication-method=normal", "--skip-test-db", "--force")  # --force: without a DNS
-    made = cluster.ask("mariadb-install-db", options, *wishes, seconds=PATIENCE)
+    making = Path(tempfile.gettempdir()) / "tiny-transformers-slurm-lock"
+    making.mkdir(exist_ok=True)
+    with one_at_a_time(making):  # of three that began in the same second one failed
+        made = cluster.ask("mariadb-install-db", options, *wishes, seconds=PATIENCE)
     if made.returncode:
         raise ClusterError(f"mariadb-install-db failed:\n{last_lines(made.stdout + made.stderr)}")
     start_daemon(cluster, "mariadbd")
