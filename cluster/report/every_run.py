@@ -21,6 +21,7 @@ from cluster.files.records import Run
 from cluster.files.statuses import worst
 from cluster.report import frames
 from cluster.report.results import Measure, Result, Study, flat, measures_of, told
+from cluster.report.study_tables import TRAINING
 
 Settings = Mapping[str, str]  # path -> value
 OF_TEACHER = ("teacher.model.", "teacher.train.")  # settings of a student that make its teacher: its own run has them
@@ -73,7 +74,7 @@ def columns(
         RunColumn("failed checks", "run", [_checks(result) for result in results]),
         *(RunColumn(each.title, "score", [result.value(each) for result in results], each) for each in measures),
         RunColumn("parameters", "cost", [run.parameters or None for run in kept], digits=0),
-        RunColumn("training, min", "cost", [_minutes(result) for result in results], digits=1),
+        RunColumn(TRAINING, "cost", [_hours(result) for result in results], digits=2),
         RunColumn("GPU-hours" if on_a_gpu else "hours", "cost", [result.gpu_hours for result in results], digits=2),
         *(RunColumn(path, "setting", [of_run.get(path) for of_run in of_runs]) for path in paths),
     ]
@@ -94,8 +95,8 @@ def _checks(result: Result) -> str:
     return ", ".join(dict.fromkeys(f"{check['stage']}: {check['name']}" for check in result.failed_checks))
 
 
-def _minutes(result: Result) -> float | None:
-    return None if result.training_seconds is None else result.training_seconds / 60
+def _hours(result: Result) -> float | None:
+    return None if result.training_seconds is None else result.training_seconds / 3600
 
 
 # -- as files ---------------------------------------------------------------------------------------------------------

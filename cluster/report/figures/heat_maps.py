@@ -42,9 +42,7 @@ BOUNDS = (1, 2, 5, 10)  # points at which the colour changes: of every heat map,
 SHADES = (0.42, 0.34, 0.25, 0.15, 0.04)  # of RdBu's red half, up to the first bound, the second, ...
 DARK = 3  # shades from here on need white figures
 PALE = 0.2  # the opacity of a cell within noise
-HALF_SHARE = (
-    0.98  # half of the 95 % interval of a share of n rows, times the root of n; at one half, where it is widest
-)
+HALF_SHARE = 0.98  # half of the 95 % interval of a share of n rows, times the root of n: of one half, the widest
 
 
 def heat_maps(study: Study) -> Iterator[Sheet]:
