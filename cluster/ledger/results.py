@@ -4,7 +4,7 @@ by the newest attempt of a stage run."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from cluster.files import documents
@@ -47,26 +47,22 @@ class Results(Store):
                 [digest, run_id],
             )
 
-    def scores(self) -> list[ScoreRow]:
-        """Return the scores of the newest attempt of every completed stage run: run_id, stage, number, task, metric,
-        value, n."""
-        return list(
-            self.db.query(
-                "SELECT score.* FROM score JOIN newest_attempt USING (run_id, stage, number) "
-                "WHERE newest_attempt.status = 'completed' ORDER BY score.rowid"
-            )
+    def scores(self) -> Iterator[ScoreRow]:
+        """Yield the scores of the newest attempt of every completed stage run: run_id, stage, number, task, metric,
+        value, n. Thousands of runs have hundreds of thousands."""
+        yield from self.db.query(
+            "SELECT score.* FROM score JOIN newest_attempt USING (run_id, stage, number) "
+            "WHERE newest_attempt.status = 'completed' ORDER BY score.rowid"
         )
 
-    def metrics(self, *names: str) -> list[MetricRow]:
-        """Return the metrics of the newest attempt of every completed stage run: run_id, stage, number, name, value;
+    def metrics(self, *names: str) -> Iterator[MetricRow]:
+        """Yield the metrics of the newest attempt of every completed stage run: run_id, stage, number, name, value;
         all, or these."""
         chosen = f"AND name IN ({', '.join('?' * len(names))}) " if names else ""
-        return list(
-            self.db.query(
-                "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
-                f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY metric.rowid",
-                names,
-            )
+        yield from self.db.query(
+            "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
+            f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY metric.rowid",
+            names,
         )
 
     def outcomes_of(self, kind: type[T], run_ids: Iterable[str]) -> list[T]:

@@ -43,7 +43,7 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
     """Every variant with its baseline, on every main measure for which they have seeds in common."""
     right = _RightPairs(pairs)
     comparisons = []
-    for measure in main_of(study.known_measures()):
+    for measure in main_of(study.known_measures):
         found = [
             (family, variant, paired_values(variant, family.baseline, measure))
             for family in study.families
@@ -80,7 +80,7 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
 def untested(study: Study, keys: Collection[str]) -> dict[tuple[str, str], Interval]:
     """(A variant's key, a measure's key) -> its difference to the baseline on such of these measures as are not main:
     a study's question is not answered by them, so there is no test."""
-    measures = [each for each in study.known_measures() if each.key in keys and not each.is_main]
+    measures = [each for each in study.known_measures if each.key in keys and not each.is_main]
     return {
         (variant.key, measure.key): found
         for measure in measures

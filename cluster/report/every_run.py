@@ -10,6 +10,7 @@ import io
 import json
 import math
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cluster.console import clean
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import worst
-from cluster.report import frames
+from cluster.report import forms, frames
 from cluster.report.results import Measure, Result, Study, flat, measures_of, told
 from cluster.report.study_tables import TRAINING
 
@@ -38,7 +39,13 @@ class RunColumn:
 
 
 def settings_of(runs: Sequence[Run]) -> dict[str, Settings]:
-    return {run.id: flat(run.config.model_dump(mode="json")) for run in runs}
+    """By the run's id. Paths and values are there once each: thousands of runs have the same."""
+    return {
+        run.id: {
+            sys.intern(path): sys.intern(value) for path, value in flat(run.config.model_dump(mode="json")).items()
+        }
+        for run in runs
+    }
 
 
 def differing(settings: Mapping[str, Settings]) -> list[str]:
@@ -100,6 +107,12 @@ def _hours(result: Result) -> float | None:
 
 
 # -- as files ---------------------------------------------------------------------------------------------------------
+
+
+def files(of: Sequence[RunColumn]) -> dict[str, str | bytes]:
+    """Return them by their names."""
+    found: dict[str, str | bytes] = {"runs.csv": forms.as_csv(rows(of))}
+    return found | ({"runs.parquet": made} if (made := parquet(of)) else {})
 
 
 def rows(of: Sequence[RunColumn]) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def pictures(study: Study, comparisons: Iterable[Comparison]) -> list[Picture]:
 def _of_family(family: Family, found: Sequence[Comparison]) -> str:
     runs = [run for variant in family.variants for run in variant.runs]
     unfinished = sum(bool(run.missing) for run in runs)
-    scored = main_of(family.measures())
+    scored = main_of(family.measures)
     if not scored:
         return f"no scores yet of {count(len(runs), 'run')}."
     if not found:

@@ -41,7 +41,7 @@ def table(section: Section, family: Family, columns: Sequence[str] = (), variant
     these variants (by title or label; none: all). The baseline is always among them.
 
     Raises InputError for a column or a variant that is not there."""
-    measures = {measure.key: measure for measure in family.measures()}
+    measures = {measure.key: measure for measure in family.measures}
     chosen = _chosen(columns, [*measures, *COSTS], "--columns") or [each.key for each in main_of(measures.values())]
     rows = _variants(family, variants)
     cells = {key: _cells(section, rows, measures[key]) if key in measures else _costs(rows, key) for key in chosen}

@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -192,15 +193,17 @@ class Family:
     def baseline(self) -> Variant:
         return self.variants[0]
 
+    @cached_property
     def known_measures(self) -> tuple[Measure, ...]:
         """All that its runs may have a value for."""
         return measures_of(place for variant in self.variants for run in variant.runs for place in run.scores)
 
-    def measures(self) -> list[Measure]:
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
         """Those for which at least one of its runs has a value."""
         configs = [variant.config for variant in self.variants]
-        known = self.known_measures()
-        return [told(each, configs) for each in known if any(variant.values(each) for variant in self.variants)]
+        known = self.known_measures
+        return tuple(told(each, configs) for each in known if any(variant.values(each) for variant in self.variants))
 
     @property
     def has_models(self) -> bool:
@@ -226,19 +229,21 @@ class Study:
     def runs(self) -> list[Result]:
         return [run for variant in self.variants for run in variant.runs]
 
+    @cached_property
     def known_measures(self) -> tuple[Measure, ...]:
         """All that its runs may have a value for."""
         return measures_of(place for run in self.runs for place in run.scores)
 
-    def measures(self) -> list[Measure]:
-        known = {measure.key for family in self.families for measure in family.measures()}
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        known = {measure.key for family in self.families for measure in family.measures}
         configs = [variant.config for variant in self.variants]
-        return [told(measure, configs) for measure in self.known_measures() if measure.key in known]
+        return tuple(told(measure, configs) for measure in self.known_measures if measure.key in known)
 
     def caveats(self) -> dict[str, str]:
         """Titles of measures -> the same titles with the caveat that has to stand behind them; without the others."""
-        plain = {measure.key: measure.title for measure in self.known_measures()}
-        return {plain[each.key]: each.title for each in self.measures() if each.title != plain[each.key]}
+        plain = {measure.key: measure.title for measure in self.known_measures}
+        return {plain[each.key]: each.title for each in self.measures if each.title != plain[each.key]}
 
 
 def stem(name: str) -> str:
@@ -286,9 +291,10 @@ def every_result(ledger: Ledger) -> list[Result]:
     """Every run with all of its stages, in the order in which they were recorded."""
     configs = {run.id: run.config for run in ledger.runs()}
     scores: dict[str, dict[tuple[str, str, str], tuple[float, int]]] = {}
+    places: dict[tuple[str, str, str], tuple[str, str, str]] = {}  # each once: thousands of runs have the same
     for score in ledger.scores():
-        of_run = scores.setdefault(score["run_id"], {})
-        of_run[score["stage"], score["task"], score["metric"]] = score["value"], score["n"]
+        place = score["stage"], score["task"], score["metric"]
+        scores.setdefault(score["run_id"], {})[places.setdefault(place, place)] = score["value"], score["n"]
     metrics: dict[str, dict[tuple[str, str], str]] = {}
     for metric in ledger.metrics():
         metrics.setdefault(metric["run_id"], {})[metric["stage"], metric["name"]] = metric["value"]

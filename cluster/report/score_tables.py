@@ -5,7 +5,7 @@ empty cell, never a guess. What is said of studies is report.py's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,7 +15,7 @@ from rich.text import Text
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
 from cluster.report.every_run import Settings, differing
-from cluster.report.results import Measure, measures_of, told
+from cluster.report.results import Measure, Result, every_result, measures_of, told
 
 NARROW = 120  # columns of a terminal, below which it gets the main figures only
 
@@ -26,7 +26,8 @@ def score_table(ledger: Ledger, width: int) -> Table:
         title="scores (accuracies and averages in %, losses in nats)", title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    rows, told_as = summary(ledger), _measures(ledger)
+    results = [each for each in every_result(ledger) if each.scores]
+    rows, told_as = summary(ledger, results), _measures(ledger, results)
     names = [row["run"] for row in rows]
     measures = [
         measure
@@ -45,28 +46,25 @@ def score_table(ledger: Ledger, width: int) -> Table:
     return table
 
 
-def summary(ledger: Ledger) -> list[Mapping[str, Any]]:
+def summary(ledger: Ledger, results: Iterable[Result]) -> list[Mapping[str, Any]]:
     """A row per run that has a score: run, run_id, studies, parameters, and the value of every measure or None."""
-    measures = _measures(ledger)
-    values = {(row["run_id"], row["stage"], row["task"], row["metric"]): row["value"] for row in ledger.scores()}
-    scored = {run_id for run_id, *_ in values}
-
-    def of(run_id: str, measure: Measure) -> float | None:
-        return values.get((run_id, *measure.where))
-
+    scored = [each for each in results if each.scores]
+    measures = _measures(ledger, scored)
+    parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
     return [
-        {"run": run["name"], "run_id": run["run_id"], "studies": " ".join(run["studies"]),
-         "parameters": run["parameters"]}
-        | {measure.title: of(run["run_id"], measure) for measure in measures}
-        for run in ledger.overview()
-        if run["run_id"] in scored
+        {"run": each.name, "run_id": each.run_id, "studies": " ".join(each.studies),
+         "parameters": parameters[each.run_id]}
+        | {measure.title: each.value(measure) for measure in measures}
+        for each in scored
     ]  # fmt: skip
 
 
-def summary_with_settings(ledger: Ledger, settings: Mapping[str, Settings]) -> list[Mapping[str, Any]]:
+def summary_with_settings(
+    ledger: Ledger, results: Iterable[Result], settings: Mapping[str, Settings]
+) -> list[Mapping[str, Any]]:
     """The rows of `summary`, with the run's seed and family, and, by their paths, the settings in which these runs
     differ, out of those of all runs. A setting that a run does not have is None."""
-    rows = summary(ledger)
+    rows = summary(ledger, results)
     configs = {run.id: run.config for run in ledger.runs(sorted(row["run_id"] for row in rows))}
     paths = differing({run_id: settings[run_id] for run_id in configs})
     return [
@@ -78,11 +76,10 @@ def summary_with_settings(ledger: Ledger, settings: Mapping[str, Settings]) -> l
     ]  # fmt: skip
 
 
-def _measures(ledger: Ledger) -> list[Measure]:
-    """With the caveats of all runs that have a score."""
-    configs = [run.config for run in ledger.runs(sorted({row["run_id"] for row in ledger.scores()}))]
-    found = ((row["stage"], row["task"], row["metric"]) for row in ledger.scores())
-    return [told(measure, configs) for measure in measures_of(found)]
+def _measures(ledger: Ledger, scored: Sequence[Result]) -> list[Measure]:
+    """With the caveats of all of these runs."""
+    configs = [run.config for run in ledger.runs(sorted(each.run_id for each in scored))]
+    return [told(measure, configs) for measure in measures_of(place for each in scored for place in each.scores)]
 
 
 def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> Iterator[Mapping[str, Any]]:

@@ -149,10 +149,10 @@ def ablation(section: Section, family: Family) -> StudyTable:
 def _measures(family: Family) -> list[Measure]:
     """Those with a value, and of each stage that is still to give one the main one. The main ones come first, scores
     before losses: a narrow screen shows a table's beginning."""
-    known = {measure.key: measure for measure in family.measures()}
+    known = {measure.key: measure for measure in family.measures}
     to_come = {stage for variant in family.variants for run in variant.runs for stage in run.stages}
     to_come -= {measure.stage for measure in known.values()}
-    all_known = family.known_measures()
+    all_known = family.known_measures
     main = {each.stage: each for each in reversed(all_known) if each.is_main and each.stage in to_come}
     every = known | {each.key: told(each, (v.config for v in family.variants)) for each in main.values()}
     shown = [every[each.key] for each in all_known if each.key in every]

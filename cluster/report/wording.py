@@ -144,7 +144,7 @@ def answer(study: Study, comparisons: Sequence[Comparison]) -> list[str]:
 
 def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
     runs = [run for variant in family.variants for run in variant.runs]
-    scored = main_of(family.measures())
+    scored = main_of(family.measures)
     if not scored:
         return [f"{family.title}: nothing can be said yet, none of its {len(runs)} runs has a score."]
     if len(family.variants) == 1:

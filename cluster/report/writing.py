@@ -4,10 +4,8 @@ Loads numpy, scipy and matplotlib, as no other command does: only `report` impor
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from cluster.report import (
     insides,
     page,
     paper,
+    processes,
     published,
     results,
     run_pages,
@@ -41,7 +40,7 @@ from cluster.report import (
 from cluster.report.figures import drawing
 from cluster.report.figures.sheets import Figure
 from cluster.report.page import Page
-from cluster.report.results import Study
+from cluster.report.results import Result, Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
 from tiny_transformers.common import pairs, progress
 from tiny_transformers.common.files import whole_file, whole_folder
@@ -57,9 +56,28 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
     every = results.every_result(ledger)
     studies = results.read(ledger, every)
+    drawings = drawing.begun(studies, output_root)
+    runs = ledger.runs()
+    settings = every_run.settings_of(runs)
+    columns = every_run.columns(every, runs, settings, studies)
+    inside = insides.pages(studies, runs, output_root)
+    of_runs = processes.begun(every_run.files, [columns], runs=len(runs))
+    _refuse_outside(folder, [*inside, run_pages.STYLE, "figures/of a study", "tables/of a study"])
+    made_with, written = details.MadeWith(), list[str]()
+
+    def put(name: str, content: str | bytes) -> None:
+        """Whatever is long, or one of many, is written at once."""
+        written.append(name)
+        _put(folder, name, content)
+
+    parts = details.in_parts(ledger, output_root, [run.id for run in runs])
+    for part in progress.counted(parts, "runs of the report, a hundred at a time"):
+        made_with.add(part)
+        cards.write(part, output_root)
+        for name, text in run_pages.pages(part, {study.name for study in studies}, inside):
+            put(name, text)
     for study in progress.counted(studies, "studies of the report"):
-        with _collected_at_the_end():
-            drawn = drawing.draw(study, output_root)
+        drawn = next(drawings)
         sections.append(section(study, output_root, drawn, chosen.sentences(ledger, study)))
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
@@ -67,32 +85,15 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *unknown_runs(ledger)]
     notes += removed_runs(ledger, output_root)
     flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
-    runs = ledger.runs()
-    settings = every_run.settings_of(runs)
-    columns = every_run.columns(every, runs, settings, studies)
-    tables: dict[str, str | bytes] = {"runs.csv": forms.as_csv(every_run.rows(columns))}
-    if parquet := every_run.parquet(columns):
-        tables["runs.parquet"] = parquet
-    inside = insides.pages(studies, runs, output_root)
+    for name, rows in _rows(view, every, sections, settings):
+        put(name, forms.as_csv(rows))
+    shown, tables = every_run.as_json(columns, output_root), next(of_runs)
     files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
-    _refuse_outside(folder, files)
-    made_with, run_files = details.MadeWith(), list[str]()
-    parts = details.in_parts(ledger, output_root, [run.id for run in runs])
-    for part in progress.counted(parts, "runs of the report, a hundred at a time"):
-        made_with.add(part)
-        cards.write(part, output_root)
-        for name, text in run_pages.pages(part, {study.name for study in studies}, inside):
-            run_files.append(name)
-            _put(folder, name, text)
-    shown = every_run.as_json(columns, output_root)
     files["index.html"] = page.text(Page(view.as_of, sections, made_with, notes, inside.keys(), shown, list(tables)))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
-    files |= {name: forms.as_csv(rows) for name, rows in _rows(view, sections, settings)}
-    if on_the_way := _on_the_way(sections):
-        files["trajectory.csv"] = forms.as_csv(on_the_way)
-    return _replace(folder, files, run_files)
+    return _replace(folder, files, written)
 
 
 def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: str) -> str:
@@ -121,17 +122,6 @@ def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: st
     return f"{folder / 'tensorboard'}: `tensorboard --logdir {folder / 'tensorboard'}` shows them"
 
 
-@contextmanager
-def _collected_at_the_end() -> Iterator[None]:
-    """Looking for cycles of objects again and again takes a quarter of the time in which figures are drawn."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.collect()
-
-
 def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], first: Sequence[str] = ()) -> Section:
     """All that is to be said of a study; `first`: sentences before all others."""
 
@@ -149,7 +139,7 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
         intervals={
             (variant.key, measure.key): interval
             for variant in study.variants
-            for measure in study.known_measures()
+            for measure in study.known_measures
             if (interval := comparison.interval(variant.values(measure).values()))
         },
         comparisons=comparisons,
@@ -205,7 +195,7 @@ def _table_files(of: Section) -> dict[str, str | bytes]:
         files[f"tables/{stem}.tex"] = forms.latex(table, stem, _notes(table), of.study.name)
         files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
     for family in of.study.families:
-        if family.measures():
+        if family.measures:
             label = f"{of.study.stem}-{family.name}-paper"
             files[f"tables/{label}.tex"] = paper.latex(paper.table(of, family), label)
     return files
@@ -260,19 +250,22 @@ def _in_markdown(of: Section) -> dict[str, Any]:
 
 
 def _rows(
-    view: LedgerView, sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
+    view: LedgerView, every: Sequence[Result], sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
 ) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
     """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
-    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other."""
+    and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other; and
+    trajectory.csv, where there is one."""
     runs = {run["run_id"]: run for run in view.ledger.overview()}
-    yield "summary.csv", score_tables.summary_with_settings(view.ledger, settings)
+    yield "summary.csv", score_tables.summary_with_settings(view.ledger, every, settings)
     yield "comparisons.csv", (row for each in sections for row in _comparisons(each))
     yield "scores.csv", score_tables.named(runs, view.ledger.scores())
     yield "metrics.csv", score_tables.named(runs, view.ledger.metrics())
+    if on_the_way := _on_the_way(sections):
+        yield "trajectory.csv", on_the_way
 
 
 def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:
-    """trajectory.csv: a row per run and anchor, each run once."""
+    """A row per run and anchor, each run once."""
     runs = {run.run_id: run for each in sections for run in each.study.runs}
     return trajectories.rows(list(runs.values()))
 

@@ -6,12 +6,15 @@ them: lines and markers differ as well. Only `report` imports this room, and wit
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import matplotlib
 
 from cluster.files.folders import OutputRoot
+from cluster.report import processes
 from cluster.report.figures.costs import costs
 from cluster.report.figures.depths import depths
 from cluster.report.figures.forest import forest
@@ -25,11 +28,24 @@ from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
 
+def begun(studies: Sequence[Study], output_root: OutputRoot) -> Iterator[list[Figure]]:
+    """What `draw` makes of each, in order. The figures of many runs are drawn beside what is done before they are
+    taken, by other processes: most of a report's time is theirs."""
+    make_font()  # which they then have
+    runs = sum(len(study.runs) for study in studies)
+    return processes.begun(partial(draw, output_root=output_root), studies, runs=runs)
+
+
 def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
     """Every figure that there is data for."""
-    sheets = sheets_of(study, output_root)
-    with matplotlib.rc_context(RC):
-        return [print_sheet(sheet, study) for sheet in sheets]
+    gc.disable()  # to look for cycles of objects again and again takes a quarter of the time
+    try:
+        sheets = sheets_of(study, output_root)
+        with matplotlib.rc_context(RC):
+            return [print_sheet(sheet, study) for sheet in sheets]
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:

@@ -40,7 +40,7 @@ def interval_of(variant: Variant, measure: Measure) -> Interval | None:
 
 def measures_of(study: Study) -> list[Measure]:
     """The main ones that any variant has."""
-    known = main_of(study.known_measures())
+    known = main_of(study.known_measures)
     return [each for each in known if any(values_of(variant, each) for variant in study.variants)]
 
 

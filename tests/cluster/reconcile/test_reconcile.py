@@ -963,7 +963,7 @@ def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
     again = Ledger(tmp_path / "again.db")
     assert reconciling.rebuild(again, root) == []
     assert json.dumps(again.overview()) == json.dumps(ledger.overview())
-    assert again.scores() == ledger.scores()
+    assert list(again.scores()) == list(ledger.scores())
     assert [study["name"] for study in again.studies()] == ["first", "z/1"]
     tables = ("run", "study_run", "study", "submission", "score", "metric", "data_file", "check_result")
     for table in tables:

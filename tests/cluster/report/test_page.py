@@ -68,7 +68,7 @@ def section(study: Study) -> Section:
     kept = {
         (variant.key, measure.key): list(variant.values(measure).values())
         for variant in study.variants
-        for measure in study.measures()
+        for measure in study.measures
     }
     blimp = results.BY_KEY["blimp"]
     theirs = SimpleNamespace(

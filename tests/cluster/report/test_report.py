@@ -17,7 +17,7 @@ from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
 from cluster.reconcile.session import LedgerView
-from cluster.report import comparison, details, forms, results, score_tables, study_tables, writing
+from cluster.report import comparison, details, forms, processes, results, score_tables, study_tables, writing
 from cluster.report.results import BY_KEY, Family, Result, Variant
 from cluster.report.study_tables import Section
 from tiny_transformers.settings.config import RunConfig
@@ -47,7 +47,7 @@ def table(path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Three seeds of some activations of both families, of which GEGLU is better, and some numbers of heads; one run
-    failed. OUTPUT_ROOT, its ledger, the files of its report."""
+    failed. OUTPUT_ROOT, its ledger, the files of its report, which is made as one of many runs is."""
     few = r"\w+-(gelu|relu|geglu|prelu)-.*-(2|4)H-.*-s(1|2|42)"
     runs = [run for run in synthetic.planned(["activations", "heads"]) if re.fullmatch(few, run.name)]
     failed = next(run for run in runs if "gpt-relu" in run.name)
@@ -56,7 +56,10 @@ def whole(tmp_path_factory):
         failing=lambda run: "superglue" if run is failed else None,
     )  # fmt: skip
     ledger = Ledger(root.ledger, read_only=True)
-    yield root, ledger, write(ledger, root, root.path / "report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "MANY", 1)
+        files = write(ledger, root, root.path / "report")
+    yield root, ledger, files
     ledger.close()
 
 
