@@ -1,0 +1,48 @@
+"""Look through corpora before anything is submitted: what a job would refuse is refused now, and documents that are cut
+are told of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cluster.errors import InputError
+from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
+from tiny_transformers.common.survey import MOST, Survey, survey
+from tiny_transformers.common.work import TinyTransformersError
+from tiny_transformers.settings.config import Data
+
+TOLD = 0.01  # the share of the documents of which it is said that they are cut
+
+
+def look_through(runs: Iterable[Run], data_root: Path | None, output_root: OutputRoot) -> list[str]:
+    """Return what is to be said of documents that are cut.
+
+    Raises InputError for a file that no job could read."""
+    datas = {id(run.config.data): run.config.data for run in runs if run.config.reads_data}  # which runs share
+    cache = output_root.cache if output_root.path.exists() else None
+    notes: list[str] = []
+    for data in dict.fromkeys(datas.values()):
+        if data.source == "builtin" or data.is_stream or data_root is None:
+            continue
+        for split, file in zip(("train", "validation"), data.files.files, strict=True):
+            try:
+                found = survey(data_root / file, data.files, cache)
+            except TinyTransformersError as error:
+                raise InputError(f"{error} Nothing was submitted.") from None
+            notes.append(_told(data, split, found))
+    return [note for note in dict.fromkeys(notes) if note]
+
+
+def _told(data: Data, split: str, found: Survey) -> str:
+    """Say how many documents are cut; empty: hardly any."""
+    cut, lost = found.longer(data.max_length), found.beyond(data.max_length)
+    if cut < TOLD * found.documents:
+        return ""
+    those = f"{found.documents:,} documents" + ("" if found.whole else f" of its first {MOST >> 20} MB")
+    return (
+        f"{data.corpus}, {split}: at least {cut:,} of {those} ({100 * cut / found.documents:.0f} %) are cut at "
+        f"data.max_length {data.max_length}, by their words: {100 * lost:.0f} % of all words are not read. "
+        "docs/data.md says what can be done."
+    )

@@ -1,0 +1,40 @@
+"""Corpora are looked through before anything is submitted."""
+
+import pytest
+import yaml
+
+from cluster.errors import InputError
+from cluster.manifest import grids, loading
+from cluster.plan import expansion
+from cluster.submit import corpora
+
+MODELS = {"gpt": {"family": "gpt_neo", "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}}
+MINE = {"train": "mine/t", "validation": "mine/v", "format": "text", "documents": "line"}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Those of a corpus of one's own, whose documents are cut at 12 tokens or at 16."""
+    study = {"model": "gpt", "grid": {"data.max_length": [12, 16]}, "data.corpus": "mine", "stages": ["pretrain"]}
+    (tmp_path / "m.yaml").write_text(
+        yaml.safe_dump({"models": MODELS, "corpora": {"mine": MINE}, "studies": {"s": study}})
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/v").write_text("a b\n")
+    return expansion.expand(grids.cells(loading.load(tmp_path / "m.yaml")))
+
+
+def test_documents_that_are_certainly_cut_are_told_of(runs, tmp_path, root):
+    (tmp_path / "mine/t").write_text("a b\n" * 49 + "a b c d e f g h i j k l\n")
+    (told,) = corpora.look_through(runs, tmp_path, root)
+    assert told.startswith("mine, train: at least 1 of 50 documents (2 %) are cut at data.max_length 12")
+    assert "2 % of all words are not read" in told
+    (tmp_path / "mine/t").write_text("a b\n" * 100 + "a b c d e f g h i j k l\n")
+    assert corpora.look_through(runs, tmp_path, root) == [], "hardly any"
+    assert not root.path.exists(), "a dry run leaves nothing"
+
+
+def test_what_a_job_would_refuse_is_refused_before_anything_is_submitted(runs, tmp_path, root):
+    (tmp_path / "mine/t").write_text("a b\nc<|endoftext|>\n")
+    with pytest.raises(InputError, match=r"mine/t: line 2: holds .*documents: endoftext.* Nothing was submitted\."):
+        corpora.look_through(runs, tmp_path, root)
