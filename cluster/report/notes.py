@@ -5,9 +5,11 @@ What holds for every study is said once, over the page; what holds for some, at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from cluster.report.results import Study
+from cluster.report.study_tables import Section
 from tiny_transformers.settings.config import Data, RunConfig, tokenizer_name
 
 TRIALS: Mapping[str, Callable[[RunConfig], object]] = {
@@ -28,10 +30,14 @@ def trials(study: Study) -> list[str]:
     return [note for note, applies in TRIALS.items() if any(map(applies, configs))]
 
 
-def of_all(studies: Iterable[Study]) -> list[str]:
-    """Return those of `trials` that every study has."""
-    found = [trials(study) for study in studies]
-    return [note for note in TRIALS if found and all(note in each for each in found)]
+def placed(sections: Sequence[Section]) -> tuple[list[str], list[Section]]:
+    """Return those of `trials` that every study has, for the page, and the sections with the others."""
+    found = [trials(each.study) for each in sections]
+    of_all = [note for note in TRIALS if found and all(note in each for each in found)]
+    return of_all, [
+        replace(each, trials=[note for note in notes if note not in of_all])
+        for each, notes in zip(sections, found, strict=True)
+    ]
 
 
 def own_tokenizers(study: Study) -> list[str]:

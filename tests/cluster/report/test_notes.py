@@ -2,6 +2,7 @@
 
 from cluster.report import notes
 from cluster.report.results import Family, Result, Study, Variant
+from cluster.report.study_tables import Section
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Corpus
@@ -29,8 +30,11 @@ def test_what_holds_for_some_studies_is_said_of_these():
     (told,) = notes.trials(builtin)
     assert told.startswith("Built-in data")
     assert notes.trials(of_files) == []
-    assert notes.of_all([builtin, builtin]) == [told]
-    assert notes.of_all([builtin, of_files]) == notes.of_all([]) == []
+    over, sections = notes.placed([Section(builtin), Section(builtin)])
+    assert (over, [each.trials for each in sections]) == ([told], [[], []])
+    over, sections = notes.placed([Section(builtin), Section(of_files)])
+    assert (over, [each.trials for each in sections]) == ([], [[told], []])
+    assert notes.placed([]) == ([], [])
 
 
 def test_a_tokenizer_of_each_corpus_is_a_note_and_one_that_changed_is_flagged():
