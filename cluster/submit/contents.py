@@ -55,11 +55,12 @@ def revise(
     first = {**{name: each.sha256 for name, each in now.items()}, **first}
     had = {(name, digest) for of in (first, *revisions.values()) for name, digest in of.items()}
     new = {name: each for name, each in now.items() if (name, each.sha256) not in had}
-    replaced = {name: first[name] for name in free(new, output_root, data_root)}
+    used = in_use(new, output_root, data_root)
+    replaced = {name: first[name] for name in new if name not in used}
     first |= {name: new.pop(name).sha256 for name in replaced}
     if new and not accept:
         assert data_root
-        raise InputError(_explain(new, data_root, output_root))
+        raise InputError(_explain(new, data_root, output_root, next(iter(used.values()))))
     _say_replaced(replaced)
     changed: dict[tuple[int, str], Data] = {}  # sections stay shared, by which plans are quick
     revised = []
@@ -121,10 +122,12 @@ def check_contents(todo: Todo, data_root: Path | None, output_root: OutputRoot) 
     changed_of = PerSettings(lambda config, stages: changed_contents(config, stages, data_root, cache, known))
     found = [(run.config, stages, now) for run, stages in todo if (now := changed_of.of(run.config, tuple(stages)))]
     new = {name: each for config, _, now in found if config.data.revision is None for name, each in now.items()}
-    replaced = {name: known["first"][name] for name in free(new, output_root, data_root)}
+    used = in_use(new, output_root, data_root)
+    replaced = {name: known["first"][name] for name in new if name not in used}
     for config, stages, now in found:
         if config.data.revision or not now.keys() <= replaced.keys():
-            raise InputError(f"{unexpected(config, stages, data_root, cache, known)} Nothing was submitted.")
+            why = next((used[name] for name in now if used.get(name)), "")
+            raise InputError(f"{unexpected(config, stages, data_root, cache, known)}{why} Nothing was submitted.")
     if not replaced:
         return None
     _say_replaced(replaced)
@@ -132,25 +135,15 @@ def check_contents(todo: Todo, data_root: Path | None, output_root: OutputRoot) 
     return {"first": first, "revisions": known["revisions"], "replaced": replaced}
 
 
-def free(new: Mapping[str, Content], output_root: OutputRoot, data_root: Path | None) -> list[str]:
-    """Return those of these names of whose first content nothing was made: no stage that reads it has completed or is
-    under way, and no training that has begun with it could go on."""
-    used = _used(new, output_root, data_root) if new and output_root.ledger.exists() else set()
-    return [name for name in new if name not in used]
-
-
-def _say_replaced(names: Iterable[str]) -> None:
-    told = "has another content than before, of which nothing was made: the new one takes its place."
-    if named := some(names):
-        console.print(f"{named}: {told}", soft_wrap=True)
-
-
-def _used(new: Mapping[str, Content], output_root: OutputRoot, data_root: Path | None) -> set[str]:
-    """Return the names of which something was made, or may have been: with runs that this version does not know."""
+def in_use(new: Mapping[str, Content], output_root: OutputRoot, data_root: Path | None) -> dict[str, str]:
+    """Return those of these names of whose first content something was made, or may have been, with a sentence where
+    that is no completed stage but one under way, or a training that has begun with it and could go on."""
+    if not new or not output_root.ledger.exists():
+        return {}
     with closing(Ledger(output_root.ledger, read_only=True)) as ledger:
-        if ledger.unknown_runs():
-            return set(new)
-        used = {name for name, each in new.items() if ledger.runs_that_read(each.file)}
+        if ledger.unknown_runs():  # to this version
+            return dict.fromkeys(new, "")
+        used = {name: "" for name, each in new.items() if ledger.runs_that_read(each.file)}
         runs = {run.id: run for run in ledger.runs() if run.config.reads_data and run.config.data.revision is None}
         statuses = ledger.statuses_of(runs)
 
@@ -163,14 +156,24 @@ def _used(new: Mapping[str, Content], output_root: OutputRoot, data_root: Path |
     reading = PerSettings(reads)
     for (run_id, stage, _), status in statuses.items():
         if status == "completed":
-            used |= reading.of(runs[run_id].config, (stage,))
-        elif status in LIVE:
-            used |= reading.of(runs[run_id].config, runs[run_id].stages)
+            used |= dict.fromkeys(reading.of(runs[run_id].config, (stage,)), "")
+    for (run_id, _, _), status in statuses.items():
+        if status in LIVE:
+            told = f" Run {run_id}, which reads it, is under way."
+            used = {**dict.fromkeys(reading.of(runs[run_id].config, runs[run_id].stages), told), **used}
     for run in runs.values():
-        begun = reading.of(run.config, ("pretrain",)) - used
-        if begun and output_root.run(run.id).has_checkpoints:
-            used |= begun
+        begun = reading.of(run.config, ("pretrain",)) - used.keys()
+        if begun and (folder := output_root.run(run.id)).has_checkpoints:
+            kept = folder.path / "checkpoints"
+            told = f" Run {run.id} was trained on it as far as {kept}: without that folder it begins anew."
+            used |= dict.fromkeys(begun, told)
     return used
+
+
+def _say_replaced(names: Iterable[str]) -> None:
+    told = "has another content than before, of which nothing was made: the new one takes its place."
+    if named := some(names):
+        console.print(f"{named}: {told}", soft_wrap=True)
 
 
 def _read_before(output_root: OutputRoot, files: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +185,7 @@ def _read_before(output_root: OutputRoot, files: Mapping[str, str]) -> dict[str,
     return {name: first[file] for name, file in files.items() if file in first}
 
 
-def _explain(new: Mapping[str, Content], data_root: Path, output_root: OutputRoot) -> str:
+def _explain(new: Mapping[str, Content], data_root: Path, output_root: OutputRoot, why: str) -> str:
     (name, each), *others = new.items()
     runs = 0
     if output_root.ledger.exists():
@@ -192,6 +195,6 @@ def _explain(new: Mapping[str, Content], data_root: Path, output_root: OutputRoo
     more = f" (nor are {len(others)} others theirs)" if others else ""
     return (
         f"{data_root / each.file}: is not the file {before} as {name}{more}. Put that one back, or name yours "
-        "otherwise, under `corpora`; or say --accept-data: runs with it are others then, with ids of their own. "
-        "Nothing was submitted."
+        "otherwise, under `corpora`; or say --accept-data: runs with it are others then, with ids of their own."
+        f"{why} Nothing was submitted."
     )

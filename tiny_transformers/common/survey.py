@@ -20,7 +20,7 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.corpora import Corpus
 
 FORMAT = 1  # raised when the same corpus would be counted otherwise
-MOST = 256 << 20  # characters that are read: some seconds' work
+MOST = 64 << 20  # characters that are read: two or three seconds' work
 LONGEST = 8_192  # words: documents that have more are counted with those that have so many
 ENDS = 2  # <s> and </s>
 
