@@ -9,9 +9,10 @@ from pathlib import Path
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
+from tiny_transformers.common import tokenizer_file
 from tiny_transformers.common.survey import MOST, Survey, survey
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.settings.config import Data
+from tiny_transformers.settings.config import Data, tokenizer_files
 
 TOLD = 0.01  # the share of the documents of which it is said that they are cut
 
@@ -20,13 +21,19 @@ def look_through(runs: Iterable[Run], data_root: Path | None, output_root: Outpu
     """Return what is to be said of documents that are cut.
 
     Raises InputError for a file that no job could read."""
-    datas = {id(run.config.data): run.config.data for run in runs if run.config.reads_data}  # which runs share
+    reading = [run.config for run in runs if run.config.reads_data and run.config.data.source == "files"]
+    if data_root is None or not reading:
+        return []
+    sizes = {(id(config.data), config.model.vocab_size): config for config in reading}  # runs share their data
+    for config in sizes.values():
+        data, size = config.data, config.model.vocab_size
+        for file in () if data.is_stream else tokenizer_files(data):
+            if told := tokenizer_file.objection(data_root / file, size):
+                raise InputError(f"{told} Nothing was submitted.")
     cache = output_root.cache if output_root.path.exists() else None
     notes: list[str] = []
-    for data in dict.fromkeys(datas.values()):
-        if data.source == "builtin" or data.is_stream or data_root is None:
-            continue
-        for split, file in zip(("train", "validation"), data.files.files, strict=True):
+    for data in dict.fromkeys(config.data for config in sizes.values()):
+        for split, file in () if data.is_stream else zip(("train", "validation"), data.files.files, strict=True):
             try:
                 found = survey(data_root / file, data.files, cache)
             except TinyTransformersError as error:

@@ -1,5 +1,7 @@
 """Corpora are looked through before anything is submitted."""
 
+import json
+
 import pytest
 import yaml
 
@@ -21,6 +23,7 @@ def runs(tmp_path):
     )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/v").write_text("a b\n")
+    tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "<mask>"], {})
     return expansion.expand(grids.cells(loading.load(tmp_path / "m.yaml")))
 
 
@@ -38,3 +41,29 @@ def test_what_a_job_would_refuse_is_refused_before_anything_is_submitted(runs, t
     (tmp_path / "mine/t").write_text("a b\nc<|endoftext|>\n")
     with pytest.raises(InputError, match=r"mine/t: line 2: holds .*documents: endoftext.* Nothing was submitted\."):
         corpora.look_through(runs, tmp_path, root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"added": ["<pad>", "<s>", "</s>", "<unk>"]}, "tokenizer.json: lacks <mask>"),
+        ({"added": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]}, "tokenizer.json: <pad> is 1; models need it to be 0"),
+        ({"vocab": {"a": 10_000}}, "has ids up to 10000, the model only 10000. Set model.vocab_size to 10001"),
+        ({"vocab": None}, "tokenizer.json: is no tokenizer.json of Hugging Face's tokenizers"),
+    ],
+)
+def test_a_tokenizer_that_no_model_of_the_runs_could_read_by_is_refused(runs, tmp_path, root, change, message):
+    (tmp_path / "mine/t").write_text("a b\n")
+    told = {"added": ["<pad>", "<s>", "</s>", "<unk>", "<mask>"], "vocab": {"a": 5}}
+    tokenizer(tmp_path, **told)
+    assert corpora.look_through(runs, tmp_path, root) == []
+    tokenizer(tmp_path, **told | change)
+    with pytest.raises(InputError, match=f"{message}.* Nothing was submitted"):
+        corpora.look_through(runs, tmp_path, root)
+
+
+def tokenizer(folder, added, vocab):
+    path = folder / "tokenizer/10k-tok/tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokens = [{"id": index, "content": token} for index, token in enumerate(added)]
+    path.write_text(json.dumps({"added_tokens": tokens, "model": {"vocab": vocab}}))
