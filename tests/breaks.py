@@ -524,7 +524,7 @@ BREAKS = (
     Break("cluster/submit/corpora.py", "if cut < TOLD * found.documents:", "if cut > TOLD * found.documents:",
           "documents that are cut are not told of", "cluster/submit/test_corpora.py",
           ("test_documents_that_are_certainly_cut_are_told_of",)),
-    Break("cluster/submit/contents.py", "elif status in LIVE:", "elif status not in LIVE:",
+    Break("cluster/submit/contents.py", "if status in LIVE:", "if status not in LIVE:",
           "data changes below a training that is under way", "cluster/submit/test_contents.py",
           ("test_another_content_takes_the_place_of_one_of_which_nothing_was_made[running]",)),
     Break("cluster/report/notes.py", "if len(of) > 1", "if len(of) < 1",
