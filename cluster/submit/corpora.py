@@ -38,18 +38,33 @@ def look_through(runs: Iterable[Run], data_root: Path | None, output_root: Outpu
                 found = survey(data_root / file, data.files, cache)
             except TinyTransformersError as error:
                 raise InputError(f"{error} Nothing was submitted.") from None
-            notes.append(_told(data, split, found))
+            where = f"{data.corpus}, {split}"
+            notes += [_cut(data, where, found), _special(where, found)]
     return [note for note in dict.fromkeys(notes) if note]
 
 
-def _told(data: Data, split: str, found: Survey) -> str:
+def _cut(data: Data, where: str, found: Survey) -> str:
     """Say how many documents are cut; empty: hardly any."""
     cut, lost = found.longer(data.max_length), found.beyond(data.max_length)
     if cut < TOLD * found.documents:
         return ""
-    those = f"{found.documents:,} documents" + ("" if found.whole else f" of its first {MOST >> 20} MB")
     return (
-        f"{data.corpus}, {split}: at least {cut:,} of {those} ({100 * cut / found.documents:.0f} %) are cut at "
+        f"{where}: at least {cut:,} of {_documents(found)} ({100 * cut / found.documents:.0f} %) are cut at "
         f"data.max_length {data.max_length}, by their words: {100 * lost:.0f} % of all words are not read. "
         "docs/data.md says what can be done."
     )
+
+
+def _special(where: str, found: Survey) -> str:
+    """Say which special tokens stand in texts; empty: none."""
+    if not found.special:
+        return ""
+    told = ", ".join(f"{token} ({number:,})" for token, number in sorted(found.special.items()))
+    return (
+        f"{where}: some of {_documents(found)} hold {told}, which a tokenizer reads as its own tokens. "
+        "Take them out if they are text."
+    )
+
+
+def _documents(found: Survey) -> str:
+    return f"{found.documents:,} documents" + ("" if found.whole else f" of its first {MOST >> 20} MB")

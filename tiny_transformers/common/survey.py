@@ -6,6 +6,7 @@ what is wrong everywhere, such as another encoding or another field. No torch.""
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ FORMAT = 1  # raised when the same corpus would be counted otherwise
 MOST = 64 << 20  # characters that are read: two or three seconds' work
 LONGEST = 8_192  # words: documents that have more are counted with those that have so many
 ENDS = 2  # <s> and </s>
+SPECIAL = re.compile("<(?:pad|s|/s|unk|mask)>")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Survey:
     words: Mapping[int, int]  # of a document, at most LONGEST -> how many documents have so many
     all_words: int
     empty: int  # JSON lines without text
+    special: Mapping[
+        str, int
+    ]  # a special token that stands in texts -> in how many, which a tokenizer takes for its own
     whole: bool  # it was read to its end
 
     @property
@@ -70,6 +75,7 @@ def survey(path: Path, corpus: Corpus, cache: Path | None) -> Survey:
 
 def _survey(path: Path, corpus: Corpus) -> Survey:
     words: Counter[int] = Counter()
+    special: Counter[str] = Counter()
     all_words = empty = read = 0
     with progress.shown(f"looking through {path.name}", lambda: f"{read >> 20:,} MB"):
         for text in every(path, corpus):
@@ -79,9 +85,10 @@ def _survey(path: Path, corpus: Corpus) -> Survey:
             elif corpus.format == "jsonl":  # in text it is a part between two blank lines
                 empty += 1
             all_words += number
+            special.update(set(SPECIAL.findall(text)))
             read += len(text)
             if read >= MOST:
                 break
     if not words:
         raise TinyTransformersError(f"{path}: holds no document with text. Put it right, or bring it again.")
-    return Survey(dict(words), all_words, empty, whole=read < MOST)
+    return Survey(dict(words), all_words, empty, dict(special), whole=read < MOST)

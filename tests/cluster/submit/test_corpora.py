@@ -35,6 +35,9 @@ def test_documents_that_are_certainly_cut_are_told_of(runs, tmp_path, root):
     assert "2 % of all words are not read" in told
     (tmp_path / "mine/t").write_text("a b\n" * 100 + "a b c d e f g h i j k l\n")
     assert corpora.look_through(runs, tmp_path, root) == [], "hardly any"
+    (tmp_path / "mine/t").write_text("a <mask> b\na <mask> <s>\n")
+    (told,) = corpora.look_through(runs, tmp_path, root)
+    assert told.startswith("mine, train: some of 2 documents hold <mask> (2), <s> (1), which a tokenizer reads as its")
     assert not root.path.exists(), "a dry run leaves nothing"
 
 
