@@ -299,6 +299,8 @@ class ContentsFile(TypedDict):
 
     first: dict[str, str]  # name -> what it stood for when it was first submitted
     revisions: dict[str, dict[str, str]]  # revision of runs -> the names that stand for something else in them
+    # Of a submission, and never in the file: name -> the content of which nothing was made, which gives way.
+    replaced: NotRequired[dict[str, str]]
 
 
 class BudgetFile(TypedDict):

@@ -152,14 +152,6 @@ class Results(Store):
         )
         return int(next(iter(rows))["runs"])
 
-    def changed_data(self) -> dict[str, int]:
-        """Data files of which completed stage runs read different versions -> how many versions."""
-        rows = self.db.query(
-            "SELECT file, count(DISTINCT sha256) AS versions FROM data_file JOIN newest_attempt "
-            "USING (run_id, stage, number) WHERE status = 'completed' GROUP BY file HAVING versions > 1"
-        )
-        return {row["file"]: row["versions"] for row in rows}
-
 
 def _known(row: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """The fields that have a column: a file of a later version may have others."""

@@ -91,9 +91,15 @@ class Result:
     tries: tuple[TryRow, ...] = ()  # its attempts
 
     def same_data(self, other: Result, stage: str) -> bool:
-        """Whether both were trained on, and have at this stage read, the same version of each file that both have."""
+        """Whether both were trained on, and have at this stage read, the same version of each file that both have;
+        and what training itself has told, losses per token, whether of the same tokenizer."""
         mine = {key: digest for key, digest in self.data.items() if key[0] in ("pretrain", stage)}
-        return all(other.data.get(key, digest) == digest for key, digest in mine.items())
+        alike = all(other.data.get(key, digest) == digest for key, digest in mine.items())
+        return alike and (stage != "pretrain" or self._tokenizers == other._tokenizers)
+
+    @property
+    def _tokenizers(self) -> set[str]:
+        return {file for stage, file in self.data if stage == "pretrain" and file.startswith("tokenizer/")}
 
     def status(self, stage: str) -> StageStatus | None:
         return self.stages[stage]["status"] if stage in self.stages else None

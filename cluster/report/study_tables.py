@@ -55,6 +55,8 @@ class Section:
     # main measure, but stands in a published table
     known_differences: Sequence[str] = ()
     drawings: Sequence[PageFigure] = ()
+    trials: Sequence[str] = ()  # what keeps its figures from being results, where that does not hold for all studies
+    notes: Sequence[str] = ()  # what else has to be known of its data
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cluster.report import (
     forms,
     frames,
     insides,
+    notes,
     page,
     paper,
     processes,
@@ -82,14 +83,15 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
         for figure in drawn:
             files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
         files |= _table_files(sections[-1])
-    notes = [*_trials(sections), *identical_scores(ledger), *_changed_data(view), *unknown_runs(ledger)]
-    notes += removed_runs(ledger, output_root)
-    flags = [*notes, *score_tables.failed_checks(ledger)]  # on the page each study has its own
+    of_all, sections = notes.placed(sections)
+    over = [*of_all, *identical_scores(ledger), *notes.changed_data(studies), *unknown_runs(ledger)]
+    over += removed_runs(ledger, output_root)
+    flags = [*over, *score_tables.failed_checks(ledger)]  # on the page each study has its own
     for name, rows in _rows(view, every, sections, settings):
         put(name, forms.as_csv(rows))
     shown, tables = every_run.as_json(columns, output_root), next(of_runs)
     files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
-    files["index.html"] = page.text(Page(view.as_of, sections, made_with, notes, inside.keys(), shown, list(tables)))
+    files["index.html"] = page.text(Page(view.as_of, sections, made_with, over, inside.keys(), shown, list(tables)))
     files["report.md"] = render(
         "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
     )
@@ -146,31 +148,12 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
         published=theirs,
         untested=comparison.untested(study, {key for _, key in theirs}),
         known_differences=published.known_differences(study),
+        notes=notes.own_tokenizers(study),
         drawings=[
             PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg), each.names_of, each.names)
             for each in drawn
         ],
     )
-
-
-def _trials(sections: Sequence[Section]) -> list[str]:
-    """Say what keeps the numbers from being results."""
-    configs = [variant.config for each in sections for variant in each.study.variants]
-    notes = {
-        "Smoke runs: a trial of the machinery, whose scores say nothing": any(config.smoke for config in configs),
-        "Probes: some steps of a training, which measure memory and speed; their scores say nothing": any(
-            config.probe for config in configs
-        ),
-        "Built-in data, made by a grammar: its scores stand beside no others": any(
-            config.data.source == "builtin" for config in configs
-        ),
-        "Scored on a part of the data only (evaluation.limit)": any(config.evaluation.limit for config in configs),
-    }
-    return [note for note, applies in notes.items() if applies]
-
-
-def _changed_data(view: LedgerView) -> list[str]:
-    return [f"{file}: {versions} versions of it were read" for file, versions in view.ledger.changed_data().items()]
 
 
 # -- the files --------------------------------------------------------------------------------------------------------

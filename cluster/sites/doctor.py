@@ -15,6 +15,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import minutes, number_in
 from cluster.slurm.queries import Slurm, names_of, qualities
+from tiny_transformers.common.data_root import explain
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
@@ -102,8 +103,7 @@ def _data(data_root: Path | None) -> Finding:
     files = required_files(RunConfig(model=GPTNeo()))
     lacking = lacking_files(data_root, files)
     if lacking:
-        found = f"{data_root}: lacks {', '.join(lacking[:3])}{' ...' if len(lacking) > 3 else ''}"
-        return Finding("wrong", "DATA_ROOT", f"{found}; run `tiny-transformers fetch`")
+        return Finding("wrong", "DATA_ROOT", explain(data_root, lacking, data_root))
     return Finding("fine", "DATA_ROOT", f"{data_root}: {len(files)} files")
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from cluster.files.statuses import StageStatus
 
 TELLING: Final = ("running", "failed", "submitted")  # a run is called after the first that a stage of it has
+SUPERSEDED = "no longer in the manifest"  # what is said of failures that nobody asks for any more
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,14 @@ from cluster.reconcile.session import LedgerView
 from cluster.slurm import environment
 from cluster.status import needs
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
-from cluster.status.facts import TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
+from cluster.status.facts import SUPERSEDED, TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
 from cluster.submit import leaving
 from cluster.submit.earlier import EarlierSubmissions
 from cluster.submit.leaving import Why
+from tiny_transformers.settings.stage.pretrain import DOCUMENTS_CUT
 
 NAMED = 3  # runs of a group of failures that are named
+FORGOTTEN = 20  # runs that a command names
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
 
 
@@ -169,9 +172,11 @@ def _failures(
     decisions, options = ledger.decisions(), root.options
     retried = [attempt for attempt in failed if _is_retry(decisions.get(key_of(attempt)))]
     left = leaving.all_left(ledger, root, retried) if retried and not imported else {}
+    superseded = _superseded(ledger, failed)
     groups: dict[tuple[str, str, str, str], list[AttemptRow]] = {}
     for attempt in failed:
         decided = _decided(decisions.get(key_of(attempt)), left.get(key_of(attempt)))
+        decided = SUPERSEDED if attempt["run_id"] in superseded else decided
         key = (attempt["stage"], attempt["cause"] or "", _alike(attempt["message"] or ""), decided)
         groups.setdefault(key, []).append(attempt)
     found = []
@@ -183,9 +188,30 @@ def _failures(
         if of_first in (Why.REMOVED, Why.REFUSED):
             command = f"submit MANIFEST{options}"
         command += " --site SITE" if imported or of_first is Why.GONE else ""
+        if decided == SUPERSEDED:
+            command = _forget(group, root)
         told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
         found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
+
+
+def _superseded(ledger: Ledger, failed: Iterable[AttemptRow]) -> set[str]:
+    """Return those of these runs that no study asks for any more, as it was last submitted, and no other run needs."""
+    asked = {row["name"]: {run_id for grid in row["grids"] for run_id in grid["runs"]}
+             for row in ledger.studies() if row["grids"]}  # fmt: skip
+    studies, needed = ledger.studies_of(attempt["run_id"] for attempt in failed), ledger.needed_runs()
+    return {
+        run_id
+        for run_id, names in studies.items()
+        if run_id not in needed and all(name in asked and run_id not in asked[name] for name in names)
+    }
+
+
+def _forget(group: Sequence[AttemptRow], root: OutputRoot) -> str:
+    """Return the commands after which these runs are counted no more; what they did goes with them."""
+    folders = [str(root.run(run_id).path) for run_id in dict.fromkeys(row["run_id"] for row in group)]
+    named = folders if len(folders) <= FORGOTTEN else [str(root.path / "runs" / "RUN"), "..."]
+    return f"rm -r {' '.join(map(shlex.quote, named))}; tiny-transformers ledger rebuild{root.options}"
 
 
 def _alike(message: str) -> str:
@@ -220,6 +246,8 @@ def _decided(decision: DecisionFile | None, left: Why | None) -> str:
 def _flags(ledger: Ledger) -> list[str]:
     """Checks that did not hold but do not make a score wrong by themselves, and code that changed between runs."""
     rows = [row for row in ledger.failed_checks() if not row["blocking"]]
+    of_corpora = Counter(row["value"] for row in rows if row["name"] == DOCUMENTS_CUT)  # all of its runs say the same
+    rows = [row for row in rows if row["name"] != DOCUMENTS_CUT]
     flagged: dict[str, list[str]] = {}
     for row in rows:
         flagged.setdefault(row["run_id"], []).append(row["name"])
@@ -229,6 +257,7 @@ def _flags(ledger: Ledger) -> list[str]:
     else:
         names = labels(ledger, flagged)
         told = [f"{names[run_id]}: {', '.join(dict.fromkeys(checks))}" for run_id, checks in flagged.items()]
+    told += [f"{value} ({count(number, 'run')})" for value, number in of_corpora.items()]
     told += [*identical_scores(ledger), *unknown_runs(ledger)]
     versions = ledger.code_versions()
     if len(versions) > 1:

@@ -22,7 +22,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import RunRow
 from cluster.reconcile.session import LedgerView
 from cluster.slurm.reasons import in_words, never_starts
-from cluster.status.facts import TELLING, Failure, Progress, RunningStage, Status
+from cluster.status.facts import SUPERSEDED, TELLING, Failure, Progress, RunningStage, Status
 from cluster.status.reading import NAMED, SILENT, read
 from tiny_transformers.settings.stages import STAGES
 
@@ -316,7 +316,9 @@ def _failure(failure: Failure, root: OutputRoot, options: str, everything: bool)
     if more > 0 and not everything:
         found.append(Line(Text(f"  and {more:,} more: `status --failed{options}`")))
     found += [Line(Text().append(f"    {text}", "dim")) for text in _log_end(failure, root)]
-    if failure.cause in ("error", "check_failed") and not failure.again:
+    if failure.decided == SUPERSEDED:
+        found.append(Line(Text("  nothing asks for them any more; these remove them, with all that they have done:")))
+    elif failure.cause in ("error", "check_failed") and not failure.again:
         see = f"tiny-transformers logs {run_id} {failure.stage}{options}"
         found.append(Line(Text("  see ").append(see, "bold").append("; once mended:")))
     return [*found, Line(Text("  -> ").append(failure.command, "bold"))]

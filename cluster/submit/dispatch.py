@@ -72,6 +72,7 @@ class Request:
     own: Mapping[str, OwnStage] = field(default_factory=dict)  # users' stages that are to be recorded
     follow_ups: choices.Known = choices.NONE  # studies whose cells are chosen later
     room: int | None = None  # how many packs the limits leave room for; None: for any number
+    notes: Sequence[str] = ()  # on the corpora that are read
 
     @property
     def planned(self) -> list[Array]:

@@ -31,9 +31,9 @@ from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.own_stages import check_runnable
 from cluster.submit.wording import say_refused, say_unknown, show
 from tiny_transformers.common import progress
-from tiny_transformers.common.contents import unexpected
+from tiny_transformers.common.data_root import explain
 from tiny_transformers.common.provenance import code_version
-from tiny_transformers.settings.config import fetch_command, lacking_files
+from tiny_transformers.settings.config import lacking_files
 from tiny_transformers.settings.stages import needed_by
 
 
@@ -229,17 +229,6 @@ def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost
         return measured(ledgers, site)
 
 
-def check_contents(todo: Todo, data_root: Path | None, output_root: OutputRoot) -> None:
-    """Every file that these stages read is the one that their runs were submitted with. Raises InputError."""
-    if data_root is None:
-        return
-    known, cache = contents.known_contents(output_root), output_root.cache
-    told = PerSettings(lambda config, stages: unexpected(config, stages, data_root, cache, known))
-    for run, stages in todo:
-        if wrong := told.of(run.config, tuple(stages)):
-            raise InputError(f"{wrong} Nothing was submitted.")
-
-
 def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
     """Every file that these runs read is there, before anything is submitted. Raises InputError."""
     reading = [run for run in runs if run.config.reads_data and run.config.data.source == "files"]
@@ -254,7 +243,4 @@ def check_data(runs: Sequence[Run], data_root: Path | None) -> None:
     files = {file for run in reading for file in needed.of(run.config, run.stages)}
     lacking = lacking_files(data_root, sorted(files))
     if lacking:
-        raise InputError(
-            f"{data_root}: lacks {', '.join(lacking[:5])}{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}."
-            f" Put it there, or run `{fetch_command(lacking, data_root)}`. Nothing was submitted."
-        )
+        raise InputError(f"{explain(data_root, lacking, data_root)} Nothing was submitted.")

@@ -25,7 +25,20 @@ from cluster.sites import profiles
 from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
-from cluster.submit import calibrating, choices, dispatch, leaving, needs, on_disk, others, own_stages, pause, requests
+from cluster.submit import (
+    calibrating,
+    choices,
+    corpora,
+    dispatch,
+    leaving,
+    needs,
+    on_disk,
+    others,
+    own_stages,
+    pause,
+    requests,
+)
+from cluster.submit.contents import check_contents
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
 from cluster.submit.earlier import EarlierSubmissions, last_submission
 from cluster.submit.launch import Origin
@@ -68,6 +81,7 @@ def submit_missing(
         )
     all_runs = [*runs, *follow_ups.possible]
     requests.check_data(all_runs, data_root)
+    notes = corpora.look_through(all_runs, data_root, where.output_root)
 
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:
@@ -79,7 +93,7 @@ def submit_missing(
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
         first = calibrating.wanted(request, calibrate)
         request = replace(request, about=about, left_out=left_out, budget=budget, contents=contents)
-        return replace(request, calibration=first, own=defined, follow_ups=follow_ups), origin
+        return replace(request, calibration=first, own=defined, follow_ups=follow_ups, notes=notes), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
@@ -107,9 +121,12 @@ def rerun(
         origin = requests.origin_now("rerun", data, last.get("manifest") if last else None, where.allow_code_change)
         states = on_disk.without_removed(where.output_root, runs, ledger.states())
         todo = [(run, _chosen(run, states[run.id], stages, failed)) for run in runs]
-        requests.check_data([run for run, chosen in todo if chosen], data)
-        requests.check_contents([each for each in todo if each[1]], data, where.output_root)
-        return requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin), origin
+        asked = [run for run, chosen in todo if chosen]
+        requests.check_data(asked, data)
+        notes = corpora.look_through(asked, data, where.output_root)
+        now = check_contents([each for each in todo if each[1]], data, where.output_root)
+        request = requests.compose(where, ledger, runs, todo, states, site, _studies(runs), slurm, origin)
+        return replace(request, contents=now, notes=notes), origin
 
     request = requests.perform(where, build)
     if not request.items:
@@ -237,11 +254,11 @@ def _go_on(
     where = replace(where, allow_code_change=origin.allow_code_change)
     runs = [run for run, _ in todo]
     requests.check_data(runs, data)
-    requests.check_contents(todo, data, where.output_root)
+    now = check_contents(todo, data, where.output_root)
     site = site or profiles.checked(source["site"])
     request = requests.compose(where, ledger, runs, todo, ledger.states(), site, _studies(runs), slurm, origin)
     say_held(request, "tick")
-    return requests.carry_out(where, ledger, request, origin, slurm)
+    return requests.carry_out(where, ledger, replace(request, contents=now), origin, slurm)
 
 
 def _chosen(

@@ -77,7 +77,9 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     space = disk.plan(request.items, request.runs)
     if where.dry_run and space.kept:
         console.print(space.told())
-    for note in filter(None, (outlook.too_long(request.items, request.site), _too_little(space, where))):
+    for note in filter(
+        None, (outlook.too_long(request.items, request.site), _too_little(space, where), *request.notes)
+    ):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")

@@ -32,17 +32,22 @@ class Content:
 def contents(data: Data, files: Iterable[str], data_root: Path, cache: Path) -> dict[str, Content]:
     """Return what these files hold, by the name that it has in every OUTPUT_ROOT; builtin data has none. The files have
     to be there. What was hashed before is not hashed again, while the file is as it was."""
+    corpus = data.files
+    found: dict[str, Content] = {}
+    for name, file in names(data, files).items():
+        path = data_root / file
+        digest = corpus_fingerprint(path, corpus, cache) if file in corpus.files else known_fingerprint(path, cache)
+        found[name] = Content(file, digest)
+    return found
+
+
+def names(data: Data, files: Iterable[str]) -> dict[str, str]:
+    """Return the name of what each of these files holds -> the file."""
     if data.source == "builtin":
         return {}
-    corpus = data.files
-    splits = ["stream"] if corpus.stream else ["train", "validation"]
-    names = {file: f"{data.corpus}, {split}" for split, file in zip(splits, corpus.files, strict=True)}
-    found: dict[str, Content] = {}
-    for file in files:
-        path = data_root / file
-        digest = corpus_fingerprint(path, corpus, cache) if file in names else known_fingerprint(path, cache)
-        found[names.get(file, file)] = Content(file, digest)
-    return found
+    splits = ["stream"] if data.files.stream else ["train", "validation"]
+    of_corpus = {file: f"{data.corpus}, {split}" for split, file in zip(splits, data.files.files, strict=True)}
+    return {of_corpus.get(file, file): file for file in files}
 
 
 def expected(known: Mapping[str, Any], revision: str | None) -> dict[str, str]:
@@ -54,13 +59,21 @@ def unexpected(config: RunConfig, stages: Iterable[str], data_root: Path, cache:
     """Say which file of these stages is not the one that this run was submitted with; empty: all are, or nothing is
     known of them."""
     wanted = expected(known, config.data.revision)
-    for name, content in contents(config.data, required_files(config, stages, data_root), data_root, cache).items():
-        if wanted.get(name, content.sha256) != content.sha256:
-            return (
-                f"{data_root / content.file}: is not the file that was submitted as {name} (SHA-256 "
-                f"{content.sha256[:12]}, not {wanted[name][:12]}). Put that one back, or submit the manifest again."
-            )
+    for name, content in changed_contents(config, stages, data_root, cache, known).items():
+        return (
+            f"{data_root / content.file}: is not the file that was submitted as {name} (SHA-256 "
+            f"{content.sha256[:12]}, not {wanted[name][:12]}). Put that one back, or submit the manifest again."
+        )
     return ""
+
+
+def changed_contents(
+    config: RunConfig, stages: Iterable[str], data_root: Path, cache: Path, known: Mapping[str, Any]
+) -> dict[str, Content]:
+    """Return what these stages read by a name that had another content when this run was submitted."""
+    wanted = expected(known, config.data.revision)
+    now = contents(config.data, required_files(config, stages, data_root), data_root, cache)
+    return {name: each for name, each in now.items() if wanted.get(name, each.sha256) != each.sha256}
 
 
 def corpus_fingerprint(path: Path, corpus: Corpus, cache: Path) -> str:

@@ -29,6 +29,12 @@ class Corpus(Protocol):
     validation_labels: int
     validation_tokens: int
 
+    def figures(self) -> dict[str, int]:
+        """What it is made of, and what of its files is not read."""
+
+    def cut(self) -> tuple[bool, str] | None:
+        """Whether so much of it is left out that it has to be told of, and what, in words; None: nobody knows."""
+
     def step(self, number: int) -> Step:
         """Return the batches that the optimizer step after so many steps learns from."""
 
@@ -69,15 +75,28 @@ class StoryCorpus:
             )
             for file in files.files
         )
+        self.splits = {"train": self.stories, "validation": validation}
+        for split, read in self.splits.items():
+            print(f"{self.config.data.corpus}, {split}: {read.told()}", flush=True)
         self.fingerprints = {
             file: corpus_fingerprint(self.data_root / file, files, work.cache) for file in files.files
-        } | {vocabularies.name(self.config.data): fingerprint(tokenizer_file)}
+        } | {config.tokenizer_name(self.config.data): fingerprint(tokenizer_file)}
         count = min(len(validation), self.settings.eval_stories or len(validation))
         held_out = [validation[i] for i in range(count)]
         # Of no seed: all runs are asked for the same tokens.
         self.held_out = self.examples(held_out, batches.rng(0, "validation"), self.validation_file)
         self.validation_labels = batches.num_labels(self.held_out)
         self.validation_tokens = sum(len(example.inputs) for example in self.held_out)
+
+    def figures(self) -> dict[str, int]:
+        return {f"{split}_{name}": n for split, read in self.splits.items() for name, n in read.figures().items()}
+
+    def cut(self) -> tuple[bool, str] | None:
+        if any(read.cut is None for read in self.splits.values()):
+            return None
+        much = {split: read for split, read in self.splits.items() if read.is_much_cut}
+        told = (f"{self.config.data.corpus}, {split}: {read.told()}" for split, read in (much or self.splits).items())
+        return bool(much), ". ".join(told)
 
     def step(self, number: int) -> Step:
         seed = self.config.seed
@@ -151,6 +170,12 @@ class StreamCorpus:
         held_out = self.stream.preceded("validation")  # so that its first character is predicted, too
         self.held_out = held_out[: settings.eval_characters + 1] if settings.eval_characters else held_out
         self.validation_labels = self.validation_tokens = len(self.held_out) - 1
+
+    def figures(self) -> dict[str, int]:
+        return {}
+
+    def cut(self) -> tuple[bool, str] | None:
+        return None
 
     def step(self, number: int) -> Step:
         inputs, targets, begins = characters.block(self.rows, number, self.block_size)  # (B, T)

@@ -25,6 +25,7 @@ from typing import Any, get_args
 
 from tiny_transformers.common import progress
 from tiny_transformers.common.files import whole_file, whole_folder
+from tiny_transformers.common.survey import survey
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.data import published
 from tiny_transformers.data.sources import read_rows
@@ -39,7 +40,7 @@ from tiny_transformers.settings.config import (
     tokenizer_file,
 )
 from tiny_transformers.settings.corpora import NAME as CORPUS_NAME
-from tiny_transformers.settings.corpora import Documents
+from tiny_transformers.settings.corpora import Corpus, Documents
 from tiny_transformers.settings.stage import lambada
 from tiny_transformers.settings.stage.blimp import blimp_files
 from tiny_transformers.settings.stages import required_files
@@ -163,7 +164,14 @@ def _column(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 def _write_splits(missing: dict[str, Path], splits: dict[str, published.Texts]) -> None:
     for split, path in missing.items():
         count = _write_lines(path, ({"text": text} for text in splits[split]()))
-        print(f"{path}: {count:,} documents", flush=True)
+        print(f"{path}: {count:,} documents{_longer(path)}", flush=True)
+
+
+def _longer(path: Path) -> str:
+    """Say how many documents certainly have more tokens than are read of one, unless a manifest says otherwise."""
+    length = Data().max_length
+    longer = survey(path, Corpus(train="t", validation="v"), None).longer(length)
+    return f", of which at least {longer:,} have more than {length} tokens (data.max_length)" if longer else ""
 
 
 def fetch_stories(data_root: Path, source: str, rule: Documents | None = None) -> None:

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from tiny_transformers.common import contents
+from tiny_transformers.common.texts import read
 from tiny_transformers.common.work import TinyTransformersError
-from tiny_transformers.data import documents
 from tiny_transformers.settings.corpora import END_OF_TEXT, Corpus, Documents
 
 SPLIT = re.compile(r"(?<![a-z])(train|validation|valid|dev|test)(?![a-z])", re.IGNORECASE)
@@ -50,7 +50,7 @@ def local(source: Path, rule: Documents | None, train_folders: tuple[str, ...] =
 
     def texts(of: list[Path]) -> Iterator[str]:
         for file in of:
-            yield from documents.read(file, how)
+            yield from read(file, how)
 
     return with_validation({split: lambda of=of: texts(of) for split, of in splits.items()})  # type: ignore[misc]
 

@@ -31,13 +31,15 @@ from tokenizers import Tokenizer
 from tiny_transformers.common import progress
 from tiny_transformers.common.contents import known_fingerprint, state
 from tiny_transformers.common.files import whole_file, whole_folder
+from tiny_transformers.common.rows import numbered_rows
 from tiny_transformers.common.work import Interrupted, TinyTransformersError
-from tiny_transformers.data.sources import numbered_rows
 
 CACHE_FORMAT = 1  # raised when the same stories would be stored otherwise
 PART = 4 << 20  # bytes of the story file: a second's work, and what a kill can cost each process
+PARTS_FORMAT = 2  # raised when a part says more: those of another version of the code are passed over
 BATCH = 100  # stories encoded at once
 LARGEST_VOCABULARY = 2**16  # ids are stored as uint16
+MUCH = 0.1  # the share of the stories that are cut, or of their tokens, of which people are told
 BAD_DATA = 2  # a worker's exit code
 POLL = 0.05  # seconds
 
@@ -49,6 +51,10 @@ class Stories:
     ids: NDArray[np.uint16]  # (tokens of all stories,)
     offsets: NDArray[np.int64]  # (stories + 1,)
     fingerprint: str  # SHA-256 of the story file
+    max_length: int  # tokens
+    empty: int  # texts without a word, which are left out
+    cut: int | None = None  # stories that were longer; None: a version made them that did not count
+    tokens_cut: int = 0  # theirs behind the cut
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -62,6 +68,31 @@ class Stories:
     def lengths(self) -> NDArray[np.int64]:
         """(stories,) tokens of each, <s> and </s> included."""
         return np.diff(self.offsets)
+
+    @property
+    def is_much_cut(self) -> bool:
+        return max(self._shares) > MUCH
+
+    @property
+    def _shares(self) -> tuple[float, float]:
+        """Of the stories that are cut, and of their tokens that are left out."""
+        return (self.cut or 0) / len(self), self.tokens_cut / (len(self.ids) + self.tokens_cut)
+
+    def figures(self) -> dict[str, int]:
+        """How many there are, and what of them is not read."""
+        left_out = {"documents_empty": self.empty, "documents_cut": self.cut, "tokens_cut": self.tokens_cut}
+        return {"documents": len(self), **{name: number for name, number in left_out.items() if number}}
+
+    def told(self) -> str:
+        """The same in words."""
+        words = [f"{len(self):,} documents"]
+        if self.cut:
+            stories, tokens = self._shares
+            words.append(
+                f"{self.cut:,} of them ({100 * stories:.0f} %) are cut at data.max_length {self.max_length}, and "
+                f"{100 * tokens:.0f} % of all tokens with them"
+            )
+        return "; ".join([*words, *([f"{self.empty:,} without text left out"] if self.empty else [])])
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,7 @@ class EncodingTask:
                 file.seek(cuts[-1] + self.part)
                 file.readline()
                 cuts.append(min(file.tell(), size))
-        return [(begin, end, self.drafts / f"{begin}-{end}.npz") for begin, end in pairwise(cuts)]
+        return [(begin, end, self.drafts / f"{begin}-{end}-{PARTS_FORMAT}.npz") for begin, end in pairwise(cuts)]
 
     def tokenizer(self) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(self.tokenizer_file))
@@ -110,8 +141,8 @@ def tokenize_stories(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Stories:
     """The stories of a file of JSON lines (key `text`) as `<s> ... </s>`, each cut to `max_length` tokens, both ends
-    kept. Made once and kept in cache/tokens; a story without text is left out and counted in info.json. The bytes do
-    not depend on the number of workers (processes; by default `own_cpus`).
+    kept. Made once and kept in cache/tokens; a story without text is left out. What is left out is counted
+    in info.json. The bytes do not depend on the number of workers (processes; by default `own_cpus`).
 
     Raises TinyTransformersError for a file that cannot be read, or a vocabulary of more than 65,536 tokens; Interrupted
     if `should_stop` says so, which is asked before each part: what was encoded is kept for the next time."""
@@ -123,7 +154,8 @@ def tokenize_stories(
     _remove(task.drafts)
     offsets = np.load(task.folder / "offsets.npy")
     ids = np.memmap(task.folder / "ids.bin", dtype=np.uint16, mode="r", shape=(int(offsets[-1]),))
-    return Stories(ids, offsets, source)
+    info = json.loads((task.folder / "info.json").read_text(encoding="utf-8"))
+    return Stories(ids, offsets, source, max_length, info["empty"], info.get("cut"), info.get("tokens_cut", 0))
 
 
 def own_cpus() -> int:
@@ -205,14 +237,19 @@ def _claim(file: Path) -> bool:
 
 def _encode_part(task: EncodingTask, tokenizer: Tokenizer, begin: int, end: int, file: Path) -> None:
     stories = (row["text"].strip() for _, row in numbered_rows(task.path, (), ["text"], begin, end))
-    ids, empty = [np.empty(0, np.uint16)], 0
+    ids, empty, cut, tokens_cut = [np.empty(0, np.uint16)], 0, 0, 0
+    ends = tokenizer.num_special_tokens_to_add(is_pair=False)
     while batch := list(islice(stories, BATCH)):
         texts = [text for text in batch if text]
         empty += len(batch) - len(texts)
-        ids += [np.asarray(encoding.ids, dtype=np.uint16) for encoding in tokenizer.encode_batch_fast(texts)]
+        encodings = tokenizer.encode_batch_fast(texts)
+        ids += [np.asarray(encoding.ids, dtype=np.uint16) for encoding in encodings]
+        behind = [rest for encoding in encodings if (rest := encoding.overflowing)]  # pieces, each with both ends
+        cut += len(behind)
+        tokens_cut += sum(len(piece) - ends for rest in behind for piece in rest)
     lengths = np.asarray([len(story) for story in ids[1:]], dtype=np.int64)
     with whole_file(file) as draft, open(draft, "wb") as stream:
-        np.savez(stream, ids=np.concatenate(ids), lengths=lengths, empty=empty)
+        np.savez(stream, ids=np.concatenate(ids), lengths=lengths, left_out=[empty, cut, tokens_cut])
 
 
 def _join(task: EncodingTask, before: tuple[int, ...]) -> None:
@@ -225,7 +262,7 @@ def _join(task: EncodingTask, before: tuple[int, ...]) -> None:
     stories = sum(len(np.load(file)["lengths"]) for file in files)
     if not stories:
         raise TinyTransformersError(f"{task.path}: holds no story. Bring it again with `tiny-transformers fetch`.")
-    tokens, empty = 0, 0
+    tokens, left_out = 0, np.zeros(3, np.int64)
     with whole_folder(task.folder, drafts=task.drafts) as folder:
         with open(folder / "ids.bin", "wb") as ids, open(folder / "offsets.npy", "wb") as offsets:
             first = np.zeros(1, np.int64)
@@ -236,10 +273,11 @@ def _join(task: EncodingTask, before: tuple[int, ...]) -> None:
                 with np.load(file) as part:
                     part["ids"].tofile(ids)
                     ends = tokens + np.cumsum(part["lengths"])
-                    empty += int(part["empty"])
+                    left_out += part["left_out"]
                 ends.tofile(offsets)
                 tokens = int(ends[-1]) if len(ends) else tokens
-        info = {"file": task.path.name, "stories": stories, "empty": empty, "tokens": tokens}
+        counts = dict(zip(("empty", "cut", "tokens_cut"), left_out.tolist(), strict=True))
+        info = {"file": task.path.name, "stories": stories, "tokens": tokens, **counts}
         (folder / "info.json").write_text(json.dumps(info, indent=1))
 
 

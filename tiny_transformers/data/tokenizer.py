@@ -19,7 +19,7 @@ from tiny_transformers.common import contents
 from tiny_transformers.common.work import Check, Outcome, TinyTransformersError, Work
 from tiny_transformers.data import characters, documents, sources, vocabularies
 from tiny_transformers.data.characters import Stream, Units
-from tiny_transformers.settings.config import RunConfig, stream_files
+from tiny_transformers.settings.config import RunConfig, stream_files, tokenizer_name
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 IDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}  # the first three as the models' configurations have them
@@ -49,7 +49,7 @@ def _run_stories(work: Work) -> Outcome:
             check_ids(work.model_dir),
         ],
         metrics={"vocabulary": len(tokenizer)},
-        data={vocabularies.name(work.config.data): contents.fingerprint(path)},
+        data={tokenizer_name(work.config.data): contents.fingerprint(path)},
     )
 
 

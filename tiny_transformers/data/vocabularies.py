@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from tiny_transformers.common.contents import corpus_fingerprint
 from tiny_transformers.common.files import whole_folder
+from tiny_transformers.common.texts import read
 from tiny_transformers.common.work import Interrupted
-from tiny_transformers.data import documents
 from tiny_transformers.settings.config import Data, TrainedTokenizer, tokenizer_file
 
 CACHE_FORMAT = 1  # raised when the same corpus would give another tokenizer
@@ -44,19 +44,12 @@ def find(data: Data, data_root: Path, cache: Path, should_stop: Callable[[], boo
         with _claimed(folder.with_suffix(".claim")) as mine:
             if mine and not folder.is_dir():
                 with whole_folder(folder) as draft:
-                    train(documents.read(path, corpus), data.tokenizer).save(str(draft / "tokenizer.json"))
+                    train(read(path, corpus), data.tokenizer).save(str(draft / "tokenizer.json"))
         if not mine:
             if should_stop():
                 raise Interrupted("asked to stop while another process trained the tokenizer")
             time.sleep(POLL)
     return folder / "tokenizer.json"
-
-
-def name(data: Data) -> str:
-    """The tokenizer among what a result has read."""
-    if isinstance(data.tokenizer, str):
-        return tokenizer_file(data)
-    return f"tokenizer/{data.tokenizer.kind}-{data.tokenizer.vocab_size}/tokenizer.json"
 
 
 def train(texts: Iterator[str], settings: TrainedTokenizer) -> Tokenizer:

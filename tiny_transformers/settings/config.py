@@ -387,6 +387,13 @@ def tokenizer_file(data: Data) -> str:
     return f"tokenizer/{data.tokenizer}/tokenizer.json"
 
 
+def tokenizer_name(data: Data) -> str:
+    """The tokenizer among what a result has read."""
+    if isinstance(data.tokenizer, str):
+        return tokenizer_file(data)
+    return f"tokenizer/{data.tokenizer.kind}-{data.tokenizer.vocab_size}/tokenizer.json"
+
+
 def tokenizer_files(data: Data) -> list[str]:
     """The tokenizer's file below DATA_ROOT; none if it is trained."""
     return [tokenizer_file(data)] if isinstance(data.tokenizer, str) else []
@@ -409,6 +416,7 @@ def _holds_something(path: Path) -> bool:
 def fetch_command(lacking: Iterable[str], root: Path | None = None) -> str:
     """Return the command that brings them, as the user would type it."""
     lacking = list(lacking)
-    asked = {"--full-blimp": "blimp/", **{f"--{corpus}": file for corpus, file in STREAMS.items()}}
+    babylm = {f"--corpus {name}": f"corpora/{name}/" for name in CORPORA if name.startswith("babylm_")}
+    asked = {"--full-blimp": "blimp/", **{f"--{corpus}": file for corpus, file in STREAMS.items()}, **babylm}
     words = ["tiny-transformers fetch", *(["--data-root", str(root)] if root else [])]
     return " ".join([*words, *(option for option, begin in asked.items() if any(f.startswith(begin) for f in lacking))])

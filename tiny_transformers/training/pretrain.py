@@ -34,6 +34,7 @@ from tiny_transformers.models import auto
 from tiny_transformers.models.definition import checking
 from tiny_transformers.models.language_model import LanguageModel
 from tiny_transformers.settings import architecture, config
+from tiny_transformers.settings.stage.pretrain import DOCUMENTS_CUT
 from tiny_transformers.training import checkpoint, functions, losses, optimizers
 from tiny_transformers.training.anchors import Anchors, Place
 from tiny_transformers.training.compiling import CompilerFailed, Compiling
@@ -441,6 +442,12 @@ class Training:
             loss = self.final_loss
             self._require(Check("loss_floor", loss >= LOSS_FLOOR, loss, blocking=False), f"at least {LOSS_FLOOR}")
 
+    def _check_documents(self) -> None:
+        """Not blocking: whoever sets data.max_length may mean it."""
+        if found := self.corpus.cut():
+            much, told = found
+            self._require(Check(DOCUMENTS_CUT, not much, told, blocking=False), "most documents read whole")
+
     def _check_halting(self) -> None:
         """Not blocking: a model of which every token takes all steps has learned nothing of when to halt."""
         taken, most = self.counted.get("steps_per_token"), self.config.model.layers
@@ -484,6 +491,7 @@ class Training:
         self._check_start()  # again, for a training whose first step was another sitting's
         self._check_masked_share()
         self._check_floor()
+        self._check_documents()
         self._check_halting()
         with whole_folder(self.work.model_dir, replace=True) as draft, auto.quiet():
             self.model.save_pretrained(draft)
@@ -508,6 +516,7 @@ class Training:
                 "tokens_per_second": counters.tokens_per_second,
                 "seconds": counters.seconds,
                 "data_wait": counters.waited / counters.seconds,
+                **self.corpus.figures(),
                 **({} if peak is None else {"mfu": self.flops_per_token() * counters.tokens_per_second / peak}),
                 "precision": self.precision,
                 **self.compiling.figures(counters),

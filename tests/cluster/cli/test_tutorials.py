@@ -13,7 +13,7 @@ import yaml
 from pages import DOCS, ROOT, files, typed
 from waiting import PATIENCE
 
-from tiny_transformers.data import documents
+from tiny_transformers.common import texts
 from tiny_transformers.settings.corpora import Corpus
 
 SCRIPT, LAPTOP, CORPUS, ACTIVATION, STAGE = (
@@ -78,7 +78,7 @@ def test_the_pages_are_a_corpus_as_the_tutorial_says(command, tmp_path):
             subprocess.run(["bash", "-c", each.line], cwd=tmp_path, check=True)
     corpus = Corpus.model_validate(yaml.safe_load((tmp_path / "corpus.yaml").read_text())["corpora"]["handbook"])
     for name in (corpus.train, corpus.validation):
-        assert len(list(documents.read(tmp_path / "data" / name, corpus))) > 100
+        assert len(list(texts.read(tmp_path / "data" / name, corpus))) > 100
     given(CORPUS, lambda *words: command(*(word for word in words if word not in ("--yes", "--wait")), "--dry-run"))
 
 

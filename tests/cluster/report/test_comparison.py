@@ -183,6 +183,17 @@ def test_runs_that_read_other_data_are_not_compared():
     assert "no variant has a score on one of its seeds and its data" in sentences(study(baseline, only))
 
 
+def test_losses_of_other_vocabularies_are_not_compared_and_scores_are():
+    def of_size(name, size, value):
+        told = variant(name, {BLIMP: [value], LOSS: [value]})
+        read = {("pretrain", "train.jsonl"): "1", ("pretrain", f"tokenizer/bpe-{size}/tokenizer.json"): str(size)}
+        return replace(told, runs=tuple(replace(run, data=read) for run in told.runs))
+
+    baseline, alike, larger = of_size("gelu", 2_000, 0.5), of_size("a", 2_000, 0.6), of_size("b", 8_000, 0.7)
+    found = {(each.variant.label, each.measure.key) for each in compare(study(baseline, alike, larger))}
+    assert found == {("a", "blimp"), ("a", "loss"), ("b", "blimp")}
+
+
 # -- sentences --------------------------------------------------------------------------------------------------------
 
 LOW = [0.500, 0.502, 0.504, 0.506, 0.508, 0.510]

@@ -82,6 +82,8 @@ def section(study: Study) -> Section:
         comparisons=list(comparisons(study)),
         published={(variant.key, "blimp"): theirs for variant in study.families[0].variants[:3]},
         known_differences=["The originals did not mask.", "Their averages are micro averages."],
+        trials=["Built-in data"] if study.name == "heads" else [],
+        notes=["mine and yours have each a tokenizer of their own"] if study.name == "heads" else [],
         drawings=[PageFigure(f"{study.name}-{number}", "Score against parameters", "A point is a variant.", SVG)
                   for number in range(3)],
     )  # fmt: skip
@@ -508,6 +510,13 @@ def test_what_is_missing_or_failed_says_so_in_its_place(report):
     assert "superglue failed (error)" in text
     assert re.search(r'class="missing"[^>]*><a href="#variant-heads-[0-9a-f]+">–</a> <small>1 running</small>', text)
     assert "blimp.jsonl has 2 versions" in text
+
+
+def test_what_holds_for_one_study_is_said_there(report):
+    text = report.path.read_text()
+    assert text.count('<p class="note">Built-in data.</p>') == 2, "under its headline, above and in its section"
+    assert text.count("mine and yours have each a tokenizer of their own") == 1
+    assert text.index("mine and yours") > text.index('<section id="study-heads">')
 
 
 def test_runs_share_what_is_the_same_for_them(report):

@@ -196,6 +196,32 @@ def test_runs_of_one_name_are_told_apart_by_their_ids(ledger, root, runs):
     assert f"flagged: {runs[2].name}: rte.majority_class\n" in told.replace(" \n", "\n"), "once, not for each stage"
 
 
+def test_a_corpus_of_which_much_is_cut_is_told_of_once_for_all_its_runs(ledger, root, runs):
+    ledger.record_runs(runs, "2026")
+    for run in runs:
+        told = "mine, train: 9 documents; 4 of them (44 %) are cut"
+        cut = {"name": "documents_cut", "passed": False, "blocking": False, "value": told}
+        ledger.put_attempt(run.id, "pretrain", 1, status="completed")
+        ledger.put_outcome(run.id, "pretrain", 1, {"checks": [cut]})
+    shown = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=False))
+    assert shown.count("(44 %)") == 1
+    assert f"flagged: mine, train: 9 documents; 4 of them (44 %) are cut ({len(runs)} runs)" in shown
+
+
+def test_failures_that_no_study_asks_for_any_more_say_how_they_are_counted_no_more(ledger, root, runs):
+    ledger.record_runs(runs[:3], "2026")
+    for run in runs[:3]:
+        ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause="error", message="the text is no text")
+    for study in {study for run in runs[:3] for study in run.studies}:
+        ledger.put_study(study, "", [{"overrides": [], "stages": [], "baselines": [], "runs": [runs[0].id]}])
+    plain = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=True))
+    told = " ".join(plain.split())
+    assert "2 runs: pretrain error: the text is no text [no longer in the manifest]" in told
+    folders = " ".join(str(root.run(run.id).path) for run in runs[1:3])
+    assert f"-> rm -r {folders}; tiny-transformers ledger rebuild" in told
+    assert f"-> rerun --failed --stage pretrain --run {runs[0].id}" in told
+
+
 def test_identical_scores_are_told(ledger, root, runs):
     ledger.record_runs(runs[:2], "2026")
     for run in runs[:2]:

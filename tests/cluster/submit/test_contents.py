@@ -1,6 +1,7 @@
 """A name of data stands for one content in an OUTPUT_ROOT."""
 
 import json
+from contextlib import closing
 
 import pytest
 import yaml
@@ -55,11 +56,21 @@ def write(path, text):
     path.write_text(text)
 
 
-def submitted(manifest, data_root, root, accept=False):
-    """The ids of the runs, as `submit` finds them; what it would remember is remembered."""
+def submitted(manifest, data_root, root, accept=False, status="completed"):
+    """The ids of the runs, as `submit` finds them; what it would remember is remembered, and all stages end so."""
     cells, known = contents.revise(grids.cells(loading.load(manifest)), data_root, root, accept)
     contents.keep(root, known)
-    return [run.id for run in expansion.expand(cells)]
+    runs = expansion.expand(cells)
+    ended(root, runs, status)
+    return [run.id for run in runs]
+
+
+def ended(root, runs, status="completed", number=1):
+    with closing(Ledger(root.ledger)) as ledger:
+        ledger.record_runs(runs, "2026")
+        for run in runs:
+            for stage in run.stages:
+                ledger.put_attempt(run.id, stage, number, submission_id="cafe", pack_index=0, status=status)
 
 
 def test_the_first_content_of_a_name_changes_no_id(manifest, data_root, root):
@@ -81,6 +92,45 @@ def test_another_content_is_refused_until_it_is_accepted_and_then_it_makes_other
     assert submitted(manifest, data_root, root) == second, "it is known now"
     write(data_root / file, f"the first {file}")
     assert submitted(manifest, data_root, root) == first, "as before it was changed"
+
+
+WHY = {
+    "completed": "",
+    "running": "Run .* is under way\\. ",
+    "submitted": "Run .* is under way\\. ",
+    "checkpoint": "Run .*without that folder it begins anew\\. ",
+}
+
+
+def made(root, run, what):
+    if what == "checkpoint":
+        write(root.run(run.id).path / "checkpoints" / "step-00000004" / "state.json", "{}")
+    else:
+        ended(root, [run], what, number=2)
+
+
+@pytest.mark.parametrize("what", WHY)
+def test_another_content_takes_the_place_of_one_of_which_nothing_was_made(manifest, data_root, root, capsys, what):
+    first = submitted(manifest, data_root, root, status="failed")
+    write(data_root / "mine/t", "mended")
+    assert submitted(manifest, data_root, root, status="failed") == first
+    assert "mine, train: has another content than before, of which nothing was made" in capsys.readouterr().out
+    runs = expansion.expand(grids.cells(loading.load(manifest)))
+    tinystories, mine = ([run for run in runs if run.config.data.corpus == name] for name in ("tinystories", "mine"))
+    made(root, tinystories[0], what)
+    write(data_root / "mine/t", "mended again")
+    now = contents.check_contents([(run, run.stages) for run in mine], data_root, root)
+    contents.keep(root, now)
+    digest = json.loads(root.contents.read_text())["first"]["mine, train"]
+    assert digest == common.corpus_fingerprint(data_root / "mine/t", mine[0].config.data.files, root.cache)
+    made(root, mine[0], what)
+    write(data_root / "mine/t", "once more")
+    with pytest.raises(
+        InputError, match="mine/t: is not the file that was submitted here before.*--accept-data.*own. " + WHY[what]
+    ):
+        submitted(manifest, data_root, root)
+    with pytest.raises(InputError, match="mine/t: is not the file that was submitted as mine, .*again. " + WHY[what]):
+        contents.check_contents([(run, run.stages) for run in mine[1:]], data_root, root)
 
 
 def test_runs_of_another_content_are_never_pooled_with_those_of_the_first(manifest, data_root, root):
@@ -129,11 +179,12 @@ def test_what_is_done_again_is_done_with_the_content_that_it_was_submitted_with(
     cells, known = contents.revise(grids.cells(loading.load(manifest)), data_root, root, False)
     contents.keep(root, known)
     todo = [(run, run.stages) for run in expansion.expand(cells)]
-    requests.check_contents(todo, data_root, root)
+    ended(root, [run for run, _ in todo])
+    assert contents.check_contents(todo, data_root, root) is None
     write(data_root / "mine" / "v", "another")
-    requests.check_contents(todo[:2], data_root, root)
+    contents.check_contents(todo[:2], data_root, root)
     with pytest.raises(InputError, match="mine/v: is not the file that was submitted as mine, validation"):
-        requests.check_contents(todo, data_root, root)
+        contents.check_contents(todo, data_root, root)
 
 
 def test_submit_refuses_with_exit_code_2_and_leaves_all_as_it_was(manifest, data_root, root, capsys):

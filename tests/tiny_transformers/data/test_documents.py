@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from tiny_transformers.common import contents
+from tiny_transformers.common import contents, texts
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.data import documents, sources
 from tiny_transformers.settings.config import RunConfig
@@ -18,7 +18,7 @@ def corpus(**rule):
 
 
 def texts_of(path, **rule):
-    return list(documents.read(path, corpus(format="text", **rule)))
+    return list(texts.read(path, corpus(format="text", **rule)))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_who_is_later_leaves_the_file_that_others_are_reading_as_it_is(tmp_path,
     def read_while_another_job_is_done(*words):
         monkeypatch.undo()
         found.append((first := documents.json_lines(*given), contents.state(first)))
-        return documents.read(*words)
+        return texts.read(*words)
 
     monkeypatch.setattr(documents, "read", read_while_another_job_is_done)
     path = documents.json_lines(*given)
@@ -88,7 +88,7 @@ def test_json_lines_are_read_where_they_are_or_by_another_field(tmp_path):
     made = documents.json_lines(tmp_path / "b.jsonl", corpus(field="story"), tmp_path / "cache")
     assert sources.read_rows(made) == [{"text": "A."}, {"text": "B."}]
     with pytest.raises(TinyTransformersError, match="b.jsonl: line 1: text is 1, not a text"):
-        list(documents.read(tmp_path / "b.jsonl", corpus()))
+        list(texts.read(tmp_path / "b.jsonl", corpus()))
 
 
 def test_the_same_texts_train_the_same_model_whatever_their_files_are(tmp_path, builtin_root):

@@ -249,12 +249,13 @@ def test_text_without_marks_is_refused_until_a_rule_is_given(sources, tmp_path, 
     folder = tmp_path / "texts"
     folder.mkdir()
     for name in ("train.txt", "dev.txt"):
-        (folder / name).write_text("One.\nTwo.\n\nThree.\n")
+        (folder / name).write_text("One.\nTwo.\n\nThree.\n\n" + "word " * 511)
     sources[sources.index("--stories") + 1] = str(folder)
     assert fetch.main(sources) == 2
     assert ".txt: is text. Say what parts its documents: --documents line, blank_line" in capsys.readouterr().err
     assert fetch.main([*sources, "--documents", "blank_line"]) == 0
-    assert of(tmp_path / "data" / TRAIN_STORIES) == ["One.\nTwo.", "Three."]
+    assert ": 3 documents, of which at least 1 have more than 512 tokens" in capsys.readouterr().out
+    assert of(tmp_path / "data" / TRAIN_STORIES)[:2] == ["One.\nTwo.", "Three."]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])

@@ -18,6 +18,7 @@ from trainings import (
     VOCAB_SIZE,
     checkpoints,
     curve,
+    sentences,
     stop_at,
     weights,
 )
@@ -55,6 +56,7 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     assert set(outcome.metrics) == {
         "steps", "tokens", "tokens_per_second", "seconds", "data_wait", "mfu", "precision", "compiled",
         "peak_memory_mb", "micro_batch_tokens", "parameters", "device",
+        "train_documents", "validation_documents",
         *(f"learning_rate@{moment}" for moment in ("beginning", "middle", "end")),
     }  # fmt: skip
     files = "tinystories/train.jsonl", "tinystories/validation.jsonl", "tokenizer/10k-tok/tokenizer.json"
@@ -63,11 +65,28 @@ def test_loss_falls_and_the_outcome_says_what_was_done(work, family, capsys):
     json.dumps(dataclasses.asdict(outcome))  # as a job writes it
     encoder = ["masked_inputs", "masked_share", "loss_floor"] if family == "roberta" else []
     assert {check.name for check in outcome.checks} == {
-        "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", *encoder
+        "parameters", "definition", "initial_loss", "schedule", "reload_logits", "reload_definition", "documents_cut",
+        *encoder,
     }  # fmt: skip
     assert re.search(rf"step 30 of 30: loss {shown}, [\d,]+ tokens/s, 0.0 min left", capsys.readouterr().out)
     assert not (job.run_dir / "checkpoints").exists()
     assert auto.load_lm(job.model_dir).num_parameters() == outcome.metrics["parameters"]
+
+
+def test_documents_that_are_cut_are_counted_and_many_are_told_of(work, capsys):
+    job = work(max_steps=1, evaluations=1)
+    job.config = job.config.model_copy(update={"data": job.config.data.model_copy(update={"max_length": 10})})
+    outcome = pretrain.run(job)
+    beyond = [max(0, len(text.split()) + 2 - 10) for text in sentences(40, 1)]
+    assert 0 < sum(map(bool, beyond)) < 40
+    figures = {name: value for name, value in outcome.metrics.items() if name.startswith("train_")}
+    cut = {"train_documents_cut": sum(map(bool, beyond)), "train_tokens_cut": sum(beyond)}
+    assert figures == {"train_documents": 40, **cut}
+    (check,) = [check for check in outcome.checks if check.name == "documents_cut"]
+    assert (check.passed, check.blocking) == (False, False)
+    told = f"tinystories, train: 40 documents; {sum(map(bool, beyond))} of them ("
+    assert told in check.value
+    assert told in capsys.readouterr().out
 
 
 # The baseline in all families, the others in one or the other: how a family differs has tests of its own.

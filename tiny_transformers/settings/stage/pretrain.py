@@ -14,6 +14,7 @@ from tiny_transformers.settings.costs import (
 from tiny_transformers.settings.stage.kind import Measure, Other, StageKind
 
 VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
+DOCUMENTS_CUT = "documents_cut"  # the check that tells of documents that are longer than what is read of them
 
 
 def files(config: RunConfig) -> list[str]:
