@@ -127,6 +127,8 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
         yield "padded", lambda: training._backward([padded])
     yield "step", training._step
     yield "validation", training._evaluate
+    if training.teacher or training.settings.pruning:
+        return  # what comes after training is that of the plain model
     if training.config.model.causal:
         prompt = torch.ones((2, 3), dtype=torch.long)
         yield "generation", lambda: model.eval().generate(prompt.to(fake_gpu.GPU), max_new_tokens=3)

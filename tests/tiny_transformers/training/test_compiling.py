@@ -23,11 +23,11 @@ MODEL = {"family": "gpt_neo", "num_layers": 2, "num_heads": 4, "hidden_size": 32
          "vocab_size": 1_000, "window_size": 16, "max_position_embeddings": LENGTH, "dropout": 0.0}  # fmt: skip
 # Layers that differ in attention only, many, unlike ones, of which a part goes by the data; masks that come and go.
 CHOSEN = [
-    ("gelu", "gpt_neo", {"layers": 12}),
+    ("gelu", "gpt_neo", {"layers": 6}),
     ("ffss", "gpt_neo", {}),
     ("moe_k2", "gpt_neo", {}),
     ("gelu", "roberta", {}),
-    ("swiglu", "llama", {"layers": 12}),
+    ("swiglu", "llama", {"layers": 6}),
 ]
 LENGTHS = [5, 6, 8, 9], [LENGTH, 30, 20], [LENGTH] * 2, [12] * 12, [24] * 3, [LENGTH], [7]
 FORMS = [pytest.param(*form, id="-".join(form[:2])) for form in CHOSEN] + [
