@@ -16,7 +16,8 @@ from cluster.report.wording import alone, amount_of, name, seeds_of, told_seeds
 
 NAMED = 2  # variants that a line names on each side
 ROWS = 8  # variants in a picture: the best and the worst
-BESIDE, LABEL = 19, 50  # characters of a variant's name in a picture: that has room beside its mark; above it
+# Characters of a variant's name in a picture: that have room beside its mark; above it; and above it, set narrowly.
+BESIDE, ABOVE, LABEL = 19, 52, 72
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Effect:
     low: float | None
     high: float | None
     kind: str  # better, worse, unsure
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its name fits into the picture only if it is set narrowly."""
+        return len(self.label) > ABOVE
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -394,6 +395,7 @@ def _parts(name: str, config: RunConfig) -> tuple[str, ...]:
     base, _, sizes = name.partition(f"-{model.label}-")
     width = f"{model.intermediate_size}I"
     trained = sizes.partition(f"-{width}")[2].removesuffix(f"-s{config.seed}").removeprefix("-")
+    trained = re.sub(r"-(?=[\w.]+=)", " ", trained)  # settings, as other labels have them
     return model.label, base, trained, f"{model.layers}L", f"{model.hidden_size}C", f"{model.heads}H", width
 
 

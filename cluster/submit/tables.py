@@ -342,11 +342,14 @@ def _speeds(row: UsageRow) -> dict[str, str]:
 
 def _usage(row: UsageRow) -> list[str]:
     gpus, ended = row["gpus"] or 1, row["ended"]
-    planned = gpus * ended * row["minutes"] / 60 if row["minutes"] else None
+    minutes: float | None = row["minutes"]
+    if row["scheduler"] == "local":  # for which no time is asked
+        minutes = row["seconds"] and row["seconds"] / 60 / row["packs"]
+    planned = gpus * ended * minutes / 60 if minutes else None
     together = (row["busy"] or 0.0) / row["used"] if row["used"] else None
     return [
         f"{ended} / {row['packs']}",
-        _pair(row["longest"] and row["longest"] / 60, row["minutes"], ".0f"),
+        _pair(row["longest"] and row["longest"] / 60, minutes, ".0f"),
         _pair(row["used"] and gpus * row["used"] / 3600, planned, ",.2f"),
         _pair(row["peak"], row["memory"], ",.0f"),
         _pair(together, row["slots"], ".1f"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cluster.console import clean, console, count, duration, hours, some
+from cluster.console import clean, console, count, hours, some
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
@@ -66,9 +66,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )
     stages = sum(len(item.stages) for item in request.items)
-    taken = outlook.gpu_hours(arrays)
-    about = f"{hours(taken)} {unit}" if request.site.gpus or taken >= 1 else duration(3600 * taken)
-    console.print(f"{count(stages, 'stage run')}, about {about} {basis}.")
+    console.print(f"{count(stages, 'stage run')}, about {hours(outlook.gpu_hours(arrays))} {unit} {basis}.")
     if where.dry_run:
         console.print(tables.outlook_view(arrays, request.site, unit, request.later), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100

@@ -49,10 +49,14 @@ def test_where_nothing_can_be_told_it_says_how_many_seeds_the_largest_difference
 
 
 def test_a_long_label_has_a_line_of_its_own():
-    short, long = (on_blimp(BASE, WORSE), study(variant("gelu", {BLIMP: BASE}), variant("b" * 60, {BLIMP: WORSE})))
-    beside, above = (pictures(of, compare(of))[0] for of in (short, long))
-    assert (beside.is_wide, above.is_wide) == (False, True)
-    assert above.effects[0].label == "b" * 49 + "…"
+    def picture(label):
+        of = study(variant("gelu", {BLIMP: BASE}), variant(label, {BLIMP: WORSE}))
+        return pictures(of, compare(of))[0]
+
+    beside, above, narrow = map(picture, ("b" * 19, "b" * 50, "b" * 80))
+    assert [each.is_wide for each in (beside, above, narrow)] == [False, True, True]
+    assert [each.effects[0].is_narrow for each in (beside, above, narrow)] == [False, False, True]
+    assert [each.effects[0].label for each in (beside, above, narrow)] == ["b" * 19, "b" * 50, "b" * 71 + "…"]
 
 
 def test_of_many_variants_the_two_that_differ_most_are_named():
