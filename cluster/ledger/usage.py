@@ -55,12 +55,14 @@ class Usage(Store):
     def stage_work(self) -> list[StageWorkRow]:
         """Return each stage of the submissions of which something may still happen."""
         rows = self.db.query(
-            "WITH packs AS (SELECT submission_id, pack_index, count(DISTINCT run_id) AS runs FROM attempt "
-            f"  WHERE status != 'void' AND submission_id IN ({_OPEN_ONES}) GROUP BY submission_id, pack_index) "
-            "SELECT submission_id, stage, count(*) AS attempts, sum(status = 'completed') AS completed, "
-            f"  sum(CASE WHEN status = 'completed' THEN (ended - started) / {SHARING} END) AS seconds "
-            "FROM attempt JOIN packs USING (submission_id, pack_index) JOIN submission USING (submission_id) "
-            "WHERE status != 'void' GROUP BY submission_id, stage"
+            "SELECT submission_id, stage, sum(attempts) AS attempts, sum(completed) AS completed, "
+            # A pack has as many runs as attempts of the stage that most of them have.
+            f"  sum(took / {SHARING}) AS seconds FROM (SELECT submission_id, stage, count(*) AS attempts, "
+            "    sum(status = 'completed') AS completed, sum(CASE WHEN status = 'completed' THEN ended - started END) "
+            "    AS took, max(count(*)) OVER (PARTITION BY submission_id, pack_index) AS runs FROM attempt "
+            f"    WHERE status != 'void' AND submission_id IN ({_OPEN_ONES}) "
+            "    GROUP BY submission_id, pack_index, stage) "
+            "  CROSS JOIN submission USING (submission_id) GROUP BY submission_id, stage"
         )
         return list(rows)
 
