@@ -4,15 +4,19 @@ same, by the settings that differ. Not unique beyond what is named together: the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from cluster.plan.memo import PerSettings
+from tiny_transformers.settings.architecture import AnyModel, GPTNeo
 from tiny_transformers.settings.config import RunConfig, Teacher, Train
 from tiny_transformers.settings.program import Program
 
 USUAL_STEPS = Train.model_fields["max_steps"].default
 LONGEST = 24  # characters of a value in a name
+ODD = re.compile(r"[^A-Za-z0-9_.+-]+")  # what a shell or a folder might take for something else
 
 
 class Named(NamedTuple):
@@ -68,14 +72,18 @@ def differing(configs: Sequence[RunConfig]) -> tuple[str, ...]:
 def differences(config: RunConfig, keys: Sequence[str], *, usual: bool = True) -> list[str]:
     """Return `learning_rate=0.003` for each of these dotted paths: the last part of it, or as many as tell it from the
     others. `usual`: also for those at their default."""
-    settings = flat(config.model_dump(mode="json"))
-    defaults = flat(RunConfig(model=type(config.model)()).model_dump(mode="json"))
-    words = shortest(keys)
+    settings, defaults, words = flat(config.model_dump(mode="json")), _defaults(type(config.model)), shortest(keys)
     return [
-        f"{words[key]}={settings.get(key, 'null')[:LONGEST]}"
+        f"{words[key]}={ODD.sub('_', settings.get(key, 'null')[:LONGEST])}"
         for key in keys
         if usual or settings.get(key) != defaults.get(key)
     ]
+
+
+@cache
+def _defaults(kind: type[AnyModel]) -> dict[str, str]:
+    """The default of each setting, with a model of this kind."""
+    return flat(RunConfig(model=GPTNeo()).model_dump(mode="json")) | flat({"model": kind().model_dump(mode="json")})
 
 
 def shortest(keys: Iterable[str]) -> dict[str, str]:

@@ -52,6 +52,10 @@ studies:
     expected += [f"{base}{more}-s1" for more in (superglue, data, f"{data}{superglue}")]
     assert [run.name for run in expansion.expand(cells)] == expected
     assert expansion.seeded_runs(cells)[2]["name"] == expected[2]
+    stream = RunConfig.model_validate({"model": {"family": "brainformer"}, "data": {"corpus": "text8"}})
+    more = stream.model_copy(update={"train": stream.train.model_copy(update={"weight_decay": 0.5})})
+    named = naming.names(naming.Named(("s",), "bf", config) for config in (stream, more))
+    assert named[1] == named[0].replace("-s42", "-weight_decay=0.5-s42")
     alone = expansion.expand(cell for cell in cells if cell.config.train.learning_rate == 1e-3)
     assert alone[0].name == f"{base}-s1", "where its study has no other"
 
