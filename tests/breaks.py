@@ -355,7 +355,7 @@ BREAKS = (
     Break("cluster/report/comparison.py", "(1 + bootstrap.LEVEL) / 2", "(1 - bootstrap.LEVEL) / 2",
           "an interval ends where it begins", "cluster/report/test_comparison.py",
           ("test_the_interval_is_students_and_needs_three_seeds",)),
-    Break("cluster/status/estimate.py", "else planned[key] - taken", "else planned[key] + taken",
+    Break("cluster/status/estimate.py", "return planned - taken", "return planned + taken",
           "the end moves away as time goes by", "cluster/status/test_status.py",
           ("test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_done",)),
     Break("cluster/status/pace.py", "seconds -= sum", "seconds += sum", "what a stage has done is still to come",

@@ -65,14 +65,13 @@ def estimate_times(
     lefts, longer = [], 0
     for key, row in begun.items():
         at_work, taken = working.get(key, ()), now - (row["started"] or 0.0)
-        left = pace.left(key[0], numbers.get(key, {}), at_work)
+        left: float | None = pace.left(key[0], numbers.get(key, {}), at_work)
         if not pace.completed:
             longer += taken >= planned[key]
-            done = pace.whole[key[0]] - left
-            if taken >= planned[key] and done <= 0:
-                return None, "a pack takes longer than planned, and nothing of it is done"
-            left = taken * left / done if taken >= planned[key] else planned[key] - taken
-        lefts.append(max(left, *(each.seconds_left or 0.0 for each in at_work)) if at_work else left)
+            left = _by_plan(planned[key], taken, (left or 0.0) / pace.whole[key[0]])
+        if left is None:
+            return None, "a pack takes longer than planned, and nothing of it is done"
+        lefts.append(max([left, *(each.seconds_left or 0.0 for each in at_work)]))
     basis = pace.basis
     if longer:
         basis += f"; {count(longer, 'pack')} longer than that, reckoned from what of it is done"
@@ -81,3 +80,11 @@ def estimate_times(
     for seconds in sorted(waiting, reverse=True):
         heapq.heapreplace(lefts, lefts[0] + seconds)
     return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
+
+
+def _by_plan(planned: float, taken: float, share: float) -> float | None:
+    """Seconds that are left of a pack, by what was planned for it; once it has taken that, by the share of it that is
+    left. None: all of it is."""
+    if taken < planned:
+        return planned - taken
+    return taken * share / (1 - share) if share < 1 else None
