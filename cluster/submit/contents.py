@@ -85,9 +85,11 @@ def sizes(todo: Iterable[tuple[Run, Iterable[str]]], data_root: Path | None) -> 
     needed = PerSettings(lambda config, stages: required_files(config, stages))
     reading = [(run.config, tuple(stages)) for run, stages in todo if run.config.data.source == "files"]
     files = {file for config, stages in reading for file in needed.of(config, stages)}
-    with suppress(OSError):  # `check_data` tells of them
-        return {file: sum(each.stat().st_size for each in files_at(data_root / file)) for file in files}
-    return {}
+    found: dict[str, int] = {}
+    for file in files:
+        with suppress(OSError):  # `check_data` tells of those that are to be there
+            found[file] = sum(each.stat().st_size for each in files_at(data_root / file))
+    return found
 
 
 def keep(output_root: OutputRoot, submitted: ContentsFile) -> None:
