@@ -60,6 +60,11 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def hours(value: float) -> str:
+    """Return hours with one digit, or with as many as a few minutes need; what takes time is never 0."""
+    return f"{value:,.1f}" if value >= 1 or not value else f"{max(value, 0.01):.2f}"
+
+
 def duration(seconds: float) -> str:
     """A time as a person says it; where times are compared, in a table or a figure, they are hours."""
     minutes = round(seconds / 60)

@@ -52,7 +52,8 @@ def this_task() -> ArrayTask:
         job = f"{array}_{index}" if array else environment["SLURM_JOB_ID"]
         restart = int(environment.get("SLURM_RESTART_COUNT", "0"))
     else:
-        job, restart = f"local-{os.getpid()}", 0
+        # As the submission was told: submitit's controller has that number, and this process another.
+        job, restart = f"local-{environment.get('SUBMITIT_LOCAL_JOB_ID', os.getpid())}", 0
     pid = os.getpid()
     # On the test cluster several nodes share a hostname; SLURM's own name for the node tells them apart.
     host = environment.get("SLURMD_NODENAME") or socket.gethostname()

@@ -69,8 +69,8 @@ def main(submission: str, index: str, planned_for: str, number: str) -> int:
         return 1
     made_with = _made_with(pack)
     task = this_task()
-    if task.job.startswith("local-"):  # on a bare machine the job is the pack's process, whose child this one is
-        task = replace(task, job=f"local-{os.getppid()}")
+    if pack and task.job.startswith("local-"):  # on a bare machine the job is the pack, whose child this one is
+        task = replace(task, job=pack["job"])
     lives = unseen(pack)
     all_completed = True
     for stage, planned in item["stages"]:

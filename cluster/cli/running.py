@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,6 +116,7 @@ def submit(
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
     about = steps.about(expansion.studies(document, cells, overrides or ()))
+    about = [replace(each, manifest=str(manifest_path.resolve())) for each in about]
     budget: BudgetFile | None = None
     if document.budget:
         budget = {"gpu_hours": document.budget.gpu_hours, "manifest": manifest_path.name}

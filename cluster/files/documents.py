@@ -203,6 +203,7 @@ class Intent(SourceOfWork):
     memory: NotRequired[int | None]
     memory_limit: NotRequired[int]  # MB that a pack's runs at work take together; not there: `slots` says it all
     seconds: NotRequired[float]
+    stage_seconds: NotRequired[dict[str, float]]  # of these, what each stage takes; not there: by an older version
     requeues: NotRequired[int]
 
 
@@ -276,6 +277,9 @@ class Grid(TypedDict):
     stages: list[str]
     runs: list[str]
     baselines: list[str]
+    manifests: NotRequired[
+        list[str]
+    ]  # paths of those that asked for it, the last one last; not there: an older version
 
 
 class Paused(TypedDict):

@@ -46,12 +46,15 @@ class StudyRecord:
     runs: tuple[str, ...] = ()  # ids of all
     stages: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    manifest: str = ""  # the path of the file that asks for it; empty: none does, it follows from others
 
-    @property
-    def grid(self) -> Grid:
-        """As a file keeps it."""
-        return {"overrides": list(self.overrides), "stages": list(self.stages), "runs": list(self.runs),
-                "baselines": list(self.baselines)}  # fmt: skip
+    def grid(self, before: Grid | None = None) -> Grid:
+        """As a file keeps it; `before`: the one whose place it takes."""
+        grid: Grid = {"overrides": list(self.overrides), "stages": list(self.stages), "runs": list(self.runs),
+                      "baselines": list(self.baselines)}  # fmt: skip
+        earlier = before.get("manifests", []) if before else []
+        manifests = [*(each for each in earlier if each != self.manifest), *filter(None, [self.manifest])]
+        return {**grid, "manifests": manifests} if manifests else grid
 
 
 @dataclass(frozen=True)

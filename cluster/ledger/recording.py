@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,7 +37,7 @@ def record_runs(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], cr
             path,
             {
                 "run_id": run.id,
-                "name": run.name,
+                "name": value["name"] if value else ledger.names([run.id]).get(run.id, run.name),  # it keeps its first
                 "created": value["created"] if value else created,
                 "order": value["order"] if value else order,  # within those created at once
                 "studies": list(dict.fromkeys((*studies, *run.studies))),
@@ -57,8 +58,9 @@ def record_studies(ledger: Ledger, output_root: OutputRoot, studies: Sequence[St
     known = {row["name"]: row for row in ledger.studies()}
     for study in studies:
         row = known.get(study.name)
-        others = [grid for grid in (row["grids"] if row else ()) if grid["overrides"] != list(study.overrides)]
-        grids = sorted([*others, study.grid], key=lambda grid: grid["overrides"])
+        others = {tuple(grid["overrides"]): grid for grid in (row["grids"] if row else ())}
+        before = others.pop(study.overrides, None)
+        grids = sorted([*others.values(), study.grid(before)], key=lambda grid: grid["overrides"])
         value: StudyFile = {"name": study.name, "description": study.description, "grids": grids}
         if value != row or not output_root.study(study.name).exists():
             whole_files.write_json(output_root.study(study.name), value, indent=None)
@@ -89,6 +91,7 @@ def record_intent(ledger: Ledger, directory: SubmissionDir, value: Intent) -> No
         "minutes": value.get("minutes"),
         "memory": value.get("memory"),
         "seconds": value.get("seconds"),
+        "stage_seconds": json.dumps(value["stage_seconds"]) if "stage_seconds" in value else None,
     }
     status: AttemptStatus = "void" if row["state"] in GIVEN_UP else "submitted"
     attempts: list[AttemptRow] = [

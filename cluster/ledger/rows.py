@@ -40,6 +40,7 @@ class SubmissionRow(Answered):
     minutes: int | None
     memory: int | None  # MB, of the largest run
     seconds: float | None  # of all packs
+    stage_seconds: str | None  # JSON: stage -> seconds of all packs; None: an older version did not say
 
 
 class UsageRow(SubmissionRow):
@@ -67,6 +68,7 @@ class HoursRow(TypedDict):
     gpus: int | None
     slots: int | None
     seconds: float | None  # planned, of all its packs
+    stage_seconds: str | None  # JSON: the same, by stage
     spent: float  # GPU-hours; hours where it has no GPU
 
 
@@ -94,6 +96,25 @@ class PackRow(TypedDict):
     job: str | None
     host: str | None
     reason: str | None  # SLURM's, for which it waits
+
+
+class StageWorkRow(TypedDict):
+    """A stage in a submission of which something may still happen."""
+
+    submission_id: str
+    stage: str
+    attempts: int
+    completed: int
+    seconds: float | None  # of the completed ones, of each its share of its pack's
+
+
+class OpenStageRow(TypedDict):
+    """A stage in a pack that has begun."""
+
+    submission_id: str
+    pack_index: int
+    stage: str
+    open: int  # attempts
 
 
 class ScoreRow(AttemptKey, documents.ScoreRow):

@@ -32,7 +32,8 @@ DISTINCTIVE = 1_000  # rows that scores must be of, so that equal ones are no ac
 # A pack's runs share its GPU, at most `slots` at a time: each has its share of the time that it took; what must be
 # alone on it has all. On a machine without a GPU it is hours.
 _GPUS, _SHARING = "max(coalesce(gpus, 1), 1)", "max(1, min(coalesce(slots, 1), runs))"
-_SHARE = f"/ 3600.0 * {_GPUS} / CASE stage WHEN 'speed' THEN 1 ELSE {_SHARING} END"
+SHARING = f"CASE stage WHEN 'speed' THEN 1 ELSE {_SHARING} END"
+_SHARE = f"/ 3600.0 * {_GPUS} / {SHARING}"
 # Of a submission, as the view gpu_hours has it; what is running is counted until its last heartbeat, so that nothing is
 # while nobody looks.
 _LAST = "coalesce(ended, json_extract(progress, '$.time'))"
@@ -316,6 +317,12 @@ def m012_needs(db: Database) -> None:
         "PRIMARY KEY (run_id, stage, needed_run, needed))"
     )
     db.execute("CREATE INDEX idx_need ON need (needed_run)")
+
+
+@migrate()
+def m013_stage_seconds(db: Database) -> None:
+    """What a submission was planned to take, by stage: what is left is estimated by those that are done."""
+    db.table("submission").add_column("stage_seconds", str)  # JSON
 
 
 def digest_of_scores(stage: str, scores: Sequence[dict[str, Any]]) -> str | None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 from cluster.files.statuses import GIVEN_UP, LIVE, OPEN, TAKEN
-from cluster.ledger.rows import HoursOfStage, HoursRow, MeasurementRow, PackRow, TryRow, UsageRow
-from cluster.ledger.schema import SPENT, TRIES
+from cluster.ledger.rows import (
+    HoursOfStage,
+    HoursRow,
+    MeasurementRow,
+    OpenStageRow,
+    PackRow,
+    StageWorkRow,
+    TryRow,
+    UsageRow,
+)
+from cluster.ledger.schema import SHARING, SPENT, TRIES
 from cluster.ledger.store import Store, listed
+
+_OPEN_ONES = f"SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}"
 
 
 class Usage(Store):
@@ -14,7 +28,7 @@ class Usage(Store):
     def hours(self) -> list[HoursRow]:
         """Return the hours of each submission that was submitted."""
         rows = self.db.query(
-            "SELECT submission_id, state, scheduler, gpus, slots, seconds, "
+            "SELECT submission_id, state, scheduler, gpus, slots, seconds, stage_seconds, "
             f"CASE WHEN state = 'done' AND spent IS NOT NULL THEN spent ELSE ({SPENT}) END AS spent "
             f"FROM submission WHERE state IN {listed(TAKEN)} ORDER BY created"
         )
@@ -32,9 +46,34 @@ class Usage(Store):
             "max(host) AS host, coalesce(max(again), max(CASE WHEN live THEN json_extract(progress, '$.reason') END)) "
             "AS reason FROM (SELECT *, rowid AS place, CASE WHEN live THEN json_extract(progress, '$.waits_for') END "
             f"AS again FROM (SELECT *, rowid, status IN {listed(LIVE)} AS live FROM attempt WHERE status != 'void' "
-            f"{of_study}AND submission_id IN (SELECT submission_id FROM submission WHERE state IN {listed(OPEN)}))) "
+            f"{of_study}AND submission_id IN ({_OPEN_ONES}))) "
             "GROUP BY submission_id, pack_index ORDER BY min(place)",
             [study] if study else [],
+        )
+        return list(rows)
+
+    def stage_work(self) -> list[StageWorkRow]:
+        """Return each stage of the submissions of which something may still happen."""
+        rows = self.db.query(
+            "SELECT submission_id, stage, sum(attempts) AS attempts, sum(completed) AS completed, "
+            # A pack has as many runs as attempts of the stage that most of them have.
+            f"  sum(took / {SHARING}) AS seconds FROM (SELECT submission_id, stage, count(*) AS attempts, "
+            "    sum(status = 'completed') AS completed, sum(CASE WHEN status = 'completed' THEN ended - started END) "
+            "    AS took, max(count(*)) OVER (PARTITION BY submission_id, pack_index) AS runs FROM attempt "
+            f"    WHERE status != 'void' AND submission_id IN ({_OPEN_ONES}) "
+            "    GROUP BY submission_id, pack_index, stage) "
+            "  CROSS JOIN submission USING (submission_id) GROUP BY submission_id, stage"
+        )
+        return list(rows)
+
+    def open_stages(self, packs: Iterable[tuple[str, int]]) -> list[OpenStageRow]:
+        """Return each stage of these packs of which something is open."""
+        rows = self.db.query(
+            "SELECT submission_id, pack_index, stage, count(*) AS open FROM attempt "
+            f"WHERE status IN {listed(LIVE)} AND submission_id IN ({_OPEN_ONES}) AND (submission_id, pack_index) IN "
+            "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)) "
+            "GROUP BY submission_id, pack_index, stage",
+            [json.dumps(list(packs))],
         )
         return list(rows)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import InputError, did_you_mean
+from cluster.errors import InputError, did_you_mean, like
 from cluster.manifest.checking import Sections, base_model, check_heeded, checked, layer_of_model, with_corpus
 from cluster.manifest.loading import (
     FEED_FORWARD_KIND,
@@ -242,10 +242,13 @@ def _usual_stages(manifest: Manifest) -> list[str]:
 
 
 def _stages(manifest: Manifest, stages: Any, where: str) -> tuple[str, ...]:
+    known = known_stages(manifest)
     if not isinstance(stages, list):
-        raise InputError(f"{where}.stages: {stages!r} must be a list of stages.")
+        near = like(str(stages), known)
+        raise InputError(f"{where}.stages: {stages!r} must be a list of stages{f': [{near[0]}]' if near else ''}.")
     for stage in stages:
-        check_known(str(stage), known_stages(manifest), f"{where}.stages")
+        if stage not in known:
+            raise InputError(f"{where}.stages: {stage} is no stage. {did_you_mean(str(stage), known)}")
     for stage in stages:
         for need in STAGES[stage].needs:
             if need not in stages:

@@ -141,6 +141,11 @@ def _outline(path: Path, document: Any) -> Manifest:
         """Empty where nothing is written; `retry: 0` is not nothing."""
         return {} if top.get(key) is None else _mapping(top[key], key)
 
+    if isinstance(top.get("stages"), list):
+        raise InputError(
+            "stages: here a manifest defines stages of its own. Which ones studies have is defaults.stages, or "
+            "studies.NAME.stages: put the list there."
+        )
     own = own_stages.read(section("stages"), path)
     defaults, models, smoke = with_preset(section("defaults"), "defaults"), section("models"), section("smoke")
     studies = _mapping(top.get("studies"), "studies")

@@ -24,6 +24,7 @@ class PackItem:
     micro_batch_tokens: int | None = None  # null: as in the run's settings
     margin: float = cost.TIME_MARGIN  # asked for / estimated
     memory: int = 0  # MB of the device that it is planned with, in a pack
+    shares: tuple[float, ...] = ()  # of these seconds, that each stage has
 
 
 def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = ()) -> list[str]:
@@ -68,4 +69,5 @@ def item(
 ) -> PackItem:
     numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
     times = measured.times.of(run.config, *stages)
-    return PackItem(run.id, numbered, times.whole * adjustment.time, adjustment, margin=times.margin)
+    shares = tuple(measured.times.of(run.config, stage).whole / times.whole for stage in stages)
+    return PackItem(run.id, numbered, times.whole * adjustment.time, adjustment, margin=times.margin, shares=shares)

@@ -22,9 +22,12 @@ from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, n
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import keys_of_a_token, step_flops, story_tokens, training_tokens
 from tiny_transformers.settings.pruning import matrices
+from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import STAGES
 
-STAGE_OVERHEAD = 20.0  # seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait
+# Seconds of a stage that go by the CPUs: imports, loading, saving; runs side by side do not wait.
+STAGE_OVERHEAD = 20.0  # with a GPU, until it was measured: CUDA, kernels
+CPU_STAGE_OVERHEAD = 5.0
 ASSUMED = 1e13  # FLOP/s of a GPU of which neither `flops` nor `peak_flops` is said,
 ASSUMED_OF_A_CORE = 2.5e10  # and of a CPU core: what training reaches on one of 2021, as in cluster/sites/local.yaml
 TIME_MARGIN = 1.5  # asked for / measured
@@ -73,6 +76,10 @@ class Measured:
     gains: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
     cores: int = 0  # of a pack on a site without GPUs
+    overheads: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds that the shortest one took
+    sizes: Sizes = field(
+        default_factory=lambda: UNKNOWN
+    )  # of the files that are there: by them the work of a stage is known
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
@@ -101,13 +108,26 @@ class Measured:
             return exact
         known = self.by_architecture.get((key, stage)) or self._of_shape(config, stage) or self.by_stage.get(stage)
         if known is None:
-            return self._estimated(config, stage)
+            return self.estimated(config, stage)
         if stage != "pretrain" or slots == 1 or not self.gains:
             return known
         return Estimate(known.value * self.gain(config, slots), f"{known.basis}, {slots} at a time")
 
     def _of_shape(self, config: RunConfig, stage: str) -> Estimate | None:
         return self.by_architecture.get((self._shapes.of(config), stage)) if self.by_architecture else None
+
+    @property
+    def usual_overhead(self) -> float:
+        """Seconds that a stage takes whatever its work is, where none has told."""
+        return CPU_STAGE_OVERHEAD if self.cores else STAGE_OVERHEAD
+
+    def overhead(self, stage: str) -> float:
+        """The same, but no more than the shortest one took."""
+        return min(self.usual_overhead, self.overheads.get(stage, self.usual_overhead))
+
+    def work(self, config: RunConfig, stage: str) -> float:
+        """FLOPs of a stage."""
+        return flops(config, stage, self.sizes)
 
     def is_measured(self, config: RunConfig, stage: str) -> bool:
         """Whether the stage's speed is that of something that ran here."""
@@ -116,7 +136,7 @@ class Measured:
         key = self._keys.of(config) if self.by_architecture or self.together else ""
         return (key, stage) in self.by_architecture or (stage == "pretrain" and 1 in self.together.get(key, {}))
 
-    def _estimated(self, config: RunConfig, stage: str) -> Estimate:
+    def estimated(self, config: RunConfig, stage: str) -> Estimate:
         if own := STAGES[stage].own:
             return Estimate(1.0, "its `minutes`" if own.minutes else "an hour, as it has no `minutes`")
         if self.profile:
@@ -271,23 +291,24 @@ def budgeted_seconds(config: RunConfig) -> float:
     return 3600 * budget.hours if budget and budget.hours else 0.0
 
 
-def flops(config: RunConfig, stage: str) -> float:
-    """FLOPs of one stage, from the settings and the usual size of the data; without the steps that a budget of hours
-    pays for."""
-    return STAGES[stage].flops(config)
+def flops(config: RunConfig, stage: str, sizes: Sizes = UNKNOWN) -> float:
+    """FLOPs of one stage, from the settings and the size of the data, which is the usual one where its files are not
+    there; without the steps that a budget of hours pays for."""
+    return STAGES[stage].flops(config, sizes)
 
 
 def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:
     computed: dict[str, float] = {}
     for stage in stages:
-        if work := flops(config, stage):
+        if work := measured.work(config, stage):
             computed[stage] = work / measured.speed(config, stage).value
     pretraining = computed.get("pretrain", 0.0)
     apart = sum(seconds for stage, seconds in computed.items() if not shares_device(stage))
     steady = sum(computed.values()) - pretraining - apart
     budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
     estimated = sum(seconds for stage, seconds in computed.items() if not _is_told(measured, config, stage))
-    return Times(len(stages) * STAGE_OVERHEAD + apart, pretraining, steady + budgeted, estimated)
+    started = sum(map(measured.overhead, stages))
+    return Times(started + apart, pretraining, steady + budgeted, estimated)
 
 
 def shares_device(stage: str) -> bool:

@@ -11,20 +11,19 @@ from cluster.files.identity import Around, seeded
 from cluster.files.identity import identity as identity  # of the plan, as it is asked for
 from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
-from cluster.plan import cost
+from cluster.plan import cost, naming
 from cluster.plan.memo import PerSettings
-from tiny_transformers.settings.config import RunConfig, Teacher, Train
-from tiny_transformers.settings.program import Program
+from cluster.plan.naming import Named
+from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES, needed_by
-
-USUAL_STEPS = Train.model_fields["max_steps"].default
 
 
 def expand(cells: Iterable[Cell]) -> list[Run]:
     """Runs in the order of the cells; a run that several studies contain is there once, with all its stages. Before a
     run that needs the product of another one comes that one, with the stages that make it."""
-    identities, names = PerSettings(Around()), PerSettings(_unseeded_name)
+    identities = PerSettings(Around())
     runs: dict[str, Run] = {}
+    models: dict[str, str] = {}  # run id -> the name of its model in the manifest
 
     def add(study: str, model: str, config: RunConfig, stages: Sequence[str]) -> None:
         for other in (other for stage in stages for other in STAGES[stage].of_others(config)):
@@ -32,15 +31,16 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
         run_id = seeded(identities.of(config), config.seed)
         known = runs.get(run_id)
         if known is None:
-            readable = f"{names.of(config, model)}-s{config.seed}"
-            runs[run_id] = Run(run_id, readable, config, in_order(stages), (study,))
+            models[run_id] = model
+            runs[run_id] = Run(run_id, "", config, in_order(stages), (study,))
         else:
             studies = tuple(dict.fromkeys((*known.studies, study)))
             runs[run_id] = replace(known, stages=in_order((*known.stages, *stages)), studies=studies)
 
     for cell in cells:
         add(cell.study, cell.model, cell.config, cell.stages)
-    return list(runs.values())
+    named = naming.names(Named(run.studies, models[run_id], run.config) for run_id, run in runs.items())
+    return [replace(run, name=name) for run, name in zip(runs.values(), named, strict=True)]
 
 
 def merged(runs: Iterable[Run]) -> list[Run]:
@@ -80,48 +80,12 @@ def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] 
 
 def seeded_runs(cells: Iterable[Cell]) -> list[SeededRun]:
     """The run of each of these cells, by its id, name and seed."""
-    identities, names = PerSettings(Around()), PerSettings(_unseeded_name)
+    identities, cells = PerSettings(Around()), list(cells)
+    named = naming.names(Named((cell.study,), cell.model, cell.config) for cell in cells)
     return [
-        {
-            "run_id": seeded(identities.of(cell.config), cell.config.seed),
-            "name": f"{names.of(cell.config, cell.model)}-s{cell.config.seed}",
-            "seed": cell.config.seed,
-        }
-        for cell in cells
+        {"run_id": seeded(identities.of(cell.config), cell.config.seed), "name": name, "seed": cell.config.seed}
+        for cell, name in zip(cells, named, strict=True)
     ]
-
-
-def name(model: str, config: RunConfig) -> str:
-    """Readable; not unique: the id is."""
-    return f"{_unseeded_name(config, model)}-s{config.seed}"
-
-
-def _unseeded_name(config: RunConfig, model: str) -> str:
-    corpus = f"-{config.data.label}" if config.data.label else ""
-    return f"{model_name(model, config)}{corpus}{_trained(config.train)}{_taught(config.teacher)}"
-
-
-def _trained(train: Train) -> str:
-    """How long, unless it is as long as usual, and how many weights in 100 are pruned."""
-    pruned = f"-pruned{100 * train.pruning.sparsity:g}" if train.pruning else ""
-    if budget := train.budget:
-        return f"-{budget.hours:g}h" if budget.hours else f"-{(budget.tokens or 0) / 1e6:g}Mtokens"
-    return ("" if train.max_steps == USUAL_STEPS else f"-{train.max_steps}steps") + pruned
-
-
-def _taught(teacher: Teacher | None) -> str:
-    return f"-from-{teacher.name}-a{teacher.alpha:g}-T{teacher.temperature:g}" if teacher else ""
-
-
-def model_name(model: str, config: RunConfig) -> str:
-    """With the true parameter count; `model` is its name in the manifest. A program has its parameters alone."""
-    shape = config.model
-    if isinstance(shape, Program):
-        return f"{model}-{shape.label}"
-    return (
-        f"{model}-{shape.label}-{config.parameters / 1e6:.2f}M-{shape.layers}L-{shape.heads}H"
-        f"-{shape.hidden_size}C-{shape.intermediate_size}I"
-    )
 
 
 def probes(cells: Iterable[Cell]) -> list[Cell]:

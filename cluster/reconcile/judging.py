@@ -342,7 +342,8 @@ def _local_fate(opened: OpenSubmission, pack_index: int) -> Fate:
     if process is None or alive is None:
         return None
     if alive:
-        return LiveJob(f"local-{process['pid']}", EARLIER_PACK if task and task.get("waits") else None)
+        job = answer.get("job_id") or f"local-{process['pid']}"
+        return LiveJob(job, EARLIER_PACK if task and task.get("waits") else None)
     if answer.get("cancelled"):
         return EndedJob("cancelled", f"process {process['pid']} was cancelled")
     return EndedJob("lost", f"process {process['pid']} on {process['host']} ended without a result")

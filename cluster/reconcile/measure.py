@@ -22,26 +22,28 @@ from cluster.plan import cost
 from cluster.plan.cost import Estimate
 from cluster.sites.profiles import Site
 from tiny_transformers.settings.config import RunConfig, tokens_at_once
+from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import STAGES
 
 NEWEST = 2_000  # attempts of each stage that are looked at
 STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
 
 
-def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site) -> cost.Measured:
-    """From ledgers, each with the word for its basis ("measured"); an earlier one's figures count before a later's."""
+def measured(ledgers: Sequence[tuple[Ledger, str]], site: Site, sizes: Sizes = UNKNOWN) -> cost.Measured:
+    """From ledgers, each with the word for its basis ("measured"); an earlier one's figures count before a later's.
+    `sizes`: of the files of data that are there."""
     by_stage: dict[str, Estimate] = {}
     by_architecture: dict[tuple[str, str], Estimate] = {}
     peaks: dict[str, Estimate] = {}
     read = [([each for each in _measured(ledger, site) if each.here(site)], word) for ledger, word in ledgers]
-    shared = _together(read, site)
+    shared = replace(_together(read, site), overheads=_overheads(read), sizes=sizes)
     for attempts, word in read:
         speeds: dict[tuple[str, str], list[float]] = {}
         memory: dict[str, list[float]] = {}
         trained = {each.key for each in attempts if each.stage == "pretrain"}
         shapes = {each.key: each.shape for each in attempts}
         for each in attempts:
-            if speed := each.speed():
+            if speed := each.speed(shared):
                 gain = shared.gain(each.config, each.together) if each.stage == "pretrain" else 1.0
                 speeds.setdefault((each.key, each.stage), []).append(speed / gain)
             # Of an architecture whose pretraining was not measured the peak is not known yet.
@@ -83,6 +85,15 @@ def _together(read: Iterable[tuple[Sequence[_Attempt], str]], site: Site) -> cos
             if several and (alone := speeds.get((key, 1))):
                 gains[key].setdefault(number, median(values) / median(alone))
     return replace(cost.Measured.nothing(site), together=figures, gains=gains)
+
+
+def _overheads(read: Iterable[tuple[Sequence[_Attempt], str]]) -> dict[str, float]:
+    """Stage -> the seconds of the shortest one, of pretraining without its steps: beginning one takes no longer."""
+    shortest: dict[str, float] = {}
+    for each in (each for attempts, _ in read for each in attempts if each.seconds):
+        begun = max(0.0, (each.seconds or 0.0) - (each.trained or 0.0))
+        shortest[each.stage] = min(begun, shortest.get(each.stage, begun))
+    return shortest
 
 
 def _at_the_same_time(attempts: Sequence[_Attempt]) -> Iterable[tuple[str, int, float]]:
@@ -150,7 +161,7 @@ class _Attempt:
             self.peak = None  # with a smaller micro-batch, after it had run out of memory
         if STAGES[self.stage].alone:
             self.peak = None  # it has all the memory there is, and limits nobody's slots
-        self.tokens_per_second = row["tokens_per_second"]
+        self.tokens_per_second, self.trained = row["tokens_per_second"], row["trained"]
         # runs that shared the pack
         apart = STAGES[self.stage].alone or not cost.shares_device(self.stage)
         self.together = 1 if apart else max(1, min(row["slots"] or 1, row["runs"]))
@@ -170,12 +181,18 @@ class _Attempt:
             return None
         return float(self.tokens_per_second * cost.training_flops(self.config))
 
-    def speed(self) -> float | None:
-        """FLOP/s of the pack; None where the time says nothing of it."""
+    def speed(self, known: cost.Measured) -> float | None:
+        """FLOP/s of the pack; None where the time says nothing of it. One that was hardly more than begun tells that it
+        is at least so fast."""
         if self.rate:
             return self.rate * self.together
-        work, seconds = cost.flops(self.config, self.stage), (self.seconds or 0) - cost.STAGE_OVERHEAD
-        return work * self.together / seconds if work and seconds > 0 else None
+        work, seconds = known.work(self.config, self.stage), self.seconds
+        if not work or not seconds:
+            return None
+        if seconds > known.usual_overhead:
+            return work * self.together / (seconds - known.overhead(self.stage))
+        least = work * self.together / seconds
+        return least if least > known.estimated(self.config, self.stage).value else None
 
 
 def _span(row: MeasurementRow) -> tuple[float, float] | None:

@@ -80,6 +80,6 @@ def _record(ledger: Ledger, submission_id: str, claim: Claim | None) -> None:
         "scheduler": "local" if claim and claim["job"].startswith("local-") else "slurm",
         "site": NOT_KNOWN, "state": "done", "job_id": None, "data_root": None, "asked_by": "submit", "user": None,
         "slots": None, "gpus": None, "cpus": None, "memory_per_cpu": None, "minutes": None, "memory": None,
-        "seconds": None, "spent": 0.0,
+        "seconds": None, "stage_seconds": None, "spent": 0.0,
     }  # fmt: skip
     ledger.record_submission(row, [])  # the first of its attempts says when

@@ -10,9 +10,9 @@ from typing import Any
 from cluster.console import clean
 from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
+from cluster.plan.naming import flat
 from cluster.render import render
 from cluster.report.details import Details, RunDetails
-from cluster.report.run_tables import flat
 from tiny_transformers.common.files import whole_file
 
 CARD = "README.md"  # as the hub shows it

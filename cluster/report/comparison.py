@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from cluster.report.findings import ALPHA, Comparison, Floats, Interval, Pairs, PairsFinding
+from cluster.report.findings import ALPHA, MOST_SEEDS, Comparison, Floats, Interval, Pairs, PairsFinding
 from cluster.report.results import BY_KEY, Measure, Study, Variant, main_of, told
 from cluster.report.wording import sentence_of, told_seeds
 from tiny_transformers.common import bootstrap
@@ -24,6 +24,7 @@ from tiny_transformers.settings.stage.blimp import SUPPLEMENT_TASKS
 
 LEAST_SEEDS = 3  # for an interval
 PERMUTATIONS = 20_000  # at most: more are sampled, with one fixed seed
+POWER = 0.8  # of all studies tell a real difference
 TIE = 1e-10  # of the largest value: sums that differ by less are equal, but for rounding
 
 
@@ -72,6 +73,8 @@ def compare(study: Study, pairs: Pairs) -> list[Comparison]:
                 effect_size=hedges_g(*values),
                 items=item,
                 sentence="",
+                least=seeds_needed(planned(study)),
+                likely=seeds_to_tell(values[0], values[1], planned(study)),
             )
             comparisons.append(replace(unsaid, sentence=sentence_of(unsaid)))
     return comparisons
@@ -162,6 +165,26 @@ def paired_test(n: int, comparisons: int) -> bool | None:
 
 def seeds_needed(comparisons: int) -> int:
     return next(n for n in itertools.count(2) if paired_test(n, comparisons) is not None)
+
+
+def seeds_to_tell(ours: Floats, theirs: Floats, comparisons: int) -> int | None:
+    """With how many seeds of both a difference as large as this one, if it is real, is told in four studies of five: by
+    the spread between these seeds, with Student's t for two groups and the smallest of Holm's levels. None: there is no
+    difference or no spread to go by, or they would be more than MOST_SEEDS."""
+    effect = abs(ours.mean() - theirs.mean())
+    if len(ours) < 2 or effect <= TIE:
+        return None
+    spread = math.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / 2)
+    numbers = np.arange(seeds_needed(comparisons), MOST_SEEDS + 1)
+    enough = numbers[effect * np.sqrt(numbers / 2) >= spread * _least_t(comparisons)]
+    return int(enough[0]) if enough.size else None
+
+
+@cache
+def _least_t(comparisons: int) -> Floats:
+    """Of each number of seeds: how many standard errors a difference must be to be told as often as POWER says."""
+    freedom = 2 * np.arange(seeds_needed(comparisons), MOST_SEEDS + 1) - 2
+    return np.asarray(special.stdtrit(freedom, 1 - ALPHA / comparisons / 2) + special.stdtrit(freedom, POWER))
 
 
 def describe_test(n: int, comparisons: int) -> str:

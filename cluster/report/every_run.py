@@ -20,9 +20,10 @@ from cluster.console import clean
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import worst
+from cluster.plan.naming import flat
 from cluster.report import forms, frames
-from cluster.report.results import Measure, Result, Study, flat, measures_of, told
-from cluster.report.study_tables import TRAINING
+from cluster.report.results import Measure, Result, Study, measures_of, told
+from cluster.report.study_tables import TRAINING, any_on_a_gpu
 
 Settings = Mapping[str, str]  # path -> value
 OF_TEACHER = ("teacher.model.", "teacher.train.")  # settings of a student that make its teacher: its own run has them
@@ -69,7 +70,6 @@ def columns(
     measures = [told(each, configs) for each in measures_of(place for result in results for place in result.scores)]
     of_runs = [settings[run.id] for run in kept]
     paths = [path for path in differing(settings) if not path.startswith(OF_TEACHER)]
-    on_a_gpu = {result.metrics.get(("pretrain", "device")) for result in results} - {None} != {"cpu"}
     found = [
         RunColumn("run", "run", [run.name for run in kept]),
         RunColumn("run_id", "run", [run.id for run in kept]),
@@ -82,7 +82,12 @@ def columns(
         *(RunColumn(each.title, "score", [result.value(each) for result in results], each) for each in measures),
         RunColumn("parameters", "cost", [run.parameters or None for run in kept], digits=0),
         RunColumn(TRAINING, "cost", [_hours(result) for result in results], digits=2),
-        RunColumn("GPU-hours" if on_a_gpu else "hours", "cost", [result.gpu_hours for result in results], digits=2),
+        RunColumn(
+            "GPU-hours" if any_on_a_gpu(results) else "hours",
+            "cost",
+            [result.gpu_hours for result in results],
+            digits=2,
+        ),
         *(RunColumn(path, "setting", [of_run.get(path) for of_run in of_runs]) for path in paths),
     ]
     return [each for each in found if each.kind == "run" or any(value is not None for value in each.values)]

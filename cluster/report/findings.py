@@ -12,6 +12,7 @@ from cluster.report.results import Family, Measure, Variant
 from tiny_transformers.common.pairs import KeptPairs
 
 ALPHA = 0.05
+MOST_SEEDS = 100  # that are still named where more are needed
 Pairs = Callable[[str], KeptPairs | None]  # a run's id -> what its stage blimp kept
 Floats = NDArray[np.float64]
 
@@ -55,6 +56,10 @@ class Comparison:
     effect_size: float | None  # Hedges' g: the difference in standard deviations between seeds
     items: PairsFinding | None
     sentence: str
+    least: int = 0  # seeds that a p-value needs
+    likely: int | None = (
+        None  # seeds by which a difference as large would likely be told; None: not known, or very many
+    )
 
     @property
     def advantage(self) -> float:

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.console import count
-from cluster.report.findings import Comparison
+from cluster.report.findings import MOST_SEEDS, Comparison
 from cluster.report.results import Family, Measure, Study, main_of
 from cluster.report.wording import alone, amount_of, name, seeds_of, told_seeds
 
 NAMED = 2  # variants that a line names on each side
 ROWS = 8  # variants in a picture: the best and the worst
-LABEL = 19  # characters of a variant's name in a picture
+# Characters of a variant's name in a picture: that have room beside its mark; above it; and above it, set narrowly.
+BESIDE, ABOVE, LABEL = 19, 52, 72
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Effect:
     high: float | None
     kind: str  # better, worse, unsure
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether its name fits into the picture only if it is set narrowly."""
+        return len(self.label) > ABOVE
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -37,6 +43,11 @@ class Picture:
     baseline: float  # its place
     effects: Sequence[Effect]
     left_out: int = 0  # variants between the best and the worst
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its names need lines of their own."""
+        return any(len(each.label) > BESIDE for each in self.effects)
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def _tested(family: Family, found: Sequence[Comparison]) -> str:
     better = _strongest((each for each in found if each.significant and each.advantage > 0), first)
     worse = _strongest((each for each in found if each.significant and each.advantage < 0), first)
     if not better and not worse:
-        return f"no difference to {baseline} can be told ({seeds_of(found)})."
+        return f"no difference to {baseline} can be told ({seeds_of(found)}){_enough(found, first)}."
     upper = f"nothing beats {baseline}"
     if len(better) == 1:
         upper = f"{name(better[0].variant)} beats {baseline}: {_amount(better[0])}"
@@ -97,8 +108,17 @@ def _tested(family: Family, found: Sequence[Comparison]) -> str:
 
 def _untested(found: Sequence[Comparison]) -> str:
     """Too few seeds for a test: how large the differences are is in the picture."""
-    n = max(each.n for each in found)
-    return f"{told_seeds(n)} of each, so no difference can be told from chance."
+    n, least = max(each.n for each in found), min(each.least for each in found)
+    return f"{told_seeds(n)} of each, so no difference can be told from chance: that takes {least} or more."
+
+
+def _enough(found: Iterable[Comparison], first: Measure) -> str:
+    """How many seeds would tell the largest difference on the measure that is shown, were it real."""
+    largest = max((each for each in found if each.measure.key == first.key), key=lambda each: abs(each.advantage))
+    if not amount_of(largest).startswith(("+", "-")):
+        return ""
+    number = f"{max(largest.likely, largest.n + 1)} or more" if largest.likely else f"more than {MOST_SEEDS}"
+    return f"; to tell the {_amount(largest)} of {name(largest.variant)}, if they are real, takes {number}"
 
 
 def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:

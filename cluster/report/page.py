@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.plan.naming import flat
 from cluster.render import render
 from cluster.report import trajectories
 from cluster.report.details import MadeWith
 from cluster.report.every_run import OF_TEACHER
 from cluster.report.headlines import headlines, pictures
 from cluster.report.insides import study_page
-from cluster.report.results import Family, Result, Study, Variant, flat
+from cluster.report.results import Family, Result, Study, Variant
 from cluster.report.study_tables import (
     Section,
     ablation,

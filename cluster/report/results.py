@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
+import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 from urllib.parse import quote
 
 from cluster.files.documents import Grid, StudyFile
 from cluster.files.statuses import StageStatus
+from cluster.ledger.checks import of_several_manifests
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import CheckRow, DataFileRow, StageRow, TryRow
+from cluster.plan.naming import differences, differing
 from tiny_transformers.settings.activations import ACTIVATIONS
 from tiny_transformers.settings.architecture import Architecture
 from tiny_transformers.settings.config import RunConfig
@@ -222,6 +223,7 @@ class Study:
     name: str
     description: str  # its question; empty if the ledger does not know it
     families: tuple[Family, ...]
+    note: str = ""  # that its runs come from several manifests
 
     @property
     def stem(self) -> str:
@@ -266,7 +268,7 @@ def read(ledger: Ledger, of: Sequence[Result] | None = None) -> list[Study]:
     parameters = {run["run_id"]: run["parameters"] for run in ledger.overview()}
     results = every_result(ledger) if of is None else of
     studies = []
-    needed = ledger.needed_runs()
+    needed, mixed = ledger.needed_runs(), of_several_manifests(ledger)
     for name in ledger.study_sizes():
         of_study = [result for result in results if name in result.studies]
         row = about.get(name, StudyFile(name=name, description="", grids=[]))
@@ -274,7 +276,7 @@ def read(ledger: Ledger, of: Sequence[Result] | None = None) -> list[Study]:
             chosen = [run.with_stages(grid["stages"]) for run in of_study if run.run_id in set(grid["runs"])]
             if chosen:
                 families = _families(chosen, configs, parameters, set(grid["baselines"]))
-                studies.append(Study(title, row["description"], families))
+                studies.append(Study(title, row["description"], families, mixed.get(name, "")))
     return studies
 
 
@@ -387,17 +389,12 @@ def _labels(variants: Sequence[tuple[str, RunConfig]]) -> list[str]:
     """Return what sets each of a family's variants apart, from their runs' names and settings: as few parts of the name
     as will do, and, of those which differ in other settings only, these settings."""
     parts = [_parts(name, config) for name, config in variants]
-    texts = [" ".join(filter(None, (part[index] for index in _telling(parts)))) for part in parts]
-    settings = [flat(config.model_dump(mode="json")) for _, config in variants]
+    texts = [" ".join(filter(None, (part[index] for index in _telling(parts)))) or part[0] for part in parts]
     for text in {text for text in texts if texts.count(text) > 1}:
         same = [index for index, each in enumerate(texts) if each == text]
-        keys = [
-            key
-            for key in dict.fromkeys(key for index in same for key in settings[index])
-            if key != "seed" and len({settings[index].get(key) for index in same}) > 1
-        ]
+        keys = differing([variants[index][1] for index in same])
         for index in same:
-            texts[index] = " ".join([text, *(f"{key}={settings[index].get(key)}" for key in keys)])
+            texts[index] = " ".join([text, *differences(variants[index][1], keys)])
     return texts
 
 
@@ -410,6 +407,7 @@ def _parts(name: str, config: RunConfig) -> tuple[str, ...]:
     base, _, sizes = name.partition(f"-{model.label}-")
     width = f"{model.intermediate_size}I"
     trained = sizes.partition(f"-{width}")[2].removesuffix(f"-s{config.seed}").removeprefix("-")
+    trained = re.sub(r"-(?=[\w.]+=)", " ", trained)  # settings, as other labels have them
     return model.label, base, trained, f"{model.layers}L", f"{model.hidden_size}C", f"{model.heads}H", width
 
 
@@ -421,14 +419,3 @@ def _telling(parts: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
             if len({tuple(part[index] for index in chosen) for part in parts}) == len(parts):
                 return chosen
     return tuple(differing) or (0,)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values, one a line: {"train": {"max_steps": 1}} -> {"train.max_steps": "1"}."""
-    lines: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            lines |= flat(value, f"{prefix}{key}.")
-        else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return lines

@@ -10,8 +10,9 @@ from cluster.console import duration
 from cluster.files.records import SitedAttempt
 from cluster.files.statuses import worst
 from cluster.ledger.rows import ScoreRow
+from cluster.plan.naming import flat
 from cluster.report.details import RunDetails, StageDetails
-from cluster.report.results import caveat, flat
+from cluster.report.results import caveat
 from cluster.report.study_tables import Column, Row, StudyTable, TableCell, anchor, short
 
 

@@ -241,9 +241,14 @@ def hours_title(family: Family) -> str:
 
 
 def on_a_gpu(family: Family) -> bool:
-    """Whether a model of it was trained on a GPU, as far as is known."""
-    devices = {run.metrics.get(("pretrain", "device")) for variant in family.variants for run in variant.runs}
-    return devices - {None} != {"cpu"}
+    """Whether a model of it was trained on a GPU; while none is trained, whether one has a GPU."""
+    return any_on_a_gpu(run for variant in family.variants for run in variant.runs)
+
+
+def any_on_a_gpu(results: Iterable[Result]) -> bool:
+    results = list(results)
+    devices = {result.metrics.get(("pretrain", "device")) for result in results} - {None}
+    return devices != {"cpu"} if devices else any(each["on_gpu"] for result in results for each in result.tries)
 
 
 def _cost_cells(runs: Sequence[Result], target: str) -> Iterator[TableCell]:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from cluster.console import count
-from cluster.ledger.rows import HoursRow, PackRow
+from cluster.ledger.rows import HoursRow, OpenStageRow, PackRow, StageWorkRow
 from cluster.slurm.reasons import never_starts
-from cluster.status.facts import HoursUsed, RunningPack, RunningStage, WaitingPacks
+from cluster.status.facts import HoursUsed, RunningPack, WaitingPacks
+from cluster.status.pace import pace_of
 
 LITTLE = 0.02  # of a stage: from so little no time is reckoned
 
@@ -31,10 +32,13 @@ def estimate_times(
     packs: Sequence[RunningPack],
     queue: Sequence[WaitingPacks],
     now: float,
+    work: Sequence[StageWorkRow] = (),
+    open_stages: Iterable[OpenStageRow] = (),
 ) -> tuple[float | None, str]:
-    """Seconds until all that is submitted has ended, and what that rests on: each pack takes what was planned, times
-    what the ended ones took of theirs, or, once it has taken that, what the share of its stage runs that is done
-    suggests; as many go on at a time as now."""
+    """Seconds until all that is submitted has ended, and what that rests on: what the stage runs that have completed
+    took (`work`; `open_stages`: what is open in the packs that have begun). While there is none, each pack takes what
+    was planned, or, once it has taken that, what the share of its stage runs that is done suggests. As many go on at a
+    time as now."""
     still = {key: row for key, row in open_packs.items() if row["open"]}
     if not still:
         return None, ""
@@ -50,40 +54,37 @@ def estimate_times(
     }
     if still.keys() - planned.keys():
         return None, "how long it takes was not planned"
-    ended = {
-        key: row["ended"] - row["started"]
-        for key, row in open_packs.items()
-        if key in planned and row["completed"] == row["attempts"] and row["ended"] and row["started"]
-    }
-    pace = sum(ended.values()) / sum(planned[key] for key in ended) if ended else 1.0
     working = {(pack.submission_id, pack.pack_index): pack.working for pack in packs}
-    lefts, longer = [], 0  # of these, packs that have taken more than their time
-    for key, row in still.items():
-        if row["started"]:
-            taken = now - row["started"]
-            over = taken >= pace * planned[key]
-            of_stages = max((each.seconds_left or 0.0 for each in working.get(key, ())), default=0.0)
-            left = _beyond(row, working.get(key, ()), taken) if over else pace * planned[key] - taken
-            if left is None:
-                return None, "a pack takes longer than planned, and nothing of it is done"
-            lefts.append(max(left, of_stages))
-            longer += over
-    waiting = [pace * planned[key] for key, row in still.items() if not row["started"]]
-    if not lefts:
+    begun = {key: row for key, row in still.items() if row["started"]}
+    if not begun:
         return None, "nothing has begun, and when it does is SLURM's to say"
+    pace = pace_of(submissions, open_packs.values(), work)
+    numbers: dict[tuple[str, int], dict[str, int]] = {}
+    for each in open_stages:
+        numbers.setdefault((each["submission_id"], each["pack_index"]), {})[each["stage"]] = each["open"]
+    lefts, longer = [], 0
+    for key, row in begun.items():
+        at_work, taken = working.get(key, ()), now - (row["started"] or 0.0)
+        left: float | None = pace.left(key[0], numbers.get(key, {}), at_work)
+        if not pace.completed:
+            longer += taken >= planned[key]
+            left = _by_plan(planned[key], taken, (left or 0.0) / pace.whole[key[0]])
+        if left is None:
+            return None, "a pack takes longer than planned, and nothing of it is done"
+        lefts.append(max([left, *(each.seconds_left or 0.0 for each in at_work)]))
+    basis = pace.basis
+    if longer:
+        basis += f"; {count(longer, 'pack')} longer than that, reckoned from what of it is done"
+    waiting = [pace.whole[key[0]] for key in still.keys() - begun.keys()]
     heapq.heapify(lefts)
     for seconds in sorted(waiting, reverse=True):
         heapq.heapreplace(lefts, lefts[0] + seconds)
-    basis = f"packs take {pace:.1f} x what was planned, by {len(ended):,} that ended" if ended else "as planned"
-    if longer:
-        basis += f"; {count(longer, 'pack')} longer than that, reckoned from what of it is done"
     return max(lefts), basis + (f"; {len(lefts):,} at a time, as now" if waiting else "")
 
 
-def _beyond(row: PackRow, working: Sequence[RunningStage], taken: float) -> float | None:
-    """Seconds that are left of a pack that has taken all of its time: none but its stages', if all that is open is at
-    work and says when it ends; else by the share of its stage runs that is done. None: none of it is."""
-    if len(working) == row["open"] and all(each.seconds_left is not None for each in working):
-        return 0.0
-    done = row["attempts"] - row["open"] + sum(each.fraction for each in working)
-    return taken * (row["attempts"] / done - 1) if done else None
+def _by_plan(planned: float, taken: float, share: float) -> float | None:
+    """Seconds that are left of a pack, by what was planned for it; once it has taken that, by the share of it that is
+    left. None: all of it is."""
+    if taken < planned:
+        return planned - taken
+    return taken * share / (1 - share) if share < 1 else None

@@ -16,7 +16,7 @@ from cluster.files.documents import LATEST, DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import STATUSES, StageStatus
-from cluster.ledger.checks import FLAGGED, identical_scores, removed_runs, unknown_runs
+from cluster.ledger.checks import FLAGGED, identical_scores, of_several_manifests, removed_runs, unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
@@ -58,7 +58,9 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     begun = [row for row in shown if open_packs[pack_of(row)]["started"]]
     waiting = [row for row in shown if not open_packs[pack_of(row)]["started"]]
     packs, queue = _packs(running, names, submissions, begun, open_packs, now), _queue(waiting, open_packs)
-    left, why = estimate_times(submissions, open_packs, packs, queue, now)
+    going = [key for key, row in open_packs.items() if row["open"] and row["started"]]
+    work, stages = (ledger.stage_work(), ledger.open_stages(going)) if going else ([], [])
+    left, why = estimate_times(submissions, open_packs, packs, queue, now, work, stages)
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
         failures=_failures(ledger, output_root, failed, names, imported), hours=hours_used(submissions.values()),
@@ -258,7 +260,7 @@ def _flags(ledger: Ledger) -> list[str]:
         names = labels(ledger, flagged)
         told = [f"{names[run_id]}: {', '.join(dict.fromkeys(checks))}" for run_id, checks in flagged.items()]
     told += [f"{value} ({count(number, 'run')})" for value, number in of_corpora.items()]
-    told += [*identical_scores(ledger), *unknown_runs(ledger)]
+    told += [*identical_scores(ledger), *unknown_runs(ledger), *of_several_manifests(ledger).values()]
     versions = ledger.code_versions()
     if len(versions) > 1:
         of_each = ", ".join(f"{code} ({number:,})" for code, number in versions.items())

@@ -27,12 +27,16 @@ from cluster.status.reading import NAMED, SILENT, read
 from tiny_transformers.settings.stages import STAGES
 
 COLOURS = {"completed": "green", "running": "cyan", "submitted": "blue", "failed": "red", "blocked": "yellow"}
+MARKS: dict[StageStatus, str] = {"completed": "█", "failed": "×", "running": "▒"}  # of runs in a bar
+PLAIN_MARKS: dict[StageStatus, str] = {"completed": "#", "failed": "x", "running": ">"}  # in ASCII
+REST, PLAIN_REST = "·", "."  # what is to come
 SPEEDS = {"tokens_per_second": ("tokens/s", ",.0f"), "mfu": ("MFU", ".0%")}  # metric -> its column
 WIDE = 110  # columns from which a run has one line
 BAR, SHORT_BAR = 24, 6  # columns; the short one where there is no room
 MESSAGE = 400  # characters of a failure's message that are shown before `--failed` is asked for
 ALL = "all"  # what is written before the line of all studies
 LOG_LINES = 3
+LITTLE_HOURS = 0.5  # fewer are told in minutes
 LISTED = 20  # running packs, or groups of failures, that are listed before the rest is counted
 
 
@@ -143,7 +147,16 @@ def _progress_lines(status: Status, width: int, plain: bool) -> list[Line]:
         if each.study != ALL and each.runs.get("completed") != each.total:
             parts = [_stage_part(stage, each.stages[stage]) for stage in STAGES if stage in each.stages]
             found += [Line(Text(" " * (title + 2)) + text) for text in _wrapped(parts, width - title - 2)]
+    if status.total.runs.get("completed") != status.total.total:
+        found.append(Line(Text(" " * (title + 2)).append(_key(status.total, plain), "dim")))
     return found
+
+
+def _key(progress: Progress, plain: bool) -> str:
+    """What the marks of a bar mean, of those that are in it."""
+    marks, rest = (PLAIN_MARKS, PLAIN_REST) if plain else (MARKS, REST)
+    return "  ".join([*(f"{mark} {status}" for status, mark in marks.items() if progress.runs.get(status)),
+                      f"{rest} to come"])  # fmt: skip
 
 
 def _progress_line(progress: Progress, title: int, bar: int, plain: bool) -> Text:
@@ -178,20 +191,15 @@ def _stage_part(stage: str, counts: Mapping[StageStatus, int]) -> Text:
 
 def _bar(progress: Progress, width: int, plain: bool) -> Text:
     """Completed, failed and running runs are different marks, so that it reads without colour."""
-    marks: dict[StageStatus, str] = (
-        {"completed": "#", "failed": "x", "running": ">"}
-        if plain
-        else {"completed": "█", "failed": "×", "running": "▒"}
-    )
     bar, before, cells = Text(), 0, 0
-    for status, mark in marks.items():
+    for status, mark in (PLAIN_MARKS if plain else MARKS).items():
         before += progress.runs.get(status, 0)
         until = before * width // max(progress.total, 1)
         if progress.runs.get(status) and status != "completed" and until == cells:
             until = min(width, cells + 1)  # one that failed is seen among thousands
         bar.append(mark * (until - cells), COLOURS[status])
         cells = max(cells, until)
-    return bar.append(("." if plain else "·") * (width - cells), "dim")
+    return bar.append((PLAIN_REST if plain else REST) * (width - cells), "dim")
 
 
 def _title(text: str, style: str = "bold") -> Line:
@@ -335,8 +343,11 @@ def _log_end(failure: Failure, root: OutputRoot) -> list[str]:
 
 def _foot(status: Status) -> Iterator[Text]:
     if status.hours:
-        planned = "" if status.hours.planned is None else f" of {status.hours.planned:,.2f} planned"
-        yield Text(f"{status.hours.used:,.2f}{planned} {status.hours.unit} used")
+        used, planned, unit = status.hours.used, status.hours.planned, status.hours.unit
+        if unit == "hours" and max(used, planned or 0.0) < LITTLE_HOURS:
+            used, planned, unit = 60 * used, planned and 60 * planned, "minutes"
+        of_planned = "" if planned is None else f" of {planned:,.2f} planned"
+        yield Text(f"{used:,.2f}{of_planned} {unit} used")
     if status.seconds_left is not None:
         when = clock(status.now + status.seconds_left, status.now)
         yield Text(f"Done in about {duration(status.seconds_left)} ({when}): {status.why}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from cluster.errors import InputError
 from cluster.files import documents, whole_files
 from cluster.files.documents import ContentsFile
 from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
 from cluster.files.statuses import LIVE
 from cluster.ledger.database import Ledger
 from cluster.manifest.loading import Cell
 from cluster.plan.memo import PerSettings
 from cluster.submit.dispatch import Todo
-from tiny_transformers.common.contents import Content, changed_contents, contents, names, unexpected
+from tiny_transformers.common.contents import Content, changed_contents, contents, files_at, names, unexpected
 from tiny_transformers.settings.config import Data, RunConfig, lacking_files
 from tiny_transformers.settings.stages import required_files
 
@@ -86,6 +87,20 @@ def files_of(config: RunConfig, stages: Iterable[str], data_root: Path | None) -
         return required_files(config, stages, data_root if data_root and data_root.is_dir() else None)
     except ValueError as error:
         raise InputError(f"{error} Nothing was submitted.") from None
+
+
+def sizes(todo: Iterable[tuple[Run, Iterable[str]]], data_root: Path | None) -> dict[str, int]:
+    """Return the bytes of each file below DATA_ROOT that these stages read; of those that are there."""
+    if data_root is None:
+        return {}
+    needed = PerSettings(lambda config, stages: required_files(config, stages))
+    reading = [(run.config, tuple(stages)) for run, stages in todo if run.config.data.source == "files"]
+    files = {file for config, stages in reading for file in needed.of(config, stages)}
+    found: dict[str, int] = {}
+    for file in files:
+        with suppress(OSError):  # `check_data` tells of those that are to be there
+            found[file] = sum(each.stat().st_size for each in files_at(data_root / file))
+    return found
 
 
 def keep(output_root: OutputRoot, submitted: ContentsFile) -> None:

@@ -71,6 +71,7 @@ class Request:
     calibration: Calibration | None = None  # that comes first, and by which the rest is planned
     own: Mapping[str, OwnStage] = field(default_factory=dict)  # users' stages that are to be recorded
     follow_ups: choices.Known = choices.NONE  # studies whose cells are chosen later
+    mixed: Sequence[str] = ()  # what to say of studies that another manifest has submitted by the same name
     room: int | None = None  # how many packs the limits leave room for; None: for any number
     notes: Sequence[str] = ()  # on the corpora that are read
 

@@ -157,6 +157,7 @@ def describe(
         "minutes": array.resources.minutes,
         "memory": array.sizing.memory if array.sizing else None,  # MB, of the largest run, as planned
         "seconds": sum(pack.seconds for pack in array.packs),  # of all packs, as estimated
+        "stage_seconds": _of_stages(array),
         "requeues": 0 if site.container else site.requeues,  # within it there is no scontrol
         "packs": [_described(pack, done, limit is not None) for pack in array.packs],
     }
@@ -165,6 +166,15 @@ def describe(
     if not site.container:
         described["libraries"] = decisive_versions()
     return described
+
+
+def _of_stages(array: Array) -> dict[str, float]:
+    """Stage -> the seconds of all packs that are estimated for it."""
+    seconds = dict[str, float]()
+    for item in (item for each in array.packs for item in each.items):
+        for (stage, _), share in zip(item.stages, item.shares, strict=False):
+            seconds[stage] = seconds.get(stage, 0.0) + share * item.seconds
+    return seconds
 
 
 def origin_of(site: Site, origin: Origin) -> SourceOfWork:
@@ -434,11 +444,11 @@ def resource_line(array: Array, site: Site) -> str:
     where = f"{site.partition} " if site.partition else ""
     gpus = f"{resources.gpus} GPU, " if resources.gpus else ""
     hours, minutes = divmod(resources.minutes, 60)
-    time = "" if site.scheduler == "local" else f"{hours}:{minutes:02d} h, "  # nobody is asked for the time here
-    return (
-        f"{where}{gpus}{resources.cpus} CPUs, {resources.cpus * resources.memory_per_cpu:,} MB, "
-        f"{time}{resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
-    )
+    asked = f"{resources.cpus * resources.memory_per_cpu:,} MB, {hours}:{minutes:02d} h, "
+    if site.scheduler == "local":  # nobody is asked for memory and time here
+        asked = ""
+    runs = f"{resources.slots} run{'s' if resources.slots > 1 else ''} at a time"
+    return f"{where}{gpus}{resources.cpus} CPUs, {asked}{runs}"
 
 
 def cancel_local(directory: folders.SubmissionDir, index: int) -> None:

@@ -34,6 +34,7 @@ from tiny_transformers.common import progress
 from tiny_transformers.common.data_root import explain
 from tiny_transformers.common.provenance import code_version
 from tiny_transformers.settings.config import lacking_files
+from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import needed_by
 
 
@@ -60,7 +61,7 @@ def compose(
             console.print(told, style="yellow", soft_wrap=True)
     left = waiting.gone.keys() | (waiting.later.keys() if origin.asked_by != "submit" else set())
     of_one = [(run, stages) for run, stages in of_one if run.id not in left]
-    rates = measured(ledger, where.output_root, site)
+    rates = measured(ledger, where.output_root, site, contents.sizes(of_one, origin.data_root))
     states = on_disk.with_taken_numbers(ledger, where.output_root, of_one, states)
     with progress.shown(f"planning {count(len(of_one), 'run')}"):
         request = dispatch.request(ledger, runs, of_one, states, site, rates, studies, slurm, reached, waiting.later)
@@ -217,7 +218,7 @@ def origin_now(
     return launch.Origin(asked_by, session.moment(), data_root, code_version(), manifest, allow_code_change)
 
 
-def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost.Measured:
+def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site, sizes: Sizes = UNKNOWN) -> cost.Measured:
     """Return what this ledger has measured and, for what it has not, what a probe has."""
     from cluster.reconcile.measure import measured
 
@@ -226,7 +227,7 @@ def measured(ledger: Ledger | None, output_root: OutputRoot, site: Site) -> cost
         ledgers = [(ledger, "measured")] if ledger else []
         if probe.exists():
             ledgers.append((stack.enter_context(closing(Ledger(probe, read_only=True))), "probed"))
-        return measured(ledgers, site)
+        return measured(ledgers, site, sizes)
 
 
 def check_data(runs: Sequence[Run], data_root: Path | None) -> None:

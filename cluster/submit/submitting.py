@@ -18,6 +18,7 @@ from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import LIVE
+from cluster.ledger.checks import left_by
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing
 from cluster.reconcile import reconciling, session
@@ -48,6 +49,7 @@ from cluster.submit.wording import (
     say_held,
     say_left_alone,
     say_left_refused,
+    say_mixed,
     say_nothing_missing,
     say_unknown,
 )
@@ -92,13 +94,15 @@ def submit_missing(
         todo = [(run, choosing.missing(run, states.get(run.id, {}))) for run in runs]
         request = requests.compose(where, ledger, runs, todo, states, site, studies, slurm, origin)
         first = calibrating.wanted(request, calibrate)
-        request = replace(request, about=about, left_out=left_out, budget=budget, contents=contents)
+        mixed = left_by(ledger, about) if ledger else ()
+        request = replace(request, about=about, left_out=left_out, budget=budget, contents=contents, mixed=mixed)
         return replace(request, calibration=first, own=defined, follow_ups=follow_ups, notes=notes), origin
 
     origin = requests.origin_now("submit", data_root, manifest, where.allow_code_change)
     request = requests.perform(where, build)
     if not request.items:
         say_nothing_missing(request, where.output_root)
+        say_mixed(request)
         say_follow_ups(request)
 
 

@@ -12,15 +12,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.console import duration
+from cluster.console import duration, hours
 from cluster.files.records import Run
 from cluster.ledger.rows import UsageRow
 from cluster.manifest.loading import Cell
 from cluster.plan import cost
 from cluster.plan.choosing import PackItem
 from cluster.plan.cost import TIME_MARGIN
-from cluster.plan.expansion import model_name
 from cluster.plan.memo import PerSettings
+from cluster.plan.naming import model_name
 from cluster.plan.outlook import predict
 from cluster.plan.packing import Array, Sizing
 from cluster.sites.profiles import Site
@@ -104,10 +104,10 @@ def _add_study(
     texts = PerSettings(lambda config: config.model.model_dump_json())
     models = {texts.of(run.config) for run in runs}
     figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
-    hours = sum(item.seconds for item in own) / 3600
+    seconds = sum(item.seconds for item in own)
     theirs = [own_way[run.id] / 3600 for run in runs if run.id in own_way]
     told = f"{sum(theirs):,.1f}" if theirs else ""
-    table.add_row(name, *[f"{n:,}" for n in figures], f"{hours:,.1f}", *([told] if own_way else []))
+    table.add_row(name, *[f"{n:,}" for n in figures], hours(seconds / 3600), *([told] if own_way else []))
 
 
 def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> Table:
@@ -128,7 +128,7 @@ def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measur
         table.add_column(title, justify="right" if title in ("stage runs", unit) else "left")
     for stage in (stage for stage in STAGES if counts[stage]):
         told = [basis if len(bases[stage]) == 1 else f"{basis}: {runs:,}" for basis, runs in bases[stage].items()]
-        table.add_row(stage, f"{counts[stage]:,}", f"{seconds[stage] / 3600:,.1f}", "; ".join(told))
+        table.add_row(stage, f"{counts[stage]:,}", hours(seconds[stage] / 3600), "; ".join(told))
     return table
 
 
@@ -237,10 +237,10 @@ def _size_lines(
     stages = []
     for stage, _ in longest.stages:
         speed = measured.speed(config, stage, slots)
-        hours = measured.seconds(config, stage, slots=slots) / 3600
+        seconds = measured.seconds(config, stage, slots=slots)
         rate = "" if STAGES[stage].own else f" at {speed.value:.1e} FLOP/s"
         known = f"{rate}, {speed.basis}" if cost.flops(config, stage) else ", fixed"
-        stages.append(f"{stage} {hours:.2f} h{known}")
+        stages.append(f"{stage} {hours(seconds / 3600)} h{known}")
     pack = max(array.packs, key=lambda pack: pack.asked)
     asked, margin = f" -> {resources.minutes / 60:.1f} h asked", f"x {pack.asked / pack.seconds:.2g}"
     estimated = pack.asked / pack.seconds > 1.01 * TIME_MARGIN
@@ -309,7 +309,7 @@ def usage_table(rows: Sequence[UsageRow]) -> Table:
     """`Ledger.usage`: each figure as used / planned, of the packs that have ended; and how fast a pretraining was, on
     average: tokens per second, model FLOPs utilisation, the part of the time that data was waited for, precision."""
     table = _table("used / planned, of the packs that have ended")
-    table.add_column("submission", no_wrap=True)
+    table.add_column("job", no_wrap=True)  # as `submit` and `status` call it
     table.add_column("studies", overflow="fold")
     for title in ("packs", "longest, min", "hours", "memory, MB", "at a time"):
         table.add_column(title, justify="right")
@@ -321,7 +321,11 @@ def usage_table(rows: Sequence[UsageRow]) -> Table:
     for row, speed in zip(rows, speeds, strict=True):
         studies = (row["studies"] or "").replace(",", " ")
         table.add_row(
-            row["submission_id"], studies, *_usage(row), *[speed.get(title, "") for title in shown], advice(row)
+            row["job_id"] or row["submission_id"],
+            studies,
+            *_usage(row),
+            *[speed.get(title, "") for title in shown],
+            advice(row),
         )
     return table
 
@@ -338,12 +342,15 @@ def _speeds(row: UsageRow) -> dict[str, str]:
 
 def _usage(row: UsageRow) -> list[str]:
     gpus, ended = row["gpus"] or 1, row["ended"]
-    planned = gpus * ended * row["minutes"] / 60 if row["minutes"] else None
+    minutes: float | None = row["minutes"]
+    if row["scheduler"] == "local":  # for which no time is asked
+        minutes = row["seconds"] and row["seconds"] / 60 / row["packs"]
+    planned = gpus * ended * minutes / 60 if minutes else None
     together = (row["busy"] or 0.0) / row["used"] if row["used"] else None
     return [
         f"{ended} / {row['packs']}",
-        _pair(row["longest"] and row["longest"] / 60, row["minutes"], ".0f"),
-        _pair(row["used"] and gpus * row["used"] / 3600, planned, ",.1f"),
+        _pair(row["longest"] and row["longest"] / 60, minutes, ".0f"),
+        _pair(row["used"] and gpus * row["used"] / 3600, planned, ",.2f"),
         _pair(row["peak"], row["memory"], ",.0f"),
         _pair(together, row["slots"], ".1f"),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from cluster.console import clean, console, count, some
+from cluster.console import clean, console, count, hours, some
 from cluster.files.folders import OutputRoot
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
@@ -66,7 +66,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )
     stages = sum(len(item.stages) for item in request.items)
-    console.print(f"{count(stages, 'stage run')}, about {outlook.gpu_hours(arrays):,.1f} {unit} {basis}.")
+    console.print(f"{count(stages, 'stage run')}, about {hours(outlook.gpu_hours(arrays))} {unit} {basis}.")
     if where.dry_run:
         console.print(tables.outlook_view(arrays, request.site, unit, request.later), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100
@@ -77,6 +77,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     space = disk.plan(request.items, request.runs)
     if where.dry_run and space.kept:
         console.print(space.told())
+    say_mixed(request)
     for note in filter(
         None, (outlook.too_long(request.items, request.site), _too_little(space, where), *request.notes)
     ):
@@ -85,11 +86,17 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         console.print("A dry run: nothing was submitted.")
 
 
+def say_mixed(request: Request) -> None:
+    """Say which studies another manifest has submitted by the same name."""
+    for told in request.mixed:
+        console.print(f"Note: {told}", style="yellow", soft_wrap=True)
+
+
 def say_follow_ups(request: Request, dry_run: bool = False) -> None:
     """Say which studies begin from others' results, what is chosen for them, and how much that is at most."""
     for plan in request.follow_ups.waiting.values():
-        hours = outlook.most_hours(plan, request.measured)
-        most = f", about {hours:,.1f} {request.site.hours_unit} one at a time" if dry_run else ""
+        most = f", about {hours(outlook.most_hours(plan, request.measured))} {request.site.hours_unit} one at a time"
+        most = most if dry_run else ""
         go_on = "" if dry_run else " `tick` chooses, and submits them, now and then or by cron."
         told = f"{choice_words.dry(plan)}{most}. {choice_words.again(following.seeds_again(plan))}".rstrip() + go_on
         console.print(told, soft_wrap=True)

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from cluster.console import PLAIN, CleanConsole, clean, some
+from cluster.console import PLAIN, CleanConsole, clean, hours, some
 
 ODD = "a\x1b]0;title\x07b\x1b[32mc\x9b2Jd\re\x08\u202e\udc80f"
 
@@ -40,3 +40,9 @@ def test_what_a_terminal_obeys_is_no_part_of_a_clean_text():
 
 def test_of_many_names_the_first_are_told():
     assert (some("cab"), some("edcba")) == ("a, b, c", "a, b, c and 2 more")
+
+
+def test_hours_that_are_few_are_not_told_as_none():
+    assert [hours(value) for value in (0.0, 0.0004, 0.026, 0.96, 1.0, 1234.56)] == [
+        "0.0", "0.01", "0.03", "0.96", "1.0", "1,234.6"
+    ]  # fmt: skip

@@ -5,14 +5,19 @@ FLOPs of a forward pass are those of `architecture.flops_per_token`, and with th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tiny_transformers.settings.architecture import Architecture, Brainformer, flops_per_token
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.stage.kind import Sizes
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
 BUILTIN_STORY_TOKENS = 45
 LONGEST_STORY = {"files": 512, "builtin": 64}  # tokens, about, before data.max_length cuts it
 # Of a stream: training, validation and test, in the published split (tiny_transformers/data/characters.py).
 CHARACTERS = {"files": (90_000_000, 5_000_000, 5_000_000), "builtin": (1_000_000, 55_000, 55_000)}
+SPLITS = (0.9, 0.05, 0.05)  # of a stream that is there
+TOKEN_BYTES = 4.0  # of text, with what stands around it in a line of JSON
 
 
 def story_tokens(config: RunConfig) -> float:
@@ -20,6 +25,20 @@ def story_tokens(config: RunConfig) -> float:
     if config.data.source == "builtin":
         return BUILTIN_STORY_TOKENS
     return min(config.data.files.document_tokens, config.data.max_length)
+
+
+def rows_in(config: RunConfig, file: str, row_bytes: float, usual: Mapping[str, float], sizes: Sizes) -> float:
+    """Return how many rows a file has by its size, each of so many bytes; one that is not there has the `usual` number
+    of its source, and so has builtin data, which is always the same."""
+    if config.data.source == "builtin" or file not in sizes:
+        return usual[config.data.source]
+    return sizes[file] / row_bytes
+
+
+def characters(config: RunConfig, split: int, sizes: Sizes) -> float:
+    """Return the characters of a split of a stream: 0 training, 1 validation, 2 test."""
+    usual = {source: float(of[split]) for source, of in CHARACTERS.items()}
+    return rows_in(config, config.data.files.files[0], 1 / SPLITS[split], usual, sizes)
 
 
 def limited(rows: float, limit: int | None) -> float:

@@ -13,6 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from cluster.console import count
+from cluster.console import hours as told_hours
 from cluster.ledger.rows import TryRow
 from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, text_width
 from cluster.report.figures.styles import OKABE_ITO
@@ -23,6 +24,7 @@ ROW, LEAST_ROW, TALLEST = 0.16, 0.1, 5.0  # inches: of a pack; of one with lette
 MOST = 600  # packs: of more the newest, since a row must be as high as a printed point can be seen
 CUT = 0.02  # of the axis, where nothing happened
 HOURS_HEIGHT = 1.3  # inches
+SHORT = 600  # seconds of a stretch whose times are told with their seconds
 MOMENTS = 120  # at which hours are summed
 WORKED, LOST, STOPPED = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
 NOT_ITS_FAULT = ("cancelled", "preempted", "node_fail")
@@ -102,14 +104,15 @@ class TimeAxis:
     def _ticks(self) -> Iterator[tuple[float, str]]:
         """Of each stretch its start and, where it is long enough, times in between."""
         for start, end in self.busy:
-            yield start, f"{self._local(start):%-d %b\n%H:%M}"
+            clock = "%-d %b\n%H:%M:%S" if end - start < SHORT else "%-d %b\n%H:%M"
+            yield start, f"{self._local(start):{clock}}"
             first, last = self._local(start), self._local(end)
             locator = dates.AutoDateLocator(minticks=3, maxticks=7, tz=self.zone)
             for number in locator.tick_values(first, last) if end > start else ():
                 moment = dates.num2date(number, self.zone)
                 if start < moment.timestamp() <= end:
                     of_day = moment.hour or moment.minute or last - first < timedelta(days=2)
-                    yield moment.timestamp(), f"{moment:%-d %b\n%H:%M}" if of_day else f"{moment:%-d %b}"
+                    yield moment.timestamp(), f"{moment:{clock}}" if of_day else f"{moment:%-d %b}"
 
     def _local(self, time: float) -> datetime:
         return datetime.fromtimestamp(time, self.zone)
@@ -163,7 +166,7 @@ def _hours(axes: Axes, tries: Sequence[TryRow], axis: TimeAxis) -> str:
         hours = hours_at(times, [each for each in counted if each["status"] == status])
         if hours[-1] > 0:
             axes.fill_between(axis.place(times), base, base + hours, color=colour, lw=0)
-            told.append(f"{hours[-1]:,.1f} {word}")
+            told.append(f"{told_hours(hours[-1])} {word}")
             base = base + hours
     axes.set_ylim(bottom=0)
     axes.set_ylabel(unit)

@@ -12,6 +12,8 @@ import yaml
 
 from cluster.errors import LedgerBusy, OldLedger
 from cluster.files import folders, whole_files
+from cluster.files.records import StudyRecord
+from cluster.ledger import checks, recording
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.ledger.rows import ScoreRow
@@ -378,3 +380,29 @@ def test_what_a_stage_run_told_is_what_its_newest_attempt_did_without_void_ones(
         ledger.put_outcome(runs[run].id, "pretrain", number, {"scores": [score], "checks": []})
     assert [row["value"] for row in ledger.outcomes_of(ScoreRow, [runs[0].id])] == [2]
     assert [row["value"] for row in ledger.outcomes_of(ScoreRow, [runs[1].id, runs[0].id])] == [2, 1]
+
+
+def test_a_study_of_one_name_in_two_manifests_is_said_and_an_edited_one_is_not(ledger, root, runs):
+    recording.record_runs(ledger, root, [run for run in runs if "first" in run.studies], "2026")
+    ids = tuple(run.id for run in runs if "first" in run.studies)
+
+    def submit(manifest, of):
+        study = StudyRecord("first", "", of[:1], of, ("pretrain",), (), manifest)
+        told = checks.left_by(ledger, [study])
+        recording.record_studies(ledger, root, [study])
+        return told
+
+    assert submit("/mine/a.yaml", ids) == []
+    assert submit("/mine/a.yaml", ids[:-1]) == [], "it was edited"
+    assert submit("/mine/b.yaml", ids[:-1]) == [], "it has the same runs"
+    assert checks.of_several_manifests(ledger) == {"first": "first: its runs come from 2 manifests: a.yaml, b.yaml"}
+    (told,) = submit("/theirs/b.yaml", ids[:1])
+    assert told.startswith(
+        f"first: /mine/b.yaml has a study of this name, too, and of its {len(ids) - 1} runs /theirs/b.yaml does not "
+        f"have {len(ids) - 2}."
+    )
+    told = {study.name: study.note.partition(" come from ")[2] for study in results.read(ledger)}
+    three = "3 manifests: /mine/a.yaml, /mine/b.yaml, /theirs/b.yaml"
+    assert told == {"first": three, "first, no longer in the manifest": three, "second": ""}
+    assert submit("/mine/a.yaml", ids) == [], "it has all of the last one's"
+    assert checks.of_several_manifests(ledger) == {}, "the last one has all runs"

@@ -44,6 +44,11 @@ def answers(ledger):
     yield rows.UsageRow, ledger.usage()
     yield rows.HoursRow, ledger.hours()
     yield rows.PackRow, ledger.open_packs()
+    yield rows.StageWorkRow, ledger.stage_work()
+    yield (
+        rows.OpenStageRow,
+        ledger.open_stages((row["submission_id"], row["pack_index"]) for row in ledger.open_packs()),
+    )
     yield rows.ScoreRow, ledger.scores()
     yield rows.MetricRow, ledger.metrics()
     yield rows.ScoreRow, ledger.outcomes_of(rows.ScoreRow, runs)

@@ -124,7 +124,7 @@ def test_own_stages_leave_the_ids_of_models_as_they_are(tmp_path, manifest_file)
         ([("studies/widths/grid/lr", [[1]])], "studies.widths.grid.lr: [1] cannot fill a placeholder."),
         ([("studies/widths/grid/seed", [1])], "studies.widths.grid.seed: every command has {seed} already."),
         ([("studies/widths/train", {})], "studies.widths.train: the manifest has no models, so a study has no"),
-        ([("studies/widths/stages", ["blimp"])], "studies.widths.stages.blimp: unknown key. Known: train, score."),
+        ([("studies/widths/stages", ["blimp"])], "studies.widths.stages: blimp is no stage. Known: train, score."),
         ([("studies/widths/stages", ["score"])], "studies.widths.stages: score needs train. Add it."),
         ([("studies/widths/baseline", {"widht": 1})], "baseline.widht: no cell of the study sets it. Did you mean w"),
         ([("defaults", {"train": {}})], "defaults.train: unknown key."),

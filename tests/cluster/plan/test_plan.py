@@ -11,7 +11,7 @@ from rich.console import Console
 from cluster.errors import InputError
 from cluster.files.records import StageState
 from cluster.manifest import checking, follow_ups, grids, loading
-from cluster.plan import choosing, cost, expansion, outlook, packing
+from cluster.plan import choosing, cost, expansion, naming, outlook, packing
 from cluster.plan.choosing import PackItem
 from cluster.plan.cost import Estimate
 from cluster.plan.retry import Adjustment
@@ -19,6 +19,7 @@ from cluster.sites import profiles
 from cluster.submit import tables
 from tiny_transformers.settings.architecture import GPTNeo, Roberta
 from tiny_transformers.settings.config import CPU_TOKENS, RunConfig
+from tiny_transformers.settings.stages import required_files
 
 ROOT = Path(__file__).parents[3]
 SLOW = 1e8  # FLOP/s, with which what a run of these tests computes takes longer than its start
@@ -34,6 +35,29 @@ SITE = profiles.Site(name="test", scheduler="slurm", cpus=8, memory_per_cpu=4000
 def test_a_run_of_two_studies_is_planned_once(runs):
     assert len(runs) == 7
     assert [run.studies for run in runs if len(run.studies) > 1] == [("first", "second")]
+
+
+def test_a_name_tells_a_run_from_the_others_of_its_study_by_what_is_not_at_its_default(tmp_path):
+    text = """
+models: {gpt: {family: gpt_neo}}
+studies:
+  rates: {grid: {model: [gpt], train.learning_rate: [5.0e-4, 1.0e-3]}, seeds: [1, 2]}
+  lengths: {grid: {model: [gpt], data.max_length: [512, 64], evaluation.superglue.max_length: [128, 64]}, seeds: [1]}
+"""
+    (tmp_path / "names.yaml").write_text(text)
+    cells = grids.cells(loading.load(tmp_path / "names.yaml"))
+    base = "gpt-gelu-9.59M-2L-4H-512C-1024I"
+    expected = [f"{base}{more}-s{seed}" for more in ("", "-learning_rate=0.001") for seed in (1, 2)]
+    data, superglue = "-data.max_length=64", "-superglue.max_length=64"
+    expected += [f"{base}{more}-s1" for more in (superglue, data, f"{data}{superglue}")]
+    assert [run.name for run in expansion.expand(cells)] == expected
+    assert expansion.seeded_runs(cells)[2]["name"] == expected[2]
+    stream = RunConfig.model_validate({"model": {"family": "brainformer"}, "data": {"corpus": "text8"}})
+    more = stream.model_copy(update={"train": stream.train.model_copy(update={"weight_decay": 0.5})})
+    named = naming.names(naming.Named(("s",), "bf", config) for config in (stream, more))
+    assert named[1] == named[0].replace("-s42", "-weight_decay=0.5-s42")
+    alone = expansion.expand(cell for cell in cells if cell.config.train.learning_rate == 1e-3)
+    assert alone[0].name == f"{base}-s1", "where its study has no other"
 
 
 def test_whatever_changes_a_result_changes_the_id():
@@ -53,11 +77,11 @@ def test_whatever_changes_a_result_changes_the_id():
 
 
 def test_a_name_shows_the_true_parameter_count():
-    assert expansion.name("gpt", RunConfig(model=GPTNeo())) == "gpt-gelu-9.59M-2L-4H-512C-1024I-s42"
+    assert naming.name("gpt", RunConfig(model=GPTNeo())) == "gpt-gelu-9.59M-2L-4H-512C-1024I-s42"
     longer = RunConfig(model=GPTNeo(), train={"max_steps": 10_000})
-    assert expansion.name("gpt", longer) == "gpt-gelu-9.59M-2L-4H-512C-1024I-10000steps-s42"
+    assert naming.name("gpt", longer) == "gpt-gelu-9.59M-2L-4H-512C-1024I-10000steps-s42"
     for budget, word in (({"hours": 5}, "5h"), ({"hours": 0.5}, "0.5h"), ({"tokens": 475_000_000}, "475Mtokens")):
-        assert expansion.name("gpt", RunConfig(model=GPTNeo(), train={"budget": budget})).endswith(f"1024I-{word}-s42")
+        assert naming.name("gpt", RunConfig(model=GPTNeo(), train={"budget": budget})).endswith(f"1024I-{word}-s42")
 
 
 def states(**status):
@@ -179,6 +203,34 @@ def test_measured_speed_replaces_the_profile_first_the_architectures_own_then_ot
     assert plain.seconds(config, "pretrain", "blimp") == pytest.approx(
         plain.seconds(config, "pretrain") + plain.seconds(config, "blimp")
     )
+
+
+def test_work_goes_by_the_size_of_the_data_that_is_there_and_by_what_is_used_of_it():
+    def config(**settings):
+        return RunConfig.model_validate({"model": {"family": "gpt_neo"}, "train": {"max_steps": 1}} | settings)
+
+    usual, sizes = config(), dict.fromkeys(required_files(config()), 896 * 50)
+    small = cost.Measured(SLOW, sizes=sizes)  # 50 stories of 224 tokens, some 136 pairs, 160 rows
+    fifty = cost.flops(config(train={"max_steps": 1, "eval_stories": 50}), "pretrain")
+    assert small.work(usual, "pretrain") == pytest.approx(fifty) != cost.flops(usual, "pretrain")
+    limited = config(train={"max_steps": 1, "eval_stories": 20}, evaluation={"limit": 30})
+    assert small.work(limited, "pretrain") == cost.flops(limited, "pretrain") < fifty
+    for stage in ("blimp", "superglue", "lambada"):
+        assert small.work(usual, stage) < cost.flops(usual, stage) / 5
+        assert small.work(limited, stage) == pytest.approx(cost.flops(limited, stage))
+        assert small.work(limited, stage) < small.work(usual, stage)
+    builtin = config(data={"source": "builtin"})
+    assert small.work(builtin, "pretrain") == cost.flops(builtin, "pretrain"), "which is always the same"
+    stream = RunConfig.model_validate({"model": {"family": "brainformer"}, "data": {"corpus": "text8"}})
+    less = cost.Measured(SLOW, sizes=dict.fromkeys(stream.data.files.files, 50_000_000))
+    assert less.work(stream, "bpc") == pytest.approx(cost.flops(stream, "bpc") / 2)
+
+
+def test_without_a_gpu_stages_begin_sooner():
+    config = RunConfig(model=GPTNeo())
+    with_gpus, without = (cost.Measured(SLOW, cores=cores) for cores in (0, 2))
+    assert with_gpus.seconds(config, "add_tokenizer") == cost.STAGE_OVERHEAD
+    assert without.seconds(config, "add_tokenizer") == cost.CPU_STAGE_OVERHEAD < cost.STAGE_OVERHEAD / 2
 
 
 def test_the_architecture_key_is_of_what_decides_speed_and_memory_and_of_nothing_else():

@@ -21,6 +21,7 @@ from cluster.sites import profiles
 from cluster.status import showing
 from cluster.submit import launch, tables
 from tiny_transformers.settings.config import CPU_TOKENS, RunConfig
+from tiny_transformers.settings.stages import required_files
 
 SITE = profiles.Site(name="here", scheduler="slurm", gpus=1, cpus=8, slots=2, runs_per_pack=2)
 GPU = {"tokens_per_second": 1e5, "peak_memory_mb": 900.0, "device": "NVIDIA A100"}
@@ -38,7 +39,7 @@ def finish(root, runs, metrics, where=SITE, seconds=100.0, stages=("pretrain", "
         directory = root.submission(f"{begins}{number}")
         intent = launch.describe(array, where, root, directory.id, ORIGIN)
         whole_files.write_json(directory.submission, intent)
-        whole_files.write_json(directory.answer, {"state": "submitted", "job_id": str(number)})
+        whole_files.write_json(directory.answer, {"state": "submitted", "job_id": directory.id})
         recording.record_intent(ledger, directory, intent)
         for index, pack in enumerate(array.packs):
             for item in pack.items:
@@ -63,6 +64,20 @@ def test_other_stages_speed_is_that_of_their_seconds(root, runs):
     config = runs[0].config
     expected = 2 * cost.flops(config, "blimp") / (100 - cost.STAGE_OVERHEAD)
     assert found.speed(config, "blimp").value == pytest.approx(expected)
+
+
+def test_a_short_stage_begins_no_slower_than_it_ended_and_is_at_least_so_fast(root, runs):
+    slow = SITE.model_copy(update={"flops": 1e6, "slots": 1, "runs_per_pack": 1})
+    ledger = finish(root, runs[:1], GPU | {"seconds": 3.0}, where=slow, seconds=4.0)
+    found, config = measured([(ledger, "measured")], slow), runs[0].config
+    assert (found.overhead("pretrain"), found.overhead("blimp")) == (1.0, 4.0)
+    assert found.overhead("superglue") == cost.STAGE_OVERHEAD, "of which nothing is known"
+    assert found.speed(config, "blimp").value == cost.flops(config, "blimp") / 4
+    fast = slow.model_copy(update={"flops": 1e15})
+    assert measured([(ledger, "measured")], fast).speed(config, "blimp").basis == "site profile"
+    sizes = dict.fromkeys(required_files(config, ["blimp"]), 33_000)
+    known = measured([(ledger, "measured")], slow, sizes)
+    assert known.speed(config, "blimp").value == known.work(config, "blimp") / 4, "by what was really done"
 
 
 def test_what_is_alone_on_the_device_is_not_sped_up_by_its_pack_mates_nor_limits_slots(root, runs):

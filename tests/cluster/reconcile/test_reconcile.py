@@ -958,10 +958,13 @@ def test_a_rebuilt_ledger_equals_the_old_one(ledger, root, runs, tmp_path):
     recording.record_studies(
         ledger, root, [records.StudyRecord("z/1", "Why?", (runs[0].id,)), records.StudyRecord("first", "", ())]
     )
+    renamed = replace(runs[0], name="another", studies=("third",))
+    recording.record_runs(ledger, root, [renamed], "2026-11-22T12:00:00")
     slurm = FakeSlurm([Job("7_0", "tt-cafe", "TIMEOUT"), Job("7_1", "tt-cafe", "CANCELLED")])
     reconciling.reconcile(ledger, root, slurm)
     again = Ledger(tmp_path / "again.db")
     assert reconciling.rebuild(again, root) == []
+    assert again.names([runs[0].id]) == {runs[0].id: runs[0].name}, "a run keeps its first name"
     assert json.dumps(again.overview()) == json.dumps(ledger.overview())
     assert list(again.scores()) == list(ledger.scores())
     assert [study["name"] for study in again.studies()] == ["first", "z/1"]

@@ -1,8 +1,12 @@
 """What a study found in one line a family, and its small picture."""
 
+import re
+
+import numpy as np
 import pytest
 from scored import BLIMP, LOSS, compare, on_blimp, study, variant
 
+from cluster.report.comparison import seeds_needed, seeds_to_tell
 from cluster.report.headlines import ROWS, Effect, headlines, pictures
 from cluster.report.results import Family, Study
 
@@ -22,12 +26,37 @@ def lines(of):
         ([BETTER, ALIKE], "“a” beats “GELU”: +2.0 points of BLiMP."),
         ([WORSE, BETTER], "“b” beats “GELU”: +2.0 points of BLiMP; “a” is worse: -3.0 points of BLiMP."),
         ([ALIKE], "no difference to “GELU” can be told (6 seeds)."),
-        ([WORSE[:1]], "1 seed of each, so no difference can be told from chance."),
+        ([WORSE[:1]], "1 seed of each, so no difference can be told from chance: that takes 4 or more."),
         ([[]], "nothing can be compared yet."),
     ],
 )
 def test_a_line_says_what_beats_the_baseline_what_is_worse_or_that_nothing_can_be_told(variants, line):
     assert lines(on_blimp(BASE, *variants)) == [f"GPT-Neo: {line}"]
+
+
+def test_where_nothing_can_be_told_it_says_how_many_seeds_the_largest_difference_takes():
+    near, less = [0.61, 0.60, 0.60, 0.61, 0.60, 0.605], [each - 0.001 for each in reversed(BASE)]
+    (line,) = lines(on_blimp(BASE, near, less))
+    told = re.fullmatch(
+        r".*told \(6 seeds\); to tell the \+0.4 points of BLiMP of “a”, if they are real, takes (\d+) or more.", line
+    )
+    assert 6 < int(told[1]) < 100
+    one, other = np.array([0.0, 1.0, 0.5, 0.5]), np.array([2.0, 3.0, 2.5, 2.5])
+    few, many = (seeds_to_tell(one, other, comparisons) for comparisons in (1, 20))
+    assert seeds_needed(1) <= few < many
+    assert seeds_to_tell(one, one + 0.01, 1) is None, "more than are named"
+    assert seeds_to_tell(one, one + 1, 20) > many, "the smaller the difference"
+
+
+def test_a_long_label_has_a_line_of_its_own():
+    def picture(label):
+        of = study(variant("gelu", {BLIMP: BASE}), variant(label, {BLIMP: WORSE}))
+        return pictures(of, compare(of))[0]
+
+    beside, above, narrow = map(picture, ("b" * 19, "b" * 50, "b" * 80))
+    assert [each.is_wide for each in (beside, above, narrow)] == [False, True, True]
+    assert [each.effects[0].is_narrow for each in (beside, above, narrow)] == [False, False, True]
+    assert [each.effects[0].label for each in (beside, above, narrow)] == ["b" * 19, "b" * 50, "b" * 71 + "…"]
 
 
 def test_of_many_variants_the_two_that_differ_most_are_named():
@@ -58,7 +87,9 @@ def test_the_line_speaks_of_the_measure_of_the_picture_and_of_scores_before_loss
 def test_families_of_which_the_same_is_to_be_said_share_a_line_and_each_has_its_picture():
     scores = [variant("gelu", {BLIMP: BASE[:1]}), variant("a", {BLIMP: WORSE[:1]})]
     of = Study("made_up", "", (Family("gpt_neo", tuple(scores)), Family("roberta", tuple(scores))))
-    assert lines(of) == ["GPT-Neo and RoBERTa: 1 seed of each, so no difference can be told from chance."]
+    assert lines(of) == [
+        "GPT-Neo and RoBERTa: 1 seed of each, so no difference can be told from chance: that takes 5 or more."
+    ]
     assert [each.title for each in pictures(of, compare(of))] == ["GPT-Neo: BLiMP, points", "RoBERTa: BLiMP, points"]
 
 

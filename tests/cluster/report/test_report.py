@@ -272,6 +272,10 @@ def test_costs_are_means_of_complete_runs():
     config = RunConfig.model_validate({"model": {"family": "gpt_neo"}})
     family = Family("gpt_neo", (Variant("a", "a", "gpt_neo", config, 1, True, (one, other)),))
     assert study_tables.hours_title(family) == "hours"
+    for on_gpu, title in ((0, "hours"), (1, "GPU-hours")):  # while none is trained
+        tried = replace(one, metrics={}, tries=({"on_gpu": on_gpu},))
+        begun = replace(family, variants=(replace(family.baseline, runs=(tried,)),))
+        assert study_tables.hours_title(begun) == title
 
 
 def test_a_difference_over_fewer_seeds_than_the_mean_says_so(whole):

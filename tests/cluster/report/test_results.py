@@ -1,5 +1,7 @@
 """The ledger as studies, families and variants, read from the runs of experiments.yaml."""
 
+from dataclasses import replace
+
 import pytest
 import synthetic
 
@@ -64,7 +66,9 @@ def test_every_label_of_the_shipped_manifest_is_unique_in_its_family():
         assert len(set(labels)) == len(labels), family
 
 
-def test_variants_that_differ_in_settings_which_no_name_tells_are_labelled_by_these(tmp_path):
+@pytest.mark.parametrize("named", [True, False])
+def test_variants_that_differ_in_settings_which_no_name_tells_are_labelled_by_these(tmp_path, named):
+    """Runs of an older version have names that do not tell."""
     cells = [
         loading.Cell(
             cell.study, cell.model,
@@ -74,11 +78,14 @@ def test_variants_that_differ_in_settings_which_no_name_tells_are_labelled_by_th
         for cell in grids.cells(loading.load(synthetic.EXPERIMENTS), studies=["quickstart"])
         for rate in (1e-3, 5e-4)  # the study's baseline is the second
     ]  # fmt: skip
-    study = read(synthetic.make(tmp_path, expansion.expand(cells), with_pairs=False))["quickstart"]
+    runs = expansion.expand(cells)
+    if not named:
+        runs = [replace(run, name=run.name.replace("-learning_rate=0.001", "")) for run in runs]
+    study = read(synthetic.make(tmp_path, runs, with_pairs=False))["quickstart"]
     labels = [variant.label for variant in study.families[0].variants]
+    usual = "" if named else " learning_rate=0.0005"
     assert sorted(labels) == [
-        "gelu train.learning_rate=0.0005", "gelu train.learning_rate=0.001",
-        "learnable_gelu train.learning_rate=0.0005", "learnable_gelu train.learning_rate=0.001",
+        f"gelu{usual}", "gelu learning_rate=0.001", f"learnable_gelu{usual}", "learnable_gelu learning_rate=0.001",
     ]  # fmt: skip
 
 

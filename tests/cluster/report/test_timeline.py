@@ -67,6 +67,13 @@ def test_a_pack_that_works_on_another_studys_runs_in_between_does_not_wait():
     assert relative(pack.worked) == [(600, 4200), (9000, 9500)]
 
 
+def test_the_times_of_a_short_study_can_be_told_apart():
+    ((_, svg),) = drawn(attempt(started=2.0, ended=95.0))
+    clock = f"{datetime.fromtimestamp(BEGAN, ZONE):%H:%M}"
+    assert f"{clock}:20" in svg
+    assert "0.03 for results" in drawn(attempt(started=2.0, ended=95.0))[0][0].caption
+
+
 def test_what_waits_still_waits_up_to_the_last_that_is_known():
     found = history([attempt(), attempt(pack=1, status="submitted", started=None, ended=None)])
     assert relative(found.packs[1].waited) == [(0, 4200)]

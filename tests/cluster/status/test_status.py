@@ -237,8 +237,10 @@ def test_hours_and_the_estimate_come_from_what_was_planned_and_what_has_run(stud
     # Of two failures 0.1 hours each; 1.1 of the pack that has ended; 290 s of one of two slots, by its heartbeat.
     assert read.hours.used == pytest.approx(0.2 + 1.1 + 290 / 3600 / 2)
     assert (read.hours.planned, read.hours.unit) == (pytest.approx(2 + 4), "GPU-hours")
-    # A pack takes 1.1 hours, as the first did; the running one is 300 s old, and the other two come after it.
-    assert read.seconds_left == pytest.approx(3 * 3960 - 300)
+    # A stage run takes 990 s, as those of the first pack did: 7.6 of the running pack's are left, of two slots, and of
+    # the 16 others, which 4 packs share alike, those of two packs come after it.
+    assert read.seconds_left == pytest.approx(7.6 * 990 + 2 * 20 * 990 / 4)
+    assert read.why == "by what 4 completed stage runs took; 1 at a time, as now"
     study.put_attempt(runs[3].id, "pretrain", 1, progress=json.dumps({"reason": "JobHeldUser"}))
     held = reading.read(LedgerView(study, "now", "none"), root, now=START + 4200)
     assert (held.seconds_left, held.why) == (None, "1 pack will not start by itself")
@@ -304,7 +306,7 @@ def test_of_two_packs_one_of_which_waits_again_the_other_is_shown_as_running(stu
     assert [pack.job for pack in read.packs] == ["7_2"]
     assert sorted(each.reason for each in read.queue) == ["BeginTime", "Priority"]
     assert read.total.runs["running"] == 1
-    assert read.seconds_left == pytest.approx(3 * 3960 - 200), "the others come after it"
+    assert read.seconds_left == pytest.approx(3.6 * 990 + 2 * 20 * 990 / 4), "the others come after it"
 
 
 def test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_done(ledger, root, runs):
@@ -321,13 +323,38 @@ def test_a_pack_that_takes_longer_than_planned_is_reckoned_from_what_of_it_is_do
     beat = {"fraction": 0.5, "text": "", "time": START + 4200, "seconds_left": 180.0}
     ledger.put_attempt(runs[0].id, "add_tokenizer", 1, status="running", started=START + 3900,
                        progress=json.dumps(beat))  # fmt: skip
+    ledger.put_attempt(runs[1].id, "pretrain", 1, status="running", started=START, progress=json.dumps(beat))
+    ledger.put_attempt(runs[0].id, "pretrain", 1, status="failed", cause="error")
     why = "as planned; 1 pack longer than that, reckoned from what of it is done"
-    assert left(4200) == (round(4200 * (8 / 1.5 - 1)), why)
-    for run in runs[:2]:
-        for stage in STAGES:
-            if (run, stage) != (runs[0], "add_tokenizer"):
-                ledger.put_attempt(run.id, stage, 1, status="completed", started=START, ended=START + 4000)
-    assert left(4200) == (180, why)
+    assert left(4200) == (round(4200 * (8 / 2 - 1)), why)
+
+
+def test_the_estimate_follows_the_stage_runs_that_have_completed_stage_by_stage(ledger, root, runs):
+    def left(now=300):
+        read = reading.read(LedgerView(ledger, "now", "none"), root, now=START + now)
+        return read.seconds_left and round(read.seconds_left), read.why
+
+    ledger.record_runs(runs[:2], "2026")
+    planned = {"pretrain": 2000.0, "add_tokenizer": 40.0, "blimp": 400.0, "superglue": 4000.0}
+    values = {"seconds": sum(planned.values()), "slots": 1, "gpus": 0, "stage_seconds": json.dumps(planned)}
+    submit(ledger, "cafe", [runs[:2]], **values)
+    first, second = (run.id for run in runs[:2])
+    ledger.put_attempt(first, "pretrain", 1, status="running", started=START, job="7")
+    assert left() == (6440 - 300, "as planned")
+    ledger.put_attempt(first, "pretrain", 1, progress=json.dumps(BEAT | {"fraction": 0.5}))
+    assert left(10_000)[0] == round(10_000 * (6440 - 500) / 500), "half of a pretraining is 500 planned seconds"
+    ledger.put_attempt(first, "pretrain", 1, status="completed", ended=START + 100)  # a tenth of what was planned
+    others = "and of add_tokenizer, blimp, superglue 0.1 x what was planned"
+    assert left() == (100 + 444, f"by what 1 completed stage run took, {others}")
+    for stage, ended in (("add_tokenizer", 110), ("blimp", 300)):
+        ledger.put_attempt(first, stage, 1, status="completed", started=START + 100, ended=START + ended)
+    # (100 + 10 + 200) of (1000 + 20 + 200) planned seconds
+    assert left()[0] == round(100 + 10 + 200 + 4000 * 310 / 1220)
+    ledger.put_attempt(first, "superglue", 1, status="completed", started=START + 300, ended=START + 320)
+    assert left() == (100 + 10 + 200 + 20, "by what 4 completed stage runs took")
+    progress = json.dumps(BEAT | {"fraction": 0.5, "time": START + 300, "seconds_left": 40.0})
+    ledger.put_attempt(second, "pretrain", 1, status="running", started=START + 250, progress=progress)
+    assert left()[0] == 50 + 10 + 200 + 20
 
 
 def test_heartbeats_without_figures_are_shown_in_their_own_words(study, root, runs):

@@ -253,3 +253,14 @@ def test_a_task_of_lm_eval_that_cannot_be_scored_is_refused_before_anything_is_s
     runs = expansion.expand(grids.cells(loading.load(of_lm_eval)))
     with pytest.raises(InputError, match=message):
         requests.check_data(runs, data_root)
+
+
+def test_plans_know_the_sizes_of_the_files_that_are_there(manifest, data_root):
+    todo = [(run, run.stages) for run in expansion.expand(grids.cells(loading.load(manifest)))]
+    (data_root / "mine/v").unlink()
+    (data_root / "mine/t").unlink()
+    for name in ("a.jsonl", "deeper/b.jsonl"):
+        write(data_root / "mine/t" / name, "12345")
+    expected = {file: len(f"the first {file}") for file in FILES[:3]} | {"mine/t": 10}
+    assert contents.sizes(todo, data_root) == expected
+    assert contents.sizes(todo, None) == {}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from variants import EVERY, FAMILIES, small
 
-from cluster.plan import cost, disk, expansion
+from cluster.plan import cost, disk, naming
 from tiny_transformers.common.work import CheckFailed, Interrupted, Work
 from tiny_transformers.models import auto
 from tiny_transformers.settings.config import RunConfig, Train
@@ -83,7 +83,7 @@ def test_what_cannot_be_pruned_is_refused(settings, complaint):
 
 def test_a_run_without_pruning_says_nothing_of_it():
     pruned = RunConfig.model_validate({"model": {"family": "gpt_neo"}, "train": {"pruning": {"sparsity": 0.8}}})
-    assert expansion.name("gpt", pruned) == "gpt-gelu-9.59M-2L-4H-512C-1024I-pruned80-s42"
+    assert naming.name("gpt", pruned) == "gpt-gelu-9.59M-2L-4H-512C-1024I-pruned80-s42"
     assert "pruning" not in Train().model_dump()
     assert Train(pruning={"sparsity": 0.5}) == Train.model_validate_json(
         Train(pruning={"sparsity": 0.5}).model_dump_json()

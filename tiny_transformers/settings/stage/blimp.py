@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import Data, RunConfig
-from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops
-from tiny_transformers.settings.stage.kind import Measure, StageKind, Tasks
+from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops, rows_in
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind, Tasks
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip (docs/data.md).
 BLIMP_TASKS = (
@@ -56,7 +55,8 @@ PAIR_SCORES = "scores/blimp.npz"  # in a run's folder: what this stage keeps of 
 SENTENCE_TOKENS = 12
 DISTINCT_PREFIXES = 0.6  # of the tokens; a decoder computes a beginning that sentences share once
 TASK_PAIRS = {"files": 63_280 / 17, "builtin": 200}  # pairs of a task, on average
-FULL_PAIRS = 1_000  # of a paradigm of the full BLiMP
+FULL_PAIRS = 1_000.0  # of a paradigm of the full BLiMP
+PAIR_BYTES = 330.0  # of a line, on average
 
 
 class Blimp(Settings):
@@ -84,22 +84,23 @@ def files(config: RunConfig) -> list[str]:
     return list(blimp_files(config.data, config.evaluation.of(Blimp).data).values())
 
 
-def flops(config: RunConfig) -> float:
-    return flops_of(config, config.evaluation.limit)
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
+    return flops_of(config, config.evaluation.limit, sizes)
 
 
-def flops_of(config: RunConfig, limit: int | None) -> float:
+def flops_of(config: RunConfig, limit: int | None, sizes: Sizes = UNKNOWN) -> float:
     """The FLOPs of so many pairs of each task; None: of all."""
-    sentences = _sentences(config.data, config.evaluation.of(Blimp).data, limit)
+    sentences = _sentences(config, limit, sizes)
     if config.model.causal:
         return forward_flops(config) * sentences * SENTENCE_TOKENS * DISTINCT_PREFIXES
     return one_mask_flops(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
 
 
-@cache
-def _sentences(data: Data, which: Literal["filtered", "full"], limit: int | None) -> float:
-    pairs = FULL_PAIRS if which == "full" else TASK_PAIRS[data.source]
-    return 2 * sum(limited(pairs, limit) for _ in blimp_files(data, which))
+def _sentences(config: RunConfig, limit: int | None, sizes: Sizes) -> float:
+    which = config.evaluation.of(Blimp).data
+    usual = dict.fromkeys(TASK_PAIRS, FULL_PAIRS) if which == "full" else TASK_PAIRS
+    files = blimp_files(config.data, which).values()
+    return 2 * sum(limited(rows_in(config, file, PAIR_BYTES, usual, sizes), limit) for file in files)
 
 
 def check(config: RunConfig) -> None:

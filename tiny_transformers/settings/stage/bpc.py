@@ -8,8 +8,8 @@ from pydantic import PositiveInt
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig, stream_files
-from tiny_transformers.settings.costs import CHARACTERS, forward_flops
-from tiny_transformers.settings.stage.kind import Measure, StageKind
+from tiny_transformers.settings.costs import characters, forward_flops
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind
 
 
 class Bpc(Settings):
@@ -19,9 +19,9 @@ class Bpc(Settings):
     batch_size: PositiveInt = 1  # rows that the split is cut into; 1: each character sees all that is before it
 
 
-def flops(config: RunConfig) -> float:
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     split = config.evaluation.of(Bpc).split
-    return forward_flops(config) * CHARACTERS[config.data.source][1 if split == "validation" else 2]
+    return forward_flops(config) * characters(config, 1 if split == "validation" else 2, sizes)
 
 
 BPC = StageKind(

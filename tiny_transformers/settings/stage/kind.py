@@ -1,18 +1,22 @@
 """A stage is declared once: its name, its settings, what it needs, reads and costs, what the report shows of it.
 
 A stage is a function `run(work: Work) -> Outcome` (common/work.py) in a module that only the job that does it loads.
-The functions of an entry take a RunConfig, and are in closed form."""
+The functions of an entry take a RunConfig, and are in closed form; its cost goes by the size of its files, too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.kinds import Kinds
 from tiny_transformers.settings.stage.own import OwnStage
+
+Sizes = Mapping[str, int]  # a file below DATA_ROOT -> its bytes, of those that are there
+UNKNOWN: Sizes = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class StageKind:
     files: Callable[[Any], list[str]] = lambda _: []  # what it reads below DATA_ROOT
     # What else it reads below this DATA_ROOT, which only the files there tell; raises ValueError, in the user's words.
     found: Callable[[Any, Path], list[str]] = lambda *_: []
-    flops: Callable[[Any], float] = lambda _: 0.0  # from the settings and the usual size of the data
+    flops: Callable[[Any, Sizes], float] = lambda *_: 0.0  # from the settings and the size of the data
     of_others: Callable[[Any], list[Other]] = lambda _: []  # the products of other runs that it needs
     check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words

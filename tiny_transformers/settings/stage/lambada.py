@@ -8,12 +8,13 @@ from pydantic import PositiveInt
 
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig
-from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops
-from tiny_transformers.settings.stage.kind import Measure, StageKind
+from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops, rows_in
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind
 
 FILE = "lambada/lambada_test.jsonl"
-PASSAGES = {"files": 5_153, "builtin": 200}
+PASSAGES = {"files": 5_153.0, "builtin": 200.0}
 PASSAGE_TOKENS = {"files": 94, "builtin": 40}
+PASSAGE_BYTES = 353.0  # of a line, on average
 TARGET_TOKENS = 2.0  # of the last word
 
 
@@ -22,9 +23,10 @@ class Lambada(Settings):
     passages: PositiveInt | None = 1_000  # encoders: so many, evenly spaced, get a pseudo-perplexity; null: all
 
 
-def flops(config: RunConfig) -> float:
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     source, kept = config.data.source, config.evaluation.of(Lambada).passages
-    passages, length = limited(PASSAGES[source], config.evaluation.limit), PASSAGE_TOKENS[source]
+    there = rows_in(config, FILE, PASSAGE_BYTES, PASSAGES, sizes)
+    passages, length = limited(there, config.evaluation.limit), PASSAGE_TOKENS[source]
     if config.model.causal:
         return 1.0 * forward_flops(config) * passages * length
     whole = min(passages, kept or passages) * length  # masks

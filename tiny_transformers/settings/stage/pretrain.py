@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from tiny_transformers.settings.config import RunConfig, tokenizer_files
 from tiny_transformers.settings.costs import (
-    CHARACTERS,
+    TOKEN_BYTES,
+    characters,
     forward_flops,
     limited,
+    rows_in,
     step_flops,
     story_tokens,
     training_tokens,
 )
-from tiny_transformers.settings.stage.kind import Measure, Other, StageKind
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Other, Sizes, StageKind
 
-VALIDATION_SIZE = {"files": 21_990, "builtin": 300}  # stories
+VALIDATION_SIZE = {"files": 21_990.0, "builtin": 300.0}  # stories
 DOCUMENTS_CUT = "documents_cut"  # the check that tells of documents that are longer than what is read of them
 
 
@@ -22,18 +24,20 @@ def files(config: RunConfig) -> list[str]:
     return corpus if config.data.is_stream else [*corpus, *tokenizer_files(config.data)]
 
 
-def flops(config: RunConfig) -> float:
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     """Without the steps that a budget of hours pays for."""
-    evaluations = config.train.evaluations * validation_tokens(config)
+    evaluations = config.train.evaluations * validation_tokens(config, sizes)
     return step_flops(config) * training_tokens(config) + forward_flops(config) * evaluations
 
 
-def validation_tokens(config: RunConfig) -> float:
+def validation_tokens(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     """Return the tokens of one evaluation while a model is trained."""
-    source, train = config.data.source, config.train
+    train, corpus = config.train, config.data.files
     if config.data.is_stream:
-        return min(CHARACTERS[source][1], train.eval_characters or CHARACTERS[source][1])
-    return limited(VALIDATION_SIZE[source], train.eval_stories) * story_tokens(config)
+        return limited(characters(config, 1, sizes), train.eval_characters)
+    row_bytes = TOKEN_BYTES * corpus.document_tokens
+    stories = rows_in(config, corpus.files[1], row_bytes, VALIDATION_SIZE, sizes)
+    return limited(stories, train.eval_stories) * story_tokens(config)
 
 
 def of_teacher(config: RunConfig) -> list[Other]:

@@ -10,7 +10,7 @@ from tiny_transformers.settings.base import Settings, added
 from tiny_transformers.settings.config import RunConfig, tokenizer_files
 from tiny_transformers.settings.costs import forward_flops, head_flops
 from tiny_transformers.settings.stage import blimp
-from tiny_transformers.settings.stage.kind import StageKind
+from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes, StageKind
 
 
 class Speed(Settings):
@@ -28,12 +28,12 @@ class Speed(Settings):
     export: bool = added(False)  # the model as a program of torch.export, in the run's folder
 
 
-def flops(config: RunConfig) -> float:
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     speed, forward = config.evaluation.of(Speed), forward_flops(config)
     passes, rows = speed.warmup + speed.repetitions, sum(speed.batch_sizes)
     generated = speed.prompt_tokens + speed.new_tokens if config.model.causal else 0
     measured = passes * rows * ((forward - head_flops(config)) * speed.tokens + forward * generated)
-    asked = 2 * blimp.flops(config) if speed.int8 and not config.data.is_stream else 0.0
+    asked = 2 * blimp.flops(config, sizes) if speed.int8 and not config.data.is_stream else 0.0
     rounds = (len(speed.threads) or speed.int8) * (1 + speed.int8)  # on the CPU, besides
     return measured * (1 + rounds) + asked
 

@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from tiny_transformers.settings.base import Settings, added
 from tiny_transformers.settings.config import Evaluation, RunConfig
-from tiny_transformers.settings.costs import forward_flops, head_flops, limited
-from tiny_transformers.settings.stage.kind import Measure, StageKind, Tasks
+from tiny_transformers.settings.costs import forward_flops, head_flops, limited, rows_in
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind, Tasks
 
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
 SUPERGLUE_TASKS: tuple[Task, ...] = (
@@ -21,9 +21,10 @@ TRAIN_ROWS_2026: dict[Task, int] = {"qqp": 10_000, "mnli": 10_000}
 # What the builtin data has of them.
 BUILTIN_SUPERGLUE_TASKS: tuple[Task, ...] = ("cola", "sst2", "rte")
 
-TRAIN_ROWS = {"files": 40_000, "builtin": 600}  # of a task, on average
-VALIDATION_ROWS = {"files": 2_500, "builtin": 150}
+TRAIN_ROWS = {"files": 40_000.0, "builtin": 600.0}  # of a task, on average
+VALIDATION_ROWS = {"files": 2_500.0, "builtin": 150.0}
 ROW_TOKENS = {"files": 60, "builtin": 20}
+ROW_BYTES = 280.0  # of a line, on average over the tasks
 
 
 class Superglue(Settings):
@@ -95,15 +96,20 @@ def files(config: RunConfig) -> list[str]:
     return [file for task in superglue_tasks(config) for file in superglue_files(task, settings).values()]
 
 
-def flops(config: RunConfig) -> float:
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     settings, source, most = config.evaluation.of(Superglue), config.data.source, limit(config.evaluation)
     forward, tokens = forward_flops(config) - head_flops(config), ROW_TOKENS[source]
     total = 0.0
     for task in superglue_tasks(config):
-        train_rows = limited(TRAIN_ROWS[source], train_limit(config.evaluation, task)) * settings.epochs
+        train, scored, *_ = superglue_files(task, settings).values()
+        rows, answered = (
+            rows_in(config, file, ROW_BYTES, usual, sizes)
+            for file, usual in ((train, TRAIN_ROWS), (scored, VALIDATION_ROWS))
+        )
+        train_rows = limited(rows, train_limit(config.evaluation, task)) * settings.epochs
         evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
         trained = 3.0 * forward * train_rows * tokens
-        evaluated = forward * evaluations * limited(VALIDATION_ROWS[source], most) * tokens
+        evaluated = forward * evaluations * limited(answered, most) * tokens
         total += (trained + evaluated) * settings.seeds
     return total
 

@@ -11,7 +11,7 @@ from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import ANCHORS, RunConfig
 from tiny_transformers.settings.costs import forward_flops
 from tiny_transformers.settings.stage import blimp, pretrain
-from tiny_transformers.settings.stage.kind import Measure, StageKind
+from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind
 
 END = "end"  # the trained model's place among the anchors
 PLACE = ("step", "tokens", "stories", "minutes")  # the metrics of an anchor, each as `0.1.tokens`; streams: no stories
@@ -42,10 +42,10 @@ def files(config: RunConfig) -> list[str]:
     return [*pretrain.files(config), *(blimp.files(config) if scores_blimp(config) else [])]
 
 
-def flops(config: RunConfig) -> float:
-    of_one = forward_flops(config) * pretrain.validation_tokens(config)
+def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
+    of_one = forward_flops(config) * pretrain.validation_tokens(config, sizes)
     if scores_blimp(config):
-        of_one += blimp.flops_of(config, limit(config))
+        of_one += blimp.flops_of(config, limit(config), sizes)
     return (len(config.train.anchors) + 1) * of_one
 
 
