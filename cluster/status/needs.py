@@ -36,7 +36,8 @@ def of_choices(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Return a sentence for each choice that waits, and for each that was made: what was chosen, and whether its
     scores have changed since."""
     found = []
-    for _, _, choice_id, plan in choices.waiting(output_root):
+    for _, _, choice_id in choices.waiting(output_root):
+        plan = choices.plan_of(output_root, choice_id)
         if plan and choice_id not in ledger.choices():
             standing = choices.judge(ledger, plan)
             ready = f"{choice_words.title(plan)} can be chosen now: `tiny-transformers tick{output_root.options}` does"
