@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import marshal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlite_utils import Database
 from cluster.cli import entry
 from cluster.console import CleanConsole, clean
 from cluster.files import kept_code
+from cluster.manifest.follow_ups import FollowUp
 from cluster.status.showing import StatusLines, lines
 
 
@@ -66,6 +68,42 @@ def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
         key = str(path), marshal.dumps(document)
         if key not in known:
             known[key] = outline(path, document)
+        return known[key]
+
+    return remembered
+
+
+def once_for_these(compute: Callable[..., Any], copy: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Compute once of the same objects, which stay, so that each is known by its address. `copy`: for who asks."""
+    known: dict[Any, tuple[Any, Any]] = {}
+
+    def remembered(*given: Any) -> Any:
+        values = [list(each) if isinstance(each, (list, Iterator)) else each for each in given]
+        key = tuple(_told_apart(each) for each in values)
+        if key not in known:
+            known[key] = values, compute(*values)
+        return copy(known[key][1])
+
+    return remembered
+
+
+def _told_apart(value: Any) -> Any:
+    if isinstance(value, FollowUp):
+        return value.study, *map(id, value.all_cells)
+    return tuple(map(_told_apart, value)) if isinstance(value, list) else value if isinstance(value, str) else id(value)
+
+
+def validated_once(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Check the same settings once: nobody changes them."""
+    known: dict[bytes, Any] = {}
+
+    def remembered(given: Any) -> Any:
+        try:
+            key = marshal.dumps(given)
+        except ValueError:  # no plain values
+            return validate(given)
+        if key not in known:
+            known[key] = validate(given)
         return known[key]
 
     return remembered
@@ -129,34 +167,33 @@ def query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
 
 @functools.cache
 def commands(disk: Disk) -> Any:
-    """The commands, taken from their functions once, and each line of words once."""
+    """The commands, taken from their functions once, and each line of words parsed once. That typer looks for each path
+    is no call here."""
     entry.load()
     made = typer.main.get_command(entry.app)
-    waiting = [made]
-    while waiting:
-        for command in getattr(waiting.pop(), "commands", {}).values():
-            waiting.append(command)
-            if not hasattr(command, "commands"):
-                command.parse_args = _parsed_once(command.parse_args, disk)
-    return lambda args, prog_name: made.main(args=list(args), prog_name=prog_name)
+    known: dict[tuple[str, ...], tuple[Callable[..., Any], dict[str, Any]]] = {}
 
-
-def _parsed_once(parse: Callable[[Any, list[str]], list[str]], disk: Disk) -> Callable[[Any, list[str]], list[str]]:
-    """Parse each line of words once, and again if it is wrong. That typer looks for each path is no call here."""
-    known: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
-
-    def remembered(context: Any, words: list[str]) -> list[str]:
-        key = tuple(words)
-        if key not in known:
+    def main(args: list[str], prog_name: str) -> None:
+        words = tuple(args)
+        if words not in known:
             kernel, disk.kernel = disk.kernel, None
             try:
-                left = parse(context, list(words))
+                known[words] = _parsed(made, args, prog_name)
             finally:
                 disk.kernel = kernel
-            known[key] = dict(context.params), list(left)
-        params, left = known[key]
-        context.params = {name: list(value) if isinstance(value, list) else value for name, value in params.items()}
-        context.args = list(left)
-        return context.args
+        function, values = known[words]
+        try:
+            function(**{name: list(value) if isinstance(value, list) else value for name, value in values.items()})
+        except typer.Exit as left:
+            sys.exit(left.exit_code)
 
-    return remembered
+    return main
+
+
+def _parsed(command: Any, words: list[str], name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function of a command, and what it is given."""
+    context = command.make_context(name, list(words))
+    while hasattr(command, "commands"):
+        name, command, left = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, left, parent=context)
+    return command.callback, context.params
