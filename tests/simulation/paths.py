@@ -12,6 +12,7 @@ from stat import S_ISDIR
 from typing import Any
 
 from simulation.disk import Disk
+from simulation.saving import Known
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
@@ -19,15 +20,15 @@ ABSENT = (FileNotFoundError, NotADirectoryError)
 def replacements(disk: Disk) -> list[tuple[Any, str, Any]]:
     """Object, name of the attribute, what stands there while worlds run."""
     new, resolve, open_file, stat_file = Path.__new__, Path.resolve, os.open, os.stat
-    made: dict[str, Path] = {}
-    resolved: dict[tuple[str, str], Path] = {}  # by the world's folder, too
+    made: Known[str, Path] = Known()
+    resolved: Known[tuple[str, str], Path] = Known()  # by the world's folder, too
 
     def make(kind: type[Path], *parts: Any, **options: Any) -> Path:
         if len(parts) != 1 or type(parts[0]) is not str or options:
             return new(kind, *parts, **options)
-        if parts[0] not in made:
-            made[parts[0]] = new(kind, *parts)
-        return made[parts[0]]
+        if (found := made.get(parts[0])) is None:
+            made[parts[0]] = found = new(kind, *parts)
+        return found
 
     def fspath(path: Any) -> str:
         try:
@@ -68,13 +69,15 @@ def replacements(disk: Disk) -> list[tuple[Any, str, Any]]:
         return str(read_bytes(path), encoding or "utf-8", errors or "strict").replace("\r\n", "\n").replace("\r", "\n")
 
     def resolve_once(path: Path, strict: bool = False) -> Path:
+        if strict:
+            return resolve(path, strict=True)
         key = disk.folder, fspath(path)
-        if strict or key not in resolved:
-            found = resolve(path, strict=strict)
-            return found if strict else resolved.setdefault(key, found)
+        if (found := resolved.get(key)) is None:
+            resolved[key] = found = resolve(path)
+            return found
         with contextlib.suppress(OSError):  # as in pathlib's, which looks in vain
             disk.look_at(key[1])
-        return resolved[key]
+        return found
 
     once = functools.lru_cache(1 << 14)
     return [

@@ -9,7 +9,7 @@ import marshal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer.main
 from rich.text import Text
@@ -22,18 +22,30 @@ from cluster.files import kept_code
 from cluster.manifest.follow_ups import FollowUp
 from cluster.status.showing import StatusLines, lines
 
+K, V = TypeVar("K"), TypeVar("V")
+MOST = 5_000  # values of one kind
+
+
+class Known(dict[K, V]):
+    """What is remembered, as far as it is few: where what is asked differs in each walk, all is forgotten at times."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if len(self) >= MOST:
+            self.clear()
+        super().__setitem__(key, value)
+
 
 def render_once(render: Callable[..., str]) -> Callable[..., str]:
     """Templates filled in once for the same values, since jinja2 takes long."""
-    known: dict[str, str] = {}
+    known: Known[str, str] = Known()
 
     def remembered(template: str, **values: Any) -> str:
         key = repr((template, values))
-        if key in known:
-            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        if (text := known.get(key)) is None:
+            known[key] = text = render(template, **values)
         else:
-            known[key] = render(template, **values)
-        return known[key]
+            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        return text
 
     return remembered
 
@@ -62,7 +74,7 @@ def small_package(read: Callable[[Path], dict[str, bytes]]) -> Callable[[Path], 
 
 def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
     """Check the outline of each manifest once."""
-    known: dict[tuple[str, bytes], Any] = {}
+    known: Known[tuple[str, bytes], Any] = Known()
 
     def remembered(path: Path, document: Any) -> Any:
         key = str(path), marshal.dumps(document)
@@ -75,7 +87,7 @@ def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
 
 def once_for_these(compute: Callable[..., Any], copy: Callable[[Any], Any]) -> Callable[..., Any]:
     """Compute once of the same objects, which stay, so that each is known by its address. `copy`: for who asks."""
-    known: dict[Any, tuple[Any, Any]] = {}
+    known: Known[Any, tuple[Any, Any]] = Known()
 
     def remembered(*given: Any) -> Any:
         values = [list(each) if isinstance(each, (list, Iterator)) else each for each in given]
@@ -93,9 +105,22 @@ def _told_apart(value: Any) -> Any:
     return tuple(map(_told_apart, value)) if isinstance(value, list) else value if isinstance(value, str) else id(value)
 
 
+def keyed_once(key_of: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Compute once what is of the same sections of settings, and not of a run's seed."""
+    known: Known[tuple[int, ...], tuple[Any, str]] = Known()
+
+    def remembered(config: Any) -> str:
+        key = id(config.model), id(config.data), id(config.train), id(config.teacher)
+        if key not in known:
+            known[key] = config, key_of(config)
+        return known[key][1]
+
+    return remembered
+
+
 def validated_once(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Check the same settings once: nobody changes them."""
-    known: dict[bytes, Any] = {}
+    known: Known[bytes, Any] = Known()
 
     def remembered(given: Any) -> Any:
         try:
@@ -111,7 +136,7 @@ def validated_once(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def expanded_once(cells: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
     """Expand the grids of each manifest once; it is one that `outlined_once` keeps."""
-    known: dict[tuple[int, str], list[Any]] = {}
+    known: Known[tuple[int, str], list[Any]] = Known()
 
     def remembered(manifest: Any, **asked: Any) -> list[Any]:
         key = id(manifest), repr(asked)
@@ -139,7 +164,7 @@ class Held:
 
 def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
     """Parse and check the same file once. Each who reads it has values of his own."""
-    known: dict[tuple[bytes, Any], bytes] = {}
+    known: Known[tuple[bytes, Any], bytes] = Known()
 
     def remembered(path: Path, kind: Any) -> Any:
         try:
@@ -171,7 +196,7 @@ def commands(disk: Disk) -> Any:
     is no call here."""
     entry.load()
     made = typer.main.get_command(entry.app)
-    known: dict[tuple[str, ...], tuple[Callable[..., Any], dict[str, Any]]] = {}
+    known: Known[tuple[str, ...], tuple[Callable[..., Any], dict[str, Any]]] = Known()
 
     def main(args: list[str], prog_name: str) -> None:
         words = tuple(args)

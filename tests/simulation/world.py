@@ -47,7 +47,7 @@ from cluster.files import documents, kept_code, processes, whole_files
 from cluster.files.records import Run
 from cluster.ledger import lock, runs, schema, store
 from cluster.manifest import follow_ups, grids, loading
-from cluster.plan import expansion, following
+from cluster.plan import cost, expansion, following
 from cluster.reconcile import measure, reconciling, session
 from cluster.slurm import environment, queries, sbatch
 from cluster.submit import choices, launch, requests
@@ -765,6 +765,8 @@ class Seams:
             (following, "plans", saving.once_for_these(following.plans, dict)),
             (expansion, "expand", saving.once_for_these(expansion.expand, list)),
             (expansion, "studies", saving.once_for_these(expansion.studies, list)),
+            (cost, "architecture_key", saving.keyed_once(cost.architecture_key)),
+            (cost, "shape_key", saving.keyed_once(cost.shape_key)),
             (RunConfig, "model_validate", saving.validated_once(RunConfig.model_validate)),
             (runs, "read_settings", known_settings), (measure, "read_settings", known_settings),
             (progress, "shown", lambda *_: contextlib.nullcontext()),  # which starts a thread
