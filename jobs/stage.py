@@ -112,7 +112,8 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
         try:
             outcome = _run(run, stage, intent, item, heartbeat)
             outcome.checks += other_libraries(intent)
-            json.dumps(asdict(outcome))  # a number that is none of Python's own is an error of the stage
+            told = asdict(outcome)
+            json.dumps(told)  # a number that is none of Python's own is an error of the stage
         except Interrupted as error:
             say(f"stopped: {error}")
             return False
@@ -122,9 +123,9 @@ def attempt_stage(run: RunDir, stage: str, attempt: AttemptDir, intent: Intent, 
             heartbeat.stop()
         failed = [check.name for check in outcome.checks if check.blocking and not check.passed]
         if failed:
-            return _write_result(attempt, "failed", "check_failed", f"failed checks: {', '.join(failed)}", outcome)
+            return _write_result(attempt, "failed", "check_failed", f"failed checks: {', '.join(failed)}", told)
         say(f"{stage} completed")
-        done = _write_result(attempt, "completed", None, None, outcome)
+        done = _write_result(attempt, "completed", None, None, told)
         if done:
             remove_spent(run, stage)
         return done
@@ -292,7 +293,7 @@ def _die_with_parent() -> None:
 
 
 def _write_result(
-    attempt: AttemptDir, status: str, cause: str | None, message: str | None, outcome: Outcome | None
+    attempt: AttemptDir, status: str, cause: str | None, message: str | None, outcome: dict[str, Any] | None
 ) -> bool:
     """Whether the stage completed and says so."""
     value = {
@@ -300,7 +301,7 @@ def _write_result(
         "cause": cause,
         "message": message and message[:2_000],
         "ended": time.time(),
-        "outcome": asdict(outcome) if outcome else None,
+        "outcome": outcome,
     }
     return write_result(attempt, value) and status == "completed"
 

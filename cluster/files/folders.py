@@ -179,6 +179,15 @@ class ChoiceDir:
         return self.path / "choice.json"
 
 
+def _json_in(folder: Path) -> list[Path]:
+    """Return a folder's JSON files, by their names."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(".json")]
+
+
 @dataclass(frozen=True)
 class OutputRoot:
     path: Path
@@ -244,13 +253,13 @@ class OutputRoot:
 
     def requests(self) -> list[Path]:
         """The oldest first."""
-        return sorted((self.path / "requests").glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+        return sorted(_json_in(self.path / "requests"), key=lambda path: (path.stat().st_mtime, path.name))
 
     def study(self, name: str) -> Path:
         return self.path / "studies" / f"{quote(name, safe=' ')}.json"
 
     def studies(self) -> list[Path]:
-        return sorted(self.path.glob("studies/*.json"))
+        return _json_in(self.path / "studies")
 
     def choice(self, choice_id: str) -> ChoiceDir:
         return ChoiceDir(self.path / "choices" / choice_id)

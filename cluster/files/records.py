@@ -4,6 +4,7 @@ attempts."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypedDict
 
 from cluster.files.causes import Cause
@@ -26,7 +27,7 @@ class Run:
     def parameters(self) -> int:
         return self.config.parameters
 
-    @property
+    @cached_property
     def needs(self) -> list[RunNeed]:
         """The products of other runs that its stages need."""
         return [

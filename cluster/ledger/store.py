@@ -86,9 +86,8 @@ class Store:
         self._inside = False  # a transaction
         self._touched: set[str] = set()  # runs whose statuses it has to write anew
         if not read_only:
-            with self.db.atomic():  # all or none; and a disk is waited for once
+            with self.transaction():  # all or none; and a disk is waited for once
                 migrate.apply(self.db)
-            with self.transaction():
                 self._touched |= {row["id"] for row in self.db.query("SELECT id FROM run WHERE statuses IS NULL")}
         self._check_stages(path)
 

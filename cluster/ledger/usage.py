@@ -85,6 +85,11 @@ class Usage(Store):
         """Return every attempt that counts, by its submission and pack."""
         return list(self.db.query(TRIES))
 
+    def completed_stages(self) -> set[str]:
+        """The stages that some attempt has completed."""
+        rows = self.db.execute("SELECT DISTINCT stage FROM attempt WHERE status = 'completed'")
+        return {stage for (stage,) in rows}
+
     def measurements(self, site: str, stage: str, newest: int) -> list[MeasurementRow]:
         """The newest completed attempts of a stage on a site."""
         metrics = {"tokens_per_second": "REAL", "seconds": "REAL", "peak_memory_mb": "REAL",

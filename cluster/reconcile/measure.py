@@ -136,7 +136,8 @@ class _Busy:
 def _measured(ledger: Ledger, site: Site) -> Iterator[_Attempt]:
     """The ledger's attempts; settings are parsed once for runs that differ in seed only."""
     known: dict[str, tuple[RunConfig, str, str] | None] = {}
-    for row in (row for stage in STAGES for row in ledger.measurements(site.name, stage, NEWEST)):
+    done = ledger.completed_stages()
+    for row in (row for stage in STAGES if stage in done for row in ledger.measurements(site.name, stage, NEWEST)):
         unseeded = re.sub(r'"seed":\d+', "", row["config"], count=1)
         if unseeded not in known:
             config = read_settings(row["config"])

@@ -5,6 +5,7 @@ A run.json is checked against where it lies, since its id and its stages become 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from pydantic import ValidationError
 
@@ -36,8 +37,9 @@ def record_planned(ledger: Ledger, directories: Iterable[RunDir], torn: list[str
             torn.append(f"{directory.run_json}: is no run.json ({error})")
     if unknown:
         torn.append(f"{count(len(unknown), 'run')} of settings that this version does not know: {some(unknown)}")
-    for value, run in sorted(found, key=lambda pair: (pair[0]["created"], pair[0]["order"])):
-        ledger.record_runs([run], value["created"])
+    found.sort(key=lambda pair: (pair[0]["created"], pair[0]["order"]))
+    for created, at_once in groupby(found, key=lambda pair: pair[0]["created"]):
+        ledger.record_runs((run for _, run in at_once), created)
     return {run.id for _, run in found}
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 from cluster.console import some
 from cluster.files import documents
@@ -24,6 +25,7 @@ from cluster.reconcile.planned import record_planned
 from cluster.slurm.answers import Job
 from tiny_transformers.settings.stages import STAGES
 
+T = TypeVar("T")
 # partial: squeue answered, sacct did not
 SlurmReply = Literal["answered", "partial", "unreachable", "none"]
 
@@ -113,14 +115,15 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:
     """Take in what is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
-    torn = [] if torn is None else torn
+    # In a ledger that is made again nothing may be missing that the disk did not give.
+    read, torn = (_if_given, []) if torn is None else (read_whole, torn)
     known_studies = {row["name"]: row for row in ledger.studies()}
-    for study in filter(None, (read_whole(path, documents.StudyFile, torn) for path in root.studies())):
+    for study in filter(None, (read(path, documents.StudyFile, torn) for path in root.studies())):
         if known_studies.get(study["name"]) != study:
             ledger.put_study(study["name"], study["description"], study["grids"])
     made = ledger.choices()
     for of in root.choices():
-        choice = read_whole(of.choice, ChoiceFile, torn)
+        choice = read(of.choice, ChoiceFile, torn)
         if choice and made.get(of.id) != choice:
             ledger.put_choice(of.id, choice)
     new = [root.submission(submission_id) for submission_id in sorted(root.submission_ids() - ledger.submission_ids())]
@@ -149,6 +152,14 @@ def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) ->
         ledger.keep_numbers(without_row)
     if gone:
         torn.append(f"{root.path / 'runs'}: has no run.json of {some(gone)}, which had been submitted")
+
+
+def _if_given(path: Path, kind: type[T], torn: list[str]) -> T | None:
+    """Read a study's file. One that the disk does not give holds up no other study: a later look takes it in."""
+    try:
+        return read_whole(path, kind, torn)
+    except OSError:
+        return None
 
 
 def _removed(root: OutputRoot, intent: documents.Intent) -> set[str]:

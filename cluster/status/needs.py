@@ -35,13 +35,14 @@ def told(output_root: OutputRoot) -> list[str]:
 def of_choices(ledger: Ledger, output_root: OutputRoot) -> list[str]:
     """Return a sentence for each choice that waits, and for each that was made: what was chosen, and whether its
     scores have changed since."""
-    found = []
-    for _, _, choice_id, plan in choices.waiting(output_root):
-        if plan and choice_id not in ledger.choices():
+    found, made = [], ledger.choices()
+    for _, _, choice_id in choices.waiting(output_root):
+        plan = choices.plan_of(output_root, choice_id)
+        if plan and choice_id not in made:
             standing = choices.judge(ledger, plan)
             ready = f"{choice_words.title(plan)} can be chosen now: `tiny-transformers tick{output_root.options}` does"
             found.append(standing.waits or ready)
-    for choice in ledger.choices().values():
+    for choice in made.values():
         found.append(choice_words.in_short(choice))
         if changed := choice_words.changed(choice, choices.scores_of(ledger, choice["rule"])):
             found.append(changed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cluster.console import console, count, some
+from cluster.errors import TinyError
 from cluster.files import documents, whole_files
 from cluster.files.choices import CandidateTold, ChoiceFile, ChoicePlan, RuleTold
 from cluster.files.documents import RequestFile, SourceOfWork
@@ -83,24 +84,29 @@ def ask(output_root: OutputRoot, of: Known, source: SourceOfWork) -> None:
         return
     for choice_id, plan in of.plans.items():
         directory = output_root.choice(choice_id)
-        if read_whole(directory.plan, ChoicePlan, []) != plan:
+        if plan_of(output_root, choice_id) != plan:
             whole_files.write_json(directory.plan, plan, indent=None)
         if choice_id in of.waiting:
             request: RequestFile = {**source, "runs": [], "choice": choice_id}
             whole_files.write_json(output_root.request(choice_id), request)
     asked = {choice_words.title(plan) for plan in of.plans.values()}
-    for path, _, choice_id, other in waiting(output_root):
-        made = output_root.choice(choice_id).choice.exists()
+    for path, _, choice_id in waiting(output_root):
+        other, made = plan_of(output_root, choice_id), output_root.choice(choice_id).choice.exists()
         if choice_id not in of.plans and not made and other and choice_words.title(other) in asked:
             path.unlink(missing_ok=True)
 
 
-def waiting(output_root: OutputRoot) -> Iterator[tuple[Path, RequestFile, str, ChoicePlan | None]]:
-    """The requests that wait for a choice, each with the choice's id and its plan, if that can be read."""
+def waiting(output_root: OutputRoot) -> Iterator[tuple[Path, RequestFile, str]]:
+    """The requests that wait for a choice, each with the choice's id."""
     for path in output_root.requests():
         request = read_whole(path, RequestFile, [])
         if request and (choice_id := request.get("choice")):
-            yield path, request, choice_id, read_whole(output_root.choice(choice_id).plan, ChoicePlan, [])
+            yield path, request, choice_id
+
+
+def plan_of(output_root: OutputRoot, choice_id: str) -> ChoicePlan | None:
+    """How a choice is to be made; None: its file is gone or torn."""
+    return read_whole(output_root.choice(choice_id).plan, ChoicePlan, [])
 
 
 # -- tick -------------------------------------------------------------------------------------------------------------
@@ -108,48 +114,55 @@ def waiting(output_root: OutputRoot) -> Iterator[tuple[Path, RequestFile, str, C
 
 @dataclass(frozen=True)
 class Went:
-    """How many choices waited, and how many of them were made."""
+    """How many choices waited, how many of them were made, and of which the disk did not give or take a file."""
 
     looked_at: int
     made: int
+    problems: tuple[TinyError, ...] = ()
 
 
 def go_on(ledger: Ledger, output_root: OutputRoot, paused: Collection[str] = ()) -> Went:
     """Make the choices that can be made now, and ask for their runs; says what was chosen, and what the others wait
     for. Those of users who gave `cancel --all` (`paused`) wait."""
-    made, requests = 0, [each for each in waiting(output_root) if each[1].get("user") not in paused]
-    for path, request, choice_id, plan in requests:
-        if plan is None:
-            told = f"{output_root.choice(choice_id).plan}: cannot be read, so nothing is chosen: `submit` again."
-            console.print(told, style="yellow", soft_wrap=True)
-            continue
+    requests = [each for each in waiting(output_root) if each[1].get("user") not in paused]
+    made, problems = 0, []
+    for path, request, choice_id in requests:
         try:
-            choice = _made(ledger, output_root, choice_id, plan)
-        except whole_files.TornFile as torn:  # nobody chooses again what was chosen; all else goes on
-            told = (
-                f"{torn}: it is a choice that was made, so nothing goes on from it. Bring the file back from a backup."
-            )
-            console.print(told, style="yellow", soft_wrap=True)
-            continue
-        if choice is None:
-            continue
-        try:
-            runs = following.runs(plan, following.chosen_cells(plan, choice))
-        except ValidationError as error:
-            told = (
-                f"{choice_words.title(plan)}: its runs have {first_unknown(error)}, which this version does not know."
-            )
-            console.print(f"{told} `submit` it with the version that planned it.", style="yellow", soft_wrap=True)
-            continue
-        moment = session.moment()
-        recording.record_runs(ledger, output_root, runs, moment)
-        with ledger.transaction():
-            recording.record_studies(ledger, output_root, [following.study_record(plan, choice)])
-        asked: RequestFile = {**request, "created": moment, "runs": [run.id for run in runs]}
-        del asked["choice"]
-        whole_files.write_json(path, asked)  # from here on it is a request as any other
-        made += 1
-    return Went(len(requests), made)
+            made += _goes_on(ledger, output_root, path, request, choice_id)
+        except OSError as error:  # as if it had been killed there: what was chosen stands, and all else goes on
+            told = f"{output_root.choice(choice_id).path}: {error}. Nothing is lost: the next `tick` looks at it again."
+            problems.append(TinyError(told))
+    return Went(len(requests), made, tuple(problems))
+
+
+def _goes_on(ledger: Ledger, output_root: OutputRoot, path: Path, request: RequestFile, choice_id: str) -> bool:
+    """Make a choice if it can be made, and turn its request into one of the runs that were chosen; whether it was."""
+    if (plan := plan_of(output_root, choice_id)) is None:
+        told = f"{output_root.choice(choice_id).plan}: cannot be read, so nothing is chosen: `submit` again."
+        console.print(told, style="yellow", soft_wrap=True)
+        return False
+    try:
+        choice = _made(ledger, output_root, choice_id, plan)
+    except whole_files.TornFile as torn:  # nobody chooses again what was chosen; all else goes on
+        told = f"{torn}: it is a choice that was made, so nothing goes on from it. Bring the file back from a backup."
+        console.print(told, style="yellow", soft_wrap=True)
+        return False
+    if choice is None:
+        return False
+    try:
+        runs = following.runs(plan, following.chosen_cells(plan, choice))
+    except ValidationError as error:
+        told = f"{choice_words.title(plan)}: its runs have {first_unknown(error)}, which this version does not know."
+        console.print(f"{told} `submit` it with the version that planned it.", style="yellow", soft_wrap=True)
+        return False
+    moment = session.moment()
+    recording.record_runs(ledger, output_root, runs, moment)
+    with ledger.transaction():
+        recording.record_studies(ledger, output_root, [following.study_record(plan, choice)])
+    asked: RequestFile = {**request, "created": moment, "runs": [run.id for run in runs]}
+    del asked["choice"]
+    whole_files.write_json(path, asked)  # from here on it is a request as any other
+    return True
 
 
 def _made(ledger: Ledger, output_root: OutputRoot, choice_id: str, plan: ChoicePlan) -> ChoiceFile | None:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from cluster.console import console, stderr
-from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
+from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.files import kept_code, records
 from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -175,7 +175,7 @@ def tick(
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
         done: list[Request] = []
-        problems: list[TinyError] = []
+        problems = [*chosen.problems]
         for source, todo in groups:
             try:
                 done.append(_go_on(where, ledger, todo, source, site, data_root, slurm))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.disk import DiskFault
 from simulation.kernel import Process
-from simulation.world import EDITS, FOLLOW_UPS, World, manifest
+from simulation.world import EDITS, FOLLOW_UPS, World, files_in, manifest
 
 if TYPE_CHECKING:
     from simulation.batch import Task
@@ -116,7 +116,7 @@ class Choosing:
 
     def _plans(self, waiting: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The plans of choices; `waiting`: of those that a request waits for."""
-        for path in sorted(self.world.output.glob("choices/*/plan.json")):
+        for path in files_in(self.world.output / "choices", "plan.json"):
             asked = self.world.output / "requests" / f"{path.parent.name}.json"
             if waiting and ((path.parent / "choice.json").exists() or not asked.exists()):
                 continue
@@ -126,7 +126,7 @@ class Choosing:
     def _scores(self, run: str, stage: str, before: float = float("inf")) -> list[float]:
         """What the attempts of a stage run scored that completed before that time, the last one last."""
         found = []
-        for path in self.world.output.glob(f"runs/{run}/stages/{stage}/*/result.json"):
+        for path in files_in(self.world.output / "runs" / run / "stages" / stage, "result.json"):
             result = read(path)
             if result and result["status"] == "completed" and path.stat().st_mtime < before:
                 found += [(int(path.parent.name), score["value"]) for score in result["outcome"]["scores"]]
@@ -156,7 +156,7 @@ class Choosing:
 
     def _look_at_choices(self, process: Process) -> None:
         """A command has looked at choices: each is made once, and as the scores say."""
-        there = {path: path.read_bytes() for path in self.world.output.glob("choices/*/choice.json")}
+        there = {path: path.read_bytes() for path in files_in(self.world.output / "choices", "choice.json")}
         new, self.choices = there.keys() - self.choices.keys(), there | self.choices
         for path, text in self.choices.items():
             if path in new:

@@ -5,11 +5,13 @@ Files have the times of the world's clock, not of the host whose process writes 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import io
 import itertools
 import os
 import sqlite3
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +71,12 @@ class Disk:
         """Whether a path is in the world's folder, where its processes stand."""
         return type(path) is str and (path[:1] != "/" or path.startswith(self.folder))
 
+    def look_at(self, path: str) -> None:
+        """A call that reads: a point, if a simulated process makes it, and of a file of the world's."""
+        kernel = self.kernel
+        if kernel is not None and kernel.current is not None and (path[:1] != "/" or path.startswith(self.folder)):
+            self.point(False)
+
     def point(self, writes: bool) -> Process | None:
         process = self.kernel.point() if self.kernel else None
         if process and process.faults:
@@ -92,7 +100,7 @@ class Disk:
             kernel = self.kernel
             if kernel is None or kernel.current is None:
                 return real(path, *rest, **options)
-            path = path if type(path) is int else fspath(path)
+            path = path if type(path) in (str, int) else fspath(path)
             if not self._ours(path):
                 return real(path, *rest, **options)
             self.point(writes or (name == "open" and bool(rest and rest[0] & (os.O_WRONLY | os.O_RDWR))))
@@ -167,59 +175,97 @@ class Disk:
                 self.point(sql == "COMMIT")
             except OSError as error:
                 raise _in_sqlites_words(error) from None
-        elif sql[:6].upper() in CHANGING and self.read_only(kernel.current.process):
+        elif self.read_only(kernel.current.process):
             raise _in_sqlites_words(OSError(errno.EROFS, ""))
 
 
-CHANGING = {"INSERT", "UPDATE", "DELETE", "CREATE", "REPLAC"}
+WATCHED = {"BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE", "CREATE", "REPLAC"}  # how statements begin
 
 
 class Connections:
-    """Open ledgers. One that is closed waits for the next who opens the same file: what takes long is to parse a
-    schema, and to compile statements, anew."""
+    """Open ledgers. One that is closed waits for the next who opens the same file; and once a world has ended, for the
+    next one's ledger: what takes long is to parse a schema, and to compile statements, anew. So a new ledger has its
+    tables, and its file begins as a copy of `empty`; but in some worlds (`from_nothing`) it is as SQLite makes it."""
 
     def __init__(self, check: Callable[[str], None]) -> None:
         self.check = check
-        self._waiting: dict[str, list[Connection]] = {}
+        self.empty = b""
+        self.from_nothing = False
+        self._waiting: dict[tuple[int, int], list[Connection]] = {}  # by their files
+        self._spare: list[Connection] = []
+        self._made = itertools.count(2)
 
     def take(self, path: Any, uri: bool = False) -> Connection:
-        key = os.fspath(path)
-        waiting = self._waiting.get(key, [])
-        while waiting:
-            found = waiting.pop()
-            if found.file == _number(found.path):
-                return found
-            found.end()
-        made = sqlite3.connect(
-            key, timeout=0.05, uri=uri, check_same_thread=False, factory=Connection, cached_statements=1000
-        )
+        name = os.path.abspath(os.fspath(path).removeprefix("file://").removesuffix("?mode=ro"))
+        file = _number(name)
+        if file and self._waiting.get(file):
+            return self._waiting[file].pop()
+        if file is None and uri:
+            raise _in_sqlites_words(FileNotFoundError(errno.ENOENT, ""))
+        if file is None and not self.from_nothing:
+            with contextlib.suppress(FileNotFoundError):  # its folder is gone, as SQLite will say
+                if self._spare:
+                    REAL_RENAME(self._spare[-1].path, name)
+                    self._spare[-1].path = name
+                    self._fill(name)
+                    return self._spare.pop()
+                self._fill(name)
+        made = sqlite3.connect(name, timeout=0.05, check_same_thread=False, factory=Connection, cached_statements=1000)
         made.told = set()
         made.execute("PRAGMA synchronous = OFF")
         made.execute("PRAGMA journal_mode = MEMORY")
-        made.key, made.path, made.of = key, key.removeprefix("file://").removesuffix("?mode=ro"), self
-        made.file = _number(made.path)
+        made.path, made.of, made.file = name, self, _number(name)
         return made
 
+    def _fill(self, name: str) -> None:
+        """With the number of a change that no connection has seen: it forgets what it knew of the content."""
+        number = struct.pack(">I", next(self._made) << 12)
+        with REAL_OPEN(name, "wb") as file:
+            file.write(self.empty[:24] + number + self.empty[28:92] + number + self.empty[96:])
+
     def give_back(self, connection: Connection) -> None:
-        self._waiting.setdefault(connection.key, []).append(connection)
+        self._waiting.setdefault(connection.file, []).append(connection)
+
+    def end_world(self, folder: str) -> None:
+        """Its ledgers are kept for the next world, beside it."""
+        for waiting in self._waiting.values():
+            first = waiting[0] if waiting else None
+            names = (
+                [first.path, f"{folder}/output/ledger.db"] if first and first.whole and not self.from_nothing else []
+            )
+            name = next((name for name in names if _number(name) == first.file), None) if first else None
+            if first and name and len(self._spare) < SPARE:
+                waiting.pop(0)
+                first.path = f"{folder}-{next(self._made)}.db"
+                REAL_RENAME(name, first.path)
+                self._spare.append(first)
+            for connection in waiting:
+                connection.end()
+        self._waiting.clear()
 
     def end_all(self) -> None:
-        for connection in itertools.chain(*self._waiting.values()):
+        for connection in self._spare:
             connection.end()
-        self._waiting.clear()
+        self._spare.clear()
+
+
+SPARE = 4  # ledgers that are kept for the next world
 
 
 class Connection(sqlite3.Connection):
-    key = path = ""
+    path = ""
     told: set[str]
-    file: tuple[int, int] | None = None
+    has_tables = False
+    file: tuple[int, int] = (0, 0)
     of: Connections | None = None
 
     def execute(self, sql: str, *values: Any) -> Any:
-        if self.of:
+        word = sql[:6]
+        if word in WATCHED and self.of:
             self.of.check(sql)
-        if sql.startswith("PRAGMA"):  # said once: a flag that is set has all statements compiled anew
-            sql = "SELECT 1" if sql in self.told else sql
+        elif word == "PRAGMA":  # said once: a flag that is set has all statements compiled anew
+            if sql in self.told:
+                return self.cursor()
             self.told.add(sql)
         return super().execute(sql, *values)
 
@@ -228,6 +274,11 @@ class Connection(sqlite3.Connection):
             super().execute("ROLLBACK")
         assert self.of
         self.of.give_back(self)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all tables."""
+        return bool(super().execute("SELECT 1 FROM sqlite_master WHERE name = 'scores_wide'").fetchall())
 
     def end(self) -> None:
         super().close()
@@ -242,13 +293,14 @@ def _number(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-REAL_STAT = os.stat
+REAL_STAT, REAL_RENAME, REAL_OPEN = os.stat, os.rename, open
 
 
 def _in_sqlites_words(error: OSError) -> sqlite3.OperationalError:
     words, code = {
         errno.ENOSPC: ("database or disk is full", sqlite3.SQLITE_FULL),
         errno.EROFS: ("attempt to write a readonly database", sqlite3.SQLITE_READONLY),
+        errno.ENOENT: ("unable to open database file", sqlite3.SQLITE_CANTOPEN),
     }.get(error.errno or 0, ("disk I/O error", sqlite3.SQLITE_IOERR))
     told = sqlite3.OperationalError(words)
     told.sqlite_errorcode = code

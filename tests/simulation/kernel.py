@@ -122,6 +122,11 @@ class Process:
         self.kernel.add(self, function)
         return self
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it lives, and has no signal to hear."""
+        return self.alive and not self.signals
+
     def deliverable(self) -> list[int]:
         return [signum for signum in self.signals if signum not in self.blocked]
 
@@ -216,7 +221,11 @@ class Kernel:
             first = False
             while self._timers and self._timers[0][0] <= self.now:
                 heapq.heappop(self._timers)[2]()
-            ready = [thread for thread in self.live if thread.may_run]
+            now = self.now
+            ready = [  # most sleep
+                thread for thread in self.live
+                if not (thread.wake > now and thread.ready is None and thread.process.quiet) and thread.may_run
+            ]  # fmt: skip
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]
                 chosen = dead[0] if dead else ready[0] if len(ready) == 1 else self.draw.choice(ready)

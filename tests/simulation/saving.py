@@ -6,9 +6,10 @@ from __future__ import annotations
 import functools
 import json
 import marshal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer.main
 from rich.text import Text
@@ -18,20 +19,33 @@ from sqlite_utils import Database
 from cluster.cli import entry
 from cluster.console import CleanConsole, clean
 from cluster.files import kept_code
+from cluster.manifest.follow_ups import FollowUp
 from cluster.status.showing import StatusLines, lines
+
+K, V = TypeVar("K"), TypeVar("V")
+MOST = 5_000  # values of one kind
+
+
+class Known(dict[K, V]):
+    """What is remembered, as far as it is few: where what is asked differs in each walk, all is forgotten at times."""
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if len(self) >= MOST:
+            self.clear()
+        super().__setitem__(key, value)
 
 
 def render_once(render: Callable[..., str]) -> Callable[..., str]:
     """Templates filled in once for the same values, since jinja2 takes long."""
-    known: dict[str, str] = {}
+    known: Known[str, str] = Known()
 
     def remembered(template: str, **values: Any) -> str:
         key = repr((template, values))
-        if key in known:
-            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        if (text := known.get(key)) is None:
+            known[key] = text = render(template, **values)
         else:
-            known[key] = render(template, **values)
-        return known[key]
+            Path(template).is_file()  # as is asked before it is filled in: a call of the disk
+        return text
 
     return remembered
 
@@ -60,7 +74,7 @@ def small_package(read: Callable[[Path], dict[str, bytes]]) -> Callable[[Path], 
 
 def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
     """Check the outline of each manifest once."""
-    known: dict[tuple[str, bytes], Any] = {}
+    known: Known[tuple[str, bytes], Any] = Known()
 
     def remembered(path: Path, document: Any) -> Any:
         key = str(path), marshal.dumps(document)
@@ -71,9 +85,58 @@ def outlined_once(outline: Callable[..., Any]) -> Callable[..., Any]:
     return remembered
 
 
+def once_for_these(compute: Callable[..., Any], copy: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Compute once of the same objects, which stay, so that each is known by its address. `copy`: for who asks."""
+    known: Known[Any, tuple[Any, Any]] = Known()
+
+    def remembered(*given: Any) -> Any:
+        values = [list(each) if isinstance(each, (list, Iterator)) else each for each in given]
+        key = tuple(_told_apart(each) for each in values)
+        if key not in known:
+            known[key] = values, compute(*values)
+        return copy(known[key][1])
+
+    return remembered
+
+
+def _told_apart(value: Any) -> Any:
+    if isinstance(value, FollowUp):
+        return value.study, *map(id, value.all_cells)
+    return tuple(map(_told_apart, value)) if isinstance(value, list) else value if isinstance(value, str) else id(value)
+
+
+def keyed_once(key_of: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Compute once what is of the same sections of settings, and not of a run's seed."""
+    known: Known[tuple[int, ...], tuple[Any, str]] = Known()
+
+    def remembered(config: Any) -> str:
+        key = id(config.model), id(config.data), id(config.train), id(config.teacher)
+        if key not in known:
+            known[key] = config, key_of(config)
+        return known[key][1]
+
+    return remembered
+
+
+def validated_once(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Check the same settings once: nobody changes them."""
+    known: Known[bytes, Any] = Known()
+
+    def remembered(given: Any) -> Any:
+        try:
+            key = marshal.dumps(given)
+        except ValueError:  # no plain values
+            return validate(given)
+        if key not in known:
+            known[key] = validate(given)
+        return known[key]
+
+    return remembered
+
+
 def expanded_once(cells: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
     """Expand the grids of each manifest once; it is one that `outlined_once` keeps."""
-    known: dict[tuple[int, str], list[Any]] = {}
+    known: Known[tuple[int, str], list[Any]] = Known()
 
     def remembered(manifest: Any, **asked: Any) -> list[Any]:
         key = id(manifest), repr(asked)
@@ -101,7 +164,7 @@ class Held:
 
 def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
     """Parse and check the same file once. Each who reads it has values of his own."""
-    known: dict[tuple[bytes, Any], bytes] = {}
+    known: Known[tuple[bytes, Any], bytes] = Known()
 
     def remembered(path: Path, kind: Any) -> Any:
         try:
@@ -129,34 +192,33 @@ def query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
 
 @functools.cache
 def commands(disk: Disk) -> Any:
-    """The commands, taken from their functions once, and each line of words once."""
+    """The commands, taken from their functions once, and each line of words parsed once. That typer looks for each path
+    is no call here."""
     entry.load()
     made = typer.main.get_command(entry.app)
-    waiting = [made]
-    while waiting:
-        for command in getattr(waiting.pop(), "commands", {}).values():
-            waiting.append(command)
-            if not hasattr(command, "commands"):
-                command.parse_args = _parsed_once(command.parse_args, disk)
-    return lambda args, prog_name: made.main(args=list(args), prog_name=prog_name)
+    known: Known[tuple[str, ...], tuple[Callable[..., Any], dict[str, Any]]] = Known()
 
-
-def _parsed_once(parse: Callable[[Any, list[str]], list[str]], disk: Disk) -> Callable[[Any, list[str]], list[str]]:
-    """Parse each line of words once, and again if it is wrong. That typer looks for each path is no call here."""
-    known: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = {}
-
-    def remembered(context: Any, words: list[str]) -> list[str]:
-        key = tuple(words)
-        if key not in known:
+    def main(args: list[str], prog_name: str) -> None:
+        words = tuple(args)
+        if words not in known:
             kernel, disk.kernel = disk.kernel, None
             try:
-                left = parse(context, list(words))
+                known[words] = _parsed(made, args, prog_name)
             finally:
                 disk.kernel = kernel
-            known[key] = dict(context.params), list(left)
-        params, left = known[key]
-        context.params = {name: list(value) if isinstance(value, list) else value for name, value in params.items()}
-        context.args = list(left)
-        return context.args
+        function, values = known[words]
+        try:
+            function(**{name: list(value) if isinstance(value, list) else value for name, value in values.items()})
+        except typer.Exit as left:
+            sys.exit(left.exit_code)
 
-    return remembered
+    return main
+
+
+def _parsed(command: Any, words: list[str], name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function of a command, and what it is given."""
+    context = command.make_context(name, list(words))
+    while hasattr(command, "commands"):
+        name, command, left = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, left, parent=context)
+    return command.callback, context.params

@@ -44,7 +44,7 @@ NAMES = ("train", "two\nlines|x", "tt-", "a|b|c", "tt-0123456789ab", "\x1b[31mre
 def draw(seed: int) -> list[Step]:
     """Return the steps of this seed's walk."""
     lot = random.Random(seed)
-    kinds = lot.sample(sorted(FAULTS), KINDS)
+    kinds = list(dict.fromkeys(lot.sample([*sorted(FAULTS), *RARE], KINDS)))
     users = ("alice", "bob") if lot.random() < 0.15 else ("alice",)
     hosts = HOSTS if lot.random() < 0.3 else HOSTS[:1]
     steps: list[Step] = []
@@ -261,6 +261,9 @@ FAULTS: dict[str, Fault] = {
     "a folder's name is odd": _simple("odd folder", name=("100%done", "back\\slash")),
     "the disk is read-only": _simple("read-only", ("read-only", {"on": False}), on=True),
 }  # fmt: skip
+# Drawn twice as often as the others, since where they are drawn they often find nothing to take effect on.
+RARE = ("sacct cuts lists", "a node fails", "a choice's files are spoilt", "a job is suspended",
+        "a job is reservation deleted")  # fmt: skip
 # Kind of fault -> how the notes begin that the world takes when it takes effect, where that is not its name.
 NOTES: dict[str, tuple[str, ...]] = {
     "a command's disk fails": ("disk of a command",), "a job's disk fails": ("disk of a job",),

@@ -76,7 +76,7 @@ class Teaching:
 
     def check_teacher_of(self, task: Task, intent: Path) -> None:
         """A student is submitted once its teacher is trained, and not while that is trained again."""
-        students = {run.id for name in TAUGHT for run in self.world.planned[name] if run.needs}
+        students = self.world.students
         for item in self._items(task):
             begins = item["run_id"] in students and any(stage == "pretrain" for stage, _ in item["stages"])
             if begins and not self._is_trained(intent.stat().st_mtime):

@@ -1,6 +1,7 @@
 """Faults of the product that walks have found, each as the few steps that were left when its walk was shortened."""
 
 import pytest
+from simulation.disk import DiskFault
 from simulation.walk import Walker, replay
 from simulation.world import installed, world
 
@@ -159,3 +160,22 @@ def test_what_was_chosen_is_done_though_the_manifest_is_edited_before_anybody_as
         ("edit", {"pick": 1}),
     ]
     assert replay(1, steps).violations == []
+
+
+def test_a_tick_goes_on_with_all_else_where_the_disk_fails_it_in_a_choice():
+    with installed() as folder, world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}))
+        walker.take(("limit", {"limit": 2, "shown": True}))
+        walker.take(("command", {"words": ["submit", "s1"], "seed": 1, "pick": 0}))
+        walker.take(("pass", {"seconds": 60}))
+        walker.take(("limit", {"limit": None}))
+        before = len(made.slurm.ran)
+        tick = walker.start(["tick"], notes={"disk in a choice": DiskFault("EIO", after=8, calls=1)})
+        walker.look()
+        assert "Nothing is lost: the next `tick` looks at it again." in tick.output.getvalue()
+        assert (tick.notes["code"], len(made.slurm.ran)) == (2, before + 1)
+        walker.calm()
+        walker.finish()
+        walker.check_the_end()
+        assert (walker.statuses(), made.violations) == ({"completed"}, [])

@@ -478,10 +478,10 @@ class Walker(Choosing, Teaching):
             self.running.remove(process)
             self.ended(process)
         self._check_sent()
-        named, self.world.named[:] = list(dict.fromkeys(map(Path, self.world.named))), []
-        self._check_verdicts([path for path in named if path.name == "verdict.json"])
-        self._check_results([path for path in named if path.name == "result.json"])
-        self._check_answers([path for path in named if path.name == "answer.json"])
+        named, self.world.named[:] = list(dict.fromkeys(self.world.named)), []
+        self._check_verdicts([Path(path) for path in named if path.endswith("/verdict.json")])
+        self._check_results([Path(path) for path in named if path.endswith("/result.json")])
+        self._check_answers([Path(path) for path in named if path.endswith("/answer.json")])
         self._check_jobs()
 
     def ended(self, process: Process) -> None:
@@ -559,10 +559,9 @@ class Walker(Choosing, Teaching):
             packs = json.loads((folder / "submission.json").read_text())["packs"]
         except (OSError, ValueError, KeyError):
             return []
-        taken = {path.stem: json.loads(path.read_text())["pack"] for path in folder.glob("taken/*.json")}
         return [
             item for index, pack in enumerate(packs) for item in pack
-            if taken.get(item["run_id"], index) == (task.index or 0)
+            if _taken(folder / "taken" / f"{item['run_id']}.json", index) == (task.index or 0)
         ]  # fmt: skip
 
     def _check_sent(self) -> None:
@@ -806,6 +805,14 @@ class Walker(Choosing, Teaching):
                           if row.get("runs") != 0)
             for table in tables if table != "meta" and not table.startswith(("sqlite_", "_"))
         }  # fmt: skip
+
+
+def _taken(file: Path, planned: int) -> int:
+    """The pack whose task has a run."""
+    try:
+        return int(json.loads(file.read_text())["pack"])
+    except FileNotFoundError:
+        return planned
 
 
 @functools.cache

@@ -26,13 +26,13 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 from simulation import kernel as kernels
-from simulation import saving
+from simulation import paths, saving
 from simulation.batch import POLICY, Batch, Call, Reply, Task
 from simulation.disk import Disk, DiskFault
 from simulation.kernel import Condition, Event, Kernel, Output, Process, Queue, RLock
@@ -41,19 +41,20 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 import cluster.status.showing
 from cluster import yaml_text
-from cluster.cli import entry, reporting
+from cluster.cli import entry, looking, reporting
 from cluster.console import CleanConsole
 from cluster.files import documents, kept_code, processes, whole_files
 from cluster.files.records import Run
 from cluster.ledger import lock, runs, schema, store
-from cluster.manifest import grids, loading
-from cluster.plan import expansion
+from cluster.manifest import follow_ups, grids, loading
+from cluster.plan import cost, expansion, following
 from cluster.reconcile import measure, reconciling, session
 from cluster.slurm import environment, queries, sbatch
 from cluster.submit import choices, launch, requests
 from jobs import memory, pack, stage
-from tiny_transformers.common import provenance
+from tiny_transformers.common import progress, provenance
 from tiny_transformers.common.work import Interrupted, Outcome, Score, Work
+from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.stages import STAGES
 
 START = 1_800_000_000.0  # the world's clock when it begins
@@ -121,6 +122,15 @@ def planned(text: str) -> dict[str, list[Run]]:
                 for name in document.studies}  # fmt: skip
 
 
+def files_in(folder: str | Path, name: str) -> list[Path]:
+    """The files of this name in the folders of a folder, as `glob` finds them, which takes ten times as long."""
+    try:
+        inner = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    return [path for each in inner if (path := Path(f"{folder}/{each}/{name}")).exists()]
+
+
 def with_sources(names: Iterable[str]) -> set[str]:
     """These studies, and those that they begin from."""
     found: set[str] = set()
@@ -170,6 +180,7 @@ class World:
         (folder / "home").mkdir()
         self.planned = planned(manifest())
         self.teacher = self.planned["t0"][0].id
+        self.students = {run.id for name in TAUGHT for run in self.planned[name] if run.needs}
         self.chosen: Callable[[Process], None] = lambda _: None  # told of each time that choices were looked at
 
     # -- what the walk reports
@@ -361,9 +372,10 @@ class World:
         beside = [other for other in self.at_work.get(key, []) if other.alive]
         if beside:
             self.complain(f"{key}: two jobs at work at the same time: {process.name} beside {beside[0].name}")
-        for result in sorted(work.run_dir.glob(f"stages/{name}/*/result.json")):
-            if b'"completed"' in seams().disk._open(result, "rb").read() and key not in self.redone:
-                self.complain(f"{key}: begun again, though it was completed")
+        with self.unseen():
+            for result in files_in(f"{work.run_dir}/stages/{name}", "result.json"):
+                if '"completed"' in result.read_text() and key not in self.redone:
+                    self.complain(f"{key}: begun again, though it was completed")
         self.at_work.setdefault(key, []).append(process)
         if told == "fail":
             self.note("a stage fails")
@@ -541,11 +553,15 @@ class Seams:
 
     def __init__(self) -> None:
         self.world: World | None = None
+        self.changes: list[tuple[Any, str, Any]] = []  # `replacements`, made once
         self.disk = Disk()
         self.real_time, self.real_monotonic, self.real_sleep = time.time, time.monotonic, time.sleep
         with contextlib.closing(sqlite3.connect(":memory:")) as template:
             schema.migrate.apply(Database(template))
             self._statements = list(template.iterdump())[1:-1]  # between BEGIN and COMMIT
+        with contextlib.closing(sqlite3.connect(":memory:")) as made:
+            made.executescript(";".join(self._statements))
+            self.disk.connections.empty = made.serialize()
         self._signal = types.SimpleNamespace(
             **{name: getattr(signal, name) for name in dir(signal) if name.startswith("SIG")}, Signals=signal.Signals,
             signal=self._set_handler, getsignal=self._handler, pthread_sigmask=self._mask,
@@ -648,7 +664,9 @@ class Seams:
     # the ledger: as if each had been made by all migrations
 
     def _migrate(self, db: Any) -> None:
-        if not db.conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        found = db.conn
+        found.has_tables = found.has_tables or bool(found.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
+        if not found.has_tables:
             for statement in self._statements:
                 db.conn.execute(statement)
 
@@ -743,14 +761,22 @@ class Seams:
             (yaml_text.yaml, "load", functools.lru_cache(yaml_text.yaml.load)),
             (loading, "_outline", saving.outlined_once(loading._outline)),
             (grids, "cells", saving.expanded_once(grids.cells)),
+            (follow_ups, "follow_ups", saving.expanded_once(follow_ups.follow_ups)),
+            (following, "plans", saving.once_for_these(following.plans, dict)),
+            (expansion, "expand", saving.once_for_these(expansion.expand, list)),
+            (expansion, "studies", saving.once_for_these(expansion.studies, list)),
+            (cost, "architecture_key", saving.keyed_once(cost.architecture_key)),
+            (cost, "shape_key", saving.keyed_once(cost.shape_key)),
+            (RunConfig, "model_validate", saving.validated_once(RunConfig.model_validate)),
             (runs, "read_settings", known_settings), (measure, "read_settings", known_settings),
+            (progress, "shown", lambda *_: contextlib.nullcontext()),  # which starts a thread
             (launch, "render", saving.render_once(launch.render)),
             (kept_code, "read", saving.small_package(kept_code.read)),
             (CleanConsole, "print", saving.printed_plainly(CleanConsole.print)),
+            (looking, "json", SimpleNamespace(dumps=saving.dumped)),
             (whole_files, "json", SimpleNamespace(loads=json.loads, dumps=saving.dumped)),
             (documents, "read", saving.read_once(documents.read)), (Database, "query", saving.query),
-            (PurePath, "__truediv__", functools.lru_cache(1 << 14)(PurePath.__truediv__)),
-            (PurePath, "joinpath", functools.lru_cache(1 << 14)(PurePath.joinpath)),
+            *paths.replacements(self.disk),
             (typing, "get_origin", functools.cache(typing.get_origin)),
             (typing, "get_args", functools.cache(typing.get_args)),
             (typing, "is_typeddict", functools.cache(typing.is_typeddict)),
@@ -777,8 +803,11 @@ def installed() -> Iterator[Path]:
     stub.resolve_root = lambda _, data_root, cache, __: data_root or cache  # type: ignore[attr-defined]
     before = sys.modules.get(sources)
     sys.modules[sources] = stub
-    changes = seams().replacements()
-    changes += [(provenance, "code_version", lambda: seams().world.code), (provenance, "environment", lambda: MACHINE)]  # type: ignore[union-attr]
+    seams().changes = seams().changes or seams().replacements()
+    changes = seams().changes + [
+        (provenance, "code_version", lambda: seams().world.code),
+        (provenance, "environment", lambda: MACHINE),
+    ]  # type: ignore[union-attr]
     kept = [(where, name, getattr(where, name)) for where, name, _ in changes]
     where_from, data = os.getcwd(), os.environ._data  # type: ignore[attr-defined]
     collecting = gc.isenabled()
@@ -796,6 +825,7 @@ def installed() -> Iterator[Path]:
             sys.modules[sources] = before
         if collecting:
             gc.enable()
+        seams().disk.connections.end_all()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -809,6 +839,7 @@ def world(folder: Path, seed: int) -> Iterator[World]:
     disk.kernel, disk.folder, disk.written = made.kernel, str(made.folder), made.named.append
     disk.read_only = lambda process: made.read_only and "words" in process.notes
     disk.failed = made.failed
+    disk.connections.from_nothing = seed % 10 == 0
     os.chdir(made.folder)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (Output(made.kernel, output) for output in outputs)  # type: ignore[assignment]
@@ -816,7 +847,7 @@ def world(folder: Path, seed: int) -> Iterator[World]:
         yield made
     finally:
         made.kernel.end_all()
-        disk.connections.end_all()
+        disk.connections.end_world(str(made.folder))
         disk.kernel = None
         sys.stdout, sys.stderr = outputs
         seams().world = None

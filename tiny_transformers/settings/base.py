@@ -30,8 +30,9 @@ class Settings(BaseModel):
         """To YAML `yes` is true, and to pydantic true is 1."""
         if isinstance(given, dict):
             for name, value in given.items():
-                wrong = [*_truth_values(value, (name,))] if value.__class__ in MAY_HAVE else []
-                if wrong and _is_number(cls, name):
+                if value.__class__ not in MAY_HAVE or not _is_number(cls, name):
+                    continue
+                if wrong := [*_truth_values(value, (name,))]:
                     found = [InitErrorDetails(type=NO_NUMBER, loc=where, input=each) for where, each in wrong]
                     raise ValidationError.from_exception_data(cls.__name__, found)
         return given

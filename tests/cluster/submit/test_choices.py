@@ -1,6 +1,8 @@
 """When a follow-up's choice is made, what it waits for, and that it is made once, whoever is killed on the way."""
 
+import errno
 import json
+import os
 import re
 
 import numpy as np
@@ -292,3 +294,23 @@ def test_a_plan_that_cannot_be_read_is_told_and_the_others_go_on(scene, capsys):
     all_scored(scene)
     assert scene.go_on() == choices.Went(2, 1)
     assert "plan.json: cannot be read, so nothing is chosen: `submit` again." in capsys.readouterr().out
+
+
+def test_a_choice_whose_file_the_disk_does_not_give_is_told_and_all_else_goes_on(scene):
+    all_scored(scene)
+    path = scene.root.choice(scene.longest).choice
+    path.symlink_to(path)
+    os.utime(scene.root.request(scene.longest), (0, 0))  # it is looked at first
+    went = scene.go_on()
+    assert (went.looked_at, went.made) == (2, 1)
+    (problem,) = map(str, went.problems)
+    assert problem.startswith(f"{path.parent}: [Errno {errno.ELOOP}]")
+    assert list(scene.ledger.choices()) == [scene.longer]
+    study = scene.root.study("first")
+    study.parent.mkdir(exist_ok=True)
+    study.symlink_to(study)
+    assert reconciling.reconcile(scene.ledger, scene.root, None) == "none"
+    with pytest.raises(OSError, match="first.json"):
+        reconciling.rebuild(scene.ledger, scene.root)
+    path.unlink()
+    assert scene.go_on() == choices.Went(1, 0), "it waits as before"
