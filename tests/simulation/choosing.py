@@ -132,6 +132,13 @@ class Choosing:
                 found += [(int(path.parent.name), score["value"]) for score in result["outcome"]["scores"]]
         return [value for _, value in sorted(found)]
 
+    def _done_again(self, run: str) -> bool:
+        """Whether the newest attempt of one of its stages has not completed: what was scored before counts no more."""
+        stages = self.world.output / "runs" / run / "stages"
+        newest = {each.parent: max(each.parent.iterdir(), key=lambda path: int(path.name))
+                  for each in stages.glob("*/*")}  # fmt: skip
+        return any((read(attempt / "result.json") or {}).get("status") != "completed" for attempt in newest.values())
+
     def _candidates(self, plan: dict[str, Any]) -> list[int] | None:
         """The numbers of the candidates that are there; None: a choice that comes before is not made."""
         known = {}
@@ -174,7 +181,7 @@ class Choosing:
             runs = [run["run_id"] for run in candidates[each["number"]]["runs"]]
             known = {run: self._scores(run, rule["stage"]) for run in runs}
             if "left_out" in each:
-                surely = all(self._scores(run, rule["stage"], began) for run in runs)
+                surely = all(self._scores(run, rule["stage"], began) and not self._done_again(run) for run in runs)
                 if rule["failed"] != "leave_out" or (surely and not process.notes["faulted"]):
                     complain(f"what has scores was left out:: {path} {each} {known}")
                 continue
