@@ -277,9 +277,7 @@ class Grid(TypedDict):
     stages: list[str]
     runs: list[str]
     baselines: list[str]
-    manifests: NotRequired[
-        list[str]
-    ]  # paths of those that asked for it, the last one last; not there: an older version
+    manifests: NotRequired[list[str]]  # paths of those that asked for it, the last one last
 
 
 class Paused(TypedDict):
