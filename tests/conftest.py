@@ -165,6 +165,15 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["share"] = shares[number] if number < len(shares) else None
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    given = getattr(item, "callspec", None)
+    if given and {"variant", "family"} <= given.params.keys():
+        from variants import MORE_OF_THE_SAME  # which loads torch, as such a test's module has
+
+        if given.params["variant"] in MORE_OF_THE_SAME:
+            item.add_marker(pytest.mark.longer)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Clusters' tests first; what every worker can do that has no cluster, last, and of that what is short at the very
     end: workers then end together."""

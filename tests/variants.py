@@ -98,6 +98,15 @@ _OF_LLAMA = (  # its own code, and a module of every kind in its place
     "kv_groups", "one_kv_head", "bias", "ssff", "fsfs", "cycle2", "cycle_rev3", "study_dense",
     "shared_ff", "shared_attention", "scaled",
 )  # fmt: skip
+# Whose code others have, with other numbers or a function that has tests of its own: `make test-longer` has them where
+# a test goes over variants and families.
+MORE_OF_THE_SAME = {
+    *(name for name in ACTIVATIONS if name not in {
+        "gelu", "silu", "none", "swish_thesis", "prelu", "geglu", "learnable_geglu", "swiglu"}),
+    "swish_one", "kan_other_grid", "moe_k1", "moe_k3", "moe_gelu", "depth1", "depth4_geglu", "1_layer", "no_bias",
+    "ssf", "seq3", "cycle3", "cycle_rev2", "shared_first", "scaled_heads", "scaled_units", "study_kan", "study_moe",
+    "universal_2", "halting_alone", "linformer_kv_groups",
+}  # fmt: skip
 # Variant and family: those variants in both of the first two, the others, whose modules are the same in both, in one or
 # the other.
 PAIRS = [
