@@ -125,7 +125,9 @@ class Runs(Store):
         wanted, found = json.dumps(sorted(set(run_ids))), dict[str, set[str]]()
         for study in self.study_sizes():  # each by its index
             rows = self.db.query(
-                "SELECT run_id FROM json_each(?) JOIN study_run ON run_id = value WHERE study = ?", [wanted, study]
+                # CROSS: else SQLite may look through all that are wanted for each run of the study.
+                "SELECT run_id FROM json_each(?) CROSS JOIN study_run ON run_id = value WHERE study = ?",
+                [wanted, study],
             )
             for row in rows:
                 found.setdefault(row["run_id"], set()).add(study)

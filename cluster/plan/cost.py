@@ -294,7 +294,7 @@ def budgeted_seconds(config: RunConfig) -> float:
 def flops(config: RunConfig, stage: str, sizes: Sizes = UNKNOWN) -> float:
     """FLOPs of one stage, from the settings and the size of the data, which is the usual one where its files are not
     there; without the steps that a budget of hours pays for."""
-    return STAGES[stage].flops(config, sizes)
+    return STAGES[stage].work(config, sizes)
 
 
 def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:

@@ -152,7 +152,7 @@ def test_without_submissions_what_runs_show_is_kept_what_is_not_known_is_said_an
     all_commands_work(command)
     assert "Nothing is missing" in command(*SUBMIT, "--yes").stdout
     assert "Nothing to do." in command("tick").stdout
-    assert "0.00 hours used" in command("status").stdout
+    assert "0.00 minutes used" in command("status").stdout
     assert "of 1 submission" in command("ledger", "rebuild").stdout
     assert (times_done(root), counts(command)) == ([4] * 2, {"completed": 8})
     command("rerun", "--stage", "blimp", "--run", root.runs()[0].path.name, "--site", "site.yaml", "--yes", "--wait")

@@ -184,7 +184,7 @@ def test_data_is_where_the_environment_says_unless_the_command_does(saved, tmp_p
     assert refused.value.code == 2
     assert "--data-root DIR, or TINY_TRANSFORMERS_DATA, says where the data is" in capsys.readouterr().err
     monkeypatch.setenv("TINY_TRANSFORMERS_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(SystemExit, match="nowhere: lacks"):
+    with pytest.raises(SystemExit, match="nowhere: there is no such folder"):
         score.main(words)
 
 

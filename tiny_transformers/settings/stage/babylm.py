@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops
-from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind, Tasks
+from tiny_transformers.settings.stage.kind import Measure, StageKind, Tasks
 
 BabylmTask = Literal[
     "blimp_filtered", "supplement_filtered", "ewok_filtered", "entity_tracking", "comps",
@@ -86,7 +86,7 @@ def files_found(config: RunConfig, root: Path) -> list[str]:
     return [file for files in babylm_files(config, root).values() for file in files]
 
 
-def flops(config: RunConfig, _: Sizes = UNKNOWN) -> float:
+def flops(config: RunConfig) -> float:
     share = FAST if config.evaluation.of(Babylm).data == "fast" else 1.0
     total = 0.0
     for usual in (USUAL[task] for task in babylm_tasks(config)):

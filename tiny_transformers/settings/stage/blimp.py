@@ -118,6 +118,7 @@ BLIMP = StageKind(
     keeps_defaults=True,
     files=files,
     flops=flops,
+    by_size=True,
     check=check,
     keeps_rows=True,
     measures=(

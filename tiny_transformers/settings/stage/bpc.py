@@ -32,6 +32,7 @@ BPC = StageKind(
     settings=Bpc,
     files=stream_files,
     flops=flops,
+    by_size=True,
     measures=(
         Measure("bpc", "bits/char", "bpc", "test", "bpc", percent=False, higher_is_better=False, is_main=True),
         Measure("bpc_validation", "val. bits/char", "bpc", "validation", "bpc", percent=False, higher_is_better=False,

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig, stream_files
 from tiny_transformers.settings.costs import forward_flops, limited
-from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes, StageKind
+from tiny_transformers.settings.stage.kind import StageKind
 
 LEAST = 60  # positions: what the longest sentence takes, where a token is a byte
 TEXTS = 10  # continued: five beginnings, greedily and sampled
@@ -24,7 +24,7 @@ class Interpret(Settings):
     seed: int = 0  # of what is sampled, and of where an encoder's tokens are masked
 
 
-def flops(config: RunConfig, _: Sizes = UNKNOWN) -> float:
+def flops(config: RunConfig) -> float:
     interpret = config.evaluation.of(Interpret)
     read = limited(interpret.stories, config.evaluation.limit) * interpret.tokens
     written = TEXTS * interpret.new_tokens * (3 if config.data.is_stream else 1)

@@ -83,7 +83,8 @@ class StageKind:
     files: Callable[[Any], list[str]] = lambda _: []  # what it reads below DATA_ROOT
     # What else it reads below this DATA_ROOT, which only the files there tell; raises ValueError, in the user's words.
     found: Callable[[Any, Path], list[str]] = lambda *_: []
-    flops: Callable[[Any, Sizes], float] = lambda *_: 0.0  # from the settings and the size of the data
+    flops: Callable[..., float] = lambda _: 0.0  # from the settings
+    by_size: bool = False  # `flops` is given the sizes of the data, too
     of_others: Callable[[Any], list[Other]] = lambda _: []  # the products of other runs that it needs
     check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
@@ -95,6 +96,10 @@ class StageKind:
     spends: Callable[[Any], list[str]] = lambda _: []  # folders of the run that are removed once it has completed
     keeps_rows: bool = False  # the run's scores/<name>.npz has both scores of each row (common/pairs.py)
     own: OwnStage | None = None  # a user's stage, as a manifest defines it
+
+    def work(self, config: Any, sizes: Sizes = UNKNOWN) -> float:
+        """FLOPs of the stage with these settings, on data of these sizes."""
+        return self.flops(config, sizes) if self.by_size else self.flops(config)
 
 
 STAGES: Kinds[StageKind] = Kinds("stage", lambda kind: kind.name)  # in the order in which they are done

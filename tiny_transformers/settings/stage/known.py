@@ -21,7 +21,7 @@ def kind_of(name: str, own: OwnStage) -> StageKind:
         name,
         runner=own.run or COMMANDS,
         needs=own.needs,
-        flops=lambda *_: own.seconds,
+        flops=lambda _: own.seconds,
         measures=tuple(measure_of(name, each) for each in own.measures),
         own=own,
     )

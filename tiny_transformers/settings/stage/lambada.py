@@ -42,6 +42,7 @@ LAMBADA = StageKind(
     keeps_defaults=True,
     files=lambda _: [FILE],
     flops=flops,
+    by_size=True,
     measures=(
         Measure("lambada", "LAMBADA", "lambada", "last_word", "accuracy", is_main=True),
         Measure("lambada_ppl", "LAMBADA token ppl.", "lambada", "passage", "perplexity", percent=False,

@@ -12,7 +12,7 @@ from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import RunConfig
 from tiny_transformers.settings.corpora import Below
 from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops
-from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind
+from tiny_transformers.settings.stage.kind import Measure, StageKind
 
 if TYPE_CHECKING:  # most commands need neither it nor yaml
     from tiny_transformers.settings.stage.task_files import Catalogue, Leaf
@@ -79,7 +79,7 @@ def found(config: RunConfig, root: Path) -> list[str]:
     return list(files)
 
 
-def flops(config: RunConfig, _: Sizes = UNKNOWN) -> float:
+def flops(config: RunConfig) -> float:
     rows = limited(ROWS, config.evaluation.limit) * len(config.evaluation.of(LmEval).tasks)
     if config.model.causal:
         return rows * TEXTS * TOKENS * forward_flops(config)

@@ -64,6 +64,7 @@ PRETRAIN = StageKind(
     by_default=True,
     files=files,
     flops=flops,
+    by_size=True,
     of_others=of_teacher,
     measures=(
         Measure("loss", "val. loss", "pretrain", "validation", "loss", percent=False, higher_is_better=False,

@@ -64,5 +64,6 @@ SPEED = StageKind(
     keeps_defaults=True,
     files=files,
     flops=flops,
+    by_size=True,
     misfit=misfit,
 )

@@ -144,6 +144,7 @@ SUPERGLUE = StageKind(
     keeps_defaults=True,
     files=files,
     flops=flops,
+    by_size=True,
     check=check,
     misfit=misfit,
     caveat=caveat,

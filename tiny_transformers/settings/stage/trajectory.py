@@ -62,6 +62,7 @@ TRAJECTORY = StageKind(
     settings=Trajectory,
     files=files,
     flops=flops,
+    by_size=True,
     misfit=misfit,
     part_tells=False,  # a calibration keeps no anchors
     spends=lambda config: [] if config.evaluation.of(Trajectory).keep else [ANCHORS],
