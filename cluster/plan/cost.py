@@ -77,9 +77,7 @@ class Measured:
     device: Mapping[Precision, float] = field(default_factory=dict)  # precision -> peak FLOP/s, of the site's YAML
     cores: int = 0  # of a pack on a site without GPUs
     overheads: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds that the shortest one took
-    sizes: Sizes = field(
-        default_factory=lambda: UNKNOWN
-    )  # of the files that are there: by them the work of a stage is known
+    sizes: Sizes = field(default_factory=lambda: UNKNOWN)  # of the files that are there: they tell the work of a stage
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)

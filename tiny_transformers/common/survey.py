@@ -34,9 +34,7 @@ class Survey:
     words: Mapping[int, int]  # of a document, at most LONGEST -> how many documents have so many
     all_words: int
     empty: int  # JSON lines without text
-    special: Mapping[
-        str, int
-    ]  # a special token that stands in texts -> in how many, which a tokenizer takes for its own
+    special: Mapping[str, int]  # a token that a tokenizer takes for its own -> in how many texts it stands
     whole: bool  # it was read to its end
 
     @property
