@@ -90,11 +90,16 @@ class Teaching:
             before = self._folder(other) / "submission.json"
             lost = other.foreign or other.elsewhere or other.forgotten or not before.exists()
             if not lost and before.stat().st_mtime < intent.stat().st_mtime:
-                trains = ["pretrain" in dict(item["stages"]) for item in self._items(other)
+                numbers = [dict(item["stages"]).get("pretrain") for item in self._items(other)
                            if item["run_id"] == self.world.teacher]  # fmt: skip
-                if any(trains) and other.restart == 0:
+                if any(number and not self._has_ended(number) for number in numbers) and other.restart == 0:
                     return True
         return False
+
+    def _has_ended(self, attempt: int) -> bool:
+        """Whether this training of the teacher has a result: its job may go on with what comes after it."""
+        stage = self.world.output / "runs" / self.world.teacher / "stages" / "pretrain"
+        return (stage / str(attempt) / "result.json").exists()
 
     def check_gone(self, process: Process, said: str) -> None:
         """A model is called gone where somebody has removed it."""
