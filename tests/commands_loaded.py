@@ -3,12 +3,13 @@ many of them run; and so is what a submission and a report load. Settings were c
 makes what checks them: that takes a third of a command's time."""
 
 import functools
+import importlib
+from contextlib import suppress
 from pathlib import Path
 
 import jinja2  # noqa: F401
 import rich.live  # noqa: F401
 import submitit.slurm.slurm  # noqa: F401
-import typer._adapters
 import typer.main
 
 import cluster.reconcile.measure
@@ -21,6 +22,8 @@ from cluster.manifest import grids, loading
 from cluster.report.figures import sheets
 from cluster.sites import profiles
 
+with suppress(ImportError):  # older releases have none
+    importlib.import_module("typer._adapters")
 entry.load()
 typer.main.get_command = functools.cache(typer.main.get_command)
 typer.main.get_command(shared.app)
