@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cluster.errors import InputError
@@ -20,28 +21,26 @@ MOST = 4  # processes: a login node has many cores, and many users
 _work: Callable[[int], Any]  # of a process that was made for it
 
 
-def begun(work: Callable[[T], R], items: Sequence[T], *, runs: int) -> Iterator[R]:
-    """Begin with the work on all items, and return what it makes of each, in order; what is done before that is taken
-    goes on beside it. Of a report of few runs, or where there is one core, all is done when it is taken.
+@contextmanager
+def begun(work: Callable[[T], R], items: Sequence[T], *, runs: int) -> Iterator[Iterator[R]]:
+    """Begin with the work on all items, and yield what it makes of each, in order; what is done before that is taken
+    goes on beside it. Of a report of few runs, or where there is one core, all is done when it is taken. At the end of
+    the block what has not begun never does.
 
-    Call it while this process has one thread, and keep what it returns. Raises InputError if a process was killed."""
+    Enter it while this process has one thread. Raises InputError if a process was killed."""
     cores = _cores()
     if runs < MANY or cores < 2 or not items or sys.platform != "linux":  # elsewhere a copy of a process may not go on
-        return map(work, items)
+        yield map(work, items)
+        return
     context, number = multiprocessing.get_context("fork"), min(cores, MOST, len(items))
     pool = ProcessPoolExecutor(number, context, _begin, (lambda at: work(items[at]),))
     promised = [pool.submit(_done, at) for at in range(len(items))]  # the first of these makes all processes
-
-    def made() -> Iterator[R]:
-        try:
-            for each in promised:
-                yield each.result()
-        except BrokenProcessPool:
-            raise InputError("a process of this command was killed: is there too little memory?") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    return made()
+    try:
+        yield (each.result() for each in promised)
+    except BrokenProcessPool:
+        raise InputError("a process of this command was killed: is there too little memory?") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:
@@ -51,7 +50,7 @@ def _cores() -> int:
 def _begin(work: Callable[[int], Any]) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to hear
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and the first process says so
 
 
 def _done(at: int) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.console import clean, count
 from cluster.errors import InputError, did_you_mean
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.files.records import Run
 from cluster.ledger.checks import identical_scores, removed_runs, unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.reconcile.session import LedgerView
@@ -54,15 +56,38 @@ WRITTEN = ".written.json"  # what the last report wrote, so that this one remove
 def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]:
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
+    every = results.every_result(view.ledger)
+    studies = results.read(view.ledger, every)
+    with drawing.begun(studies, output_root) as drawings:
+        runs = view.ledger.runs()
+        settings = every_run.settings_of(runs)
+        columns = every_run.columns(every, runs, settings, studies)
+        with processes.begun(every_run.files, [columns], runs=len(runs)) as of_runs:
+            return _write(view, output_root, folder, Told(every, studies, runs, settings, columns), drawings, of_runs)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is written of."""
+
+    every: Sequence[Result]
+    studies: Sequence[Study]
+    runs: Sequence[Run]
+    settings: Mapping[str, every_run.Settings]
+    columns: Sequence[every_run.RunColumn]
+
+
+def _write(
+    view: LedgerView,
+    output_root: OutputRoot,
+    folder: Path,
+    of: Told,
+    drawings: Iterator[Sequence[Figure]],
+    of_runs: Iterator[dict[str, str | bytes]],
+) -> list[Path]:
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
-    every = results.every_result(ledger)
-    studies = results.read(ledger, every)
-    drawings = drawing.begun(studies, output_root)
-    runs = ledger.runs()
-    settings = every_run.settings_of(runs)
-    columns = every_run.columns(every, runs, settings, studies)
+    every, studies, runs, settings, columns = of.every, of.studies, of.runs, of.settings, of.columns
     inside = insides.pages(studies, runs, output_root)
-    of_runs = processes.begun(every_run.files, [columns], runs=len(runs))
     _refuse_outside(folder, [*inside, run_pages.STYLE, "figures/of a study", "tables/of a study"])
     made_with, written = details.MadeWith(), list[str]()
 

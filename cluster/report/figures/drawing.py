@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import matplotlib
@@ -28,9 +29,9 @@ from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
 
-def begun(studies: Sequence[Study], output_root: OutputRoot) -> Iterator[list[Figure]]:
-    """What `draw` makes of each, in order. The figures of many runs are drawn beside what is done before they are
-    taken, by other processes: most of a report's time is theirs."""
+def begun(studies: Sequence[Study], output_root: OutputRoot) -> AbstractContextManager[Iterator[list[Figure]]]:
+    """What `draw` makes of each, in order, within a block. The figures of many runs are drawn beside what is done
+    before they are taken, by other processes: most of a report's time is theirs."""
     make_font()  # which they then have
     runs = sum(len(study.runs) for study in studies)
     return processes.begun(partial(draw, output_root=output_root), studies, runs=runs)
