@@ -60,7 +60,7 @@ def survey(path: Path, corpus: Corpus, cache: Path | None) -> Survey:
     if cache is None:
         return _survey(path, corpus)
     record = cache / "surveys" / f"{corpus_fingerprint(path, corpus, cache)[:16]}-{FORMAT}.json"
-    if record.is_file():
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # gone or spoilt: counted again
         known = json.loads(record.read_text(encoding="utf-8"))
         return Survey(**{**known, "words": {int(words): number for words, number in known["words"].items()}})
     before = [state(file) for file in files_at(path)]

@@ -31,4 +31,6 @@ def _ids(told: dict[str, Any]) -> dict[str, int]:
     """Token -> id. Of a Unigram's vocabulary, a list, the place is the id."""
     known = told["model"]["vocab"]
     ids = dict(known) if isinstance(known, dict) else {token: index for index, (token, *_) in enumerate(known)}
-    return ids | {each["content"]: each["id"] for each in told.get("added_tokens", [])}
+    return {token: int(number) for token, number in ids.items()} | {
+        each["content"]: int(each["id"]) for each in told.get("added_tokens", [])
+    }

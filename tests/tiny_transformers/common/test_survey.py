@@ -48,3 +48,13 @@ def test_a_corpus_is_looked_through_once_and_of_a_large_one_the_beginning(tmp_pa
     monkeypatch.setattr(survey, "MOST", 80)
     part = survey.survey(tmp_path / "t", ROWS, None)
     assert (part.documents, part.whole) == (12, False)
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"{", b"[]", b'{"words": []}', b'{"words": {"a": 1}}', b"\xff"])
+def test_a_spoilt_record_is_counted_again(tmp_path, spoilt):
+    (tmp_path / "t").write_text("one two\n")
+    found = survey.survey(tmp_path / "t", LINES, tmp_path / "cache")
+    (record,) = (tmp_path / "cache" / "surveys").iterdir()
+    record.write_bytes(spoilt)
+    assert survey.survey(tmp_path / "t", LINES, tmp_path / "cache") == found
+    assert json.loads(record.read_text())["all_words"] == 2
