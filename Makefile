@@ -24,14 +24,16 @@ demo: $(INSTALLED)
 		'    tiny-transformers init my-study       # a manifest of your own to start from' \
 		'docs/tutorials/laptop.md goes on from here, with ten lines of your own.'
 
-# What needs neither torch nor SLURM, but for what takes long: before every commit.
-# mypy without its cache has half a minute to do, beside the tests; what it says comes last.
-check: lint
-	@$(BIN)/mypy > $(VENV)/types 2>&1 & $(BIN)/python -m pytest $(TESTS) --light; tested=$$?; \
-		wait $$!; typed=$$?; cat $(VENV)/types; exit $$((tested | typed))
+# mypy without its cache has half a minute to do, beside the tests; what it finds is said last.
+beside_types = @$(BIN)/mypy > $(VENV)/types 2>&1 & $(1); tested=$$?; \
+	wait $$! || { cat $(VENV)/types; exit 1; }; exit $$tested
 
-test: lint types
-	$(BIN)/python -m pytest $(TESTS)
+# What needs neither torch nor SLURM, but for what takes long: before every commit.
+check: lint
+	$(call beside_types,$(BIN)/python -m pytest $(TESTS) --light)
+
+test: lint
+	$(call beside_types,$(BIN)/python -m pytest $(TESTS))
 
 # 1,000 walks through simulated worlds: docs/simulation.md. WALKS has arguments, such as --walks 50000 --from 1000.
 simulate: $(INSTALLED)
