@@ -168,9 +168,9 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     given = getattr(item, "callspec", None)
     if given and {"variant", "family"} <= given.params.keys():
-        from variants import MORE_OF_THE_SAME  # which loads torch, as such a test's module has
+        from variants import is_more_of_the_same  # which loads torch, as such a test's module has
 
-        if given.params["variant"] in MORE_OF_THE_SAME:
+        if is_more_of_the_same(given.params["variant"], given.params["family"]):
             item.add_marker(pytest.mark.longer)
 
 

@@ -107,6 +107,11 @@ MORE_OF_THE_SAME = {
     "ssf", "seq3", "cycle3", "cycle_rev2", "shared_first", "scaled_heads", "scaled_units", "study_kan", "study_moe",
     "universal_2", "halting_alone", "linformer_kv_groups",
 }  # fmt: skip
+# And these in another family than one that has them.
+_IN_ONE_FAMILY = {"1_head", "v", "one_kv_head", "bias", "no_bias_kv_groups", "fsfs", "shared_ff"}
+_OF_A_SHORT_LLAMA = {
+    "gelu", "swiglu", "kan", "moe_k2", "pkm", "kv_groups", "bias", "ssff", "shared_ff", "scaled", "cycle2"
+}  # fmt: skip
 # Variant and family: those variants in both of the first two, the others, whose modules are the same in both, in one or
 # the other.
 PAIRS = [
@@ -119,6 +124,17 @@ PAIRS = [
     *((variant, "roberta") for variant in OF_ENCODERS),
     *((variant, "llama") for variant in _OF_LLAMA),
 ]
+
+
+def is_more_of_the_same(variant: str, family: str) -> bool:
+    """Whether what goes over variants and families has this one among the longer tests only."""
+    if variant in MORE_OF_THE_SAME:
+        return True
+    if family == "llama":
+        return variant not in _OF_A_SHORT_LLAMA
+    return variant in _IN_ONE_FAMILY and family != FAMILIES[sorted(_IN_ONE_FAMILY).index(variant) % 2]
+
+
 # All that there are.
 EVERY = [
     *((variant, family) for variant in VARIANTS for family in FAMILIES[:2]),

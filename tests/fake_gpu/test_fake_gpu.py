@@ -18,7 +18,6 @@ EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), "gpt_neo taught"
 CHOSEN = [
     "gpt_neo gelu",
     "gpt_neo taught",
-    "gpt_neo pruned",
     "roberta kan",
     "roberta moe_k2",
     "roberta pkm",

@@ -10,6 +10,7 @@ import signal
 import time
 
 import pytest
+from longer import longer
 from slurm.cluster import start_daemon, stop_daemon
 from slurm.faults import (
     RUNS_OF_A_STUDY,
@@ -32,7 +33,7 @@ ALL = RUNS_OF_A_STUDY * len(STAGES)  # stage runs of one study
 # -- the command on the login node ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["alone", "with its sbatch"])
+@pytest.mark.parametrize("group", [longer(False), True], ids=["alone", "with its sbatch"])
 def test_submit_and_status_killed_with_9_at_random_points(study, group):
     draw = random.Random(f"kills {group}")
     slowly = {"BEFORE": "0.2", "AFTER": "0.2"}  # so that kills fall before, within and after sbatch
@@ -142,7 +143,7 @@ def test_without_slurmdbd_nothing_is_judged_lost(study):
     assert_exactly_once(study)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+@pytest.mark.parametrize("signum", [longer(signal.SIGTERM), signal.SIGKILL], ids=["stopped", "killed"])
 def test_controller_is_restarted_with_jobs_in_flight(study, signum):
     study.hang("s0")
     now = time.time()

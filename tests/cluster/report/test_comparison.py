@@ -9,6 +9,7 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 import synthetic
+from longer import longer
 from scipy import stats
 from scored import BLIMP, LOSS, compare, no_pairs, on_blimp, study, variant
 
@@ -469,7 +470,9 @@ def at_most_five_percent(of):
     return stats.binom(of, 0.05).ppf(0.99)
 
 
-@pytest.mark.parametrize(("seeds", "together", "paired"), [(6, 0.0, False), (6, 0.5, False), (12, 0.5, True)])
+@pytest.mark.parametrize(("seeds", "together", "paired"), [
+    (6, 0.5, False), longer(6, 0.0, False), longer(12, 0.5, True),
+])  # fmt: skip
 def test_without_an_effect_one_study_in_twenty_at_most_claims_one(seeds, together, paired):
     rng = np.random.default_rng(seeds)
     claims = 0
@@ -480,7 +483,7 @@ def test_without_an_effect_one_study_in_twenty_at_most_claims_one(seeds, togethe
     assert claims <= at_most_five_percent(SIMULATIONS)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, longer(3)])
 def test_without_a_difference_the_pairs_claim_one_in_twenty_studies_at_most(seeds):
     """The models of a study answer a pair alike more often than not, as it is a hard one or an easy one."""
     rng, claims = np.random.default_rng(0), 0
@@ -518,7 +521,7 @@ def exact_p_values(counts, *, paired):
     return as_large / len(signs)
 
 
-@pytest.mark.parametrize("studies", [200, pytest.param(3_000, marks=pytest.mark.longer)])
+@pytest.mark.parametrize("studies", [200, longer(3_000)])
 @pytest.mark.parametrize("paired", [True, False], ids=["paired", "unpaired"])
 @pytest.mark.parametrize("seeds", [5, 6])
 @pytest.mark.parametrize("grid", GRIDS)

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import processes
 import pytest
+from longer import longer
 from rich.console import Console
 
 from cluster.cli import entry, shared
@@ -517,9 +518,10 @@ def test_the_shell_completes_runs_and_never_fails_loudly(study, root, runs, tmp_
     assert complete_words("/", "tiny-transformers logs bert") == []
 
 
-@pytest.mark.parametrize(
-    "words", ["status", "status --json", "report", "usage", "models experiments.yaml", "logs {run}"]
-)
+@pytest.mark.parametrize("words", [
+    "status --json", "logs {run}",
+    *(longer(words) for words in ("status", "report", "usage", "models experiments.yaml")),
+])  # fmt: skip
 def test_a_command_whose_output_nobody_reads_ends_quietly(study, root, runs, tmp_path, words):  # noqa: ARG001
     reader, writer = os.pipe()
     os.close(reader)

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from longer import longer
 from slurm.faults import ROOT, wait_for
 
 from cluster.files import whole_files
@@ -9,7 +10,7 @@ from cluster.files import whole_files
 pytestmark = pytest.mark.slurm
 
 
-@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.longer)], ids=["stand-ins", "real"])
+@pytest.mark.parametrize("real", [False, longer(True)], ids=["stand-ins", "real"])
 def test_the_rest_is_sized_and_submitted_by_ticks_alone_once_the_calibration_has_measured(study, real):
     manifest = yaml.safe_load((study.folder / "experiments.yaml").read_text())
     manifest["smoke"] = yaml.safe_load((ROOT / "experiments.yaml").read_text())["smoke"]

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from longer import longer
 from slurm.faults import RUNS_OF_A_STUDY, STAGES, assert_exactly_once, fill, finish, small_disk, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -22,7 +23,11 @@ def small_output(study):
         pytest.skip(f"cannot mount a small disk: {error}")
 
 
-@pytest.mark.parametrize("left", [0, 6, 24, 96], ids=lambda left: f"{left} KiB left")
+@pytest.mark.parametrize(
+    "left",
+    [0, 6, *(longer(left) for left in (24, 96))],
+    ids=lambda left: f"{left} KiB left",
+)
 def test_disk_of_the_ledger_is_full(study, small_output, left):
     study.change_site(runs_per_pack=3)
     study.submit("s0")

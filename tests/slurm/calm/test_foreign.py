@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from longer import longer
 from slurm.faults import RUNS_OF_A_STUDY, STAGES, Study, assert_exactly_once, wait_for
 from waiting import PATIENCE
 
@@ -71,7 +72,7 @@ def test_with_squeues_variables_set_nothing_is_taken_for_lost_and_nothing_done_t
     assert_exactly_once(waiting)
 
 
-@pytest.mark.parametrize("may_write", [True, False], ids=["shared", "to read"])
+@pytest.mark.parametrize("may_write", [True, longer(False)], ids=["shared", "to read"])
 def test_another_users_look_and_tick_change_nothing_of_ours(study_for_all, colleague, may_write):
     study = study_for_all
     study.nodes("drain")
@@ -127,7 +128,7 @@ def test_with_sbatchs_variables_set_jobs_are_what_the_profile_says(waiting):
     assert_exactly_once(waiting)
 
 
-@pytest.mark.parametrize("outer", ["salloc", "sbatch", "srun"])
+@pytest.mark.parametrize("outer", ["srun", *(longer(each) for each in ("salloc", "sbatch"))])
 def test_what_is_submitted_inside_a_job_is_no_part_of_it(study, outer):
     """The shell has SLURM_MEM_PER_NODE and all else of its own job; its time zone and locale come along, as ever."""
     (study.folder / "mine.sh.j2").write_text(

@@ -10,6 +10,7 @@ import fresh
 import processes
 import pytest
 import yaml
+from longer import longer
 from slurm.faults import wait_for
 
 from cluster.files import whole_files
@@ -18,6 +19,7 @@ from tiny_transformers.settings.stages import STAGES
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parents[1] / "site.yaml"
 OF_FILES = ("babylm", "lm_eval")  # which the builtin data has none of
+MAIN = ["pretrain", "add_tokenizer", "blimp", "superglue", "lambada"]
 OF_STORIES = [name for name, kind in STAGES.items() if kind.reads != "streams" and name not in OF_FILES]
 SUBMIT = ("submit", "experiments.yaml", "--site", "site.yaml")
 
@@ -65,9 +67,12 @@ def causes(shown):
     return {stage["cause"] for run in shown["runs"] for stage in run["stages"].values()} - {None}
 
 
-def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(command, manifest_file, tmp_path):
-    """All real stages, tiny models, builtin data: pretrain to scores."""
-    told = manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {OF_STORIES}")
+@pytest.mark.parametrize("stages", [MAIN, longer(OF_STORIES)], ids=["main", "all"])
+def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
+    command, manifest_file, tmp_path, stages
+):
+    """Real stages, tiny models, builtin data: pretrain to scores."""
+    told = manifest_file.read_text().replace("defaults:", f"defaults:\n  stages: {stages}")
     manifest_file.write_text(told.replace("first:\n", "first:\n    exclude: [{model.activation: relu}]\n"))
     change_site(tmp_path, runs_per_pack=1)
     settings = ["--set", "train.max_steps=3", "--set", "train.stories_per_step=8", "--set", "train.eval_stories=20",
@@ -79,7 +84,7 @@ def test_an_array_of_real_models_runs_on_two_nodes_and_status_agrees_with_sacct(
                 "--set", "evaluation.speed.repetitions=1", "--set", "data.max_length=128"]  # fmt: skip
     done = command(*SUBMIT, "--study", "first", *settings, "--yes", "--wait")
     shown = status(command)
-    assert shown["counts"]["completed"] == 2 * len(OF_STORIES), done.stdout
+    assert shown["counts"]["completed"] == 2 * len(stages), done.stdout
     (job,) = job_ids(tmp_path)
     wait_for(lambda: {row[1] for row in sacct("-j", job, "--format=JobID,State")} == {"COMPLETED"})
     rows = sacct("-j", job, "--format=JobID,NodeList")

@@ -17,7 +17,7 @@ from slurm.faults import Study
 from cluster.slurm.reasons import never_starts
 
 pytestmark = pytest.mark.slurm
-WALKS, LONGER = 2, 20
+WALKS, LONGER = 1, 20
 STEPS = 6
 NODES = 2  # of compute-p1: with so many CPUs a pack takes one
 LONG = 80  # looks until nothing moves any more

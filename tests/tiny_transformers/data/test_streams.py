@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+from longer import longer
 from safetensors.torch import load_file
 
 from tiny_transformers.common.work import CheckFailed, Interrupted, TinyTransformersError, Work
@@ -149,7 +150,9 @@ def stop_at(work, step):
     work.should_stop = lambda: bool(done) and done[-1] >= step - 1e-9
 
 
-@pytest.mark.parametrize(("gate", "optimizer"), [("naive", "adamw"), ("random", "adagrad")])
+@pytest.mark.parametrize(("gate", "optimizer"), [
+    longer("naive", "adamw"), ("random", "adagrad"),
+])  # fmt: skip
 def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bits(work, optimizer, gate):
     own = {"optimizer": optimizer, "batch_split": 2, "max_steps": 26, "block_size": 36}  # the 26th begins a new pass
     own |= {"learning_rate": 0.05 if optimizer == "adagrad" else 1e-3}

@@ -2,6 +2,7 @@ import json
 
 import fresh
 import pytest
+from longer import longer
 
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.data import characters, tokenizer
@@ -24,6 +25,10 @@ def work(request, shared_data, tmp_path):
     return made
 
 
+one_shape = pytest.mark.parametrize("work", ["gpt", longer("bert")], indirect=True)
+
+
+@one_shape
 def test_a_fresh_process_gets_the_study_tokenizer_from_the_model_folder(work):
     outcome = tokenizer.run(work)
     assert [check.name for check in outcome.checks] == ["tokenizer_reload", "special_token_ids"]
@@ -112,6 +117,7 @@ def test_a_missing_special_token_is_not_made_up(shared_data, tmp_path, token):
         tokenizer.load_tokenizer(tmp_path / tokenizer_file(Data()), RunConfig(model=GPTNeo()))
 
 
+@one_shape
 def test_a_process_that_does_not_know_the_model_type_still_gets_the_tokenizer(work):
     tokenizer.run(work)
     code = (

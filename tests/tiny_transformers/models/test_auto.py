@@ -12,6 +12,7 @@ from pathlib import Path
 import fresh
 import pytest
 import torch
+from longer import longer
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoConfig,
@@ -699,11 +700,11 @@ for auto, configuration in [
 
 @pytest.mark.parametrize(("loaded", "imports"), [
     (fresh.STOCK, "import tiny_transformers"),
-    (fresh.BARE, "import tiny_transformers, transformers"),
+    longer(fresh.BARE, "import tiny_transformers, transformers"),
     # In the middle of these, Auto classes come up: the classes that ours extend do not exist yet.
     (fresh.BARE, "import tiny_transformers\nfrom transformers import GPTNeoConfig, RobertaConfig"),
     (fresh.BARE, "import tiny_transformers, transformers.models.gpt_neo.modeling_gpt_neo"),
-    (fresh.BARE, "import tiny_transformers, transformers.models.llama.modeling_llama"),
+    longer(fresh.BARE, "import tiny_transformers, transformers.models.llama.modeling_llama"),
 ])  # fmt: skip
 def test_auto_classes_know_our_models(loaded, imports):
     assert in_a_fresh_process(imports + BUILD_BOTH, loaded=loaded).split() == [

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 import transformers
-from variants import EVERY, FAMILIES, small
+from longer import ONE_FAMILY, longer
+from variants import EVERY, small
 
 from tiny_transformers.common.work import TinyTransformersError, Work
 from tiny_transformers.models import auto
@@ -35,10 +36,8 @@ def curve(folder, key):
     return [record[key] for record in records if key in record]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("steps", "warmup"), [(16, 5), pytest.param(300, 50, marks=pytest.mark.longer)], ids=["short", "long"]
-)
+@pytest.mark.parametrize("family", [*ONE_FAMILY, longer("llama")])
+@pytest.mark.parametrize(("steps", "warmup"), [(16, 5), longer(300, 50)], ids=["short", "long"])
 def test_steps_with_warm_up_and_weight_decay_are_those_of_trainer(work_of, tmp_path, family, steps, warmup):
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs it")
     import padded_trainer

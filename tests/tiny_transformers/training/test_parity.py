@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from longer import longer
 from variants import perturb, small, tokens
 
 from tiny_transformers.common.work import Work
@@ -37,8 +38,8 @@ def test_the_trainers_decoder_has_hugging_faces_attention_and_its_mask():
         ("gelu", "roberta"),
         ("swiglu", "llama"),
         ("kan", "roberta"),
-        ("learnable_geglu", "gpt_neo"),
-        ("cycle2", "roberta"),
+        longer("learnable_geglu", "gpt_neo"),
+        longer("cycle2", "roberta"),
     ],
 )
 def test_thirty_steps_are_those_of_hugging_face_trainer_on_padded_stories(

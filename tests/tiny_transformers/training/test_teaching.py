@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from longer import ONE_FAMILY
 from torch.nn import functional as F
 from trainings import FAMILIES, curve, stop_at, weights
 
@@ -109,7 +110,7 @@ def test_a_step_learns_from_what_the_teacher_says_where_there_is_a_label(taught,
     assert divergence > 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAMILY)
 def test_a_student_comes_nearer_to_its_teacher_than_who_learns_from_labels_alone(taught, work, family):
     settings = {"max_steps": 30, "stories_per_step": 16, "learning_rate": 1e-2}
     jobs = taught(family, alpha=0.1, **settings), work(family, "alone", **settings)
@@ -131,7 +132,7 @@ def test_a_student_comes_nearer_to_its_teacher_than_who_learns_from_labels_alone
     assert weights(dataclasses.replace(jobs[0], run_dir=jobs[0].teacher_dir.parent)) == before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAMILY)
 def test_how_a_step_is_cut_changes_nothing_of_what_is_learned_from_a_teacher(taught, family):
     totals = []
     for tokens in (64, 10_000):
@@ -147,7 +148,7 @@ def test_how_a_step_is_cut_changes_nothing_of_what_is_learned_from_a_teacher(tau
         torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAMILY)
 def test_with_alpha_1_there_is_no_teacher_and_training_is_plain_bit_for_bit(taught, work, family):
     student, alone = taught(family, alpha=1.0), work(family, "alone")
     student.teacher_dir = None
@@ -158,7 +159,7 @@ def test_with_alpha_1_there_is_no_teacher_and_training_is_plain_bit_for_bit(taug
     assert curve(student) == curve(alone)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_FAMILY)
 def test_an_interrupted_student_ends_in_the_same_bits(taught, family):
     whole, stopped = taught(family, "whole"), taught(family, "stopped")
     pretrain.run(whole)
