@@ -39,9 +39,9 @@ test: lint
 simulate: $(INSTALLED)
 	$(BIN)/python tests/simulation/run.py $(WALKS)
 
-# What takes minutes each.
+# What takes minutes each, and further examples of what is tested above.
 test-longer: $(INSTALLED)
-	$(BIN)/python -m pytest -m longer
+	$(BIN)/python -m pytest $(TESTS) -m longer
 
 # What a machine with a GPU has to show, in five minutes; ends with a sentence where there is none. GPU has arguments,
 # such as --data-root DIR --minutes 15: docs/performance.md.

@@ -30,7 +30,8 @@ HEAVY = (  # but for these, which take long: processes, and drawings
     "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
     "cluster/ledger/test_locking", "cluster/report/test_comparison", "cluster/report/test_figures",
     "cluster/report/test_frames", "cluster/report/test_insides", "cluster/report/test_page",
-    "cluster/report/test_report", "cluster/report/test_trajectories", "cluster/status/test_terminal", "jobs/test_pack",
+    "cluster/report/test_report", "cluster/report/test_trajectories", "cluster/status/test_terminal",
+    "cluster/submit/test_code_copy", "jobs/test_pack",
     "test_wheel",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
