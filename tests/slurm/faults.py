@@ -14,7 +14,6 @@ import signal
 import sqlite3
 import stat
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -143,12 +142,9 @@ class Study:
             "TINY_TRANSFORMERS_SBATCH_PATIENCE": str(PATIENCE),
         }
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, **environment: str) -> processes.Started:
         """A command that leads a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", *words], cwd=self.folder, env=self.environment | environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        return processes.start(*words, cwd=self.folder, env=self.environment | environment)
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command to its end, whatever that is; a traceback is a bug whenever it comes."""
