@@ -28,10 +28,9 @@ PROGRAM = {
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout that may be edited."""
+    """A checkout that may be edited, compiled as far as this one is."""
     for package in (*kept_code.PACKAGES, "templates"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, tmp_path / "checkout" / package, ignore=ignored)
+        shutil.copytree(ROOT / package, tmp_path / "checkout" / package)
     return tmp_path / "checkout"
 
 
