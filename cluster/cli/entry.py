@@ -18,6 +18,7 @@ from cluster.console import stderr
 from cluster.errors import InputError, TinyError
 from cluster.files.whole_files import TornFile
 from cluster.ledger.store import is_spoilt
+from tiny_transformers.common import refusals
 
 COMMANDS = {  # module -> its commands: to load all of them takes longer than most commands do
     "looking": ("status", "logs", "usage", "compare"),
@@ -70,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TinyError as error:
         stderr.print(Text(str(error), style="red"))
         sys.exit(error.exit_code)
-    except (OSError, TornFile) as error:  # a full disk, a folder that may not be written, a file that is not whole
+    except OSError as error:  # a full disk, a folder that may not be written
+        stderr.print(Text(refusals.explain(error), style="red"))
+        sys.exit(TinyError.exit_code)
+    except TornFile as error:
         stderr.print(Text(f"{type(error).__name__}: {error}", style="red"))
         sys.exit(TinyError.exit_code)
     except DatabaseError as error:
