@@ -71,11 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TinyError as error:
         stderr.print(Text(str(error), style="red"))
         sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except (OSError, TornFile) as error:  # a full disk, a folder that may not be written, a file that is not whole
         stderr.print(Text(refusals.explain(error), style="red"))
-        sys.exit(TinyError.exit_code)
-    except TornFile as error:
-        stderr.print(Text(f"{type(error).__name__}: {error}", style="red"))
         sys.exit(TinyError.exit_code)
     except DatabaseError as error:
         advice = " `tiny-transformers ledger rebuild` makes it again." if is_spoilt(error) else ""

@@ -167,13 +167,15 @@ def say_left_refused(refused: Mapping[str, str]) -> None:
     console.print(Text(f"{told} Mend that, and `submit` again.", style="yellow"), soft_wrap=True)
 
 
-def say_decided(again: dispatch.RetryPlan) -> None:
+def say_decided(again: dispatch.RetryPlan, options: str) -> None:
+    """Say what was decided of failures; `options` are what a command must be told to speak of this OUTPUT_ROOT."""
     retried = Counter((d["cause"], d["changes"]) for d in again.decided if d["action"] == "retry")
     stopped = Counter(d["cause"] for d in again.decided if d["action"] == "stop")
     for (cause, changes), number in retried.items():
         console.print(f"{count(number, 'stage run')} ended in {cause}: tried again, {changes}.")
     for cause, number in stopped.items():
-        console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
+        told = f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed{options}`."
+        console.print(told, soft_wrap=True)
     if again.left:
         told = f"{count(again.left, 'stage run')} left alone, since {GONE}: {RERUN}."
         console.print(told, style="yellow", soft_wrap=True)
