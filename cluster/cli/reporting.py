@@ -150,7 +150,7 @@ def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
 
 @app.command(name="import")
 def import_command(
-    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.", readable=False)],
     output_root: OutputOption = OUTPUT,
 ) -> None:
     """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""

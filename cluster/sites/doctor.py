@@ -15,6 +15,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import minutes, number_in
 from cluster.slurm.queries import Slurm, names_of, qualities
+from tiny_transformers.common import refusals
 from tiny_transformers.common.data_root import explain
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
@@ -77,7 +78,7 @@ def _writable(output_root: Path) -> Finding:
         with tempfile.TemporaryFile(dir=output_root):
             free = shutil.disk_usage(output_root).free / 1e9
     except OSError as error:
-        return Finding("wrong", "OUTPUT_ROOT", f"{output_root}: {error}")
+        return Finding("wrong", "OUTPUT_ROOT", refusals.understood(error) or f"{output_root}: {error}")
     return Finding("fine" if free > 10 else "wrong", "OUTPUT_ROOT", f"{output_root}: {free:,.0f} GB free")
 
 
