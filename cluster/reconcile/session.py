@@ -38,11 +38,11 @@ class LedgerView:
 def need_ledger(output_root: OutputRoot) -> None:
     if not output_root.ledger.exists():
         here = "" if output_root.path.is_absolute() else f" below {Path.cwd()}"
-        advice = "`tiny-transformers ledger rebuild` makes it from the files."
-        if not output_root.runs():
-            advice = "Go to the folder where you submitted, or say --output-root. Nowhere yet? Submit first."
-        if output_root.smoke.ledger.exists():
-            advice = "Smoke runs are kept apart: say --smoke."
+        smoke = "Smoke runs are kept apart: say --smoke." if output_root.smoke.ledger.exists() else ""
+        elsewhere = "Go to the folder where you submitted, or say --output-root. Nowhere yet? Submit first."
+        advice = smoke or elsewhere
+        if output_root.runs():
+            advice = f"`tiny-transformers ledger rebuild` makes it from the files. {smoke}".rstrip()
         raise InputError(f"{output_root.ledger}: there is no ledger{here}. {advice}")
 
 

@@ -26,7 +26,12 @@ def test_where_there_is_no_ledger_the_folder_that_was_looked_in_is_told(tmp_path
     smoke = OutputRoot(tmp_path / "output").smoke
     smoke.path.mkdir(parents=True)
     smoke.ledger.touch()
-    with pytest.raises(InputError, match="Smoke runs are kept apart: say --smoke"):
+    with pytest.raises(InputError, match=r"there is no ledger\. Smoke runs are kept apart: say --smoke"):
+        session.need_ledger(OutputRoot(tmp_path / "output"))
+    run = OutputRoot(tmp_path / "output").run("0" * 12)
+    run.path.mkdir(parents=True)
+    run.run_json.touch()
+    with pytest.raises(InputError, match="ledger rebuild` makes it from the files. Smoke runs are kept apart"):
         session.need_ledger(OutputRoot(tmp_path / "output"))
 
 
