@@ -50,6 +50,8 @@ def read(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         what = "" if isinstance(error, yaml.constructor.ConstructorError) else "not valid YAML: "
         context = f"{error.context}: " if error.context else ""
-        raise InputError(f"{where}{line}: {what}{context}{error.problem}.") from None
+        begun = text.split("\n")[mark.line].lstrip(" ") if mark else ""
+        tab = " It begins with a tab: YAML takes spaces only." if begun.startswith("\t") else ""
+        raise InputError(f"{where}{line}: {what}{context}{error.problem}.{tab}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None

@@ -44,6 +44,7 @@ from jobs.attempts import (
     write_result,
 )
 from jobs.lives import unseen
+from tiny_transformers.common import refusals
 from tiny_transformers.common.provenance import decisive_versions, source_digest
 from tiny_transformers.common.work import Check, CheckFailed, Interrupted, NoGPU, Outcome, TinyTransformersError, Work
 from tiny_transformers.settings.config import RunConfig
@@ -160,7 +161,7 @@ def _explain(error: BaseException) -> str:
             traceback.print_exception(error)
     if isinstance(error, TinyTransformersError | CheckFailed):
         return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join(refusals.explain(error).split())
 
 
 def damaged_code(attempt: AttemptDir, intent: Intent) -> str | None:

@@ -46,6 +46,10 @@ def unpack(path: Path, folder: Path, now: str) -> Unpacked:
         if root.path.exists() and (not root.path.is_dir() or any(root.path.iterdir())):
             raise InputError(f"--output-root {root.path}: is not empty. Name a folder that is empty or not there.")
         return Unpacked(root, *_unpack(path, root, about, now), about.commands(str(folder)))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if path.is_file():
+            raise
+        raise InputError(f"{path}: cannot be read: {error.strerror}. Nothing was unpacked.") from None
     except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: is damaged or no archive ({error}). Nothing was unpacked.") from None
 

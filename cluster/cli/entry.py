@@ -18,6 +18,7 @@ from cluster.console import stderr
 from cluster.errors import InputError, TinyError
 from cluster.files.whole_files import TornFile
 from cluster.ledger.store import is_spoilt
+from tiny_transformers.common import refusals
 
 COMMANDS = {  # module -> its commands: to load all of them takes longer than most commands do
     "looking": ("status", "logs", "usage", "compare"),
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stderr.print(Text(str(error), style="red"))
         sys.exit(error.exit_code)
     except (OSError, TornFile) as error:  # a full disk, a folder that may not be written, a file that is not whole
-        stderr.print(Text(f"{type(error).__name__}: {error}", style="red"))
+        stderr.print(Text(refusals.explain(error), style="red"))
         sys.exit(TinyError.exit_code)
     except DatabaseError as error:
         advice = " `tiny-transformers ledger rebuild` makes it again." if is_spoilt(error) else ""

@@ -28,6 +28,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
 from cluster.reconcile import orphans, reconciling, session
 from cluster.report import score_tables
+from tiny_transformers.common import refusals
 
 CurveForm = Literal["csv", "tensorboard"]
 TableForm = Literal["latex", "markdown"]
@@ -85,15 +86,22 @@ def report_command(
         return
     with reading_ledger(root) as view:
         folder = to or root.path / "report"
-        written = writing.write(view, root, folder)
+        try:
+            written = writing.write(view, root, folder)
+        except PermissionError as error:
+            elsewhere = "" if to else " `report --to FOLDER` writes elsewhere."
+            raise InputError(f"{refusals.explain(error)}{elsewhere}") from None
         if curves:
             told = writing.write_curves(view.ledger, root, folder, curves)
             console.print(told, soft_wrap=True)
         runs = len(view.ledger.run_ids())
-        if runs <= SHOWN:
+        if runs > SHOWN:
+            console.print(f"{count(runs, 'run')}: their scores are in {folder / 'runs.csv'}", soft_wrap=True)
+        elif any(True for _ in view.ledger.scores()):
             console.print(score_tables.score_table(view.ledger, console.width))
         else:
-            console.print(f"{count(runs, 'run')}: their scores are in {folder / 'runs.csv'}", soft_wrap=True)
+            told = f"{count(runs, 'run')}, and no scores yet. `status{root.options}` shows how far they are."
+            console.print(told, soft_wrap=True)
         for told in unknown_runs(view.ledger):
             console.print(Text(told, style="yellow"), soft_wrap=True)
     console.print(f"{written[0]}, and {len(written) - 1} more files beside it", soft_wrap=True)
@@ -142,7 +150,7 @@ def _export(root: OutputRoot, path: Path, with_models: bool) -> None:
 
 @app.command(name="import")
 def import_command(
-    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE.tar.gz", help="Written by `report --export`.", readable=False)],
     output_root: OutputOption = OUTPUT,
 ) -> None:
     """Unpack an archive of `report --export` where nothing is yet; `submit` then does what is missing."""

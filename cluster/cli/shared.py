@@ -47,7 +47,7 @@ ledger_app = typer.Typer(help="The ledger itself.", no_args_is_help=True, rich_m
 app.add_typer(ledger_app, name="ledger")
 
 
-ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml")]
+ManifestArgument = Annotated[Path, typer.Argument(metavar="MANIFEST", help="experiments.yaml", readable=False)]
 StudyOption = Annotated[
     list[str] | None,
     typer.Option("--study", help="Only this study; may be given again.", autocompletion=completion.studies),
@@ -66,7 +66,9 @@ RunArgument = Annotated[
 ]
 OutputOption = Annotated[
     Path,
-    typer.Option("--output-root", envvar="TINY_TRANSFORMERS_OUTPUT", help="Where runs and the ledger are."),
+    typer.Option(
+        "--output-root", envvar="TINY_TRANSFORMERS_OUTPUT", help="Where runs and the ledger are.", readable=False
+    ),
 ]
 SmokeOption = Annotated[bool, typer.Option("--smoke", help="The smoke runs, which are kept apart.")]
 SiteOption = Annotated[
@@ -75,7 +77,9 @@ SiteOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data-root", envvar="TINY_TRANSFORMERS_DATA", help="The data, in the layout of docs/data.md."),
+    typer.Option(
+        "--data-root", envvar="TINY_TRANSFORMERS_DATA", help="The data, in the layout of docs/data.md.", readable=False
+    ),
 ]
 AccountOption = Annotated[str | None, typer.Option("--account", help="Overrides the site's account.")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Overrides the site's partition.")]

@@ -110,6 +110,9 @@ def _draft(path: Path, value: Any, indent: int | None = 1) -> Path:
             file.flush()
             os.fsync(handle)
             os.fchmod(handle, 0o644)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

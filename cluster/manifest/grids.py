@@ -198,6 +198,11 @@ def _chosen(study: Mapping[str, Any], own: Layer, combinations: list[Layer], whe
             unknown = next((path for path in wanted if path not in known), None)
             if unknown:
                 raise InputError(f"{place}.{unknown}: no cell of the study sets it. {did_you_mean(unknown, known)}")
+            for path, value in wanted.items():
+                there = {str(cell[path].value): 0 for each in combinations if path in (cell := own | each)}
+                if str(value) not in there:
+                    near = did_you_mean(str(value), there)
+                    raise InputError(f"{place}.{path}: no cell of the study has {value}. {near}")
             raise InputError(f"{place}: matches no cell of the study. Give values that its grid or an include has.")
         chosen |= dict.fromkeys(found, place)
     return chosen

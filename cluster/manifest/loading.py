@@ -17,6 +17,7 @@ from cluster.errors import InputError, did_you_mean, either, like
 from cluster.files.causes import Cause
 from cluster.manifest import own_stages
 from cluster.sites.profiles import Notify, Rule
+from tiny_transformers.common import refusals
 from tiny_transformers.settings import corpora
 from tiny_transformers.settings.architecture import FAMILIES
 from tiny_transformers.settings.base import Settings
@@ -97,7 +98,7 @@ def load(path: Path) -> Manifest:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file. {_manifests_beside(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        raise InputError(refusals.understood(error) or f"{path}: cannot be read: {error}") from None
     from cluster import yaml_text  # here, because most commands read no manifest
 
     document = yaml_text.read(text, str(path))

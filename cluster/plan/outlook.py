@@ -22,11 +22,16 @@ def too_long(items: Iterable[PackItem], site: Site) -> str | None:
     count, longest = len(needs), max(needs)
     start = (
         f"{count} run{'s' if count > 1 else ''} may need up to {longest / 60:,.1f} h, more than the site's "
-        f"{site.max_time / 60:g} h"
+        f"{site.max_time / 60:.3g} h"
     )
     if site.scheduler == "local" or not site.sbatch.get("requeue", True):
         return f"{start}: they stop then, and `rerun --failed` goes on from their checkpoints."
     times = math.ceil(longest / site.max_time) - 1
+    if times > site.requeues:
+        return (
+            f"{start}: they would have to be requeued up to {times} times, and the site's `requeues` is "
+            f"{site.requeues}. `tick` and `rerun --failed` go on from their checkpoints then."
+        )
     return f"{start}: they will be requeued up to {times} time{'s' if times > 1 else ''}, and go on from checkpoints."
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from sqlite3 import OperationalError
 
 from cluster.errors import InputError, LedgerBusy, OldLedger, SlurmSilent
@@ -36,12 +37,13 @@ class LedgerView:
 
 def need_ledger(output_root: OutputRoot) -> None:
     if not output_root.ledger.exists():
-        advice = (
-            "`tiny-transformers ledger rebuild` makes it from the files." if output_root.runs() else "Submit first."
-        )
-        if output_root.smoke.ledger.exists():
-            advice += " Smoke runs are kept apart: say --smoke."
-        raise InputError(f"{output_root.ledger}: there is no ledger. {advice}")
+        here = "" if output_root.path.is_absolute() else f" below {Path.cwd()}"
+        smoke = "Smoke runs are kept apart: say --smoke." if output_root.smoke.ledger.exists() else ""
+        elsewhere = "Go to the folder where you submitted, or say --output-root. Nowhere yet? Submit first."
+        advice = smoke or elsewhere
+        if output_root.runs():
+            advice = f"`tiny-transformers ledger rebuild` makes it from the files. {smoke}".rstrip()
+        raise InputError(f"{output_root.ledger}: there is no ledger{here}. {advice}")
 
 
 @contextmanager

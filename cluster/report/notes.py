@@ -17,7 +17,7 @@ TRIALS: Mapping[str, Callable[[RunConfig], object]] = {
     "Probes: some steps of a training, which measure memory and speed; their scores say nothing": lambda config: (
         config.probe
     ),
-    "Built-in data, made by a grammar: its scores stand beside no others": lambda config: (
+    "Built-in data, made by a grammar: its scores compare with no others": lambda config: (
         config.data.source == "builtin"
     ),
     "Scored on a part of the data only (evaluation.limit)": lambda config: config.evaluation.limit,

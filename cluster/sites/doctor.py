@@ -15,6 +15,7 @@ from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.slurm.answers import minutes, number_in
 from cluster.slurm.queries import Slurm, names_of, qualities
+from tiny_transformers.common import refusals
 from tiny_transformers.common.data_root import explain
 from tiny_transformers.settings.architecture import GPTNeo
 from tiny_transformers.settings.config import RunConfig, lacking_files
@@ -77,7 +78,7 @@ def _writable(output_root: Path) -> Finding:
         with tempfile.TemporaryFile(dir=output_root):
             free = shutil.disk_usage(output_root).free / 1e9
     except OSError as error:
-        return Finding("wrong", "OUTPUT_ROOT", f"{output_root}: {error}")
+        return Finding("wrong", "OUTPUT_ROOT", refusals.understood(error) or f"{output_root}: {error}")
     return Finding("fine" if free > 10 else "wrong", "OUTPUT_ROOT", f"{output_root}: {free:,.0f} GB free")
 
 
@@ -113,12 +114,11 @@ def _controller(site: Site, slurm: Slurm) -> Iterator[Finding]:
         yield Finding("unknown", "slurmctld", "did not answer")
         return
     yield Finding("fine", "SLURM", f"{configuration.get('SLURM_VERSION')}, {configuration.get('ClusterName')}")
-    limit = number_in(configuration.get("MaxArraySize", "")) or 0
-    yield Finding(
-        "fine" if limit >= site.max_array_size else "wrong",
-        "MaxArraySize",
-        f"{limit}; the profile's max_array_size is {site.max_array_size}",
-    )
+    if limit := number_in(configuration.get("MaxArraySize", "")):
+        cut = "" if limit >= site.max_array_size else ": arrays are cut at SLURM's"
+        yield Finding("fine", "MaxArraySize", f"{limit}; the profile's max_array_size is {site.max_array_size}{cut}")
+    else:
+        yield Finding("unknown", "MaxArraySize", f"not told; the profile's max_array_size is {site.max_array_size}")
     storage = configuration.get("AccountingStorageType", "")
     what = "without it a vanished job's cause is not known" if storage.endswith("none") else "sacct explains failures"
     yield Finding("fine", "accounting", f"{storage}: {what}")
@@ -177,10 +177,10 @@ def _account(site: Site, slurm: Slurm) -> Finding:
     accounts = slurm.accounts()
     if accounts is None:
         return Finding("unknown", "account", "sacctmgr did not answer")
-    user = os.environ.get("USER", "you")
     if site.account and site.account.lower() not in accounts:
-        return Finding("wrong", "account", f"{site.account} is none of {user}'s: {', '.join(accounts)}")
-    return Finding("fine", "account", f"{site.account or 'the default'}, of {', '.join(accounts)}")
+        return Finding("wrong", "account", f"{site.account} is none of yours: {', '.join(accounts)}")
+    given = site.account or "no --account, so your default"
+    return Finding("fine", "account", f"{given}, of {', '.join(accounts)}")
 
 
 def _limits(site: Site, slurm: Slurm) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, Validat
 
 from cluster.errors import InputError, did_you_mean
 from cluster.files.causes import Cause
+from tiny_transformers.common import refusals
 from tiny_transformers.settings.base import Settings
 
 SHIPPED = Path(__file__).parent
@@ -190,7 +191,7 @@ def load(name: str, **overrides: Any) -> Site:
             f"--site {name}: there is no such site. {did_you_mean(name, shipped())} Or give a .yaml file."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--site {name}: cannot be read: {error}") from None
+        raise InputError(f"--site {refusals.understood(error) or f'{name}: cannot be read: {error}'}") from None
     profile = yaml_text.read(text, str(path))
     if not isinstance(profile, dict):
         raise InputError(f"{path}: must be a mapping of settings.")

@@ -158,7 +158,7 @@ def _check_partition(site: Site, name: str, found: Mapping[str, str]) -> None:
     """Raises InputError if there is no such partition, or if it gives less memory than the site's profile asks for: on
     some sites SLURM would take more CPUs for it in silence."""
     if not found:
-        raise InputError(f"site {site.name}: SLURM has no partition {name}. See `tiny-transformers doctor`.")
+        raise InputError(f"site {site.name}: SLURM has no partition {name}. `sinfo -s` lists them.")
     most = found.get("MaxMemPerCPU", "")
     if most.isdecimal() and 0 < int(most) < site.memory_per_cpu:
         raise InputError(

@@ -89,7 +89,8 @@ def submit(
                 ) from None
             raise SubmitError(
                 f"sbatch refused array {number} of {len(arrays)} ({error}); {_before(number)} The script is in "
-                f"{log_dir / submission_id}; see `tiny-transformers doctor`."
+                f"{log_dir / submission_id}; `tiny-transformers doctor --site SITE` tells what SLURM "
+                "has: partitions, your accounts, limits."
             ) from None
         except SlurmSilent as error:
             if any(words in str(error) for words in sbatch.NOT_REACHED):

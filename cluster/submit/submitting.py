@@ -163,7 +163,7 @@ def tick(
         before = EarlierSubmissions(ledger, where.output_root, site)
         with ledger.transaction():
             again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
-        say_decided(again)
+        say_decided(again, where.output_root.options)
         chosen = choices.go_on(ledger, where.output_root, paused)
         if chosen.made:  # and are asked for now
             before = EarlierSubmissions(ledger, where.output_root, site)

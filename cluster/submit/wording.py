@@ -16,6 +16,7 @@ from cluster.files.statuses import LIVE
 from cluster.ledger.checks import unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.plan import choice_words, choosing, disk, following, outlook, packing
+from cluster.sites.profiles import Site
 from cluster.slurm.sbatch import RefusedForNow
 from cluster.submit import calibrating, dispatch, launch, others, tables
 from cluster.submit.dispatch import Request, SubmitOptions
@@ -78,9 +79,8 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     if where.dry_run and space.kept:
         console.print(space.told())
     say_mixed(request)
-    for note in filter(
-        None, (outlook.too_long(request.items, request.site), _too_little(space, where), *request.notes)
-    ):
+    said = (outlook.too_long(request.items, request.site), _too_little(space, where), _new(request.site, where))
+    for note in filter(None, (*said, *request.notes)):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")
@@ -112,6 +112,14 @@ def _too_little(space: disk.Space, where: SubmitOptions) -> str | None:
     except OSError:  # it cannot be asked
         return None
     return f"{path}: {disk.size(free)} are free; weights take {disk.size(needed)}." if needed > free else None
+
+
+def _new(site: Site, where: SubmitOptions) -> str | None:
+    """What to say where nothing was submitted yet, since whoever stands in another folder than before pays twice."""
+    path = where.output_root.path
+    if site.scheduler == "local" or (path / "submissions").exists():
+        return None
+    return f"{path.absolute()} is new: what was submitted from another folder is not known here."
 
 
 def say_held(request: Request, asked_by: str) -> None:
@@ -167,13 +175,15 @@ def say_left_refused(refused: Mapping[str, str]) -> None:
     console.print(Text(f"{told} Mend that, and `submit` again.", style="yellow"), soft_wrap=True)
 
 
-def say_decided(again: dispatch.RetryPlan) -> None:
+def say_decided(again: dispatch.RetryPlan, options: str) -> None:
+    """Say what was decided of failures; `options` are what a command must be told to speak of this OUTPUT_ROOT."""
     retried = Counter((d["cause"], d["changes"]) for d in again.decided if d["action"] == "retry")
     stopped = Counter(d["cause"] for d in again.decided if d["action"] == "stop")
     for (cause, changes), number in retried.items():
         console.print(f"{count(number, 'stage run')} ended in {cause}: tried again, {changes}.")
     for cause, number in stopped.items():
-        console.print(f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed`.")
+        told = f"{count(number, 'stage run')} ended in {cause}: not tried again; see `status --failed{options}`."
+        console.print(told, soft_wrap=True)
     if again.left:
         told = f"{count(again.left, 'stage run')} left alone, since {GONE}: {RERUN}."
         console.print(told, style="yellow", soft_wrap=True)

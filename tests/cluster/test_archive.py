@@ -137,6 +137,9 @@ def test_a_changed_archive_is_refused_whole(finished, tmp_path, change, message)
 
 def test_a_link_a_cut_archive_and_what_is_no_archive_are_refused(finished, tmp_path):
     there = OutputRoot(tmp_path / "there")
+    for path, why in ((tmp_path / "none.tar.gz", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(InputError, match=f"{path}: cannot be read: {why}. Nothing was unpacked."):
+            unpacking.unpack(path, there.path, NOW)
     exporting.export(finished, tmp_path / "a.tar.gz", NOW)
     whole = (tmp_path / "a.tar.gz").read_bytes()
     for text in (whole[: len(whole) // 2], whole[:-500], b"no archive", b""):

@@ -16,6 +16,7 @@ from cluster.errors import InputError
         ("048: a", "048 is not read as it looks"),
         ("a: 1\na: 2", r"m\.yaml, line 2: a is here twice\."),
         ("a: [1,\n", r"m\.yaml, line 2: not valid YAML: while parsing a flow node: "),
+        ("a:\n  b: 1\n\tc: 2\n", r"m\.yaml, line 3: not valid YAML: .* It begins with a tab: YAML takes spaces only\."),
         ("a: \x07", r"m\.yaml: not valid YAML: "),
     ],
 )

@@ -9,6 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tiny_transformers.common import refusals
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A disk that is full names `path`: Python does not name a file that was opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in refusals.FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False, drafts: Path | None = None) -> Iterator[Path]:
@@ -20,7 +33,8 @@ def whole_folder(path: Path, *, replace: bool = False, drafts: Path | None = Non
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=drafts or path.parent, prefix=f".{path.name}."))
     try:
-        yield draft
+        with naming(path):
+            yield draft
         draft.chmod(0o755)
         for file in draft.rglob("*"):
             if file.is_file():
@@ -48,7 +62,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     os.close(fd)
     draft = Path(name)
     try:
-        yield draft
+        with naming(path):
+            yield draft
         draft.chmod(0o644)
         _sync(draft)
         os.replace(draft, path)

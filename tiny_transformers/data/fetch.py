@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tiny_transformers.common import progress
+from tiny_transformers.common import progress, refusals
 from tiny_transformers.common.files import whole_file, whole_folder
 from tiny_transformers.common.survey import survey
 from tiny_transformers.common.work import TinyTransformersError
@@ -54,6 +54,7 @@ MAHONEY = "https://mattmahoney.net/dc/{}.zip"  # enwik8 and text8, 100,000,000 b
 MD5 = {"enwik8": "a1fa5ffddb56f4953e226637dabbb36a", "text8": "3bea1919949baf155f99411df5fada7e"}
 IN_ONE_ROW = {"enwik8": "enwik8-raw"}  # on the hub, the configuration that is not cut into lines
 FILTER_DATA = "https://github.com/babylm/evaluation-pipeline-2023/raw/main/filter_data.zip"
+FEW = 5  # files that are named where more are lacking
 VOCABULARY = 10_000
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3, in place of the four that GPT-2 has there
 MASK = "<mask>"  # the last id
@@ -121,8 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             fetch(data_root, source)
         except Exception as error:  # noqa: BLE001 - the hub's libraries raise all sorts; the others can still be had
-            problems.append(f"{what} from {source}: {type(error).__name__}: {error}")
-    return _report(data_root, wanted, problems)
+            problems.append(f"{what} from {source}: {refusals.explain(error)}")
+    try:
+        return _report(data_root, wanted, problems)
+    except PermissionError as error:
+        print(refusals.explain(error), file=sys.stderr)
+        return 2
 
 
 def _named_source(text: str) -> tuple[str, str]:
@@ -361,7 +366,9 @@ def _report(data_root: Path, wanted: list[str], problems: list[str]) -> int:
     for problem in problems:
         print(f"could not be had: {problem}", file=sys.stderr)
     if lacking:
-        print(f"{data_root}: still lacks {', '.join(lacking)}. Run fetch again, or put them there.", file=sys.stderr)
+        some = ", ".join(lacking[:FEW]) + (f" and {len(lacking) - FEW:,} files more" if len(lacking) > FEW else "")
+        print(f"{data_root}: still lacks {some}. Run fetch again, where there is internet, or put them there.",
+              file=sys.stderr)  # fmt: skip
     else:
         print(f"{data_root}: complete")
     return 2 if lacking or problems else 0

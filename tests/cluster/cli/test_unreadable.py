@@ -8,6 +8,7 @@ import pytest
 import synthetic
 
 from cluster.cli import entry
+from cluster.report import writing
 
 
 def ended(*words):
@@ -53,3 +54,20 @@ def test_a_file_that_cannot_be_read_is_told_in_the_systems_words_and_nothing_is_
         monkeypatch.setattr(Path, "read_bytes", read)
     assert refused["ledger", "rebuild"] == names, "what cannot be read would be missing in the ledger"
     assert "task-0.json" in refused["tick",]
+
+
+def test_a_report_without_scores_says_so_and_one_that_may_not_be_written_where_it_may(tmp_path, monkeypatch, capfd):
+    root = synthetic.make(
+        tmp_path / "output", synthetic.planned(("heads",), limit=1), unfinished=lambda _: "pretrain", with_pairs=False
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(writing, "write", lambda _view, _root, folder: [folder / "index.html"])
+    assert ended("report", "--output-root", str(root.path)) == 0
+    assert f"1 run, and no scores yet. `status --output-root {root.path}` shows" in capfd.readouterr().out
+
+    def shut(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "index.html")
+
+    monkeypatch.setattr(writing, "write", shut)
+    assert ended("report", "--output-root", str(root.path)) == 2
+    assert "'index.html' `report --to FOLDER` writes elsewhere." in capfd.readouterr().err

@@ -354,6 +354,10 @@ def test_runs_that_need_more_than_the_sites_time_are_said_not_clipped_in_silence
     assert outlook.too_long(items(2, 2000), where) is None
     note = outlook.too_long([*items(2, 2000), *items(1, 6000)], where)
     assert note.startswith("1 run may need up to 2.5 h, more than the site's 1 h: they will be requeued up to 2 times")
+    fewer = outlook.too_long(items(1, 6000), where.model_copy(update={"requeues": 1}))
+    assert fewer.endswith("requeued up to 2 times, and the site's `requeues` is 1. `tick` and `rerun --failed` go on "
+                          "from their checkpoints then.")  # fmt: skip
+    assert "more than the site's 0.0167 h" in outlook.too_long(items(1, 60), SITE.model_copy(update={"max_time": 1}))
     assert "rerun --failed" in outlook.too_long(items(1, 6000), where.model_copy(update={"scheduler": "local"}))
     assert "rerun --failed" in outlook.too_long(items(1, 6000), where.model_copy(update={"sbatch": {"requeue": False}}))
 

@@ -3,16 +3,36 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 import synthetic
 
+from cluster.errors import InputError
 from cluster.files.folders import OutputRoot
 from cluster.ledger import checks
 from cluster.ledger.database import Ledger
 from cluster.reconcile import session
 
 NOBODY = 65_534  # a user's number
+
+
+def test_where_there_is_no_ledger_the_folder_that_was_looked_in_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"output/ledger.db: there is no ledger below {tmp_path}. Go to the folder"):
+        session.need_ledger(OutputRoot(Path("output")))
+    with pytest.raises(InputError, match=r"there is no ledger\. Go to the folder where you submitted"):
+        session.need_ledger(OutputRoot(tmp_path / "output"))
+    smoke = OutputRoot(tmp_path / "output").smoke
+    smoke.path.mkdir(parents=True)
+    smoke.ledger.touch()
+    with pytest.raises(InputError, match=r"there is no ledger\. Smoke runs are kept apart: say --smoke"):
+        session.need_ledger(OutputRoot(tmp_path / "output"))
+    run = OutputRoot(tmp_path / "output").run("0" * 12)
+    run.path.mkdir(parents=True)
+    run.run_json.touch()
+    with pytest.raises(InputError, match="ledger rebuild` makes it from the files. Smoke runs are kept apart"):
+        session.need_ledger(OutputRoot(tmp_path / "output"))
 
 
 def test_what_happens_later_has_the_greater_moment(monkeypatch):

@@ -70,10 +70,19 @@ def test_a_cluster_that_gives_what_the_profile_asks_for_is_fine(marks):
     assert set(marks(Said(of_partition=unlimited, most=Limits())).values()) == {"fine"}
 
 
+@pytest.mark.parametrize(("size", "found"), [
+    ("1000", ("fine", "1000; the profile's max_array_size is 1001: arrays are cut at SLURM's")),
+    ("1001", ("fine", "1001; the profile's max_array_size is 1001")),
+    ("", ("unknown", "not told; the profile's max_array_size is 1001")),
+])  # fmt: skip
+def test_a_smaller_maxarraysize_is_no_fault_since_arrays_are_cut_at_it(tmp_path, size, found):
+    told = examine(SITE, Said(settings={"MaxArraySize": size}), None, tmp_path / "output")
+    assert [(each.mark, each.found) for each in told if each.what == "MaxArraySize"] == [found]
+
+
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        (Said(settings={"MaxArraySize": "1000"}), "MaxArraySize"),
         (Said(of_partition=ENOUGH | {"MaxTime": "09:59:00"}), "time limit of gpu"),
         (Said(of_partition=ENOUGH | {"MaxMemPerCPU": "3999"}), "memory per CPU"),
         (Said(of_partition={}), "partition"),

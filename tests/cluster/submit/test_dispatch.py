@@ -10,6 +10,7 @@ from cluster.sites.profiles import Rule, Site
 from cluster.slurm.answers import Job
 from cluster.slurm.queries import Limits
 from cluster.submit import dispatch
+from cluster.submit.wording import _new, say_decided
 
 SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus=4)
 
@@ -262,3 +263,20 @@ def test_what_is_asked_for_has_the_time_that_it_takes_beside_others(runs):
     assert request.arrays[0].resources.slots == 4
     assert [item.run_id for item in request.items] == [run.id for run in runs]
     assert sum(item.seconds for item in request.items) == pytest.approx(3600 * outlook.gpu_hours(request.arrays))
+
+
+def test_what_is_not_tried_again_is_told_with_the_command_of_its_own_output_root(tmp_path, capsys):
+    stop = {"run_id": "0" * 12, "stage": "blimp", "number": 1, "time": 0.0, "action": "stop", "cause": "error",
+            "tries": 1, "changes": "", "due": 0.0}  # fmt: skip
+    say_decided(dispatch.RetryPlan({}, 0, [stop], 0), folders.OutputRoot(tmp_path).options)
+    assert f"see `status --failed --output-root {tmp_path}`.\n" in capsys.readouterr().out
+
+
+def test_an_output_root_of_which_nothing_was_submitted_to_a_cluster_is_told(tmp_path):
+    """Whoever stands in another folder than before would pay for everything twice."""
+    root = folders.OutputRoot(tmp_path / "output")
+    where = dispatch.SubmitOptions(root, tmp_path / "logs")
+    assert _new(SITE, where) == f"{root.path} is new: what was submitted from another folder is not known here."
+    assert _new(SITE.model_copy(update={"scheduler": "local"}), where) is None
+    root.submission("0" * 12).path.mkdir(parents=True)
+    assert _new(SITE, where) is None

@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 
@@ -97,9 +99,22 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_there(sources, tmp_path, ca
     assert "stories from" in said
     assert "LAMBADA from" in said
     assert f"still lacks {TRAIN_STORIES}" in said
-    assert f"{LAMBADA}. Run fetch again" in said
+    assert f"{LAMBADA}. Run fetch again, where there is internet" in said
     assert (tmp_path / "data" / "tokenizer" / "10k-tok" / "tokenizer.json").is_file()
     assert not list((tmp_path / "data").rglob(".*")), "no half-written file stays"
+
+
+def test_of_many_files_that_are_lacking_some_are_named_and_a_folder_that_is_shut_is_told(tmp_path, capsys, monkeypatch):
+    assert fetch._report(tmp_path, [f"{number}.json" for number in range(7)], []) == 2
+    assert "still lacks 0.json, 1.json, 2.json, 3.json, 4.json and 2 files more." in capsys.readouterr().err
+
+    def shut(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "train.jsonl")
+
+    for name in ("fetch_stories", "fetch_tokenizer", "fetch_filter_data", "fetch_lambada", "lacking_files"):
+        monkeypatch.setattr(fetch, name, shut)
+    assert fetch.main(["--data-root", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("Permission denied: 'train.jsonl'")
 
 
 def test_the_full_blimp_is_fetched_on_request_with_all_fields(sources, tmp_path, capsys):
