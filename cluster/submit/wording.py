@@ -42,8 +42,8 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     if where.dry_run:
         console.print(tables.studies_table(request.runs, request.items, request.site, request.studies))
         console.print(tables.stages_table(arrays, request.runs, unit, request.measured))
-    site = launch.with_data(request.site, data_root)
-    launch.check(site, where.output_root, where.log_dir.resolve())
+    with_data = launch.with_data(request.site, data_root)
+    launch.check(with_data, where.output_root, where.log_dir.resolve())
     shown: list[packing.Resources] = []
     for number, array in enumerate(request.arrays, 1):
         runs = sum(len(pack.items) for pack in array.packs)
@@ -53,7 +53,7 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         )
         if where.dry_run and request.site.scheduler == "slurm" and array.resources not in shown:  # else the same script
             shown.append(array.resources)
-            text = launch.script(array, site, where.output_root, "TOKEN", where.log_dir.resolve())
+            text = launch.script(array, with_data, where.output_root, "TOKEN", where.log_dir.resolve())
             console.print(Text(text, style="dim"), soft_wrap=True)
     say_held(request, asked_by)
     say_later(request, where.output_root)
@@ -67,7 +67,9 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
         "as measured on this site" if request.measured.by_stage else "as estimated: nothing was measured on this site"
     )
     stages = sum(len(item.stages) for item in request.items)
-    console.print(f"{count(stages, 'stage run')}, about {hours(outlook.gpu_hours(arrays))} {unit} {basis}.")
+    site = request.site
+    of = f" of {site.account}" if site.account and site.scheduler == "slurm" else ""
+    console.print(f"{count(stages, 'stage run')}, about {hours(outlook.gpu_hours(arrays))} {unit}{of} {basis}.")
     if where.dry_run:
         console.print(tables.outlook_view(arrays, request.site, unit, request.later), soft_wrap=True)
     compared = where.dry_run and request.site.gpus  # with one A100

@@ -115,7 +115,7 @@ def test_a_dry_run_of_the_whole_study_shows_it_study_by_study(command):
     assert not re.search(r"^ *brainformer_small +\d", shown, re.M)  # no row of its own
     way = r"of models with a published time is [\d.]+ GPU-hours of these. The studies' own way .* take [\d.]+ hours"
     assert re.search(way, shown.replace("\n", " "))
-    assert "GPU-hours" in shown
+    assert re.search(r"about [\d.]+ GPU-hours of a as estimated", told)
     packs = re.search(r"^([\d,]+) packs, [\d.]+ runs at a time on average; ", shown, re.M)
     assert packs, "what the packs come to is said in a line"
     assert int(packs[1]) < 271 / 4
