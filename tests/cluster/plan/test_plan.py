@@ -650,7 +650,7 @@ def test_a_mixture_of_experts_keeps_its_micro_batch_because_it_changes_the_resul
 def test_more_time_is_asked_for_what_ran_out_of_it_up_to_the_sites_limit(runs):
     def minutes(factor):
         (item,) = items_with(runs[:1], Adjustment(factor))
-        items = [dataclasses.replace(item, seconds=3600 * factor, margin=cost.TIME_MARGIN)]
+        items = [item._replace(seconds=3600 * factor, margin=cost.TIME_MARGIN)]
         return packing.arrange(items, {run.id: run for run in runs}, SITE)[0].resources.minutes
 
     assert (minutes(1), minutes(1.5), minutes(1000)) == (90, 140, SITE.max_time)
