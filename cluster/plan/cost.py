@@ -301,19 +301,19 @@ def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Ti
     started = pretraining = steady = estimated = 0.0
     of_stages: list[float] = []
     for stage in stages:
-        overhead, work = measured.overhead(stage), measured.work(config, stage)
-        computed = work / measured.speed(config, stage).value if work else 0.0
-        budgeted = budgeted_seconds(config) if stage == "pretrain" else 0.0
-        started += overhead
+        overhead, computed, budgeted = measured.overhead(stage), 0.0, 0.0
+        if work := measured.work(config, stage):
+            computed = work / measured.speed(config, stage).value
+            estimated += 0.0 if _is_told(measured, config, stage) else computed
         if stage == "pretrain":
-            pretraining += computed
-            steady += budgeted
+            budgeted = budgeted_seconds(config)
+            pretraining = computed
         elif shares_device(stage):
             steady += computed
         else:
             started += computed
-        if computed and not _is_told(measured, config, stage):
-            estimated += computed
+        started += overhead
+        steady += budgeted
         of_stages.append(overhead + computed + budgeted)
     return Times(started, pretraining, steady, estimated, tuple(of_stages))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LOOKED_AT = 20  # runs that are looked through one by one for one whose memory is free; then, by their memory
+LOOKED_AT = 5  # runs that are looked through one by one for one whose memory is free; then, by their memory
 CLASS = 1.25  # the most memory of a class of them / the least
 GAVE_UP = -2
 

@@ -40,7 +40,7 @@ def names(these: Iterable[Named]) -> list[str]:
     more = PerSettings(lambda config, keys: "".join(f"-{word}" for word in differences(config, keys, usual=False)))
     found = []
     for each, (name, _) in zip(these, named, strict=True):
-        keys = telling and dict.fromkeys(key for study in each.studies for key in telling.get((study, name), ()))
+        keys = dict.fromkeys(key for study in each.studies for key in telling.get((study, name), ()))
         found.append(f"{name}{more.of(each.config, tuple(keys)) if keys else ''}-s{each.config.seed}")
     return found
 
