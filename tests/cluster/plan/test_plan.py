@@ -111,6 +111,18 @@ def test_a_new_attempt_has_the_next_number(runs):
     assert item.stages == (("blimp", 4),)
 
 
+def test_each_stage_has_the_share_of_an_items_time_that_it_takes_by_itself(runs):
+    timed, measured = with_budget(runs[0], 0, hours=1), gaining(runs, GAINS)
+    for run in (runs[0], timed):
+        for stages in (run.stages, ("pretrain", "speed"), ("blimp",)):
+            item = choosing.item(run, stages, {}, measured)
+            alone = [measured.seconds(run.config, stage) for stage in stages]
+            assert item.seconds == pytest.approx(sum(alone))
+            assert item.shares == pytest.approx([seconds / sum(alone) for seconds in alone])
+    item = choosing.item(timed, ("pretrain", "blimp"), {}, measured)
+    assert item.shares[0] * item.seconds > 3600, "its steps take the hour, evaluations and the start come besides"
+
+
 def items(count, seconds=60.0):
     return [PackItem(f"run{number}", (("pretrain", 1),), seconds) for number in range(count)]
 
