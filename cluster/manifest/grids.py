@@ -158,7 +158,8 @@ def combine(manifest: Manifest, name: str, layers: Sequence[Layer], top: Layer, 
         merged = match_parameters(manifest, merged, model, model_layer, top, where)
         if manifest.of_programs:
             first = first_stages(manifest.own, stages)
-            merged["model.stages"] = SettingValue({name: vars(each) for name, each in first.items()}, where)
+            told = SettingValue({name: vars(each) for name, each in first.items()}, where)
+            merged = merged | {"model.stages": told}
             model = "+".join(first)
         made.append(Combination(model, _seeded(merged, seeds, stages, where, sections), written))
         check_commands(manifest.own, stages, made[-1].configs[0], where)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -41,8 +41,7 @@ STUDY_KEYS = (*own_stages.STUDY_KEYS, *SETTING_KEYS)
 TOP_KEYS = ("defaults", "models", "corpora", "studies", "smoke", "stages", "retry", "notify", "budget")
 
 
-@dataclass(frozen=True)
-class SettingValue:
+class SettingValue(NamedTuple):
     value: Any
     origin: str  # where the user wrote it: studies.width.grid.model.hidden_size
 
@@ -283,8 +282,7 @@ def flatten(tree: Mapping[str, Any], where: str, prefix: str = "") -> Layer:
 
 
 def check_known(key: str, known: Iterable[str], where: str) -> None:
-    known = list(known)
-    if key not in known:
+    if key not in (known := known if isinstance(known, tuple) else [*known]):
         path = f"{where}.{key}" if where else key
         sections = {"model": FAMILIES["gpt_neo"], "data": Data, "train": Train}
         inside = [section for section, settings in sections.items() if key in settings.model_fields]
@@ -296,7 +294,7 @@ def merge(first: Layer, *layers: Layer) -> Layer:
     """A later layer wins. One with another kind of feed-forward module leaves nothing of an earlier one's, and one
     that says how long to train leaves no earlier budget."""
     merged = first
-    for layer in layers:
+    for layer in filter(None, layers):
         kind, before = layer.get(FEED_FORWARD_KIND), merged.get(FEED_FORWARD_KIND)
         if kind and kind.value != (before.value if before else "dense"):
             merged = {path: value for path, value in merged.items() if not path.startswith("model.ffn.")}

@@ -38,6 +38,8 @@ def with_teacher(manifest: Manifest, layer: Layer, base: Layer, top: Layer, seed
     Raises InputError for a model that is not known, and for settings that are none."""
     told = {path.removeprefix(INSIDE): value for path, value in layer.items() if path.startswith(INSIDE)}
     none = layer.get(TEACHER)
+    if not told and none is None:
+        return layer
     rest = {path: value for path, value in layer.items() if path != TEACHER and not path.startswith(INSIDE)}
     if none and none.value is not None:
         raise InputError(f"{none.origin}: {none.value!r} must be settings, such as {{model: {none.value}}}, or null.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.files.records import Run, StageState
 from cluster.files.statuses import LIVE, UNTRIED, StageStatus
@@ -13,8 +13,7 @@ from cluster.plan.retry import Adjustment
 from tiny_transformers.settings.stages import STAGES
 
 
-@dataclass(frozen=True)
-class PackItem:
+class PackItem(NamedTuple):
     """One run's share of a pack: stages in order, each with the number of its new attempt."""
 
     run_id: str
@@ -35,7 +34,7 @@ def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = (
     again = redo(run, again) if again else ()
     chosen: list[str] = []
     for stage in run.stages:
-        if status(states, stage) not in UNTRIED and stage not in again:
+        if stage in states and states[stage].status not in UNTRIED and stage not in again:
             continue
         if ready(stage, chosen, states):
             chosen.append(stage)
@@ -69,5 +68,5 @@ def item(
 ) -> PackItem:
     numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
     times = measured.times.of(run.config, *stages)
-    shares = tuple(measured.times.of(run.config, stage).whole / times.whole for stage in stages)
+    shares = tuple([seconds / times.whole for seconds in times.of_stages])
     return PackItem(run.id, numbered, times.whole * adjustment.time, adjustment, margin=times.margin, shares=shares)

@@ -121,7 +121,8 @@ class Measured:
 
     def overhead(self, stage: str) -> float:
         """The same, but no more than the shortest one took."""
-        return min(self.usual_overhead, self.overheads.get(stage, self.usual_overhead))
+        usual = self.usual_overhead
+        return min(usual, self.overheads[stage]) if stage in self.overheads else usual
 
     def work(self, config: RunConfig, stage: str) -> float:
         """FLOPs of a stage."""
@@ -186,7 +187,7 @@ class Measured:
         if times.pretraining and (self.gains or self.together):
             return tuple(self.seconds(config, *stages, slots=number) for number in numbers)
         rest = times.steady + times.pretraining
-        return tuple(times.started / number + rest for number in numbers)
+        return tuple([times.started / number + rest for number in numbers])
 
     def _pretraining(self, config: RunConfig, times: Times, slots: int) -> float:
         if slots == 1 or not times.pretraining or not (self.gains or self.together):
@@ -201,7 +202,8 @@ class Times(NamedTuple):
     started: float  # that pass whatever else is at work
     pretraining: float  # that are fewer for each of several runs at a time, as far as that was measured
     steady: float  # all others
-    estimated: float  # of these two, those at a speed that was not measured
+    estimated: float  # of these, those at a speed that was not measured
+    of_stages: tuple[float, ...]  # of all of them, each stage's
 
     @property
     def whole(self) -> float:
@@ -245,19 +247,19 @@ def shape_key(config: RunConfig) -> str:
 
 def memory(config: RunConfig, gpu: bool = True) -> int:
     """MB that training takes at its peak on the device: weights, optimizer, one micro-batch's activations."""
-    model = config.model
+    model, keys = config.model, keys_of_a_token(config)
     tokens = tokens_at_once(config, gpu=gpu)
     # The head is applied where there is a label: everywhere in a decoder, at the masks in an encoder.
     labels = tokens * (1 if model.causal else config.train.mlm_probability)
     logits = 2 * min(labels, HEAD_ROWS["cuda" if gpu else "cpu"]) * model.vocab_size  # and their gradient
     if config.data.is_stream:
         tokens = min(tokens, config.train.batch_size * config.train.block_size // config.train.batch_split)
-    layers = tokens * model.kept_per_token(keys_of_a_token(config))
-    carried = config.train.batch_size * model.carried_per_row(keys_of_a_token(config))
+    layers = tokens * model.kept_per_token(keys)
+    carried = config.train.batch_size * model.carried_per_row(keys)
     taught = 0.0
     if config.teacher:  # its weights, and of its pass, which keeps nothing for a backward one, about a layer at once
         teacher = config.teacher.model
-        of_a_layer = tokens * teacher.kept_per_token(keys_of_a_token(config)) / teacher.layers
+        of_a_layer = tokens * teacher.kept_per_token(keys) / teacher.layers
         taught = num_parameters(teacher) + labels * teacher.hidden_size + max(0.0, of_a_layer - layers)
     masks = sum(matrices(model)) if config.train.pruning else 0
     kept = masks + logits + layers + carried + taught
@@ -296,17 +298,24 @@ def flops(config: RunConfig, stage: str, sizes: Sizes = UNKNOWN) -> float:
 
 
 def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:
-    computed: dict[str, float] = {}
+    started = pretraining = steady = estimated = 0.0
+    of_stages: list[float] = []
     for stage in stages:
+        overhead, computed, budgeted = measured.overhead(stage), 0.0, 0.0
         if work := measured.work(config, stage):
-            computed[stage] = work / measured.speed(config, stage).value
-    pretraining = computed.get("pretrain", 0.0)
-    apart = sum(seconds for stage, seconds in computed.items() if not shares_device(stage))
-    steady = sum(computed.values()) - pretraining - apart
-    budgeted = budgeted_seconds(config) if "pretrain" in stages else 0.0
-    estimated = sum(seconds for stage, seconds in computed.items() if not _is_told(measured, config, stage))
-    started = sum(map(measured.overhead, stages))
-    return Times(started + apart, pretraining, steady + budgeted, estimated)
+            computed = work / measured.speed(config, stage).value
+            estimated += 0.0 if _is_told(measured, config, stage) else computed
+        if stage == "pretrain":
+            budgeted = budgeted_seconds(config)
+            pretraining = computed
+        elif shares_device(stage):
+            steady += computed
+        else:
+            started += computed
+        started += overhead
+        steady += budgeted
+        of_stages.append(overhead + computed + budgeted)
+    return Times(started, pretraining, steady, estimated, tuple(of_stages))
 
 
 def shares_device(stage: str) -> bool:

@@ -22,25 +22,26 @@ def expand(cells: Iterable[Cell]) -> list[Run]:
     """Runs in the order of the cells; a run that several studies contain is there once, with all its stages. Before a
     run that needs the product of another one comes that one, with the stages that make it."""
     identities = PerSettings(Around())
-    runs: dict[str, Run] = {}
-    models: dict[str, str] = {}  # run id -> the name of its model in the manifest
+    planned: dict[str, tuple[Named, tuple[str, ...]]] = {}  # run id -> what it is called by, and its stages
 
     def add(study: str, model: str, config: RunConfig, stages: Sequence[str]) -> None:
         for other in (other for stage in stages for other in STAGES[stage].of_others(config)):
             add(study, other.model, other.config, in_order({other.stage, *needed_by([other.stage])}))
         run_id = seeded(identities.of(config), config.seed)
-        known = runs.get(run_id)
-        if known is None:
-            models[run_id] = model
-            runs[run_id] = Run(run_id, "", config, in_order(stages), (study,))
-        else:
-            studies = tuple(dict.fromkeys((*known.studies, study)))
-            runs[run_id] = replace(known, stages=in_order((*known.stages, *stages)), studies=studies)
+        if run_id not in planned:
+            planned[run_id] = Named((study,), model, config), in_order(stages)
+            return
+        known, before = planned[run_id]
+        studies = tuple(dict.fromkeys((*known.studies, study)))
+        planned[run_id] = known._replace(studies=studies), in_order((*before, *stages))
 
     for cell in cells:
         add(cell.study, cell.model, cell.config, cell.stages)
-    named = naming.names(Named(run.studies, models[run_id], run.config) for run_id, run in runs.items())
-    return [replace(run, name=name) for run, name in zip(runs.values(), named, strict=True)]
+    named = naming.names(each for each, _ in planned.values())
+    return [
+        Run(run_id, name, each.config, stages, each.studies)
+        for (run_id, (each, stages)), name in zip(planned.items(), named, strict=True)
+    ]
 
 
 def merged(runs: Iterable[Run]) -> list[Run]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LOOKED_AT = 20  # runs that are looked through one by one for one whose memory is free; then, by their memory
+LOOKED_AT = 5  # runs that are looked through one by one for one whose memory is free; then, by their memory
 CLASS = 1.25  # the most memory of a class of them / the least
 GAVE_UP = -2
 
@@ -139,7 +139,7 @@ class Packing:
         device, waiting = Device(lanes, self.memory), self._sorted_by(lanes)
         self._begin(device, opener)
         while True:
-            while device.at_work < lanes and (number := self._beside(device, end, waiting)) >= 0:
+            while self.left and device.at_work < lanes and (number := self._beside(device, end, waiting)) >= 0:
                 self._begin(device, number)
             if not device.at_work:
                 return device.course()
@@ -153,8 +153,6 @@ class Packing:
     def _beside(self, device: Device, end: float, waiting: _Sorted) -> int:
         """Return the longest run that ends by then, and leaves enough memory for small ones in the other lanes; if
         there is none, one that leaves less. -1 if nothing fits."""
-        if not self.left:
-            return -1
         room = end - device.after - device.now
         spared = (device.lanes - device.at_work - 1) * waiting.least() if device.free < math.inf else 0
         number = waiting.longest(room, device.free - spared)

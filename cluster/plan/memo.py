@@ -19,15 +19,16 @@ class PerSettings(Generic[T]):
 
     def __init__(self, compute: Callable[..., T]) -> None:
         self._compute = compute
-        self._known: dict[tuple[Any, ...], list[tuple[RunConfig, T]]] = {}  # by the model, of which there are most
+        # By the model, of which there are most.
+        self._known: dict[tuple[Any, ...], tuple[tuple[RunConfig, T], ...]] = {}
 
     def of(self, config: RunConfig, *more: Any) -> T:
-        known = self._known.setdefault((id(config.model), more), [])
-        for other, value in known:
+        key = id(config.model), more
+        for other, value in (known := self._known.get(key, ())):
             if other is config or _alike(other, config):
                 return value
         value = self._compute(config, *more)
-        known.append((config, value))
+        self._known[key] = (*known, (config, value))
         return value
 
 

@@ -30,17 +30,16 @@ class Named(NamedTuple):
 def names(these: Iterable[Named]) -> list[str]:
     """Return the names of runs or cells. What differs within a study and is not in its names is added, where it is not
     at its default."""
-    plain, first, these = PerSettings(_unseeded_name), PerSettings(lambda config: config), list(these)
+    plain, these = PerSettings(lambda config, model: (_unseeded_name(config, model), config)), list(these)
+    named = [plain.of(each.config, each.model) for each in these]  # with the settings of the first seed
     alike: dict[tuple[str, str], dict[int, RunConfig]] = {}  # study, name -> of each settings those of its first seed
-    for each in these:
-        one = first.of(each.config)
+    for each, (name, first) in zip(these, named, strict=True):
         for study in each.studies:
-            alike.setdefault((study, plain.of(each.config, each.model)), {})[id(one)] = one
+            alike.setdefault((study, name), {})[id(first)] = first
     telling = {key: differing([*configs.values()]) for key, configs in alike.items() if len(configs) > 1}
     more = PerSettings(lambda config, keys: "".join(f"-{word}" for word in differences(config, keys, usual=False)))
     found = []
-    for each in these:
-        name = plain.of(each.config, each.model)
+    for each, (name, _) in zip(these, named, strict=True):
         keys = dict.fromkeys(key for study in each.studies for key in telling.get((study, name), ()))
         found.append(f"{name}{more.of(each.config, tuple(keys)) if keys else ''}-s{each.config.seed}")
     return found

@@ -110,8 +110,8 @@ def arrange(
 
 def _alone(item: PackItem, runs: Mapping[str, Run]) -> bool:
     """Whether others on the device would take from the result: what a run learns in some hours depends on the speed."""
-    pretrains = any(stage == "pretrain" for stage, _ in item.stages)
-    return pretrains and cost.budgeted_seconds(runs[item.run_id].config) > 0
+    budgeted = cost.budgeted_seconds(runs[item.run_id].config) > 0
+    return budgeted and any(stage == "pretrain" for stage, _ in item.stages)
 
 
 class _Group:
@@ -185,12 +185,10 @@ class _Group:
         """Return the seconds of these stages: of all, of those that go beside others for each number of runs at a time,
         and of those that are alone on the device."""
         apart = [stage for stage in stages if STAGES[stage].alone]
-        together = [stage for stage in stages if not STAGES[stage].alone]
-        return (
-            self.measured.seconds(config, *stages),
-            self.measured.shares(config, *together, most=self.slots),
-            self.measured.seconds(config, *apart) if apart else 0.0,
-        )
+        together = [stage for stage in stages if stage not in apart] if apart else stages
+        shares = self.measured.shares(config, *together, most=self.slots)
+        alone = self.measured.seconds(config, *apart) if apart else 0.0
+        return shares[0] + alone, shares, alone
 
     def _courses(self, loads: Sequence[Load]) -> tuple[list[Course], str]:
         """The packs, and why they are as long as they are."""
@@ -243,7 +241,7 @@ class _Group:
 
     def _pack(self, course: Course) -> Pack:
         items = tuple(
-            replace(self.items[number], seconds=share, memory=self._taken(self.items[number]))
+            self.items[number]._replace(seconds=share, memory=self._taken(self.items[number]))
             for number, share in zip(course.order, course.shares, strict=True)
         )
         return Pack(items, course.seconds, course.busy, course.open)
@@ -299,7 +297,7 @@ def _shrunk(item: PackItem, run: Run, halvings: int, site: Site) -> PackItem:
     if not halvings or not run.config.model.micro_batch_is_free:
         return item
     tokens = tokens_at_once(run.config, gpu=bool(site.gpus))
-    return replace(item, micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
+    return item._replace(micro_batch_tokens=min(tokens, max(LEAST_TOKENS, tokens // 2**halvings)))
 
 
 def _gains(items: Sequence[PackItem], runs: Mapping[str, Run], measured: cost.Measured) -> dict[int, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
+from operator import eq
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -70,4 +71,4 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 def added(default: Any) -> Any:
     """A setting that came after runs had been made: at its default it is not written, so that their ids stay."""
-    return Field(default=default, exclude_if=lambda value: value == default)
+    return Field(default=default, exclude_if=partial(eq, default))

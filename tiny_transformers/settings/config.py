@@ -321,7 +321,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _forget_useless(self) -> RunConfig:
         stock = STOCK_TRAINING[self.data.is_stream]
-        if any(getattr(self.train, name) != default for name, default in stock.items()):
+        if not stock.items() <= vars(self.train).items():
             self._resolve(train=self.train.model_copy(update=stock))
         return self
 

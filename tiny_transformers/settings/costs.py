@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from tiny_transformers.settings.architecture import Architecture, Brainformer, flops_per_token
 from tiny_transformers.settings.config import RunConfig
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import Sizes
 
 # Mean sizes of the data, as counted in the real files (docs/data.md); the builtin data is smaller.
@@ -53,6 +54,7 @@ def keys_of_a_token(config: RunConfig) -> float:
     return min(config.data.max_length, LONGEST_STORY[config.data.source])
 
 
+@by_sections("data", "train")
 def training_tokens(config: RunConfig) -> float:
     """Return the tokens that pretraining goes through; 0 with a budget of hours, which leaves that to the speed."""
     train = config.train

@@ -37,15 +37,19 @@ def needed_by(stages: Iterable[str]) -> set[str]:
 
 def read_other_corpora(stages: Iterable[str], is_stream: bool) -> list[str]:
     """Return those of these stages that are not for models of this kind of corpus."""
-    other, asked = "stories" if is_stream else "streams", set(stages)
-    return [name for name, kind in STAGES.items() if kind.reads == other and name in asked]
+    other = "stories" if is_stream else "streams"
+    found = [stage for stage in stages if STAGES[stage].reads == other]
+    return [name for name in STAGES if name in found] if found else []
 
 
 def misfit(config: RunConfig, stages: Sequence[str]) -> str | None:
     """Return why one of these stages cannot be done with the model or the data, in words; None: all can."""
     if others := read_other_corpora(stages, config.data.is_stream):
         return f"stages: {others[0]} is not for models of {config.data.corpus}"
-    return next((told for stage in stages if (told := STAGES[stage].misfit(config))), None)
+    for stage in stages:
+        if told := STAGES[stage].misfit(config):
+            return told
+    return None
 
 
 def required_files(config: RunConfig, stages: Iterable[str] | None = None, root: Path | None = None) -> list[str]:

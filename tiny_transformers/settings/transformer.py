@@ -232,14 +232,9 @@ class Architecture(Settings):
 
     @property
     def _block(self) -> Block:
-        activation, per_unit = self._activation, self.activation_parameters == "per_unit"
-        return Block(
-            hidden=self.hidden_size,
-            intermediate=self.intermediate_size,
-            activation_parameters=(self.intermediate_size if per_unit else 1) if activation.is_learnable else 0,
-            gated=activation.gated,
-            bias=self.bias is not False,
-        )
+        activation, units = self._activation, self.intermediate_size
+        learned = (units if self.activation_parameters == "per_unit" else 1) if activation.is_learnable else 0
+        return Block(self.hidden_size, units, learned, activation.gated, self.bias is not False)
 
     @property
     def embedding_parameters(self) -> int:

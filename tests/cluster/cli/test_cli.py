@@ -235,7 +235,8 @@ def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
                  "estimated, 25% of the peak in bfloat16"):  # fmt: skip
         assert re.search(line, shown), line
     assert re.search(
-        r"5 runs may need up to .* h, more than the site's 4 h: they will be requeued up to \d+ times", shown
+        r"5 runs may need up to .* h, more than the site's 4 h: they would have to be requeued up to \d+ times, and the site's `requeues` is 3",
+        shown,
     )
 
 

@@ -111,6 +111,18 @@ def test_a_new_attempt_has_the_next_number(runs):
     assert item.stages == (("blimp", 4),)
 
 
+def test_each_stage_has_the_share_of_an_items_time_that_it_takes_by_itself(runs):
+    timed, measured = with_budget(runs[0], 0, hours=1), gaining(runs, GAINS)
+    for run in (runs[0], timed):
+        for stages in (run.stages, ("pretrain", "speed"), ("blimp",)):
+            item = choosing.item(run, stages, {}, measured)
+            alone = [measured.seconds(run.config, stage) for stage in stages]
+            assert item.seconds == pytest.approx(sum(alone))
+            assert item.shares == pytest.approx([seconds / sum(alone) for seconds in alone])
+    item = choosing.item(timed, ("pretrain", "blimp"), {}, measured)
+    assert item.shares[0] * item.seconds > 3600, "its steps take the hour, evaluations and the start come besides"
+
+
 def items(count, seconds=60.0):
     return [PackItem(f"run{number}", (("pretrain", 1),), seconds) for number in range(count)]
 
@@ -654,7 +666,7 @@ def test_a_mixture_of_experts_keeps_its_micro_batch_because_it_changes_the_resul
 def test_more_time_is_asked_for_what_ran_out_of_it_up_to_the_sites_limit(runs):
     def minutes(factor):
         (item,) = items_with(runs[:1], Adjustment(factor))
-        items = [dataclasses.replace(item, seconds=3600 * factor, margin=cost.TIME_MARGIN)]
+        items = [item._replace(seconds=3600 * factor, margin=cost.TIME_MARGIN)]
         return packing.arrange(items, {run.id: run for run in runs}, SITE)[0].resources.minutes
 
     assert (minutes(1), minutes(1.5), minutes(1000)) == (90, 140, SITE.max_time)

@@ -7,6 +7,7 @@ from typing import Literal
 from tiny_transformers.settings.base import Settings
 from tiny_transformers.settings.config import Data, RunConfig
 from tiny_transformers.settings.costs import forward_flops, limited, one_mask_flops, rows_in
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind, Tasks
 
 # The layout of DATA_ROOT: BabyLM 2023's filter_data.zip (docs/data.md).
@@ -96,6 +97,7 @@ def flops_of(config: RunConfig, limit: int | None, sizes: Sizes = UNKNOWN) -> fl
     return one_mask_flops(config, SENTENCE_TOKENS) * sentences * SENTENCE_TOKENS
 
 
+@by_sections("data", "evaluation")
 def _sentences(config: RunConfig, limit: int | None, sizes: Sizes) -> float:
     which = config.evaluation.of(Blimp).data
     usual = dict.fromkeys(TASK_PAIRS, FULL_PAIRS) if which == "full" else TASK_PAIRS

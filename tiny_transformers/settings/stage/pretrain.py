@@ -13,6 +13,7 @@ from tiny_transformers.settings.costs import (
     story_tokens,
     training_tokens,
 )
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Other, Sizes, StageKind
 
 VALIDATION_SIZE = {"files": 21_990.0, "builtin": 300.0}  # stories
@@ -30,6 +31,7 @@ def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     return step_flops(config) * training_tokens(config) + forward_flops(config) * evaluations
 
 
+@by_sections("data", "train")
 def validation_tokens(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
     """Return the tokens of one evaluation while a model is trained."""
     train, corpus = config.train, config.data.files

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, field_validator
 from tiny_transformers.settings.base import Settings, added
 from tiny_transformers.settings.config import Evaluation, RunConfig
 from tiny_transformers.settings.costs import forward_flops, head_flops, limited, rows_in
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import UNKNOWN, Measure, Sizes, StageKind, Tasks
 
 Task = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "boolq", "multirc", "wsc"]
@@ -97,9 +98,14 @@ def files(config: RunConfig) -> list[str]:
 
 
 def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
-    settings, source, most = config.evaluation.of(Superglue), config.data.source, limit(config.evaluation)
-    forward, tokens = forward_flops(config) - head_flops(config), ROW_TOKENS[source]
-    total = 0.0
+    return (forward_flops(config) - head_flops(config)) * _passed_tokens(config, sizes)
+
+
+@by_sections("data", "evaluation")
+def _passed_tokens(config: RunConfig, sizes: Sizes) -> float:
+    """Return the tokens of all forward passes; one with its backward pass counts as three."""
+    settings, most = config.evaluation.of(Superglue), limit(config.evaluation)
+    rows_passed = 0.0
     for task in superglue_tasks(config):
         train, scored, *_ = superglue_files(task, settings).values()
         rows, answered = (
@@ -108,10 +114,8 @@ def flops(config: RunConfig, sizes: Sizes = UNKNOWN) -> float:
         )
         train_rows = limited(rows, train_limit(config.evaluation, task)) * settings.epochs
         evaluations = 1 + train_rows / settings.batch_size / settings.eval_every
-        trained = 3.0 * forward * train_rows * tokens
-        evaluated = forward * evaluations * limited(answered, most) * tokens
-        total += (trained + evaluated) * settings.seeds
-    return total
+        rows_passed += 3.0 * train_rows + evaluations * limited(answered, most)
+    return rows_passed * ROW_TOKENS[config.data.source] * settings.seeds
 
 
 def caveat(config: RunConfig) -> str:
@@ -127,8 +131,8 @@ def check(config: RunConfig) -> None:
 
 
 def misfit(config: RunConfig) -> str | None:
-    tasks = set(config.evaluation.of(Superglue).tasks or ()) - set(BUILTIN_SUPERGLUE_TASKS)
-    if config.data.source == "builtin" and tasks:
+    tasks = config.evaluation.of(Superglue).tasks
+    if tasks and config.data.source == "builtin" and not {*tasks} <= {*BUILTIN_SUPERGLUE_TASKS}:
         return f"evaluation.superglue.tasks: the builtin data has {', '.join(BUILTIN_SUPERGLUE_TASKS)} only"
     return None
 
