@@ -808,7 +808,7 @@ BREAKS = (
           ("test_a_probe_of_stories_and_streams_validates_on_a_little_of_either",)),
     Break("cluster/cli/starting.py", "if as_json:", "if not as_json:", "--json shows a table",
           "cluster/cli/test_cli.py", ("test_models_lists_each_distinct_model_with_its_exact_count",)),
-    Break("cluster/files/documents.py", "if where else str(name)", "if name else str(name)",
+    Break("cluster/files/documents.py", "if around else str(name)", "if name else str(name)",
           "what is wrong in a file is told by no place", "cluster/files/test_documents.py",
           ("test_what_is_wrong_is_told_by_its_place",)),
     Break("cluster/files/folders.py", 'self.path / "smoke"', 'self.path / "runs"',

@@ -185,7 +185,7 @@ def _fault_of(intent: documents.Intent) -> str:
     named = {stage for pack in intent["packs"] for item in pack for stage, _ in item["stages"]}
     if unknown := named - STAGES.keys():
         return f"packs: no stage here is called {', '.join(sorted(unknown))}"
-    return documents.find_fault(intent["site"], documents.SiteTold, "site")
+    return documents.find_fault(intent["site"], documents.SiteTold, (None, "site"))
 
 
 def _days(opened: Iterable[OpenSubmission]) -> int:

@@ -122,11 +122,6 @@ class Process:
         self.kernel.add(self, function)
         return self
 
-    @property
-    def quiet(self) -> bool:
-        """Whether it lives, and has no signal to hear."""
-        return self.alive and not self.signals
-
     def deliverable(self) -> list[int]:
         return [signum for signum in self.signals if signum not in self.blocked]
 
@@ -224,7 +219,8 @@ class Kernel:
             now = self.now
             ready = [  # most sleep
                 thread for thread in self.live
-                if not (thread.wake > now and thread.ready is None and thread.process.quiet) and thread.may_run
+                if (thread.wake <= now or thread.ready is not None or not thread.process.alive or thread.process.signals)
+                and thread.may_run
             ]  # fmt: skip
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]
@@ -313,11 +309,10 @@ class Kernel:
             if self.now >= deadline and (ready is None or deadline > 0.0):
                 return
 
-    def point(self) -> Process | None:
-        """A call of SLURM, the disk or the clock: the world may act. None: it is no simulated process that calls."""
+    def point(self) -> Process:
+        """A simulated process calls SLURM, the disk or the clock: the world may act."""
         thread = self.current
-        if thread is None:
-            return None
+        assert thread
         process = thread.process
         if not process.alive:
             raise Killed
