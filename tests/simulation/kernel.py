@@ -217,11 +217,11 @@ class Kernel:
             while self._timers and self._timers[0][0] <= self.now:
                 heapq.heappop(self._timers)[2]()
             now = self.now
-            ready = [  # most sleep
+            awake = [  # most sleep
                 thread for thread in self.live
-                if (thread.wake <= now or thread.ready is not None or not thread.process.alive or thread.process.signals)
-                and thread.may_run
+                if thread.wake <= now or thread.ready is not None or not thread.process.alive or thread.process.signals
             ]  # fmt: skip
+            ready = [thread for thread in awake if thread.may_run]
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]
                 chosen = dead[0] if dead else ready[0] if len(ready) == 1 else self.draw.choice(ready)
