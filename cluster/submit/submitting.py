@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.console import console, stderr
+from cluster.console import console, count, stderr
 from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import kept_code, records
 from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
@@ -222,6 +222,9 @@ def _to_go_on(
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
+    if before.unsure:
+        told = f"{count(len(before.unsure), 'run')} wait, of which a request that cannot be read may say otherwise."
+        console.print(told, soft_wrap=True)
     runs = ledger.runs(sorted({*sources, *again.due} - before.refused.keys() - before.unsure))
     found = {run.id: leaving.why(output_root, run, states[run.id], sources.get(run.id), paused) for run in runs}
     left = {run_id: why for run_id, why in found.items() if why}

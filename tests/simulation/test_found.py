@@ -187,8 +187,11 @@ def test_a_tick_goes_on_with_all_else_where_the_disk_fails_it_in_a_choice():
 def test_a_tick_goes_on_with_all_else_where_the_disk_does_not_give_a_request(whole):
     with installed() as folder, world(folder, 0) as made:
         walker = Walker(made)
+        walker.take(("stage", {"what": "memory", "stage": "pretrain"}))
         walker.take(("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}))
-        walker.take(("limit", {"limit": 2, "shown": True}))
+        walker.take(("pass", {"seconds": 200}))
+        walker.take(("stage", {}))
+        walker.take(("limit", {"limit": 0, "shown": True}))
         walker.take(("command", {"words": ["submit", "s1"], "seed": 1, "pick": 0}))
         walker.take(("command", {"words": ["submit", "s2"], "seed": 1, "pick": 0}))
         walker.take(("limit", {"limit": None}))
@@ -201,6 +204,8 @@ def test_a_tick_goes_on_with_all_else_where_the_disk_does_not_give_a_request(who
         walker.look()
         said = " ".join(tick.output.getvalue().split())
         assert said.count("What is asked for there waits: the next `tick` looks at it again.") == 1, said
+        assert "4 runs wait, of which a request that cannot be read may say otherwise." in said, said
+        assert "left alone" not in said, said
         assert (tick.notes["code"], len(held), len(made.slurm.ran)) == (2, 2, before + (0 if whole else 1))
         lost.unlink()
         kept.rename(lost)
