@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import io
-import os
 import random
 import signal
 import threading
@@ -89,7 +88,7 @@ class Process:
     def __init__(self, kernel: Kernel, name: str, host: str, user: str, environment: dict[str, str],
                  parent: Process | None = None, draw: random.Random | None = None) -> None:  # fmt: skip
         self.kernel, self.name, self.host, self.user, self.parent = kernel, name, host, user, parent
-        self.environ = {os.fsencode(key): os.fsencode(value) for key, value in environment.items()}
+        self.environ = {key.encode(): value.encode() for key, value in environment.items()}
         self.pid = kernel.next_pid
         kernel.next_pid += 1
         self.alive, self.stopped, self.returncode = True, False, 0
@@ -281,6 +280,7 @@ class Kernel:
         self.current = None
         self.live.remove(thread)
         assert thread.worker
+        thread.worker.work = None  # which would hold on to its world
         Worker.idle.append(thread.worker)
         self._pass_on(self._choose())
 
