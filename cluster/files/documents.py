@@ -22,6 +22,7 @@ LARGEST = 2**63 - 1  # of SQLite's integers
 ABSENT = object()
 
 T = TypeVar("T")
+Place = tuple[Any, object] | None  # in a value: the place around it, None for all of it, and a field's name
 Number = NewType("Number", float)  # also one that is none: NaN, or infinite
 Name = Annotated[str, "name"]  # of a folder or a file: an id, a stage
 Count = Annotated[int, "count"]  # from 1
@@ -351,14 +352,14 @@ def _word(name: str, kind: Any) -> str:
     return newer if newer in kind.__annotations__ else name
 
 
-def find_fault(value: Any, kind: Any, where: str = "") -> str:
+def find_fault(value: Any, kind: Any, where: Place = None) -> str:
     """Say what in a JSON value is not of an annotated kind; empty if all is. There may be fields that it lacks."""
-    origin, inner = _parts(kind)
-    if kind is Any:
+    if kind is Any or kind is type(value) and kind in (str, bool, type(None)):  # most are
         return ""
+    origin, inner = _parts(kind)
     if origin in (Union, types.UnionType):
-        faults = [find_fault(value, one, where) for one in inner]
-        return "" if "" in faults else faults[0]
+        fits = any(not find_fault(value, one, where) for one in inner)
+        return "" if fits else find_fault(value, inner[0], where)
     if origin is Annotated:
         return "" if _is_plain(value, inner[0]) and FITS[kind](value) else f"{_told(where)}must be {PLAIN[kind]}"
     if origin is Literal:
@@ -368,7 +369,7 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
     if origin is dict:
         if not isinstance(value, dict):
             return f"{_told(where)}must be an object"
-        faults = [find_fault(each, inner[1], _inside(where, key)) for key, each in value.items()]
+        faults = (find_fault(each, inner[1], (where, key)) for key, each in value.items())
         return next(filter(None, faults), "")
     if origin in (list, tuple):
         if not isinstance(value, list) or (origin is tuple and len(value) != len(inner)):
@@ -377,7 +378,7 @@ def find_fault(value: Any, kind: Any, where: str = "") -> str:
             return ""  # of 10,000 no place is to be named
         kinds = inner if origin is tuple else inner * len(value)
         pairs = enumerate(zip(value, kinds, strict=True))
-        faults = [find_fault(each, one, _inside(where, number)) for number, (each, one) in pairs]
+        faults = (find_fault(each, one, (where, number)) for number, (each, one) in pairs)
         return next(filter(None, faults), "")
     return "" if _is_plain(value, kind) else f"{_told(where)}must be {PLAIN[kind]}"
 
@@ -415,14 +416,14 @@ def _is_plain(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def _fault_of_fields(value: Any, kind: Any, where: str) -> str:
+def _fault_of_fields(value: Any, kind: Any, where: Place) -> str:
     if not isinstance(value, dict):
         return f"{_told(where)}must be an object"
     for name, (one, needed) in _fields(kind).items():
         if name not in value:
             if needed:
-                return f"{_told(_inside(where, name))}is missing"
-        elif fault := find_fault(value[name], one, _inside(where, name)):
+                return f"{_told((where, name))}is missing"
+        elif fault := find_fault(value[name], one, (where, name)):
             return fault
     return ""
 
@@ -444,9 +445,13 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     }  # fmt: skip
 
 
-def _inside(where: str, name: object) -> str:
-    return f"{where}.{name}" if where else str(name)
+def _told(where: Place) -> str:
+    return f"{_written(where)}: " if where else ""
 
 
-def _told(where: str) -> str:
-    return f"{where}: " if where else ""
+def _written(where: Place) -> str:
+    """Write a place with dots."""
+    if where is None:
+        return ""
+    around, name = where
+    return f"{_written(around)}.{name}" if around else str(name)

@@ -188,6 +188,14 @@ def _json_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if name.endswith(".json")]
 
 
+def _written(path: Path) -> float:
+    """When, in seconds; 0: it is gone by now, or the disk does not say so, as whoever reads it will see."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 @dataclass(frozen=True)
 class OutputRoot:
     path: Path
@@ -253,7 +261,7 @@ class OutputRoot:
 
     def requests(self) -> list[Path]:
         """The oldest first."""
-        return sorted(_json_in(self.path / "requests"), key=lambda path: (path.stat().st_mtime, path.name))
+        return sorted(_json_in(self.path / "requests"), key=lambda path: (_written(path), path.name))
 
     def study(self, name: str) -> Path:
         return self.path / "studies" / f"{quote(name, safe=' ')}.json"

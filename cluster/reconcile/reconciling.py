@@ -5,7 +5,7 @@ explains a result that is missing (`judging`), or finds a submission again whose
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
@@ -116,13 +116,13 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:
     """Take in what is on disk and not in the ledger: whoever wrote it was killed before it came to that."""
     # In a ledger that is made again nothing may be missing that the disk did not give.
-    read, torn = (_if_given, []) if torn is None else (read_whole, torn)
+    read, listed, torn = (_if_given, _if_listed, []) if torn is None else (read_whole, lambda folder: folder(), torn)
     known_studies = {row["name"]: row for row in ledger.studies()}
-    for study in filter(None, (read(path, documents.StudyFile, torn) for path in root.studies())):
+    for study in filter(None, (read(path, documents.StudyFile, torn) for path in listed(root.studies))):
         if known_studies.get(study["name"]) != study:
             ledger.put_study(study["name"], study["description"], study["grids"])
     made = ledger.choices()
-    for of in root.choices():
+    for of in listed(root.choices):
         choice = read(of.choice, ChoiceFile, torn)
         if choice and made.get(of.id) != choice:
             ledger.put_choice(of.id, choice)
@@ -162,6 +162,14 @@ def _if_given(path: Path, kind: type[T], torn: list[str]) -> T | None:
         return None
 
 
+def _if_listed(files: Callable[[], list[T]]) -> list[T]:
+    """Return the files of a folder; none of one that the disk does not list: a later look takes them in."""
+    try:
+        return files()
+    except OSError:
+        return []
+
+
 def _removed(root: OutputRoot, intent: documents.Intent) -> set[str]:
     """Return the runs of which nothing is left that this submission did, though they were done again since: somebody
     removed their folder in between, which is no failure."""
@@ -185,7 +193,7 @@ def _fault_of(intent: documents.Intent) -> str:
     named = {stage for pack in intent["packs"] for item in pack for stage, _ in item["stages"]}
     if unknown := named - STAGES.keys():
         return f"packs: no stage here is called {', '.join(sorted(unknown))}"
-    return documents.find_fault(intent["site"], documents.SiteTold, "site")
+    return documents.find_fault(intent["site"], documents.SiteTold, (None, "site"))
 
 
 def _days(opened: Iterable[OpenSubmission]) -> int:

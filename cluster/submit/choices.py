@@ -28,6 +28,7 @@ from cluster.plan.ranking import Scores
 from cluster.reconcile import session
 from cluster.reconcile.opened import read_whole
 from cluster.slurm import environment
+from cluster.submit import earlier
 from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.stages import STAGES, needed_by
 
@@ -96,11 +97,12 @@ def ask(output_root: OutputRoot, of: Known, source: SourceOfWork) -> None:
             path.unlink(missing_ok=True)
 
 
-def waiting(output_root: OutputRoot) -> Iterator[tuple[Path, RequestFile, str]]:
-    """The requests that wait for a choice, each with the choice's id."""
-    for path in output_root.requests():
-        request = read_whole(path, RequestFile, [])
-        if request and (choice_id := request.get("choice")):
+def waiting(
+    output_root: OutputRoot, problems: list[TinyError] | None = None
+) -> Iterator[tuple[Path, RequestFile, str]]:
+    """The requests that wait for a choice, each with the choice's id. `problems`: as of `earlier.asked_for`."""
+    for path, request in earlier.asked_for(output_root, lambda path: read_whole(path, RequestFile, []), problems):
+        if choice_id := request.get("choice"):
             yield path, request, choice_id
 
 
@@ -114,7 +116,8 @@ def plan_of(output_root: OutputRoot, choice_id: str) -> ChoicePlan | None:
 
 @dataclass(frozen=True)
 class Went:
-    """How many choices waited, how many of them were made, and of which the disk did not give or take a file."""
+    """How many choices waited, how many of them were made, and of which the disk did not give or take a file: of these
+    one may be a request for anything."""
 
     looked_at: int
     made: int
@@ -124,8 +127,8 @@ class Went:
 def go_on(ledger: Ledger, output_root: OutputRoot, paused: Collection[str] = ()) -> Went:
     """Make the choices that can be made now, and ask for their runs; says what was chosen, and what the others wait
     for. Those of users who gave `cancel --all` (`paused`) wait."""
-    requests = [each for each in waiting(output_root) if each[1].get("user") not in paused]
-    made, problems = 0, []
+    made, problems = 0, list[TinyError]()
+    requests = [each for each in waiting(output_root, problems) if each[1].get("user") not in paused]
     for path, request, choice_id in requests:
         try:
             made += _goes_on(ledger, output_root, path, request, choice_id)

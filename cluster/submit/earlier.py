@@ -4,14 +4,16 @@ What came with an archive was submitted by somebody else: it goes where the last
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from rich.text import Text
 
 from cluster.console import stderr
-from cluster.errors import InputError
+from cluster.errors import InputError, TinyError
 from cluster.files import documents, whole_files
 from cluster.files.documents import AnswerFile, RequestFile, SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -21,20 +23,25 @@ from cluster.sites import profiles
 from cluster.sites.profiles import Site
 
 T = TypeVar("T")
+LAST = "~"  # later than each moment
 
 
 class EarlierSubmissions:
     """How each run was submitted before, or was to be: a submission or a request, both with site, data_root, manifest,
-    code and allow_code_change."""
+    code and allow_code_change. `problems`: as of `asked_for`."""
 
-    def __init__(self, ledger: Ledger, output_root: OutputRoot, site: Site | None) -> None:
+    def __init__(
+        self, ledger: Ledger, output_root: OutputRoot, site: Site | None, problems: list[TinyError] | None = None
+    ) -> None:
         self._root, self._ledger, self._site = output_root, ledger, site
         self._elsewhere = output_root.came_along()
         self._intents: dict[str, SourceOfWork | None] = {}
         self._sites: dict[str, Site] = {}
         self._refusals: dict[str, AnswerFile | None] = {}
         self.refused: dict[str, str] = {}  # run id -> why SLURM refused it for good, of those that were asked for
-        self._requests = [(path, value) for path in output_root.requests() if (value := _told(path, RequestFile))]
+        self.unsure: set[str] = set()  # the runs, of those, of which a request that cannot be read may say otherwise
+        self._unread = ""  # by when the last of these was written, as moments are
+        self._requests = list(asked_for(output_root, lambda path: _told(path, RequestFile), problems, self._missed))
         self.requests = [value for _, value in self._requests]
         self.requested = {run_id: value for _, value in self._requests for run_id in value["runs"]}
 
@@ -69,6 +76,9 @@ class EarlierSubmissions:
             intent = self._intent(submission_id)
             if intent is None or (run_id in sources and intent["created"] < sources[run_id]["created"]):
                 continue
+            if run_id not in sources and intent["created"] <= self._unread:
+                self.unsure.add(run_id)
+                continue
             if states[submission_id] != "refused":
                 sources[run_id] = intent
                 continue
@@ -79,6 +89,9 @@ class EarlierSubmissions:
                 sources.pop(run_id, None)
                 self.refused[run_id] = (answer and answer.get("message")) or "without a reason"
         return sources
+
+    def _missed(self, path: Path | None) -> None:
+        self._unread = max(self._unread, _moment(path) if path else LAST)
 
     def _refusal(self, submission_id: str) -> AnswerFile | None:
         if submission_id not in self._refusals:
@@ -108,6 +121,46 @@ class EarlierSubmissions:
         if last:
             return {**intent, "site": last["site"], "data_root": last["data_root"]}
         return {**intent, "site": self._site.model_dump(mode="json") if self._site else {}, "data_root": None}
+
+
+def asked_for(
+    output_root: OutputRoot,
+    read: Callable[[Path], RequestFile | None],
+    problems: list[TinyError] | None = None,
+    missed: Callable[[Path | None], None] = lambda _: None,
+) -> Iterator[tuple[Path, RequestFile]]:
+    """Each request that can be read. What the disk does not give is told among the `problems`, once, and `missed` is
+    told which, or None if it is the folder; without such a list it raises OSError."""
+
+    @contextmanager
+    def kept(path: Path | None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if problems is None:
+                raise
+            missed(path)
+            told = f"{error}. What is asked for there waits: the next `tick` looks at it again."
+            if told not in map(str, problems):
+                problems.append(TinyError(told))
+
+    paths: list[Path] = []
+    with kept(None):
+        paths = output_root.requests()
+    for path in paths:
+        request = None
+        with kept(path):
+            request = read(path)
+        if request:
+            yield path, request
+
+
+def _moment(path: Path) -> str:
+    """When a file was written, as `session.moment` says it."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="microseconds")
+    except OSError:
+        return LAST
 
 
 def _told(path: Path, kind: type[T]) -> T | None:

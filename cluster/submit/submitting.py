@@ -11,8 +11,8 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.console import console, stderr
-from cluster.errors import InputError, SlurmSilent, SubmitError
+from cluster.console import console, count, stderr
+from cluster.errors import InputError, SlurmSilent, SubmitError, TinyError
 from cluster.files import kept_code, records
 from cluster.files.documents import BudgetFile, ContentsFile, SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -150,7 +150,8 @@ def tick(
     """Go on: what failed is tried again as its rule says, and what limits held back is submitted; of these runs only,
     if they are given. Each run goes where it went before, or was to go, unless a site is given.
 
-    Raises SubmitError, SlurmSilent, BreakerOpen, InputError, after having gone on with all else."""
+    Raises SubmitError, SlurmSilent, BreakerOpen, InputError, and TinyError for a request or a choice that the disk does
+    not give, after having gone on with all else."""
     slurm = Slurm()
     with session.writing(where.output_root, slurm) as ledger:
         assert ledger
@@ -160,13 +161,15 @@ def tick(
             return TickOutcome(False, False)
         reconciling.late_results(ledger, where.output_root)
         say_unknown(ledger)
-        before = EarlierSubmissions(ledger, where.output_root, site)
+        problems: list[TinyError] = []
+        before = EarlierSubmissions(ledger, where.output_root, site, problems)
         with ledger.transaction():
             again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
         say_decided(again, where.output_root.options)
         chosen = choices.go_on(ledger, where.output_root, paused)
         if chosen.made:  # and are asked for now
-            before = EarlierSubmissions(ledger, where.output_root, site)
+            before = EarlierSubmissions(ledger, where.output_root, site, problems)
+        problems += [each for each in chosen.problems if str(each) not in map(str, problems)]
         waiting = needs.waiting(before.requests, needs.states_of(where.output_root, ledger))
         for told in waiting.told:
             console.print(told, soft_wrap=True)
@@ -175,7 +178,6 @@ def tick(
         if groups:
             dispatch.check_breaker(ledger, site or before.any_site())
         done: list[Request] = []
-        problems = [*chosen.problems]
         for source, todo in groups:
             try:
                 done.append(_go_on(where, ledger, todo, source, site, data_root, slurm))
@@ -190,7 +192,9 @@ def tick(
         unmet = others.told_unmet(ledger.unmet_needs())
     for told in unmet:
         console.print(told, soft_wrap=True)
-    if not (unmet or groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at):
+    if not (
+        unmet or groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at or problems
+    ):
         console.print("Nothing to do.")
     if refused:
         say_left_refused(refused)
@@ -218,7 +222,10 @@ def _to_go_on(
     states = ledger.states()
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
-    runs = ledger.runs(sorted({*sources, *again.due} - before.refused.keys()))
+    if before.unsure:
+        told = f"{count(len(before.unsure), 'run')} wait, of which a request that cannot be read may say otherwise."
+        console.print(told, soft_wrap=True)
+    runs = ledger.runs(sorted({*sources, *again.due} - before.refused.keys() - before.unsure))
     found = {run.id: leaving.why(output_root, run, states[run.id], sources.get(run.id), paused) for run in runs}
     left = {run_id: why for run_id, why in found.items() if why}
     say_left_alone(left, paused)

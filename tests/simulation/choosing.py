@@ -102,7 +102,8 @@ class Choosing:
         scores = self._scores(run, "pretrain", process.notes["began"])
         shown = process.output.getvalue()
         surely = process.notes.get("code") == 0 and not process.notes["faulted"] and self.may_look(process.notes)
-        if surely and run in told and scores[-1] != told[run] and "The choice stands" not in shown:
+        again = self.rows("newest_attempt", f"run_id = '{run}' AND stage = 'pretrain' AND status != 'completed'")
+        if surely and not again and run in told and scores[-1] != told[run] and "The choice stands" not in shown:
             world.complain(f"status does not say that what has chosen is another now:: {run} {scores} {shown}")
 
     def _edit(self, pick: int) -> None:

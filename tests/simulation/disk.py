@@ -26,6 +26,7 @@ CALLS = {
     "open": False, "replace": True, "rename": True, "link": True, "symlink": True, "unlink": True, "remove": True,
     "mkdir": True, "rmdir": True, "listdir": False, "scandir": False, "stat": False, "chmod": True,
 }  # fmt: skip
+WRITES = os.O_WRONLY | os.O_RDWR
 NAMES = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "ESTALE": errno.ESTALE}
 
 
@@ -67,23 +68,22 @@ class Disk:
         found += [(builtins, "open", self._opened), (io, "open", self._opened), (os, "fsync", self._synced)]
         return found
 
-    def _ours(self, path: Any) -> bool:
-        """Whether a path is in the world's folder, where its processes stand."""
-        return type(path) is str and (path[:1] != "/" or path.startswith(self.folder))
-
     def look_at(self, path: str) -> None:
         """A call that reads: a point, if a simulated process makes it, and of a file of the world's."""
         kernel = self.kernel
         if kernel is not None and kernel.current is not None and (path[:1] != "/" or path.startswith(self.folder)):
-            self.point(False)
+            process = kernel.point()
+            if process.faults:
+                self.fail(process, False)
 
-    def point(self, writes: bool) -> Process | None:
-        process = self.kernel.point() if self.kernel else None
-        if process and process.faults:
+    def point(self, writes: bool) -> None:
+        """A call of a simulated process."""
+        assert self.kernel
+        process = self.kernel.point()
+        if process.faults:
             self.fail(process, writes)
-        if process and writes and self.read_only(process):
+        if writes and self.read_only(process):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return process
 
     def fail(self, process: Process, writes: bool) -> None:
         for fault in process.faults:
@@ -94,16 +94,17 @@ class Disk:
 
     def _wrapped(self, name: str, writes: bool) -> Callable[..., Any]:
         real = self._real[name]
-        dated = name in ("replace", "rename", "link")
+        opens, dated = name == "open", name in ("replace", "rename", "link")
 
         def call(path: Any = ".", *rest: Any, **options: Any) -> Any:
             kernel = self.kernel
             if kernel is None or kernel.current is None:
                 return real(path, *rest, **options)
-            path = path if type(path) in (str, int) else fspath(path)
-            if not self._ours(path):
+            if type(path) is not str:
+                path = path if type(path) is int else fspath(path)
+            if type(path) is not str or (path[:1] == "/" and not path.startswith(self.folder)):
                 return real(path, *rest, **options)
-            self.point(writes or (name == "open" and bool(rest and rest[0] & (os.O_WRONLY | os.O_RDWR))))
+            self.point(writes or (opens and bool(rest and rest[0] & WRITES)))
             made = real(path, *rest, **options)
             if dated:
                 self.written(os.fspath(rest[0]))
@@ -116,8 +117,7 @@ class Disk:
         kernel = self.kernel
         if kernel is None or kernel.current is None:
             return self._open(path, mode, *rest, **options)
-        path = path if type(path) is int else fspath(path)
-        if not self._ours(path):
+        if type(path) is int or (path := fspath(path))[:1] == "/" and not path.startswith(self.folder):
             return self._open(path, mode, *rest, **options)
         self.point("w" in mode or "x" in mode or "a" in mode)
         return self._open(path, mode, *rest, **options)

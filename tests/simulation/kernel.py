@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import io
-import os
 import random
 import signal
 import threading
@@ -89,7 +88,7 @@ class Process:
     def __init__(self, kernel: Kernel, name: str, host: str, user: str, environment: dict[str, str],
                  parent: Process | None = None, draw: random.Random | None = None) -> None:  # fmt: skip
         self.kernel, self.name, self.host, self.user, self.parent = kernel, name, host, user, parent
-        self.environ = {os.fsencode(key): os.fsencode(value) for key, value in environment.items()}
+        self.environ = {key.encode(): value.encode() for key, value in environment.items()}
         self.pid = kernel.next_pid
         kernel.next_pid += 1
         self.alive, self.stopped, self.returncode = True, False, 0
@@ -121,11 +120,6 @@ class Process:
     def start(self, function: Callable[[], Any]) -> Process:
         self.kernel.add(self, function)
         return self
-
-    @property
-    def quiet(self) -> bool:
-        """Whether it lives, and has no signal to hear."""
-        return self.alive and not self.signals
 
     def deliverable(self) -> list[int]:
         return [signum for signum in self.signals if signum not in self.blocked]
@@ -222,10 +216,11 @@ class Kernel:
             while self._timers and self._timers[0][0] <= self.now:
                 heapq.heappop(self._timers)[2]()
             now = self.now
-            ready = [  # most sleep
+            awake = [  # most sleep
                 thread for thread in self.live
-                if not (thread.wake > now and thread.ready is None and thread.process.quiet) and thread.may_run
+                if thread.wake <= now or thread.ready is not None or not thread.process.alive or thread.process.signals
             ]  # fmt: skip
+            ready = [thread for thread in awake if thread.may_run]
             if ready:
                 dead = [thread for thread in ready if not thread.process.alive]
                 chosen = dead[0] if dead else ready[0] if len(ready) == 1 else self.draw.choice(ready)
@@ -285,6 +280,7 @@ class Kernel:
         self.current = None
         self.live.remove(thread)
         assert thread.worker
+        thread.worker.work = None  # which would hold on to its world
         Worker.idle.append(thread.worker)
         self._pass_on(self._choose())
 
@@ -313,11 +309,10 @@ class Kernel:
             if self.now >= deadline and (ready is None or deadline > 0.0):
                 return
 
-    def point(self) -> Process | None:
-        """A call of SLURM, the disk or the clock: the world may act. None: it is no simulated process that calls."""
+    def point(self) -> Process:
+        """A simulated process calls SLURM, the disk or the clock: the world may act."""
         thread = self.current
-        if thread is None:
-            return None
+        assert thread
         process = thread.process
         if not process.alive:
             raise Killed

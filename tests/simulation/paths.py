@@ -14,12 +14,14 @@ from typing import Any
 from simulation.disk import Disk
 from simulation.saving import Known
 
+READS = os.O_RDONLY | os.O_CLOEXEC
+CHUNK = 1 << 14  # bytes; most files have fewer
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 def replacements(disk: Disk) -> list[tuple[Any, str, Any]]:
     """Object, name of the attribute, what stands there while worlds run."""
-    new, resolve, open_file, stat_file = Path.__new__, Path.resolve, os.open, os.stat
+    new, resolve, open_file, stat_file, read, close = Path.__new__, Path.resolve, os.open, os.stat, os.read, os.close
     made: Known[str, Path] = Known()
     resolved: Known[tuple[str, str], Path] = Known()  # by the world's folder, too
 
@@ -43,7 +45,10 @@ def replacements(disk: Disk) -> list[tuple[Any, str, Any]]:
 
     def mode(path: Path) -> int:
         """0: there is no such file."""
-        name = fspath(path)
+        try:
+            name = path._str  # type: ignore[attr-defined]
+        except AttributeError:
+            name = str(path)
         disk.look_at(name)
         try:
             return stat_file(name).st_mode
@@ -55,15 +60,19 @@ def replacements(disk: Disk) -> list[tuple[Any, str, Any]]:
             return 0
 
     def read_bytes(path: Path) -> bytes:
-        name = fspath(path)
-        disk.look_at(name)
-        handle = open_file(name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            found = os.read(handle, size := os.fstat(handle).st_size + 1)
-            assert len(found) < size
+            name = path._str  # type: ignore[attr-defined]
+        except AttributeError:
+            name = str(path)
+        disk.look_at(name)
+        handle = open_file(name, READS)
+        try:
+            found = read(handle, CHUNK)
+            while not len(found) % CHUNK and (more := read(handle, CHUNK)):
+                found += more
             return found
         finally:
-            os.close(handle)
+            close(handle)
 
     def read_text(path: Path, encoding: str | None = None, errors: str | None = None) -> str:
         return str(read_bytes(path), encoding or "utf-8", errors or "strict").replace("\r\n", "\n").replace("\r", "\n")

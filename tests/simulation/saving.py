@@ -170,7 +170,7 @@ def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            return read(Held(path, error), kind)
+            return read(Held(path, error.with_traceback(None)), kind)  # which would hold on to all its callers
         if (content, kind) not in known:
             known[content, kind] = marshal.dumps(read(Held(path, content), kind))
         return marshal.loads(known[content, kind])
@@ -180,7 +180,8 @@ def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def dumped(value: Any, **options: Any) -> str:
     """What `json.dumps` makes without indents, for which Python's own takes five times as long."""
-    return json.dumps(value, **(options | {"indent": None}))
+    options.pop("indent", None)
+    return json.dumps(value, **options)
 
 
 def query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:

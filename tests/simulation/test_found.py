@@ -5,6 +5,8 @@ from simulation.disk import DiskFault
 from simulation.walk import Walker, replay
 from simulation.world import installed, world
 
+from cluster.files.folders import OutputRoot
+
 
 def test_exit_code_is_3_where_squeue_is_silent_and_there_is_a_limit():
     steps = [
@@ -175,6 +177,38 @@ def test_a_tick_goes_on_with_all_else_where_the_disk_fails_it_in_a_choice():
         walker.look()
         assert "Nothing is lost: the next `tick` looks at it again." in tick.output.getvalue()
         assert (tick.notes["code"], len(made.slurm.ran)) == (2, before + 1)
+        walker.calm()
+        walker.finish()
+        walker.check_the_end()
+        assert (walker.statuses(), made.violations) == ({"completed"}, [])
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_tick_goes_on_with_all_else_where_the_disk_does_not_give_a_request(whole):
+    with installed() as folder, world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("stage", {"what": "memory", "stage": "pretrain"}))
+        walker.take(("command", {"words": ["submit", "f0"], "seed": 1, "pick": 0}))
+        walker.take(("pass", {"seconds": 200}))
+        walker.take(("stage", {}))
+        walker.take(("limit", {"limit": 0, "shown": True}))
+        walker.take(("command", {"words": ["submit", "s1"], "seed": 1, "pick": 0}))
+        walker.take(("command", {"words": ["submit", "s2"], "seed": 1, "pick": 0}))
+        walker.take(("limit", {"limit": None}))
+        held = [path for path in OutputRoot(made.output).requests() if '"choice"' not in path.read_text()]
+        lost = made.output / "requests" if whole else held[0]
+        kept = lost.rename(lost.with_name("kept"))
+        lost.symlink_to(lost)
+        before = len(made.slurm.ran)
+        tick = walker.start(["tick"])
+        walker.look()
+        said = " ".join(tick.output.getvalue().split())
+        assert said.count("What is asked for there waits: the next `tick` looks at it again.") == 1, said
+        assert "4 runs wait, of which a request that cannot be read may say otherwise." in said, said
+        assert "left alone" not in said, said
+        assert (tick.notes["code"], len(held), len(made.slurm.ran)) == (2, 2, before + (0 if whole else 1))
+        lost.unlink()
+        kept.rename(lost)
         walker.calm()
         walker.finish()
         walker.check_the_end()

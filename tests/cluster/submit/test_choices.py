@@ -314,3 +314,20 @@ def test_a_choice_whose_file_the_disk_does_not_give_is_told_and_all_else_goes_on
         reconciling.rebuild(scene.ledger, scene.root)
     path.unlink()
     assert scene.go_on() == choices.Went(1, 0), "it waits as before"
+
+
+def test_a_folder_of_choices_or_requests_that_the_disk_does_not_list_holds_up_nothing_else(scene):
+    for folder in (scene.root.choice("any").path.parent, scene.root.study("any").parent):
+        kept = folder.rename(folder.with_name("kept")) if folder.exists() else None
+        folder.symlink_to(folder)
+        assert reconciling.reconcile(scene.ledger, scene.root, None) == "none"
+        with pytest.raises(OSError, match=folder.name):
+            reconciling.rebuild(scene.ledger, scene.root)
+        folder.unlink()
+        if kept:
+            kept.rename(folder)
+    requests = scene.root.request("any").parent
+    requests.rename(requests.with_name("kept"))
+    requests.symlink_to(requests)
+    went = scene.go_on()
+    assert (went.looked_at, [str(requests) in str(each) for each in went.problems]) == (0, [True])
