@@ -234,8 +234,8 @@ def test_a_dry_run_says_how_the_sizes_came_about_and_what_is_too_long(command):
     for line in ("memory +[\\d,]+ MB, closed form", "slots +1: a MIG slice takes one run", "runs +1 in a pack",
                  "estimated, 25% of the peak in bfloat16"):  # fmt: skip
         assert re.search(line, shown), line
-    told = "5 runs may need up to .* h, more than the site's 4 h: they would have to be requeued up to \\d+ times, and the"
-    assert re.search(f"{told} site's `requeues` is 3", shown)
+    told = "5 runs may need up to .* h, more than the site's 4 h: they would have to be requeued up to \\d+ times"
+    assert re.search(f"{told}, and the site's `requeues` is 3", shown)
 
 
 @pytest.mark.usefixtures("second_done")
