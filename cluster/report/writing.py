@@ -41,7 +41,7 @@ from cluster.report import (
     wording,
 )
 from cluster.report.figures import drawing
-from cluster.report.figures.sheets import Figure
+from cluster.report.figures.printing import Figure
 from cluster.report.page import Page
 from cluster.report.results import Result, Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
