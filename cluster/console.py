@@ -18,6 +18,7 @@ CONTROL = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b.|"
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+BEGINS = re.compile(CONTROL.pattern.rpartition("|")[2])  # each of them begins with one of these, found much sooner
 PLAIN = {"highlight": False, "markup": False, "emoji": False}  # a folder may be called [red]
 
 
@@ -46,7 +47,7 @@ def ask(question: str, yes: bool) -> None:
 
 def clean(text: str) -> str:
     """Return a text of others without the characters that a terminal obeys."""
-    return CONTROL.sub("", text)
+    return CONTROL.sub("", text) if BEGINS.search(text) else text
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

@@ -103,8 +103,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             lines |= flat(value, f"{prefix}{key}.")
         else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+            lines[f"{prefix}{key}"] = _told(value)
     return lines
+
+
+def _told(value: Any) -> str:
+    """A text as it is, all else as JSON, which json.dumps takes long to find out of a number."""
+    if isinstance(value, str):
+        return value
+    return repr(value) if type(value) is int else "null" if value is None else json.dumps(value)
 
 
 def _unseeded_name(config: RunConfig, model: str) -> str:

@@ -111,7 +111,15 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """With a header of the first row's keys; empty without rows."""
     stream, of = io.StringIO(), iter(rows)
     if first := next(of, None):
-        writer = csv.DictWriter(stream, fieldnames=list(first), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(itertools.chain([first], of))
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(first)
+        writer.writerow(first.values())
+        writer.writerows(_values(row, first) for row in of)
     return stream.getvalue()
+
+
+def _values(row: Mapping[str, Any], first: Mapping[str, Any]) -> Iterable[Any]:
+    """Raises KeyError for a row with other keys than the first."""
+    if len(row) != len(first):
+        raise KeyError(f"a row has {[*row]}, the first one {[*first]}")
+    return [row[key] for key in first]

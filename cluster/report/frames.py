@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,25 @@ def curve(root: OutputRoot, run_id: str) -> Iterator[dict[str, Any]]:
         lines = (root.run(run_id).path / CURVE).read_text(errors="replace").splitlines()
     except OSError:
         return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # torn: its run is being written, or was cut off
-            continue
+    for record in _records(lines):
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             yield record
+
+
+def _records(lines: Sequence[str]) -> list[Any]:
+    """Return the values of the lines that are whole. They are read at once, or where one is torn (its run is being
+    written, or was cut off) line by line."""
+    try:
+        found = json.loads(f"[{','.join(lines)}]")
+        if len(found) == len(lines) and all(line[0] == "{" and line[-1] == "}" for line in lines):
+            return list(found)
+    except (ValueError, RecursionError):
+        pass
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return found
 
 
 def _ledger(output_root: str | Path) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -50,6 +51,7 @@ def _cores() -> int:
 def _begin(work: Callable[[int], Any]) -> None:
     global _work
     _work = work
+    gc.freeze()  # what it was made with stays, and is not looked through again
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and the first process says so
 
 

@@ -11,7 +11,7 @@ import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from urllib.parse import quote
 
 from cluster.files.documents import Grid, StudyFile
@@ -254,6 +254,7 @@ class Study:
         return {plain[each.key]: each.title for each in self.measures if each.title != plain[each.key]}
 
 
+@cache
 def stem(name: str) -> str:
     """A name of the user's as a part of file names and links: letters, digits and _.-~ only, another for each name."""
     told = quote(name, safe="").replace("~", "%7E").replace("%", "~")

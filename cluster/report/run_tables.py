@@ -26,7 +26,7 @@ def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
         "status": worst([stage.status for stage in details.stages]),
         "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
         "unusual": flat({"model": {"family": run.config.model.family}}) | flat(unusual) | _sizes(config),
-        "settings": flat(config),
+        "settings": [f"{name}: {value}" for name, value in flat(config).items()],
         "attempts": _attempts_table(details),
         "scores": _scores_table(details),
         "parts": _parts(details),
@@ -73,6 +73,7 @@ def _attempt_cells(attempt: SitedAttempt) -> Iterator[TableCell]:
 def _scores_table(details: RunDetails) -> StudyTable | None:
     rows = []
     for stage in details.stages:
+        said = caveat(stage.name, [details.run.config]).strip(" ()")
         tasks: dict[str, dict[str, ScoreRow]] = {}
         for score in _whole(stage):
             tasks.setdefault(score["task"], {})[score["metric"]] = score
@@ -82,7 +83,7 @@ def _scores_table(details: RunDetails) -> StudyTable | None:
             rows.append(
                 Row(
                     [
-                        TableCell(stage.name, small=caveat(stage.name, [details.run.config]).strip(" ()")),
+                        TableCell(stage.name, small=said),
                         TableCell(task),
                         TableCell(_scores(values)),
                         TableCell(f"{n:,}", n),
@@ -99,9 +100,9 @@ def _whole(stage: StageDetails) -> Iterator[ScoreRow]:
     return (score for score in stage.scores if "/" not in score["task"])
 
 
-def _parts(details: RunDetails) -> list[tuple[str, str, str, str]]:
+def _parts(details: RunDetails) -> list[str]:
     return [
-        (stage.name, score["task"], f"{score['metric']} {short(score['value'])}", f"{score['n']:,}")
+        f"{stage.name} {score['task']} {score['metric']} {short(score['value'])} of {score['n']:,}"
         for stage in details.stages
         for score in stage.scores
         if "/" in score["task"]

@@ -101,6 +101,13 @@ class StudyTable:
                 widths.append((column.group, 1))
         return widths
 
+    @property
+    def plain(self) -> Iterator[tuple[tuple[str, str, str], list[tuple[str, str, str, str]]]]:
+        """Of each row the first cell's text, link and second line, and those of the others with their kind."""
+        for row in self.rows:
+            first, *others = row.cells
+            yield (first.text, first.link, first.small), [(c.text, c.link, c.small, c.kind) for c in others]
+
 
 TRAINING = "training, hours"  # as GPU-hours beside it, and as the published figures
 MISSING = TableCell("–", kind="missing")

@@ -41,7 +41,7 @@ from cluster.report import (
     wording,
 )
 from cluster.report.figures import drawing
-from cluster.report.figures.sheets import Figure
+from cluster.report.figures.printing import Figure
 from cluster.report.page import Page
 from cluster.report.results import Result, Study
 from cluster.report.study_tables import PageFigure, Section, StudyTable
@@ -328,11 +328,12 @@ def _refuse_outside(folder: Path, names: Iterable[str]) -> None:
 
 
 def _put(folder: Path, name: str, content: str | bytes) -> None:
-    """Write a file whole, without what a terminal would obey; one that says the same is left as it is."""
+    """Write a file whole, without what a terminal would obey; one that says the same is left as it is. Thousands do not
+    wait for the disk: what a machine that lost its power has torn is written again by the next report."""
     path, said = folder / name, clean(content).encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == said:
         return
-    with whole_file(path) as draft:
+    with whole_file(path, synced=False) as draft:
         draft.write_bytes(said)
 
 

@@ -53,10 +53,11 @@ def whole_folder(path: Path, *, replace: bool = False, drafts: Path | None = Non
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `path` that becomes `path`, in place of an older one, if the block succeeds.
 
-    Of two writers at once the last one wins. A crash leaves `path` as it was."""
+    Of two writers at once the last one wins. A crash leaves `path` as it was. Not `synced` is for what can be made
+    again: a machine that loses its power may leave it torn, and nobody waits for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(fd)
@@ -65,9 +66,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         with naming(path):
             yield draft
         draft.chmod(0o644)
-        _sync(draft)
+        if synced:
+            _sync(draft)
         os.replace(draft, path)
-        _sync(path.parent)
+        if synced:
+            _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

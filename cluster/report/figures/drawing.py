@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 
 import matplotlib
 
@@ -22,26 +22,37 @@ from cluster.report.figures.forest import forest
 from cluster.report.figures.heat_maps import heat_maps
 from cluster.report.figures.learned_functions import learned_functions
 from cluster.report.figures.learning_curves import learning_curves
-from cluster.report.figures.sheets import INK, RC, Figure, Sheet, make_font, print_sheet
+from cluster.report.figures.printing import Figure, print_sheet
+from cluster.report.figures.sheets import INK, RC, Sheet, make_font
 from cluster.report.figures.timeline import timeline
 from cluster.report.figures.trajectories import trajectories_of
 from cluster.report.figures.weight_sharing import sharing
 from cluster.report.results import Study
 
+Kind = Callable[[Study, OutputRoot], Iterable[Sheet]]
+KINDS: Sequence[Kind] = (
+    lambda study, _: forest(study), learning_curves, lambda study, _: trajectories_of(study),
+    lambda study, _: costs(study), lambda study, _: heat_maps(study), lambda study, _: sharing(study),
+    learned_functions, depths, lambda study, _: timeline(study),
+)  # fmt: skip
 
-def begun(studies: Sequence[Study], output_root: OutputRoot) -> AbstractContextManager[Iterator[list[Figure]]]:
+
+@contextmanager
+def begun(studies: Sequence[Study], output_root: OutputRoot) -> Iterator[Iterator[list[Figure]]]:
     """What `draw` makes of each, in order, within a block. The figures of many runs are drawn beside what is done
-    before they are taken, by other processes: most of a report's time is theirs."""
+    before they are taken, a kind of a study at a time, by other processes: half of a report's time is theirs."""
     make_font()  # which they then have
     runs = sum(len(study.runs) for study in studies)
-    return processes.begun(partial(draw, output_root=output_root), studies, runs=runs)
+    parts = [(study, kind) for study in studies for kind in KINDS]
+    with processes.begun(lambda part: draw(part[0], output_root, part[1:]), parts, runs=runs) as drawn:
+        yield ([figure for figures in islice(drawn, len(KINDS)) for figure in figures] for _ in studies)
 
 
-def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
+def draw(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KINDS) -> list[Figure]:
     """Every figure that there is data for."""
     gc.disable()  # to look for cycles of objects again and again takes a quarter of the time
     try:
-        sheets = sheets_of(study, output_root)
+        sheets = sheets_of(study, output_root, kinds)
         with matplotlib.rc_context(RC):
             return [print_sheet(sheet, study) for sheet in sheets]
     finally:
@@ -49,15 +60,11 @@ def draw(study: Study, output_root: OutputRoot) -> list[Figure]:
         gc.collect()
 
 
-def sheets_of(study: Study, output_root: OutputRoot) -> list[Sheet]:
+def sheets_of(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KINDS) -> list[Sheet]:
     """The same before they are printed."""
     make_font()
     with matplotlib.rc_context(RC):
-        sheets = [
-            *forest(study), *learning_curves(study, output_root), *trajectories_of(study), *costs(study),
-            *heat_maps(study), *sharing(study), *learned_functions(study, output_root),
-            *depths(study, output_root), *timeline(study),
-        ]  # fmt: skip
+        sheets = [sheet for kind in kinds for sheet in kind(study, output_root)]
         notes = study.caveats()
         for sheet in sheets:
             note(sheet, notes)

@@ -14,6 +14,7 @@ from cluster.report.figures.sheets import (
     INK,
     WIDE,
     Sheet,
+    as_one,
     middles,
     row_edges,
     text_width,
@@ -67,16 +68,16 @@ def _forest_of(axes: Axes, family: Family, measure: Measure, edges: Any) -> None
         axes.axvline(base.mean, color=INK, lw=0.7)
         if base.low is not None and base.high is not None:
             axes.axvspan(base.low, base.high, color=INK, alpha=0.1, lw=0)
-    for place, variant in zip(middles(edges), family.variants, strict=True):
-        values, found = values_of(variant, measure), interval_of(variant, measure)
-        if not found:
-            continue
-        colour = INK if variant.is_baseline else OKABE_ITO[0]
-        if found.n > 1:
-            axes.plot(values, [place] * len(values), "o", color=GREY, ms=1.8, mew=0)
-        if found.low is not None and found.high is not None:
-            axes.plot([found.low, found.high], [place, place], color=colour, lw=1.3, solid_capstyle="butt")
-        axes.plot(found.mean, place, "D" if variant.is_baseline else "o", color=colour, ms=4.5, mew=0)
+    rows = [(place, variant, found) for place, variant in zip(middles(edges), family.variants, strict=True)
+            if (found := interval_of(variant, measure))]  # fmt: skip
+    seeds = [(values_of(variant, measure), place) for place, variant, found in rows if found.n > 1]
+    axes.plot(*as_one((values, [place] * len(values)) for values, place in seeds), "o", color=GREY, ms=1.8, mew=0)
+    for is_baseline, marker, colour in ((True, "D", INK), (False, "o", OKABE_ITO[0])):
+        told = [(place, found) for place, variant, found in rows if variant.is_baseline is is_baseline]
+        bars = [([found.low, found.high], [place, place]) for place, found in told
+                if found.low is not None and found.high is not None]  # fmt: skip
+        axes.plot(*as_one(bars), color=colour, lw=1.3, solid_capstyle="butt")
+        axes.plot([found.mean for _, found in told], [place for place, _ in told], marker, color=colour, ms=4.5, mew=0)
     axes.set_ylim(edges[-1], 0)
     axes.margins(x=0.08)
     axes.tick_params(axis="y", length=0)

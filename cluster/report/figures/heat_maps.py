@@ -221,21 +221,12 @@ def _key(sheet: Sheet, left: float, top: float) -> None:
     """A patch for each shade, and the palest ones that they become within noise."""
     ends = [-bound for bound in reversed(BOUNDS)] + [0, *BOUNDS]
     inside = [-2 * BOUNDS[-1], *[(a + b) / 2 for a, b in pairwise(ends)], 2 * BOUNDS[-1]]
-    axes = sheet.axes(left, top, PATCH * len(inside), 0.1)
-    _patches(axes, [to_rgba(colour_of(points)) for points in inside])
-    axes.set_xticks(range(1, len(inside)), [f"{end}".replace("-", "−") for end in ends])
-    axes.tick_params(length=0, pad=1.5)
+    for number, points in enumerate(inside):
+        sheet.patch(left + PATCH * number, top, PATCH, 0.1, color=colour_of(points))
+    for number, end in enumerate(ends, 1):
+        sheet.text(left + PATCH * number, top + 0.12, f"{end}".replace("-", "−"), ha="center", va="top")
     right = left + PATCH * len(inside)
     sheet.text(right - 0.1, top + 0.2, "points", va="center")
-    _patches(sheet.axes(right + 0.12, top, 0.2, 0.1), [to_rgba(colour_of(points), PALE) for points in (-2, 2)])
+    for place, points in ((right + 0.12, -2), (right + 0.22, 2)):
+        sheet.patch(place, top, 0.1, 0.1, color=to_rgba(colour_of(points), PALE))
     sheet.text(right + 0.37, top + 0.05, "within noise", va="center")
-
-
-def _patches(axes: Axes, colours: Sequence[Any]) -> None:
-    """Side by side, since a smooth bar would be a picture or hundreds of paths."""
-    for number, colour in enumerate(colours):
-        axes.axvspan(number, number + 1, color=colour, lw=0)
-    axes.set_xlim(0, len(colours))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)

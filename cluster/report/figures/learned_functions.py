@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
-from cluster.report.figures.sheets import HEADING, INK, LINE, NARROW, WIDE, Sheet
+from cluster.report.figures.sheets import HEADING, INK, LINE, NARROW, WIDE, Sheet, as_one
 from cluster.report.figures.styles import DASHES, OKABE_ITO
 from cluster.report.results import Family, Study, Variant
 from tiny_transformers.settings.activations import ACTIVATIONS
@@ -151,11 +151,10 @@ def _function_panel(axes: Axes, panel: Sequence[Learned], limits: tuple[float, f
     if panel:
         low, high = (np.mean([each.curves[name] for each in panel], axis=0) for name in (QUANTILES[0], QUANTILES[-1]))
         axes.fill_between(panel[0].x, low, high, color=OKABE_ITO[0], alpha=0.2, lw=0)
-        for name, y in panel[0].curves.items():
-            if name not in QUANTILES:
-                axes.plot(panel[0].x, y, color=OKABE_ITO[1], lw=0.6)
-    for each in panel:
-        axes.plot(each.x, each.curves["median"], color=OKABE_ITO[0], lw=1.2 if edges else 0.7)
+        single = [(panel[0].x, y) for name, y in panel[0].curves.items() if name not in QUANTILES]
+        axes.plot(*as_one(single), color=OKABE_ITO[1], lw=0.6)
+        medians = as_one((each.x, each.curves["median"]) for each in panel)
+        axes.plot(*medians, color=OKABE_ITO[0], lw=1.2 if edges else 0.7)
     if panel and panel[0].initial is not None:
         axes.plot(panel[0].x, panel[0].initial, color=INK, lw=0.9, ls=DASHES[1])
     if panel:

@@ -1,12 +1,9 @@
-"""A sheet: a drawing whose axes are placed in inches, its text, and how it becomes an SVG and a PDF file."""
+"""A sheet: a drawing whose axes are placed in inches, and its text. printing.py makes files of it."""
 
 from __future__ import annotations
 
 import atexit
 import functools
-import html
-import io
-import re
 import shutil
 import tempfile
 import textwrap
@@ -15,18 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends import backend_pdf, backend_svg
 from matplotlib.figure import Figure as Drawing
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from cluster.report.results import Family, Measure, Result, Study, Variant
+from cluster.report.results import Family, Measure, Result, Variant
 
 INK = "#1b1b1b"  # of text, axes and the baseline: `inline_svg` makes it the page's
 GREY = "#8c8c8c"  # seen on white and on black
@@ -35,7 +31,6 @@ SIZE, HEADING = 8, 9.5  # points; nothing is smaller
 LINE = 0.155  # inches, of a line of text
 LABEL = 30  # characters of a variant's name in a line
 NOTED = 14  # characters of a note in an inch
-BROWSER_FONTS = "'DejaVu Sans', Arial, Helvetica, sans-serif"  # as drawn, then narrower ones
 FAMILY = "Figure Sans"  # DejaVu Sans with these characters: Latin, Greek, punctuation, the minus
 CHARACTERS = (*range(0x20, 0x180), *range(0x370, 0x400), *range(0x2010, 0x2027), 0x2212)
 RC: Any = {
@@ -47,21 +42,6 @@ RC: Any = {
     "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }  # fmt: skip
-ABOUT_SVG: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-ABOUT_PDF: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a study."""
-
-    name: str  # its file's stem, unique in a report
-    title: str
-    caption: str
-    svg: str  # a file's text, with text as text
-    pdf: bytes
-    names_of: str = ""  # what the names are of; they are folded away on the page
-    names: Sequence[str] = ()
 
 
 @dataclass
@@ -73,10 +53,11 @@ class Sheet:
     width: float
     height: float
     caption: str = ""
-    names_of: str = ""  # see Figure
+    names_of: str = ""  # see printing.Figure
     names: Sequence[str] = ()
     titles: dict[str, str] = field(default_factory=dict)  # id of what is drawn -> what a pointer that rests on it shows
     drawing: Drawing = field(init=False)
+    _patches: list[Rectangle] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.drawing = Drawing(figsize=(self.width, self.height))
@@ -87,6 +68,12 @@ class Sheet:
 
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
         self.drawing.text(left / self.width, 1 - top / self.height, text, **how)
+
+    def patch(self, left: float, top: float, width: float, height: float, **how: Any) -> None:
+        """One of a key: axes of its own would take twenty times as long."""
+        place = left / self.width, 1 - (top + height) / self.height
+        self._patches.append(Rectangle(place, width / self.width, height / self.height, lw=0, **how))
+        self.drawing.add_artist(self._patches[-1])
 
     def tell(self, drawn: Artist, title: str) -> None:
         """Let the page show the title where a pointer rests on what is drawn."""
@@ -103,6 +90,8 @@ class Sheet:
             axes.set_position((box.x0, box.y0 * share, box.width, box.height * share))
         for written in self.drawing.texts:
             written.set_y(written.get_position()[1] * share)
+        for patch in self._patches:
+            patch.set(y=patch.get_y() * share, height=patch.get_height() * share)
         self.height = grown
         self.drawing.set_size_inches(self.width, grown)
         self.text(0.02, 0.04, lines, va="top")
@@ -111,43 +100,6 @@ class Sheet:
         """Whether a title of scores stands in the picture, above it or below it."""
         written = (text.get_text() for text in self.drawing.findobj(Text))
         return any(title in each for each in (self.title, self.caption, *written))
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def print_sheet(sheet: Sheet, study: Study) -> Figure:
-    name = f"{study.stem}-{sheet.name}"
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        svg, pdf = io.StringIO(), io.BytesIO()
-        backend_svg.FigureCanvasSVG(sheet.drawing).print_svg(svg, metadata=ABOUT_SVG)
-        backend_pdf.FigureCanvasPdf(sheet.drawing).print_pdf(pdf, metadata=ABOUT_PDF | {"Title": sheet.title})
-    tidied = _tidied(svg.getvalue(), name, sheet)
-    return Figure(name, sheet.title, sheet.caption, tidied, pdf.getvalue(), sheet.names_of, sheet.names)
-
-
-def _tidied(svg: str, name: str, sheet: Sheet) -> str:
-    """matplotlib's SVG with ids of its own, titles, no ground, and what all of it has in common said once."""
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style a whole page
-    svg = re.sub(r"<[^>]+>", lambda tag: _tidied_tag(tag[0], name), svg)  # and no text
-    svg = re.sub(r"[ \t]+$|^[ \t]+(?=<)", "", svg, flags=re.M)
-    svg = re.sub(r' d="([^"]*)"', lambda path: f' d="{" ".join(path[1].split())}"', svg)
-    for gid, title in sheet.titles.items():
-        svg = svg.replace(f'<g id="{name}-{gid}">', f"<g><title>{html.escape(title, quote=False)}</title>")
-    needed = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in needed else "", svg)
-    svg = re.sub(r"<g>\s*(<text[^>]*>[^<]*</text>)\s*</g>", r"\1", svg)
-    head = f'<svg style="font-family: {BROWSER_FONTS}" stroke-linejoin="round" stroke-linecap="butt"'
-    svg = svg.replace("<svg", head, 1)
-    end = svg.index(">", svg.index("<svg")) + 1
-    return f"{svg[:end]}\n <title>{html.escape(sheet.title, quote=False)}</title>{svg[end:]}"
-
-
-def _tidied_tag(tag: str, name: str) -> str:
-    tag = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{name}-", tag)
-    tag = re.sub(r" font-family: [^;\"]*;", "", tag)
-    tag = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", tag)
-    return re.sub(r"(\.\d\d)\d+", r"\1", tag)  # of a point
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -176,6 +128,12 @@ def make_font() -> None:
 def wrapped(label: str, width: int = LABEL) -> str:
     """In lines of at most `width` characters; but words of up to LABEL stay whole."""
     return textwrap.fill(textwrap.fill(label, LABEL), width, break_long_words=False) or label
+
+
+def as_one(lines: Iterable[tuple[Sequence[float], Sequence[float]]]) -> tuple[Any, Any]:
+    """Return x and y of many lines as those of one with gaps, which is drawn in a fraction of their time."""
+    parts = [part for x, y in lines for part in ([*x, np.nan], [*y, np.nan])]
+    return np.concatenate([[], *parts[::2]]), np.concatenate([[], *parts[1::2]])
 
 
 def row_edges(labels: Sequence[str]) -> Any:

@@ -116,8 +116,8 @@ def _coloured(family: Family, study: Study) -> list[Variant]:
     others = [variant for variant in family.variants if not variant.is_baseline]
     if len(family.variants) <= COLOURED:
         return others
-    ranked = _best(others, study)
-    known = [v for v in ranked if any(values_of(v, measure) for measure in measures_of(study)[:1])]
+    ranked, first = _best(others, study), measures_of(study)[:1]
+    known = [variant for variant in ranked if any(values_of(variant, measure) for measure in first)]
     return [*ranked[:BEST], *(variant for variant in known[-WORST:] if variant not in ranked[:BEST])]
 
 

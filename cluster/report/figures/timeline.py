@@ -184,10 +184,7 @@ def _key(sheet: Sheet, left: float, causes: Sequence[str], named: bool) -> None:
                *([(LOST, 1, _told(ours, named))] if ours else []),
                *([(STOPPED, 1, _told(others, named))] if others else [])]  # fmt: skip
     for colour, alpha, words in entries:
-        axes = sheet.axes(left, 0.14, 0.16, 0.1)
-        axes.set_axis_off()
-        axes.axvspan(0, 1, color=colour, alpha=alpha, lw=0)
-        axes.set_xlim(0, 1)
+        sheet.patch(left, 0.14, 0.16, 0.1, color=colour, alpha=alpha)
         sheet.text(left + 0.21, 0.19, words, va="center", color=INK)
         left += 0.21 + text_width(words) + 0.2
 

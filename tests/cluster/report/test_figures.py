@@ -25,6 +25,7 @@ from cluster.report.figures import (
     heat_maps,
     learned_functions,
     learning_curves,
+    printing,
     sheets,
     styles,
     weight_sharing,
@@ -70,7 +71,7 @@ def drawings(pictured, root):
 @pytest.fixture(scope="module")
 def drawn(pictured, drawings):
     with matplotlib.rc_context(sheets.RC):
-        return {name: [sheets.print_sheet(sheet, pictured[name]) for sheet in of] for name, of in drawings.items()}
+        return {name: [printing.print_sheet(sheet, pictured[name]) for sheet in of] for name, of in drawings.items()}
 
 
 def only(drawn, ending):
@@ -380,7 +381,7 @@ def test_every_point_is_named_under_the_pointer_and_in_the_list_and_the_front_be
     sheets.make_font()
     with matplotlib.rc_context(sheets.RC):
         (sheet,) = costs.costs(study)
-        svg = sheets.print_sheet(sheet, study).svg
+        svg = printing.print_sheet(sheet, study).svg
     names = {f"{results.FAMILIES[v.family]} {v.title}" for v in study.variants}
     assert len(names) > 20
     titles = re.findall(r"<g><title>(.*?): [\d.]+ at [\d.]+</title>", svg)
@@ -445,7 +446,8 @@ def test_signs_are_of_what_is_shown():
 def test_the_learned_functions_are_those_of_the_files(studies, root):
     study = studies["activations"]
     by_name = {sheet.name: sheet for sheet in learned_functions.learned_functions(study, root)}
-    shown = [tuple(line.get_ydata()) for axes in by_name["functions"].drawing.axes for line in axes.get_lines()]
+    lines = [line.get_ydata() for axes in by_name["functions"].drawing.axes for line in axes.get_lines()]
+    shown = [tuple(part[~np.isnan(part)]) for line in lines for part in np.split(line, np.flatnonzero(np.isnan(line)))]
     variant = next(v for v in study.variants if v.label == "prelu")
     told = json.loads((root.run(variant.runs[2].run_id).path / "functions.json").read_text())
     for layer in told["layers"]:

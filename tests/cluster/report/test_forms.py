@@ -49,6 +49,14 @@ def test_a_cell_of_several_lines_is_one_line():
     assert "a & 57.8 [56.9, 58.7] 5 of 6 seeds" in forms.latex(table, "t")
 
 
+def test_rows_of_one_csv_have_the_same_keys_in_any_order():
+    assert forms.as_csv([]) == ""
+    assert forms.as_csv([{"a": 1, "b": None}, {"b": "x,y", "a": 2}]) == 'a,b\n1,\n2,"x,y"\n'
+    for other in ({"a": 2}, {"a": 2, "c": 3}, {"a": 2, "b": 3, "c": 4}):
+        with pytest.raises(KeyError):
+            forms.as_csv([{"a": 1, "b": 2}, other])
+
+
 def test_csv_has_numbers_as_shown_and_what_else_a_cell_says_beside_them():
     first, second = csv.DictReader(io.StringIO(forms.as_csv(forms.rows(TABLE))))
     assert first == {"variant": "a|b_{1}", "BLiMP, %: mean": "57.8", "BLiMP, %: mean: note": "[56.9, 58.7]",

@@ -62,6 +62,17 @@ def test_curves_are_one_long_table_without_what_is_torn(root, first):
     assert table["eval_loss"].notna().any()
 
 
+@pytest.mark.parametrize("torn", [
+    ['{"step": 2, "of": [{}', '{"step": 3}]}'],  # with a comma between them they would be one
+    ['{"step": 2}, {"step": 3}'], ["[" * 100_000], ["NaN"], ['"step"'],
+])  # fmt: skip
+def test_torn_lines_are_read_as_if_each_stood_alone(torn, tmp_path):
+    path = OutputRoot(tmp_path).run("a").path / "curve.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(['{"step": 1, "loss": 4.5}', *torn, '{"step": 4, "loss": 4.0}']))
+    assert [record["step"] for record in frames.curve(OutputRoot(tmp_path), "a")] == [1, 4]
+
+
 def test_without_pandas_rows_are_dictionaries(root, monkeypatch):
     def lacking(name):
         raise ImportError(name)

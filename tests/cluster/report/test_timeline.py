@@ -13,7 +13,7 @@ import synthetic
 from cluster.files.causes import Cause
 from cluster.ledger.database import Ledger
 from cluster.report import results
-from cluster.report.figures import sheets, timeline
+from cluster.report.figures import printing, sheets, timeline
 from cluster.report.history import PAUSE, history, hours_at, merged
 
 ZONE = timezone(timedelta(hours=2))
@@ -41,7 +41,7 @@ def drawn(*tries):
     study = SimpleNamespace(stem="made", runs=[SimpleNamespace(tries=tries)])
     sheets.make_font()
     with matplotlib.rc_context(sheets.RC):
-        return [(sheet, sheets.print_sheet(sheet, study).svg) for sheet in timeline.timeline(study)]
+        return [(sheet, printing.print_sheet(sheet, study).svg) for sheet in timeline.timeline(study)]
 
 
 def relative(spans):

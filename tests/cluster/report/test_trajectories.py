@@ -13,7 +13,7 @@ from matplotlib.backends import backend_agg
 from cluster.ledger.database import Ledger
 from cluster.reconcile.session import LedgerView
 from cluster.report import forms, results, trajectories, writing
-from cluster.report.figures import sheets
+from cluster.report.figures import printing, sheets
 from cluster.report.figures import trajectories as figure
 from cluster.report.trajectories import Reached, reach
 from tiny_transformers.settings.stage.trajectory import SERIES
@@ -151,7 +151,7 @@ def test_the_figure_has_a_panel_for_each_score_and_quantity_and_nothing_is_cut_o
         assert min(box.x0, box.y0) >= -0.02
         assert box.x1 <= sheet.width + 0.02
         assert box.y1 <= sheet.height + 0.02
-        svg = sheets.print_sheet(sheet, study).svg
+        svg = printing.print_sheet(sheet, study).svg
     for variant in study.variants:
         assert f">{variant.title}<" in svg
     assert sheet.caption.startswith("Validation loss and BLiMP at each anchor")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -32,7 +33,7 @@ class Measure:
     higher_is_better: bool = True
     is_main: bool = False  # a study's question is answered by it, as far as there are scores
 
-    @property
+    @cached_property
     def where(self) -> tuple[str, str, str]:
         return self.stage, self.task, self.metric
 
