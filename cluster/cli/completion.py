@@ -50,6 +50,15 @@ def studies(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def recorded_studies(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the studies that the ledger has."""
+    try:
+        with _ledger(context) as ledger:
+            return _beginning(incomplete, ledger.study_sizes())
+    except Exception:  # noqa: BLE001
+        return []
+
+
 def models(context: typer.Context, incomplete: str) -> list[str]:
     """Return the models of the manifest that the command is given."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from cluster.cli.shared import (
     packs_to_cancel,
     reading_ledger,
     root_of,
+    runs_of_studies,
     same_site,
     wait_until_done,
 )
@@ -312,6 +313,12 @@ def tick(
 @app.command()
 def cancel(
     everything: Annotated[bool, typer.Option("--all", help="All that is running or waiting.")] = False,
+    study: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--study", help="The packs of this study; may be given again.", autocompletion=completion.recorded_studies
+        ),
+    ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option("--run", help="The packs of this run: id or name.", autocompletion=completion.runs),
@@ -320,34 +327,40 @@ def cancel(
     output_root: OutputOption = OUTPUT,
     yes: YesOption = False,
 ) -> None:
-    """Cancel jobs of yours. A pack is one job: with a run, the other runs of its pack are cancelled too.
+    """Cancel jobs of yours. A pack is one job: with a run, the other runs of its pack are cancelled too. What of a
+    study or a run you have asked for, and was not submitted yet, is taken back.
 
     After --all `tick` begins nothing of yours before your next `submit` or `rerun`; what others asked for goes on."""
     from cluster.submit import pause
 
-    if everything == bool(run):
-        raise InputError("cancel: say what: --all or --run RUN.")
-    root = root_of(output_root, smoke)
+    if [everything, bool(study), bool(run)].count(True) != 1:
+        raise InputError("cancel: say what: --all, --study STUDY or --run RUN.")
+    root, user = root_of(output_root, smoke), environment.user()
     session.need_ledger(root)
     with reading_ledger(root) as view:
-        wanted = set(find_runs(view.ledger, run)) if run else None
+        wanted = None if everything else _named(view.ledger, study, run)
         packs, others = packs_to_cancel(view.ledger, wanted)
+        asked = _held_back(view.ledger, root, user, wanted)
         runs = {attempt["run_id"] for attempts in packs.values() for attempt in attempts}
         beside = sorted(view.ledger.names(runs - wanted).values()) if wanted else []
-    for user, number in others.items():
-        console.print(f"{count(number, 'pack')} of {user} left alone, who alone can cancel them.", style="yellow")
-    if not packs and not everything:
+    for other, number in others.items():
+        console.print(f"{count(number, 'pack')} of {other} left alone, who alone can cancel them.", style="yellow")
+    if not packs and not asked and not everything:
         console.print("Nothing is running or waiting.")
         return
-    if packs:
+    if packs or asked:
         if beside:
             console.print(f"In the same jobs, and cancelled with them: {some(beside)}.")
-        ask(f"Cancel {count(len(packs), 'pack')} with {count(len(runs), 'run')}?", yes)
+        told = [*([f"{count(len(packs), 'pack')} with {count(len(runs), 'run')}"] if packs else []),
+                *([f"{count(len(asked), 'run')} of which not all was submitted"] if asked else [])]  # fmt: skip
+        ask(f"Cancel {', and '.join(told)}?", yes)
     with session.writing(root, slurm := Slurm(), unsettled=True) as ledger:
         assert ledger
         if everything:  # and nothing new is begun, until a person asks for it
-            pause.begin(root, environment.user(), session.now())
-        wanted = set(find_runs(ledger, run)) if run else None
+            pause.begin(root, user, session.now())
+        wanted = None if everything else _named(ledger, study, run)
+        asked = _held_back(ledger, root, user, wanted)
+        pause.take_back(root, user, asked)
         packs, _ = packs_to_cancel(ledger, wanted)
         cancel_jobs(ledger, root, slurm, list(packs))
         reconciling.follow_runs(ledger, root)  # another task may have pulled one of them before it could see that
@@ -359,8 +372,22 @@ def cancel(
             f"Cancelled {cancelled}. `status` shows what they were at as cancelled once they have ended; "
             f"`rerun --failed{root.options}` goes on from where they were."
         )
-    else:
+    if asked:
+        console.print(f"Taken back: {count(len(asked), 'run')}. `submit` asks for what is missing of them again.")
+    if everything and not packs:
         console.print(
             f"Nothing {'of yours ' if others else ''}is running or waiting; `tick` begins nothing of yours either, "
             "until your next `submit` or `rerun`."
         )
+
+
+def _named(ledger: Ledger, studies: Sequence[str] | None, words: Sequence[str] | None) -> set[str]:
+    return runs_of_studies(ledger, studies or ()) | set(find_runs(ledger, words or ()))
+
+
+def _held_back(ledger: Ledger, root: OutputRoot, user: str, wanted: Collection[str] | None) -> set[str]:
+    """Return those of these runs that a user has asked for and of which something was not submitted yet."""
+    from cluster.submit import pause
+
+    not_submitted = {*ledger.runs_with("eligible"), *ledger.runs_that_need()}
+    return pause.waiting(root, user, not_submitted.intersection(wanted or ()))

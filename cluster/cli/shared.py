@@ -134,6 +134,15 @@ def find_runs(ledger: Ledger, words: Sequence[str], one: bool = False) -> list[s
     return found
 
 
+def runs_of_studies(ledger: Ledger, studies: Sequence[str]) -> set[str]:
+    """Return the ids of their runs. Raises InputError for a study that the ledger does not have."""
+    known = sorted(ledger.study_sizes())
+    for name in studies:
+        if name not in known:
+            raise InputError(f"{name}: is no study here. {did_you_mean(name, known)}")
+    return {row["run_id"] for row in ledger.overview() if not set(studies).isdisjoint(row["studies"])}
+
+
 def _told(run_ids: Iterable[str], names: Mapping[str, str]) -> list[str]:
     return [f"{names[run_id]} ({run_id})" for run_id in run_ids]
 

@@ -1,8 +1,12 @@
 """Tell who gave `cancel --all` and has asked for nothing since: `tick` begins nothing of theirs, and of others it does.
+And take back what a user has asked for and limits hold back.
 
 Whoever writes here holds the ledger's lock."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from cluster.files import documents, whole_files
 from cluster.files.documents import Paused, RequestFile
@@ -29,6 +33,28 @@ def begin(output_root: OutputRoot, user: str, time: str) -> None:
     except whole_files.TornFile:
         users = {}
     whole_files.write_json(output_root.paused, {"time": time, "users": {**users, user: time}})
+
+
+def waiting(output_root: OutputRoot, user: str, run_ids: Collection[str]) -> set[str]:
+    """Return those of these runs that a user, or nobody known, has asked for and that were not all submitted yet."""
+    return {run_id for _, asked in _requests_of(output_root, user) for run_id in asked["runs"]}.intersection(run_ids)
+
+
+def take_back(output_root: OutputRoot, user: str, run_ids: Collection[str]) -> None:
+    """Drop these runs from what that user has asked for."""
+    for path, asked in _requests_of(output_root, user):
+        left = [run_id for run_id in asked["runs"] if run_id not in run_ids]
+        if not left and "choice" not in asked:
+            path.unlink(missing_ok=True)
+        elif left != asked["runs"]:
+            whole_files.write_json(path, {**asked, "runs": left})
+
+
+def _requests_of(output_root: OutputRoot, user: str) -> Iterator[tuple[Path, RequestFile]]:
+    for path in output_root.requests():
+        asked = read_whole(path, RequestFile, [])
+        if asked and asked.get("user", user) == user:
+            yield path, asked
 
 
 def end(output_root: OutputRoot, user: str) -> None:

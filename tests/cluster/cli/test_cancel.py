@@ -1,6 +1,7 @@
 """Whose jobs `cancel` ends, with stand-ins for SLURM's clients."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -147,3 +148,49 @@ def test_what_else_is_in_the_job_of_a_run_is_said_before_it_is_cancelled(
     assert (f"In the same jobs, and cancelled with them: {runs[1].name}." in said) == told
     again = f"`rerun --failed --output-root {root.path}` goes on from where they were."
     assert again in said
+
+
+@pytest.fixture
+def asked(ledger, root, runs, submission):
+    """Two runs are submitted, and three were asked for: the first and the third are of a study `s`."""
+    submission()
+    ledger.record_runs([replace(runs[0], studies=("s",)), replace(runs[2], studies=("s",))], "2026-01-01")
+    ledger.db.execute("UPDATE attempt SET status = 'running'")
+    request = {"created": "2026", "site": {}, "data_root": None, "user": environment.user(),
+               "runs": [run.id for run in runs[:3]]}  # fmt: skip
+    whole_files.write_json(root.request("one"), request)
+    return root.request("one")
+
+
+def test_a_studys_packs_are_cancelled_and_what_limits_held_back_is_taken_back(ledger, root, runs, asked, queue, capsys):
+    calls = queue(*OURS)
+    ledger.db.close()
+    running.cancel(study=["s"], output_root=root.path, yes=True)
+    assert (calls(), cancelled(root)) == (["--quiet", "7_0"], [0])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Cancelled 1 pack." in said
+    assert "Taken back: 1 run." in said
+    assert runs[2].id not in whole_files.read_json(asked)["runs"]
+    assert runs[1].id in whole_files.read_json(asked)["runs"]
+
+
+def test_a_run_that_waits_for_room_alone_is_taken_back(ledger, root, runs, asked, queue, capsys):
+    calls = queue(*OURS)
+    ledger.db.close()
+    running.cancel(run=[runs[2].id], output_root=root.path, yes=True)
+    assert (calls(), cancelled(root)) == ([], None)
+    assert "Taken back: 1 run. `submit` asks for what is missing" in " ".join(capsys.readouterr().out.split())
+    assert whole_files.read_json(asked)["runs"] == [run.id for run in runs[:2]]
+
+
+@pytest.mark.parametrize("words", [{}, {"everything": True, "study": ["s"]}, {"study": ["s"], "run": ["a"]}])
+def test_what_is_to_be_cancelled_is_said_in_one_way(root, words):
+    with pytest.raises(InputError, match="--all, --study STUDY or --run RUN"):
+        running.cancel(output_root=root.path, yes=True, **words)
+
+
+def test_a_study_that_is_none_is_refused_with_the_nearest(ledger, root, asked, queue):  # noqa: ARG001
+    queue(*OURS)
+    ledger.db.close()
+    with pytest.raises(InputError, match="S: is no study here. Did you mean s?"):
+        running.cancel(study=["S"], output_root=root.path, yes=True)

@@ -43,7 +43,7 @@ class Pipeline(Study):
     def kill_tick(self, when: Callable[[], object]) -> bool:
         """Start a tick and kill -9 it with its sbatch, which is slow, when something is there; whether that was so."""
         process = self.start("tick", "--smoke", BEFORE="3")
-        while process.poll() is None and not when():
+        while process.returncode is None and not when():
             time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
