@@ -18,7 +18,7 @@ from cluster.slurm.answers import Job
 
 HERE = Path(__file__).resolve().parent
 WALKS = 10  # of a test
-TESTS = 5
+TESTS = 3
 LONGER = 20  # tests of 50 walks each
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from longer import longer
 from waiting import PATIENCE, wait_for
 
 from cluster.cli import entry, shared
@@ -555,7 +556,7 @@ def who_may_only_read(folder, way):
     return words
 
 
-@pytest.mark.parametrize("way", ["another's", "mounted"])
+@pytest.mark.parametrize("way", ["another's", longer("mounted")])
 @pytest.mark.usefixtures("second_done")
 def test_who_may_only_read_sees_the_last_state_and_is_told_what_cannot_be_written(command, tmp_path, way):
     before, output = command("status").stdout, tmp_path / "output"

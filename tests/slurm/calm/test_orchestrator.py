@@ -112,6 +112,7 @@ def load_in_a_fresh_process(folder, name):
     assert done.stdout.split() == [f"Tiny{'GPTNeoForCausalLM' if 'Causal' in auto else 'RobertaForMaskedLM'}", "1"]
 
 
+@pytest.mark.longer  # test_limits.py has more of it
 @pytest.mark.usefixtures("stand_ins")
 def test_arrays_are_cut_at_the_sites_limit_and_indexed_from_0(command, tmp_path):
     change_site(tmp_path, runs_per_pack=1, max_array_size=3, cpus=4)
@@ -227,6 +228,7 @@ def narrow_account(slurm):  # noqa: ARG001
     subprocess.run([*limit, "MaxSubmitJobs=-1"], check=True, capture_output=True)
 
 
+@pytest.mark.longer  # test_limits.py has more of it
 @pytest.mark.usefixtures("stand_ins")
 def test_a_grid_larger_than_the_accounts_limit_is_completed_by_ticks(command, narrow_account, tmp_path):
     change_site(tmp_path, runs_per_pack=1, cpus=4, account=narrow_account)

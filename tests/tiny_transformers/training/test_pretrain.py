@@ -11,7 +11,6 @@ import fresh
 import numpy as np
 import pytest
 import torch
-from longer import longer
 from safetensors.torch import load_file
 from trainings import (
     EVERY_FAMILY,
@@ -349,8 +348,10 @@ def in_a_process(job, backend, killed_at=None):
     return done.returncode, done.stderr if done.returncode == 1 else ""
 
 
-# Inductor writes C++, which takes minutes to compile; the other one only captures the graphs.
-@pytest.mark.parametrize("backend", ["eager", longer("inductor")])
+# Inductor writes C++, which takes minutes to compile; the other one only captures the graphs, which takes long in three
+# processes. How a compiled training goes on is in test_compiling.py, too.
+@pytest.mark.longer
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_compiled_bfloat16_run_that_was_killed_has_the_curve_of_one_that_was_not(work, backend):
     settings = {"compile": True, "precision": "bfloat16", "model": {"num_layers": 1}}
     whole, killed = work(name="whole", **settings), work(name="killed", **settings)
