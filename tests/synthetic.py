@@ -135,12 +135,14 @@ def make(
     *,
     effect: Effect = no_effect,
     spread: float = 0.008,
+    luck: Sequence[int] = (),
     failing: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     unfinished: Callable[[Run], str | None] = lambda run: None,  # noqa: ARG005
     with_pairs: bool = True,
     studies: Sequence[records.StudyRecord] | None = None,
 ) -> OutputRoot:
-    """The OUTPUT_ROOT `folder`. `failing` and `unfinished` name the stage at which a run failed, or is running."""
+    """The OUTPUT_ROOT `folder`. With other numbers as `luck` all runs have other noise. `failing` and `unfinished` name
+    the stage at which a run failed, or is running."""
     root, chosen = OutputRoot(folder), list(runs)
     site = Site(name="delftblue", scheduler="slurm", runs_per_pack=8, max_array_size=1000, cpus=16, gpus=1, slots=2)
     work = [choosing.item(run, run.stages, {}, cost.Measured(5e13)) for run in chosen]
@@ -161,7 +163,7 @@ def make(
             whole_files.write_json(directory.task(index), life)
             for item in pack.items:
                 run = by_id[item.run_id]
-                made_up = MadeUp(run, effect(run), spread, with_pairs)
+                made_up = MadeUp(run, effect(run), spread, with_pairs, luck)
                 fill(root, made_up, item.stages, life, failed=failing(run), running=unfinished(run))
     reconciling.rebuild(ledger, root)
     ledger.remember("as_of", session.now())
@@ -176,9 +178,9 @@ def _gelu(x: Any) -> Any:
 class MadeUp:
     """The figures of one run: a function of its id and seed, and of the effect."""
 
-    def __init__(self, run: Run, effect: float, spread: float, with_pairs: bool) -> None:
+    def __init__(self, run: Run, effect: float, spread: float, with_pairs: bool, luck: Sequence[int] = ()) -> None:
         self.run, self.with_pairs = run, with_pairs
-        self.random = np.random.default_rng([int(run.id, 16), run.config.seed])
+        self.random = np.random.default_rng([int(run.id, 16), run.config.seed, *luck])
         self.level = effect + self.random.normal(0, spread)  # of this run: its seed's luck is in it
 
     def outcome(self, stage: str, root: OutputRoot) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Picture:
     left_out: int = 0  # variants between the best and the worst
 
     @property
+    def which(self) -> str:
+        """How many variants are in it, where these are not all: the best and the worst."""
+        return f", {len(self.effects)} of {len(self.effects) + self.left_out}" if self.left_out else ""
+
+    @property
     def is_wide(self) -> bool:
         """Whether its names need lines of their own."""
         return any(len(each.label) > BESIDE for each in self.effects)
@@ -117,8 +122,8 @@ def _enough(found: Iterable[Comparison], first: Measure) -> str:
     largest = max((each for each in found if each.measure.key == first.key), key=lambda each: abs(each.advantage))
     if not amount_of(largest).startswith(("+", "-")):
         return ""
-    number = f"{max(largest.likely, largest.n + 1)} or more" if largest.likely else f"more than {MOST_SEEDS}"
-    return f"; to tell the {_amount(largest)} of {name(largest.variant)}, if they are real, takes {number}"
+    seeds = f"{max(largest.likely, largest.n + 1)} seeds or more" if largest.likely else f"more than {MOST_SEEDS} seeds"
+    return f"; to tell the {_amount(largest)} of {name(largest.variant)}, if they are real, takes {seeds}"
 
 
 def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:
@@ -132,10 +137,10 @@ def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:
 
 
 def _side(found: Sequence[Comparison]) -> str:
-    """`“a” (+1.2) and “b” (+0.8 points of BLiMP)`, with the measure once where all have the same."""
+    """`“a” (+1.2 points of BLiMP) and “b” (+0.8)`, with the measure once where all have the same."""
     named = found[:NAMED]
     alike = len({each.measure.key for each in named}) == 1
-    told = [amount_of(each, unit=False) if alike and each is not named[-1] else _amount(each) for each in named]
+    told = [amount_of(each, unit=False) if alike and each is not named[0] else _amount(each) for each in named]
     names = [f"{name(each.variant)} ({amount})" for each, amount in zip(named, told, strict=True)]
     more = len(found) - len(named)
     return f"{', '.join(names)} and {more} more" if more else " and ".join(names)

@@ -60,7 +60,7 @@ def draw(seed: int, folder: Path) -> None:
         ]
         return sum(found)
 
-    synthetic.make(folder, synthetic.planned(tuple(STUDIES), seeds=SEEDS), effect=effect, spread=SPREAD)
+    synthetic.make(folder, synthetic.planned(tuple(STUDIES), seeds=SEEDS), effect=effect, spread=SPREAD, luck=(seed,))
     subprocess.run([sys.executable, "-m", "cluster.cli", "report", "--output-root", str(folder)], check=True)
     for name, (width, height) in SCREENS.items():
         page = (folder / "report" / "index.html").resolve().as_uri()

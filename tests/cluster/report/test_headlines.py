@@ -38,7 +38,8 @@ def test_where_nothing_can_be_told_it_says_how_many_seeds_the_largest_difference
     near, less = [0.61, 0.60, 0.60, 0.61, 0.60, 0.605], [each - 0.001 for each in reversed(BASE)]
     (line,) = lines(on_blimp(BASE, near, less))
     told = re.fullmatch(
-        r".*told \(6 seeds\); to tell the \+0.4 points of BLiMP of “a”, if they are real, takes (\d+) or more.", line
+        r".*told \(6 seeds\); to tell the \+0.4 points of BLiMP of “a”, if they are real, takes (\d+) seeds or more.",
+        line,
     )
     assert 6 < int(told[1]) < 100
     one, other = np.array([0.0, 1.0, 0.5, 0.5]), np.array([2.0, 3.0, 2.5, 2.5])
@@ -62,11 +63,11 @@ def test_a_long_label_has_a_line_of_its_own():
 def test_of_many_variants_the_two_that_differ_most_are_named():
     less = [[each - by for each in BASE] for by in (0.02, 0.05, 0.03)]
     assert lines(on_blimp(BASE * 2, *(each * 2 for each in less))) == [
-        "GPT-Neo: nothing beats “GELU”; “b” (-5.0), “c” (-3.0 points of BLiMP) and 1 more are worse."
+        "GPT-Neo: nothing beats “GELU”; “b” (-5.0 points of BLiMP), “c” (-3.0) and 1 more are worse."
     ]
     more = [[each + by for each in BASE] for by in (0.02, 0.05)]
     assert lines(on_blimp(BASE * 2, *(each * 2 for each in more))) == [
-        "GPT-Neo: “b” (+5.0) and “a” (+2.0 points of BLiMP) beat “GELU”."
+        "GPT-Neo: “b” (+5.0 points of BLiMP) and “a” (+2.0) beat “GELU”."
     ]
 
 
@@ -105,6 +106,6 @@ def test_a_picture_of_many_variants_has_the_best_and_the_worst():
     of = on_blimp(BASE[:2], *([each + place / 100 for each in BASE[:2]] for place in range(12)))
     (picture,) = pictures(of, compare(of))
     assert [each.label for each in picture.effects] == ["l", "k", "j", "i", "d", "c", "b", "a"]
-    assert (len(picture.effects), picture.left_out) == (ROWS, 4)
+    assert (picture.left_out, picture.which) == (4, f", {ROWS} of 12")
     assert picture.effects[0] == Effect("l", "+11.0", 1.0, None, None, "unsure")
     assert picture.effects[-1].at == picture.baseline == 0
