@@ -137,7 +137,7 @@ def test_commands_that_are_killed_anywhere_never_let_two_hold_it_together_nor_ho
         while len(living) < 4:
             living.append(begin(len(everyone)))
             everyone.append(living[-1])
-        return sum(one.held.value for one in everyone) > 100 and len(everyone) > 30
+        return sum(one.held.value for one in everyone) > 60 and len(everyone) > 20
 
     try:
         wait_for(long_enough)

@@ -137,6 +137,7 @@ def test_neither_an_edit_nor_files_in_the_folder_change_what_waits_or_is_tried_a
     assert len(list((output / "code").iterdir())) == 1, "what was tried again ran from the same copy"
 
 
+@pytest.mark.longer  # that a stage refuses is in tests/jobs/test_stage.py, that a copy is made again above
 def test_without_its_copy_a_job_says_so_in_its_log_and_the_next_submission_makes_it_again(command):
     (command.folder / "go").touch()
     submit(command, "--wait")

@@ -143,10 +143,23 @@ def test_a_word_is_a_pre_token_of_the_study_tokenizer(tmp_path, shared_data, wri
     assert len(words[5]) > 1
 
 
+def real_tasks(root, names):
+    real, files = AutoTokenizer.from_pretrained(root / "tokenizer" / "10k-tok"), blimp_files(Data())
+    return [read_task(root / files[name], name, real, with_settings()) for name in names]
+
+
+def test_real_files_become_pairs(shared_data):
+    """The smallest ones, and one of which five pairs have two equal sentences."""
+    tasks = real_tasks(shared_data, (*SUPPLEMENT_TASKS, "binding"))
+    assert sum(len(task.pairs) for task in tasks[:-1]) == 5_468
+    assert [task.equal for task in tasks] == [0] * len(SUPPLEMENT_TASKS) + [5]
+    assert sum(task.too_long for task in tasks) == 0
+
+
+@pytest.mark.longer
 def test_every_real_file_becomes_pairs(shared_data):
     """The counts of the whole filtered files; two pairs of one and five of another have two equal sentences."""
-    real = AutoTokenizer.from_pretrained(shared_data / "tokenizer" / "10k-tok")
-    tasks = [read_task(shared_data / file, name, real, with_settings()) for name, file in blimp_files(Data()).items()]
+    tasks = real_tasks(shared_data, blimp_files(Data()))
     counted = {task.name: len(task.pairs) for task in tasks}
     assert sum(counted[task] for task in BLIMP_TASKS) == 57_812 - 7
     assert sum(counted[task] for task in SUPPLEMENT_TASKS) == 5_468
