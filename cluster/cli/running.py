@@ -361,6 +361,8 @@ def cancel(
         wanted = None if everything else _named(ledger, study, run)
         asked = _held_back(ledger, root, user, wanted)
         pause.take_back(root, user, asked)
+        if asked:  # said at once: SLURM may not answer what follows
+            console.print(f"Taken back: {count(len(asked), 'run')}. `submit` asks for what is missing of them again.")
         packs, _ = packs_to_cancel(ledger, wanted)
         cancel_jobs(ledger, root, slurm, list(packs))
         reconciling.follow_runs(ledger, root)  # another task may have pulled one of them before it could see that
@@ -372,8 +374,6 @@ def cancel(
             f"Cancelled {cancelled}. `status` shows what they were at as cancelled once they have ended; "
             f"`rerun --failed{root.options}` goes on from where they were."
         )
-    if asked:
-        console.print(f"Taken back: {count(len(asked), 'run')}. `submit` asks for what is missing of them again.")
     if everything and not packs:
         console.print(
             f"Nothing {'of yours ' if others else ''}is running or waiting; `tick` begins nothing of yours either, "

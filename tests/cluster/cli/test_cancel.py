@@ -174,6 +174,16 @@ def test_a_studys_packs_are_cancelled_and_what_limits_held_back_is_taken_back(le
     assert runs[1].id in whole_files.read_json(asked)["runs"]
 
 
+def test_where_squeue_is_silent_nothing_is_taken_back(ledger, root, asked, queue, capsys):
+    before = whole_files.read_json(asked)["runs"]
+    queue(*OURS, code=1)
+    ledger.db.close()
+    with pytest.raises(SlurmSilent):
+        running.cancel(study=["s"], output_root=root.path, yes=True)
+    assert whole_files.read_json(asked)["runs"] == before
+    assert "Taken back" not in capsys.readouterr().out
+
+
 def test_a_run_that_waits_for_room_alone_is_taken_back(ledger, root, runs, asked, queue, capsys):
     calls = queue(*OURS)
     ledger.db.close()
