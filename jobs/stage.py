@@ -44,6 +44,7 @@ from jobs.attempts import (
     write_result,
 )
 from jobs.lives import unseen
+from jobs.stopping import Stop
 from tiny_transformers.common import refusals
 from tiny_transformers.common.provenance import decisive_versions, source_digest
 from tiny_transformers.common.work import Check, CheckFailed, Interrupted, NoGPU, Outcome, TinyTransformersError, Work
@@ -52,7 +53,7 @@ from tiny_transformers.settings.stage.known import definition
 from tiny_transformers.settings.stages import STAGES, needed_by
 
 HEARTBEAT = 10.0  # seconds
-STOP = threading.Event()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
+STOP = Stop()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
 
 
 def main(submission: str, index: str, planned_for: str, number: str) -> int:

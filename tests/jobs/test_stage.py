@@ -218,6 +218,33 @@ def test_a_stage_asked_to_stop_leaves_no_result_and_no_further_claim(run, submit
     assert run.attempts("add_tokenizer") == []
 
 
+ASKED_AGAIN = """
+import signal, sys
+from jobs import stage
+
+def ask(*_):
+    sys.settrace(None)
+    signal.raise_signal(signal.SIGUSR2)
+    sys.settrace(ask)
+    return ask
+
+signal.signal(signal.SIGUSR2, lambda *_: stage.STOP.set())
+sys.settrace(ask)
+stage.STOP.wait(0.001)
+stage.STOP.set()
+"""
+
+
+def test_who_is_asked_to_stop_again_at_any_line_of_being_asked_or_waiting_goes_on():
+    """SLURM's signal to all of a job comes when the pack's to its child does."""
+    process = subprocess.Popen([sys.executable, "-c", ASKED_AGAIN])
+    try:
+        wait_for(lambda: process.poll() is not None)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+
+
 @pytest.mark.usefixtures("fake_science")
 def test_a_signal_that_comes_while_the_child_starts_is_heard_later(run, submit):
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
