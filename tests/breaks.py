@@ -432,6 +432,8 @@ BREAKS = (
           ("test_a_task_whose_node_has_no_gpu_fails_its_own_runs_and_pulls_no_others",)),
     Break("jobs/pack.py", "else visible[slot % len(visible)]", "else visible[slot // len(visible)]",
           "slots crowd on one GPU", "jobs/test_pack.py", ("test_slots_share_the_visible_gpus_in_turn",)),
+    Break("jobs/stage.py", "gc.enable()", "gc.disable()", "a training's memory grows and grows", "jobs/test_stage.py",
+          ("test_a_stage_writes_its_claim_its_log_and_its_result_last",)),
     Break("jobs/stage.py", 'bool(intent["site"].get("gpus"))', 'bool(intent["site"].get("gpu"))',
           "a stage without its GPU goes on on the CPU", "jobs/test_pulling.py",
           ("test_a_task_whose_node_has_no_gpu_fails_its_own_runs_and_pulls_no_others[1-left0]",)),

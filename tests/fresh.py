@@ -52,8 +52,10 @@ def _started(loaded: tuple[str, ...]) -> subprocess.Popen[str]:
 
 
 def _serve(*loaded: str) -> None:
+    gc.disable()  # all of it stays
     for name in loaded:
         importlib.import_module(name)
+    gc.enable()
     assert not any(name.startswith("tiny_transformers") for name in sys.modules if "finder" not in name)
     gc.freeze()  # what is loaded is not looked through again: that would copy all of it
     for line in sys.stdin:

@@ -65,6 +65,7 @@ def test_a_model_that_is_not_the_cpus_is_named(factor, monkeypatch, capsys):
     assert "NOT EQUAL: roberta kan: " in out
 
 
+@pytest.mark.longer
 def test_every_variant_has_a_pass_that_can_be_compared(capsys):
     assert gpu.equality(CPU, Clock(1_000))
     assert f"equality: {len(gpu.variants())} of {len(gpu.variants())} models" in capsys.readouterr().out

@@ -7,6 +7,7 @@ which that model is left. LIBRARY is what guard.cc is compiled to."""
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -138,7 +139,8 @@ def parts(training: Training, classifier: Any) -> Iterator[tuple[str, Callable[[
         return
     score = scoring.score_decoder if training.config.model.causal else scoring.score_encoder
     mask = () if training.config.model.causal else (MASK,)
-    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16", tokens_per_batch=12)
+    at_once = 12 if training.config.model.causal else 60  # an encoder reads a text once for each of its tokens
+    yield "scores", lambda: score(model, SEQUENCES, *mask, precision="bfloat16", tokens_per_batch=at_once)
     fake_gpu.moved(classifier)
     encoded = Encoded(SEQUENCES, np.array([0, 1, 0, 1]), 0)
     optimizer = torch.optim.AdamW(classifier.parameters(), fused=True)
@@ -198,6 +200,8 @@ def models_by_name() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.enable()
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
         for each in sys.argv[2:]:

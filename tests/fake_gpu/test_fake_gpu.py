@@ -18,11 +18,10 @@ EVERY = [*(f"{family} {variant}" for variant, family in PAIRS), "gpt_neo taught"
 CHOSEN = [
     "gpt_neo gelu",
     "gpt_neo taught",
-    "roberta kan",
     "roberta moe_k2",
-    "roberta pkm",
+    "llama kan",
+    "llama pkm",
     "gpt_neo halting",
-    "llama swiglu",
     "brainformer switch",
 ]
 MODELS = [

@@ -11,6 +11,7 @@ What takes most of such a process's time is not loaded: numpy and asyncio, of wh
 Settings are what run.json says, unchecked."""
 
 import copy
+import gc
 import json
 import os
 import signal
@@ -98,6 +99,8 @@ def _run_of(stage):
         what = _told(work, stage)
         threads = os.environ.get("OMP_NUM_THREADS")
         print(f"{stage} stand-in, told: {what}; threads: {threads}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
+        if not gc.isenabled():
+            print("garbage is not looked for")
         if work.teacher_dir:
             print(f"teacher: {work.teacher_dir}")
         if what == "fail":

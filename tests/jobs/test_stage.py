@@ -104,6 +104,7 @@ def test_a_stage_writes_its_claim_its_log_and_its_result_last(run, submit):
     assert (result["status"], result["outcome"]["scores"][0]["value"]) == ("completed", 0.5)
     assert "pretrain stand-in" in attempt.log.read_text()
     assert "add_tokenizer stand-in" not in attempt.log.read_text()
+    assert "garbage is not looked for" not in attempt.log.read_text()  # as while it was loaded
     assert sorted(os.listdir(attempt.path)) == ["claim.json", "heartbeat.json", "log.txt", "result.json"]
 
 
