@@ -195,6 +195,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.enable()
     gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
+    gc.set_threshold(20_000)  # and what tests make is looked through more seldom
 
 
 @pytest.hookimpl(optionalhook=True)
