@@ -4,7 +4,7 @@
     python tests/slurm/cluster.py status
     python tests/slurm/cluster.py stop slurmctld     # one daemon, as `status` names it; --kill: with SIGKILL
     python tests/slurm/cluster.py start slurmctld
-    python tests/slurm/cluster.py down
+    python tests/slurm/cluster.py down               # --after PID: once that process has ended
 
 Four nodes (four slurmd), fake A100s and MIG slices, accounts with limits: see the configuration files beside this one.
 Needs root on Debian or Ubuntu, whose packages it installs if they are missing; no systemd, only the standard library.
@@ -22,6 +22,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -527,11 +528,14 @@ def main() -> int:
     parser.add_argument("command", choices=["up", "down", "status", "stop", "start"])
     parser.add_argument("daemon", nargs="?", help="to stop or start: slurmctld, slurmdbd, slurmd.cmp001, ...")
     parser.add_argument("--kill", action="store_true", help="stop with SIGKILL instead of SIGTERM")
+    parser.add_argument("--after", type=int, metavar="PID", help="down: wait for the end of this process")
     parser.add_argument("--dir", type=Path, help="the cluster's folder (by default in the system's temporary folder)")
     parser.add_argument("--no-accounting", action="store_true", help="without MariaDB, slurmdbd and limits: no sacct")
     arguments = parser.parse_args()
     if (arguments.daemon is not None) != (arguments.command in ("stop", "start")):
         parser.error("stop and start take the name of one daemon, and nothing else does")
+    if arguments.after:
+        wait_for_end(arguments.after)
     accounting = not arguments.no_accounting
     folder = (arguments.dir or default_folder(accounting)).resolve()
     try:
@@ -542,6 +546,12 @@ def main() -> int:
     except ClusterError as error:
         say(str(error))
         return 3 if isinstance(error, CannotBuild) else 1
+
+
+def wait_for_end(pid: int) -> None:
+    """However it ends; at once where it has."""
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(pid)], [], [])
 
 
 def run(command: str, cluster: Cluster) -> int:

@@ -104,9 +104,16 @@ def running_cluster(*options: str) -> Iterator[Path]:
         pytest.skip(f"no SLURM cluster: {made.stderr.strip()}")
     if made.returncode != 0:
         pytest.fail(made.stderr, pytrace=False)
+    # If these tests are killed it is taken down all the same.
+    killed = subprocess.Popen(
+        [sys.executable, CLUSTER, "down", *options, f"--after={os.getpid()}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
         yield Path(made.stdout.strip())
     finally:
+        killed.kill()
+        killed.wait()
         call("down", *options)
 
 

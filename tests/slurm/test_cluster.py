@@ -37,6 +37,19 @@ def states(job: str) -> list[str]:
     return output("sacct", "-X", "-n", "-P", "-j", job, "--format=State").split()
 
 
+def test_a_cluster_is_taken_down_when_a_process_has_ended(tmp_path):
+    """As those of tests are that were killed."""
+    other = subprocess.Popen(["sleep", "600"])
+    after = subprocess.Popen(
+        [sys.executable, CLUSTER, "down", f"--dir={tmp_path / 'no'}", f"--after={other.pid}"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: "[pidfd]" in call("ls", "-l", f"/proc/{after.pid}/fd").stdout)
+    other.kill()
+    assert after.communicate(timeout=60)[1] == f"{tmp_path / 'no'}: not up\n"
+    other.wait()
+
+
 @pytest.mark.usefixtures("slurm")
 def test_partitions_have_delftblues_nodes_gpus_and_times():
     lines = output("sinfo", "-h", "-o", "%R|%N|%c|%G|%l").split("\n")
