@@ -54,6 +54,7 @@ from tiny_transformers.settings.stage.known import definition
 from tiny_transformers.settings.stages import STAGES, needed_by
 
 HEARTBEAT = 10.0  # seconds
+GARBAGE = gc.get_threshold()
 STOP = Stop()  # SIGUSR2, which comes before the time limit, sets it; stages look when it suits them
 
 
@@ -274,9 +275,9 @@ def _run(run: RunDir, stage: str, intent: Intent, item: PackedRun, heartbeat: He
     if own and own.run and own.folder not in sys.path:
         sys.path.append(own.folder)  # behind all else: a file of the user's hides no module
     run_stage = getattr(importlib.import_module(module), function or "run")
-    if not gc.isenabled():  # what is loaded by now stays
-        gc.freeze()
-        gc.enable()
+    if not gc.get_threshold()[0]:
+        gc.freeze()  # what is loaded by now stays
+        gc.set_threshold(*GARBAGE)
     outcome: Outcome = run_stage(work)
     return outcome
 
@@ -366,5 +367,5 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    gc.disable()  # until a stage is loaded: to look for garbage meanwhile takes a seventh of that time, and finds none
+    gc.set_threshold(0)  # till a stage is loaded: to look for garbage takes a seventh of that time, and finds none
     sys.exit(main(*sys.argv[1:]))

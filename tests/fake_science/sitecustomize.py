@@ -99,7 +99,7 @@ def _run_of(stage):
         what = _told(work, stage)
         threads = os.environ.get("OMP_NUM_THREADS")
         print(f"{stage} stand-in, told: {what}; threads: {threads}; MPS: {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}")
-        if not gc.isenabled():
+        if not gc.get_threshold()[0]:
             print("garbage is not looked for")
         if work.teacher_dir:
             print(f"teacher: {work.teacher_dir}")
