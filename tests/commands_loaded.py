@@ -11,6 +11,7 @@ import jinja2  # noqa: F401
 import rich.live  # noqa: F401
 import submitit.slurm.slurm  # noqa: F401
 import typer.main
+from ledgers import made_by_statements
 
 import cluster.reconcile.measure
 import cluster.report.writing
@@ -24,6 +25,7 @@ from cluster.sites import profiles
 
 with suppress(ImportError):  # older releases have none
     importlib.import_module("typer._adapters")
+made_by_statements()
 entry.load()
 typer.main.get_command = functools.cache(typer.main.get_command)
 typer.main.get_command(shared.app)

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ledgers import made_by_statements
 
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger
 from cluster.manifest import grids, loading
 from cluster.plan import expansion
+
+made_by_statements()
 
 
 @pytest.fixture

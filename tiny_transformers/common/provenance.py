@@ -3,6 +3,7 @@
 Plain values for a JSON file. No torch: versions are read from the installed packages' metadata, GPUs from /proc, so
 that the login node may ask too. What cannot be known is None; nothing here raises or waits long."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -84,6 +85,7 @@ def _hex(digest: Any) -> str:
     return str(digest.hexdigest()[:12])
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     from importlib import metadata  # a seventh of a stage's start, which finds in its pack's file what this would say
 
