@@ -87,7 +87,8 @@ class StageKind:
     flops: Callable[..., float] = lambda _: 0.0  # from the settings
     by_size: bool = False  # `flops` is given the sizes of the data, too
     of_others: Callable[[Any], list[Other]] = lambda _: []  # the products of other runs that it needs
-    check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
+    # Raises ValueError for settings with which no run can be, with any stages; None: there is nothing to look at.
+    check: Callable[[Any], None] | None = None
     misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
     measures: tuple[Measure, ...] = ()  # columns of the report
     measure_of: Callable[[str, str], Measure | None] = _no_measure  # one of a task and a metric that only results name
