@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -101,6 +101,8 @@ class Measured:
     def speed(self, config: RunConfig, stage: str, slots: int = 1) -> Estimate:
         """FLOP/s of a whole pack with so many runs at a time: of this architecture's stage, of the stage with other
         models, of the profile, of the device."""
+        if self.is_empty:
+            return self.estimated(config, stage)
         key = self._keys.of(config) if self.by_architecture or self.together else ""
         if stage == "pretrain" and (exact := self.together.get(key, {}).get(slots)):
             return exact
@@ -114,6 +116,11 @@ class Measured:
     def _of_shape(self, config: RunConfig, stage: str) -> Estimate | None:
         return self.by_architecture.get((self._shapes.of(config), stage)) if self.by_architecture else None
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no speed was measured."""
+        return not (self.by_stage or self.by_architecture or self.together)
+
     @property
     def usual_overhead(self) -> float:
         """Seconds that a stage takes whatever its work is, where none has told."""
@@ -121,8 +128,8 @@ class Measured:
 
     def overhead(self, stage: str) -> float:
         """The same, but no more than the shortest one took."""
-        usual = self.usual_overhead
-        return min(usual, self.overheads[stage]) if stage in self.overheads else usual
+        shortest = self.overheads.get(stage)
+        return self.usual_overhead if shortest is None else min(self.usual_overhead, shortest)
 
     def work(self, config: RunConfig, stage: str) -> float:
         """FLOPs of a stage."""
@@ -136,7 +143,8 @@ class Measured:
         return (key, stage) in self.by_architecture or (stage == "pretrain" and 1 in self.together.get(key, {}))
 
     def estimated(self, config: RunConfig, stage: str) -> Estimate:
-        if own := STAGES[stage].own:
+        kind = STAGES[stage]
+        if own := kind.own:
             return Estimate(1.0, "its `minutes`" if own.minutes else "an hour, as it has no `minutes`")
         if self.profile:
             return Estimate(self.profile, "site profile")
@@ -144,7 +152,7 @@ class Measured:
             return Estimate(self.cores * ASSUMED_OF_A_CORE, "assumed of its CPUs: the site says no `flops`")
         if not self.device:
             return Estimate(ASSUMED, "assumed: the site says neither `flops` nor `peak_flops`")
-        asked = config.train.precision if STAGES[stage].trains else config.evaluation.precision
+        asked = config.train.precision if kind.trains else config.evaluation.precision
         return self._of_device(asked, config.model.utilisation)
 
     def curve(self, config: RunConfig) -> Mapping[int, float]:
@@ -301,10 +309,11 @@ def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Ti
     started = pretraining = steady = estimated = 0.0
     of_stages: list[float] = []
     for stage in stages:
-        overhead, computed, budgeted = measured.overhead(stage), 0.0, 0.0
-        if work := measured.work(config, stage):
+        overhead, computed, budgeted, kind = measured.overhead(stage), 0.0, 0.0, STAGES[stage]
+        if work := kind.work(config, measured.sizes):
             computed = work / measured.speed(config, stage).value
-            estimated += 0.0 if _is_told(measured, config, stage) else computed
+            if not (measured.is_measured(config, stage) or (kind.own and kind.own.minutes)):
+                estimated += computed
         if stage == "pretrain":
             budgeted = budgeted_seconds(config)
             pretraining = computed
@@ -322,12 +331,6 @@ def shares_device(stage: str) -> bool:
     """Whether it takes longer beside others: a user's stage may not compute on the device at all."""
     own = STAGES[stage].own
     return own is None or own.gpu
-
-
-def _is_told(measured: Measured, config: RunConfig, stage: str) -> bool:
-    """Whether its time is known, by a measurement or by the user."""
-    own = STAGES[stage].own
-    return measured.is_measured(config, stage) or bool(own and own.minutes)
 
 
 def own_memory(stages: Iterable[str]) -> int:
