@@ -81,6 +81,7 @@ class Measured:
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
+    of_stages: Callable[[tuple[str, ...]], list[_OfStage]] = field(init=False, repr=False, compare=False)
     times: PerSettings[Times] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
@@ -89,6 +90,7 @@ class Measured:
         object.__setattr__(self, "_of_device", cache(partial(_of_device, self.device)))
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
         object.__setattr__(self, "_shapes", PerSettings(shape_key))
+        object.__setattr__(self, "of_stages", cache(partial(_of_stages, self)))
         object.__setattr__(self, "times", PerSettings(lambda config, *stages: _times(self, config, stages)))
         object.__setattr__(self, "_memory", PerSettings(memory))
         object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
@@ -194,8 +196,8 @@ class Measured:
         times, numbers = self.times.of(config, *stages), range(1, most + 1)
         if times.pretraining and (self.gains or self.together):
             return tuple(self.seconds(config, *stages, slots=number) for number in numbers)
-        rest = times.steady + times.pretraining
-        return tuple([times.started / number + rest for number in numbers])
+        started, rest = times.started, times.steady + times.pretraining
+        return tuple([started / number + rest for number in numbers])
 
     def _pretraining(self, config: RunConfig, times: Times, slots: int) -> float:
         if slots == 1 or not times.pretraining or not (self.gains or self.together):
@@ -305,19 +307,40 @@ def flops(config: RunConfig, stage: str, sizes: Sizes = UNKNOWN) -> float:
     return STAGES[stage].work(config, sizes)
 
 
+class _OfStage(NamedTuple):
+    """What the time of a stage goes by, whatever the run is."""
+
+    name: str
+    work: Callable[[RunConfig, Sizes], float]
+    overhead: float
+    shares: bool  # the device
+    is_told: bool  # its time, by the user
+
+
+def _of_stages(measured: Measured, stages: tuple[str, ...]) -> list[_OfStage]:
+    kinds = [STAGES[stage] for stage in stages]
+    return [
+        _OfStage(
+            kind.name, kind.work, measured.overhead(kind.name), shares_device(kind.name),
+            bool(kind.own and kind.own.minutes),
+        )
+        for kind in kinds
+    ]  # fmt: skip
+
+
 def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:
     started = pretraining = steady = estimated = 0.0
     of_stages: list[float] = []
-    for stage in stages:
-        overhead, computed, budgeted, kind = measured.overhead(stage), 0.0, 0.0, STAGES[stage]
-        if work := kind.work(config, measured.sizes):
+    for stage, work_of, overhead, shares, is_told in measured.of_stages(stages):
+        computed = budgeted = 0.0
+        if work := work_of(config, measured.sizes):
             computed = work / measured.speed(config, stage).value
-            if not (measured.is_measured(config, stage) or (kind.own and kind.own.minutes)):
+            if not (is_told or measured.is_measured(config, stage)):
                 estimated += computed
         if stage == "pretrain":
             budgeted = budgeted_seconds(config)
             pretraining = computed
-        elif shares_device(stage):
+        elif shares:
             steady += computed
         else:
             started += computed

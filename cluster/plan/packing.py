@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 
 from cluster.errors import InputError
@@ -67,7 +67,7 @@ class Pack:
     busy: float  # seconds of all runs, from the beginning of each to its end
     open: float  # seconds that its slots are there for them
 
-    @property
+    @cached_property
     def asked(self) -> float:
         """Seconds, with each run's margin."""
         return sum(item.seconds * item.margin for item in self.items)
@@ -129,7 +129,7 @@ class _Group:
         alone: bool,
     ) -> None:
         self.runs, self.site, self.measured, self.exclude = runs, site, measured, exclude
-        self.stages = cache(_names)
+        self.stages, self.parted = cache(_names), cache(_parted)
         needs, said = PerSettings(lambda config: _model_need(config, site, measured)), cache(cost.own_memory)
         self.needs = {
             item.run_id: _need(needs.of(runs[item.run_id].config), said(self.stages(item.stages))) for item in items
@@ -187,8 +187,7 @@ class _Group:
     def _figures(self, config: RunConfig, stages: tuple[str, ...]) -> tuple[float, tuple[float, ...], float]:
         """Return the seconds of these stages: of all, of those that go beside others for each number of runs at a time,
         and of those that are alone on the device."""
-        apart = [stage for stage in stages if STAGES[stage].alone]
-        together = [stage for stage in stages if stage not in apart] if apart else stages
+        together, apart = self.parted(stages)
         shares = self.measured.shares(config, *together, most=self.slots)
         alone = self.measured.seconds(config, *apart) if apart else 0.0
         return shares[0] + alone, shares, alone
@@ -323,6 +322,12 @@ class _Need:
 
 def _names(stages: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
     return tuple([stage for stage, _ in stages])
+
+
+def _parted(stages: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that go beside others, and those that are alone on the device."""
+    apart = tuple([stage for stage in stages if STAGES[stage].alone])
+    return tuple([stage for stage in stages if stage not in apart]), apart
 
 
 def _need(of_model: tuple[int, str], said: int) -> tuple[int, str]:
