@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
@@ -22,6 +22,7 @@ from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, n
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import keys_of_a_token, step_flops, story_tokens, training_tokens
 from tiny_transformers.settings.pruning import matrices
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import STAGES
 
@@ -48,6 +49,7 @@ DECISIVE = {  # of training
 # 1:42:26 and 1:45:56 (the activation study, Table 4).
 STUDIES_SECONDS = {"gpt_neo": 6_146.0, "roberta": 6_356.0}
 STUDIES_TOKENS = 2_119_719 * 512  # padded
+_ENCODER = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,13 @@ class Measured:
     def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
         """Return the seconds of these stages of a run that has the speed of the pack, with so many runs at a time, for
         itself: runs that share a pack share it, so that what they take together is the sum."""
-        times = self.times.of(config, *stages)
+        return self._together(config, self.times.of(config, *stages), slots)
+
+    def of_each(self, config: RunConfig, stages: tuple[str, ...], slots: int) -> list[float]:
+        """Return `seconds` of each of these stages, which are not kept."""
+        return [self._together(config, _times(self, config, (stage,)), slots) for stage in stages]
+
+    def _together(self, config: RunConfig, times: Times, slots: int) -> float:
         return times.started / slots + times.steady + self._pretraining(config, times, slots)
 
     def shares(self, config: RunConfig, *stages: str, most: int) -> tuple[float, ...]:
@@ -239,15 +247,16 @@ def architecture_key(config: RunConfig) -> str:
 
 
 def _digest(config: RunConfig, left_out: set[str]) -> str:
-    decisive = {
-        "model": config.model.model_dump(mode="json", exclude=left_out),
-        "source": config.data.source,
-        "max_length": config.data.max_length,
-        "train": config.train.model_dump(mode="json", include=DECISIVE),
-    }
+    decisive = {"model": config.model.model_dump(mode="json", exclude=left_out), **_decisive_beside(config)}
     if config.teacher:
         decisive["teacher"] = config.teacher.model.model_dump(mode="json", exclude=left_out)
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(_ENCODER.encode(decisive).encode()).hexdigest()[:12]
+
+
+@by_sections("data", "train")
+def _decisive_beside(config: RunConfig) -> dict[str, Any]:
+    data, train = config.data, config.train.model_dump(mode="json", include=DECISIVE)
+    return {"source": data.source, "max_length": data.max_length, "train": train}
 
 
 def shape_key(config: RunConfig) -> str:
@@ -291,8 +300,13 @@ def studies_seconds(config: RunConfig) -> float | None:
     if seconds := budgeted_seconds(config):
         return seconds
     tokens = training_tokens(config) / story_tokens(config) * config.data.max_length
-    base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
-    return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
+    return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * _base_flops(family))
+
+
+@cache
+def _base_flops(family: str) -> float:
+    """FLOPs of training one token, of a family's base model."""
+    return 3.0 * flops_per_token(FAMILIES[family](), training=True)
 
 
 def budgeted_seconds(config: RunConfig) -> float:
