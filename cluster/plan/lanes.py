@@ -168,13 +168,14 @@ class _Sorted:
     """The runs that wait, by how long they last in so many lanes: all of them, and apart by their memory."""
 
     def __init__(self, loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
-        self._loads, self._which = loads, lanes - 1
+        self._lasts = lasts = [load.lasts[lanes - 1] for load in loads]
         numbers = [number for number in range(len(loads)) if waiting[number]]
+        numbers.sort(key=lasts.__getitem__, reverse=True)
         parts: dict[int, list[int]] = {}
         for number in numbers:
             parts.setdefault(int(math.log(max(1, loads[number].memory), CLASS)), []).append(number)
-        self._every = _Line(numbers, loads, waiting, lanes)
-        self._apart = [_Line(parts[key], loads, waiting, lanes) for key in sorted(parts)]  # the least memory first
+        self._every = _Line(numbers, loads, waiting, lasts)
+        self._apart = [_Line(parts[key], loads, waiting, lasts) for key in sorted(parts)]  # the least memory first
 
     def least(self) -> int:
         """Return the least memory that a run still needs, or a little less."""
@@ -186,20 +187,26 @@ class _Sorted:
         """Return the longest run that waits and fits, or -1."""
         if (number := self._every.longest(room, memory)) != GAVE_UP:
             return number
-        fitting = [line.longest(room, memory) for line in self._apart if line.least <= memory]
-        return max((n for n in fitting if n >= 0), key=lambda n: self._loads[n].lasts[self._which], default=-1)
+        found, lasts = -1, -1.0
+        for line in self._apart:
+            if line.least > memory:
+                break
+            if (number := line.longest(room, memory)) >= 0 and self._lasts[number] > lasts:
+                found, lasts = number, self._lasts[number]
+        return found
 
 
 class _Line:
-    """Runs, the longest first. What is in a pack is jumped over."""
+    """Runs in this order, the longest first. What is in a pack is jumped over."""
 
-    def __init__(self, numbers: Iterable[int], loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
+    def __init__(
+        self, numbers: Sequence[int], loads: Sequence[Load], waiting: bytearray, lasts: Sequence[float]
+    ) -> None:
         self._waiting = waiting
-        self._numbers = sorted(numbers, key=lambda number: -loads[number].lasts[lanes - 1])
-        self._keys = [-loads[number].lasts[lanes - 1] for number in self._numbers]
-        self._memory = [loads[number].memory for number in self._numbers]
+        self._keys = [-lasts[number] for number in numbers]
+        self._memory = [loads[number].memory for number in numbers]
         self.least = min(self._memory)
-        self._numbers.append(len(loads))
+        self._numbers = [*numbers, len(loads)]
         self._next = list(range(1, len(self._numbers) + 1))
 
     @property
