@@ -32,6 +32,7 @@ from cluster.cli.shared import (
     root_of,
     runs_of_studies,
     same_site,
+    that_stays,
     wait_until_done,
 )
 from cluster.console import ask, console, count, some
@@ -104,7 +105,7 @@ def submit(
     )
     root = root_of(output_root, smoke)
     asked: dict[str, Any] = {"studies": study or (), "overrides": overrides or (), "smoke": smoke}
-    with progress.shown("checking the cells of the studies"):
+    with progress.shown("checking the cells of the studies"), that_stays():
         cells, later = grids.cells(document, **asked), follow_ups.follow_ups(document, **asked)
     known = None
     if root.path.exists() or not dry_run:
@@ -113,7 +114,8 @@ def submit(
         rest = iter(every)
         cells, later = [next(rest) for _ in cells], [each.revised(rest) for each in later]
     steps = choices.known(root, following.plans(document, later, cells, overrides or ()))
-    runs = expansion.merged([*expansion.expand(progress.counted(cells, "naming runs")), *steps.runs])
+    with that_stays():
+        runs = expansion.merged([*expansion.expand(progress.counted(cells, "naming runs")), *steps.runs])
     where = SubmitOptions(root, log_dir, dry_run, yes, allow_code_change, max_gpu_hours)
     source = loading.source(manifest_path, overrides or (), study or ())
     about = steps.about(expansion.studies(document, cells, overrides or ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -85,6 +86,20 @@ AccountOption = Annotated[str | None, typer.Option("--account", help="Overrides 
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="Overrides the site's partition.")]
 INTERRUPTED = 130  # exit code of a command that Ctrl-C has ended, as shells have it
 OUTPUT, LOGS = Path("output"), Path("slurm_logs")
+
+
+@contextmanager
+def that_stays() -> Iterator[None]:
+    """What is made within this stays as long as the command, as the settings of its runs do: garbage is not looked for
+    meanwhile, and never among it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def root_of(output_root: Path, smoke: bool) -> OutputRoot:

@@ -4,6 +4,7 @@ user wrote it."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -114,7 +115,7 @@ def as_tree(layer: Layer) -> dict[str, Any]:
     """Dotted paths -> nested settings."""
     tree: dict[str, Any] = {}
     for path, value in layer.items():
-        *parents, leaf = path.split(".")
+        parents, leaf = _parts(path)
         node: Any = tree
         for parent in parents:
             if node.get(parent) is None:  # a section that a lower layer leaves out by `null`
@@ -124,6 +125,13 @@ def as_tree(layer: Layer) -> dict[str, Any]:
                 raise InputError(f"{value.origin}: {parent} is one value, not a section.")
         node[leaf] = value.value
     return tree
+
+
+@cache
+def _parts(path: str) -> tuple[list[str], str]:
+    """The sections that a setting is in, and its name there."""
+    *parents, leaf = path.split(".")
+    return parents, leaf
 
 
 def _explain(error: ValidationError, layer: Layer, tree: dict[str, Any], where: str) -> str:

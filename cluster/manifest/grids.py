@@ -283,7 +283,11 @@ def combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
         product = kept
     if not product:
         raise InputError(f"{where}.exclude: leaves no cell of the grid.")
-    layers = [_point(cell, f"{where}.grid") for cell in product]
+    parts = {  # of every value once, though thousands of cells have it
+        (axis, id(value)): _entries(axis, value, f"{where}.grid.{axis}")
+        for axis, values in grid.items() for value in values
+    }  # fmt: skip
+    layers = [_together([parts[axis, id(value)] for axis, value in cell.items()]) for cell in product]
     if FROM in study:
         return layers
     if not grid and study.get("include"):
@@ -292,20 +296,30 @@ def combinations(study: Mapping[str, Any], where: str) -> list[Layer]:
 
 
 def _point(cell: Mapping[str, Any], where: str) -> Layer:
-    """One value of every axis -> settings. A value may be a mapping: of settings below the axis' own path, or, where
-    the axis has a name that is no setting, of any settings."""
+    """One value of every axis -> settings."""
+    return _together(_entries(axis, value, f"{where}.{axis}") for axis, value in cell.items())
+
+
+def _entries(axis: str, value: Any, origin: str) -> Layer:
+    """The settings of an axis' value. It may be a mapping: of settings below the axis' own path, or, where the axis has
+    a name that is no setting, of any settings."""
+    prefix = f"{axis}." if axis.partition(".")[0] in SETTING_KEYS else ""
+    entries = flatten(value, origin, prefix) if isinstance(value, dict) else {axis: SettingValue(value, origin)}
+    for path, entry in entries.items():
+        if path in NO_SETTINGS:
+            raise InputError(f"{entry.origin}: cannot be set here; {NO_SETTINGS[path]}.")
+        check_known(path.partition(".")[0], SETTING_KEYS, entry.origin.removesuffix(f".{path}"))
+    return entries
+
+
+def _together(parts: Iterable[Layer]) -> Layer:
+    """Settings of all axes, each of which is set by one."""
     layer: Layer = {}
-    for axis, value in cell.items():
-        origin = f"{where}.{axis}"
-        prefix = f"{axis}." if axis.partition(".")[0] in SETTING_KEYS else ""
-        entries = flatten(value, origin, prefix) if isinstance(value, dict) else {axis: SettingValue(value, origin)}
-        for path, entry in entries.items():
-            if path in NO_SETTINGS:
-                raise InputError(f"{entry.origin}: cannot be set here; {NO_SETTINGS[path]}.")
-            check_known(path.partition(".")[0], SETTING_KEYS, entry.origin.removesuffix(f".{path}"))
-            if path in layer:
-                raise InputError(f"{entry.origin}: is set by another axis, too: {layer[path].origin}.")
-            layer[path] = entry
+    for part in parts:
+        if not layer.keys().isdisjoint(part):
+            path = next(path for path in part if path in layer)
+            raise InputError(f"{part[path].origin}: is set by another axis, too: {layer[path].origin}.")
+        layer |= part
     return layer
 
 

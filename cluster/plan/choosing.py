@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from cluster.files.records import Run, StageState
@@ -43,7 +44,8 @@ def missing(run: Run, states: Mapping[str, StageState], again: Iterable[str] = (
 
 def ready(stage: str, chosen: Sequence[str], states: Mapping[str, StageState]) -> bool:
     """Whether all that a stage needs is completed or goes with it."""
-    return all(need in chosen or status(states, need) == "completed" for need in STAGES[stage].needs)
+    needs = STAGES[stage].needs
+    return not [need for need in needs if need not in chosen and status(states, need) != "completed"]
 
 
 def status(states: Mapping[str, StageState], stage: str) -> StageStatus:
@@ -66,7 +68,15 @@ def item(
     measured: cost.Measured,
     adjustment: Adjustment = Adjustment(),  # noqa: B008 - immutable
 ) -> PackItem:
-    numbered = tuple((stage, states[stage].attempts + 1 if stage in states else 1) for stage in stages)
+    tries = [states[stage].attempts + 1 if stage in states else 1 for stage in stages]
     times = measured.times.of(run.config, *stages)
-    shares = tuple([seconds / times.whole for seconds in times.of_stages])
-    return PackItem(run.id, numbered, times.whole * adjustment.time, adjustment, margin=times.margin, shares=shares)
+    whole = times.whole
+    shares = tuple([seconds / whole for seconds in times.of_stages])
+    numbered = _numbered(tuple(stages), tuple(tries))
+    return PackItem(run.id, numbered, whole * adjustment.time, adjustment, margin=times.margin, shares=shares)
+
+
+@cache
+def _numbered(stages: tuple[str, ...], tries: tuple[int, ...]) -> tuple[tuple[str, int], ...]:
+    """Stages with the numbers of their attempts: one object for all runs that have the same."""
+    return tuple(zip(stages, tries, strict=True))

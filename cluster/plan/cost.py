@@ -12,9 +12,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cluster.plan.memo import PerSettings
 from cluster.sites.profiles import Precision, Site
@@ -22,6 +22,7 @@ from tiny_transformers.settings.architecture import FAMILIES, flops_per_token, n
 from tiny_transformers.settings.config import HEAD_ROWS, RunConfig, tokens_at_once
 from tiny_transformers.settings.costs import keys_of_a_token, step_flops, story_tokens, training_tokens
 from tiny_transformers.settings.pruning import matrices
+from tiny_transformers.settings.sections import by_sections
 from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import STAGES
 
@@ -48,6 +49,7 @@ DECISIVE = {  # of training
 # 1:42:26 and 1:45:56 (the activation study, Table 4).
 STUDIES_SECONDS = {"gpt_neo": 6_146.0, "roberta": 6_356.0}
 STUDIES_TOKENS = 2_119_719 * 512  # padded
+_ENCODER = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Measured:
     _of_device: Callable[[str, float], Estimate] = field(init=False, repr=False, compare=False)
     _keys: PerSettings[str] = field(init=False, repr=False, compare=False)
     _shapes: PerSettings[str] = field(init=False, repr=False, compare=False)
+    of_stages: Callable[[tuple[str, ...]], list[_OfStage]] = field(init=False, repr=False, compare=False)
     times: PerSettings[Times] = field(init=False, repr=False, compare=False)
     _memory: PerSettings[int] = field(init=False, repr=False, compare=False)
     _curves: PerSettings[dict[int, float]] = field(init=False, repr=False, compare=False)
@@ -89,6 +92,7 @@ class Measured:
         object.__setattr__(self, "_of_device", cache(partial(_of_device, self.device)))
         object.__setattr__(self, "_keys", PerSettings(architecture_key))
         object.__setattr__(self, "_shapes", PerSettings(shape_key))
+        object.__setattr__(self, "of_stages", cache(partial(_of_stages, self)))
         object.__setattr__(self, "times", PerSettings(lambda config, *stages: _times(self, config, stages)))
         object.__setattr__(self, "_memory", PerSettings(memory))
         object.__setattr__(self, "_curves", PerSettings(lambda config: _curve(self, self._keys.of(config))))
@@ -101,6 +105,8 @@ class Measured:
     def speed(self, config: RunConfig, stage: str, slots: int = 1) -> Estimate:
         """FLOP/s of a whole pack with so many runs at a time: of this architecture's stage, of the stage with other
         models, of the profile, of the device."""
+        if self.is_empty:
+            return self.estimated(config, stage)
         key = self._keys.of(config) if self.by_architecture or self.together else ""
         if stage == "pretrain" and (exact := self.together.get(key, {}).get(slots)):
             return exact
@@ -114,6 +120,11 @@ class Measured:
     def _of_shape(self, config: RunConfig, stage: str) -> Estimate | None:
         return self.by_architecture.get((self._shapes.of(config), stage)) if self.by_architecture else None
 
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no speed was measured."""
+        return not (self.by_stage or self.by_architecture or self.together)
+
     @property
     def usual_overhead(self) -> float:
         """Seconds that a stage takes whatever its work is, where none has told."""
@@ -121,8 +132,8 @@ class Measured:
 
     def overhead(self, stage: str) -> float:
         """The same, but no more than the shortest one took."""
-        usual = self.usual_overhead
-        return min(usual, self.overheads[stage]) if stage in self.overheads else usual
+        shortest = self.overheads.get(stage)
+        return self.usual_overhead if shortest is None else min(self.usual_overhead, shortest)
 
     def work(self, config: RunConfig, stage: str) -> float:
         """FLOPs of a stage."""
@@ -136,7 +147,8 @@ class Measured:
         return (key, stage) in self.by_architecture or (stage == "pretrain" and 1 in self.together.get(key, {}))
 
     def estimated(self, config: RunConfig, stage: str) -> Estimate:
-        if own := STAGES[stage].own:
+        kind = STAGES[stage]
+        if own := kind.own:
             return Estimate(1.0, "its `minutes`" if own.minutes else "an hour, as it has no `minutes`")
         if self.profile:
             return Estimate(self.profile, "site profile")
@@ -144,7 +156,7 @@ class Measured:
             return Estimate(self.cores * ASSUMED_OF_A_CORE, "assumed of its CPUs: the site says no `flops`")
         if not self.device:
             return Estimate(ASSUMED, "assumed: the site says neither `flops` nor `peak_flops`")
-        asked = config.train.precision if STAGES[stage].trains else config.evaluation.precision
+        asked = config.train.precision if kind.trains else config.evaluation.precision
         return self._of_device(asked, config.model.utilisation)
 
     def curve(self, config: RunConfig) -> Mapping[int, float]:
@@ -178,7 +190,13 @@ class Measured:
     def seconds(self, config: RunConfig, *stages: str, slots: int = 1) -> float:
         """Return the seconds of these stages of a run that has the speed of the pack, with so many runs at a time, for
         itself: runs that share a pack share it, so that what they take together is the sum."""
-        times = self.times.of(config, *stages)
+        return self._together(config, self.times.of(config, *stages), slots)
+
+    def of_each(self, config: RunConfig, stages: tuple[str, ...], slots: int) -> list[float]:
+        """Return `seconds` of each of these stages, which are not kept."""
+        return [self._together(config, _times(self, config, (stage,)), slots) for stage in stages]
+
+    def _together(self, config: RunConfig, times: Times, slots: int) -> float:
         return times.started / slots + times.steady + self._pretraining(config, times, slots)
 
     def shares(self, config: RunConfig, *stages: str, most: int) -> tuple[float, ...]:
@@ -186,8 +204,8 @@ class Measured:
         times, numbers = self.times.of(config, *stages), range(1, most + 1)
         if times.pretraining and (self.gains or self.together):
             return tuple(self.seconds(config, *stages, slots=number) for number in numbers)
-        rest = times.steady + times.pretraining
-        return tuple([times.started / number + rest for number in numbers])
+        started, rest = times.started, times.steady + times.pretraining
+        return tuple([started / number + rest for number in numbers])
 
     def _pretraining(self, config: RunConfig, times: Times, slots: int) -> float:
         if slots == 1 or not times.pretraining or not (self.gains or self.together):
@@ -229,15 +247,16 @@ def architecture_key(config: RunConfig) -> str:
 
 
 def _digest(config: RunConfig, left_out: set[str]) -> str:
-    decisive = {
-        "model": config.model.model_dump(mode="json", exclude=left_out),
-        "source": config.data.source,
-        "max_length": config.data.max_length,
-        "train": config.train.model_dump(mode="json", include=DECISIVE),
-    }
+    decisive = {"model": config.model.model_dump(mode="json", exclude=left_out), **_decisive_beside(config)}
     if config.teacher:
         decisive["teacher"] = config.teacher.model.model_dump(mode="json", exclude=left_out)
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(_ENCODER.encode(decisive).encode()).hexdigest()[:12]
+
+
+@by_sections("data", "train")
+def _decisive_beside(config: RunConfig) -> dict[str, Any]:
+    data, train = config.data, config.train.model_dump(mode="json", include=DECISIVE)
+    return {"source": data.source, "max_length": data.max_length, "train": train}
 
 
 def shape_key(config: RunConfig) -> str:
@@ -281,8 +300,13 @@ def studies_seconds(config: RunConfig) -> float | None:
     if seconds := budgeted_seconds(config):
         return seconds
     tokens = training_tokens(config) / story_tokens(config) * config.data.max_length
-    base = 3.0 * flops_per_token(FAMILIES[family](), training=True)
-    return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * base)
+    return STUDIES_SECONDS[family] * tokens * training_flops(config) / (STUDIES_TOKENS * _base_flops(family))
+
+
+@cache
+def _base_flops(family: str) -> float:
+    """FLOPs of training one token, of a family's base model."""
+    return 3.0 * flops_per_token(FAMILIES[family](), training=True)
 
 
 def budgeted_seconds(config: RunConfig) -> float:
@@ -297,18 +321,40 @@ def flops(config: RunConfig, stage: str, sizes: Sizes = UNKNOWN) -> float:
     return STAGES[stage].work(config, sizes)
 
 
+class _OfStage(NamedTuple):
+    """What the time of a stage goes by, whatever the run is."""
+
+    name: str
+    work: Callable[[RunConfig, Sizes], float]
+    overhead: float
+    shares: bool  # the device
+    is_told: bool  # its time, by the user
+
+
+def _of_stages(measured: Measured, stages: tuple[str, ...]) -> list[_OfStage]:
+    kinds = [STAGES[stage] for stage in stages]
+    return [
+        _OfStage(
+            kind.name, kind.work, measured.overhead(kind.name), shares_device(kind.name),
+            bool(kind.own and kind.own.minutes),
+        )
+        for kind in kinds
+    ]  # fmt: skip
+
+
 def _times(measured: Measured, config: RunConfig, stages: tuple[str, ...]) -> Times:
     started = pretraining = steady = estimated = 0.0
     of_stages: list[float] = []
-    for stage in stages:
-        overhead, computed, budgeted = measured.overhead(stage), 0.0, 0.0
-        if work := measured.work(config, stage):
+    for stage, work_of, overhead, shares, is_told in measured.of_stages(stages):
+        computed = budgeted = 0.0
+        if work := work_of(config, measured.sizes):
             computed = work / measured.speed(config, stage).value
-            estimated += 0.0 if _is_told(measured, config, stage) else computed
+            if not (is_told or measured.is_measured(config, stage)):
+                estimated += computed
         if stage == "pretrain":
             budgeted = budgeted_seconds(config)
             pretraining = computed
-        elif shares_device(stage):
+        elif shares:
             steady += computed
         else:
             started += computed
@@ -322,12 +368,6 @@ def shares_device(stage: str) -> bool:
     """Whether it takes longer beside others: a user's stage may not compute on the device at all."""
     own = STAGES[stage].own
     return own is None or own.gpu
-
-
-def _is_told(measured: Measured, config: RunConfig, stage: str) -> bool:
-    """Whether its time is known, by a measurement or by the user."""
-    own = STAGES[stage].own
-    return measured.is_measured(config, stage) or bool(own and own.minutes)
 
 
 def own_memory(stages: Iterable[str]) -> int:

@@ -3,11 +3,12 @@ share it. Pure: reads no files, calls no SLURM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 from cluster.files.choices import SeededRun
-from cluster.files.identity import Around, seeded
+from cluster.files.identity import Identities
 from cluster.files.identity import identity as identity  # of the plan, as it is asked for
 from cluster.files.records import Run, StudyRecord
 from cluster.manifest.loading import Cell, Manifest
@@ -21,19 +22,19 @@ from tiny_transformers.settings.stages import STAGES, needed_by
 def expand(cells: Iterable[Cell]) -> list[Run]:
     """Runs in the order of the cells; a run that several studies contain is there once, with all its stages. Before a
     run that needs the product of another one comes that one, with the stages that make it."""
-    identities = PerSettings(Around())
+    identities, ordered = Identities(), cache(in_order)
     planned: dict[str, tuple[Named, tuple[str, ...]]] = {}  # run id -> what it is called by, and its stages
 
-    def add(study: str, model: str, config: RunConfig, stages: Sequence[str]) -> None:
-        for other in (other for stage in stages for other in STAGES[stage].of_others(config)):
+    def add(study: str, model: str, config: RunConfig, stages: tuple[str, ...]) -> None:
+        for other in [other for stage in stages for other in STAGES[stage].of_others(config)]:
             add(study, other.model, other.config, in_order({other.stage, *needed_by([other.stage])}))
-        run_id = seeded(identities.of(config), config.seed)
+        run_id = identities.of(config)
         if run_id not in planned:
-            planned[run_id] = Named((study,), model, config), in_order(stages)
+            planned[run_id] = Named((study,), model, config), ordered(stages)
             return
         known, before = planned[run_id]
         studies = tuple(dict.fromkeys((*known.studies, study)))
-        planned[run_id] = known._replace(studies=studies), in_order((*before, *stages))
+        planned[run_id] = known._replace(studies=studies), ordered((*before, *stages))
 
     for cell in cells:
         add(cell.study, cell.model, cell.config, cell.stages)
@@ -58,11 +59,11 @@ def merged(runs: Iterable[Run]) -> list[Run]:
 def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] = ()) -> list[StudyRecord]:
     """The studies that these cells are of; `overrides`: the --set texts that they were made with. Runs that are there
     for others to learn from are not among those that are compared."""
-    identities = PerSettings(Around())
+    identities = Identities()
     runs: dict[str, dict[str, bool]] = {}  # study -> run id -> whether it is a baseline
     stages: dict[str, tuple[str, ...]] = {}
     for cell in cells:
-        run_id = seeded(identities.of(cell.config), cell.config.seed)
+        run_id = identities.of(cell.config)
         of_study = runs.setdefault(cell.study, {})
         of_study[run_id] = of_study.get(run_id, False) or cell.baseline  # cells may come to one run
         stages[cell.study] = cell.stages
@@ -81,10 +82,10 @@ def studies(manifest: Manifest, cells: Iterable[Cell], overrides: Iterable[str] 
 
 def seeded_runs(cells: Iterable[Cell]) -> list[SeededRun]:
     """The run of each of these cells, by its id, name and seed."""
-    identities, cells = PerSettings(Around()), list(cells)
+    identities, cells = Identities(), list(cells)
     named = naming.names(Named((cell.study,), cell.model, cell.config) for cell in cells)
     return [
-        {"run_id": seeded(identities.of(cell.config), cell.config.seed), "name": name, "seed": cell.config.seed}
+        {"run_id": identities.of(cell.config), "name": name, "seed": cell.config.seed}
         for cell, name in zip(cells, named, strict=True)
     ]
 

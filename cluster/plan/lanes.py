@@ -41,12 +41,12 @@ class Course:
 class _AtWork:
     """A run that has begun and not ended."""
 
-    __slots__ = ("left", "load", "place")
+    __slots__ = ("lasts", "left", "memory", "place")
 
     def __init__(self, place: int, load: Load) -> None:
         self.left = 1.0  # part of it
         self.place = place  # in the order in which runs begin
-        self.load = load
+        self.lasts, self.memory = load.lasts, load.memory
 
 
 class Device:
@@ -78,19 +78,19 @@ class Device:
         """Until a run ends."""
         number = len(self._at_work)
         which = number - 1
-        step = min([run.left * run.load.lasts[which] for run in self._at_work])
+        step = min([run.left * run.lasts[which] for run in self._at_work])
         self.now += step
         self._own += step / number
         self._busy += step * number
         going: list[_AtWork] = []
         for run in self._at_work:
-            last = run.load.lasts[which]
+            last = run.lasts[which]
             run.left -= step / last if last else 1.0
             if run.left > 1e-9:
                 going.append(run)
                 continue
             self._shares[run.place] += self._own - self._began[run.place]
-            self.free += run.load.memory
+            self.free += run.memory
         self._at_work = going
 
     def course(self) -> Course:
@@ -153,8 +153,8 @@ class Packing:
     def _beside(self, device: Device, end: float, waiting: _Sorted) -> int:
         """Return the longest run that ends by then, and leaves enough memory for small ones in the other lanes; if
         there is none, one that leaves less. -1 if nothing fits."""
-        room = end - device.after - device.now
-        spared = (device.lanes - device.at_work - 1) * waiting.least() if device.free < math.inf else 0
+        room, others = end - device.after - device.now, device.lanes - device.at_work - 1
+        spared = others * waiting.least() if others and device.free < math.inf else 0
         number = waiting.longest(room, device.free - spared)
         return number if number >= 0 or not spared else waiting.longest(room, device.free)
 
@@ -168,13 +168,14 @@ class _Sorted:
     """The runs that wait, by how long they last in so many lanes: all of them, and apart by their memory."""
 
     def __init__(self, loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
-        self._loads, self._which = loads, lanes - 1
+        self._lasts = lasts = [load.lasts[lanes - 1] for load in loads]
         numbers = [number for number in range(len(loads)) if waiting[number]]
+        numbers.sort(key=lasts.__getitem__, reverse=True)
         parts: dict[int, list[int]] = {}
         for number in numbers:
             parts.setdefault(int(math.log(max(1, loads[number].memory), CLASS)), []).append(number)
-        self._every = _Line(numbers, loads, waiting, lanes)
-        self._apart = [_Line(parts[key], loads, waiting, lanes) for key in sorted(parts)]  # the least memory first
+        self._every = _Line(numbers, loads, waiting, lasts)
+        self._apart = [_Line(parts[key], loads, waiting, lasts) for key in sorted(parts)]  # the least memory first
 
     def least(self) -> int:
         """Return the least memory that a run still needs, or a little less."""
@@ -186,20 +187,26 @@ class _Sorted:
         """Return the longest run that waits and fits, or -1."""
         if (number := self._every.longest(room, memory)) != GAVE_UP:
             return number
-        fitting = [line.longest(room, memory) for line in self._apart if line.least <= memory]
-        return max((n for n in fitting if n >= 0), key=lambda n: self._loads[n].lasts[self._which], default=-1)
+        found, lasts = -1, -1.0
+        for line in self._apart:
+            if line.least > memory:
+                break
+            if (number := line.longest(room, memory)) >= 0 and self._lasts[number] > lasts:
+                found, lasts = number, self._lasts[number]
+        return found
 
 
 class _Line:
-    """Runs, the longest first. What is in a pack is jumped over."""
+    """Runs in this order, the longest first. What is in a pack is jumped over."""
 
-    def __init__(self, numbers: Iterable[int], loads: Sequence[Load], waiting: bytearray, lanes: int) -> None:
+    def __init__(
+        self, numbers: Sequence[int], loads: Sequence[Load], waiting: bytearray, lasts: Sequence[float]
+    ) -> None:
         self._waiting = waiting
-        self._numbers = sorted(numbers, key=lambda number: -loads[number].lasts[lanes - 1])
-        self._keys = [-loads[number].lasts[lanes - 1] for number in self._numbers]
-        self._memory = [loads[number].memory for number in self._numbers]
+        self._keys = [-lasts[number] for number in numbers]
+        self._memory = [loads[number].memory for number in numbers]
         self.least = min(self._memory)
-        self._numbers.append(len(loads))
+        self._numbers = [*numbers, len(loads)]
         self._next = list(range(1, len(self._numbers) + 1))
 
     @property
@@ -208,9 +215,9 @@ class _Line:
 
     def longest(self, room: float, memory: float) -> int:
         """Return the longest that waits and fits, or -1; GAVE_UP where many that are short enough are too large."""
-        place = self._find(0 if room == math.inf else bisect_left(self._keys, -room))
+        place, end = self._find(0 if room == math.inf else bisect_left(self._keys, -room)), len(self._keys)
         for _ in range(LOOKED_AT):
-            if place == len(self._keys):
+            if place == end:
                 return -1
             if self._memory[place] <= memory:
                 return self._numbers[place]
@@ -219,11 +226,11 @@ class _Line:
 
     def _find(self, place: int) -> int:
         """Return the first place from here on whose run still waits."""
-        found = place
-        while not self._waiting[self._numbers[found]]:
-            found = self._next[found]
+        found, waiting, numbers, following = place, self._waiting, self._numbers, self._next
+        while not waiting[numbers[found]]:
+            found = following[found]
         while place != found:
-            self._next[place], place = found, self._next[place]
+            following[place], place = found, following[place]
         return found
 
 

@@ -19,16 +19,18 @@ class PerSettings(Generic[T]):
 
     def __init__(self, compute: Callable[..., T]) -> None:
         self._compute = compute
-        # By the model, of which there are most.
-        self._known: dict[tuple[Any, ...], tuple[tuple[RunConfig, T], ...]] = {}
+        # By the model, of which there are most: settings, their value, and those before with the same model.
+        self._known: dict[Any, tuple[RunConfig, T, Any]] = {}
 
     def of(self, config: RunConfig, *more: Any) -> T:
-        key = id(config.model), more
-        for other, value in (known := self._known.get(key, ())):
-            if other is config or _alike(other, config):
-                return value
+        key = (id(config.model), *more) if more else id(config.model)
+        known = before = self._known.get(key)
+        while known:
+            if known[0] is config or _alike(known[0], config):
+                return known[1]
+            known = known[2]
         value = self._compute(config, *more)
-        self._known[key] = (*known, (config, value))
+        self._known[key] = config, value, before
         return value
 
 

@@ -32,15 +32,18 @@ def names(these: Iterable[Named]) -> list[str]:
     at its default."""
     plain, these = PerSettings(lambda config, model: (_unseeded_name(config, model), config)), list(these)
     named = [plain.of(each.config, each.model) for each in these]  # with the settings of the first seed
-    alike: dict[tuple[str, str], dict[int, RunConfig]] = {}  # study, name -> of each settings those of its first seed
-    for each, (name, first) in zip(these, named, strict=True):
+    called: dict[tuple[str, str], RunConfig] = {}  # study, name -> the settings that have it first
+    alike: dict[tuple[str, str], dict[int, RunConfig]] = {}  # those that others have, too -> all of these
+    for each, (name, config) in zip(these, named, strict=True):
         for study in each.studies:
-            alike.setdefault((study, name), {})[id(first)] = first
-    telling = {key: differing([*configs.values()]) for key, configs in alike.items() if len(configs) > 1}
+            first = called.setdefault((study, name), config)
+            if first is not config:
+                alike.setdefault((study, name), {id(first): first})[id(config)] = config
+    telling = {key: differing([*configs.values()]) for key, configs in alike.items()}
     more = PerSettings(lambda config, keys: "".join(f"-{word}" for word in differences(config, keys, usual=False)))
     found = []
     for each, (name, _) in zip(these, named, strict=True):
-        keys = dict.fromkeys(key for study in each.studies for key in telling.get((study, name), ()))
+        keys = dict.fromkeys([key for study in each.studies for key in telling.get((study, name), ())])
         found.append(f"{name}{more.of(each.config, tuple(keys)) if keys else ''}-s{each.config.seed}")
     return found
 

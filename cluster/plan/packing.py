@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import groupby
 
 from cluster.errors import InputError
@@ -66,7 +67,7 @@ class Pack:
     busy: float  # seconds of all runs, from the beginning of each to its end
     open: float  # seconds that its slots are there for them
 
-    @property
+    @cached_property
     def asked(self) -> float:
         """Seconds, with each run's margin."""
         return sum(item.seconds * item.margin for item in self.items)
@@ -128,9 +129,11 @@ class _Group:
         alone: bool,
     ) -> None:
         self.runs, self.site, self.measured, self.exclude = runs, site, measured, exclude
-        needs = PerSettings(lambda config, *stages: _need(config, stages, site, measured))
-        stages = {item.run_id: [stage for stage, _ in item.stages] for item in items}
-        self.needs = {item.run_id: needs.of(runs[item.run_id].config, *stages[item.run_id]) for item in items}
+        self.stages, self.parted = cache(_names), cache(_parted)
+        needs, said = PerSettings(lambda config: _model_need(config, site, measured)), cache(cost.own_memory)
+        self.needs = {
+            item.run_id: _need(needs.of(runs[item.run_id].config), said(self.stages(item.stages))) for item in items
+        }
         self.largest = max(items, key=lambda item: self.needs[item.run_id][0])
         # The job fits its runs into one GPU's memory, or into the host's. Elsewhere slots are those of the largest run.
         self.fits_memory = site.scheduler == "slurm" and site.gpus <= 1 and not (site.slots or site.mig or less_memory)
@@ -175,17 +178,16 @@ class _Group:
         figures = PerSettings(self._figures)
         loads = []
         for item in self.items:
-            whole, shares, apart = figures.of(self.runs[item.run_id].config, *[stage for stage, _ in item.stages])
+            whole, shares, apart = figures.of(self.runs[item.run_id].config, self.stages(item.stages))
             factor = item.seconds / whole
             lasts = tuple([factor * number * share for number, share in enumerate(shares, 1)])
             loads.append(Load(lasts, self._taken(item) if self.fits_memory else 0, factor * apart))
         return loads
 
-    def _figures(self, config: RunConfig, *stages: str) -> tuple[float, tuple[float, ...], float]:
+    def _figures(self, config: RunConfig, stages: tuple[str, ...]) -> tuple[float, tuple[float, ...], float]:
         """Return the seconds of these stages: of all, of those that go beside others for each number of runs at a time,
         and of those that are alone on the device."""
-        apart = [stage for stage in stages if STAGES[stage].alone]
-        together = [stage for stage in stages if stage not in apart] if apart else stages
+        together, apart = self.parted(stages)
         shares = self.measured.shares(config, *together, most=self.slots)
         alone = self.measured.seconds(config, *apart) if apart else 0.0
         return shares[0] + alone, shares, alone
@@ -318,15 +320,24 @@ class _Need:
     basis: str
 
 
-def _need(config: RunConfig, stages: Sequence[str], site: Site, measured: cost.Measured) -> tuple[int, str]:
-    """The MB that these stages of a run are planned with, and by what: as measured, or else the closed form, and what a
-    user says of stages of their own."""
-    need, basis = _model_need(config, site, measured)
-    said = cost.own_memory(stages)
-    return (said, "a stage's `memory`") if said > need else (need, basis)
+def _names(stages: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple([stage for stage, _ in stages])
+
+
+def _parted(stages: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that go beside others, and those that are alone on the device."""
+    apart = tuple([stage for stage in stages if STAGES[stage].alone])
+    return tuple([stage for stage in stages if stage not in apart]), apart
+
+
+def _need(of_model: tuple[int, str], said: int) -> tuple[int, str]:
+    """The MB that a run's stages are planned with, and by what: its model, or what a user says of stages of their
+    own."""
+    return (said, "a stage's `memory`") if said > of_model[0] else of_model
 
 
 def _model_need(config: RunConfig, site: Site, measured: cost.Measured) -> tuple[int, str]:
+    """As measured, or else by the closed form."""
     if peak := measured.peak(config):
         return math.ceil(peak.value * cost.MEMORY_MARGIN), f"{peak.basis} x {cost.MEMORY_MARGIN}"
     need = cost.memory(config, bool(site.gpus))

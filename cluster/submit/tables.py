@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from rich import box
@@ -90,18 +91,23 @@ def studies_table(runs: Sequence[Run], items: Sequence[PackItem], site: Site, or
     titles = ("study", "runs", "models", "runs to do", "stage runs", site.hours_unit)
     for title in (*titles, *(["studies' way"] if own_way else [])):
         table.add_column(title, justify="left" if title == "study" else "right")
+    texts = PerSettings(lambda config: config.model.model_dump_json())
     for study in sorted({study for run in runs for study in run.studies}, key=list(order).index):
-        _add_study(table, study, [run for run in runs if study in run.studies], todo, own_way)
+        _add_study(table, study, [run for run in runs if study in run.studies], todo, own_way, texts)
     table.add_section()
-    _add_study(table, "in all, each once", runs, todo, own_way)
+    _add_study(table, "in all, each once", runs, todo, own_way, texts)
     return table
 
 
 def _add_study(
-    table: Table, name: str, runs: Sequence[Run], todo: Mapping[str, PackItem], own_way: Mapping[str, float]
+    table: Table,
+    name: str,
+    runs: Sequence[Run],
+    todo: Mapping[str, PackItem],
+    own_way: Mapping[str, float],
+    texts: PerSettings[str],
 ) -> None:
     own = [todo[run.id] for run in runs if run.id in todo]
-    texts = PerSettings(lambda config: config.model.model_dump_json())
     models = {texts.of(run.config) for run in runs}
     figures = (len(runs), len(models), len(own), sum(len(item.stages) for item in own))
     seconds = sum(item.seconds for item in own)
@@ -116,13 +122,18 @@ def stages_table(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measur
     counts: Counter[str] = Counter()
     seconds: defaultdict[str, float] = defaultdict(float)
     bases: dict[str, Counter[str]] = {stage: Counter() for stage in STAGES}
-    kinds = PerSettings(lambda config, stage, slots: _kind(config, stage, slots, measured))
+
+    def figures(config: RunConfig, stages: tuple[str, ...], slots: int) -> list[tuple[str, float, str]]:
+        kinds = [_kind(config, stage, slots, measured) for stage in stages]
+        return [*zip(stages, measured.of_each(config, stages, slots), kinds, strict=True)]
+
+    known = PerSettings(figures)
     for item, slots in _at_a_time(arrays):
-        config = by_id[item.run_id].config
-        for stage, _ in item.stages:
+        stages = tuple([stage for stage, _ in item.stages])
+        for stage, takes, kind in known.of(by_id[item.run_id].config, stages, slots):
             counts[stage] += 1
-            seconds[stage] += measured.seconds(config, stage, slots=slots) * item.adjustment.time
-            bases[stage][kinds.of(config, stage, slots)] += 1
+            seconds[stage] += takes * item.adjustment.time
+            bases[stage][kind] += 1
     table = _table("")
     for title in ("stage", "stage runs", unit, "by the speed"):
         table.add_column(title, justify="right" if title in ("stage runs", unit) else "left")
@@ -141,9 +152,14 @@ def _kind(config: RunConfig, stage: str, slots: int, measured: cost.Measured) ->
     """A figure's basis without its numbers."""
     if stage == "pretrain" and cost.budgeted_seconds(config):
         return "a budget of hours"
-    if not cost.flops(config, stage):
+    if not measured.work(config, stage):
         return "fixed"
-    return re.sub(r" \(\d+\)", "", measured.speed(config, stage, slots).basis)
+    return _without_counts(measured.speed(config, stage, slots).basis)
+
+
+@cache
+def _without_counts(basis: str) -> str:
+    return re.sub(r" \(\d+\)", "", basis)
 
 
 def studies_way(arrays: Sequence[Array], runs: Sequence[Run], unit: str, measured: cost.Measured) -> str:

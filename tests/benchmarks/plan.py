@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from cluster.cli.entry import collect_rarely
+from cluster.cli.shared import that_stays
 from cluster.manifest import grids, loading
 from cluster.plan import choosing, cost, expansion, packing
 from cluster.sites import profiles
@@ -43,7 +44,8 @@ def shapes(count: int) -> dict[str, str]:
 def planned(path: Path) -> tuple[int, float]:
     """Runs, and the seconds that planning them took."""
     started = time.process_time()
-    runs = expansion.expand(grids.cells(loading.load(path)))
+    with that_stays():  # as `submit` does
+        runs = expansion.expand(grids.cells(loading.load(path)))
     where = profiles.load("delftblue")
     measured = cost.Measured.nothing(where)
     items = [choosing.item(run, choosing.missing(run, {}), {}, measured) for run in runs]

@@ -15,6 +15,7 @@ from tiny_transformers.settings.base import Probability
 from tiny_transformers.settings.brainformer_architecture import Brainformer
 from tiny_transformers.settings.feed_forward.kind import plain_units
 from tiny_transformers.settings.program import Program
+from tiny_transformers.settings.recurrence import Recurrence
 from tiny_transformers.settings.transformer import Architecture
 
 
@@ -99,9 +100,8 @@ class Llama(Architecture):
     max_position_embeddings: PositiveInt = 512
     dropout: Probability = 0.0  # of attention's weights alone, as Hugging Face's Llama has it
 
-    def _resolve_recurrence(self) -> None:
-        if self.recurrence:
-            raise ValueError("recurrence adds its signal where positions are embedded, and Llama's are not")
+    def _resolve_recurrence(self, recurrence: Recurrence) -> None:  # noqa: ARG002
+        raise ValueError("recurrence adds its signal where positions are embedded, and Llama's are not")
 
     def _resolve_feed_forward(self) -> None:
         if self.ffn.activations is None and self.ffn.takes_gated:

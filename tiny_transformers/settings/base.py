@@ -30,8 +30,9 @@ class Settings(BaseModel):
     def _a_truth_value_is_no_number(cls, given: Any) -> Any:
         """To YAML `yes` is true, and to pydantic true is 1."""
         if isinstance(given, dict):
+            numbers = _numbers(cls)
             for name, value in given.items():
-                if value.__class__ not in MAY_HAVE or not _is_number(cls, name):
+                if value.__class__ not in MAY_HAVE or name not in numbers:
                     continue
                 if wrong := [*_truth_values(value, (name,))]:
                     found = [InitErrorDetails(type=NO_NUMBER, loc=where, input=each) for where, each in wrong]
@@ -53,11 +54,10 @@ def _truth_values(given: Any, where: tuple[str | int, ...]) -> Iterator[tuple[tu
 
 
 @cache
-def _is_number(settings: type[Settings], name: str) -> bool:
-    """Whether this setting has numbers, and no truth values."""
-    field = settings.model_fields.get(name)
-    kinds = set(_kinds(field.annotation)) if field else set()
-    return bool(kinds & {int, float}) and not kinds & {bool, Any}
+def _numbers(settings: type[Settings]) -> set[str]:
+    """The settings that have numbers, and no truth values."""
+    kinds = {name: set(_kinds(field.annotation)) for name, field in settings.model_fields.items()}
+    return {name for name, found in kinds.items() if found & {int, float} and not found & {bool, Any}}
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,16 +16,16 @@ def by_sections(first: str, second: str) -> Callable[[Callable[..., T]], Callabl
     sections = attrgetter(first, second)
 
     def decorated(compute: Callable[..., T]) -> Callable[..., T]:
-        last: tuple[tuple[Any, ...], T] | None = None  # with the objects, which live as long
+        last: tuple[Any, Any, tuple[Any, ...], T] | None = None  # with the objects, which live as long
 
         @wraps(compute)
         def computed(config: Any, *more: Any) -> T:
             nonlocal last
-            given = (*sections(config), *more)
-            if (known := last) and len(known[0]) == len(given) and all(map(is_, known[0], given)):
-                return known[1]
+            one, other = sections(config)
+            if (known := last) and known[0] is one and known[1] is other and known[2] == more:
+                return known[3]
             found = compute(config, *more)
-            last = given, found
+            last = one, other, more, found
             return found
 
         return computed

@@ -47,7 +47,7 @@ def misfit(config: RunConfig, stages: Sequence[str]) -> str | None:
     if others := read_other_corpora(stages, config.data.is_stream):
         return f"stages: {others[0]} is not for models of {config.data.corpus}"
     for stage in stages:
-        if told := STAGES[stage].misfit(config):
+        if (misfit_of := STAGES[stage].misfit) and (told := misfit_of(config)):
             return told
     return None
 

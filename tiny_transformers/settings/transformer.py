@@ -68,11 +68,16 @@ class Architecture(Settings):
         self._resolve_feed_forward()
         self._resolve_activation()
         self._resolve_attention()
-        self._resolve_order()
-        self._resolve_recurrence()
-        self._check_sharing()
-        self._resolve_scaling()
-        self._resolve_linformer()
+        if self.order is not None:
+            self._resolve_order(self.order)
+        if self.recurrence is not None:
+            self._resolve_recurrence(self.recurrence)
+        if self.sharing is not None:
+            self._check_sharing(self.sharing)
+        if self.scaling is not None:
+            self._resolve_scaling(self.scaling)
+        if self.linformer is not None:
+            self._resolve_linformer(self.linformer)
         return self
 
     def _resolve_feed_forward(self) -> None:
@@ -81,7 +86,8 @@ class Architecture(Settings):
         ffn.check(self.activation, None if self.bias is self.stock_bias else self.bias, self.initialization)
 
     def _resolve_activation(self) -> None:
-        self._resolve(activation=self.activation or self.ffn.usual_activation)
+        if self.activation is None:
+            self._resolve(activation=self.ffn.usual_activation)
         activation = self._activation
         if activation.gated and not self.ffn.takes_gated:
             raise ValueError(f"activation {self.activation} gates linear layers, which {self.ffn.kind} replaces")
@@ -95,8 +101,8 @@ class Architecture(Settings):
 
     def _resolve_attention(self) -> None:
         heads, kv_heads = self.heads, self.num_key_value_heads
-        for name in ("hidden_size", "qk_size", "v_size"):
-            size = getattr(self, name)
+        sizes = {"hidden_size": self.hidden_size, "qk_size": self.qk_size, "v_size": self.v_size}
+        for name, size in sizes.items():
             if size is not None and size % heads:
                 raise ValueError(f"{name} {size} is not a multiple of {self.heads_name} {heads}")
         if kv_heads is not None and heads % kv_heads:
@@ -108,51 +114,43 @@ class Architecture(Settings):
             bias=self.stock_bias if self.bias is None else self.bias,
         )
 
-    def _resolve_order(self) -> None:
-        if self.order is None:
-            return
-        order, layers = modules(self.order), self.layers
+    def _resolve_order(self, written: str) -> None:
+        order, layers = modules(written), self.layers
         if max(order.count("s"), order.count("f")) != layers:
             counts = f"{order.count('s')} attention and {order.count('f')} feed-forward modules"
-            raise ValueError(f"order {self.order} has {counts}; the larger must be the number of layers, {layers}")
+            raise ValueError(f"order {written} has {counts}; the larger must be the number of layers, {layers}")
         self._resolve(order=None if order == "sf" * layers else order)
 
-    def _resolve_recurrence(self) -> None:
-        if self.recurrence is None:
-            return
-        self.recurrence.check(self.layers, self.order)
+    def _resolve_recurrence(self, recurrence: Recurrence) -> None:
+        recurrence.check(self.layers, self.order)
         if self.sharing and (self.sharing.modules != "all" or self.sharing.first):
             raise ValueError("recurrence is of whole layers, all of them: leave out sharing.modules and sharing.first")
         self._resolve(sharing=self.sharing or Sharing(strategy="seq", unique_layers=1))
 
-    def _check_sharing(self) -> None:
-        if self.sharing is None:
-            return
+    def _check_sharing(self, sharing: Sharing) -> None:
         if self.order is not None:
             raise ValueError("sharing is of whole layers; it cannot be combined with an order of modules")
-        if self.sharing.first == self.layers:
-            self._resolve(sharing=self.sharing.model_copy(update={"first": None}))
-        self.sharing.check(self.layers)
+        if sharing.first == self.layers:
+            sharing = sharing.model_copy(update={"first": None})
+            self._resolve(sharing=sharing)
+        sharing.check(self.layers)
 
-    def _resolve_scaling(self) -> None:
-        if self.scaling is None:
-            return
+    def _resolve_scaling(self, scaling: Scaling) -> None:
         assert self.num_key_value_heads
         if self.sharing is not None or self.order is not None:
             raise ValueError("scaling is of whole layers of their own: it cannot be combined with sharing or an order")
         group = self.heads // self.num_key_value_heads
-        scaling = self.scaling.resolved(self.layers, self.heads, group, self.intermediate_size)
+        scaling = scaling.resolved(self.layers, self.heads, group, self.intermediate_size)
         if scaling.units and not self.ffn.has_free_units:
             raise ValueError(
                 f"scaling.feed_forward and units: the sizes of {self.ffn.kind} follow from its own settings"
             )
         self._resolve(intermediate_size=max(scaling.units or [self.intermediate_size]), scaling=scaling.uneven)
 
-    def _resolve_linformer(self) -> None:
-        if self.linformer:
-            self.linformer.check(self.positions, causal=self.causal)
-            attentions, _ = sized_modules(self, unique=True)
-            self._resolve(linformer=self.linformer.resolved(sum([count for count, _ in attentions])))
+    def _resolve_linformer(self, linformer: Linformer) -> None:
+        linformer.check(self.positions, causal=self.causal)
+        attentions, _ = sized_modules(self, unique=True)
+        self._resolve(linformer=linformer.resolved(sum([count for count, _ in attentions])))
 
     # --- what follows from it
 

@@ -1,5 +1,6 @@
 """The commands from end to end on this machine, with stand-ins for the stages."""
 
+import gc
 import json
 import os
 import re
@@ -851,3 +852,19 @@ def test_tick_names_what_is_spoilt_and_is_paused_where_that_cannot_be_known(comm
     assert "Nothing to do." in ticked.stdout
     (tmp_path / "output" / "paused.json").write_text("[]")
     assert "paused.json: is no paused.json" in command("tick", check=False).stderr.replace("\n", "")
+
+
+def test_what_stays_is_made_without_looking_for_garbage_and_never_looked_through():
+    frozen = gc.get_freeze_count()
+    with shared.that_stays():
+        assert not gc.isenabled()
+        kept = [[] for _ in range(1_000)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= frozen + len(kept)
+    gc.disable()  # as in a process that does so itself
+    try:
+        with shared.that_stays():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -54,10 +54,6 @@ class Tasks:
     group: Callable[[str], str] = lambda _: ""  # the common title of tasks side by side
 
 
-def _nothing(_: Any) -> None:
-    """Returns None: there is nothing to object to."""
-
-
 def _no_measure(task: str, metric: str) -> None:
     """Returns None: `measures` has all."""
 
@@ -87,8 +83,10 @@ class StageKind:
     flops: Callable[..., float] = lambda _: 0.0  # from the settings
     by_size: bool = False  # `flops` is given the sizes of the data, too
     of_others: Callable[[Any], list[Other]] = lambda _: []  # the products of other runs that it needs
-    check: Callable[[Any], None] = _nothing  # raises ValueError for settings with which no run can be, with any stages
-    misfit: Callable[[Any], str | None] = _nothing  # why a run with these settings cannot have the stage, in words
+    # Raises ValueError for settings with which no run can be, with any stages; None: there is nothing to look at.
+    check: Callable[[Any], None] | None = None
+    # Why a run with these settings cannot have the stage, in words, or None.
+    misfit: Callable[[Any], str | None] | None = None
     measures: tuple[Measure, ...] = ()  # columns of the report
     measure_of: Callable[[str, str], Measure | None] = _no_measure  # one of a task and a metric that only results name
     caveat: Callable[[Any], str] = lambda _: ""  # what stands behind the title of its scores, wherever they are shown
