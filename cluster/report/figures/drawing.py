@@ -73,7 +73,8 @@ def sheets_of(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KIN
 
 def note(sheet: Sheet, notes: Mapping[str, str]) -> None:
     """Write into the picture and below it what has to stand behind a title that it has."""
-    told = [note for title, note in notes.items() if sheet.speaks_of(title)]
+    written = sheet.written() if notes else []
+    told = [note for title, note in notes.items() if any(title in each for each in written)]
     if told:
         sheet.note(", ".join(told))
         sheet.caption += "".join(f" {each}." for each in told)

@@ -31,6 +31,7 @@ def sheet():
         cells = drawn.axes(4.0, 0.3, 2.5, 2.2)
         cells.pcolormesh(np.arange(3), np.arange(3), np.full((2, 2, 4), 0.5))
         cells.text(0.5, 0.5, "57.8", ha="center", va="center_baseline")
+        cells.text(0.5, 0.2, "57.8", ha="center", rotation=30)
         drawn.tell(cells.axvspan(0, 1, alpha=0.3), "a patch")
         yield drawn
 
