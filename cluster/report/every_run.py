@@ -20,6 +20,7 @@ from cluster.console import clean
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import worst
+from cluster.plan.memo import PerSettings
 from cluster.plan.naming import flat
 from cluster.report import forms, frames
 from cluster.report.results import Measure, Result, Study, measures_of, told
@@ -41,12 +42,9 @@ class RunColumn:
 
 def settings_of(runs: Sequence[Run]) -> dict[str, Settings]:
     """By the run's id. Paths and values are there once each: thousands of runs have the same."""
-    return {
-        run.id: {
-            sys.intern(path): sys.intern(value) for path, value in flat(run.config.model_dump(mode="json")).items()
-        }
-        for run in runs
-    }
+    known = PerSettings(lambda config: {sys.intern(path): sys.intern(value)
+                                        for path, value in flat(config.model_dump(mode="json")).items()})  # fmt: skip
+    return {run.id: {**known.of(run.config), "seed": str(run.config.seed)} for run in runs}
 
 
 def differing(settings: Mapping[str, Settings]) -> list[str]:

@@ -9,7 +9,10 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
 
 from cluster.files.statuses import WORST_FIRST
 from cluster.report.results import (
@@ -102,11 +105,28 @@ class StudyTable:
         return widths
 
     @property
-    def plain(self) -> Iterator[tuple[tuple[str, str, str], list[tuple[str, str, str, str]]]]:
-        """Of each row the first cell's text, link and second line, and those of the others with their kind."""
-        for row in self.rows:
-            first, *others = row.cells
-            yield (first.text, first.link, first.small), [(c.text, c.link, c.small, c.kind) for c in others]
+    def plain(self) -> Markup:
+        """Its rows in HTML. All values are escaped at once, and parted by what no file of the report has."""
+        every = (part.replace("\0", "") for row in self.rows for cell in row.cells for part in
+                 (cell.text, cell.link, cell.small, cell.kind))  # fmt: skip
+        escaped = iter(str(escape("\0".join(every))).split("\0"))
+        cells = zip(escaped, escaped, escaped, escaped, strict=True)
+        return Markup("".join(_plain_row(list(islice(cells, len(row.cells)))) for row in self.rows))
+
+
+def _plain_row(cells: Sequence[tuple[str, str, str, str]]) -> str:
+    """Return a row of escaped texts, links, second lines and kinds."""
+    (text, link, small, _), *others = cells
+    row = [f'<tr><th scope="row">{_plain(text, link, small)}</th>']
+    for text, link, small, kind in others:
+        begin = f'<td class="{kind}">' if kind else "<td>"
+        row.append(f"{begin}{_plain(text, link, small)}</td>")
+    return "".join([*row, "</tr>\n"])
+
+
+def _plain(text: str, link: str, small: str) -> str:
+    shown = f'<a href="{link}">{text}</a>' if link else text
+    return f"{shown} <small>{small}</small>" if small else shown
 
 
 TRAINING = "training, hours"  # as GPU-hours beside it, and as the published figures

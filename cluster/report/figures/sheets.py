@@ -7,8 +7,9 @@ import functools
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,15 @@ class Sheet:
         self.drawing.set_size_inches(self.width, grown)
         self.text(0.02, 0.04, lines, va="top")
 
-    def written(self) -> list[str]:
-        """All that stands in the picture, above it and below it, but for the figures in its cells."""
-        return [self.title, self.caption, *(text.get_text() for text in self.drawing.findobj(Text))]
+    def written(self) -> Iterator[str]:
+        """All that stands in the picture, above it and below it, but for what stands at ticks and in cells."""
+        yield from (self.title, self.caption)
+        texts, legends = [*self.drawing.texts], [*self.drawing.legends]
+        for axes in self.drawing.axes:
+            yield axes.get_title("left")
+            texts += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
+            legends += [legend] if (legend := axes.get_legend()) else []
+        yield from (text.get_text() for text in chain(texts, *(legend.get_texts() for legend in legends)))
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
