@@ -83,13 +83,14 @@ def runs_of(family: Family) -> list[Result]:
 
 def _curves(output_root: OutputRoot, run_id: str) -> tuple[Curve, Curve]:
     """Training and validation; what of the file is whole, and nothing if there is none."""
-    curves: dict[str, Curve] = {"loss": {}, "eval_loss": {}}
+    training: Curve = {}
+    validation: Curve = {}
     for record in frames.curve(output_root, run_id):
-        for key in record.keys() & curves.keys():
-            value = record[key]
+        for key, curve in (("loss", training), ("eval_loss", validation)):
+            value = record.get(key)
             if isinstance(value, int | float) and math.isfinite(value):
-                curves[key][record["step"]] = float(value)
-    return tuple(dict(sorted(curve.items())) for curve in curves.values())  # type: ignore[return-value]
+                curve[record["step"]] = float(value)
+    return dict(sorted(training.items())), dict(sorted(validation.items()))
 
 
 def _band(curves: Sequence[Curve]) -> Band | None:
