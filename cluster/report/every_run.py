@@ -199,14 +199,9 @@ def _curves(root: OutputRoot, run_ids: Sequence[str]) -> dict[str, Any]:
 
 def _curve(root: OutputRoot, run_id: str) -> tuple[list[tuple[int, float]], bool]:
     """Return the validation loss by step, or where there is none that of training; and whether it is that."""
-    losses: dict[str, dict[int, float]] = {"eval_loss": {}, "loss": {}}
-    for record in frames.curve(root, run_id):
-        for name in losses:
-            value = record.get(name)
-            if isinstance(value, int | float) and math.isfinite(value):
-                losses[name][record["step"]] = value
-    trained = not losses["eval_loss"]
-    return list(_thinned(sorted(losses["loss" if trained else "eval_loss"].items()))), trained
+    records = frames.curve(root, run_id)
+    validation = frames.losses(records, "eval_loss")
+    return list(_thinned(list((validation or frames.losses(records, "loss")).items()))), not validation
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,14 +82,8 @@ def runs_of(family: Family) -> list[Result]:
 
 def _curves(output_root: OutputRoot, run_id: str) -> tuple[Curve, Curve]:
     """Training and validation; what of the file is whole, and nothing if there is none."""
-    training: Curve = {}
-    validation: Curve = {}
-    for record in frames.curve(output_root, run_id):
-        for key, curve in (("loss", training), ("eval_loss", validation)):
-            value = record.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                curve[record["step"]] = float(value)
-    return dict(sorted(training.items())), dict(sorted(validation.items()))
+    records = frames.curve(output_root, run_id)
+    return frames.losses(records, "loss"), frames.losses(records, "eval_loss")
 
 
 def _band(curves: Sequence[Curve]) -> Band | None:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 from matplotlib.backend_bases import RendererBase
@@ -26,6 +26,7 @@ ODD = re.compile(  # in a tag: what stands before an id; digits beyond hundredth
     | [ ]font-family:[ ][^;"]*; | [ ]transform="rotate\(-0[ ][^"]*\)\"""",
     re.VERBOSE,
 )
+FONT = re.compile(rb"/(F\d+) ")  # that a text of a PDF is set in
 ABOUT_SVG: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 ABOUT_PDF: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
 
@@ -111,24 +112,32 @@ class _Both(RendererBase):
 
 
 class _Pdf(RendererPdf):
-    """Writes what it has written before of a text that the figure has again: to lay its letters out takes longest."""
+    """Writes of a text what was written of it before, in this figure or in another: to lay its letters out takes
+    longest. A font holds only letters that were laid out for its file, so that of each file is asked whether it has
+    them all. A text that needs a second font, which has another name in each file, is laid out anew."""
+
+    known: ClassVar[dict[tuple[str, int], bytes]] = {}
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.written: dict[tuple[str, int], bytes] = {}
+        self.letters: set[str] = set()  # of the first font
 
     def draw_text(self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, *args: Any, **how: Any) -> None:
         key, turn = (s, hash(prop)), math.radians(angle)
         self.check_gc(gc, gc._rgb)
-        if key not in self.written:
-            self.written[key] = self._letters(gc, s, prop, *args, **how)
-        place = math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn), x, y
+        if key in self.known and self.letters.issuperset(s):
+            operators = self.known[key]
+        else:
+            operators = self._operators(gc, s, prop, *args, **how)
+            if set(FONT.findall(operators)) == {b"F1"}:
+                self.known[key] = operators
+                self.letters.update(s)
         self.file.output(Op.gsave)
-        self.file.output(*place, Op.concat_matrix)
-        self.file.write(self.written[key])
+        self.file.output(math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn), x, y, Op.concat_matrix)
+        self.file.write(operators)
 
-    def _letters(self, gc: Any, s: str, prop: Any, *args: Any, **how: Any) -> bytes:
-        """Return the operators that follow on the place of a text, as matplotlib writes them."""
+    def _operators(self, gc: Any, s: str, prop: Any, *args: Any, **how: Any) -> bytes:
+        """Return what follows on the place of a text, as matplotlib writes it."""
         page, kept = self.file.currentstream, io.BytesIO()
         self.file.currentstream = kept
         try:
