@@ -50,20 +50,19 @@ class Results(Store):
     def scores(self) -> Iterator[ScoreRow]:
         """Yield the scores of the newest attempt of every completed stage run: run_id, stage, number, task, metric,
         value, n. Thousands of runs have hundreds of thousands."""
-        yield from self.db.query(
-            "SELECT score.* FROM score JOIN newest_attempt USING (run_id, stage, number) "
-            "WHERE newest_attempt.status = 'completed' ORDER BY score.rowid"
-        )
+        yield from self.db.query(_completed("score"))
 
     def metrics(self, *names: str) -> Iterator[MetricRow]:
         """Yield the metrics of the newest attempt of every completed stage run: run_id, stage, number, name, value;
         all, or these."""
         chosen = f"AND name IN ({', '.join('?' * len(names))}) " if names else ""
-        yield from self.db.query(
-            "SELECT metric.* FROM metric JOIN newest_attempt USING (run_id, stage, number) "
-            f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY metric.rowid",
-            names,
-        )
+        yield from self.db.query(_completed("metric", chosen), names)
+
+    def bare(self, kind: type[ScoreRow | MetricRow]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+        """Return the columns of `scores` or `metrics`, the run's id first, and their rows as bare values: of hundreds
+        of thousands in two thirds of the time."""
+        found = self.db.execute(_completed(_OUTCOMES[kind]))
+        return [column for column, *_ in found.description], iter(found)
 
     def outcomes_of(self, kind: type[T], run_ids: Iterable[str]) -> list[T]:
         """Return what the newest attempt of every stage run of these runs has told, whatever became of it: scores,
@@ -151,6 +150,13 @@ class Results(Store):
             [file],
         )
         return int(next(iter(rows))["runs"])
+
+
+def _completed(table: str, chosen: str = "") -> str:
+    return (
+        f"SELECT {table}.* FROM {table} JOIN newest_attempt USING (run_id, stage, number) "
+        f"WHERE newest_attempt.status = 'completed' {chosen}ORDER BY {table}.rowid"
+    )
 
 
 def _known(row: Mapping[str, Any], kind: Any) -> dict[str, Any]:

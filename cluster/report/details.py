@@ -67,17 +67,18 @@ class MadeWith:
 
 def run_details(ledger: Ledger, output_root: OutputRoot, run_ids: Iterable[str]) -> Details:
     """Return the details of these runs, in the order in which they were recorded."""
-    return _details(ledger, output_root, list(run_ids), _Sets())
+    return _details(ledger, output_root, ledger.runs(list(run_ids)), _Sets())
 
 
-def in_parts(ledger: Ledger, output_root: OutputRoot, run_ids: Sequence[str]) -> Iterator[Details]:
-    """Yield the same a hundred runs at a time; a key of data files is the same set of files in all parts."""
+def in_parts(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run]) -> Iterator[Details]:
+    """Yield those of these runs a hundred at a time; a key of data files is the same set of files in all parts."""
     data = _Sets()
-    for start in range(0, len(run_ids), PART):
-        yield _details(ledger, output_root, run_ids[start : start + PART], data)
+    for start in range(0, len(runs), PART):
+        yield _details(ledger, output_root, runs[start : start + PART], data)
 
 
-def _details(ledger: Ledger, output_root: OutputRoot, chosen: Sequence[str], data: _Sets) -> Details:
+def _details(ledger: Ledger, output_root: OutputRoot, runs: Sequence[Run], data: _Sets) -> Details:
+    chosen = [run.id for run in runs]
     attempts = _by_stage(ledger.attempts_of(chosen))
     scores = _by_stage(ledger.outcomes_of(ScoreRow, chosen))
     checks = _by_stage(ledger.outcomes_of(CheckRow, chosen))
@@ -98,9 +99,9 @@ def _details(ledger: Ledger, output_root: OutputRoot, chosen: Sequence[str], dat
             _log(output_root, attempts[key][-1]) if key in attempts else "",
         )
 
-    runs = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in ledger.runs(chosen)]
+    found = [RunDetails(run, [stage(run, name) for name in run.stages]) for run in runs]
     used = {attempt["environment"] for rows in attempts.values() for attempt in rows}
-    return Details(runs, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
+    return Details(found, {key: value for key, value in ledger.environments().items() if key in used}, data.found)
 
 
 def _by_stage(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

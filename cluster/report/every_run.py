@@ -20,6 +20,7 @@ from cluster.console import clean
 from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.files.statuses import worst
+from cluster.plan.memo import PerSettings
 from cluster.plan.naming import flat
 from cluster.report import forms, frames
 from cluster.report.results import Measure, Result, Study, measures_of, told
@@ -41,12 +42,9 @@ class RunColumn:
 
 def settings_of(runs: Sequence[Run]) -> dict[str, Settings]:
     """By the run's id. Paths and values are there once each: thousands of runs have the same."""
-    return {
-        run.id: {
-            sys.intern(path): sys.intern(value) for path, value in flat(run.config.model_dump(mode="json")).items()
-        }
-        for run in runs
-    }
+    known = PerSettings(lambda config: {sys.intern(path): sys.intern(value)
+                                        for path, value in flat(config.model_dump(mode="json")).items()})  # fmt: skip
+    return {run.id: {**known.of(run.config), "seed": str(run.config.seed)} for run in runs}
 
 
 def differing(settings: Mapping[str, Settings]) -> list[str]:
@@ -132,8 +130,26 @@ def parquet(of: Sequence[RunColumn]) -> bytes | None:
     except ImportError:
         return None
     stream = io.BytesIO()
-    files.write_table(arrow.table({column.title: arrow.array(_typed(column)) for column in of}), stream)
+    files.write_table(arrow.table({column.title: _array(arrow, _typed(column)) for column in of}), stream)
     return stream.getvalue()
+
+
+def _array(arrow: Any, values: Sequence[Any]) -> Any:
+    """Return what arrow.array makes of texts or numbers; but that loads pandas, which takes a second."""
+    import numpy as np  # here, because the command that prints scores loads this module
+
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds == {str}:
+        texts = [(value or "").encode() for value in values]
+        kind = arrow.string()
+        parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), np.frombuffer(b"".join(texts), dtype=np.uint8)]
+    elif kinds in ({int}, {float}):
+        kind = arrow.int64() if kinds == {int} else arrow.float64()
+        parts = [np.array([value or 0 for value in values], dtype=np.int64 if kinds == {int} else np.float64)]
+    else:
+        return arrow.array(values) if kinds else arrow.nulls(len(values))
+    known = np.packbits([value is not None for value in values], bitorder="little")
+    return arrow.Array.from_buffers(kind, len(values), [arrow.py_buffer(part) for part in (known, *parts)])
 
 
 def _typed(column: RunColumn) -> list[Any]:
@@ -183,14 +199,9 @@ def _curves(root: OutputRoot, run_ids: Sequence[str]) -> dict[str, Any]:
 
 def _curve(root: OutputRoot, run_id: str) -> tuple[list[tuple[int, float]], bool]:
     """Return the validation loss by step, or where there is none that of training; and whether it is that."""
-    losses: dict[str, dict[int, float]] = {"eval_loss": {}, "loss": {}}
-    for record in frames.curve(root, run_id):
-        for name in losses:
-            value = record.get(name)
-            if isinstance(value, int | float) and math.isfinite(value):
-                losses[name][record["step"]] = value
-    trained = not losses["eval_loss"]
-    return list(_thinned(sorted(losses["loss" if trained else "eval_loss"].items()))), trained
+    records = frames.curve(root, run_id)
+    validation = frames.losses(records, "eval_loss")
+    return list(_thinned(list((validation or frames.losses(records, "loss")).items()))), not validation
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:

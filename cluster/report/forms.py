@@ -109,12 +109,17 @@ def _unused(title: str, taken: Mapping[str, Any]) -> str:
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """With a header of the first row's keys; empty without rows."""
+    of = iter(rows)
+    if not (first := next(of, None)):
+        return ""
+    return lines([*first], itertools.chain([first.values()], (_values(row, first) for row in of)))
+
+
+def lines(titles: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows of values as CSV, with a header; empty without rows."""
     stream, of = io.StringIO(), iter(rows)
-    if first := next(of, None):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(first)
-        writer.writerow(first.values())
-        writer.writerows(_values(row, first) for row in of)
+    if (first := next(of, None)) is not None:
+        csv.writer(stream, lineterminator="\n").writerows(itertools.chain([titles, first], of))
     return stream.getvalue()
 
 

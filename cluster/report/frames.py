@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -51,15 +52,20 @@ def curves(output_root: str | Path) -> Any:
     )
 
 
-def curve(root: OutputRoot, run_id: str) -> Iterator[dict[str, Any]]:
+def curve(root: OutputRoot, run_id: str) -> list[dict[str, Any]]:
     """The lines of a run's curve.jsonl that are whole; none, if there is none."""
     try:
         lines = (root.run(run_id).path / CURVE).read_text(errors="replace").splitlines()
     except OSError:
-        return
-    for record in _records(lines):
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+        return []
+    return [each for each in _records(lines) if isinstance(each, dict) and isinstance(each.get("step"), int)]
+
+
+def losses(records: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
+    """Return the finite values of `loss`, in training, or of `eval_loss`, by their steps in order."""
+    found = [(record["step"], float(value)) for record in records
+             if isinstance(value := record.get(name), (int, float)) and math.isfinite(value)]  # fmt: skip
+    return dict(sorted(dict(found).items()))
 
 
 def _records(lines: Sequence[str]) -> list[Any]:

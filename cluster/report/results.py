@@ -94,8 +94,9 @@ class Result:
     def same_data(self, other: Result, stage: str) -> bool:
         """Whether both were trained on, and have at this stage read, the same version of each file that both have;
         and what training itself has told, losses per token, whether of the same tokenizer."""
-        mine = {key: digest for key, digest in self.data.items() if key[0] in ("pretrain", stage)}
-        alike = all(other.data.get(key, digest) == digest for key, digest in mine.items())
+        alike = self.data == other.data or all(
+            other.data.get(key, digest) == digest for key, digest in self.data.items() if key[0] in ("pretrain", stage)
+        )
         return alike and (stage != "pretrain" or self._tokenizers == other._tokenizers)
 
     @property

@@ -7,41 +7,59 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.console import duration
-from cluster.files.records import SitedAttempt
+from cluster.files.records import Run, SitedAttempt
 from cluster.files.statuses import worst
 from cluster.ledger.rows import ScoreRow
+from cluster.plan.memo import PerSettings
 from cluster.plan.naming import flat
 from cluster.report.details import RunDetails, StageDetails
+from cluster.report.every_run import Settings
 from cluster.report.results import caveat
 from cluster.report.study_tables import Column, Row, StudyTable, TableCell, anchor, short
+from tiny_transformers.settings.config import RunConfig
+
+DEFAULT_SEED = RunConfig.model_fields["seed"].default
+SIZES = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
 
 
-def shown_run(details: RunDetails, shown: Collection[str]) -> dict[str, Any]:
+class SettingsOfRuns:
+    """The settings of runs as their pages tell them; what runs that differ in their seed have in common, once."""
+
+    def __init__(self, every: Mapping[str, Settings]) -> None:
+        self.every = every  # by the run's id
+        self._unusual = PerSettings(_unusual)  # which has the seed in its place, or at the end if it is the default
+
+    def unusual(self, run: Run) -> Settings:
+        """Return those that are not the defaults, and the sizes that a model is known by."""
+        found = self._unusual.of(run.config, run.config.seed == DEFAULT_SEED)
+        return {**found, "seed": str(run.config.seed)}
+
+
+def _unusual(config: RunConfig, _: bool) -> Settings:
+    model = config.model.model_dump(mode="json")
+    sizes = {"model": {name: model[name] for name in SIZES if name in model}, "seed": config.seed}
+    others = config.model_dump(mode="json", exclude_defaults=True)
+    return flat({"model": {"family": config.model.family}}) | flat(others) | flat(sizes)
+
+
+def shown_run(details: RunDetails, shown: Collection[str], settings: SettingsOfRuns) -> dict[str, Any]:
     """Return the part of a run that the template shows; `shown`: the studies that the page has."""
-    run = details.run
-    config = run.config.model_dump(mode="json")
-    unusual = run.config.model_dump(mode="json", exclude_defaults=True)
+    run, parts = details.run, _parts(details)
+    every = settings.every[run.id]
     return {
         "run": run,
         "status": worst([stage.status for stage in details.stages]),
         "studies": [(study, anchor("study", study) if study in shown else "") for study in run.studies],
-        "unusual": flat({"model": {"family": run.config.model.family}}) | flat(unusual) | _sizes(config),
-        "settings": [f"{name}: {value}" for name, value in flat(config).items()],
+        "unusual": [f"{name}: {value}" for name, value in settings.unusual(run).items()],
+        "settings": (len(every), "\n".join([f"{name}: {value}" for name, value in every.items()])),
         "attempts": _attempts_table(details),
         "scores": _scores_table(details),
-        "parts": _parts(details),
+        "parts": (len(parts), "\n".join(parts)),
         "checks": _run_checks_table(details),
         "metrics": [(stage.name, _metrics(stage)) for stage in details.stages if stage.metrics],
         "data": [(stage.name, stage.data) for stage in details.stages if stage.data],
         "logs": [(stage.name, stage.attempts[-1]["number"], stage.log) for stage in details.stages if stage.log],
     }
-
-
-def _sizes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sizes that a model is known by, defaults or not."""
-    names = ("num_layers", "num_hidden_layers", "hidden_size", "intermediate_size", "num_heads", "num_attention_heads")
-    model = config["model"]
-    return flat({"model": {name: model[name] for name in names if name in model}, "seed": config["seed"]})
 
 
 def _attempts_table(details: RunDetails) -> StudyTable:

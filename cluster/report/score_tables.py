@@ -5,7 +5,7 @@ empty cell, never a guess. What is said of studies is report.py's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.ledger.database import Ledger
-from cluster.ledger.rows import MetricRow, RunRow, ScoreRow
+from cluster.ledger.rows import MetricRow, ScoreRow
+from cluster.report import forms
 from cluster.report.every_run import Settings, differing
 from cluster.report.results import Measure, Result, every_result, measures_of, told
 
@@ -82,11 +83,11 @@ def _measures(ledger: Ledger, scored: Sequence[Result]) -> list[Measure]:
     return [told(measure, configs) for measure in measures_of(place for each in scored for place in each.scores)]
 
 
-def named(runs: Mapping[str, RunRow], rows: Iterable[ScoreRow | MetricRow]) -> Iterator[Mapping[str, Any]]:
-    """Rows with the name and the studies of their run; `runs`: id -> a row of the ledger's overview."""
-    for row in rows:
-        run = runs[row["run_id"]]
-        yield {"run": run["name"], "studies": " ".join(run["studies"]), **row}
+def with_names(ledger: Ledger, kind: type[ScoreRow | MetricRow]) -> str:
+    """Return all scores, or all metrics, as CSV, each with the name and the studies of its run."""
+    about = {run["run_id"]: (run["name"], " ".join(run["studies"])) for run in ledger.overview()}
+    columns, rows = ledger.bare(kind)
+    return forms.lines(["run", "studies", *columns], ((*about[row[0]], *row) for row in rows))
 
 
 def failed_checks(ledger: Ledger) -> list[str]:

@@ -5,11 +5,14 @@ in its place. Statistics are made elsewhere and come in as values."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
 
 from cluster.files.statuses import WORST_FIRST
 from cluster.report.results import (
@@ -102,13 +105,32 @@ class StudyTable:
         return widths
 
     @property
-    def plain(self) -> Iterator[tuple[tuple[str, str, str], list[tuple[str, str, str, str]]]]:
-        """Of each row the first cell's text, link and second line, and those of the others with their kind."""
-        for row in self.rows:
-            first, *others = row.cells
-            yield (first.text, first.link, first.small), [(c.text, c.link, c.small, c.kind) for c in others]
+    def plain(self) -> Markup:
+        """Its rows in HTML, without what sorts them: of thousands of runs each has such tables."""
+        return Markup("".join(_plain_row(row.cells) for row in self.rows))
 
 
+def _plain_row(cells: Sequence[TableCell]) -> str:
+    parts = [f'<tr><th scope="row">{_plain(cells[0])}</th>']
+    for cell in cells[1:]:
+        begin = f'<td class="{cell.kind}">' if cell.kind else "<td>"
+        parts.append(f"{begin}{_plain(cell)}</td>")
+    return "".join([*parts, "</tr>\n"])
+
+
+def _plain(cell: TableCell) -> str:
+    shown = _escaped(cell.text)
+    if cell.link:
+        shown = f'<a href="{_escaped(cell.link)}">{shown}</a>'
+    return f"{shown} <small>{_escaped(cell.small)}</small>" if cell.small else shown
+
+
+def _escaped(text: str) -> str:
+    """Few texts need it, and to find that out is quicker."""
+    return str(escape(text)) if SPECIAL.search(text) else text
+
+
+SPECIAL = re.compile("[&<>'\"]")
 TRAINING = "training, hours"  # as GPU-hours beside it, and as the published figures
 MISSING = TableCell("–", kind="missing")
 

@@ -5,8 +5,11 @@ Loads numpy, scipy and matplotlib, as no other command does: only `report` impor
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import Run
 from cluster.ledger.checks import identical_scores, removed_runs, unknown_runs
 from cluster.ledger.database import Ledger
+from cluster.ledger.rows import MetricRow, ScoreRow
 from cluster.reconcile.session import LedgerView
 from cluster.render import render
 from cluster.report import (
@@ -35,6 +39,7 @@ from cluster.report import (
     published,
     results,
     run_pages,
+    run_tables,
     score_tables,
     study_tables,
     trajectories,
@@ -57,13 +62,19 @@ def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]
     """Everything of the ledger's runs; returns the files, the page first. What an earlier report wrote there and this
     one does not is removed, other files are left alone."""
     every = results.every_result(view.ledger)
-    studies = results.read(view.ledger, every)
-    with drawing.begun(studies, output_root) as drawings:
-        runs = view.ledger.runs()
-        settings = every_run.settings_of(runs)
-        columns = every_run.columns(every, runs, settings, studies)
-        with processes.begun(every_run.files, [columns], runs=len(runs)) as of_runs:
-            return _write(view, output_root, folder, Told(every, studies, runs, settings, columns), drawings, of_runs)
+    studies, runs = results.read(view.ledger, every), view.ledger.runs()
+    settings = every_run.settings_of(runs)
+    columns = every_run.columns(every, runs, settings, studies)
+    inside = insides.pages(studies, runs, output_root)
+    _refuse_outside(folder, [*inside, run_pages.STYLE, "figures/of a study", "tables/of a study"])
+    told = Told(every, studies, runs, settings, columns, inside)
+    tasks: list[Callable[[], Any]] = [
+        partial(_write_runs, told, output_root, folder),  # the longest is the first to begin
+        partial(every_run.files, columns),
+        *drawing.tasks(studies, output_root),
+    ]
+    with processes.begun(tasks, runs=len(runs)) as (pages, tables, *drawings):
+        return _write(view, output_root, folder, told, pages, tables, drawings)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Told:
     runs: Sequence[Run]
     settings: Mapping[str, every_run.Settings]
     columns: Sequence[every_run.RunColumn]
+    inside: Mapping[str, str]  # pages of what is inside models
 
 
 def _write(
@@ -82,45 +94,58 @@ def _write(
     output_root: OutputRoot,
     folder: Path,
     of: Told,
-    drawings: Iterator[Sequence[Figure]],
-    of_runs: Iterator[dict[str, str | bytes]],
+    pages: Callable[[], tuple[details.MadeWith, list[str]]],
+    of_runs: Callable[[], dict[str, str | bytes]],
+    drawings: Sequence[Callable[[], list[Figure]]],
 ) -> list[Path]:
+    """What others do meanwhile is taken as late as may be: `pages` and `of_runs`, those of runs, and `drawings`."""
     ledger, files, sections = view.ledger, dict[str, str | bytes](), []
-    every, studies, runs, settings, columns = of.every, of.studies, of.runs, of.settings, of.columns
-    inside = insides.pages(studies, runs, output_root)
-    _refuse_outside(folder, [*inside, run_pages.STYLE, "figures/of a study", "tables/of a study"])
-    made_with, written = details.MadeWith(), list[str]()
-
-    def put(name: str, content: str | bytes) -> None:
-        """Whatever is long, or one of many, is written at once."""
-        written.append(name)
-        _put(folder, name, content)
-
-    parts = details.in_parts(ledger, output_root, [run.id for run in runs])
-    for part in progress.counted(parts, "runs of the report, a hundred at a time"):
-        made_with.add(part)
-        cards.write(part, output_root)
-        for name, text in run_pages.pages(part, {study.name for study in studies}, inside):
-            put(name, text)
-    for study in progress.counted(studies, "studies of the report"):
-        drawn = next(drawings)
-        sections.append(section(study, output_root, drawn, chosen.sentences(ledger, study)))
-        for figure in drawn:
-            files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
-        files |= _table_files(sections[-1])
+    for study in progress.counted(of.studies, "studies of the report"):
+        sections.append(section(study, output_root, chosen.sentences(ledger, study)))
     of_all, sections = notes.placed(sections)
-    over = [*of_all, *identical_scores(ledger), *notes.changed_data(studies), *unknown_runs(ledger)]
+    tables_of = [list(_tables(each)) for each in sections]
+    for each, found in zip(sections, tables_of, strict=True):
+        files |= _table_files(each, found)
+    over = [*of_all, *identical_scores(ledger), *notes.changed_data(of.studies), *unknown_runs(ledger)]
     over += removed_runs(ledger, output_root)
     flags = [*over, *score_tables.failed_checks(ledger)]  # on the page each study has its own
-    for name, rows in _rows(view, every, sections, settings):
-        put(name, forms.as_csv(rows))
-    shown, tables = every_run.as_json(columns, output_root), next(of_runs)
-    files |= {**tables, **inside, run_pages.STYLE: run_pages.style()}
-    files["index.html"] = page.text(Page(view.as_of, sections, made_with, over, inside.keys(), shown, list(tables)))
+    written = list[str]()
+    for name, text in _rows(ledger, of.every, sections, of.settings):
+        written.append(name)  # at once: they are long
+        _put(folder, name, text)
+    shown = every_run.as_json(of.columns, output_root)
+    to_take, told = iter(progress.counted(drawings, "kinds of figures of the report")), []
+    for each in sections:
+        drawn = [figure for take in islice(to_take, len(drawing.KINDS)) for figure in take()]
+        told.append(replace(each, drawings=[_on_page(figure) for figure in drawn]))
+        for figure in drawn:
+            files |= {f"figures/{figure.name}.svg": figure.svg, f"figures/{figure.name}.pdf": figure.pdf}
     files["report.md"] = render(
-        "report.md.j2", sections=[_in_markdown(each) for each in sections], flags=flags, prose=forms.prose
+        "report.md.j2",
+        sections=[_in_markdown(*each) for each in zip(told, tables_of, strict=True)],
+        flags=flags,
+        prose=forms.prose,
     )
-    return _replace(folder, files, written)
+    with progress.shown("pages of runs of the report"):
+        made_with, of_each = pages()
+    tables = of_runs()
+    files |= {**tables, **of.inside, run_pages.STYLE: run_pages.style()}
+    files["index.html"] = page.text(Page(view.as_of, told, made_with, over, of.inside.keys(), shown, list(tables)))
+    return _replace(folder, files, [*written, *of_each])
+
+
+def _write_runs(of: Told, output_root: OutputRoot, folder: Path) -> tuple[details.MadeWith, list[str]]:
+    """Write the pages of runs and the cards of their models; return what the runs were made with, and the files."""
+    made_with, written, studies = details.MadeWith(), list[str](), {study.name for study in of.studies}
+    settings = run_tables.SettingsOfRuns(of.settings)
+    with closing(Ledger(output_root.ledger, read_only=True)) as ledger:  # no two processes may have one of SQLite's
+        for part in details.in_parts(ledger, output_root, of.runs):
+            made_with.add(part)
+            cards.write(part, output_root)
+            for name, text in run_pages.pages(part, studies, of.inside, settings):
+                written.append(name)
+                _put(folder, name, text)
+    return made_with, written
 
 
 def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: str) -> str:
@@ -149,8 +174,8 @@ def write_curves(ledger: Ledger, output_root: OutputRoot, folder: Path, form: st
     return f"{folder / 'tensorboard'}: `tensorboard --logdir {folder / 'tensorboard'}` shows them"
 
 
-def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], first: Sequence[str] = ()) -> Section:
-    """All that is to be said of a study; `first`: sentences before all others."""
+def section(study: Study, output_root: OutputRoot, first: Sequence[str] = ()) -> Section:
+    """All that is to be said of a study, without its figures; `first`: sentences before all others."""
 
     def pairs_of(run_id: str) -> pairs.KeptPairs | None:
         try:
@@ -174,11 +199,11 @@ def section(study: Study, output_root: OutputRoot, drawn: Sequence[Figure], firs
         untested=comparison.untested(study, {key for _, key in theirs}),
         known_differences=published.known_differences(study),
         notes=notes.own_tokenizers(study),
-        drawings=[
-            PageFigure(each.name, each.title, each.caption, drawing.inline_svg(each.svg), each.names_of, each.names)
-            for each in drawn
-        ],
     )
+
+
+def _on_page(of: Figure) -> PageFigure:
+    return PageFigure(of.name, of.title, of.caption, drawing.inline_svg(of.svg), of.names_of, of.names)
 
 
 # -- the files --------------------------------------------------------------------------------------------------------
@@ -197,9 +222,9 @@ def _tables(of: Section) -> Iterator[tuple[str, StudyTable]]:
         yield f"{of.study.stem}-published", theirs
 
 
-def _table_files(of: Section) -> dict[str, str | bytes]:
+def _table_files(of: Section, in_texts: Iterable[tuple[str, StudyTable]]) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {}
-    for stem, table in _tables(of):
+    for stem, table in in_texts:
         files[f"tables/{stem}.tex"] = forms.latex(table, stem, _notes(table), of.study.name)
         files[f"tables/{stem}.csv"] = forms.as_csv(forms.rows(table))
     for family in of.study.families:
@@ -223,7 +248,7 @@ def paper_tables(
     studies = {study.name: study for study in results.read(view.ledger)}
     if name not in studies:
         raise InputError(f"--table {name}: there is no such study. {did_you_mean(name, studies)}")
-    of = section(studies[name], output_root, ())
+    of = section(studies[name], output_root)
     tables, problems = [], []
     for family in of.study.families:
         try:
@@ -251,25 +276,24 @@ def _notes(table: StudyTable) -> list[str]:
     return [note for note, is_there in told.items() if is_there]
 
 
-def _in_markdown(of: Section) -> dict[str, Any]:
-    tables = [(table.label, forms.markdown(table)) for _, table in _tables(of)]
+def _in_markdown(of: Section, in_texts: Iterable[tuple[str, StudyTable]]) -> dict[str, Any]:
+    tables = [(table.label, forms.markdown(table)) for _, table in in_texts]
     missing = study_tables.missing_table(of.study)
     return {"section": of, "tables": tables, "missing": forms.markdown(missing) if missing else ""}
 
 
 def _rows(
-    view: LedgerView, every: Sequence[Result], sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
-) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
+    ledger: Ledger, every: Sequence[Result], sections: Sequence[Section], settings: Mapping[str, every_run.Settings]
+) -> Iterator[tuple[str, str]]:
     """summary.csv (a row per run), comparisons.csv (per variant and measure), scores.csv (per figure, with its count)
     and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other; and
     trajectory.csv, where there is one."""
-    runs = {run["run_id"]: run for run in view.ledger.overview()}
-    yield "summary.csv", score_tables.summary_with_settings(view.ledger, every, settings)
-    yield "comparisons.csv", (row for each in sections for row in _comparisons(each))
-    yield "scores.csv", score_tables.named(runs, view.ledger.scores())
-    yield "metrics.csv", score_tables.named(runs, view.ledger.metrics())
+    yield "summary.csv", forms.as_csv(score_tables.summary_with_settings(ledger, every, settings))
+    yield "comparisons.csv", forms.as_csv(row for each in sections for row in _comparisons(each))
+    yield "scores.csv", score_tables.with_names(ledger, ScoreRow)
+    yield "metrics.csv", score_tables.with_names(ledger, MetricRow)
     if on_the_way := _on_the_way(sections):
-        yield "trajectory.csv", on_the_way
+        yield "trajectory.csv", forms.as_csv(on_the_way)
 
 
 def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import matplotlib
 
 from cluster.files.folders import OutputRoot
-from cluster.report import processes
 from cluster.report.figures.costs import costs
 from cluster.report.figures.depths import depths
 from cluster.report.figures.forest import forest
@@ -37,27 +35,28 @@ KINDS: Sequence[Kind] = (
 )  # fmt: skip
 
 
-@contextmanager
-def begun(studies: Sequence[Study], output_root: OutputRoot) -> Iterator[Iterator[list[Figure]]]:
-    """What `draw` makes of each, in order, within a block. The figures of many runs are drawn beside what is done
-    before they are taken, a kind of a study at a time, by other processes: half of a report's time is theirs."""
-    make_font()  # which they then have
-    runs = sum(len(study.runs) for study in studies)
-    parts = [(study, kind) for study in studies for kind in KINDS]
-    with processes.begun(lambda part: draw(part[0], output_root, part[1:]), parts, runs=runs) as drawn:
-        yield ([figure for figures in islice(drawn, len(KINDS)) for figure in figures] for _ in studies)
+def tasks(studies: Sequence[Study], output_root: OutputRoot) -> list[Callable[[], list[Figure]]]:
+    """Return what `draw` does in parts, a kind of each study after the other: half of a report's time is theirs, which
+    other processes may take."""
+    make_font()  # which those then have
+    return [partial(draw, study, output_root, [kind]) for study in studies for kind in KINDS]
 
 
 def draw(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KINDS) -> list[Figure]:
     """Every figure that there is data for."""
     gc.disable()  # to look for cycles of objects again and again takes a quarter of the time
     try:
-        sheets = sheets_of(study, output_root, kinds)
-        with matplotlib.rc_context(RC):
-            return [print_sheet(sheet, study) for sheet in sheets]
+        return _printed(study, output_root, kinds)
     finally:
+        gc.collect(0)  # what was made since; all others have been looked through, and are many
         gc.enable()
-        gc.collect()
+
+
+def _printed(study: Study, output_root: OutputRoot, kinds: Sequence[Kind]) -> list[Figure]:
+    """The sheets are nobody's any more when it returns."""
+    sheets = sheets_of(study, output_root, kinds)
+    with matplotlib.rc_context(RC):
+        return [print_sheet(sheet, study) for sheet in sheets]
 
 
 def sheets_of(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KINDS) -> list[Sheet]:
@@ -73,7 +72,8 @@ def sheets_of(study: Study, output_root: OutputRoot, kinds: Sequence[Kind] = KIN
 
 def note(sheet: Sheet, notes: Mapping[str, str]) -> None:
     """Write into the picture and below it what has to stand behind a title that it has."""
-    told = [note for title, note in notes.items() if sheet.speaks_of(title)]
+    written = [*sheet.written()] if notes else []
+    told = [note for title, note in notes.items() if any(title in each for each in written)]
     if told:
         sheet.note(", ".join(told))
         sheet.caption += "".join(f" {each}." for each in told)

@@ -12,6 +12,7 @@ from cluster.report.figures.sheets import (
     GREY,
     HEADING,
     INK,
+    RULE,
     WIDE,
     Sheet,
     as_one,
@@ -46,10 +47,10 @@ def _forest(study: Study, families: Sequence[Family], measures: Sequence[Measure
     top = 0.0
     for family, edges in zip(families, rows, strict=True):
         sheet.text(0.02, top + 0.16, family.title, size=HEADING)
+        sheet.name_rows(left, top + 0.22, edges, [labels[v.key] for v in family.variants])
         for column, measure in enumerate(measures):
             axes = sheet.axes(left + column * (width + gap), top + 0.22, width, edges[-1])
             _forest_of(axes, family, measure, edges)
-            axes.set_yticks(middles(edges), [labels[v.key] for v in family.variants] if not column else [])
             if family is families[-1]:
                 axes.set_xlabel(unit_of(measure))
         top += edges[-1] + 0.5
@@ -78,10 +79,10 @@ def _forest_of(axes: Axes, family: Family, measure: Measure, edges: Any) -> None
                 if found.low is not None and found.high is not None]  # fmt: skip
         axes.plot(*as_one(bars), color=colour, lw=1.3, solid_capstyle="butt")
         axes.plot([found.mean for _, found in told], [place for place, _ in told], marker, color=colour, ms=4.5, mew=0)
-    axes.set_ylim(edges[-1], 0)
+    rules = as_one(([0, 1], [place, place]) for place in middles(edges))
+    axes.plot(*rules, transform=axes.get_yaxis_transform(), color=INK, alpha=RULE, lw=0.5, zorder=0.5)
+    axes.set(ylim=(edges[-1], 0), yticks=[])
     axes.margins(x=0.08)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(True, axis="y")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
     if not any(values_of(variant, measure) for variant in family.variants):
         axes.set_xticks([])

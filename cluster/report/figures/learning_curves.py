@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +82,8 @@ def runs_of(family: Family) -> list[Result]:
 
 def _curves(output_root: OutputRoot, run_id: str) -> tuple[Curve, Curve]:
     """Training and validation; what of the file is whole, and nothing if there is none."""
-    curves: dict[str, Curve] = {"loss": {}, "eval_loss": {}}
-    for record in frames.curve(output_root, run_id):
-        for key in record.keys() & curves.keys():
-            value = record[key]
-            if isinstance(value, int | float) and math.isfinite(value):
-                curves[key][record["step"]] = float(value)
-    return tuple(dict(sorted(curve.items())) for curve in curves.values())  # type: ignore[return-value]
+    records = frames.curve(output_root, run_id)
+    return frames.losses(records, "loss"), frames.losses(records, "eval_loss")
 
 
 def _band(curves: Sequence[Curve]) -> Band | None:

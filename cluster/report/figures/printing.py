@@ -6,21 +6,27 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 from matplotlib.backend_bases import RendererBase
-from matplotlib.backends.backend_pdf import PdfFile, RendererPdf
+from matplotlib.backends.backend_pdf import Op, PdfFile, RendererPdf
 from matplotlib.backends.backend_svg import RendererSVG
 
-from cluster.report.figures.sheets import Sheet
+from cluster.report.figures.sheets import POINTS, Sheet
 from cluster.report.results import Study
 
 BROWSER_FONTS = "'DejaVu Sans', Arial, Helvetica, sans-serif"  # as drawn, then narrower ones
-POINTS = 72  # to an inch, in files of both forms
+ODD = re.compile(  # in a tag: what stands before an id; digits beyond hundredths of a point; what all texts have
+    r"""(\bid="|xlink:href="\#|url\(\#) | (\.\d\d)\d+
+    | [ ]font-family:[ ][^;"]*; | [ ]transform="rotate\(-0[ ][^"]*\)\"""",
+    re.VERBOSE,
+)
+FONT = re.compile(rb"/(F\d+) ")  # that a text of a PDF is set in
 ABOUT_SVG: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 ABOUT_PDF: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
 
@@ -48,7 +54,7 @@ def print_sheet(sheet: Sheet, study: Study) -> Figure:
         file = PdfFile(pdf, metadata=ABOUT_PDF | {"Title": sheet.title})
         try:
             file.newPage(width, height)
-            both = _Both(svg, RendererPdf(file, POINTS, height, width))
+            both = _Both(svg, _Pdf(file, POINTS, height, width))
             drawing.draw(both)
             both.finalize()
             file.finalize()
@@ -105,6 +111,42 @@ class _Both(RendererBase):
         self.pdf.finalize()
 
 
+class _Pdf(RendererPdf):
+    """Writes of a text what was written of it before, in this figure or in another: to lay its letters out takes
+    longest. A font holds only letters that were laid out for its file, so that of each file is asked whether it has
+    them all. A text that needs a second font, which has another name in each file, is laid out anew."""
+
+    known: ClassVar[dict[tuple[str, int], bytes]] = {}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.letters: set[str] = set()  # of the first font
+
+    def draw_text(self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, *args: Any, **how: Any) -> None:
+        key, turn = (s, hash(prop)), math.radians(angle)
+        self.check_gc(gc, gc._rgb)
+        if key in self.known and self.letters.issuperset(s):
+            operators = self.known[key]
+        else:
+            operators = self._operators(gc, s, prop, *args, **how)
+            if set(FONT.findall(operators)) == {b"F1"}:
+                self.known[key] = operators
+                self.letters.update(s)
+        self.file.output(Op.gsave)
+        self.file.output(math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn), x, y, Op.concat_matrix)
+        self.file.write(operators)
+
+    def _operators(self, gc: Any, s: str, prop: Any, *args: Any, **how: Any) -> bytes:
+        """Return what follows on the place of a text, as matplotlib writes it."""
+        page, kept = self.file.currentstream, io.BytesIO()
+        self.file.currentstream = kept
+        try:
+            super().draw_text(gc, 0, 0, s, prop, 0, *args, **how)
+        finally:
+            self.file.currentstream = page
+        return kept.getvalue().partition(b" cm\n")[2]
+
+
 def _tidied(svg: str, name: str, sheet: Sheet) -> str:
     """matplotlib's SVG with ids of its own, titles, no ground, and what all of it has in common said once."""
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style a whole page
@@ -123,7 +165,4 @@ def _tidied(svg: str, name: str, sheet: Sheet) -> str:
 
 
 def _tidied_tag(tag: str, name: str) -> str:
-    tag = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\1{name}-", tag)
-    tag = re.sub(r" font-family: [^;\"]*;", "", tag)
-    tag = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", tag)
-    return re.sub(r"(\.\d\d)\d+", r"\1", tag)  # of a point
+    return ODD.sub(lambda odd: f"{odd[1]}{name}-" if odd[1] else odd[2] or "", tag)

@@ -7,8 +7,9 @@ import functools
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure as Drawing
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 
 from cluster.report.results import Family, Measure, Result, Variant
@@ -27,10 +30,13 @@ from cluster.report.results import Family, Measure, Result, Variant
 INK = "#1b1b1b"  # of text, axes and the baseline: `inline_svg` makes it the page's
 GREY = "#8c8c8c"  # seen on white and on black
 NARROW, WIDE = 3.4, 7.0  # inches: a column, a page
+POINTS = 72  # to an inch, in files of both forms
 SIZE, HEADING = 8, 9.5  # points; nothing is smaller
 LINE = 0.155  # inches, of a line of text
+PAD = 3.5 / POINTS  # inches between a name and what it stands at
 LABEL = 30  # characters of a variant's name in a line
 NOTED = 14  # characters of a note in an inch
+RULE = 0.12  # opacity of a line that leads the eye
 FAMILY = "Figure Sans"  # DejaVu Sans with these characters: Latin, Greek, punctuation, the minus
 CHARACTERS = (*range(0x20, 0x180), *range(0x370, 0x400), *range(0x2010, 0x2027), 0x2212)
 RC: Any = {
@@ -39,8 +45,8 @@ RC: Any = {
     "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "axes.axisbelow": True, "figure.facecolor": "none", "axes.facecolor": "none",
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
-    "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "none",
-    "pdf.fonttype": 42,
+    "grid.color": INK, "grid.alpha": RULE, "grid.linewidth": 0.5, "text.parse_math": False, "svg.fonttype": "none",
+    "pdf.fonttype": 42, "ps.fonttype": 42,  # by the second matplotlib decides whether a PDF has a font or several
 }  # fmt: skip
 
 
@@ -69,6 +75,11 @@ class Sheet:
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
         self.drawing.text(left / self.width, 1 - top / self.height, text, **how)
 
+    def name_rows(self, left: float, top: float, edges: Any, names: Sequence[str]) -> None:
+        """Write the names of rows beside them. At ticks of axes they would take ten times as long."""
+        for place, name in zip(middles(edges), names, strict=True):
+            self.text(left - PAD, top + place, name, ha="right", va="center_baseline")
+
     def patch(self, left: float, top: float, width: float, height: float, **how: Any) -> None:
         """One of a key: axes of its own would take twenty times as long."""
         place = left / self.width, 1 - (top + height) / self.height
@@ -96,10 +107,15 @@ class Sheet:
         self.drawing.set_size_inches(self.width, grown)
         self.text(0.02, 0.04, lines, va="top")
 
-    def speaks_of(self, title: str) -> bool:
-        """Whether a title of scores stands in the picture, above it or below it."""
-        written = (text.get_text() for text in self.drawing.findobj(Text))
-        return any(title in each for each in (self.title, self.caption, *written))
+    def written(self) -> Iterator[str]:
+        """All that stands in the picture, above it and below it, but for what stands at ticks and in cells."""
+        yield from (self.title, self.caption)
+        texts, legends = [*self.drawing.texts], [*self.drawing.legends]
+        for axes in self.drawing.axes:
+            yield axes.get_title("left")
+            texts += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
+            legends += [legend] if (legend := axes.get_legend()) else []
+        yield from (text.get_text() for text in chain(texts, *(legend.get_texts() for legend in legends)))
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -123,6 +139,40 @@ def make_font() -> None:
     file = Path(folder) / "figure-sans.ttf"
     font.save(file)
     font_manager.fontManager.addfont(file)
+
+
+class Texts(Artist):
+    """Many short texts of one colour, each in the middle of its place: (x, y, text) in the axes' values. Each as an
+    artist takes three times as long, to be laid out, drawn and forgotten."""
+
+    HALF = 0.38  # of the size: half of how high letters stand above their line
+
+    def __init__(self, texts: Sequence[tuple[float, float, str]], colour: str) -> None:
+        super().__init__()
+        self.texts, self.zorder = texts, Text.zorder
+        self.one = Text(color=colour, ha="center", va="baseline")  # what a renderer asks a text for
+
+    def draw(self, renderer: RendererBase) -> None:
+        assert self.axes
+        assert isinstance(self.axes.figure, Drawing)
+        places = self.axes.transData.transform([(x, y) for x, y, _ in self.texts])
+        how, gc, inch = self.one.get_fontproperties(), renderer.new_gc(), self.axes.figure.dpi
+        top = renderer.get_canvas_width_height()[1] if renderer.flipy() else None
+        gc.set_foreground(self.one.get_color())
+        for (x, y), (*_, text) in zip(places.tolist(), self.texts, strict=True):
+            self.one.set_position((x, y))
+            left, line = x - text_width(text) * inch / 2, y - self.HALF * SIZE / POINTS * inch
+            if text:
+                renderer.draw_text(gc, left, line if top is None else top - line, text, how, 0, mtext=self.one)
+        gc.restore()
+
+
+def boxes(places: Iterable[tuple[float, float, float, float]], **how: Any) -> PathPatch:
+    """Return rectangles (x from, to, y from, to) as one shape."""
+    x0, x1, y0, y1 = np.array([*places], dtype=np.float64).T
+    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])  # (5, 2, N)
+    codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY]
+    return PathPatch(Outline(corners.transpose(2, 0, 1).reshape(-1, 2), codes * len(x0)), lw=0, **how)
 
 
 def wrapped(label: str, width: int = LABEL) -> str:

@@ -17,11 +17,12 @@ from cluster.console import hours as told_hours
 from cluster.ledger.rows import TryRow
 from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, text_width
 from cluster.report.figures.styles import OKABE_ITO
-from cluster.report.history import Failed, History, Span, history, hours_at
+from cluster.report.history import Failed, History, PackHistory, Span, history, hours_at
 from cluster.report.results import Study
 
 ROW, LEAST_ROW, TALLEST = 0.16, 0.1, 5.0  # inches: of a pack; of one with letters; of all packs
 MOST = 600  # packs: of more the newest, since a row must be as high as a printed point can be seen
+LETTER = 0.11  # inches, of one and what parts it from the next
 CUT = 0.02  # of the axis, where nothing happened
 HOURS_HEIGHT = 1.3  # inches
 SHORT = 600  # seconds of a stretch whose times are told with their seconds
@@ -127,14 +128,25 @@ def _packs(axes: Axes, shown: History, axis: TimeAxis, named: bool) -> None:
     for colour, fault in ((LOST, True), (STOPPED, False)):
         spans = [(failed.span, row + top, row + 0.92) for failed, row in lost if fault is _at_fault(failed)]
         _bars(axes, spans, axis, colour)
-    for row, end, cause in dict.fromkeys((row, failed.span[1], failed.cause) for failed, row in lost) if named else ():
-        goes_on = any(start <= end + 1 < stop for start, stop in shown.packs[row].worked)
-        axes.text(axis.place(end) + 0.006, row + 0.52, LETTERS[cause], va="center_baseline",
-                  color="#ffffff" if goes_on else INK)  # fmt: skip
+    for row, pack in rows if named else ():
+        _letters(axes, row, pack, axis)
     axes.set_ylim(len(rows), 0)
     axes.set_yticks([row + 0.5 for row, _ in rows] if named else [], [pack.job for _, pack in rows] if named else [])
     axes.set_ylabel("" if named else count(len(rows), "pack"))
     axes.tick_params(axis="y", length=0)
+
+
+def _letters(axes: Axes, row: int, pack: PackHistory, axis: TimeAxis) -> None:
+    """Write the cause of each failure after it; after the letter before, if that stands in its place."""
+    wide, free, before = LETTER / (axes.get_position().width * WIDE), 0.0, ""
+    for end, cause in sorted({(failed.span[1], failed.cause) for failed in pack.failed}):
+        place = float(axis.place(end)) + 0.006
+        if place < free and cause == before:  # which says it already
+            continue
+        goes_on = any(start <= end + 1 < stop for start, stop in pack.worked)
+        axes.text(max(place, free), row + 0.52, LETTERS[cause], va="center_baseline",
+                  color="#ffffff" if goes_on else INK)  # fmt: skip
+        free, before = max(place, free) + wide, cause
 
 
 def _at_fault(failed: Failed) -> bool:

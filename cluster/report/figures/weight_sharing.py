@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, unit_of
+from cluster.report.figures.sheets import GREY, INK, WIDE, Sheet, as_one, unit_of
 from cluster.report.figures.styles import MARKERS, OKABE_ITO, interval_of, measures_of, values_of
 from cluster.report.results import Family, Measure, Study, Variant
 from tiny_transformers.settings.architecture import Architecture
@@ -100,17 +100,16 @@ def _sharing_of(axes: Axes, family: Family, measure: Measure, slim: bool) -> Non
             if found.low is not None and found.high is not None:
                 axes.axhspan(found.low, found.high, color=INK, alpha=0.1, lw=0)
     for number, strategy in enumerate(STRATEGIES):
-        look: dict[str, Any] = {"marker": MARKERS[number], "color": OKABE_ITO[number], "ls": "", "mew": 0, "ms": 5}
-        axes.plot([], [], label=strategy.replace("_", ", last pass ").replace("rev", "reversed"), **look)
-        for variant in variants:
-            shared = _shared(variant)
-            if shared and shared.strategy == strategy:
-                place = layouts.index(_layout(variant)) + 0.22 * (number - 1)
-                values = values_of(variant, measure)
-                if len(values) > 1:
-                    axes.plot([place + 0.08] * len(values), values, ".", color=GREY, ms=2.5, mew=0)
-                if values:
-                    axes.plot(place, np.mean(values), **look)
+        told = [
+            (layouts.index(_layout(variant)) + 0.22 * (number - 1), values)
+            for variant in variants
+            if (shared := _shared(variant)) and shared.strategy == strategy and (values := values_of(variant, measure))
+        ]
+        seeds = [([place + 0.08] * len(values), values) for place, values in told if len(values) > 1]
+        axes.plot(*as_one(seeds), ".", color=GREY, ms=2.5, mew=0)
+        axes.plot([place for place, _ in told], [np.mean(values) for _, values in told], MARKERS[number],
+                  color=OKABE_ITO[number], mew=0, ms=5,
+                  label=strategy.replace("_", ", last pass ").replace("rev", "reversed"))  # fmt: skip
     axes.set_xticks(range(len(layouts)), [_told(*layout, slim=slim) for layout in layouts])
     axes.set_xlim(-0.5, len(layouts) - 0.5)
     axes.tick_params(axis="x", length=0)

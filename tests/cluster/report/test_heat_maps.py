@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
+import re
 
 import matplotlib
 import numpy as np
 import pytest
 import synthetic
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
+from matplotlib.patches import PathPatch
 
 from cluster.ledger.database import Ledger
 from cluster.report import results
-from cluster.report.figures import heat_maps, sheets
+from cluster.report.figures import heat_maps, printing, sheets
 from cluster.report.results import TASKS
 
 BLIMP = next(scored for scored in TASKS if scored.stage == "blimp")
@@ -93,12 +94,39 @@ def test_cells_are_drawn_by_their_colours_and_pale_ones_nearly_not(family):
     study = results.Study("heads", "", (dataclasses.replace(family, variants=variants),))
     with matplotlib.rc_context(sheets.RC):
         sheet = next(iter(heat_maps.heat_maps(study)))
-    (mesh,) = sheet.drawing.axes[0].findobj(QuadMesh)
-    names = [label.get_text() for label in sheet.drawing.axes[0].get_xticklabels()]
-    cells = mesh.get_array()[:, names.index("hypernym (86)")]
-    assert cells[0, 3] == 0
-    assert to_hex(cells[1]) == heat_maps.colour_of(3.15)
-    assert cells[:, 3].tolist() == [0, 1, heat_maps.PALE]
+    (axes,) = sheet.drawing.axes
+    names = [text.get_text() for text in sheet.drawing.texts if text.get_rotation()]
+    where, row = names.index("hypernym (86)") + 0.5, axes.get_ylim()[0] / 3
+    baseline, beyond, within = (
+        [shape.get_facecolor() for shape in axes.findobj(PathPatch) if shape.get_path().contains_point((where, place))]
+        for place in (0.5 * row, 1.5 * row, 2.5 * row)
+    )
+    assert baseline == []
+    assert [(to_hex(colour), colour[3]) for colour in beyond] == [(heat_maps.colour_of(3.15), 1)]
+    assert [colour[3] for colour in within] == [heat_maps.PALE]
+
+
+def test_the_figures_of_cells_stand_where_a_text_of_its_own_would():
+    def each_its_own(axes):
+        for x, y, text in ((0.2, 0.4, "−1.3"), (0.6, 0.6, "57.8")):
+            axes.text(x, y, text, color="red", ha="center", va="center_baseline")
+
+    together = placed(lambda axes: axes.add_artist(sheets.Texts([(0.2, 0.4, "−1.3"), (0.6, 0.6, "57.8")], "red")))
+    assert together == placed(each_its_own)
+    assert [words for *_, words in together] == ["−1.3", "57.8"]
+
+
+def placed(write):
+    """How and where texts stand in an SVG, to a tenth of a point."""
+    sheets.make_font()
+    with matplotlib.rc_context(sheets.RC):
+        drawn = sheets.Sheet("cells", "Cells", sheets.NARROW, 1.0)
+        axes = drawn.axes(0.1, 0.1, 3.0, 0.8)
+        axes.set_axis_off()
+        write(axes)
+        svg = printing.print_sheet(drawn, results.Study("a study", "", ())).svg
+    found = re.findall(r'<text style="([^"]*)" x="([^"]*)" y="([^"]*)"[^>]*>([^<]*)<', svg)
+    return [(how, round(float(x), 1), round(float(y), 1), words) for how, x, y, words in found]
 
 
 def test_twenty_variants_and_seventeen_tasks_have_room_for_their_figures():

@@ -9,10 +9,11 @@ import pytest
 import synthetic
 
 from cluster.ledger.database import Ledger
-from cluster.report import details, insides, page, results, run_pages
+from cluster.report import details, every_run, insides, page, results, run_pages
 from cluster.report.figures import drawing
 from cluster.report.insides import run_page, study_page
 from cluster.report.page import Page
+from cluster.report.run_tables import SettingsOfRuns
 from cluster.report.study_tables import Section
 from tiny_transformers.common.insides import INSIDES, LEVELS
 
@@ -92,7 +93,8 @@ def test_the_reports_page_leads_to_them_where_they_are(ledger, study, root, page
     part = details.run_details(ledger, root, [run.run_id for run in study.runs])
     report = Page("2026-11-22T12:00:00", [Section(study)], details.MadeWith(), insides=pages.keys())
     (of_study,) = re.findall(r'href="(insides/[^"]*)"', page.text(report))
-    of_runs = {file: text for _, text in run_pages.pages(part, {study.name}, pages)
+    settings = SettingsOfRuns(every_run.settings_of([each.run for each in part.runs]))
+    of_runs = {file: text for _, text in run_pages.pages(part, {study.name}, pages, settings)
                for file in re.findall(r'href="../(insides/[^"]*)"', text)}  # fmt: skip
     assert {of_study, *of_runs} == set(pages)
     assert "insides/" not in page.text(replace(report, insides=()))

@@ -16,7 +16,7 @@ import synthetic
 
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
-from cluster.report import details, every_run, forms, page, results, run_pages
+from cluster.report import details, every_run, forms, page, results, run_pages, run_tables
 from cluster.report.findings import Comparison, PairsFinding
 from cluster.report.page import Page
 from cluster.report.results import MAIN, Study
@@ -93,13 +93,15 @@ def write(folder: Path, root: OutputRoot) -> Path:
     ledger = Ledger(root.ledger, read_only=True)
     every, runs = results.every_result(ledger), ledger.runs()
     studies = results.read(ledger, every)
-    rows = every_run.columns(every, runs, every_run.settings_of(runs), studies)
+    settings = every_run.settings_of(runs)
+    rows = every_run.columns(every, runs, settings, studies)
     made_with = details.MadeWith()
     (folder / "runs").mkdir(parents=True)
     (folder / run_pages.STYLE).write_text(run_pages.style())
-    for part in details.in_parts(ledger, root, [run.id for run in runs]):
+    for part in details.in_parts(ledger, root, runs):
         made_with.add(part)
-        for name, text in run_pages.pages(part, {study.name for study in studies}, ()):
+        names, of_runs = {study.name for study in studies}, run_tables.SettingsOfRuns(settings)
+        for name, text in run_pages.pages(part, names, (), of_runs):
             (folder / name).write_text(text)
     ledger.close()
     sections = [section(study) for study in studies]

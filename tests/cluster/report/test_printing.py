@@ -31,6 +31,7 @@ def sheet():
         cells = drawn.axes(4.0, 0.3, 2.5, 2.2)
         cells.pcolormesh(np.arange(3), np.arange(3), np.full((2, 2, 4), 0.5))
         cells.text(0.5, 0.5, "57.8", ha="center", va="center_baseline")
+        cells.text(0.5, 0.2, "57.8", ha="center", rotation=30)
         drawn.tell(cells.axvspan(0, 1, alpha=0.3), "a patch")
         yield drawn
 
@@ -52,6 +53,24 @@ def test_the_pdf_is_matplotlibs_own_but_for_a_64th_of_a_point(sheet):
     assert NUMBER.sub(b"", ours) == NUMBER.sub(b"", theirs)
     numbers = [np.array([float(each) for each in NUMBER.findall(page)]) for page in (ours, theirs)]
     assert np.abs(numbers[0] - numbers[1]).max() <= 1 / 64
+
+
+def test_a_text_is_the_same_whatever_figures_were_printed_before(monkeypatch):
+    def printed(*texts):
+        with matplotlib.rc_context(sheets.RC):
+            of = sheets.Sheet("texts", "Texts", sheets.NARROW, 1.0)
+            for number, text in enumerate(texts):
+                of.text(0.1, 0.2 * (number + 1), text)
+            return printing.print_sheet(of, Study("a study", "", ())).pdf
+
+    sheets.make_font()
+    texts = "ж", "ab ж", "ba", "ab", "−1.3"  # what the figures' own font has not is set in another
+    figures = texts, texts[::-1], ("ab",), ("b", "a", "ab")
+    found = []
+    for order in (figures, figures[::-1], *((each,) for each in figures)):
+        monkeypatch.setattr(printing._Pdf, "known", {})
+        found += [(each, printed(*each)) for each in order]
+    assert len(set(found)) == len(figures)
 
 
 def drawn(pdf):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -18,9 +19,9 @@ def cores(monkeypatch):
 
 
 def test_what_is_made_comes_in_order_of_two_other_processes():
-    unsent = [lambda: "first", lambda: "second", lambda: "third"]  # which no pickle takes
-    with processes.begun(lambda make: (make(), os.getpid()), unsent, runs=MANY) as all_made:
-        made = list(all_made)
+    unsent = [partial(lambda word: (word, os.getpid()), word) for word in ("first", "second", "third")]
+    with processes.begun(unsent, runs=MANY) as tasks:  # which no pickle takes
+        made = [take() for take in tasks]
     assert [what for what, _ in made] == ["first", "second", "third"]
     workers = {number for _, number in made}
     assert os.getpid() not in workers
@@ -28,26 +29,26 @@ def test_what_is_made_comes_in_order_of_two_other_processes():
 
 
 def test_a_report_of_few_runs_has_no_other_process():
-    with processes.begun(lambda _: os.getpid(), [1, 2], runs=MANY - 1) as made:
-        assert list(made) == [os.getpid()] * 2
+    with processes.begun([os.getpid] * 2, runs=MANY - 1) as tasks:
+        assert [take() for take in tasks] == [os.getpid()] * 2
 
 
 def test_no_work_is_no_process():
-    with processes.begun(abs, [], runs=MANY) as made:
-        assert list(made) == []
+    with processes.begun([], runs=MANY) as tasks:
+        assert list(tasks) == []
 
 
 def test_an_error_is_the_one_that_was_raised():
-    with processes.begun(lambda number: 1 / number, [1, 0, 2], runs=MANY) as made:
-        assert next(made) == 1
+    with processes.begun([lambda: 1, lambda: 1 // 0, lambda: 2], runs=MANY) as tasks:
+        assert (tasks[2](), tasks[0]()) == (2, 1), "in whichever order they are taken"
         with pytest.raises(ZeroDivisionError):
-            next(made)
+            tasks[1]()
 
 
 def test_a_killed_process_is_said_in_a_sentence():
-    killed = processes.begun(lambda _: os.kill(os.getpid(), signal.SIGKILL), [1], runs=MANY)
-    with pytest.raises(InputError, match="was killed: is there too little memory"), killed as made:
-        next(made)
+    killed = processes.begun([lambda: os.kill(os.getpid(), signal.SIGKILL)], runs=MANY)
+    with pytest.raises(InputError, match="was killed: is there too little memory"), killed as tasks:
+        tasks[0]()
 
 
 def test_what_was_not_taken_is_not_waited_for(tmp_path):
@@ -57,6 +58,6 @@ def test_what_was_not_taken_is_not_waited_for(tmp_path):
         (tmp_path / str(number)).touch()
         time.sleep(0.2)
 
-    with pytest.raises(KeyboardInterrupt), processes.begun(work, range(100), runs=MANY):
+    with pytest.raises(KeyboardInterrupt), processes.begun([partial(work, n) for n in range(100)], runs=MANY):
         raise KeyboardInterrupt
     assert len(list(tmp_path.iterdir())) < 20

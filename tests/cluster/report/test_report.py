@@ -125,7 +125,7 @@ def test_the_details_of_runs_in_parts_are_those_of_all(whole, monkeypatch):
         ]
 
     monkeypatch.setattr(details, "PART", 4)
-    parts, made_with = list(details.in_parts(ledger, root, ledger.run_ids())), details.MadeWith()
+    parts, made_with = list(details.in_parts(ledger, root, ledger.runs())), details.MadeWith()
     for part in parts:
         made_with.add(part)
     every = details.run_details(ledger, root, ledger.run_ids())

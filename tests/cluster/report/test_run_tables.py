@@ -1,9 +1,16 @@
 """A run's own section of the page."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import synthetic
+
+from cluster.plan.naming import flat
+from cluster.report import run_tables
 from cluster.report.details import RunDetails, StageDetails
-from cluster.report.run_tables import shown_run
+from cluster.report.every_run import settings_of
+from cluster.report.run_tables import SettingsOfRuns, shown_run
+from cluster.report.study_tables import Row, StudyTable, TableCell
 
 ATTEMPT = {
     "number": 1, "status": "completed", "cause": None, "message": None, "job": "7_0", "host": "gpu1", "site": "here",
@@ -12,7 +19,7 @@ ATTEMPT = {
 
 
 def shown(runs, *stages):
-    return shown_run(RunDetails(runs[0], stages), ())
+    return shown_run(RunDetails(runs[0], stages), (), SettingsOfRuns(settings_of(runs)))
 
 
 @pytest.mark.parametrize(
@@ -29,3 +36,24 @@ def test_a_run_is_as_the_worst_of_its_stages(runs):
     stages = [StageDetails(name, status) for name, status in (("pretrain", "completed"), ("blimp", "failed"))]
     assert shown(runs, *stages)["status"] == "failed"
     assert shown(runs, stages[0])["status"] == "completed"
+
+
+def test_runs_that_differ_in_their_seed_have_each_its_own():
+    cell = synthetic.planned(["heads"], seeds=1)[0]
+    runs = [replace(cell, id=f"{seed}", config=cell.config.model_copy(update={"seed": seed})) for seed in (7, 42, 43)]
+    settings = SettingsOfRuns(settings_of(runs))
+    for run in runs:
+        every, unusual = settings.every[run.id], settings.unusual(run)
+        assert every == flat(run.config.model_dump(mode="json"))
+        assert unusual["seed"] == every["seed"] == f"{run.config.seed}"
+        assert [*unusual.items()] == [*run_tables._unusual(run.config, True).items()], "in their order"
+
+
+def test_a_plain_table_is_escaped_whatever_stands_in_it():
+    cells = [TableCell("<b>", link="a&b.html"), TableCell("x<y>", small="'1'", kind="flagged"), TableCell("3")]
+    assert StudyTable("of cells", [], [Row(cells), Row([TableCell("last")])]).plain == (
+        '<tr><th scope="row"><a href="a&amp;b.html">&lt;b&gt;</a></th>'
+        '<td class="flagged">x&lt;y&gt; <small>&#39;1&#39;</small></td><td>3</td></tr>\n'
+        '<tr><th scope="row">last</th></tr>\n'
+    )
+    assert StudyTable("of none", [], []).plain == ""

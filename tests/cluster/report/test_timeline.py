@@ -111,6 +111,19 @@ def test_a_failure_has_the_letter_of_its_cause_once():
     assert "E error, T timeout" in svg
 
 
+def test_letters_of_failures_at_nearly_one_time_stand_beside_each_other():
+    causes = ("error", "timeout", "timeout", "error")
+    tries = [failed(cause, run_id=f"{number}", ended=4200.0 + number) for number, cause in enumerate(causes)]
+    ((sheet, _),) = drawn(*tries, failed("error", run_id="early", ended=900.0))
+    axes = sheet.drawing.axes[0]
+    inch = axes.get_position().width * sheets.WIDE
+    letters = [(text.get_position()[0] * inch, text.get_text()) for text in axes.texts]
+    assert [letter for _, letter in letters] == ["E", "E", "T", "E"], "the second T would stand over the first"
+    places = [place for place, _ in letters]
+    assert all(after - place >= sheets.text_width(letter) for (place, letter), after in
+               zip(letters, places[1:], strict=False))  # fmt: skip
+
+
 def test_every_cause_has_a_letter_of_its_own():
     assert set(timeline.LETTERS) == set(get_args(Cause))
     assert len(set(timeline.LETTERS.values())) == len(timeline.LETTERS)
