@@ -129,6 +129,9 @@ class _Pdf(RendererPdf):
             operators = self.known[key]
         else:
             operators = self._operators(gc, s, prop, *args, **how)
+            if not operators:  # this release writes texts in another way
+                super().draw_text(gc, x, y, s, prop, angle, *args, **how)
+                return
             if set(FONT.findall(operators)) == {b"F1"}:
                 self.known[key] = operators
                 self.letters.update(s)

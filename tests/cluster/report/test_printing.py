@@ -95,3 +95,18 @@ def test_a_note_leaves_a_patch_as_large_and_as_far_from_the_end_of_the_sheet():
     (patch,) = noted.drawing.artists
     assert noted.height > 2
     assert (patch.get_y() * noted.height, patch.get_height() * noted.height) == pytest.approx((0.9, 0.1))
+
+
+def test_where_a_release_writes_texts_in_another_way_they_are_as_it_writes_them(monkeypatch):
+    def printed():
+        with matplotlib.rc_context(sheets.RC):
+            of = sheets.Sheet("texts", "Texts", sheets.NARROW, 1.0)
+            of.text(0.1, 0.2, "ab", rotation=30)
+            return printing.print_sheet(of, Study("a study", "", ())).pdf
+
+    sheets.make_font()
+    monkeypatch.setattr(printing._Pdf, "known", {})
+    monkeypatch.setattr(printing._Pdf, "_operators", lambda *_, **__: b"")
+    found = printed()
+    monkeypatch.setattr(printing, "_Pdf", backend_pdf.RendererPdf)
+    assert found == printed()
