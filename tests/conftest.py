@@ -26,13 +26,14 @@ LIGHT = (  # what `make check` runs: these load no torch
     "tiny_transformers/settings/test_kinds", "tiny_transformers/settings/test_order",
     "tiny_transformers/settings/test_stages",
 )  # fmt: skip
-HEAVY = (  # but for these, which take long: processes, and drawings
+HEAVY = (  # but for these, which take long: processes, drawings, whole studies and data
     "cluster/cli/", "cluster/test_archive", "cluster/test_foreign_archive", "cluster/test_scale",
-    "cluster/ledger/test_locking", "cluster/report/test_comparison", "cluster/report/test_figures",
-    "cluster/report/test_frames", "cluster/report/test_insides", "cluster/report/test_page",
-    "cluster/report/test_report", "cluster/report/test_trajectories", "cluster/status/test_terminal",
-    "cluster/submit/test_code_copy", "jobs/test_pack",
-    "test_wheel",
+    "cluster/ledger/test_locking", "cluster/reconcile/test_notify", "cluster/report/test_comparison",
+    "cluster/report/test_figures", "cluster/report/test_frames", "cluster/report/test_insides",
+    "cluster/report/test_page", "cluster/report/test_printing", "cluster/report/test_report",
+    "cluster/report/test_results", "cluster/report/test_trajectories", "cluster/status/test_terminal",
+    "cluster/submit/test_code_copy", "cluster/submit/test_refusals", "jobs/test_pack", "test_wheel",
+    "tiny_transformers/data/",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
