@@ -510,6 +510,7 @@ def test_what_is_missing_or_failed_says_so_in_its_place(report):
     assert f"{report.runs - 2} of {report.runs} runs are complete" in text
     assert "1 of 2 seeds" in text
     assert "superglue failed (error)" in text
+    assert set(re.findall(r"#missing-[^>]*>([0-9]+) failed<", text)) == {"1"}
     assert re.search(r'class="missing"[^>]*><a href="#variant-heads-[0-9a-f]+">–</a> <small>1 running</small>', text)
     assert "blimp.jsonl has 2 versions" in text
 
