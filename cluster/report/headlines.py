@@ -123,7 +123,7 @@ def _enough(found: Iterable[Comparison], first: Measure) -> str:
     if not amount_of(largest).startswith(("+", "-")):
         return ""
     seeds = f"{max(largest.likely, largest.n + 1)} seeds or more" if largest.likely else f"more than {MOST_SEEDS} seeds"
-    return f"; to tell the {_amount(largest)} of {name(largest.variant)}, if they are real, takes {seeds}"
+    return f"; the largest seen, {_amount(largest)} by {name(largest.variant)}, would take {seeds} to tell"
 
 
 def _strongest(found: Iterable[Comparison], first: Measure) -> list[Comparison]:

@@ -38,7 +38,7 @@ def test_where_nothing_can_be_told_it_says_how_many_seeds_the_largest_difference
     near, less = [0.61, 0.60, 0.60, 0.61, 0.60, 0.605], [each - 0.001 for each in reversed(BASE)]
     (line,) = lines(on_blimp(BASE, near, less))
     told = re.fullmatch(
-        r".*told \(6 seeds\); to tell the \+0.4 points of BLiMP of “a”, if they are real, takes (\d+) seeds or more.",
+        r".*told \(6 seeds\); the largest seen, \+0.4 points of BLiMP by “a”, would take (\d+) seeds or more to tell.",
         line,
     )
     assert 6 < int(told[1]) < 100
