@@ -11,6 +11,21 @@ SCIENCE_FOR_THE_CLUSTER = {"tiny_transformers.settings", "tiny_transformers.comm
 CLUSTER_FOR_JOBS = {"cluster.files"}
 
 
+TOP_LEVEL = {
+    ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
+    "LICENSE", "Makefile", "README.md", "cluster", "docs", "experiments.yaml", "jobs", "mkdocs.yml", "pyproject.toml",
+    "requirements.lock", "slurm_logs", "templates", "tests", "tiny_transformers",
+}  # fmt: skip
+
+
+def test_the_repository_has_what_its_house_has_and_nothing_that_a_command_wrote():
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no repository: what is kept in it cannot be told")
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert {name.partition("/")[0] for name in kept if name} == TOP_LEVEL
+    assert [name for name in kept if name.startswith("slurm_logs/")] == ["slurm_logs/.gitkeep"]
+
+
 def test_every_module_is_in_a_room():
     for package, rooms in ROOMS.items():
         found = {name.split(".")[1] for name in modules() if name.startswith(f"{package}.")}

@@ -91,14 +91,14 @@ OUTPUT, LOGS = Path("output"), Path("slurm_logs")
 @contextmanager
 def that_stays() -> Iterator[None]:
     """What is made within this stays as long as the command, as the settings of its runs do: garbage is not looked for
-    meanwhile, and never among it."""
+    meanwhile, and never among it. A process that looks for none, as one of many commands does, is left as it is."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
+            gc.freeze()
             gc.enable()
 
 

@@ -861,10 +861,12 @@ def test_what_stays_is_made_without_looking_for_garbage_and_never_looked_through
         kept = [[] for _ in range(1_000)]
     assert gc.isenabled()
     assert gc.get_freeze_count() >= frozen + len(kept)
-    gc.disable()  # as in a process that does so itself
+    gc.disable()  # as in a process that does so itself, and goes on with other commands
+    frozen = gc.get_freeze_count()
     try:
         with shared.that_stays():
             pass
         assert not gc.isenabled()
+        assert gc.get_freeze_count() == frozen
     finally:
         gc.enable()
