@@ -130,26 +130,8 @@ def parquet(of: Sequence[RunColumn]) -> bytes | None:
     except ImportError:
         return None
     stream = io.BytesIO()
-    files.write_table(arrow.table({column.title: _array(arrow, _typed(column)) for column in of}), stream)
+    files.write_table(arrow.table({column.title: arrow.array(_typed(column)) for column in of}), stream)
     return stream.getvalue()
-
-
-def _array(arrow: Any, values: Sequence[Any]) -> Any:
-    """Return what arrow.array makes of texts or numbers; but that loads pandas, which takes a second."""
-    import numpy as np  # here, because the command that prints scores loads this module
-
-    kinds = {type(value) for value in values} - {type(None)}
-    if kinds == {str}:
-        texts = [(value or "").encode() for value in values]
-        kind = arrow.string()
-        parts = [np.cumsum([0, *map(len, texts)], dtype=np.int32), np.frombuffer(b"".join(texts), dtype=np.uint8)]
-    elif kinds in ({int}, {float}):
-        kind = arrow.int64() if kinds == {int} else arrow.float64()
-        parts = [np.array([value or 0 for value in values], dtype=np.int64 if kinds == {int} else np.float64)]
-    else:
-        return arrow.array(values) if kinds else arrow.nulls(len(values))
-    known = np.packbits([value is not None for value in values], bitorder="little")
-    return arrow.Array.from_buffers(kind, len(values), [arrow.py_buffer(part) for part in (known, *parts)])
 
 
 def _typed(column: RunColumn) -> list[Any]:
