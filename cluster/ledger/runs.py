@@ -80,10 +80,9 @@ class Runs(Store):
         configs, found = _Configs(), dict[str, tuple[str, str]]()
         stranger = cache(lambda stages: next((stage for stage in json.loads(stages) if stage not in STAGES), None))
         for run_id, name, text, stages in self.db.execute("SELECT id, name, config, stages FROM run ORDER BY rowid"):
-            config = configs.read(text)
             if stage := stranger(stages):
                 found[run_id] = name, f"stage {stage}"
-            elif isinstance(config, str):
+            elif isinstance(config := configs.of_any_seed(text)[0], str):
                 found[run_id] = name, config
         return found
 
@@ -177,14 +176,20 @@ class _Configs:
 
     def read(self, text: str) -> RunConfig | str:
         """Return the settings, or the first of them that this version does not know."""
+        known, seed = self.of_any_seed(text)
+        return known if isinstance(known, str) or known.seed == seed else known.model_copy(update={"seed": seed})
+
+    def of_any_seed(self, text: str) -> tuple[RunConfig | str, int | None]:
+        """Return settings that differ in the seed at most, and the seed; or the first that this version does not
+        know."""
         match = _SEED.search(text)
         if match is None:
-            return read_settings(text)
-        seed, unseeded = int(match[1]), text[: match.start()] + match[2]
-        known = self._known.get(unseeded)
-        if known is None:
-            known = self._known[unseeded] = read_settings(text)
-        return known if isinstance(known, str) or known.seed == seed else known.model_copy(update={"seed": seed})
+            config = read_settings(text)
+            return config, config.seed if isinstance(config, RunConfig) else None
+        unseeded = text[: match.start()] + match[2]
+        if unseeded not in self._known:
+            self._known[unseeded] = read_settings(text)
+        return self._known[unseeded], int(match[1])
 
 
 def read_settings(text: str) -> RunConfig | str:

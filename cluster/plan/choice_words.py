@@ -32,7 +32,11 @@ def title(of: ChoicePlan | ChoiceFile) -> str:
 
 
 def when(choice: ChoiceFile) -> str:
-    return choice["made"][:16].replace("T", " at ")
+    return minute(choice["made"])
+
+
+def minute(moment: str) -> str:
+    return moment[:16].replace("T", " at ")
 
 
 def chosen(choice: ChoiceFile) -> list[str]:

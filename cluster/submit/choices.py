@@ -141,7 +141,12 @@ def go_on(ledger: Ledger, output_root: OutputRoot, paused: Collection[str] = ())
 def _goes_on(ledger: Ledger, output_root: OutputRoot, path: Path, request: RequestFile, choice_id: str) -> bool:
     """Make a choice if it can be made, and turn its request into one of the runs that were chosen; whether it was."""
     if (plan := plan_of(output_root, choice_id)) is None:
-        told = f"{output_root.choice(choice_id).plan}: cannot be read, so nothing is chosen: `submit` again."
+        manifest = (request.get("manifest") or {}).get("name", "its manifest")
+        told = (
+            f"{output_root.choice(choice_id).plan}: cannot be read, so nothing is chosen, or comes of what was: "
+            f"`submit` {manifest} again, as it was on {choice_words.minute(request['created'])}. If nobody asks for "
+            f"that any more, remove {path}."
+        )
         console.print(told, style="yellow", soft_wrap=True)
         return False
     try:

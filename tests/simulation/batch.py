@@ -5,6 +5,7 @@ environment in which they are called, as real ones do."""
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import shlex
@@ -584,8 +585,14 @@ OVERRIDING = {"SBATCH_PARTITION": "partition", "SBATCH_TIMELIMIT": "time", "SBAT
 
 def _options(script: str) -> Iterator[tuple[str, str]]:
     for line in script.split("\n"):
-        if match := re.match(r"#SBATCH --([\w-]+)(?:=(.*))?$", line):
-            yield match[1], (shlex.split(match[2]) or [""])[0] if match[2] else ""
+        if line.startswith("#SBATCH") and (option := _option(line)):
+            yield option
+
+
+@functools.lru_cache(1000)
+def _option(line: str) -> tuple[str, str] | None:
+    match = re.match(r"#SBATCH --([\w-]+)(?:=(.*))?$", line)
+    return (match[1], (shlex.split(match[2]) or [""])[0] if match[2] else "") if match else None
 
 
 def _listed(numbers: list[int]) -> str:

@@ -31,6 +31,7 @@ class Choosing:
         made.chosen = self._look_at_choices
         self.choices: dict[Path, bytes] = {}  # as each was made
         self.torn: dict[Path, bytes] = {}  # choices that somebody has spoilt
+        self.edits: set[int] = set()  # as which manifests were before
 
     # -- steps
 
@@ -108,6 +109,7 @@ class Choosing:
 
     def _edit(self, pick: int) -> None:
         """The manifest asks another question of f0, and so another of f1, and is submitted."""
+        self.edits.add(self.world.edited)
         self.world.edited = (self.world.edited + 1 + pick % (len(EDITS) - 1)) % len(EDITS)
         (self.world.folder / "experiments.yaml").write_text(manifest(self.world.edited))
         self.world.note("the manifest is edited")
@@ -235,11 +237,13 @@ class Choosing:
 
     def submit_as_before(self, studies: list[str]) -> None:
         """With the manifests by which something was chosen that nobody has submitted: sbatch has refused it, or the
-        request was removed, and the manifest does not ask for it any more."""
+        request was removed, and the manifest does not ask for it any more. Where a plan is torn, with all."""
         world, now = self.world, self.world.edited
+        torn = any(read(path) is None for path in files_in(world.output / "choices", "plan.json"))
         for edit in range(len(EDITS)):
             world.edited = edit
-            if edit != now and any(self._current(study) in self.choices for study in FOLLOW_UPS):
+            was = edit in self.edits and torn or any(self._current(study) in self.choices for study in FOLLOW_UPS)
+            if edit != now and was:
                 (world.folder / "experiments.yaml").write_text(manifest(edit))
                 self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
         world.edited = now

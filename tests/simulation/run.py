@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LEAST = 0.02  # of the walks each fault takes effect in
+CHUNK = 20  # walks that a process takes at a time; what they leave is collected then
 sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -37,8 +38,6 @@ def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], i
         for seed in seeds:
             outcome = walk(folder, seed)
             walks += 1
-            if not walks % 25:
-                gc.collect()
             counts.update(set(outcome.counts) | took_effect(outcome.counts))
             after += outcome.after_fault
             if outcome.violations:
@@ -74,7 +73,7 @@ def main() -> int:
     began, counts, walks, after = time.monotonic(), Counter(), 0, 0
     broken: list[tuple[int, list[str]]] = []
     last = asked.first + asked.walks
-    chunks: list[Sequence[int]] = [range(start, min(start + 25, last)) for start in range(asked.first, last, 25)]
+    chunks: list[Sequence[int]] = [range(start, min(start + CHUNK, last)) for start in range(asked.first, last, CHUNK)]
     if asked.seeds:
         chunks = [[int(seed)] for seed in asked.seeds.split(",")]
     with get_context("spawn").Pool(asked.workers) as pool:

@@ -154,8 +154,8 @@ class Held:
         self.path, self.name, self.content = path, path.name, content
 
     def read_bytes(self) -> bytes:
-        if isinstance(self.content, OSError):
-            raise self.content
+        if isinstance(error := self.content, OSError):
+            raise OSError(error.errno, error.strerror, error.filename)  # anew: one that is raised holds its callers
         return self.content
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ def read_once(read: Callable[..., Any]) -> Callable[..., Any]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            return read(Held(path, error.with_traceback(None)), kind)  # which would hold on to all its callers
+            return read(Held(path, error), kind)
         if (content, kind) not in known:
             known[content, kind] = marshal.dumps(read(Held(path, content), kind))
         return marshal.loads(known[content, kind])
@@ -187,8 +187,10 @@ def dumped(value: Any, **options: Any) -> str:
 def query(db: Database, sql: str, values: Any = ()) -> Iterator[dict[str, Any]]:
     """sqlite-utils' question, without a savepoint around it."""
     found = db.conn.execute(sql, values)
+    if not (rows := found.fetchall()):
+        return iter(())
     names = [column[0] for column in found.description]
-    return (dict(zip(names, row, strict=True)) for row in found)
+    return iter([dict(zip(names, row)) for row in rows])  # noqa: B905 - each has all columns
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from simulation import mutants, steps
 from simulation.walk import Walker, shorten, told, walk
-from simulation.world import installed, world
+from simulation.world import installed, seams, world
 
 from cluster.plan import ranking
 from cluster.slurm.answers import Job
@@ -137,6 +138,33 @@ def test_what_waits_for_a_calibration_is_submitted_by_ticks_once_that_has_ended_
         walker.take(("command", {"words": ["tick"], "seed": 1, "pick": 0}))
         assert (len(made.slurm.ran), walker.statuses(), made.violations) == (2, {"completed"}, [])
         assert not list(made.output.glob("requests/*"))
+
+
+@pytest.mark.parametrize("seed", [1, 10])  # of the tenth it is as SQLite makes it
+def test_a_ledger_is_to_others_as_it_was_until_a_transaction_has_ended_and_the_next_world_has_its_own(folder, seed):
+    asked = "SELECT value FROM meta WHERE key = 'a'"
+    put = "INSERT OR REPLACE INTO meta (key, value) VALUES ('a', ?)"
+    for _ in range(2):
+        with world(folder, seed) as made:
+            ledgers = seams().disk.connections
+            mine, others = (ledgers.take(made.folder / "ledger.db") for _ in range(2))
+            if seed == 10:
+                mine.execute("CREATE TABLE meta (key PRIMARY KEY, value)")
+            assert others.execute(asked).fetchall() == []
+            for value, before in (("1", []), ("2", [("1",)])):
+                mine.execute("BEGIN")
+                mine.execute(put, [value])
+                assert (mine.execute(asked).fetchall(), others.execute(asked).fetchall()) == ([(value,)], before)
+                with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+                    others.execute(put, ["3"])
+                mine.execute("COMMIT")
+                assert others.execute(asked).fetchall() == [(value,)]
+            mine.execute("BEGIN")
+            mine.execute(put, ["3"])
+            mine.close()  # by who was killed
+            assert others.execute(asked).fetchall() == [("2",)]
+            (made.folder / "ledger.db").unlink()
+            assert ledgers.take(made.folder / "ledger.db").ledger is not mine.ledger
 
 
 CHOICE = ("choice", {"study": "f0", "pick": 0})

@@ -26,7 +26,7 @@ from simulation.disk import DiskFault
 from simulation.kernel import Process
 from simulation.steps import Step
 from simulation.teaching import Teaching
-from simulation.world import SITE, STUDIES, World, installed, seams, with_sources, world
+from simulation.world import SITE, STUDIES, World, files_in, installed, of_each, seams, with_sources, world
 
 from cluster.files.records import key_of
 from cluster.reconcile.intents import patience
@@ -720,7 +720,7 @@ class Walker(Choosing, Teaching):
                 if not any(words in told for words in KEPT):
                     world.complain(f"tick leaves what is to be tried again:: {told}")
                 shown = self.do("status", "--failed").output.getvalue() if GONE in told else LEFT
-                if LEFT not in shown:
+                if LEFT not in shown and UNASKED not in shown:
                     world.complain(f"status says that tick does what it leaves:: {overdue} {told} {shown}")
             if asked == 3:  # accounting calls some alive that never ended for it: the user is told to cancel them
                 for user in users:
@@ -773,19 +773,18 @@ class Walker(Choosing, Teaching):
         for user in users:
             self.do("status", user=user)
         complain = self.world.complain
-        for run in sorted((self.world.output / "runs").iterdir()):
-            for path in run.glob("stages/*"):
-                results = [result.read_text() for result in path.glob("*/result.json")]
-                completed = sum('"completed"' in text for text in results)
-                if completed != 1 and run.name not in self.world.notes_redone:
-                    complain(f"completed {completed} times:: {run.name} {path.name}")
-                executed, attempts = self.world.executed[run.name, path.name], len(list(path.glob("*/claim.json")))
-                if executed > attempts or executed < completed:
-                    complain(f"executed {executed} times, completed {completed} in {attempts} attempts:: {path}")
-        known = {(row["run_id"], row["stage"], row["number"]): row for row in self.rows("attempt")}
-        for path in self.world.output.glob("runs/*/stages/*/*/claim.json"):
-            if (path.parts[-5], path.parts[-3], int(path.parts[-2])) not in known:
-                complain(f"an attempt is not in the ledger:: {path}")
+        known = {(row["run_id"], row["stage"], row["number"]) for row in self.rows("attempt")}
+        for run, stages in of_each(f"{self.world.output}/runs", "stages"):
+            for stage, path in of_each(stages):
+                completed = sum('"completed"' in result.read_text() for result in files_in(path, "result.json"))
+                if completed != 1 and run not in self.world.notes_redone:
+                    complain(f"completed {completed} times:: {run} {stage}")
+                executed, claims = self.world.executed[run, stage], files_in(path, "claim.json")
+                if executed > len(claims) or executed < completed:
+                    complain(f"executed {executed} times, completed {completed} in {len(claims)} attempts:: {path}")
+                for claim in claims:
+                    if (run, stage, int(claim.parts[-2])) not in known:
+                        complain(f"an attempt is not in the ledger:: {claim}")
         if self.world.counts["spoilt: answer"] or self.world.counts["removed: a run"]:
             return  # what they said is in no file any more
         before = self.contents()
@@ -823,6 +822,7 @@ def _dumped(profile: str) -> str:
 
 NOTHING = "is another task's; nothing to do"
 LEFT = "left alone by `tick`"
+UNASKED = "nothing asks for them any more"
 GONE = "left alone, since the files of their submissions are gone"
 KEPT = (
     "there is no ledger",

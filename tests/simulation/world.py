@@ -34,7 +34,7 @@ import yaml
 from simulation import kernel as kernels
 from simulation import paths, saving
 from simulation.batch import POLICY, Batch, Call, Reply, Task
-from simulation.disk import Disk, DiskFault
+from simulation.disk import Disk, DiskFault, remove
 from simulation.kernel import Condition, Event, Kernel, Output, Process, Queue, RLock
 from sqlite_utils import Database
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
@@ -131,6 +131,14 @@ def files_in(folder: str | Path, name: str) -> list[Path]:
     return [path for each in inner if (path := Path(f"{folder}/{each}/{name}")).exists()]
 
 
+def of_each(folder: str, name: str = "") -> list[tuple[str, str]]:
+    """What a folder has, and the path of this name in each."""
+    try:
+        return [(each, f"{folder}/{each}/{name}".rstrip("/")) for each in sorted(os.listdir(folder))]
+    except FileNotFoundError:
+        return []
+
+
 def with_sources(names: Iterable[str]) -> set[str]:
     """These studies, and those that they begin from."""
     found: set[str] = set()
@@ -182,6 +190,11 @@ class World:
         self.teacher = self.planned["t0"][0].id
         self.students = {run.id for name in TAUGHT for run in self.planned[name] if run.needs}
         self.chosen: Callable[[Process], None] = lambda _: None  # told of each time that choices were looked at
+
+    def let_go(self) -> None:
+        """It has ended: its processes and jobs no longer hold each other, for which Python would have to look."""
+        for each in (*self.kernel.processes.values(), *self.slurm.tasks, self.slurm, self.kernel):
+            vars(each).clear()
 
     # -- what the walk reports
 
@@ -559,9 +572,7 @@ class Seams:
         with contextlib.closing(sqlite3.connect(":memory:")) as template:
             schema.migrate.apply(Database(template))
             self._statements = list(template.iterdump())[1:-1]  # between BEGIN and COMMIT
-        with contextlib.closing(sqlite3.connect(":memory:")) as made:
-            made.executescript(";".join(self._statements))
-            self.disk.connections.empty = made.serialize()
+        self.disk.connections.statements = self._statements
         self._signal = types.SimpleNamespace(
             **{name: getattr(signal, name) for name in dir(signal) if name.startswith("SIG")}, Signals=signal.Signals,
             signal=self._set_handler, getsignal=self._handler, pthread_sigmask=self._mask,
@@ -664,9 +675,9 @@ class Seams:
     # the ledger: as if each had been made by all migrations
 
     def _migrate(self, db: Any) -> None:
-        found = db.conn
-        found.has_tables = found.has_tables or bool(found.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
-        if not found.has_tables:
+        ledger = db.conn.ledger
+        ledger.has_tables = ledger.has_tables or not self._pending(db)
+        if not ledger.has_tables:
             for statement in self._statements:
                 db.conn.execute(statement)
 
@@ -839,7 +850,7 @@ def world(folder: Path, seed: int) -> Iterator[World]:
     disk.kernel, disk.folder, disk.written = made.kernel, str(made.folder), made.named.append
     disk.read_only = lambda process: made.read_only and "words" in process.notes
     disk.failed = made.failed
-    disk.connections.from_nothing = seed % 10 == 0
+    disk.connections.from_nothing, disk.connections.beside = seed % 10 == 0, str(made.folder)
     os.chdir(made.folder)
     outputs = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (Output(made.kernel, output) for output in outputs)  # type: ignore[assignment]
@@ -847,10 +858,11 @@ def world(folder: Path, seed: int) -> Iterator[World]:
         yield made
     finally:
         made.kernel.end_all()
-        disk.connections.end_world(str(made.folder))
+        disk.connections.end_world()
         disk.kernel = None
         sys.stdout, sys.stderr = outputs
         seams().world = None
         os.environ._data = data  # type: ignore[attr-defined]
         os.chdir(folder)
-        shutil.rmtree(made.folder, ignore_errors=True)
+        remove(str(made.folder))
+        made.let_go()

@@ -293,7 +293,11 @@ def test_a_plan_that_cannot_be_read_is_told_and_the_others_go_on(scene, capsys):
     scene.root.choice(scene.longest).plan.write_text("{")
     all_scored(scene)
     assert scene.go_on() == choices.Went(2, 1)
-    assert "plan.json: cannot be read, so nothing is chosen: `submit` again." in capsys.readouterr().out
+    told, request = capsys.readouterr().out, scene.root.request(scene.longest)
+    created = whole_files.read_json(request)["created"]
+    assert "plan.json: cannot be read, so nothing is chosen, or comes of what was: `submit` its manifest" in told
+    assert f"as it was on {created[:10]} at {created[11:16]}. If nobody asks for" in told
+    assert f"that any more, remove {request}." in told
 
 
 def test_a_choice_whose_file_the_disk_does_not_give_is_told_and_all_else_goes_on(scene):
