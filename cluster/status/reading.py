@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.console import clean, count
+from cluster.errors import InputError
 from cluster.files.documents import LATEST, DecisionFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
@@ -21,11 +22,12 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
+from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.status import needs
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import SUPERSEDED, TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
-from cluster.submit import leaving
+from cluster.submit import leaving, retries
 from cluster.submit.earlier import EarlierSubmissions
 from cluster.submit.leaving import Why
 from tiny_transformers.settings.stage.pretrain import DOCUMENTS_CUT
@@ -172,6 +174,9 @@ def _failures(
     if not failed:
         return ()
     decisions, options = ledger.decisions(), root.options
+    undecided = [attempt for attempt in failed if key_of(attempt) not in decisions]
+    if undecided and not imported:
+        decisions |= _expected(ledger, root, undecided)
     retried = [attempt for attempt in failed if _is_retry(decisions.get(key_of(attempt)))]
     left = leaving.all_left(ledger, root, retried) if retried and not imported else {}
     superseded = _superseded(ledger, failed)
@@ -195,6 +200,21 @@ def _failures(
         told = tuple((row["run_id"], names[row["run_id"]], row["number"], row["job"] or "") for row in group)
         found.append(Failure(stage, cause, clean(group[0]["message"] or ""), told, decided, again, command))
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
+
+
+def _expected(
+    ledger: Ledger, root: OutputRoot, undecided: Sequence[AttemptRow]
+) -> dict[tuple[str, str, int], DecisionFile]:
+    """What `tick` will try again of these."""
+    before = EarlierSubmissions(ledger, root, None)
+
+    def site_of(submission_id: str) -> Site | None:
+        try:
+            return before.site(submission_id)
+        except InputError:  # its profile is another version's: `tick` says so
+            return None
+
+    return retries.expected(ledger, root, site_of, undecided, time.time())
 
 
 def _superseded(ledger: Ledger, failed: Iterable[AttemptRow]) -> set[str]:

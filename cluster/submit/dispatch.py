@@ -5,15 +5,15 @@ code within a run, and stops after many failures of one kind. Prints nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from cluster.errors import BreakerOpen, InputError, SlurmSilent
+from cluster.errors import InputError, SlurmSilent
 from cluster.files import documents, folders, records, whole_files
-from cluster.files.documents import AnswerFile, BudgetFile, ContentsFile, DecisionFile, ReachedLimit
+from cluster.files.documents import AnswerFile, BudgetFile, ContentsFile, ReachedLimit
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run, key_of
+from cluster.files.records import Run
 from cluster.ledger.database import Ledger
 from cluster.plan import choosing, cost, packing, retry
 from cluster.plan.calibration import Calibration
@@ -248,76 +248,6 @@ def note_limit(output_root: OutputRoot, request: Request, refusal: RefusedForNow
             "packs": packs, "times": before["times"] + 1 if before else 1,
         }  # fmt: skip
         whole_files.write_json(path, answer)
-
-
-# -- retry ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RetryPlan:
-    """The failed stage runs that are tried again, and what else was decided."""
-
-    due: dict[str, list[str]]  # run id -> stages
-    waiting: int  # stage runs whose rule says to wait
-    decided: list[DecisionFile]  # decisions made just now
-    left: int  # stage runs that are left alone, since nobody knows how they were submitted
-
-
-def decide(
-    ledger: Ledger,
-    output_root: OutputRoot,
-    site_of: Callable[[str], Site | None],
-    now: float,
-    only: Collection[str] | None = None,
-) -> RetryPlan:
-    """Decide on every failed stage run, of these runs if given, that nothing was decided on yet: a file beside the
-    attempt, and a row. Nothing is decided on an attempt whose files were removed, or whose site is not known; nor is
-    one tried again whose site is not known any more."""
-    known = ledger.decisions()
-    due: dict[str, list[str]] = {}
-    decided: list[DecisionFile] = []
-    waiting = left = 0
-    failed = [each for each in ledger.newest_attempts("failed") if only is None or each["run_id"] in only]
-    histories = ledger.histories(attempt["run_id"] for attempt in failed if key_of(attempt) not in known)
-    for attempt in failed:
-        key = key_of(attempt)
-        decision = known.get(key)
-        if decision and decision["action"] == "stop":
-            continue
-        site = site_of(attempt["submission_id"])
-        if site is None:
-            left += 1
-            continue
-        if decision is None:
-            if not output_root.attempt(*key).path.is_dir():
-                continue
-            made = retry.decide(histories[attempt["run_id"], attempt["stage"]], site, now)
-            decision = {
-                "run_id": key[0], "stage": key[1], "number": key[2], "time": now, "action": made.action,
-                "cause": made.cause, "tries": made.tries, "changes": made.changes, "due": made.due,
-            }  # fmt: skip
-            whole_files.write_json(output_root.attempt(*key).decision, decision, indent=None)
-            ledger.put_decision(decision)
-            decided.append(decision)
-        if decision["action"] == "retry" and decision["due"] <= now:
-            due.setdefault(attempt["run_id"], []).append(attempt["stage"])
-        elif decision["action"] == "retry":
-            waiting += 1
-    return RetryPlan(due, waiting, decided, left)
-
-
-def check_breaker(ledger: Ledger, site: Site) -> None:
-    """Raises BreakerOpen if the attempts that ended last failed alike, one after another."""
-    if site.breaker is None:
-        return
-    ended = ledger.latest_ends(2_000)  # a pack may have many, and failures that do not count may lie between
-    alike = retry.in_a_row(ended)
-    if alike >= site.breaker:
-        newest = next(attempt for attempt in ended if attempt["status"] == "failed")
-        raise BreakerOpen(
-            f"The last {alike} packs failed alike ({newest['stage']}, {newest['cause']}: {newest['message']}). "
-            "Nothing is submitted before a person has looked: `status --failed`; then `rerun --failed`, which goes on."
-        )
 
 
 # -- provenance -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from cluster.submit import (
     calibrating,
     choices,
     corpora,
-    dispatch,
     leaving,
     needs,
     on_disk,
@@ -38,6 +37,7 @@ from cluster.submit import (
     own_stages,
     pause,
     requests,
+    retries,
 )
 from cluster.submit.contents import check_contents
 from cluster.submit.dispatch import Request, States, SubmitOptions, Todo
@@ -87,7 +87,7 @@ def submit_missing(
 
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:
-            dispatch.check_breaker(ledger, site)
+            retries.check_breaker(ledger, site)
         defined = own_stages.define(ledger, where.output_root, own or {}, all_runs, site, data_root)
         states: States = ledger.states() if ledger else {}
         states = on_disk.without_removed(where.output_root, runs, states)
@@ -164,7 +164,7 @@ def tick(
         problems: list[TinyError] = []
         before = EarlierSubmissions(ledger, where.output_root, site, problems)
         with ledger.transaction():
-            again = dispatch.decide(ledger, where.output_root, before.site, time.time(), only)
+            again = retries.decide(ledger, where.output_root, before.site, time.time(), only)
         say_decided(again, where.output_root.options)
         chosen = choices.go_on(ledger, where.output_root, paused)
         if chosen.made:  # and are asked for now
@@ -176,7 +176,7 @@ def tick(
         groups = _to_go_on(where.output_root, ledger, again, before, only, site, waiting.runs, paused)
         refused = dict(before.refused)
         if groups:
-            dispatch.check_breaker(ledger, site or before.any_site())
+            retries.check_breaker(ledger, site or before.any_site())
         done: list[Request] = []
         for source, todo in groups:
             try:
@@ -209,7 +209,7 @@ def tick(
 def _to_go_on(
     output_root: OutputRoot,
     ledger: Ledger,
-    again: dispatch.RetryPlan,
+    again: retries.RetryPlan,
     before: EarlierSubmissions,
     only: Collection[str] | None,
     site: Site | None,

@@ -18,7 +18,7 @@ from cluster.ledger.database import Ledger
 from cluster.plan import choice_words, choosing, disk, following, outlook, packing
 from cluster.sites.profiles import Site
 from cluster.slurm.sbatch import RefusedForNow
-from cluster.submit import calibrating, dispatch, launch, others, tables
+from cluster.submit import calibrating, launch, others, retries, tables
 from cluster.submit.dispatch import Request, SubmitOptions
 from cluster.submit.leaving import Why
 
@@ -177,7 +177,7 @@ def say_left_refused(refused: Mapping[str, str]) -> None:
     console.print(Text(f"{told} Mend that, and `submit` again.", style="yellow"), soft_wrap=True)
 
 
-def say_decided(again: dispatch.RetryPlan, options: str) -> None:
+def say_decided(again: retries.RetryPlan, options: str) -> None:
     """Say what was decided of failures; `options` are what a command must be told to speak of this OUTPUT_ROOT."""
     retried = Counter((d["cause"], d["changes"]) for d in again.decided if d["action"] == "retry")
     stopped = Counter(d["cause"] for d in again.decided if d["action"] == "stop")

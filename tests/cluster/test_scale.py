@@ -16,7 +16,7 @@ from cluster.reconcile.session import LedgerView
 from cluster.sites.profiles import Site
 from cluster.slurm import answers
 from cluster.status import reading
-from cluster.submit import dispatch, launch
+from cluster.submit import dispatch, launch, retries
 
 SIZES = (15, 30, 60)
 MOST = 2.02  # times the steps from the first size to the second that those to the third are: 2.00 if linear
@@ -75,7 +75,7 @@ class Study:
     def do_again(self):
         """As `tick` and `rerun --failed` do, up to what is submitted."""
         reconciling.late_results(self.ledger, self.root)
-        dispatch.decide(self.ledger, self.root, lambda _: SITE, 0.0)
+        retries.decide(self.ledger, self.root, lambda _: SITE, 0.0)
         states, runs = self.ledger.states(), self.ledger.runs()
         todo = [(run, choosing.redo(run, [run.stages[0]])) for run in runs]
         for run, stages in todo:

@@ -140,7 +140,7 @@ MUTANTS = (
     one("what is intended is not settled", RECONCILING,
         '            if each.row["state"] == "intended":', '            if each.row["state"] != "intended":'),
     one("the answer is for others", RECONCILING, "told = seen if each.ours else", "told = seen if not each.ours else"),
-    one("what is due waits", DISPATCH, 'decision["due"] <= now', 'decision["due"] > now'),
+    one("what is due waits", "cluster/submit/retries.py", 'decision["due"] <= now', 'decision["due"] > now'),
     one("room grows as it is filled", DISPATCH, "room -= len(fitting)", "room += len(fitting)"),
     one("jobs make room", DISPATCH, "narrowed.max_submit - _live", "narrowed.max_submit + _live"),
     one("a life takes over from itself", CLAIMS,

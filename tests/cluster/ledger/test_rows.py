@@ -11,7 +11,7 @@ from cluster.files.records import AskedAttempt, AttemptRow, SitedAttempt
 from cluster.ledger import rows
 from cluster.ledger.database import Ledger
 from cluster.sites.profiles import Site
-from cluster.submit import dispatch
+from cluster.submit import retries
 
 BESIDE = {"place", "rowid"}  # which attempt is the newest is found out with them
 
@@ -26,7 +26,7 @@ def ledger(tmp_path):
         unfinished=lambda run: "blimp" if run.id != first else None,
     )  # fmt: skip
     with closing(Ledger(root.ledger)) as opened:
-        dispatch.decide(opened, root, lambda _: Site(name="delftblue", scheduler="slurm"), 0.0)
+        retries.decide(opened, root, lambda _: Site(name="delftblue", scheduler="slurm"), 0.0)
         yield opened
 
 

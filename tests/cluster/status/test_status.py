@@ -24,8 +24,10 @@ from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
+from cluster.sites.profiles import Site
 from cluster.slurm import environment
 from cluster.status import reading, showing, watching
+from cluster.submit import retries
 
 START = 1_790_000_000.0
 EXPECTED = Path(__file__).parent  # TT_RECORD=1 writes it anew
@@ -163,6 +165,31 @@ def test_a_failure_is_tried_again_by_tick_unless_tick_leaves_it_alone(study, roo
     assert told() == ("left alone by `tick`: sbatch refused it", False, "submit MANIFEST")
 
 
+def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, runs):
+    """A timeout is tried again by the site's rule, an error is not; of an odd profile `tick` tells."""
+    for run, cause in zip(runs[5:7], ("timeout", "error"), strict=True):
+        study.put_attempt(run.id, "pretrain", 1, cause=cause)
+        root.run(run.id).attempt("pretrain", 1).path.mkdir(parents=True, exist_ok=True)
+        whole_files.write_json(root.run(run.id).run_json, {})
+
+    def told():
+        failures = reading.read(LedgerView(study, "now", "none"), root).failures
+        return {each.cause: (each.decided, each.command.removesuffix(root.options)) for each in failures}
+
+    by_hand = {cause: ("", f"rerun --failed --stage pretrain --run {run.id}")
+               for run, cause in zip(runs[5:7], ("timeout", "error"), strict=True)}  # fmt: skip
+    assert told() == by_hand
+    intent = {"created": "2026-09-21", "site": {}, "data_root": None, "user": environment.user()}
+    whole_files.write_json(root.submission("aa").submission, intent)
+    assert told() == by_hand
+    whole_files.write_json(root.submission("aa").submission, intent | {"site": {"name": "s", "scheduler": "slurm"}})
+    assert told() == by_hand | {"timeout": ("to be tried again: 1.5 x the time", "tiny-transformers tick")}
+    retries.decide(study, root, lambda _: Site(name="s", scheduler="slurm"), 0.0)
+    stopped = "not tried again by itself: 1 x error"
+    assert told()["timeout"] == ("to be tried again: 1.5 x the time", "tiny-transformers tick")
+    assert told()["error"][0] == stopped
+
+
 def test_a_log_that_ends_in_what_the_message_says_is_not_shown_twice(study, root):
     told = shown(study, root, show="failed", everything=True)
     assert told.count("label is 7") == 1
@@ -211,6 +238,7 @@ def test_a_corpus_of_which_much_is_cut_is_told_of_once_for_all_its_runs(ledger, 
 
 def test_failures_that_no_study_asks_for_any_more_say_how_they_are_counted_no_more(ledger, root, runs):
     ledger.record_runs(runs[:3], "2026")
+    submit(ledger, "aa", [runs[:3]])
     for run in runs[:3]:
         ledger.put_attempt(run.id, "pretrain", 1, status="failed", cause="error", message="the text is no text")
     for study in {study for run in runs[:3] for study in run.studies}:

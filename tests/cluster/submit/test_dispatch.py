@@ -9,7 +9,7 @@ from cluster.plan import cost, outlook
 from cluster.sites.profiles import Rule, Site
 from cluster.slurm.answers import Job
 from cluster.slurm.queries import Limits
-from cluster.submit import dispatch
+from cluster.submit import dispatch, retries
 from cluster.submit.wording import _new, say_decided
 
 SITE = Site(name="test", scheduler="slurm", account="acc", runs_per_pack=1, cpus=4)
@@ -162,15 +162,15 @@ def failed(
 
 def test_a_decision_is_made_once_and_is_a_file_and_a_row(ledger, root, runs):
     failed(ledger, runs[0], "timeout")
-    assert dispatch.decide(ledger, root, lambda _: SITE, 10.0).decided == [], "its files were removed"
+    assert retries.decide(ledger, root, lambda _: SITE, 10.0).decided == [], "its files were removed"
     root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
-    assert dispatch.decide(ledger, root, lambda _: None, 10.0).decided == [], "nobody knows where it ran"
-    first = dispatch.decide(ledger, root, lambda _: SITE, 10.0)
+    assert retries.decide(ledger, root, lambda _: None, 10.0).decided == [], "nobody knows where it ran"
+    first = retries.decide(ledger, root, lambda _: SITE, 10.0)
     assert first.due == {runs[0].id: ["pretrain"]}
     (decision,) = first.decided
     assert (decision["action"], decision["changes"]) == ("retry", "1.5 x the time")
     assert whole_files.read_json(root.run(runs[0].id).attempt("pretrain", 1).decision) == decision
-    again = dispatch.decide(ledger, root, lambda _: SITE, 20.0)
+    again = retries.decide(ledger, root, lambda _: SITE, 20.0)
     assert (again.decided, again.due) == ([], first.due), "it stays due until it is submitted"
     assert list(ledger.decisions().values()) == [decision]
 
@@ -179,28 +179,28 @@ def test_what_is_to_wait_is_not_due_yet(ledger, root, runs):
     site = SITE.model_copy(update={"retry": {"lost": Rule(times=1, wait=5)}})
     failed(ledger, runs[0], "lost", ended=100.0)
     root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
-    assert dispatch.decide(ledger, root, lambda _: site, 110.0).waiting == 1
-    assert dispatch.decide(ledger, root, lambda _: site, 500.0).due == {runs[0].id: ["pretrain"]}
+    assert retries.decide(ledger, root, lambda _: site, 110.0).waiting == 1
+    assert retries.decide(ledger, root, lambda _: site, 500.0).due == {runs[0].id: ["pretrain"]}
 
 
 def test_what_was_to_be_tried_again_is_left_alone_once_nobody_knows_where_it_was_submitted(ledger, root, runs):
     failed(ledger, runs[0], "lost")
     root.attempt(runs[0].id, "pretrain", 1).path.mkdir(parents=True)
-    assert dispatch.decide(ledger, root, lambda _: SITE, 10.0).due
-    plan = dispatch.decide(ledger, root, lambda _: None, 10.0)
+    assert retries.decide(ledger, root, lambda _: SITE, 10.0).due
+    plan = retries.decide(ledger, root, lambda _: None, 10.0)
     assert (plan.due, plan.waiting, plan.left) == ({}, 0, 1)
 
 
 def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person_reruns(ledger, runs):
     ledger.record_runs(runs, "2026")
     for number, run in enumerate(runs[:5]):
-        dispatch.check_breaker(ledger, SITE)
+        retries.check_breaker(ledger, SITE)
         failed(ledger, run, "error", f"no module torch in /x/{number}", pack_index=number, ended=float(number))
     with pytest.raises(BreakerOpen, match="last 5 packs failed alike .*no module torch"):
-        dispatch.check_breaker(ledger, SITE)
-    dispatch.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
+        retries.check_breaker(ledger, SITE)
+    retries.check_breaker(ledger, SITE.model_copy(update={"breaker": None}))
     failed(ledger, runs[5], "error", "other", submission_id="dead", asked_by="rerun", ended=9.0)
-    dispatch.check_breaker(ledger, SITE)
+    retries.check_breaker(ledger, SITE)
 
 
 def completed(ledger, run, stage, code, number=1):
@@ -268,7 +268,7 @@ def test_what_is_asked_for_has_the_time_that_it_takes_beside_others(runs):
 def test_what_is_not_tried_again_is_told_with_the_command_of_its_own_output_root(tmp_path, capsys):
     stop = {"run_id": "0" * 12, "stage": "blimp", "number": 1, "time": 0.0, "action": "stop", "cause": "error",
             "tries": 1, "changes": "", "due": 0.0}  # fmt: skip
-    say_decided(dispatch.RetryPlan({}, 0, [stop], 0), folders.OutputRoot(tmp_path).options)
+    say_decided(retries.RetryPlan({}, 0, [stop], 0), folders.OutputRoot(tmp_path).options)
     assert f"see `status --failed --output-root {tmp_path}`.\n" in capsys.readouterr().out
 
 
