@@ -22,7 +22,15 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
-from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
+from cluster.reconcile.opened import (
+    OpenSubmission,
+    claimed,
+    is_superseded,
+    keep_turnless,
+    read_files,
+    read_whole,
+    said,
+)
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
@@ -186,28 +194,6 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
         ledger.put_outcome(*key, result.get("outcome") or {})
         ledger.sum_hours(attempt["submission_id"])
         keep_turnless(ledger, root, attempt)
-
-
-def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
-    """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
-    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them."""
-    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
-    cancelled: Verdict = {
-        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
-        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
-    }  # fmt: skip
-    over: set[str] = set()  # stages that what needs them does not get
-    turns = list(STAGES)
-    of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
-    for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
-        directory = root.attempt(*key_of(later))
-        if later["status"] != "void" or directory.claim.exists() or directory.verdict.exists():
-            continue
-        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
-        verdict = void if blocked else cancelled
-        over.add(later["stage"])
-        whole_files.write_json(directory.verdict, verdict, indent=None)
-        ledger.put_attempt(*key_of(later), **(said(verdict) | {"job": verdict.get("job"), "host": verdict.get("host")}))
 
 
 def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptValues | None:

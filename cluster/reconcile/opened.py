@@ -22,6 +22,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import Answered, SubmissionRow
 from cluster.slurm import answers, environment
 from cluster.slurm.answers import Job, job_name
+from tiny_transformers.settings.stages import STAGES
 
 T = TypeVar("T")
 
@@ -127,7 +128,9 @@ class OpenSubmission:
                 whole_files.create_json(self.directory.taken(run_id), {"pack": pack})
 
     def close_if_done(self) -> None:
-        if self.row["state"] == "submitted" and not self.unread and not self.open_attempts:
+        if self.row["state"] != "submitted" or self.unread or self.open_attempts:
+            return
+        if not self.ledger.open_packs_in(self.row["submission_id"]):  # to which another may have handed over
             self.update(state="done")
 
     def key(self, pack_index: int, jobs: Mapping[str, Job]) -> str:
@@ -178,6 +181,7 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
             opened.put(attempt, **(said(verdict) | {"job": job, "host": host}))
         return
     if claim and claim["submission_id"] != attempt["submission_id"]:
+        _hand_over(opened, attempt, claim)
         return
     result, verdict = how_it_ended(directory, torn)
     told: ResultFile | Verdict | None = result or verdict
@@ -195,6 +199,44 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
         opened.ledger.put_outcome(*key_of(attempt), result.get("outcome") or {})
     else:
         opened.begun_by[key_of(attempt)] = claim["restart"] if claim else 0
+
+
+def _hand_over(opened: OpenSubmission, attempt: AttemptRow, claim: Claim) -> None:
+    """Let another submission have an attempt that was planned for this one: its job, of which SLURM had lost sight, was
+    requeued, and went on with the next number. Whoever claimed it is judged; a ledger that is made again has it so."""
+    run_id, stage, number = key_of(attempt)
+    before = opened.ledger.attempt(run_id, stage, number - 1)
+    if before is None or before["submission_id"] != claim["submission_id"]:
+        return
+    opened.ledger.put_attempt(
+        run_id, stage, number, submission_id=claim["submission_id"], pack_index=before["pack_index"]
+    )
+    opened.ledger.update_submission(claim["submission_id"], state="submitted")  # what is open there is looked at again
+    keep_turnless(opened.ledger, opened.root, before)
+    opened.attempts.remove(attempt)
+    opened.keys.remove((run_id, stage, number))
+
+
+def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
+    """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
+    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them."""
+    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
+    cancelled: Verdict = {
+        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
+        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
+    }  # fmt: skip
+    over: set[str] = set()  # stages that what needs them does not get
+    turns = list(STAGES)
+    of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
+    for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
+        directory = root.attempt(*key_of(later))
+        if later["status"] != "void" or directory.claim.exists() or directory.verdict.exists():
+            continue
+        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
+        verdict = void if blocked else cancelled
+        over.add(later["stage"])
+        whole_files.write_json(directory.verdict, verdict, indent=None)
+        ledger.put_attempt(*key_of(later), **(said(verdict) | {"job": verdict.get("job"), "host": verdict.get("host")}))
 
 
 def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:

@@ -76,7 +76,7 @@ class Imitated(TorchFunctionMode):
 
 
 def _straight(x: Tensor) -> Tensor:
-    return x
+    return x.clone()  # what is added to in place is to be no view
 
 
 PRECISIONS: dict[str, Imitated | None] = {

@@ -183,6 +183,22 @@ def test_a_tick_goes_on_with_all_else_where_the_disk_fails_it_in_a_choice():
         assert (walker.statuses(), made.violations) == ({"completed"}, [])
 
 
+@pytest.mark.parametrize(
+    ("seed", "what", "pick", "seconds", "given"), [(28, "preempted", 1, 8, 3), (55, "requeued", 2, 0, 1)]
+)
+def test_a_number_that_an_unseen_life_has_begun_is_that_ones_though_it_was_planned_for_another(
+    seed, what, pick, seconds, given
+):
+    steps = [
+        ("command", {"words": ["submit", "s0"], "seed": 760, "pick": 0}),
+        ("pass", {"seconds": 5}),
+        ("job", {"what": what, "pick": pick}),
+        ("pass", {"seconds": seconds}),
+        ("given up", {"seconds": 40 if seconds else 15, "pick": given}),
+    ]
+    assert replay(seed, steps).violations == []
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_tick_goes_on_with_all_else_where_the_disk_does_not_give_a_request(whole):
     with installed() as folder, world(folder, 0) as made:

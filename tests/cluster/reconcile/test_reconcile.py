@@ -814,6 +814,40 @@ def test_an_attempt_that_was_left_to_an_earlier_one_makes_way_for_its_result(led
     again.close()
 
 
+@pytest.mark.parametrize("when", ["before its job left", "after", "while the other is open"])
+def test_an_attempt_that_the_job_of_an_earlier_submission_has_begun_is_that_ones(ledger, root, runs, when, tmp_path):
+    """Its node was lost to SLURM; the job was requeued there, cancelled, and done again, and goes on with the number
+    that was planned for that: a walk has found it."""
+    (pack, *_) = intend(ledger, root, runs[:2])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7_0")
+    others = [Job("7_1", "tt-cafe", "RUNNING")] if "open" in when else []
+    ended = [Job("7_0", "tt-cafe", "CANCELLED"), Job("7_1", "tt-cafe", "CANCELLED"), Job("8", "tt-beef", "COMPLETED")]
+    reconciling.reconcile(ledger, root, FakeSlurm(others, ended))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+    intend(ledger, root, runs[:1], "beef")
+    answer(ledger, root, "beef", job_id="8")
+    whole_files.write_json(root.submission("beef").task(0), {"job": "8", "restart": 0, "host": "n1", "pid": 1})
+    second = claim(root, pack[0], "pretrain", 2, job="7_0", restart=1)
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
+    if "before" in when:
+        whole_files.write_json(second.result, result)
+    for _ in range(2):
+        reconciling.reconcile(ledger, root, FakeSlurm(others, ended))
+    whole_files.write_json(second.result, result)
+    reconciling.late_results(ledger, root)
+    told = [(row["number"], row["status"], row["submission_id"]) for row in ledger.history(pack[0], "pretrain")]
+    assert told == [(1, "failed", "cafe"), (2, "completed", "cafe")]
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    assert list(ledger.open_submissions()) == []
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    for stage in STAGES:
+        for number in (1, 2):
+            assert again.attempt(pack[0], stage, number) == ledger.attempt(pack[0], stage, number)
+    again.close()
+
+
 # -- a lost answer ----------------------------------------------------------------------------------------------------
 
 
