@@ -3,13 +3,12 @@ and by how far that run is, so by files. It is planned and asked for with all el
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.console import count
 from cluster.files.documents import RunNeed
 from cluster.files.folders import OutputRoot
-from cluster.files.records import Run
 from cluster.ledger.rows import NeedRow
 from cluster.plan import choosing
 from cluster.submit.dispatch import States, Todo
@@ -61,9 +60,8 @@ def waits(runs: int) -> str:
     return "waits" if runs == 1 else "wait"
 
 
-def told_later(later: Iterable[RunNeed], runs: Sequence[Run], go_on: str) -> list[str]:
-    """Say for what runs wait, a line for each product."""
-    names = {run.id: run.name for run in runs}
+def told_later(later: Iterable[RunNeed], names: Mapping[str, str], go_on: str) -> list[str]:
+    """Say for what runs wait, a line for each product. `names`: of runs, by their ids."""
     waiting: dict[tuple[str, str], int] = {}
     for need in later:
         place = need["run_id"], need["needed"]

@@ -57,7 +57,9 @@ def compose(
     if waiting.gone:
         console.print(others.told_gone(waiting.gone, where.output_root), style="yellow", soft_wrap=True)
     if waiting.later and origin.asked_by != "submit":  # which alone keeps what it was asked for
-        for told in others.told_later(waiting.later.values(), runs, "Left alone: do it again then."):
+        names = ledger.names(need["run_id"] for need in waiting.later.values()) if ledger else {}
+        go_on = "`tick` goes on then." if origin.asked_by == "tick" else "Left alone: do it again then."
+        for told in others.told_later(waiting.later.values(), names, go_on):
             console.print(told, style="yellow", soft_wrap=True)
     left = waiting.gone.keys() | (waiting.later.keys() if origin.asked_by != "submit" else set())
     of_one = [(run, stages) for run, stages in of_one if run.id not in left]

@@ -144,7 +144,7 @@ def say_later(request: Request, output_root: OutputRoot) -> None:
     todo = [(run, list(run.stages)) for run in request.runs if run.id in runs]
     waiting = others.look(output_root, todo, request.states).later.values()
     go_on = f"`tiny-transformers tick{output_root.options}`, or --wait, submits them then."
-    for told in others.told_later(waiting, request.runs, go_on):
+    for told in others.told_later(waiting, {run.id: run.name for run in request.runs}, go_on):
         console.print(told, soft_wrap=True)
 
 

@@ -235,6 +235,19 @@ class Choosing:
             found |= set(json.loads(self.choices[path])["runs"])
         return found
 
+    def check_asked_for(self) -> None:
+        """What was chosen is asked for, whatever the manifest asks by now, unless somebody has taken that back, or what
+        says so is gone."""
+        world = self.world
+        taken_back = any(process.notes["words"][0] == "cancel" for process in world.commands)
+        if self.refused or taken_back or any(world.counts[reason] for reason in FORGOTTEN):
+            return
+        chosen = set(itertools.chain.from_iterable(json.loads(text)["runs"] for text in self.choices.values()))
+        left = {row["id"] for row in self.rows("run") if "eligible" in row["statuses"].split(",")} & chosen
+        asked = [read(path) or {} for path in (world.output / "requests").glob("*.json")]
+        if left - set(itertools.chain.from_iterable(request.get("runs", ()) for request in asked)):
+            world.complain(f"nobody asks for what was chosen:: {left} {asked}")
+
     def submit_as_before(self, studies: list[str]) -> None:
         """With the manifests by which something was chosen that nobody has submitted: sbatch has refused it, or the
         request was removed, and the manifest does not ask for it any more. Where a plan is torn, with all."""
@@ -260,6 +273,15 @@ class Choosing:
             ):
                 return path.with_name("choice.json")
         return None
+
+
+FORGOTTEN = (
+    "removed: requests",
+    "removed: a run",
+    "removed: submissions",
+    "spoilt: request",
+    "spoilt: a choice's plan",
+)
 
 
 def read(path: Path) -> dict[str, Any] | None:

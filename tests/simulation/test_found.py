@@ -199,6 +199,30 @@ def test_a_number_that_an_unseen_life_has_begun_is_that_ones_though_it_was_plann
     assert replay(seed, steps).violations == []
 
 
+def test_what_is_to_be_tried_again_waits_for_its_teacher_by_name_and_tick_goes_on_with_it():
+    with installed() as folder, world(folder, 0) as made:
+        walker = Walker(made)
+        walker.take(("command", {"words": ["submit", "t1"], "seed": 1, "pick": 0}))
+        walker.take(("pass", {"seconds": 60}))
+        (student,) = {run.id for run in made.planned["t1"]} - {made.teacher}
+        made.told = {(student, "pretrain"): "memory"}
+        walker.do("tick")
+        walker.take(("pass", {"seconds": 60}))
+        made.told = {}
+        (made.output / "runs" / made.teacher / "model").rmdir()
+        made.notes_redone.add(made.teacher)
+        made.redone.add((made.teacher, "pretrain"))
+        walker.do("rerun", "--stage", "pretrain", "--run", made.teacher, "--yes")
+        said = walker.do("tick").output.getvalue()
+        assert f"1 run waits for pretrain of tutor-gelu-0.35M-2L-2H-32C-64I-s8 ({made.teacher}). `tick` goes on" in said
+        assert "Left alone" not in said
+        walker.take(("pass", {"seconds": 60}))
+        walker.do("tick")
+        walker.take(("pass", {"seconds": 60}))
+        walker.do("tick")
+        assert (walker.statuses(), made.violations) == ({"completed"}, [])
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_tick_goes_on_with_all_else_where_the_disk_does_not_give_a_request(whole):
     with installed() as folder, world(folder, 0) as made:

@@ -726,6 +726,7 @@ class Walker(Choosing, Teaching):
                 for user in users:
                     self.do("cancel", "--all", "--yes", user=user)
             if asked and world.counts["the manifest is edited"]:
+                self.check_asked_for()
                 self.submit_as_before(studies)
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
             if asked:
@@ -829,6 +830,7 @@ KEPT = (
     "was given at",
     "failed alike",
     "left alone",
+    "`tick` goes on then",  # what is to be tried again waits for its teacher
     "wait for room",
     "no submission there says where to",
     "holds the ledger",
