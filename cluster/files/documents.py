@@ -423,8 +423,7 @@ def _plain(kind: Any, fits: Callable[[Any], bool]) -> Check:
 
 def _any_of(checks: Sequence[Check]) -> Check:
     def check(value: Any, where: Place) -> str:
-        faults = [fault for one in checks if not (fault := one(value, where))]
-        return "" if faults else checks[0](value, where)
+        return "" if any(not one(value, where) for one in checks) else checks[0](value, where)
 
     return check
 

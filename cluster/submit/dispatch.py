@@ -1,7 +1,7 @@
 """Turn what is asked for and not done into the arrays that SLURM takes now.
 
-Shared by `submit`, `rerun` and `tick`. Keeps to what the account may submit and have running, to one version of the
-code within a run, and stops after many failures of one kind. Prints nothing."""
+Shared by `submit`, `rerun` and `tick`. Keeps to what the account may submit and have running, and to one version of the
+code within a run. Prints nothing."""
 
 from __future__ import annotations
 
