@@ -219,7 +219,8 @@ def _hand_over(opened: OpenSubmission, attempt: AttemptRow, claim: Claim) -> Non
 
 def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
     """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
-    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them."""
+    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them,
+    and what it went on with unseen and did not complete."""
     void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
     cancelled: Verdict = {
         "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
@@ -230,13 +231,17 @@ def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
     of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
     for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
         directory = root.attempt(*key_of(later))
-        if later["status"] != "void" or directory.claim.exists() or directory.verdict.exists():
+        claim, result = read_whole(directory.claim, Claim, []), read_whole(directory.result, ResultFile, [])
+        completed = result is not None and result["status"] == "completed"
+        others = claim is not None and claim["submission_id"] != judged["submission_id"]
+        if later["status"] != "void" or completed or others or directory.verdict.exists():
             continue
         blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
         verdict = void if blocked else cancelled
         over.add(later["stage"])
         whole_files.write_json(directory.verdict, verdict, indent=None)
-        ledger.put_attempt(*key_of(later), **(said(verdict) | {"job": verdict.get("job"), "host": verdict.get("host")}))
+        begun: AttemptValues = {"job": verdict.get("job"), "host": verdict.get("host")}
+        ledger.put_attempt(*key_of(later), **((claimed(ledger, claim) if claim else begun) | said(verdict)))
 
 
 def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:

@@ -199,6 +199,16 @@ def test_a_number_that_an_unseen_life_has_begun_is_that_ones_though_it_was_plann
     assert replay(seed, steps).violations == []
 
 
+def test_what_the_unseen_life_of_a_cancelled_job_has_begun_and_left_is_cancelled_too():
+    steps = [
+        ("command", {"words": ["submit", "s0"], "seed": 825306481, "pick": 349, "user": "bob"}),
+        ("given up", {"seconds": 5, "pick": 454}),
+        ("command", {"words": ["tick"], "seed": 269416048, "pick": 671, "user": "bob"}),
+        ("job", {"what": "suspended", "pick": 820}),
+    ]
+    assert replay(1302201, steps).violations == []
+
+
 def test_what_is_to_be_tried_again_waits_for_its_teacher_by_name_and_tick_goes_on_with_it():
     with installed() as folder, world(folder, 0) as made:
         walker = Walker(made)

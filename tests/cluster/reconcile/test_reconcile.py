@@ -745,7 +745,8 @@ def test_every_attempt_that_was_left_to_an_earlier_one_makes_way_for_its_result(
     again.close()
 
 
-@pytest.mark.parametrize("when", ["its own, late", "an earlier one's, before its job left", "an earlier one's, after"])
+@pytest.mark.parametrize("when", ["its own, late", "its own, late, and the next one begun",
+                                  "an earlier one's, before its job left", "an earlier one's, after"])  # fmt: skip
 def test_what_a_cancelled_job_had_not_come_to_stays_cancelled_though_what_it_needs_completes(
     ledger, root, runs, when, tmp_path
 ):
@@ -763,6 +764,8 @@ def test_what_a_cancelled_job_had_not_come_to_stays_cancelled_though_what_it_nee
             whole_files.write_json(first.result, result)
         reconciling.reconcile(ledger, root, FakeSlurm([], [Job("8", "tt-beef", "CANCELLED")]))
     whole_files.write_json(first.result, result)
+    if "begun" in when:  # and its process killed then
+        claim(root, pack[0], "add_tokenizer", job="7")
     reconciling.late_results(ledger, root)
     again = Ledger(tmp_path / "again.db")
     assert reconciling.rebuild(again, root) == []
