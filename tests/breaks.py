@@ -197,7 +197,7 @@ BREAKS = (
     Break("cluster/slurm/answers.py", "int(most) - int(jobs)", "int(most) + int(jobs)",
           "the jobs of others take no room", "cluster/slurm/test_queries.py",
           ("test_room_is_what_the_narrowest_limit_of_a_group_leaves_beside_everybodys_jobs",)),
-    Break("cluster/reconcile/opened.py", 'judged["cause"] != "cancelled" or', 'judged["cause"] == "cancelled" or',
+    Break("cluster/reconcile/judging.py", 'judged["cause"] != "cancelled" or', 'judged["cause"] == "cancelled" or',
           "tick goes on with what was cancelled, since its need completes late", "cluster/reconcile/test_reconcile.py",
           ("test_what_a_cancelled_job_had_not_come_to_stays_cancelled_though_what_it_needs_completes",)),
     Break("cluster/reconcile/judging.py", "if pack_index not in opened.tasks:  #", "if pack_index in opened.tasks:  #",

@@ -22,15 +22,7 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
-from cluster.reconcile.opened import (
-    OpenSubmission,
-    claimed,
-    is_superseded,
-    keep_turnless,
-    read_files,
-    read_whole,
-    said,
-)
+from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
@@ -100,6 +92,7 @@ def judge(opened: OpenSubmission, seen: SlurmAnswers) -> None:
                 fate = LiveJob(fate.job)
             first.add(attempt["run_id"])
             _settle_by_pack(opened, attempt, fate, statuses[attempt["run_id"]])
+    settle_handed_over(opened)
     opened.close_if_done()
 
 
@@ -194,6 +187,45 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
         ledger.put_outcome(*key, result.get("outcome") or {})
         ledger.sum_hours(attempt["submission_id"])
         keep_turnless(ledger, root, attempt)
+
+
+def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
+    """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
+    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them,
+    and what it went on with unseen and did not complete."""
+    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
+    cancelled: Verdict = {
+        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
+        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
+    }  # fmt: skip
+    over: set[str] = set()  # stages that what needs them does not get
+    turns = list(STAGES)
+    of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
+    for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
+        directory = root.attempt(*key_of(later))
+        claim, result = read_whole(directory.claim, Claim, []), read_whole(directory.result, ResultFile, [])
+        others = claim is not None and claim["submission_id"] != judged["submission_id"]
+        if later["status"] != "void" or others or directory.verdict.exists():
+            continue
+        if claim and result:  # of which nobody has heard yet; one that completed is taken by itself
+            if result["status"] != "completed":
+                ledger.put_attempt(*key_of(later), **(claimed(ledger, claim) | said(result)))
+            continue
+        if claim is None and (way := give_way(ledger, root, later)):
+            ledger.put_attempt(*key_of(later), **way)
+            continue
+        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
+        verdict = void if blocked else cancelled
+        over.add(later["stage"])
+        whole_files.write_json(directory.verdict, verdict, indent=None)
+        begun: AttemptValues = {"job": verdict.get("job"), "host": verdict.get("host")}
+        ledger.put_attempt(*key_of(later), **((claimed(ledger, claim) if claim else begun) | said(verdict)))
+
+
+def settle_handed_over(opened: OpenSubmission) -> None:
+    """What had no turn behind an attempt of another submission has none behind the next one, which is its own now."""
+    while opened.handed_over:
+        keep_turnless(opened.ledger, opened.root, opened.handed_over.pop())
 
 
 def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptValues | None:

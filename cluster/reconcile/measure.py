@@ -26,6 +26,7 @@ from tiny_transformers.settings.stage.kind import UNKNOWN, Sizes
 from tiny_transformers.settings.stages import STAGES
 
 NEWEST = 2_000  # attempts of each stage that are looked at
+SHORTEST = 0.1  # seconds that beginning a stage takes at least: clocks may say none, and a plan divides by it
 STEADY = 0.05  # how far from a whole number of runs at a time the mean may be
 
 
@@ -91,7 +92,7 @@ def _overheads(read: Iterable[tuple[Sequence[_Attempt], str]]) -> dict[str, floa
     """Stage -> the seconds of the shortest one, of pretraining without its steps: beginning one takes no longer."""
     shortest: dict[str, float] = {}
     for each in (each for attempts, _ in read for each in attempts if each.seconds):
-        begun = max(0.0, (each.seconds or 0.0) - (each.trained or 0.0))
+        begun = max(SHORTEST, (each.seconds or 0.0) - (each.trained or 0.0))
         shortest[each.stage] = min(begun, shortest.get(each.stage, begun))
     return shortest
 

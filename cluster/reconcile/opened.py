@@ -22,7 +22,6 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.rows import Answered, SubmissionRow
 from cluster.slurm import answers, environment
 from cluster.slurm.answers import Job, job_name
-from tiny_transformers.settings.stages import STAGES
 
 T = TypeVar("T")
 
@@ -39,6 +38,7 @@ class OpenSubmission:
         self.tasks: dict[int, TaskFile] = {}
         self.begun_by: dict[tuple[str, str, int], int] = {}  # attempt without a result -> the life that claimed it
         self.taken: dict[str, int] = {}  # run -> the pack whose task has it
+        self.handed_over: list[AttemptRow] = []  # attempts of others, whose next ones were planned for this one
         self.torn: list[str] = []  # files that are not whole
         self.just_seen = False  # its job showed itself after SLURM was asked, so that answer says nothing of it
 
@@ -212,36 +212,9 @@ def _hand_over(opened: OpenSubmission, attempt: AttemptRow, claim: Claim) -> Non
         run_id, stage, number, submission_id=claim["submission_id"], pack_index=before["pack_index"]
     )
     opened.ledger.update_submission(claim["submission_id"], state="submitted")  # what is open there is looked at again
-    keep_turnless(opened.ledger, opened.root, before)
+    opened.handed_over.append(before)
     opened.attempts.remove(attempt)
     opened.keys.remove((run_id, stage, number))
-
-
-def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
-    """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
-    failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them,
-    and what it went on with unseen and did not complete."""
-    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
-    cancelled: Verdict = {
-        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
-        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
-    }  # fmt: skip
-    over: set[str] = set()  # stages that what needs them does not get
-    turns = list(STAGES)
-    of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
-    for later in sorted(of_run, key=lambda each: turns.index(each["stage"])):
-        directory = root.attempt(*key_of(later))
-        claim, result = read_whole(directory.claim, Claim, []), read_whole(directory.result, ResultFile, [])
-        completed = result is not None and result["status"] == "completed"
-        others = claim is not None and claim["submission_id"] != judged["submission_id"]
-        if later["status"] != "void" or completed or others or directory.verdict.exists():
-            continue
-        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
-        verdict = void if blocked else cancelled
-        over.add(later["stage"])
-        whole_files.write_json(directory.verdict, verdict, indent=None)
-        begun: AttemptValues = {"job": verdict.get("job"), "host": verdict.get("host")}
-        ledger.put_attempt(*key_of(later), **((claimed(ledger, claim) if claim else begun) | said(verdict)))
 
 
 def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:

@@ -20,7 +20,7 @@ from cluster.ledger.database import Ledger
 from cluster.ledger.recording import record_intent
 from cluster.reconcile import intents, judging, orphans
 from cluster.reconcile.judging import SlurmAnswers
-from cluster.reconcile.opened import OpenSubmission, keep_turnless, read_files, read_whole
+from cluster.reconcile.opened import OpenSubmission, read_files, read_whole
 from cluster.reconcile.planned import record_planned
 from cluster.slurm.answers import Job
 from tiny_transformers.settings.stages import STAGES
@@ -45,6 +45,7 @@ def reconcile(ledger: Ledger, output_root: OutputRoot, slurm: Queries) -> SlurmR
         opened = [OpenSubmission(ledger, output_root, row) for row in ledger.open_submissions()]
         for each in opened:
             read_files(each)
+            judging.settle_handed_over(each)
             each.close_if_done()
     asked = [each for each in opened if each.slurm and each.ours and each.row["state"] in OPEN]
     queue = slurm.queue() if asked else None
@@ -110,7 +111,7 @@ def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
                     judging.take_late(ledger, output_root, attempt)
             if way := judging.give_way(ledger, output_root, failed):
                 ledger.put_attempt(*key_of(failed), **way)
-                keep_turnless(ledger, output_root, failed)
+                judging.keep_turnless(ledger, output_root, failed)
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:

@@ -209,6 +209,34 @@ def test_what_the_unseen_life_of_a_cancelled_job_has_begun_and_left_is_cancelled
     assert replay(1302201, steps).violations == []
 
 
+LOST = [
+    ("command", {"words": ["submit", "s0"], "seed": 493173, "pick": 726}),
+    ("pass", {"seconds": 15}),
+    ("given up", {"seconds": 5, "pick": 842}),
+    ("pass", {"seconds": 1}),
+    ("given up", {"seconds": 40, "pick": 450}),
+    ("command", {"words": ["rerun"], "seed": 714317, "pick": 726}),
+]
+
+
+def test_what_an_unseen_life_completes_of_later_stages_is_not_done_again_after_two_more_were_cancelled():
+    assert replay(988, LOST).violations == []
+
+
+def test_what_an_unseen_life_has_failed_at_behind_a_stage_that_completed_late_has_failed():
+    steps = [
+        ("command", {"words": ["submit", "s0"], "seed": 350713, "pick": 21}),
+        ("pass", {"seconds": 8}),
+        ("stage", {"what": "exit", "stage": "blimp"}),
+        ("pass", {"seconds": 5}),
+        ("given up", {"seconds": 15, "pick": 334}),
+        ("command", {"words": ["cancel"], "seed": 649348, "pick": 464}),
+        ("pass", {"seconds": 5}),
+        ("kill", {"what": "pack", "pick": 45}),
+    ]
+    assert replay(514, steps).violations == []
+
+
 def test_what_is_to_be_tried_again_waits_for_its_teacher_by_name_and_tick_goes_on_with_it():
     with installed() as folder, world(folder, 0) as made:
         walker = Walker(made)

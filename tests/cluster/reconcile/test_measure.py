@@ -66,6 +66,15 @@ def test_other_stages_speed_is_that_of_their_seconds(root, runs):
     assert found.speed(config, "blimp").value == pytest.approx(expected)
 
 
+def test_a_stage_that_ended_before_it_began_by_a_clock_that_was_set_back_can_be_planned_again(root, runs):
+    found = measured(
+        [(finish(root, runs[:1], GPU, seconds=-5.0, stages=("pretrain", "add_tokenizer")), "measured")], SITE
+    )
+    again = choosing.item(runs[0], ("add_tokenizer",), {}, found)
+    assert (again.seconds, again.shares) == (0.1, (1.0,))
+    assert packing.arrange([again], {runs[0].id: runs[0]}, SITE, found)
+
+
 def test_a_short_stage_begins_no_slower_than_it_ended_and_is_at_least_so_fast(root, runs):
     slow = SITE.model_copy(update={"flops": 1e6, "slots": 1, "runs_per_pack": 1})
     ledger = finish(root, runs[:1], GPU | {"seconds": 3.0}, where=slow, seconds=4.0)
