@@ -97,21 +97,31 @@ def rebuild(ledger: Ledger, output_root: OutputRoot) -> list[str]:
 def late_results(ledger: Ledger, output_root: OutputRoot) -> None:
     """A job that was judged and then wrote its results after all has done its work: whatever was guessed, they say so.
     Asked before anything is done again. One that never took its pack has written nothing."""
-    taken: dict[str, Collection[int] | None] = {}  # submission -> the packs that a job has taken; None: not known
+    taken: dict[str, Collection[int] | None] = {}
     with ledger.transaction():
-        for failed in ledger.newest_attempts("failed"):
-            submission_id, run = failed["submission_id"], output_root.run(failed["run_id"])
-            if submission_id not in taken:
-                directory = output_root.submission(submission_id)
-                taken[submission_id] = set(directory.tasks()) if directory.path.is_dir() else None
-            packs = taken[submission_id]
-            there = run.stages() if packs is None or failed["pack_index"] in packs else ()
-            for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
-                if attempt["status"] in FRUITLESS and attempt["stage"] in there:
-                    judging.take_late(ledger, output_root, attempt)
-            if way := judging.give_way(ledger, output_root, failed):
-                ledger.put_attempt(*key_of(failed), **way)
-                judging.keep_turnless(ledger, output_root, failed)
+        while _make_way(ledger, output_root, taken):  # what has made way shows what was begun before it
+            pass
+
+
+def _make_way(ledger: Ledger, output_root: OutputRoot, taken: dict[str, Collection[int] | None]) -> bool:
+    """Take the late results, and let the newest attempts make way for them; whether one has. `taken`: submission -> the
+    packs that a job has taken; None: not known."""
+    made = False
+    for failed in ledger.newest_attempts("failed"):
+        submission_id, run = failed["submission_id"], output_root.run(failed["run_id"])
+        if submission_id not in taken:
+            directory = output_root.submission(submission_id)
+            taken[submission_id] = set(directory.tasks()) if directory.path.is_dir() else None
+        packs = taken[submission_id]
+        there = run.stages() if packs is None or failed["pack_index"] in packs else ()
+        for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
+            if attempt["status"] in FRUITLESS and attempt["stage"] in there:
+                judging.take_late(ledger, output_root, attempt)
+        if way := judging.give_way(ledger, output_root, failed):
+            ledger.put_attempt(*key_of(failed), **way)
+            judging.keep_turnless(ledger, output_root, failed)
+            made = True
+    return made
 
 
 def _take_in(ledger: Ledger, root: OutputRoot, torn: list[str] | None = None) -> None:

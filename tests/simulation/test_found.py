@@ -223,6 +223,15 @@ def test_what_an_unseen_life_completes_of_later_stages_is_not_done_again_after_t
     assert replay(988, LOST).violations == []
 
 
+def test_each_of_several_attempts_makes_way_for_what_an_unseen_life_completes():
+    steps = [("command", {"words": ["submit", "s0"], "seed": 836266, "pick": 493}), ("pass", {"seconds": 5})]
+    for seconds, pick in ((5, 163), (5, 397), (15, 906)):
+        steps.append(("given up", {"seconds": seconds, "pick": pick}))
+        steps.append(("command", {"words": ["rerun"], "seed": 95998, "pick": 508}))
+        steps.append(("pass", {"seconds": 1}))
+    assert replay(1145, steps).violations == []
+
+
 def test_what_an_unseen_life_has_failed_at_behind_a_stage_that_completed_late_has_failed():
     steps = [
         ("command", {"words": ["submit", "s0"], "seed": 350713, "pick": 21}),
