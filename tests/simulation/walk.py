@@ -30,6 +30,7 @@ from simulation.world import SITE, STUDIES, World, files_in, installed, of_each,
 
 from cluster.files.records import key_of
 from cluster.reconcile.intents import patience
+from tiny_transformers.settings.stages import needed_by
 
 ROUNDS = 16  # of the user's at the end
 OVERDUE = 900.0  # seconds that a command may take
@@ -718,7 +719,7 @@ class Walker(Choosing, Teaching):
             told = "".join(process.output.getvalue() for process in given)
             if overdue := self._overdue(given[0].notes["began"]):
                 if not any(words in told for words in KEPT):
-                    world.complain(f"tick leaves what is to be tried again:: {told}")
+                    world.complain(f"tick leaves what it is to try again:: {overdue} {told}")
                 shown = self.do("status", "--failed").output.getvalue() if GONE in told else LEFT
                 if LEFT not in shown and UNASKED not in shown:
                     world.complain(f"status says that tick does what it leaves:: {overdue} {told} {shown}")
@@ -737,8 +738,11 @@ class Walker(Choosing, Teaching):
         world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
 
     def _overdue(self, then: float) -> list[dict[str, Any]]:
-        """The failed stage runs whose rule said, at that time, to try them again by then."""
+        """The failed stage runs whose rule said, at that time, to try them again by then, and that need no other that has
+        failed."""
         failed = [key_of(row) for row in self.rows("newest_attempt", "status = 'failed'")]
+        stages = {(run_id, stage) for run_id, stage, _ in failed}
+        failed = [key for key in failed if not any((key[0], need) in stages for need in needed_by([key[1]]))]
         decided = self.rows("decision", f"action = 'retry' AND time < {then} AND due < {then}")
         return [row for row in decided if key_of(row) in failed]
 
