@@ -738,8 +738,8 @@ class Walker(Choosing, Teaching):
         world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
 
     def _overdue(self, then: float) -> list[dict[str, Any]]:
-        """The failed stage runs whose rule said, at that time, to try them again by then, and that need no other that has
-        failed."""
+        """The failed stage runs whose rule said, at that time, to try them again by then, and that need no other
+        that has failed."""
         failed = [key_of(row) for row in self.rows("newest_attempt", "status = 'failed'")]
         stages = {(run_id, stage) for run_id, stage, _ in failed}
         failed = [key for key in failed if not any((key[0], need) in stages for need in needed_by([key[1]]))]
