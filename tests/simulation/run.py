@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,12 +21,14 @@ sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
-    """Walks; kinds of faults and their forms -> walks in which they took effect; walks that completed a stage after
-    one; what broke."""
+def some(
+    seeds: Sequence[int], stop: bool = False, few: bool = False
+) -> tuple[int, Counter[str], int, list[tuple[int, list[str]]]]:
+    """Walks, of `few` steps each or of many; kinds of faults and their forms -> walks in which they took effect; walks
+    that completed a stage after one; what broke."""
     import gc
 
-    from simulation.steps import took_effect
+    from simulation.steps import draw_short, took_effect
     from simulation.walk import walk
     from simulation.world import installed
 
@@ -36,7 +39,7 @@ def some(seeds: Sequence[int], stop: bool = False) -> tuple[int, Counter[str], i
         gc.freeze()
         gc.disable()
         for seed in seeds:
-            outcome = walk(folder, seed)
+            outcome = walk(folder, seed, draw_short(seed) if few else None)
             walks += 1
             counts.update(set(outcome.counts) | took_effect(outcome.counts))
             after += outcome.after_fault
@@ -56,14 +59,17 @@ def main() -> int:
     options.add_argument("--seeds", help="only these, such as 3,14,15")
     options.add_argument("--stop", action="store_true", help="at the first that breaks something")
     options.add_argument("--long", action="store_true", help="with --seed: not shortened")
+    options.add_argument("--few", action="store_true", help="some ten steps each, of jobs that go on unseen")
     asked = options.parse_args()
     if asked.seed is not None:
+        from simulation.steps import draw, draw_short
         from simulation.walk import told, walk
         from simulation.world import installed
 
+        drawn = (draw_short if asked.few else draw)(asked.seed)
         with installed() as folder:
-            outcome = walk(folder, asked.seed)
-            text = told(folder, asked.seed, outcome, short=bool(outcome.violations) and not asked.long)
+            outcome = walk(folder, asked.seed, drawn)
+            text = told(folder, asked.seed, outcome, bool(outcome.violations) and not asked.long, drawn)
         print(text)
         return int(bool(outcome.violations))
     if asked.stop:
@@ -77,7 +83,7 @@ def main() -> int:
     if asked.seeds:
         chunks = [[int(seed)] for seed in asked.seeds.split(",")]
     with get_context("spawn").Pool(asked.workers) as pool:
-        for number, found, completed, bad in pool.imap_unordered(some, chunks):
+        for number, found, completed, bad in pool.imap_unordered(partial(some, few=asked.few), chunks):
             walks, after = walks + number, after + completed
             counts.update(found)
             broken += bad
@@ -87,12 +93,12 @@ def main() -> int:
     for fault, number in sorted(counts.items()):
         print(f"{fault:45} {number:6} {100 * number / walks:5.1f} %")
     rare = rarely(counts, walks)
-    if rare:
+    if rare and not asked.few:
         print(f"in less than {100 * LEAST:.0f} % of the walks: {', '.join(rare)}")
     print(
         f"{walks} walks, {len(broken)} broken, {after} completed a stage after a fault; {walks / seconds:.2f} walks/s"
     )
-    return int(bool(broken or (rare and walks >= 1000)))
+    return int(bool(broken or (rare and walks >= 1000 and not asked.few)))
 
 
 def rarely(counts: Counter[str], walks: int) -> list[str]:

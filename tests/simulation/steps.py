@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from simulation.world import FOLLOW_UPS, HOSTS, STUDIES, TAUGHT
+from simulation.world import FOLLOW_UPS, HOSTS, STUDIES, TAUGHT, USERS
 
 Step = tuple[str, dict[str, Any]]
 Fault = Callable[[random.Random], tuple[Step, Step | None]]
@@ -38,6 +38,7 @@ PROFILES = {
 }
 QUOTED = "has a command in a value"  # the others are refused
 JOB = ("requeued", "requeued and held", "held", "cancelled by hand", "suspended", "preempted", "reservation deleted")
+OF_JOBS = ("job is", "node", "controller", "accounting", "job's", "stages", "squeue", "sacct ", "limit", "others")
 NAMES = ("train", "two\nlines|x", "tt-", "a|b|c", "tt-0123456789ab", "\x1b[31mred")
 
 
@@ -94,6 +95,26 @@ def draw(seed: int) -> list[Step]:
             if lot.random() < 0.15:  # the user looks, or goes on, while it lasts
                 steps.append(("pass", {"seconds": lot.choice((1, 5, 15, 60))}))
                 steps.append(command(lot, kinds, users, hosts, [lot.choice(("status", "tick"))]))
+    return steps
+
+
+def draw_short(seed: int) -> list[Step]:
+    """Return some ten steps: one study, whose jobs are lost to SLURM and go on unseen, among other faults of jobs."""
+    lot = random.Random(seed)
+    words = ["tick", "status", "rerun", "again", "cancel run", "cancel", "redo", "rebuild"]
+    kinds = sorted(kind for kind in FAULTS if any(word in kind for word in OF_JOBS))
+    steps: list[Step] = [("site", {"runs_per_pack": 1})] if lot.random() < 0.3 else []
+    steps.append(command(lot, [], USERS, HOSTS[:1], ["submit", lot.choice(("s0", "s0", "s1", "s2", "s3", "t1", "f0"))]))
+    for _ in range(lot.randint(2, 5)):
+        steps.append(("pass", {"seconds": lot.choice((1, 5, 8, 15, 30, 60))}))
+        on, off = FAULTS[lot.choice(kinds)](lot)
+        if lot.random() < 0.4:
+            on, off = ("given up", {"seconds": lot.choice((5, 15, 40)), "pick": lot.randrange(1000)}), None
+        steps.append(on)
+        if lot.random() < 0.6:
+            steps.append(command(lot, [], USERS, HOSTS[:1], [lot.choice(words)]))
+        if off and lot.random() < 0.7:
+            steps.append(off)
     return steps
 
 

@@ -30,14 +30,14 @@ def folder():
         yield made
 
 
-def walk_all(folder, seeds):
+def walk_all(folder, seeds, draw=steps.draw):
     """Returns how the walks ended. What breaks is shortened and told."""
     gc.collect()
     outcomes = []
     for seed in seeds:
-        outcome = walk(folder, seed)
+        outcome = walk(folder, seed, draw(seed))
         if outcome.violations:
-            pytest.fail(told(folder, seed, outcome), pytrace=False)
+            pytest.fail(told(folder, seed, outcome, drawn=draw(seed)), pytrace=False)
         outcomes.append(outcome)
     return outcomes
 
@@ -47,6 +47,14 @@ def test_whatever_goes_wrong_every_stage_run_is_done_once_and_nothing_is_lost(fo
     outcomes = walk_all(folder, range(first, first + WALKS))
     assert sum(outcome.after_fault for outcome in outcomes) >= WALKS / 2
     assert any(outcome.pulled for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.longer) for first in range(50, 1000, 50))]
+)
+def test_what_goes_on_unseen_is_done_once_too(folder, first):
+    outcomes = walk_all(folder, range(first, first + 50), steps.draw_short)
+    assert sum(outcome.after_fault for outcome in outcomes) >= 25
 
 
 @pytest.mark.longer

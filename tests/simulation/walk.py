@@ -882,9 +882,9 @@ def shorten(folder: Path, seed: int, steps: Sequence[Step], kinds: set[str], tri
     return kept
 
 
-def told(folder: Path, seed: int, outcome: Outcome, short: bool = True) -> str:
-    """What is printed of a walk that broke something."""
-    steps = drawing.draw(seed)
+def told(folder: Path, seed: int, outcome: Outcome, short: bool = True, drawn: Sequence[Step] | None = None) -> str:
+    """What is printed of a walk that broke something. `drawn`: its steps, where they are not those of the seed."""
+    steps = list(drawn or drawing.draw(seed))
     if short:
         steps = shorten(folder, seed, steps, outcome.kinds)
         outcome = walk(folder, seed, steps)
