@@ -207,9 +207,9 @@ def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
         others = claim is not None and claim["submission_id"] != judged["submission_id"]
         if later["status"] != "void" or others or directory.verdict.exists():
             continue
-        if claim and result:  # of which nobody has heard yet; one that completed is taken by itself
-            if result["status"] != "completed":
-                ledger.put_attempt(*key_of(later), **(claimed(ledger, claim) | said(result)))
+        if claim and result:  # of which nobody has heard yet
+            ledger.put_attempt(*key_of(later), **(claimed(ledger, claim) | said(result)))
+            ledger.put_outcome(*key_of(later), result.get("outcome") or {})
             continue
         if claim is None and (way := give_way(ledger, root, later)):
             ledger.put_attempt(*key_of(later), **way)

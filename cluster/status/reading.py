@@ -206,12 +206,12 @@ def _expected(
     ledger: Ledger, root: OutputRoot, undecided: Sequence[AttemptRow]
 ) -> dict[tuple[str, str, int], DecisionFile]:
     """What `tick` will try again of these."""
-    before = EarlierSubmissions(ledger, root, None)
+    before = EarlierSubmissions(ledger, root, None, [])
 
     def site_of(submission_id: str) -> Site | None:
         try:
             return before.site(submission_id)
-        except InputError:  # its profile is another version's: `tick` says so
+        except (InputError, OSError):  # its profile is another version's, or the disk does not give it: `tick` says so
             return None
 
     return retries.expected(ledger, root, site_of, undecided, time.time())

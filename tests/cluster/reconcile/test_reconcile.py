@@ -835,6 +835,7 @@ def test_an_attempt_that_the_job_of_an_earlier_submission_has_begun_is_that_ones
     result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
     if "before" in when:
         whole_files.write_json(second.result, result)
+        complete(root, pack[0], "add_tokenizer", job="7_0", restart=1)
     for _ in range(2):
         reconciling.reconcile(ledger, root, FakeSlurm(others, ended))
     whole_files.write_json(second.result, result)
@@ -843,6 +844,7 @@ def test_an_attempt_that_the_job_of_an_earlier_submission_has_begun_is_that_ones
     assert told == [(1, "failed", "cafe"), (2, "completed", "cafe")]
     reconciling.reconcile(ledger, root, FakeSlurm([], ended))
     assert list(ledger.open_submissions()) == []
+    assert ledger.attempt(pack[0], "add_tokenizer", 1)["status"] == ("completed" if "before" in when else "failed")
     again = Ledger(tmp_path / "again.db")
     assert reconciling.rebuild(again, root) == []
     for stage in STAGES:
