@@ -582,7 +582,7 @@ class Walker(Choosing, Teaching):
                 continue
             if json.loads(path.read_text()).get("asked_by") == "tick":
                 for item in self._items(task):
-                    if self._was_cancelled(item["run_id"], task):
+                    if self._was_cancelled(item["run_id"], task) and not self._ended_by_itself(item):
                         self.world.complain(f"tick does again what was cancelled by hand:: {item['run_id']} {task.key}")
             self.check_choices_of(task)
             self.check_teacher_of(task, path)
@@ -596,6 +596,13 @@ class Walker(Choosing, Teaching):
         ]  # fmt: skip
         last = earlier[-1] if earlier else None
         return bool(last and last.cancelled_by_hand and last.cancelled_while_pending and not last.forgotten)
+
+    def _ended_by_itself(self, item: dict[str, Any]) -> bool:
+        """Whether the first of its stages failed before, and said so itself before anybody judged it: in a life of its
+        job that SLURM had lost sight of. Then the rule of what it says counts, whoever has cancelled the job."""
+        stage, number = item["stages"][0]
+        before = self.world.output / "runs" / item["run_id"] / "stages" / stage / str(number - 1)
+        return (before / "result.json").exists() and not (before / "verdict.json").exists()
 
     def _check_verdicts(self, named: Sequence[Path]) -> None:
         """A job that lives is not judged."""
