@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LEAST = 0.02  # of the walks each fault takes effect in
 CHUNK = 20  # walks that a process takes at a time; what they leave is collected then
+TOLD = 1_000  # walks between two words of how many there were
 sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -89,6 +90,9 @@ def main() -> int:
             broken += bad
             for seed, violations in bad:
                 print(f"seed {seed}: {violations[0][:1500]}", flush=True)
+            if walks % TOLD == 0:
+                rate = walks / (time.monotonic() - began)
+                print(f"{walks:,} walks, {len(broken)} broken, {rate:.2f} a second", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     for fault, number in sorted(counts.items()):
         print(f"{fault:45} {number:6} {100 * number / walks:5.1f} %")
