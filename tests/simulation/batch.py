@@ -557,8 +557,8 @@ class Batch:
         return number
 
     def _present(self, user: str) -> int:
-        """Jobs of a user that wait or run."""
-        return len([task for task in self.live(ours=False) if task.user == user])
+        """Jobs of a user that wait or run here: each cluster has its own limits."""
+        return len([task for task in self.live(ours=False) if task.user == user and not task.elsewhere])
 
     def _knew(self, process: Process) -> bool:
         """Whether a command has been told of the limits as they are."""

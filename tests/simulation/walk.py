@@ -849,6 +849,7 @@ KEPT = (
 )
 UNSETTLED = ("never answered", "may still arrive", "What follows is its last state")
 EXPECTED = (
+    "Left alone: do it again then",  # what it waits for may be alive for accounting alone, until it is cancelled
     "who alone can cancel it",
     "failed alike",
     "Nothing was ever submitted",
