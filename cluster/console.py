@@ -57,8 +57,10 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return f"{', '.join(ordered[:most])}{more}"
 
 
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def count(number: int, what: str, does: str = "", do: str = "") -> str:
+    """Return so many things, with what one or several of them do."""
+    things, verb = (what, does) if number == 1 else (f"{what}s", do)
+    return f"{number:,} {things} {verb}".rstrip()
 
 
 def hours(value: float) -> str:

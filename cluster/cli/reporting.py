@@ -161,7 +161,8 @@ def import_command(
         console.print(f"{made.root.path}: {count(len(ledger.known_runs()), 'run')}", soft_wrap=True)
         _say_incomplete(ledger, made.left_out)
     if made.under_way:
-        console.print(f"{count(made.under_way, 'stage run')} were under way when it was made, and are to be done here.")
+        open_ones = count(made.under_way, "stage run", "was", "were")
+        console.print(f"{open_ones} under way when it was made: to be done here.")
     if made.commands:
         console.print("What is missing is done, with your --site and --data-root, by")
     for line in made.commands:

@@ -25,8 +25,9 @@ def told(output_root: OutputRoot) -> list[str]:
         if needs := request.get("needs", []) if request else []:
             assert request
             where = " and ".join(sorted({str(output_root.path / need["root"]) for need in needs}))
+            who = count(len(request["runs"]), "run", "waits", "wait")
             found.append(
-                f"{count(len(request['runs']), 'run')} wait for {count(len(needs), 'stage run')} in {where}: "
+                f"{who} for {count(len(needs), 'stage run')} in {where}: "
                 f"`tiny-transformers tick{output_root.options}` goes on once they have ended"
             )
     return found

@@ -42,7 +42,7 @@ def waiting(requests: Iterable[RequestFile], states_of: StatesOf) -> Waiting:
         if open_ones:
             runs |= set(request["runs"])
             told.append(
-                f"{count(len(request['runs']), 'run')} wait for {count(len(open_ones), 'stage run')} in "
+                f"{count(len(request['runs']), 'run', 'waits', 'wait')} for {count(len(open_ones), 'stage run')} in "
                 f"{_places(open_ones)}; {len(needs) - len(open_ones)} of {len(needs)} have ended."
             )
         elif others:

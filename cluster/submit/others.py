@@ -50,14 +50,10 @@ def told_gone(gone: dict[str, RunNeed], output_root: OutputRoot) -> str:
 def told_unmet(needs: Iterable[NeedRow]) -> list[str]:
     """Say for what runs wait that nobody submits before it is there, a line for each product."""
     return [
-        f"{count(need['runs'], 'run')} {waits(need['runs'])} for {need['stage']} of "
+        f"{count(need['runs'], 'run', 'waits', 'wait')} for {need['stage']} of "
         f"{need['name'] or 'a run that is gone'} ({need['run_id']}), which is {need['status']}."
         for need in needs
     ]
-
-
-def waits(runs: int) -> str:
-    return "waits" if runs == 1 else "wait"
 
 
 def told_later(later: Iterable[RunNeed], names: Mapping[str, str], go_on: str) -> list[str]:
@@ -67,6 +63,6 @@ def told_later(later: Iterable[RunNeed], names: Mapping[str, str], go_on: str) -
         place = need["run_id"], need["needed"]
         waiting[place] = waiting.get(place, 0) + 1
     return [
-        f"{count(number, 'run')} {waits(number)} for {stage} of {names.get(run_id, run_id)} ({run_id}). {go_on}"
+        f"{count(number, 'run', 'waits', 'wait')} for {stage} of {names.get(run_id, run_id)} ({run_id}). {go_on}"
         for (run_id, stage), number in waiting.items()
     ]

@@ -192,7 +192,7 @@ def carry_out(where: SubmitOptions, ledger: Ledger, request: Request, origin: la
         asked: RequestFile = {**launch.origin_of(request.site, origin), "runs": [item.run_id for item in request.items]}
         whole_files.write_json(path, {**asked, "needs": needs} if needs else asked)
     if needs:
-        runs = f"{count(len(request.items), 'run')} wait for it"
+        runs = f"{count(len(request.items), 'run', 'waits', 'wait')} for it"
         tick = f"`tiny-transformers tick{where.output_root.options}`, now and then or by cron"
         console.print(f"{runs}: {tick}, sizes and submits them then.", soft_wrap=True)
         return replace(request, arrays=[], held=request.planned, later=())

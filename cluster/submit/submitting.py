@@ -223,8 +223,8 @@ def _to_go_on(
     wanted = {*again.due, *eligible}
     sources = before.sources(wanted)
     if before.unsure:
-        told = f"{count(len(before.unsure), 'run')} wait, of which a request that cannot be read may say otherwise."
-        console.print(told, soft_wrap=True)
+        who = count(len(before.unsure), "run", "waits", "wait")
+        console.print(f"{who}, of which a request that cannot be read may say otherwise.", soft_wrap=True)
     runs = ledger.runs(sorted({*sources, *again.due} - before.refused.keys() - before.unsure))
     found = {run.id: leaving.why(output_root, run, states[run.id], sources.get(run.id), paused) for run in runs}
     left = {run_id: why for run_id, why in found.items() if why}

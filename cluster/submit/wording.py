@@ -132,8 +132,8 @@ def say_held(request: Request, asked_by: str) -> None:
         submitted = sum(len(array.packs) for array in request.arrays)
         others = f", and beside everybody's there is room for {room}" if room == submitted != most else ""
         console.print(
-            f"{count(packs, 'pack')} wait for room: the account may have {most} jobs waiting and "
-            f"running{known}{others}. {_go_on(asked_by)}",
+            f"{count(packs, 'pack', 'waits', 'wait')} for room: the account may have {count(most or 0, 'job')} waiting "
+            f"and running{known}{others}. {_go_on(asked_by)}",
             soft_wrap=True,
         )
 
@@ -150,7 +150,7 @@ def say_later(request: Request, output_root: OutputRoot) -> None:
 
 def say_refused(refusal: RefusedForNow, left: Sequence[packing.Array], asked_by: str) -> None:
     packs = sum(len(array.packs) for array in left)
-    told = f"{clean(str(refusal))} {count(packs, 'pack')} wait until SLURM takes them. {_go_on(asked_by)}"
+    told = f"{clean(str(refusal))} {count(packs, 'pack', 'waits', 'wait')} until SLURM takes more. {_go_on(asked_by)}"
     console.print(Text(told, style="yellow"), soft_wrap=True)
 
 

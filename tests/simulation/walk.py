@@ -515,7 +515,7 @@ class Walker(Choosing, Teaching):
                 if reason in refused and reason not in said and "Unable to contact" not in refused:
                     world.complain(f"the reason of a refusal is not told:: {process.name}: {refused} {said[-500:]}")
             self.refused = True
-        elif "wait for room" in said and self.slurm.limit is None and not self.refused and not notes["silent"]:
+        elif " for room: " in said and self.slurm.limit is None and not self.refused and not notes["silent"]:
             world.complain(f"something waits for room, and there is no limit:: {process.name}: {said[-500:]}")
         if process.name == "status" and code == 0 and not notes["silent"] and self.may_look(notes):
             self._check_shown(process, said)
@@ -589,13 +589,23 @@ class Walker(Choosing, Teaching):
         self.sent = len(self.slurm.ran)
 
     def _was_cancelled(self, run_id: str, now: Task) -> bool:
-        """Whether the last job of a run was cancelled by a person before it had begun."""
+        """Whether the last job of a run was cancelled by a person before it had begun, and nobody has asked for the run
+        since: what `submit` and `rerun` did not come to is the next `tick`'s."""
         earlier = [
             task for task in self.slurm.ran[: self.slurm.ran.index(now)]
             if task.submission != now.submission and any(item["run_id"] == run_id for item in self._items(task))
         ]  # fmt: skip
         last = earlier[-1] if earlier else None
-        return bool(last and last.cancelled_by_hand and last.cancelled_while_pending and not last.forgotten)
+        if not (last and last.cancelled_by_hand and last.cancelled_while_pending and not last.forgotten):
+            return False
+        return not any(self._asks_for(run_id, command) for command in self.world.commands
+                       if command.notes["began"] > (last.ended or 0.0))  # fmt: skip
+
+    def _asks_for(self, run_id: str, command: Process) -> bool:
+        words, planned = command.notes["words"], self.world.planned
+        if words[0] == "submit":
+            return any(run_id in {run.id for run in planned[name]} for name in planned.keys() & words)
+        return words[0] == "rerun" and ("--failed" in words or run_id in words)
 
     def _ended_by_itself(self, item: dict[str, Any]) -> bool:
         """Whether the first of its stages failed before, and said so itself before anybody judged it: in a life of its
@@ -842,7 +852,7 @@ KEPT = (
     "failed alike",
     "left alone",
     "`tick` goes on then",  # what is to be tried again waits for its teacher
-    "wait for room",
+    " for room: ",
     "no submission there says where to",
     "holds the ledger",
     "it may still arrive",  # a submission whose answer was lost: nothing is submitted until that is settled

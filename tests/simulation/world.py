@@ -457,7 +457,10 @@ class World:
         self.note(f"{name}: {manner}")
         if manner not in ("banner", "another cluster", "busy", "no room", "refused"):
             process.notes["silent"] = True
-        return MANNERS[manner](self, call)
+        reply = MANNERS[manner](self, call)
+        if name == "sbatch" and reply.code and manner not in UNHEARD:
+            _note_refusal(process, reply.error)
+        return reply
 
 
 def _note_refusal(process: Process, text: str) -> None:
@@ -540,14 +543,11 @@ def _elsewhere(world: World, call: Call) -> Reply:
 
 
 def _refused(text: str) -> Callable[[World, Call], Reply]:
-    def refuse(_: World, call: Call) -> Reply:
-        _note_refusal(call.process, text)
-        return Reply(error=text, code=1)
-
-    return refuse
+    return lambda *_: Reply(error=text, code=1)
 
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+UNHEARD = ("reply lost", "no answer", "hangs", "arrives late", "never arrives", "cut")  # nobody hears what SLURM said
 MANNERS: dict[str, Callable[[World, Call], Reply]] = {
     "reply lost": _lost, "no answer": _silent, "hangs": _hangs, "arrives late": _late, "never arrives": _unreached,
     "slow": _slow, "banner": _bannered, "number": _numbered, "cut": _cut, "empty": _empty,

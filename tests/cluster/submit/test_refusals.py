@@ -113,7 +113,7 @@ def test_a_refusal_for_a_limit_or_by_a_busy_controller_is_told_whole_and_the_nex
     submit()
     told = capsys.readouterr().out.split("\n")[-2]
     assert all(line.removeprefix("sbatch: ").removeprefix("error: ") in told for line in words)
-    assert "7 packs wait until SLURM takes them. `tick` submits them" in told
+    assert "7 packs wait until SLURM takes more. `tick` submits them" in told
     assert len(list((root.path / "requests").iterdir())) == 1
     cluster.most(99)
     assert tick().submitted
@@ -186,7 +186,7 @@ def test_a_limit_that_nobody_can_read_is_found_and_kept_to(cluster, submit, tick
     capsys.readouterr()
     for _ in range(3):
         assert not tick().submitted
-    assert "6 packs wait for room: the account may have 1 jobs waiting" in capsys.readouterr().out
+    assert "6 packs wait for room: the account may have 1 job waiting" in capsys.readouterr().out
     assert cluster.asked == [7, 7, 3, 1]
     queue = cluster.folder / "queue"
     queue.write_text(queue.read_text().replace("PENDING", "COMPLETED"))

@@ -62,7 +62,7 @@ def test_the_limit_of_an_account_holds_and_the_next_tick_goes_on_after_one_that_
     waiting.shim("sbatch", f'{lowered}; exec $REAL "$@"')
     told = said(waiting, "tick")
     assert "AssocGrpSubmitJobsLimit" in told
-    assert "4 packs wait until SLURM takes them. `tick` submits them" in told
+    assert "4 packs wait until SLURM takes more. `tick` submits them" in told
     waiting.sbatch("honest")
     limit(waiting, ACCOUNT, None)
     assert "Submitted" in said(waiting, "tick")
@@ -97,7 +97,7 @@ def test_jobs_of_others_leave_less_room_under_the_limit_of_an_account_above(wait
     asked = said(waiting, "doctor", "--site", "site.yaml")
     assert "at most 5; beside everybody's there is room for 3 now" in asked
     told = said(waiting, *waiting.words("s0", "s1"))
-    assert "1 pack wait for room: the account may have 5 jobs waiting and running, and beside everybody's" in told
+    assert "1 pack waits for room: the account may have 5 jobs waiting and running, and beside everybody's" in told
     assert "wait for room" in said(waiting, "tick")
     waiting.cluster.ask("scancel", others)
     wait_for(lambda: "Submitted" in said(waiting, "tick"))
