@@ -194,6 +194,8 @@ def _failures(
         of_first = left.get(key_of(group[0]))
         if of_first in (Why.REMOVED, Why.REFUSED):
             command = f"submit MANIFEST{options}"
+        elif of_first is Why.BLOCKED:  # which does that stage, too
+            command = f"rerun --failed{options}"
         command += " --site SITE" if imported or of_first is Why.GONE else ""
         if decided == SUPERSEDED:
             command = _forget(group, root)

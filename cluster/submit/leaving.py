@@ -14,6 +14,7 @@ from cluster.ledger.database import Ledger
 from cluster.slurm import environment
 from cluster.submit import on_disk, pause
 from cluster.submit.earlier import EarlierSubmissions
+from tiny_transformers.settings.stages import needed_by
 
 
 class Why(Enum):
@@ -23,6 +24,7 @@ class Why(Enum):
     REFUSED = "sbatch refused it"
     CANCELLED = "`cancel --all` was given"
     REMOVED = "files of the run were removed"
+    BLOCKED = "an earlier stage of its run has failed"
 
 
 def why(
@@ -64,4 +66,13 @@ def all_left(
         key_of(attempt): found.get(attempt["run_id"]) if before.is_known(attempt["submission_id"]) else Why.GONE
         for attempt in failed
     }
+    due = {key[:2] for key in told}
+    told |= {key: Why.BLOCKED for key, left in told.items() if not left and _is_blocked(key, states[key[0]], due)}
     return {key: left for key, left in told.items() if left}
+
+
+def _is_blocked(key: tuple[str, str, int], states: Mapping[str, StageState], due: Collection[tuple[str, str]]) -> bool:
+    """Whether a stage that this one needs has failed, and is not due, too."""
+    run_id, stage, _ = key
+    failed = [need for need in needed_by([stage]) if need in states and states[need].status == "failed"]
+    return any((run_id, need) not in due for need in failed)

@@ -165,12 +165,16 @@ def test_a_failure_is_tried_again_by_tick_unless_tick_leaves_it_alone(study, roo
     assert told() == ("left alone by `tick`: sbatch refused it", False, "submit MANIFEST")
 
 
-def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, runs):
-    """A timeout is tried again by the site's rule, an error is not; of an odd profile `tick` tells."""
+def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, runs, monkeypatch):
+    """A timeout is tried again by the site's rule, an error is not; of an odd profile, or a file that the disk does not
+    give, `tick` tells."""
     for run, cause in zip(runs[5:7], ("timeout", "error"), strict=True):
         study.put_attempt(run.id, "pretrain", 1, cause=cause)
         root.run(run.id).attempt("pretrain", 1).path.mkdir(parents=True, exist_ok=True)
         whole_files.write_json(root.run(run.id).run_json, {})
+
+    def unreadable(*_):
+        raise OSError(5, "Input/output error")
 
     def told():
         failures = reading.read(LedgerView(study, "now", "none"), root).failures
@@ -183,11 +187,41 @@ def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, ru
     whole_files.write_json(root.submission("aa").submission, intent)
     assert told() == by_hand
     whole_files.write_json(root.submission("aa").submission, intent | {"site": {"name": "s", "scheduler": "slurm"}})
-    assert told() == by_hand | {"timeout": ("to be tried again: 1.5 x the time", "tiny-transformers tick")}
+    by_tick = by_hand | {"timeout": ("to be tried again: 1.5 x the time", "tiny-transformers tick")}
+    assert told() == by_tick
+    with monkeypatch.context() as broken:
+        broken.setattr(reading.EarlierSubmissions, "site", unreadable)
+        assert told() == by_hand
+    assert told() == by_tick
     retries.decide(study, root, lambda _: Site(name="s", scheduler="slurm"), 0.0)
     stopped = "not tried again by itself: 1 x error"
     assert told()["timeout"] == ("to be tried again: 1.5 x the time", "tiny-transformers tick")
     assert told()["error"][0] == stopped
+
+
+def test_what_waits_for_an_earlier_stage_that_nobody_tries_again_is_not_said_to_be_ticks(study, root, runs):
+    run = runs[5]
+    study.put_attempt(run.id, "pretrain", 1, cause="error")
+    study.put_attempt(
+        run.id, "blimp", 1, submission_id="aa", pack_index=0, status="failed", cause="timeout", message=""
+    )
+    for stage in ("pretrain", "blimp"):
+        root.run(run.id).attempt(stage, 1).path.mkdir(parents=True, exist_ok=True)
+    whole_files.write_json(root.run(run.id).run_json, {})
+    intent = {"created": "2026-09-21", "site": {}, "data_root": None, "user": environment.user()}
+    whole_files.write_json(root.submission("aa").submission, intent)
+
+    def told():
+        retries.decide(study, root, lambda _: Site(name="s", scheduler="slurm"), 0.0)
+        failures = reading.read(LedgerView(study, "now", "none"), root).failures
+        return {each.stage: (each.decided, each.command.removesuffix(root.options)) for each in failures}["blimp"]
+
+    assert told() == ("left alone by `tick`: an earlier stage of its run has failed", "rerun --failed")
+    study.put_attempt(
+        run.id, "pretrain", 2, submission_id="aa", pack_index=0, status="failed", cause="timeout", message=""
+    )
+    root.run(run.id).attempt("pretrain", 2).path.mkdir()
+    assert told() == ("to be tried again: 1.5 x the time", "tiny-transformers tick")
 
 
 def test_a_log_that_ends_in_what_the_message_says_is_not_shown_twice(study, root):
