@@ -23,7 +23,7 @@ from typing import IO
 from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.console import count
 from cluster.errors import InputError
-from cluster.files import documents, whole_files
+from cluster.files import documents, fields, whole_files
 from cluster.files.folders import OutputRoot
 from cluster.ledger.database import Ledger
 from cluster.ledger.lock import locked
@@ -187,12 +187,12 @@ def _manifests(root: OutputRoot) -> dict[str, tuple[str, list[str]]]:
     for submission_id in sorted(root.submission_ids()):
         intent = _whole(root.submission(submission_id).submission)
         source = intent.get("manifest") if intent else None
-        if not source or documents.find_fault(source, documents.ManifestTold):
+        if not source or fields.find_fault(source, documents.ManifestTold):
             continue
         sets: list[str] = source.get("overrides") or []
         apart = f"-set-{hashlib.sha256(json.dumps(sets).encode()).hexdigest()[:6]}" if sets else ""
         name = f"{source['sha256'][:12]}{apart}-{Path(source['name']).name}"
-        if not documents.is_name(name):
+        if not fields.is_name(name):
             name = f"{hashlib.sha256(source['text'].encode()).hexdigest()[:12]}{apart}-experiments.yaml"
         texts[name], said[name] = source["text"], [word for each in sets for word in ("--set", each)]
         before, these = studies.get(name, []), source.get("studies") or None  # none: all of the file

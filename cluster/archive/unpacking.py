@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from cluster.archive.contents import ABOUT, ENVIRONMENTS, LEDGER, MANIFESTS, PARTS, SUMS, ArchiveInfo, Hashed
 from cluster.errors import InputError
 from cluster.files import own_stages, whole_files
-from cluster.files.documents import is_name
+from cluster.files.fields import is_name
 from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
 from cluster.ledger.database import Ledger

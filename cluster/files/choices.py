@@ -6,7 +6,7 @@ complete, and never changed: it is the record of why the follow-up has the runs 
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from cluster.files.documents import Name
+from cluster.files.fields import Name
 
 
 class SeededRun(TypedDict):

@@ -40,7 +40,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from cluster.files.documents import Imported, is_name, read
+from cluster.files.documents import Imported, read
+from cluster.files.fields import is_name
 
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # as a file's name has it
 OTHER_CODE = "the code is not that of"  # how the message of an attempt begins that was refused for it

@@ -10,7 +10,8 @@ from itertools import groupby
 from pydantic import ValidationError
 
 from cluster.console import count, some
-from cluster.files.documents import LARGEST, RunFile
+from cluster.files.documents import RunFile
+from cluster.files.fields import LARGEST
 from cluster.files.folders import RunDir
 from cluster.files.records import Run
 from cluster.ledger.database import Ledger

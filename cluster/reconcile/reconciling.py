@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from cluster.console import some
-from cluster.files import documents
+from cluster.files import documents, fields
 from cluster.files.choices import ChoiceFile
 from cluster.files.folders import OutputRoot
 from cluster.files.records import key_of
@@ -204,7 +204,7 @@ def _fault_of(intent: documents.Intent) -> str:
     named = {stage for pack in intent["packs"] for item in pack for stage, _ in item["stages"]}
     if unknown := named - STAGES.keys():
         return f"packs: no stage here is called {', '.join(sorted(unknown))}"
-    return documents.find_fault(intent["site"], documents.SiteTold, (None, "site"))
+    return fields.find_fault(intent["site"], documents.SiteTold, (None, "site"))
 
 
 def _days(opened: Iterable[OpenSubmission]) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 from cluster.console import clean, count
 from cluster.errors import InputError
-from cluster.files.documents import LATEST, DecisionFile
+from cluster.files.documents import DecisionFile
+from cluster.files.fields import LATEST
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import STATUSES, StageStatus

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.files import documents
+from cluster.files import documents, fields
 from cluster.files.whole_files import TornFile
 
 SCORE = {"task": "average", "metric": "accuracy", "value": 0.5, "n": 100}
@@ -65,6 +65,16 @@ def test_a_result_with_a_check_that_is_no_number_is_a_result(tmp_path):
     assert documents.read(path, documents.ResultFile)
 
 
+def test_a_field_that_an_earlier_version_named_otherwise_is_read_by_its_name_of_today(tmp_path):
+    life = {"pid": 1, "host": "n1", "started": 1.0, "job": "7", "restart": 0, "time": 2.0}
+    (tmp_path / "claim.json").write_text(json.dumps(life | {"token": "aa"}))
+    assert documents.read(tmp_path / "claim.json", documents.Claim) == life | {"submission_id": "aa"}
+    (tmp_path / "heartbeat.json").write_text(json.dumps({"time": 2.0, "token": "aa"}))
+    assert documents.read(tmp_path / "heartbeat.json", documents.Heartbeat) == {"time": 2.0, "token": "aa"}, (
+        "no such field"
+    )
+
+
 def test_a_file_that_comes_while_it_is_asked_for_is_absent_or_there(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
     assert documents.read(tmp_path / "claim.json", documents.Claim) is None
@@ -72,16 +82,16 @@ def test_a_file_that_comes_while_it_is_asked_for_is_absent_or_there(tmp_path, mo
 
 def test_a_heartbeat_has_numbers_but_a_loss_that_is_none_is_still_a_heartbeat():
     beat = {"time": 1.0, "loss": float("nan"), "seconds_left": float("inf")}
-    assert documents.find_fault(beat, documents.Heartbeat) == ""
-    assert documents.find_fault(beat | {"loss": "high"}, documents.Heartbeat) == "loss: must be a number"
-    assert documents.find_fault(beat | {"loss": 10**400}, documents.Heartbeat) == "loss: must be a number"
+    assert fields.find_fault(beat, documents.Heartbeat) == ""
+    assert fields.find_fault(beat | {"loss": "high"}, documents.Heartbeat) == "loss: must be a number"
+    assert fields.find_fault(beat | {"loss": 10**400}, documents.Heartbeat) == "loss: must be a number"
 
 
 def test_stages_of_a_pack_are_pairs():
     packed = {"run_id": "abc", "stages": [["pretrain", 1]]}
-    assert documents.find_fault(packed, documents.PackedRun) == ""
+    assert fields.find_fault(packed, documents.PackedRun) == ""
     for stages in ([["pretrain"]], [["pretrain", 1, 2]], [[1, "pretrain"]], ["pretrain"]):
-        assert documents.find_fault(packed | {"stages": stages}, documents.PackedRun).startswith("stages.0")
+        assert fields.find_fault(packed | {"stages": stages}, documents.PackedRun).startswith("stages.0")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, "\x00", '{"a": 1'])
@@ -102,16 +112,16 @@ def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path):
     "text", ["", ".", "..", ".hidden", "a/b", "/a", "../../x", "a\\b", "a\nb", "a\x1b[2J", "a\0", "x" * 256]
 )
 def test_what_leads_elsewhere_is_no_name(text):
-    assert not documents.is_name(text)
+    assert not fields.is_name(text)
     packed = {"run_id": text, "stages": [["pretrain", 1]]}
-    assert documents.find_fault(packed, documents.PackedRun) == "run_id: must be a name that a folder may have"
+    assert fields.find_fault(packed, documents.PackedRun) == "run_id: must be a name that a folder may have"
 
 
 def test_ids_stages_and_hashes_are_names():
     for text in ("0123456789ab", "cafe", "add_tokenizer", "3f2a-set-1b2c3d-my experiments.yaml", "ä"):
-        assert documents.is_name(text)
+        assert fields.is_name(text)
 
 
 @pytest.mark.parametrize("time", [-1.0, 1e300, float("nan"), "now", True])
 def test_a_time_is_one_that_a_calendar_has(time):
-    assert documents.find_fault({"time": time}, documents.Heartbeat).startswith("time: must be a number")
+    assert fields.find_fault({"time": time}, documents.Heartbeat).startswith("time: must be a number")

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 import synthetic
 
-from cluster.files import documents
+from cluster.files import documents, fields
 from cluster.files.records import AskedAttempt, AttemptRow, SitedAttempt
 from cluster.ledger import rows
 from cluster.ledger.database import Ledger
@@ -69,4 +69,4 @@ def test_a_row_has_the_columns_of_its_type(ledger):
         assert found, kind
         for row in found:
             assert row.keys() - BESIDE == typing.get_type_hints(kind).keys(), kind
-            assert not documents.find_fault(dict(row), kind), kind
+            assert not fields.find_fault(dict(row), kind), kind
