@@ -159,7 +159,7 @@ def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
         if attempt["pack_index"] not in opened.tasks and begun_only:
             continue
         _read_attempt(opened, attempt)
-        if is_superseded(opened, attempt):
+        if attempt["status"] != "void" and is_superseded(opened, attempt):
             successor = _successor(opened, attempt)
             if successor:
                 waiting.append(successor)
@@ -272,11 +272,15 @@ def is_superseded(opened: OpenSubmission, attempt: AttemptRow) -> bool:
 
 
 def _successor(opened: OpenSubmission, attempt: AttemptRow) -> AttemptRow | None:
-    """The attempt after an interrupted one; None if it was there already."""
+    """The attempt after an interrupted one; None if it was there already, or is another submission's."""
     key = (attempt["run_id"], attempt["stage"], attempt["number"] + 1)
     if key in opened.keys:
         return None
     sent, index = attempt["submission_id"], attempt["pack_index"]
+    if opened.ledger.attempt(*key):  # planned for another; only a life of this job that has begun it has a claim on it
+        claim = read_whole(opened.root.attempt(*key).claim, Claim, [])
+        if claim is None or claim["submission_id"] != sent:
+            return None
     opened.ledger.put_attempt(*key, submission_id=sent, pack_index=index, status="submitted")
     successor = opened.ledger.attempt(*key)
     assert successor

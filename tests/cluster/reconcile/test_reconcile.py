@@ -853,6 +853,73 @@ def test_an_attempt_that_the_job_of_an_earlier_submission_has_begun_is_that_ones
     again.close()
 
 
+def begun_again(root):
+    """Its job was requeued, and a life of it has taken the pack once more."""
+    task = root.submission("cafe").task(0)
+    life = whole_files.read_json(task)
+    whole_files.write_json(task, {**life, "restart": 1, "earlier": [life]})
+
+
+@pytest.mark.parametrize("begun", ["the next life", "the first one, which nobody saw"])
+def test_a_ledger_that_is_made_again_lets_an_attempt_be_that_ones_who_has_begun_it(ledger, root, runs, begun, tmp_path):
+    """A job was requeued, cancelled, and done again. Its next life finds the other at work and leaves; or its first one
+    goes on unseen, and dies in a later stage: a walk has found it."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    unseen = "first" in begun
+    if unseen:
+        begun_again(root)
+    ended = [lives("NODE_FAIL", "CANCELLED"), Job("8", "tt-beef", "COMPLETED")]
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    assert causes(ledger, pack[0])[0] == "cancelled"
+    intend(ledger, root, runs[:1], "beef")
+    answer(ledger, root, "beef", job_id="8")
+    if unseen:
+        whole_files.write_json(first.result, {"status": "completed", "cause": None, "message": None, "ended": 3.0})
+        claim(root, pack[0], "add_tokenizer", job="7")
+    else:
+        complete(root, pack[0], "pretrain", 2, job="8", submission_id="beef")
+    begun_again(root)
+    for stage in STAGES[1:]:
+        complete(root, pack[0], stage, 2, job="8", submission_id="beef")
+    for _ in range(2):
+        reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+        reconciling.late_results(ledger, root)
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    for each in (ledger, again):
+        assert statuses(each, pack[0]) == ["completed"] * len(STAGES)
+        assert each.attempt(pack[0], "add_tokenizer", 2)["submission_id"] == "beef"
+    for stage in STAGES:
+        for number in (1, 2, 3):
+            assert again.attempt(pack[0], stage, number) == ledger.attempt(pack[0], stage, number)
+    again.close()
+
+
+def test_a_ledger_that_is_made_again_has_no_next_attempt_of_a_stage_whose_turn_had_not_come(
+    ledger, root, runs, tmp_path
+):
+    """A life that nobody saw completes its stage, begins the next one and dies, once the job has been given up."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    begun_again(root)
+    ended = [lives("NODE_FAIL", "FAILED")]
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    whole_files.write_json(first.result, {"status": "completed", "cause": None, "message": None, "ended": 3.0})
+    claim(root, pack[0], "add_tokenizer", job="7")
+    begun_again(root)
+    reconciling.late_results(ledger, root)
+    again = Ledger(tmp_path / "again.db")
+    assert reconciling.rebuild(again, root) == []
+    assert ledger.attempt(pack[0], "add_tokenizer", 1)["status"] == "void"
+    for stage in STAGES:
+        for number in (1, 2, 3):
+            assert again.attempt(pack[0], stage, number) == ledger.attempt(pack[0], stage, number)
+    again.close()
+
+
 # -- a lost answer ----------------------------------------------------------------------------------------------------
 
 
