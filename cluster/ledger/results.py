@@ -18,6 +18,11 @@ T = TypeVar("T")
 _OUTCOMES: dict[type, str] = {
     ScoreRow: "score", CheckRow: "check_result", MetricRow: "metric", DataFileRow: "data_file"
 }  # fmt: skip
+# What completed stage runs have read of a DATA_ROOT: builtin data has the same names, and is nobody's.
+READ = (
+    "data_file JOIN attempt USING (run_id, stage, number) LEFT JOIN run ON run.id = run_id "
+    "WHERE status = 'completed' AND json_extract(config, '$.data.source') IS NOT 'builtin'"
+)
 
 
 class Results(Store):
@@ -136,19 +141,15 @@ class Results(Store):
     def first_read(self, files: Iterable[str]) -> dict[str, str]:
         """Data file -> the SHA-256 that the first completed stage run which read it has told of."""
         rows = self.db.query(
-            "SELECT file, sha256, min(data_file.rowid) FROM data_file JOIN attempt USING (run_id, stage, number) "
-            "WHERE status = 'completed' AND file IN (SELECT value FROM json_each(?)) GROUP BY file",
+            f"SELECT file, sha256, min(data_file.rowid) FROM {READ} "
+            "AND file IN (SELECT value FROM json_each(?)) GROUP BY file",
             [json.dumps(list(files))],
         )
         return {row["file"]: row["sha256"] for row in rows}
 
     def runs_that_read(self, file: str) -> int:
         """How many runs have a completed stage that read this data file."""
-        rows = self.db.query(
-            "SELECT count(DISTINCT run_id) AS runs FROM data_file JOIN attempt USING (run_id, stage, number) "
-            "WHERE status = 'completed' AND file = ?",
-            [file],
-        )
+        rows = self.db.query(f"SELECT count(DISTINCT run_id) AS runs FROM {READ} AND file = ?", [file])
         return int(next(iter(rows))["runs"])
 
 

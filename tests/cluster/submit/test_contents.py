@@ -165,6 +165,23 @@ def test_what_completed_runs_read_before_is_the_first_content(manifest, data_roo
         submitted(manifest, data_root, root)
 
 
+def test_what_builtin_runs_have_read_is_no_content_of_a_name(manifest, data_root, root):
+    """Whoever has tried it out on builtin data goes on with real data."""
+    builtin = manifest.with_name("builtin.yaml")
+    builtin.write_text(manifest.read_text() + "defaults: {data: {source: builtin}}\n")
+    cells = grids.cells(loading.load(builtin))
+    runs = expansion.expand([cell for cell in cells if cell.config.data.corpus == "tinystories"])
+    ended(root, runs)
+    with closing(Ledger(root.ledger)) as ledger:
+        for run in runs:
+            ledger.put_outcome(run.id, "pretrain", 1, {"data": dict.fromkeys(FILES, "0" * 64)})
+    first = submitted(manifest, data_root, root)
+    write(data_root / FILES[0], "another")
+    with pytest.raises(InputError, match=r"train.jsonl: is not the file that was submitted here before as"):
+        submitted(manifest, data_root, root)
+    assert len(first) == 4
+
+
 def test_two_commands_at_once_do_not_give_one_name_two_contents(manifest, data_root, root):
     _, one = contents.revise(grids.cells(loading.load(manifest)), data_root, root, False)
     write(data_root / "mine" / "t", "another")
