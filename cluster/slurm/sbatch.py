@@ -16,7 +16,9 @@ from cluster.slurm.queries import Slurm
 TIMEOUT = 180  # seconds; sbatch tries for 120 by itself
 # sbatch's words when the controller was not reached, or did not answer: the job may be there all the same. Whatever
 # else sbatch itself says is a refusal; should a job come of that, it finds answer.json and leaves.
-NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure")
+# Where nodes get their configuration from the controller, sbatch looks for that first.
+NOT_REACHED = ("Unable to contact", "Connection refused", "connect failure", "establish a configuration source",
+               "failed to fetch config")  # fmt: skip
 NO_ANSWER = (*NOT_REACHED, "Socket timed out", "Zero Bytes were transmitted", "Transport endpoint", "Connection reset",
              "Connection timed out", "ommunication connection failure", "ommunication shutdown failure",
              "essage receive failure", "essage send failure", "Unexpected message", "standby mode")  # fmt: skip

@@ -392,9 +392,10 @@ class Walker(Choosing, Teaching):
 
     @property
     def _idle(self) -> bool:
-        """Whether nothing is under way, and nothing may still arrive."""
+        """Whether nothing is under way, and nothing may still arrive, of which the ledger tells."""
         unsettled = self.rows("submission", "state = 'intended'")
-        return not (self.running or self.slurm.live() or self.slurm.working() or unsettled)
+        known = (self.world.output / "ledger.db").exists()
+        return known and not (self.running or self.slurm.live() or self.slurm.working() or unsettled)
 
     def _lose_submissions(self) -> None:
         """A person removes what looks like logs, and the ledger; and makes that again, as the message says."""

@@ -185,6 +185,19 @@ def test_no_answer_leaves_the_intent_to_be_looked_up(ledger, root, runs, tmp_pat
     assert SlurmSilent.exit_code == 3
 
 
+def test_an_sbatch_that_did_not_get_as_far_as_the_controller_need_not_be_waited_for(
+    ledger, root, runs, tmp_path, sbatch
+):
+    """As on a cluster whose nodes have their configuration from the controller, which is away."""
+    sbatch("echo 'sbatch: error: fetch_config: DNS SRV lookup failed' >&2; "
+           "echo 'sbatch: error: _establish_config_source: failed to fetch config' >&2; "
+           "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1")  # fmt: skip
+    with pytest.raises(SlurmSilent, match="configuration source"):
+        submit(ledger, root, runs, SLURM, tmp_path)
+    (row,) = ledger.submissions()
+    assert json.loads(root.submission(row["submission_id"]).answer.read_text())["reached"] is False
+
+
 def test_a_wrong_prologue_stops_before_the_first_intent(ledger, root, runs, tmp_path, sbatch):
     sbatch("exit 1")
     template = tmp_path / "mine.sh.j2"
