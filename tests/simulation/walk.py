@@ -12,7 +12,7 @@ import shlex
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -726,6 +726,7 @@ class Walker(Choosing, Teaching):
             self.do("submit", "experiments.yaml", "--site", "site.yaml", "--yes", *studies)
         for number in range(ROUNDS):
             before = len(self.slurm.ran)
+            busy = {item["run_id"] for task in self.slurm.live() for item in self._items(task)}
             given = [self.do("tick", user=user) for user in users]
             self._pass(100 if number < 3 else 1200)  # a limit that nobody can read is believed for an hour
             self.kernel.advance(self.kernel.now + 300, lambda: not self.slurm.live())
@@ -735,7 +736,7 @@ class Walker(Choosing, Teaching):
             if len(self.slurm.ran) > before:
                 continue
             told = "".join(process.output.getvalue() for process in given)
-            if overdue := self._overdue(given[0].notes["began"]):
+            if overdue := self._overdue(given[0].notes["began"], busy):
                 if not any(words in told for words in KEPT):
                     world.complain(f"tick leaves what it is to try again:: {overdue} {told}")
                 shown = self.do("status", "--failed").output.getvalue() if GONE in told else LEFT
@@ -755,14 +756,14 @@ class Walker(Choosing, Teaching):
         shown = [dict(row) for row in self.rows("newest_attempt") if row["status"] != "completed"]
         world.complain(f"not completed at the end, {sorted(map(str, left))}:: {statuses} {shown}")
 
-    def _overdue(self, then: float) -> list[dict[str, Any]]:
+    def _overdue(self, then: float, busy: Collection[str]) -> list[dict[str, Any]]:
         """The failed stage runs whose rule said, at that time, to try them again by then, and that need no other
-        that has failed."""
+        that has failed; not of runs that were busy with other stages."""
         failed = [key_of(row) for row in self.rows("newest_attempt", "status = 'failed'")]
         stages = {(run_id, stage) for run_id, stage, _ in failed}
         failed = [key for key in failed if not any((key[0], need) in stages for need in needed_by([key[1]]))]
         decided = self.rows("decision", f"action = 'retry' AND time < {then} AND due < {then}")
-        return [row for row in decided if key_of(row) in failed]
+        return [row for row in decided if key_of(row) in failed and row["run_id"] not in busy]
 
     def statuses(self) -> set[str]:
         found = set()

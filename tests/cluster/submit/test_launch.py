@@ -195,7 +195,7 @@ def test_an_sbatch_that_did_not_get_as_far_as_the_controller_need_not_be_waited_
     with pytest.raises(SlurmSilent, match="configuration source"):
         submit(ledger, root, runs, SLURM, tmp_path)
     (row,) = ledger.submissions()
-    assert json.loads(root.submission(row["submission_id"]).answer.read_text())["reached"] is False
+    assert documents.read(root.submission(row["submission_id"]).answer, documents.AnswerFile)["reached"] is False
 
 
 def test_a_wrong_prologue_stops_before_the_first_intent(ledger, root, runs, tmp_path, sbatch):
