@@ -178,12 +178,15 @@ class Attempts(Store):
         return {(run_id, stage, number): status for run_id, stage, number, status in rows}
 
     def latest_ends(self, count: int) -> list[AttemptRow]:
-        """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun."""
+        """The attempts that ended last, newest first, of what was submitted since a person last asked for a rerun, and
+        has not completed since: moments are of several clocks."""
         return list(
             self.db.query(
                 "SELECT attempt.* FROM attempt JOIN submission USING (submission_id) "
                 f"WHERE status IN {listed(get_args(Ended))} AND ended IS NOT NULL AND submission.created >= "
                 "(SELECT coalesce(max(created), '') FROM submission WHERE asked_by = 'rerun' AND state != 'refused') "
+                "AND NOT EXISTS (SELECT 1 FROM attempt AS later WHERE later.run_id = attempt.run_id "
+                "AND later.stage = attempt.stage AND later.number > attempt.number AND later.status = 'completed') "
                 "ORDER BY ended DESC LIMIT ?",
                 [count],
             )

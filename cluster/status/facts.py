@@ -101,7 +101,10 @@ class Status:
     now: float
     waits: tuple[str, ...] = ()  # what waits for the product of another run
     only_imported: bool = False  # whether `tick` must be told the site
+    paused: bool = False  # whether this user's `tick` begins nothing
+    refused: int = 0  # stage runs that nothing but sbatch's refusal keeps
 
     @property
     def eligible(self) -> int:
-        return sum(counts.get("eligible", 0) for counts in self.total.stages.values())
+        """As many as a `tick` or a `submit` submits."""
+        return sum(counts.get("eligible", 0) for counts in self.total.stages.values()) - self.refused

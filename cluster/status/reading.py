@@ -7,9 +7,10 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from cluster.console import clean, count
 from cluster.errors import InputError
@@ -18,6 +19,7 @@ from cluster.files.fields import LATEST
 from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow, key_of
 from cluster.files.statuses import STATUSES, StageStatus
+from cluster.files.whole_files import TornFile
 from cluster.ledger.checks import FLAGGED, identical_scores, of_several_manifests, removed_runs, unknown_runs
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import HoursRow, PackRow
@@ -28,11 +30,12 @@ from cluster.slurm import environment
 from cluster.status import needs
 from cluster.status.estimate import LITTLE, estimate_times, hours_used
 from cluster.status.facts import SUPERSEDED, TELLING, Failure, Progress, RunningPack, RunningStage, Status, WaitingPacks
-from cluster.submit import leaving, retries
+from cluster.submit import leaving, pause, retries
 from cluster.submit.earlier import EarlierSubmissions
 from cluster.submit.leaving import Why
 from tiny_transformers.settings.stage.pretrain import DOCUMENTS_CUT
 
+T = TypeVar("T")
 NAMED = 3  # runs of a group of failures that are named
 FORGOTTEN = 20  # runs that a command names
 SILENT = 300.0  # seconds without a heartbeat, which comes every 10
@@ -56,6 +59,8 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
         shown = ledger.open_packs(study)
         progress = {study: progress[study]}
     names = labels(ledger, (attempt["run_id"] for attempt in (*running, *failed)))
+    before = cache(lambda: EarlierSubmissions(ledger, output_root, None, []))
+    refused = _refused(ledger, output_root, before)
     submissions = {row["submission_id"]: row for row in ledger.hours()}
     shown = [row for row in shown if row["open"]]
     begun = [row for row in shown if open_packs[pack_of(row)]["started"]]
@@ -66,10 +71,12 @@ def read(view: LedgerView, output_root: OutputRoot, study: str | None = None, no
     left, why = estimate_times(submissions, open_packs, packs, queue, now, work, stages)
     return Status(
         studies=tuple(progress.values()), total=total, packs=packs, queue=queue,
-        failures=_failures(ledger, output_root, failed, names, imported), hours=hours_used(submissions.values()),
-        seconds_left=left, why=why,
-        flags=(*_flags(ledger), *_refused(ledger, output_root), *removed_runs(ledger, output_root)),
+        failures=_failures(ledger, output_root, before, failed, names, imported),
+        hours=hours_used(submissions.values()), seconds_left=left, why=why,
+        flags=(*_flags(ledger), *_told_refused(refused), *removed_runs(ledger, output_root)),
         as_of=view.as_of, slurm=view.slurm, options=options, now=now, only_imported=imported,
+        refused=_eligible_of(ledger, refused),
+        paused=bool(_if_told(lambda: pause.is_paused(output_root, environment.user()))),
         waits=(
             *needs.told(output_root),
             *needs.told_of_others(ledger.unmet_needs(), options),
@@ -169,17 +176,20 @@ def _queue(waiting: Iterable[PackRow], open_packs: Mapping[tuple[str, int], Pack
 
 
 def _failures(
-    ledger: Ledger, root: OutputRoot, failed: Sequence[AttemptRow], names: Mapping[str, str], imported: bool
+    ledger: Ledger,
+    root: OutputRoot,
+    before: Callable[[], EarlierSubmissions],
+    failed: Sequence[AttemptRow],
+    names: Mapping[str, str],
+    imported: bool,
 ) -> tuple[Failure, ...]:
     """Largest group first."""
     if not failed:
         return ()
     decisions, options = ledger.decisions(), root.options
-    undecided = [attempt for attempt in failed if key_of(attempt) not in decisions]
-    if undecided and not imported:
-        decisions |= _expected(ledger, root, undecided)
-    retried = [attempt for attempt in failed if _is_retry(decisions.get(key_of(attempt)))]
-    left = leaving.all_left(ledger, root, retried) if retried and not imported else {}
+    left: dict[tuple[str, str, int], Why] = {}
+    if not imported:
+        decisions, left = _foretold(ledger, root, before, failed, decisions)
     superseded = _superseded(ledger, failed)
     groups: dict[tuple[str, str, str, str], list[AttemptRow]] = {}
     for attempt in failed:
@@ -205,19 +215,34 @@ def _failures(
     return tuple(sorted(found, key=lambda each: -len(each.attempts)))
 
 
-def _expected(
-    ledger: Ledger, root: OutputRoot, undecided: Sequence[AttemptRow]
-) -> dict[tuple[str, str, int], DecisionFile]:
-    """What `tick` will try again of these."""
-    before = EarlierSubmissions(ledger, root, None, [])
+def _foretold(
+    ledger: Ledger,
+    root: OutputRoot,
+    before: Callable[[], EarlierSubmissions],
+    failed: Sequence[AttemptRow],
+    decisions: Mapping[tuple[str, str, int], DecisionFile],
+) -> tuple[dict[tuple[str, str, int], DecisionFile], dict[tuple[str, str, int], Why]]:
+    """The decisions with those that `tick` will make to try again, and what of all these it will leave alone."""
 
     def site_of(submission_id: str) -> Site | None:
-        try:
-            return before.site(submission_id)
-        except (InputError, OSError):  # its profile is another version's, or the disk does not give it: `tick` says so
-            return None
+        return _if_told(lambda: before().site(submission_id))
 
-    return retries.expected(ledger, root, site_of, undecided, time.time())
+    undecided = [attempt for attempt in failed if key_of(attempt) not in decisions]
+    made = dict(decisions)
+    if undecided:
+        made |= retries.expected(ledger, root, site_of, undecided, time.time())
+    retried = [attempt for attempt in failed if _is_retry(made.get(key_of(attempt)))]
+    left = (_if_told(lambda: leaving.all_left(ledger, root, before(), retried)) if retried else None) or {}
+    return made, left
+
+
+def _if_told(look: Callable[[], T]) -> T | None:
+    """Look at what files of submissions say. Where a profile is another version's, a file is torn or the disk does not
+    give it, `tick` says so, and `status` goes on."""
+    try:
+        return look()
+    except (InputError, OSError, TornFile):
+        return None
 
 
 def _superseded(ledger: Ledger, failed: Iterable[AttemptRow]) -> set[str]:
@@ -294,19 +319,29 @@ def _flags(ledger: Ledger) -> list[str]:
     return told
 
 
-def _refused(ledger: Ledger, root: OutputRoot) -> list[str]:
-    """Say which runs SLURM refused for good."""
+def _refused(ledger: Ledger, root: OutputRoot, before: Callable[[], EarlierSubmissions]) -> dict[str, str]:
+    """Return the runs that SLURM refused for good, and why."""
     refused = {row["submission_id"] for row in ledger.submissions() if row["state"] == "refused"} - root.came_along()
     if not refused:
-        return []
+        return {}
     last = ledger.last_submissions(ledger.runs_with("eligible"))
-    earlier = EarlierSubmissions(ledger, root, None)
-    earlier.sources({run_id for run_id, submission_id in last.items() if submission_id in refused})
-    messages = Counter(map(clean, earlier.refused.values()))
+    of_these = {run_id for run_id, submission_id in last.items() if submission_id in refused}
+    _if_told(lambda: before().sources(of_these))
+    return {run_id: why for run_id, why in before().refused.items() if run_id in of_these}
+
+
+def _told_refused(refused: Mapping[str, str]) -> list[str]:
+    messages = Counter(map(clean, refused.values()))
     return [
         f"sbatch refused {count(number, 'run')} ({message}), and `tick` leaves them alone: mend that and `submit` again"
         for message, number in messages.items()
     ]
+
+
+def _eligible_of(ledger: Ledger, run_ids: Collection[str]) -> int:
+    """How many stage runs of these runs are eligible."""
+    states = ledger.states() if run_ids else {}
+    return sum(state.status == "eligible" for run_id in run_ids for state in states[run_id].values())
 
 
 # -- for programs -----------------------------------------------------------------------------------------------------

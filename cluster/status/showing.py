@@ -358,6 +358,8 @@ def _foot(status: Status) -> Iterator[Text]:
         tick = f"`tiny-transformers tick{status.options}` submits what is eligible; `submit` does, too."
         if status.only_imported:
             tick = "`submit` does them, with a site of yours and a manifest that came with the archive."
+        elif status.paused:
+            tick = "`cancel --all` was given: `submit` and `rerun` go on with them, `tick` does not."
         yield Text(f"{count(status.eligible, 'stage run')} eligible. {tick}")
     yield Text(as_of(status), style="yellow" if status.slurm == "unreachable" else "dim")
 

@@ -14,7 +14,7 @@ from cluster.ledger.database import Ledger
 from cluster.slurm import environment
 from cluster.submit import on_disk, pause
 from cluster.submit.earlier import EarlierSubmissions
-from tiny_transformers.settings.stages import needed_by
+from tiny_transformers.settings.stages import STAGES, needed_by
 
 
 class Why(Enum):
@@ -45,16 +45,15 @@ def why(
 
 
 def all_left(
-    ledger: Ledger, output_root: OutputRoot, failed: Collection[AttemptRow]
+    ledger: Ledger, output_root: OutputRoot, before: EarlierSubmissions, failed: Collection[AttemptRow]
 ) -> dict[tuple[str, str, int], Why]:
     """Return those of these failed attempts that this user's `tick` leaves alone; each has a rule to be tried again."""
     try:
         paused = pause.paused(output_root)
     except TornFile:  # `tick` says so
         paused = {}
-    if paused.keys() & {environment.user(), pause.SOMEBODY}:
+    if not {environment.user(), pause.SOMEBODY}.isdisjoint(paused):
         return {key_of(attempt): Why.CANCELLED for attempt in failed}
-    before = EarlierSubmissions(ledger, output_root, None)
     run_ids = {attempt["run_id"] for attempt in failed}
     sources, states = before.sources(run_ids), ledger.states()
     found: dict[str, Why | None] = {
@@ -66,13 +65,16 @@ def all_left(
         key_of(attempt): found.get(attempt["run_id"]) if before.is_known(attempt["submission_id"]) else Why.GONE
         for attempt in failed
     }
-    due = {key[:2] for key in told}
+    due = {key[:2] for key, left in told.items() if not left}
     told |= {key: Why.BLOCKED for key, left in told.items() if not left and _is_blocked(key, states[key[0]], due)}
     return {key: left for key, left in told.items() if left}
 
 
 def _is_blocked(key: tuple[str, str, int], states: Mapping[str, StageState], due: Collection[tuple[str, str]]) -> bool:
-    """Whether a stage that this one needs has failed, and is not due, too."""
+    """Whether a stage that this one needs has failed, and is not due, too. What this version knows nothing of needs
+    nothing."""
     run_id, stage, _ = key
+    if stage not in STAGES:
+        return False
     failed = [need for need in needed_by([stage]) if need in states and states[need].status == "failed"]
     return any((run_id, need) not in due for need in failed)

@@ -22,6 +22,11 @@ def paused(output_root: OutputRoot) -> dict[str, str]:
     return dict(told.get("users", {SOMEBODY: told["time"]})) if told else {}
 
 
+def is_paused(output_root: OutputRoot, user: str) -> bool:
+    """Whether a user's `tick` begins nothing. Raises TornFile."""
+    return not {user, SOMEBODY}.isdisjoint(paused(output_root))
+
+
 def begin(output_root: OutputRoot, user: str, time: str) -> None:
     """Note that a user wants nothing more to be begun, and drop what the user, or nobody known, has asked for."""
     for path in output_root.requests():

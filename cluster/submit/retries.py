@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cluster.errors import BreakerOpen
@@ -68,14 +69,16 @@ def expected(
     ledger: Ledger, output_root: OutputRoot, site_of: Callable[[str], Site | None], failed: Sequence[AttemptRow],
     now: float,
 ) -> dict[tuple[str, str, int], DecisionFile]:  # fmt: skip
-    """Return what the next `tick` will decide on these, of those that it will try again."""
+    """Return what the next `tick` will decide on these, of those that it will try again, as far as the disk tells."""
     histories = ledger.histories(attempt["run_id"] for attempt in failed)
-    made = {
-        key_of(attempt): _decision(key_of(attempt), histories, site, now)
-        for attempt in failed
-        if (site := site_of(attempt["submission_id"])) and output_root.attempt(*key_of(attempt)).path.is_dir()
-    }
-    return {key: decision for key, decision in made.items() if decision["action"] == "retry"}
+    made: dict[tuple[str, str, int], DecisionFile] = {}
+    for attempt in failed:
+        key, site = key_of(attempt), site_of(attempt["submission_id"])
+        if site and (decision := _decision(key, histories, site, now))["action"] == "retry":
+            with suppress(OSError):
+                if output_root.attempt(*key).path.is_dir():
+                    made[key] = decision
+    return made
 
 
 def _decision(

@@ -22,6 +22,7 @@ from rich.console import Console
 from cluster.cli import entry, shared
 from cluster.files import whole_files
 from cluster.files.folders import OutputRoot
+from cluster.files.whole_files import TornFile
 from cluster.reconcile import session
 from cluster.reconcile.session import LedgerView
 from cluster.sites.profiles import Site
@@ -173,8 +174,11 @@ def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, ru
         root.run(run.id).attempt("pretrain", 1).path.mkdir(parents=True, exist_ok=True)
         whole_files.write_json(root.run(run.id).run_json, {})
 
-    def unreadable(*_):
-        raise OSError(5, "Input/output error")
+    def raising(error):
+        def fail(*_):
+            raise error
+
+        return fail
 
     def told():
         failures = reading.read(LedgerView(study, "now", "none"), root).failures
@@ -189,14 +193,50 @@ def test_what_tick_has_still_to_decide_is_told_as_it_will_decide(study, root, ru
     whole_files.write_json(root.submission("aa").submission, intent | {"site": {"name": "s", "scheduler": "slurm"}})
     by_tick = by_hand | {"timeout": ("to be tried again: 1.5 x the time", "tiny-transformers tick")}
     assert told() == by_tick
-    with monkeypatch.context() as broken:
-        broken.setattr(reading.EarlierSubmissions, "site", unreadable)
-        assert told() == by_hand
+    for owner, name, broken in (
+        (reading.EarlierSubmissions, "site", raising(OSError(5, "Input/output error"))),
+        (reading.EarlierSubmissions, "site", raising(TornFile("submission.json: is not whole"))),
+        (Path, "is_dir", raising(OSError(116, "Stale file handle"))),
+    ):
+        with monkeypatch.context() as disk:
+            disk.setattr(owner, name, broken)
+            assert told() == by_hand
     assert told() == by_tick
     retries.decide(study, root, lambda _: Site(name="s", scheduler="slurm"), 0.0)
     stopped = "not tried again by itself: 1 x error"
     assert told()["timeout"] == ("to be tried again: 1.5 x the time", "tiny-transformers tick")
     assert told()["error"][0] == stopped
+
+
+def test_a_failed_stage_that_this_version_does_not_know_is_shown(ledger, root, runs):
+    (run,) = runs[:1]
+    ledger.record_runs([run], "2026")
+    submit(ledger, "cafe", [[run]], state="done")
+    ledger.put_attempt(run.id, "astrology", 1, submission_id="cafe", pack_index=0, status="failed", cause="timeout")
+    ledger.put_decision({"run_id": run.id, "stage": "astrology", "number": 1, "action": "retry", "cause": "timeout",
+                         "tries": 1, "changes": "the same again", "due": 0.0, "time": 0.0})  # fmt: skip
+    intent = {"created": "2026-09-21", "site": {}, "data_root": None, "user": environment.user()}
+    whole_files.write_json(root.submission("cafe").submission, intent)
+    whole_files.write_json(root.run(run.id).run_json, {})
+    root.run(run.id).attempt("astrology", 1).path.mkdir(parents=True)
+    (failure,) = reading.read(LedgerView(ledger, "now", "none"), root).failures
+    assert (failure.stage, failure.decided) == ("astrology", "to be tried again: the same again")
+
+
+def test_of_what_is_eligible_tick_is_said_to_submit_what_it_will(ledger, root, runs):
+    ledger.record_runs(runs[:2], "2026")
+    submit(ledger, "cafe", [[runs[0]]], state="refused")
+    for stage in STAGES:
+        ledger.put_attempt(runs[0].id, stage, 1, status="void")
+    intent = {"created": "2026-09-21", "site": {}, "data_root": None, "user": environment.user()}
+    whole_files.write_json(root.submission("cafe").submission, intent)
+    whole_files.write_json(root.submission("cafe").answer, {"state": "refused", "message": "Invalid account"})
+    told = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=False))
+    assert "sbatch refused 1 run (Invalid account)" in told
+    assert "1 stage run eligible. `tiny-transformers tick" in told
+    whole_files.write_json(root.paused, {"time": "12:00", "users": {environment.user(): "12:00"}})
+    told = rendered(showing.status_view(LedgerView(ledger, "now", "none"), root, per_run=False, failed_only=False))
+    assert "1 stage run eligible. `cancel --all` was given: `submit` and `rerun` go on with them, `tick` does" in told
 
 
 def test_what_waits_for_an_earlier_stage_that_nobody_tries_again_is_not_said_to_be_ticks(study, root, runs):

@@ -203,6 +203,21 @@ def test_the_breaker_opens_after_the_same_failure_again_and_again_until_a_person
     retries.check_breaker(ledger, SITE)
 
 
+def test_what_was_done_again_keeps_the_breaker_open_by_no_clock(ledger, runs):
+    """They were submitted, and ended, by a clock that is ahead of the one of the rerun: a walk has found it."""
+    ledger.record_runs(runs, "2026")
+    for number, run in enumerate(runs[:6]):
+        failed(ledger, run, "error", "no module torch", pack_index=number, ended=1e6 + number)
+    again = {"submission_id": "beef", "state": "done", "created": "1999", "scheduler": "slurm", "asked_by": "rerun"}
+    ledger.record_submission({**again, "site": "s", "job_id": "8", "seconds": 1.0, "slots": 1, "gpus": 0}, [])
+    with pytest.raises(BreakerOpen, match="last 6 packs"):
+        retries.check_breaker(ledger, SITE)
+    for number, run in enumerate(runs[:6]):
+        done = {"submission_id": "beef", "pack_index": number, "status": "completed", "ended": float(number)}
+        ledger.put_attempt(run.id, "pretrain", 2, **done)
+    retries.check_breaker(ledger, SITE)
+
+
 def completed(ledger, run, stage, code, number=1):
     ledger.put_attempt(run.id, stage, number, status="completed", code=code)
 
