@@ -224,7 +224,7 @@ BREAKS = (
     Break("cluster/submit/retries.py", "left += 1", "left -= 1",
           "what nobody knows how to go on with is said to be tried again", "cluster/submit/test_dispatch.py",
           ("test_what_was_to_be_tried_again_is_left_alone_once_nobody_knows_where_it_was_submitted",)),
-    Break("cluster/submit/retries.py", 'if decision["action"] == "retry"}', 'if decision["action"] != "retry"}',
+    Break("cluster/submit/retries.py", 'now))["action"] == "retry":', 'now))["action"] != "retry":',
           "`status` tells a person to do what `tick` does", "cluster/status/test_status.py",
           ("test_what_tick_has_still_to_decide_is_told_as_it_will_decide",)),
     Break("cluster/submit/retries.py", "alike >= site.breaker", "alike > site.breaker",

@@ -55,16 +55,15 @@ def told_of_others(needs: Iterable[NeedRow], options: str) -> list[str]:
     then, or, where it failed, why and what frees them."""
     found = []
     for need in needs:
-        runs = count(need["runs"], "run")
         what = f"{need['stage']} of {need['name'] or 'a run that is gone'} ({need['run_id']})"
         if need["status"] == "failed":
             why = ": ".join(filter(None, (need["cause"], clean(need["message"] or ""))))
             frees = f"`rerun --failed --run {need['run_id']}{options}` frees them"
-            found.append(f"{runs} blocked, since {what} failed ({why}): {frees}")
+            found.append(f"{count(need['runs'], 'run')} blocked, since {what} failed ({why}): {frees}")
         else:
             goes_on = f"`tiny-transformers tick{options}` goes on once it has completed"
-            verb = "waits" if need["runs"] == 1 else "wait"
-            found.append(f"{runs} {verb} for {what}, which is {need['status']}: {goes_on}")
+            who = count(need["runs"], "run", "waits", "wait")
+            found.append(f"{who} for {what}, which is {need['status']}: {goes_on}")
     return found
 
 

@@ -26,7 +26,7 @@ from simulation.disk import DiskFault
 from simulation.kernel import Process
 from simulation.steps import Step
 from simulation.teaching import Teaching
-from simulation.world import SITE, STUDIES, World, files_in, installed, of_each, seams, with_sources, world
+from simulation.world import FOLLOW_UPS, SITE, STUDIES, World, files_in, installed, of_each, seams, with_sources, world
 
 from cluster.files.records import key_of
 from cluster.reconcile.intents import patience
@@ -604,8 +604,9 @@ class Walker(Choosing, Teaching):
 
     def _asks_for(self, run_id: str, command: Process) -> bool:
         words, planned = command.notes["words"], self.world.planned
-        if words[0] == "submit":
-            return any(run_id in {run.id for run in planned[name]} for name in planned.keys() & words)
+        if words[0] == "submit":  # a follow-up may come to ask for any run
+            asked = {run.id for name in planned.keys() & words for run in planned[name]}
+            return run_id in asked or not FOLLOW_UPS.keys().isdisjoint(words)
         return words[0] == "rerun" and ("--failed" in words or run_id in words)
 
     def _ended_by_itself(self, item: dict[str, Any]) -> bool:
