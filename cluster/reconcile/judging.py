@@ -22,7 +22,7 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
-from cluster.reconcile.opened import OpenSubmission, claimed, is_superseded, read_files, read_whole, said
+from cluster.reconcile.opened import OpenSubmission, claimed, give_to, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
@@ -128,10 +128,25 @@ def _settle_by_pack(opened: OpenSubmission, attempt: AttemptRow, fate: Fate, sta
     elif isinstance(fate, LiveJob):
         told = _waiting(attempt["progress"], _has_begun(opened, attempt), fate.waits_for)
         opened.put(attempt, job=attempt["job"] or fate.job, progress=told)
+    elif isinstance(fate, EndedJob) and fate.cause != "cancelled" and _is_behind_anothers(opened, attempt, statuses):
+        verdict = {"status": "void", "message": "its job left an earlier stage to another one"}
+        whole_files.write_json(opened.root.attempt(*key_of(attempt)).verdict, verdict, indent=None)
+        opened.put(attempt, **(said(verdict) | {"job": None}))
+        statuses[attempt["stage"]] = "void"
     elif isinstance(fate, EndedJob):
         _settle(opened, attempt, fate)
         left = attempt["status"] == "void"  # to one that completed: what follows had its turn, and was cancelled
         statuses[attempt["stage"]] = "completed" if left and fate.cause == "cancelled" else attempt["status"]
+
+
+def _is_behind_anothers(opened: OpenSubmission, attempt: AttemptRow, statuses: Mapping[str, str]) -> bool:
+    """Whether it has no turn, since the job of another submission is at a stage that it needs, or was, and did not
+    complete it: `statuses`, of what this one has of the run, lacks that stage."""
+    if attempt["status"] != "submitted":
+        return False
+    needed = [need for need in STAGES[attempt["stage"]].needs if need not in statuses]
+    histories = [opened.ledger.history(attempt["run_id"], need) for need in needed]
+    return any(history and history[-1]["status"] != "completed" for history in histories)
 
 
 def _has_begun(opened: OpenSubmission, attempt: AttemptRow) -> bool:
@@ -182,10 +197,15 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
     if not result or result["status"] != "completed":
         return
     claim = read_whole(directory.claim, Claim, [])
-    if claim and claim["submission_id"] == attempt["submission_id"]:
-        ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
-        ledger.put_outcome(*key, result.get("outcome") or {})
-        ledger.sum_hours(attempt["submission_id"])
+    if claim is None:
+        return
+    others = claim["submission_id"] != attempt["submission_id"]
+    if others and not give_to(ledger, attempt, claim):
+        return
+    ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
+    ledger.put_outcome(*key, result.get("outcome") or {})
+    keep_turnless(ledger, root, {**attempt, "submission_id": claim["submission_id"]})
+    if others:  # the job that it was planned for has what follows
         keep_turnless(ledger, root, attempt)
 
 
@@ -193,11 +213,6 @@ def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
     """Write down that later stages of a pack had no turn, now that its files no longer show that one before them
     failed: a ledger that is made again would take them for submitted. Whoever cancelled the job has cancelled them,
     and what it went on with unseen and did not complete."""
-    void: Verdict = {"status": "void", "message": "its turn had not come when its job was judged"}
-    cancelled: Verdict = {
-        "status": "failed", "cause": "cancelled", "message": "its job was cancelled before its turn",
-        "ended": judged["ended"], "job": judged["job"], "host": judged["host"],
-    }  # fmt: skip
     over: set[str] = set()  # stages that what needs them does not get
     turns = list(STAGES)
     of_run = ledger.attempts_of_run_in(judged["submission_id"], judged["run_id"])
@@ -210,16 +225,32 @@ def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:
         if claim and result:  # of which nobody has heard yet
             ledger.put_attempt(*key_of(later), **(claimed(ledger, claim) | said(result)))
             ledger.put_outcome(*key_of(later), result.get("outcome") or {})
+            over |= {later["stage"]} if result["status"] != "completed" else set()
             continue
         if claim is None and (way := give_way(ledger, root, later)):
             ledger.put_attempt(*key_of(later), **way)
             continue
-        blocked = judged["cause"] != "cancelled" or over.intersection(STAGES[later["stage"]].needs)
-        verdict = void if blocked else cancelled
+        blocked = judged["cause"] != "cancelled" or not over.isdisjoint(STAGES[later["stage"]].needs)
+        begun: AttemptValues = claimed(ledger, claim) if claim else {}
+        verdict = _turnless(directory, judged, begun.get("started"), blocked=blocked)
         over.add(later["stage"])
         whole_files.write_json(directory.verdict, verdict, indent=None)
-        begun: AttemptValues = {"job": verdict.get("job"), "host": verdict.get("host")}
-        ledger.put_attempt(*key_of(later), **((claimed(ledger, claim) if claim else begun) | said(verdict)))
+        where: AttemptValues = {"job": verdict.get("job"), "host": verdict.get("host")}
+        ledger.put_attempt(*key_of(later), **(where | begun | said(verdict)))
+    ledger.sum_hours(judged["submission_id"])
+
+
+def _turnless(directory: AttemptDir, judged: AttemptRow, started: float | None, *, blocked: bool) -> Verdict:
+    """The verdict on a later stage of a pack that was judged: its turn had not come, or its job went on with it unseen.
+    `blocked`: so it does not count; else it is cancelled, as its job was."""
+    when = "before its turn" if started is None else "and went on with it unseen"
+    if blocked:
+        return {"status": "void", "message": f"its job was judged {when}"}
+    ended = judged["ended"] if started is None else _last_sign_of(directory, started)
+    return {
+        "status": "failed", "cause": "cancelled", "message": f"its job was cancelled {when}", "ended": ended,
+        "job": judged["job"], "host": judged["host"],
+    }  # fmt: skip
 
 
 def settle_handed_over(opened: OpenSubmission) -> None:
@@ -265,10 +296,12 @@ def _known_done(root: OutputRoot, attempt: AttemptRow) -> float:
 
 def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:
     """When it was last known to be at work: long before now, where nobody has looked since. Now, if it never began."""
-    if attempt["started"] is None:
-        return time.time()
+    return time.time() if attempt["started"] is None else _last_sign_of(directory, attempt["started"])
+
+
+def _last_sign_of(directory: AttemptDir, started: float) -> float:
     beat = read_whole(directory.heartbeat, Heartbeat, [])
-    return float(max(attempt["started"], beat["time"] if beat else 0.0))
+    return float(max(started, beat["time"] if beat else 0.0))
 
 
 def _interruption(opened: OpenSubmission, attempt: AttemptRow, seen: SlurmAnswers) -> Fate:

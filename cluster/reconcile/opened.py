@@ -202,19 +202,24 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
 
 
 def _hand_over(opened: OpenSubmission, attempt: AttemptRow, claim: Claim) -> None:
-    """Let another submission have an attempt that was planned for this one: its job, of which SLURM had lost sight, was
-    requeued, and went on with the next number. Whoever claimed it is judged; a ledger that is made again has it so."""
+    """Let another submission have an attempt that was planned for this one."""
+    if before := give_to(opened.ledger, attempt, claim):
+        opened.ledger.update_submission(claim["submission_id"], state="submitted", spent=None)  # to be looked at again
+        opened.handed_over.append(before)
+        opened.attempts.remove(attempt)
+        opened.keys.remove(key_of(attempt))
+
+
+def give_to(ledger: Ledger, attempt: AttemptRow, claim: Claim) -> AttemptRow | None:
+    """Give an attempt to the submission that has claimed it: its job, of which SLURM had lost sight, was requeued, and
+    went on with the next number. A ledger that is made again has it so. Returns the attempt before it; None: that is
+    not the other submission's, so the claim is none of a requeued job."""
     run_id, stage, number = key_of(attempt)
-    before = opened.ledger.attempt(run_id, stage, number - 1)
+    before = ledger.attempt(run_id, stage, number - 1)
     if before is None or before["submission_id"] != claim["submission_id"]:
-        return
-    opened.ledger.put_attempt(
-        run_id, stage, number, submission_id=claim["submission_id"], pack_index=before["pack_index"]
-    )
-    opened.ledger.update_submission(claim["submission_id"], state="submitted")  # what is open there is looked at again
-    opened.handed_over.append(before)
-    opened.attempts.remove(attempt)
-    opened.keys.remove((run_id, stage, number))
+        return None
+    ledger.put_attempt(run_id, stage, number, submission_id=claim["submission_id"], pack_index=before["pack_index"])
+    return before
 
 
 def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:

@@ -113,7 +113,9 @@ def _make_way(ledger: Ledger, output_root: OutputRoot, taken: dict[str, Collecti
             directory = output_root.submission(submission_id)
             taken[submission_id] = set(directory.tasks()) if directory.path.is_dir() else None
         packs = taken[submission_id]
-        there = run.stages() if packs is None or failed["pack_index"] in packs else ()
+        # One that was done again may have been begun by the job before it.
+        may_be_there = packs is None or failed["pack_index"] in packs or failed["number"] > 1
+        there = run.stages() if may_be_there else ()
         for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
             if attempt["status"] in FRUITLESS and attempt["stage"] in there:
                 judging.take_late(ledger, output_root, attempt)

@@ -920,6 +920,77 @@ def test_a_ledger_that_is_made_again_has_no_next_attempt_of_a_stage_whose_turn_h
     again.close()
 
 
+def same_again(ledger, root, run_id, path):
+    """Whether a ledger that is made again has the same of a run, and of the submissions."""
+    again = Ledger(path)
+    assert reconciling.rebuild(again, root) == []
+    for stage in STAGES:
+        for number in (1, 2, 3):
+            assert again.attempt(run_id, stage, number) == ledger.attempt(run_id, stage, number)
+    kept, made = ({row["submission_id"]: row for row in each.submissions()} for each in (ledger, again))
+    assert made == kept
+    again.close()
+
+
+@pytest.mark.parametrize("end", ["killed", "out_of_memory"])
+def test_what_a_cancelled_job_went_on_with_unseen_is_told_with_its_times_and_hours(ledger, root, runs, end, tmp_path):
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "CANCELLED")]))
+    whole_files.write_json(first.result, {"status": "completed", "cause": None, "message": None, "ended": 3601.0})
+    second = claim(root, pack[0], "add_tokenizer", job="7")
+    whole_files.write_json(second.claim, {**whole_files.read_json(second.claim), "time": 3602.0})
+    whole_files.write_json(second.heartbeat, {"time": 7202.0, "fraction": 0.5})
+    if end == "out_of_memory":
+        said = {"status": "failed", "cause": end, "message": "no room", "ended": 7202.0}
+        whole_files.write_json(second.result, said)
+    reconciling.late_results(ledger, root)
+    told = ledger.attempt(pack[0], "add_tokenizer", 1)
+    cause = "cancelled" if end == "killed" else end
+    assert (told["status"], told["cause"], told["started"], told["ended"]) == ("failed", cause, 3602.0, 7202.0)
+    assert statuses(ledger, pack[0]) == ["completed", "failed", "blocked", "blocked"]
+    assert ledger.submissions()[0]["spent"] == pytest.approx(2.0), "hours on the one GPU that it had"
+    same_again(ledger, root, pack[0], tmp_path / "again.db")
+
+
+def given_up(ledger, root, runs):
+    """A job that was judged, and another one that its stages were sent with."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    reconciling.reconcile(ledger, root, FakeSlurm([], [Job("7", "tt-cafe", "FAILED")]))
+    intend(ledger, root, runs[:1], "beef")
+    answer(ledger, root, "beef", job_id="8")
+    return pack[0]
+
+
+def test_what_stands_behind_a_stage_that_another_job_goes_on_with_has_not_failed(ledger, root, runs, tmp_path):
+    run_id = given_up(ledger, root, runs)
+    whole_files.write_json(root.submission("beef").task(0), {"job": "8", "restart": 0, "host": "n1", "pid": 1})
+    claim(root, run_id, "pretrain", 2, job="7", restart=1)
+    for _ in range(2):
+        slurm = FakeSlurm([Job("7", "tt-cafe", "RUNNING")], [Job("8", "tt-beef", "COMPLETED")])
+        reconciling.reconcile(ledger, root, slurm)
+    assert statuses(ledger, run_id) == ["running", "waiting", "waiting", "waiting"]
+    same_again(ledger, root, run_id, tmp_path / "again.db")
+
+
+def test_what_a_job_completes_under_the_number_of_another_that_was_judged_counts(ledger, root, runs, tmp_path):
+    """The other one was cancelled before it began; the first one was requeued after that."""
+    run_id = given_up(ledger, root, runs)
+    ended = [Job("7", "tt-cafe", "COMPLETED"), Job("8", "tt-beef", "CANCELLED")]
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    complete(root, run_id, "pretrain", 2, job="7", restart=1)
+    for stage in STAGES[1:]:
+        complete(root, run_id, stage, job="7", restart=1)
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    reconciling.late_results(ledger, root)
+    assert statuses(ledger, run_id) == ["completed"] * len(STAGES)
+    assert ledger.attempt(run_id, "pretrain", 2)["submission_id"] == "cafe"
+    same_again(ledger, root, run_id, tmp_path / "again.db")
+
+
 # -- a lost answer ----------------------------------------------------------------------------------------------------
 
 
