@@ -22,6 +22,9 @@ def render(template: str, **values: Any) -> str:
     environment = _environment(own.parent.resolve() if own.is_file() else None)
     try:
         return environment.get_template(own.name).render(**values)
+    except jinja2.TemplateNotFound as error:
+        there = own.parent if own.is_file() else f"{own.absolute()} and in templates/"
+        raise InputError(f"template {template}: there is no {error.name}. It was looked for in {there}.") from None
     except jinja2.TemplateError as error:
         raise InputError(f"template {template}: {type(error).__name__}: {error}") from None
 

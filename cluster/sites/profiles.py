@@ -18,6 +18,11 @@ from tiny_transformers.common import refusals
 from tiny_transformers.settings.base import Settings
 
 SHIPPED = Path(__file__).parent
+UNITS = {
+    "min_time": " of minutes, such as 30", "max_time": " of minutes, such as 1440 for a day",
+    "gpu_memory": " of MB, such as 80000", "memory_per_cpu": " of MB, such as 4000", "signal_delay": " of seconds",
+    "gpus": "; sbatch: {gres: ...} names their kind",
+}  # fmt: skip
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What tiny-transformers tells sbatch itself -> the profile's key for it, if there is one.
 OWN_OPTIONS = {
@@ -187,9 +192,10 @@ def load(name: str, **overrides: Any) -> Site:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(
-            f"--site {name}: there is no such site. {did_you_mean(name, shipped())} Or give a .yaml file."
-        ) from None
+        told = "there is no such file."
+        if path.parent == SHIPPED:
+            told = f"there is no such site. {did_you_mean(name, shipped())} Or give a .yaml file."
+        raise InputError(f"--site {name}: {told}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--site {refusals.understood(error) or f'{name}: cannot be read: {error}'}") from None
     profile = yaml_text.read(text, str(path))
@@ -210,12 +216,23 @@ def checked(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        hint = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            hint = did_you_mean(key, Site.model_fields)
+        hint = _hint(first["type"], key) or first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {key if key.isprintable() else repr(key)}: {first['input']!r}: {hint}") from None
     refuse_other_clusters(site, where)
     return site
+
+
+def _hint(kind: str, key: str) -> str | None:
+    """Say what a setting must be, where pydantic's words are for programmers; None: they will do."""
+    if kind == "extra_forbidden":
+        return f"unknown key. {did_you_mean(key, Site.model_fields)}"
+    if kind.startswith("int_"):
+        return f"must be a whole number{UNITS.get(key, '')}"
+    if kind == "tuple_type":
+        return "must be a list, in brackets"
+    if kind == "string_type":
+        return "must be text: put it in quotes"
+    return None
 
 
 def refuse_other_clusters(site: Site, where: str) -> None:

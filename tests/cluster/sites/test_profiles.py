@@ -74,12 +74,21 @@ def test_a_local_pack_takes_the_gpus_that_the_profile_and_the_user_allow(
 def test_an_unknown_site_names_the_nearest():
     with pytest.raises(InputError, match="no such site. Did you mean delftblue"):
         profiles.load("delft-blue")
+    with pytest.raises(InputError, match=r"--site not/there.yaml: there is no such file\.$"):
+        profiles.load("not/there.yaml")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: x\nscheduler: slurm\npartitoin: gpu\n", "partitoin.*Did you mean partition"),
+        ("name: x\nscheduler: slurm\nmodule: [cuda]\n", "module: .*unknown key. Did you mean modules"),
+        ("name: x\nscheduler: slurm\nmax_time: 1-00:00:00\n", "max_time: .*a whole number of minutes, such as 1440"),
+        ("name: x\nscheduler: slurm\ngpu_memory: 40GB\n", "gpu_memory: '40GB': must be a whole number of MB, such as"),
+        ("name: x\nscheduler: slurm\ngpus: a100:1\n", "gpus: .*must be a whole number; sbatch: .*their kind"),
+        ("name: x\nscheduler: slurm\nslots: two\n", "slots: 'two': must be a whole number"),
+        ("name: x\nscheduler: slurm\nmodules: cuda\n", "modules: 'cuda': must be a list, in brackets"),
+        ("name: x\nscheduler: slurm\nmodules: [2026, cuda]\n", "modules.0: 2026: must be text: put it in quotes"),
         ("name: x\nscheduler: pbs\n", "scheduler: 'pbs'"),
         ("name: x\nscheduler: slurm\ncpus: 0\n", "cpus: 0"),
         ('name: x\nscheduler: slurm\naccount: "a\\nb"\n', "account: 'a.*nb': must be one line"),
