@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cluster.console import some
 from cluster.files.choices import ChoicePlan
+from cluster.files.records import Run
 from cluster.plan import cost, lanes, packing
 from cluster.plan.choosing import PackItem
 from cluster.plan.packing import Array
@@ -33,6 +35,23 @@ def too_long(items: Iterable[PackItem], site: Site) -> str | None:
             f"{site.requeues}. `tick` and `rerun --failed` go on from their checkpoints then."
         )
     return f"{start}: they will be requeued up to {times} time{'s' if times > 1 else ''}, and go on from checkpoints."
+
+
+def alone(runs: Iterable[Run]) -> str | None:
+    """Return what to say of studies whose models are of several families, one variant of each: the report compares
+    within a family. None if there are none."""
+    first: dict[str, dict[str, RunConfig]] = {}  # study -> family -> its first run
+    several: set[str] = set()  # studies with variants
+    for run in runs:
+        for study in set(run.studies) - several:
+            known = first.setdefault(study, {}).setdefault(run.config.family, run.config)
+            if known is not run.config and known.model_copy(update={"seed": run.config.seed}) != run.config:
+                several.add(study)
+    found = [study for study, families in first.items() if study not in several and len(families) > 1]
+    if not found:
+        return None
+    of = "has" if len(found) == 1 else "have"
+    return f"{some(found)} {of} one variant of each family, and only those of one family are compared: nothing will be."
 
 
 def gpu_hours(arrays: Iterable[Array]) -> float:

@@ -73,7 +73,7 @@ class Request:
     follow_ups: choices.Known = choices.NONE  # studies whose cells are chosen later
     mixed: Sequence[str] = ()  # what to say of studies that another manifest has submitted by the same name
     room: int | None = None  # how many packs the limits leave room for; None: for any number
-    notes: Sequence[str] = ()  # on the corpora that are read
+    notes: Sequence[str] = ()  # on the corpora that are read, and on what will not be compared
 
     @property
     def planned(self) -> list[Array]:

@@ -20,7 +20,7 @@ from cluster.files.records import Run
 from cluster.files.statuses import LIVE
 from cluster.ledger.checks import left_by
 from cluster.ledger.database import Ledger
-from cluster.plan import choosing
+from cluster.plan import choosing, outlook
 from cluster.reconcile import reconciling, session
 from cluster.sites import profiles
 from cluster.sites.profiles import Site
@@ -84,6 +84,7 @@ def submit_missing(
     all_runs = [*runs, *follow_ups.possible]
     requests.check_data(all_runs, data_root)
     notes = corpora.look_through(all_runs, data_root, where.output_root)
+    notes += filter(None, [outlook.alone(runs)])
 
     def build(ledger: Ledger | None, slurm: Slurm) -> tuple[Request, Origin]:
         if ledger:

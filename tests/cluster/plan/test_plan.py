@@ -361,6 +361,26 @@ def test_an_account_that_may_run_few_jobs_gets_long_packs(runs):
     assert packs(max_jobs=1, max_time=360) == 4
 
 
+@pytest.mark.parametrize(
+    ("grid", "noted"),
+    [
+        ("{model: [gpt, bert]}", True),
+        ("{model: [gpt]}", False),
+        ("{model: [gpt, bert], model.activation: [gelu, relu]}", False),
+        ("{model: [gpt, bert], train.max_steps: [10, 20]}", False),
+    ],
+)
+def test_a_study_with_one_variant_of_each_family_is_said_to_compare_nothing(tmp_path, grid, noted):
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "models: {gpt: {family: gpt_neo}, bert: {family: roberta}}\n"
+        f"studies: {{a: {{grid: {grid}, seeds: [1, 2, 3]}}, b: {{grid: {{model: [gpt]}}, seeds: [1]}}}}\n"
+    )
+    told = outlook.alone(expansion.expand(grids.cells(loading.load(path))))
+    assert (told or "").startswith("a has one variant of each family") == noted
+    assert told is None or noted
+
+
 def test_runs_that_need_more_than_the_sites_time_are_said_not_clipped_in_silence():
     where = SITE.model_copy(update={"max_time": 60})
     assert outlook.too_long(items(2, 2000), where) is None
