@@ -70,10 +70,11 @@ def logs(
     session.need_ledger(root)
     with reading_ledger(root) as view:
         (run_id,) = find_runs(view.ledger, [run], one=True)
+        failed = [each for each in view.ledger.newest_attempts("failed") if each["run_id"] == run_id]
     if stage:
         check_stage(root, stage, f"logs {stage}")
-    shown = False
-    for name in [stage] if stage else STAGES:
+    shown, stages = False, [stage] if stage else list(STAGES)
+    for name in stages:
         attempts = [each for each in root.run(run_id).attempts(name) if attempt in (None, each.number)]
         for each in attempts[-1:]:
             if each.log.exists():
@@ -81,7 +82,8 @@ def logs(
                 typer.echo(clean("\n".join(whole_files.log_lines(whole_files.read(each.log)))))
                 shown = True
     if not shown:
-        raise InputError(f"logs: {run_id} has no log{f' of {stage}' if stage else ''} yet.")
+        why = next((f": {each['cause']}: {each['message']}" for each in failed if each["stage"] in stages), " yet")
+        raise InputError(clean(f"logs: {run} has no log{f' of {stage}' if stage else ''}{why}."))
 
 
 @app.command()

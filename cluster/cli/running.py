@@ -352,7 +352,7 @@ def cancel(
         return
     if packs or asked:
         if beside:
-            console.print(f"In the same jobs, and cancelled with them: {some(beside)}.")
+            console.print(f"In the same jobs, to be cancelled with them: {some(beside)}.")
         told = [*([f"{count(len(packs), 'pack')} with {count(len(runs), 'run')}"] if packs else []),
                 *([f"{count(len(asked), 'run')} of which not all was submitted"] if asked else [])]  # fmt: skip
         ask(f"Cancel {', and '.join(told)}?", yes)
@@ -373,7 +373,7 @@ def cancel(
     if packs:
         cancelled = count(len({*packs, *pulled}), "pack")
         console.print(
-            f"Cancelled {cancelled}. `status` shows what they were at as cancelled once they have ended; "
+            f"Cancelled {cancelled}. Once that has ended `status` shows the runs as cancelled; "
             f"`rerun --failed{root.options}` goes on from where they were."
         )
     if everything and not packs:

@@ -107,19 +107,18 @@ def _unused(title: str, taken: Mapping[str, Any]) -> str:
     return next(each for each in numbered if each not in taken)
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """With a header of the first row's keys; empty without rows."""
+def as_csv(rows: Iterable[Mapping[str, Any]], titles: Sequence[str] = ()) -> str:
+    """With a header of the first row's keys; without rows of these titles, if there are any."""
     of = iter(rows)
     if not (first := next(of, None)):
-        return ""
+        return lines(titles, ()) if titles else ""
     return lines([*first], itertools.chain([first.values()], (_values(row, first) for row in of)))
 
 
 def lines(titles: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows of values as CSV, with a header; empty without rows."""
-    stream, of = io.StringIO(), iter(rows)
-    if (first := next(of, None)) is not None:
-        csv.writer(stream, lineterminator="\n").writerows(itertools.chain([titles, first], of))
+    """Return rows of values as CSV, with a header."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(itertools.chain([titles], rows))
     return stream.getvalue()
 
 

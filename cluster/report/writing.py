@@ -56,6 +56,10 @@ from tiny_transformers.common.work import TinyTransformersError
 from tiny_transformers.settings.stage.blimp import PAIR_SCORES
 
 WRITTEN = ".written.json"  # what the last report wrote, so that this one removes what it has no more
+COMPARED = (
+    "study", "family", "variant", "baseline", "measure", "seeds", "difference", "low", "high", "effect_size", "p",
+    "p_corrected", "test", "pairs", "pairs_difference", "pairs_low", "pairs_high", "pairs_p", "pairs_p_corrected",
+)  # fmt: skip
 
 
 def write(view: LedgerView, output_root: OutputRoot, folder: Path) -> list[Path]:
@@ -289,7 +293,7 @@ def _rows(
     and metrics.csv (whatever else the stages measured: counts, spreads over seeds, hardware), one after the other; and
     trajectory.csv, where there is one."""
     yield "summary.csv", forms.as_csv(score_tables.summary_with_settings(ledger, every, settings))
-    yield "comparisons.csv", forms.as_csv(row for each in sections for row in _comparisons(each))
+    yield "comparisons.csv", forms.as_csv((row for each in sections for row in _comparisons(each)), COMPARED)
     yield "scores.csv", score_tables.with_names(ledger, ScoreRow)
     yield "metrics.csv", score_tables.with_names(ledger, MetricRow)
     if on_the_way := _on_the_way(sections):
@@ -305,27 +309,13 @@ def _on_the_way(sections: Sequence[Section]) -> list[dict[str, Any]]:
 def _comparisons(of: Section) -> Iterator[Mapping[str, Any]]:
     for each in of.comparisons:
         items = each.items
-        yield {
-            "study": of.study.name,
-            "family": each.family.name,
-            "variant": each.variant.label,
-            "baseline": each.family.baseline.label,
-            "measure": each.measure.title,
-            "seeds": each.n,
-            "difference": each.difference,
-            "low": each.low,
-            "high": each.high,
-            "effect_size": each.effect_size,
-            "p": each.p,
-            "p_corrected": each.p_corrected,
-            "test": each.test,
-            "pairs": items and items.n,
-            "pairs_difference": items and items.difference,
-            "pairs_low": items and items.low,
-            "pairs_high": items and items.high,
-            "pairs_p": items and items.p,
-            "pairs_p_corrected": items and items.p_corrected,
-        }
+        of_pairs = items and (items.n, items.difference, items.low, items.high, items.p, items.p_corrected)
+        values = (
+            of.study.name, each.family.name, each.variant.label, each.family.baseline.label, each.measure.title, each.n,
+            each.difference, each.low, each.high, each.effect_size, each.p, each.p_corrected, each.test,
+            *(of_pairs or (None,) * 6),
+        )  # fmt: skip
+        yield dict(zip(COMPARED, values, strict=True))
 
 
 def _replace(folder: Path, files: Mapping[str, str | bytes], written: Collection[str] = ()) -> list[Path]:

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cluster.console import duration, hours
+from cluster.console import count, duration, hours
 from cluster.files.records import Run
 from cluster.ledger.rows import UsageRow
 from cluster.manifest.loading import Cell
@@ -187,7 +187,7 @@ def runs_table(runs: Sequence[Run], items: Sequence[PackItem], arrays: Sequence[
     by_id = {run.id: run for run in runs}
     packs = {item.run_id: f"{number}.{index}" for number, array in enumerate(arrays, 1)
              for index, pack in enumerate(array.packs) for item in pack.items}  # fmt: skip
-    table = Table(title=f"{len(items)} runs to do", title_justify="left")
+    table = Table(title=f"{count(len(items), 'run')} to do", title_justify="left")
     for title in ("run", "id", "studies", "pack", "stages", "hours"):
         table.add_column(title, overflow="fold")
     for item in items:
@@ -220,9 +220,10 @@ def outlook_view(arrays: Sequence[Array], site: Site, unit: str, later: Sequence
         f"{found.jobs} of them at once" if found.jobs else "all of them at once, since no limit of the account is known"
     )
     return (
-        f"{found.packs:,} packs, {found.at_a_time:.1f} runs at a time on average; {found.asked:,.1f} {unit} asked for "
-        f"{found.hours:,.1f} that are needed by the estimate; slots are idle for {found.idle:.0%} of their time. "
-        f"Predicted to end in {duration(found.end)}, with {jobs} and half an hour in the queue for each."
+        f"{count(found.packs, 'pack')}, {found.at_a_time:.1f} runs at a time on average; "
+        f"{found.asked:,.1f} {unit} asked for {found.hours:,.1f} that are needed by the estimate; slots are idle for "
+        f"{found.idle:.0%} of their time. Predicted to end in {duration(found.end)}, with {jobs} and half an hour in "
+        "the queue for each."
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.cli import running, shared
+from cluster.cli import looking, running, shared
 from cluster.errors import InputError, SlurmSilent
 from cluster.files import whole_files
 from cluster.slurm import environment
@@ -145,9 +145,18 @@ def test_what_else_is_in_the_job_of_a_run_is_said_before_it_is_cancelled(
     ledger.db.close()
     running.cancel(run=[runs[0].id], output_root=root.path, yes=True)
     said = " ".join(capsys.readouterr().out.split())
-    assert (f"In the same jobs, and cancelled with them: {runs[1].name}." in said) == told
+    assert (f"In the same jobs, to be cancelled with them: {runs[1].name}." in said) == told
     again = f"`rerun --failed --output-root {root.path}` goes on from where they were."
     assert again in said
+
+
+def test_the_logs_of_what_was_cancelled_before_it_began_say_so(ledger, root, runs, submission):
+    submission()
+    told = {"status": "failed", "cause": "cancelled", "message": "job 7_0 ended as CANCELLED"}
+    ledger.put_attempt(runs[0].id, "pretrain", 1, **told)
+    ledger.db.close()
+    with pytest.raises(InputError, match=f"logs: {runs[0].name} has no log: cancelled: job 7_0 ended as CANCELLED."):
+        looking.logs(runs[0].name, output_root=root.path)
 
 
 @pytest.fixture

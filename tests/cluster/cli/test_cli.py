@@ -516,6 +516,8 @@ def test_two_runs_are_compared_by_their_kept_scores(command, tmp_path):
 def test_logs_prints_the_newest_attempt(command):
     run_id = status(command)["runs"][0]["run_id"]
     assert "blimp stand-in" in command("logs", run_id[:8], "blimp").stdout
+    refused = command("logs", run_id, "lambada", check=False)
+    assert f"logs: {run_id} has no log of lambada yet." in refused.stderr
     refused = command("logs", "gpt-gelo", check=False)
     assert refused.returncode == 2
     assert "is no run" in refused.stderr

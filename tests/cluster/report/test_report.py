@@ -172,6 +172,14 @@ def test_all_forms_say_the_same_mean(whole):
     assert float(compared["pairs_p_corrected"]) < 0.05, "but these models differ on these pairs"
 
 
+def test_a_file_of_rows_that_has_none_has_its_titles(ledger, root, runs, tmp_path):
+    ledger.record_runs(runs[:1], "2026")
+    record(ledger, runs[0], "blimp", [("average", "accuracy", 0.5, 8)])
+    write(ledger, root, tmp_path)
+    assert (tmp_path / "comparisons.csv").read_text().startswith("study,family,variant,baseline,measure,seeds,")
+    assert (tmp_path / "metrics.csv").read_text().startswith("run,studies,")
+
+
 def test_each_study_has_its_question_its_answer_and_what_is_missing(whole):
     root, ledger, _ = whole
     text = (root.path / "report/report.md").read_text()
