@@ -80,12 +80,22 @@ def show(request: Request, where: SubmitOptions, asked_by: str, data_root: Path 
     space = disk.plan(request.items, request.runs)
     if where.dry_run and space.kept:
         console.print(space.told())
+    if asked_by == "submit":
+        _say_failed(request, where.output_root)
     say_mixed(request)
     said = (outlook.too_long(request.items, request.site), _too_little(space, where), _new(request.site, where))
     for note in filter(None, (*said, *request.notes)):
         console.print(f"Note: {note}", style="yellow", soft_wrap=True)
     if where.dry_run:
         console.print("A dry run: nothing was submitted.")
+
+
+def _say_failed(request: Request, output_root: OutputRoot) -> None:
+    """Say that `submit` does nothing again."""
+    ended = [state.status for run in request.runs for state in request.states.get(run.id, {}).values()]
+    if failed := ended.count("failed"):
+        told = f"Failed or cancelled before, and not among these: {count(failed, 'stage run')}."
+        console.print(f"{told} `rerun --failed{output_root.options}` goes on with that.", soft_wrap=True)
 
 
 def say_mixed(request: Request) -> None:

@@ -267,6 +267,8 @@ def test_a_failed_stage_is_shown_and_rerun_with_what_follows_and_nothing_else(co
     assert 'raise RuntimeError(f"{stage} was told to fail")' in failures, "the log's last lines"
     told = "Nothing is to be submitted: 2 runs, 8 stage runs, 2 completed, 2 failed.\n`rerun --failed` does them again."
     assert told in command(*SUBMIT, "--study", "second", "--yes").stdout
+    more = command(*SUBMIT, "--study", "second", "--study", "first", "--dry-run").stdout
+    assert "Failed or cancelled before, and not among these: 2 stage runs. `rerun --failed` goes on with that." in more
     fake_science.write_text("{}")
     command("rerun", "--failed", "--yes", "--wait")
     assert status(command)["counts"]["completed"] == 8
