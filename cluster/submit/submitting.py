@@ -193,7 +193,7 @@ def tick(
         unmet = others.told_unmet(ledger.unmet_needs())
     for told in unmet:
         console.print(told, soft_wrap=True)
-    if not (
+    if only is None and not (
         unmet or groups or again.decided or again.waiting or again.left or waiting.told or chosen.looked_at or problems
     ):
         console.print("Nothing to do.")

@@ -95,7 +95,8 @@ class StoryCorpus:
         if any(read.cut is None for read in self.splits.values()):
             return None
         much = {split: read for split, read in self.splits.items() if read.is_much_cut}
-        told = (f"{self.config.data.corpus}, {split}: {read.told()}" for split, read in (much or self.splits).items())
+        name = "builtin stories" if self.config.data.source == "builtin" else self.config.data.corpus
+        told = (f"{name}, {split}: {read.told()}" for split, read in (much or self.splits).items())
         return bool(much), ". ".join(told)
 
     def step(self, number: int) -> Step:

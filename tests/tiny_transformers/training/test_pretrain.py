@@ -88,6 +88,11 @@ def test_documents_that_are_cut_are_counted_and_many_are_told_of(work, capsys):
     told = f"tinystories, train: 40 documents; {sum(map(bool, beyond))} of them ("
     assert told in check.value
     assert told in capsys.readouterr().out
+    builtin = job.config.model_copy(update={"data": job.config.data.model_copy(update={"source": "builtin"})})
+    assert (
+        "builtin stories, train: 40 documents"
+        in pretrain.Training(dataclasses.replace(job, config=builtin)).corpus.cut()[1]
+    )
 
 
 # The baseline in all families, the others in one or the other: how a family differs has tests of its own. The longer
