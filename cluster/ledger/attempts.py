@@ -132,6 +132,12 @@ class Attempts(Store):
         )
         return {index for (index,) in rows}
 
+    def every_attempt(self, run_id: str, stage: str) -> list[AttemptRow]:
+        """Return all attempts of a stage run, the first one first."""
+        return list(
+            self.db.query("SELECT * FROM attempt WHERE run_id = ? AND stage = ? ORDER BY number", [run_id, stage])
+        )
+
     def attempts_of_run_in(self, submission_id: str, run_id: str) -> list[AttemptRow]:
         """Return those of one of a submission's runs."""
         # By the run, of which there are few: the + keeps SQLite from going through the whole submission.

@@ -22,7 +22,7 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
-from cluster.reconcile.opened import OpenSubmission, claimed, give_to, is_superseded, read_files, read_whole, said
+from cluster.reconcile.opened import OpenSubmission, adopt, claimed, is_superseded, read_files, read_whole, said
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
@@ -197,16 +197,31 @@ def take_late(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> None:
     if not result or result["status"] != "completed":
         return
     claim = read_whole(directory.claim, Claim, [])
-    if claim is None:
-        return
-    others = claim["submission_id"] != attempt["submission_id"]
-    if others and not give_to(ledger, attempt, claim):
-        return
-    ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
-    ledger.put_outcome(*key, result.get("outcome") or {})
-    keep_turnless(ledger, root, {**attempt, "submission_id": claim["submission_id"]})
-    if others:  # the job that it was planned for has what follows
+    if claim and claim["submission_id"] == attempt["submission_id"]:
+        ledger.put_attempt(*key, **(claimed(ledger, claim) | said(result)))
+        ledger.put_outcome(*key, result.get("outcome") or {})
         keep_turnless(ledger, root, attempt)
+
+
+def follow_on(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> bool:
+    """Hear what the job of an attempt that is over went on with under the next numbers, after it was judged: it was
+    requeued, of which nobody knew. Whether there was something that the ledger had not, or had as another's."""
+    run_id, stage, number = key_of(attempt)
+    found = False
+    while claim := read_whole(root.attempt(run_id, stage, number := number + 1).claim, Claim, []):
+        key = run_id, stage, number
+        known = ledger.attempt(*key)
+        if claim["submission_id"] != attempt["submission_id"]:
+            break
+        if known and known["submission_id"] == attempt["submission_id"]:
+            continue
+        found = True
+        if adopt(ledger, root, key, claim, attempt)["status"] == "running":
+            ledger.update_submission(attempt["submission_id"], state="submitted", spent=None)  # to be looked at again
+        keep_turnless(ledger, root, attempt)
+        if known and known["status"] == "failed":  # the job that it was planned for has what follows
+            keep_turnless(ledger, root, known)
+    return found
 
 
 def keep_turnless(ledger: Ledger, root: OutputRoot, judged: AttemptRow) -> None:

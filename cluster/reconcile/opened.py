@@ -24,6 +24,10 @@ from cluster.slurm import answers, environment
 from cluster.slurm.answers import Job, job_name
 
 T = TypeVar("T")
+NOT_BEGUN: AttemptValues = {
+    "status": "submitted", "job": None, "host": None, "started": None, "code": None, "environment": None,
+    "progress": None,
+}  # fmt: skip
 
 
 class OpenSubmission:
@@ -179,6 +183,8 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
         if verdict:
             job, host = attempt["job"] or verdict.get("job"), attempt["host"] or verdict.get("host")
             opened.put(attempt, **(said(verdict) | {"job": job, "host": host}))
+        elif attempt["started"] is not None:  # its claim was seen, and was withdrawn since
+            opened.put(attempt, **NOT_BEGUN)
         return
     if claim and claim["submission_id"] != attempt["submission_id"]:
         _hand_over(opened, attempt, claim)
@@ -203,23 +209,45 @@ def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
 
 def _hand_over(opened: OpenSubmission, attempt: AttemptRow, claim: Claim) -> None:
     """Let another submission have an attempt that was planned for this one."""
-    if before := give_to(opened.ledger, attempt, claim):
+    if before := give_to(opened.ledger, opened.root, attempt, claim):
         opened.ledger.update_submission(claim["submission_id"], state="submitted", spent=None)  # to be looked at again
         opened.handed_over.append(before)
         opened.attempts.remove(attempt)
         opened.keys.remove(key_of(attempt))
 
 
-def give_to(ledger: Ledger, attempt: AttemptRow, claim: Claim) -> AttemptRow | None:
+def give_to(ledger: Ledger, root: OutputRoot, attempt: AttemptRow, claim: Claim) -> AttemptRow | None:
     """Give an attempt to the submission that has claimed it: its job, of which SLURM had lost sight, was requeued, and
-    went on with the next number. A ledger that is made again has it so. Returns the attempt before it; None: that is
-    not the other submission's, so the claim is none of a requeued job."""
+    went on with the next number, once or more. A ledger that is made again has it so. Returns the last attempt that was
+    its own; None: there is none just before, so the claim is none of a requeued job."""
     run_id, stage, number = key_of(attempt)
     before = ledger.attempt(run_id, stage, number - 1)
-    if before is None or before["submission_id"] != claim["submission_id"]:
-        return None
-    ledger.put_attempt(run_id, stage, number, submission_id=claim["submission_id"], pack_index=before["pack_index"])
+    if before and before["submission_id"] != claim["submission_id"]:
+        earlier = read_whole(root.attempt(*key_of(before)).claim, Claim, [])
+        same = earlier is not None and earlier["submission_id"] == claim["submission_id"]
+        before = give_to(ledger, root, before, earlier) if earlier and same else None
+    if before and attempt["status"] in LIVE:  # it is read with its own
+        pack = before["pack_index"]
+        ledger.put_attempt(run_id, stage, number, submission_id=claim["submission_id"], pack_index=pack)
+    elif before:
+        adopt(ledger, root, key_of(attempt), claim, before)
     return before
+
+
+def adopt(
+    ledger: Ledger, root: OutputRoot, key: tuple[str, str, int], claim: Claim, before: AttemptRow
+) -> AttemptValues:
+    """Write an attempt down as that of the submission which has claimed it, after one of its own (`before`), with what
+    its files say. Returns that."""
+    directory = root.attempt(*key)
+    result, verdict = how_it_ended(directory, [])
+    told: ResultFile | Verdict | None = result or verdict
+    values = claimed(ledger, claim) | (said(told) if told else {"status": "running"})
+    ledger.put_attempt(*key, submission_id=claim["submission_id"], pack_index=before["pack_index"])
+    ledger.put_attempt(*key, **values)
+    if result:
+        ledger.put_outcome(*key, result.get("outcome") or {})
+    return values
 
 
 def how_it_ended(directory: AttemptDir, torn: list[str]) -> tuple[ResultFile | None, Verdict | None]:

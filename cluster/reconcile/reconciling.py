@@ -108,14 +108,18 @@ def _make_way(ledger: Ledger, output_root: OutputRoot, taken: dict[str, Collecti
     packs that a job has taken; None: not known."""
     made = False
     for failed in ledger.newest_attempts("failed"):
+        over = [failed] if failed["number"] == 1 else ledger.every_attempt(failed["run_id"], failed["stage"])
+        begun = [each for each in over if each["status"] in FRUITLESS and each["started"] is not None]
+        heard = [judging.follow_on(ledger, output_root, each) for each in begun]
+        if any(heard):
+            made = True
+            continue
         submission_id, run = failed["submission_id"], output_root.run(failed["run_id"])
         if submission_id not in taken:
             directory = output_root.submission(submission_id)
             taken[submission_id] = set(directory.tasks()) if directory.path.is_dir() else None
         packs = taken[submission_id]
-        # One that was done again may have been begun by the job before it.
-        may_be_there = packs is None or failed["pack_index"] in packs or failed["number"] > 1
-        there = run.stages() if may_be_there else ()
+        there = run.stages() if packs is None or failed["pack_index"] in packs else ()
         for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
             if attempt["status"] in FRUITLESS and attempt["stage"] in there:
                 judging.take_late(ledger, output_root, attempt)

@@ -991,6 +991,53 @@ def test_what_a_job_completes_under_the_number_of_another_that_was_judged_counts
     same_again(ledger, root, run_id, tmp_path / "again.db")
 
 
+@pytest.mark.parametrize("planned", ["nobody", "one that sbatch refused", "one that was cancelled"])
+@pytest.mark.parametrize("lives", [2, 3])
+def test_what_a_job_completes_after_it_was_judged_is_heard_under_any_number(
+    ledger, root, runs, planned, lives, tmp_path
+):
+    """It was requeued by hand, or SLURM had lost sight of it; it was out of time in its second life, or not."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    claim(root, pack[0], "pretrain", job="7")
+    ended = [Job("7", "tt-cafe", "FAILED"), Job("8", "tt-beef", "CANCELLED")]
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    if planned != "nobody":
+        intend(ledger, root, runs[:1], "beef")
+        answer(ledger, root, "beef", job_id="8", state="refused" if "refused" in planned else "submitted")
+        reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    if "refused" in planned:
+        for stage in STAGES:
+            ledger.put_attempt(pack[0], stage, 2, status="void")
+    for number in range(2, lives):
+        claim(root, pack[0], "pretrain", number, job="7", restart=number - 1)
+    complete(root, pack[0], "pretrain", lives, job="7", restart=lives - 1)
+    for stage in STAGES[1:]:
+        complete(root, pack[0], stage, job="7", restart=lives - 1)
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    reconciling.late_results(ledger, root)
+    reconciling.reconcile(ledger, root, FakeSlurm([], ended))
+    assert statuses(ledger, pack[0]) == ["completed"] * len(STAGES)
+    assert {ledger.attempt(pack[0], "pretrain", n)["submission_id"] for n in range(1, lives + 1)} == {"cafe"}
+    same_again(ledger, root, pack[0], tmp_path / "again.db")
+
+
+def test_a_claim_that_was_seen_and_withdrawn_is_none(ledger, root, runs, tmp_path):
+    """Its job has found the one before it at work, and has left; that one completes."""
+    run_id = given_up(ledger, root, runs)
+    second = claim(root, run_id, "pretrain", 2, job="8", submission_id="beef")
+    reconciling.reconcile(ledger, root, FakeSlurm([Job("8", "tt-beef", "RUNNING")], []))
+    assert statuses(ledger, run_id)[0] == "running"
+    second.claim.unlink()
+    result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
+    whole_files.write_json(root.run(run_id).attempt("pretrain", 1).result, result)
+    ended = FakeSlurm([], [Job("7", "tt-cafe", "FAILED"), Job("8", "tt-beef", "COMPLETED")])
+    reconciling.reconcile(ledger, root, ended)
+    reconciling.late_results(ledger, root)
+    assert statuses(ledger, run_id)[:2] == ["completed", "eligible"]
+    same_again(ledger, root, run_id, tmp_path / "again.db")
+
+
 # -- a lost answer ----------------------------------------------------------------------------------------------------
 
 
