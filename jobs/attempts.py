@@ -152,9 +152,17 @@ def at_work(
 def _is_alive(attempt: AttemptDir, holder: Claim | None, task: ArrayTask, wait: Wait | None) -> bool:
     if holder and holder["job"].startswith("local-") and holder["host"] == task.host:
         return processes.is_alive(holder) is True
-    signs = [path for path in (attempt.claim, attempt.heartbeat) if path.exists()]
-    newest = max(signs, key=lambda path: path.stat().st_mtime)
-    last, left = newest.stat().st_mtime, FRESH - whole_files.age(newest)
+    signs: list[tuple[float, Path]] = []
+    for path in (attempt.claim, attempt.heartbeat):
+        with contextlib.suppress(FileNotFoundError):
+            signs.append((path.stat().st_mtime, path))
+    if not signs:  # its claim was withdrawn at this moment
+        return False
+    last, newest = max(signs)
+    try:
+        left = FRESH - whole_files.age(newest)
+    except FileNotFoundError:
+        return False
     deadline = time.monotonic() + left
     while (left := deadline - time.monotonic()) > 0:
         if wait is None or wait(min(1.0, left)):

@@ -195,7 +195,7 @@ def packs_to_cancel(
 
 def _other_user(row: SubmissionRow) -> str | None:
     """Return whose the jobs of a submission are, if they are somebody else's."""
-    return row["user"] if row["scheduler"] == "slurm" and row["user"] != environment.user() else None
+    return row["user"] if row["user"] != environment.user() else None
 
 
 def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Sequence[tuple[str, int]]) -> None:

@@ -25,14 +25,34 @@ def process_start(pid: int) -> str | None:
 
 
 def is_alive(process: Process) -> bool | None:
-    """Whether a process named by host, pid and start is there; None if that cannot be known from this host."""
+    """Whether a process named by host, pid and start is there; None if that cannot be known from this host, or by this
+    user."""
     if process["host"] != socket.gethostname():
         return None
     if "start" not in process:  # its pid alone may be another's by now
         return None
     if process["start"] is None:  # it had ended before it could be named
         return False
-    return process_start(process["pid"]) == process["start"]
+    try:
+        started = process_start(process["pid"])
+    except PermissionError:
+        return None
+    if started is None and _is_hidden(process["pid"]):
+        return None
+    return started == process["start"]
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process that /proc does not show, as it may be mounted so as to show nobody another's."""
+    if os.path.exists(f"/proc/{pid}"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return False
 
 
 def _process_start_by_ps(pid: int) -> str | None:

@@ -61,8 +61,8 @@ def create_json(path: Path, value: Any) -> bool:
     draft = _draft(path, value)
     try:
         os.link(draft, path)
-    except FileExistsError:
-        return False
+    except FileExistsError:  # or it was made, and NFS has asked once more since the answer was lost: open(2)
+        return os.stat(draft).st_nlink > 1
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
             raise

@@ -10,7 +10,6 @@ from cluster.files.documents import DecisionFile
 from cluster.files.records import AskedAttempt, AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import LIVE, OPEN, AttemptStatus, Ended
 from cluster.ledger.rows import Answered, FailureRow, OpenPack, SubmissionRow
-from cluster.ledger.schema import SPENT
 from cluster.ledger.store import Store, listed
 
 NUMBERS = "numbers_given"
@@ -35,10 +34,10 @@ class Attempts(Store):
             self.sum_hours(submission_id)
 
     def sum_hours(self, submission_id: str) -> None:
-        """Sum anew the hours of a submission that is done, since an attempt of it has changed."""
-        self._execute(
-            f"UPDATE submission SET spent = ({SPENT}) WHERE submission_id = ? AND state = 'done'", [submission_id]
-        )
+        """Sum anew the hours of a submission that is done, since attempts of it have changed: once, at the end of the
+        transaction."""
+        with self.transaction():
+            self._changed.add(submission_id)
 
     def submissions(self) -> list[SubmissionRow]:
         return list(self.db.query("SELECT * FROM submission ORDER BY created"))

@@ -18,7 +18,7 @@ from cluster.files.folders import OutputRoot
 from cluster.files.records import AttemptRow
 from cluster.files.statuses import STUCK, StageStatus
 from cluster.ledger.rows import StageRow
-from cluster.ledger.schema import migrate, without_modules
+from cluster.ledger.schema import SPENT, migrate, without_modules
 from tiny_transformers.settings.stages import STAGES
 
 with without_modules("pandas", "numpy"):
@@ -85,6 +85,7 @@ class Store:
         self.db = _database(connection)
         self._inside = False  # a transaction
         self._touched: set[str] = set()  # runs whose statuses it has to write anew
+        self._changed: set[str] = set()  # submissions whose hours it has to sum anew
         if not read_only:
             with self.transaction():  # all or none; and a disk is waited for once
                 migrate.apply(self.db)
@@ -115,9 +116,11 @@ class Store:
             with self.db.atomic():
                 yield
                 self._write_statuses(self._touched)
+                self._write_hours(self._changed)
         finally:
             self._inside = False
             self._touched.clear()
+            self._changed.clear()
 
     def _execute(self, statement: str, values: Sequence[Any] | dict[str, Any]) -> None:
         with self.transaction():
@@ -167,6 +170,11 @@ class Store:
         self._write_statuses(
             [row[0] for row in self.db.execute(f"SELECT DISTINCT run_id FROM need WHERE needed_run {which}", [told])]
         )
+
+    def _write_hours(self, submission_ids: Iterable[str]) -> None:
+        """Sum those of each of these submissions that is done."""
+        statement = f"UPDATE submission SET spent = ({SPENT}) WHERE submission_id = ? AND state = 'done'"
+        self.db.conn.executemany(statement, [(each,) for each in sorted(submission_ids)])
 
     def _of_others(self, run_ids: Collection[str] | None) -> dict[str, dict[str, list[StageStatus]]]:
         """Run id -> stage -> the statuses of the stage runs of other runs that it needs; of all runs, or of these. One

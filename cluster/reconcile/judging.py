@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from cluster.files import processes, whole_files
 from cluster.files.causes import Cause
@@ -22,7 +23,16 @@ from cluster.files.records import AttemptRow, AttemptValues, key_of
 from cluster.files.statuses import FRUITLESS
 from cluster.ledger.database import Ledger
 from cluster.ledger.rows import OpenPack
-from cluster.reconcile.opened import OpenSubmission, adopt, claimed, is_superseded, read_files, read_whole, said
+from cluster.reconcile.opened import (
+    OpenSubmission,
+    adopt,
+    claimed,
+    is_superseded,
+    read_attempt,
+    read_files,
+    read_whole,
+    said,
+)
 from cluster.slurm import answers
 from cluster.slurm.answers import Job
 from cluster.slurm.reasons import EARLIER_PACK, NOT_IN_QUEUE
@@ -175,7 +185,9 @@ def _settle(opened: OpenSubmission, attempt: AttemptRow, fate: Fate) -> None:
         return
     directory = opened.root.attempt(*key_of(attempt))
     spoilt: list[str] = []
-    read_whole(directory.result, ResultFile, spoilt)
+    if read_whole(directory.result, ResultFile, spoilt):  # of a life that goes on unseen, since its files were read
+        read_attempt(opened, attempt)
+        return
     torn = "".join(f"; its result.json is there but {text.partition(': ')[2]}" for text in spoilt)
     verdict: Verdict = {
         "status": "failed",
@@ -301,12 +313,22 @@ def give_way(ledger: Ledger, root: OutputRoot, attempt: AttemptRow) -> AttemptVa
 def _known_done(root: OutputRoot, attempt: AttemptRow) -> float:
     """The newest attempt of its stage that was known to have completed when this one was asked for, which does it again
     on purpose; 0: none, or nobody knows who asked. Infinite, where the submission does not say."""
-    run_id, stage, _ = key_of(attempt)
-    intent = read_whole(root.submission(attempt["submission_id"]).submission, Intent, [])
-    for item in (item for pack in (intent["packs"] if intent else []) for item in pack if item["run_id"] == run_id):
-        if planned := dict(item["stages"]).get(stage):
-            return 0 if planned == 1 else item["done"].get(stage, 0) if "done" in item else math.inf
-    return 0
+    path = root.submission(attempt["submission_id"]).submission
+    try:
+        told = path.stat()
+    except FileNotFoundError:
+        return 0
+    return _known_done_of(path, (told.st_ino, told.st_mtime_ns, told.st_size)).get(key_of(attempt)[:2], 0)
+
+
+@lru_cache(maxsize=8)
+def _known_done_of(path: Path, _: tuple[int, int, int]) -> dict[tuple[str, str], float]:
+    """Read it of all stage runs of a submission, as its file is: of 10,000 each asks."""
+    intent = read_whole(path, Intent, [])
+    return {
+        (item["run_id"], stage): 0 if planned == 1 else item["done"].get(stage, 0) if "done" in item else math.inf
+        for pack in (intent["packs"] if intent else []) for item in pack for stage, planned in item["stages"]
+    }  # fmt: skip
 
 
 def _last_life(directory: AttemptDir, attempt: AttemptRow) -> float:

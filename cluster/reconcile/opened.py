@@ -162,7 +162,7 @@ def read_files(opened: OpenSubmission, begun_only: bool = True) -> None:
     for attempt in waiting:  # and those that join them meanwhile
         if attempt["pack_index"] not in opened.tasks and begun_only:
             continue
-        _read_attempt(opened, attempt)
+        read_attempt(opened, attempt)
         if attempt["status"] != "void" and is_superseded(opened, attempt):
             successor = _successor(opened, attempt)
             if successor:
@@ -173,7 +173,7 @@ def read_tasks(directory: SubmissionDir) -> list[tuple[int, TaskFile | None]]:
     return [(index, read_whole(directory.task(index), TaskFile, [])) for index in directory.tasks()]
 
 
-def _read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
+def read_attempt(opened: OpenSubmission, attempt: AttemptRow) -> None:
     directory = opened.root.attempt(*key_of(attempt))
     torn = opened.torn
     before = len(torn)

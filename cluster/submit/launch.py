@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -465,4 +466,5 @@ def cancel_local(directory: folders.SubmissionDir, index: int) -> None:
         raise InputError(f"process {process['pid']} runs on {process['host']}: cancel it there.")
     whole_files.write_json(directory.answer, {**answer, "cancelled": True})
     if process and processes.is_alive(process):
-        os.kill(process["pid"], signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended since
+            os.kill(process["pid"], signal.SIGTERM)

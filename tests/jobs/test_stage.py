@@ -404,6 +404,20 @@ def test_one_that_has_just_begun_is_at_work(run):
     assert at_work(run, wait=lambda _: beat(earlier)) == earlier
 
 
+def test_one_whose_claim_is_withdrawn_while_it_is_looked_at_is_not(run, monkeypatch):
+    earlier = claim(run, submission_id="beef")
+    real = attempts.whole
+
+    def withdrawn(path, kind):
+        told = real(path, kind)
+        if path == earlier.claim:
+            path.unlink()
+        return told
+
+    monkeypatch.setattr(attempts, "whole", withdrawn)
+    assert at_work(run) is None
+
+
 def test_an_earlier_attempt_that_stays_silent_is_not(run, monkeypatch):
     earlier = claim(run, submission_id="beef")
     os.utime(earlier.claim, (1.0, 1.0))

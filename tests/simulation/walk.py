@@ -516,7 +516,10 @@ class Walker(Choosing, Teaching):
                 if reason in refused and reason not in said and "Unable to contact" not in refused:
                     world.complain(f"the reason of a refusal is not told:: {process.name}: {refused} {said[-500:]}")
             self.refused = True
-        elif " for room: " in said and self.slurm.limit is None and not self.refused and not notes["silent"]:
+        elif (
+            " for room: " in said and self.slurm.limit is None and notes["began"] >= self.slurm.changed
+            and not self.refused and not notes["silent"]
+        ):  # fmt: skip
             world.complain(f"something waits for room, and there is no limit:: {process.name}: {said[-500:]}")
         if process.name == "status" and code == 0 and not notes["silent"] and self.may_look(notes):
             self._check_shown(process, said)
@@ -684,6 +687,7 @@ class Walker(Choosing, Teaching):
         world.read_only = False
         self._restore()
         slurm.form, slurm.limit, slurm.array_size, slurm.controller = {}, None, 1001, True
+        slurm.changed = self.kernel.now
         self._accounting(up=True)
         self._nodes(up=True)
         self._release()

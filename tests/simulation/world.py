@@ -757,6 +757,7 @@ class Seams:
             (reporting, "locked", lambda path, **options: here().locked(path, **options)),
             (queries, "subprocess", clients), (sbatch, "subprocess", clients),
             (environment, "pwd", users), (processes, "process_start", self._start_of),
+            (processes, "_is_hidden", lambda _: False),
             (provenance, "_version", lambda _: "1"), (requests, "code_version", lambda: here().code),
             (stage, "source_digest", lambda: here().code["digest"]),
             (pack, "subprocess", SimpleNamespace(Popen=lambda words, env, **_: here().child(words, env),

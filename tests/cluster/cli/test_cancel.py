@@ -125,6 +125,18 @@ def test_cancel_all_cancels_ones_own_packs_and_says_whose_the_others_are(ledger,
     assert (calls(), cancelled(root)) == (["--quiet", "8"], None)
 
 
+def test_a_local_pack_of_another_user_is_that_users_to_cancel(ledger, root, runs, capsys):
+    row = {"submission_id": "beef", "created": "2026", "scheduler": "local", "site": "s", "state": "submitted",
+           "job_id": "local-1", "user": "alice"}  # fmt: skip
+    ledger.record_runs(runs[:1], "2026-01-01")
+    ledger.record_submission(row, [{"run_id": runs[0].id, "stage": "pretrain", "number": 1, "pack_index": 0}])
+    whole_files.write_json(root.submission("beef").answer, {"state": "submitted", "job_id": "local-1"})
+    ledger.db.close()
+    running.cancel(everything=True, output_root=root.path, yes=True)
+    assert "1 pack of alice left alone, who alone can cancel them." in capsys.readouterr().out
+    assert whole_files.read_json(root.submission("beef").answer) == {"state": "submitted", "job_id": "local-1"}
+
+
 def test_anothers_jobs_are_that_users_to_cancel_and_status_says_whose_they_are(ledger, root, submission, queue):
     submission("alice")
     calls = queue(*OURS)

@@ -97,6 +97,44 @@ def test_a_claim_that_was_made_counts_though_its_draft_stays(tmp_path, monkeypat
     assert claims == [True, False]
 
 
+def test_a_claim_whose_answer_was_lost_on_the_way_is_ones_own(tmp_path, monkeypatch):
+    """NFS asks again, and is told that it is there."""
+    real = os.link
+
+    def answered_late(source, target):
+        real(source, target)
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", answered_late)
+    assert whole_files.create_json(tmp_path / "claim.json", {"pid": 1})
+    monkeypatch.undo()
+    assert not whole_files.create_json(tmp_path / "claim.json", {"pid": 2})
+    assert whole_files.read_json(tmp_path / "claim.json") == {"pid": 1}
+
+
+@pytest.mark.parametrize(
+    ("seen", "killed", "alive"),
+    [
+        (FileNotFoundError(2, "No such file"), PermissionError(1, "Operation not permitted"), None),  # hidepid=2
+        (FileNotFoundError(2, "No such file"), ProcessLookupError(3, "No such process"), False),
+        (PermissionError(13, "Permission denied"), None, None),  # hidepid=1
+    ],
+)
+def test_a_process_that_proc_hides_is_not_dead(monkeypatch, seen, killed, alive):
+    def fails(error):
+        def fail(*_, **__):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr("builtins.open", fails(seen))
+    monkeypatch.setattr(os, "kill", fails(killed))
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    told = processes.is_alive({"host": socket.gethostname(), "pid": 7, "start": "1"})
+    monkeypatch.undo()
+    assert told is alive
+
+
 def test_a_process_is_told_from_another_with_its_pid():
     start = processes.process_start(os.getpid())
     assert start == processes.process_start(os.getpid())

@@ -1022,6 +1022,24 @@ def test_what_a_job_completes_after_it_was_judged_is_heard_under_any_number(
     same_again(ledger, root, pack[0], tmp_path / "again.db")
 
 
+def test_a_life_that_ends_unseen_while_slurm_answers_is_not_judged(ledger, root, runs):
+    """Its job was requeued, and waits; squeue took its time: a walk has found it."""
+    (pack,) = intend(ledger, root, runs[:1])
+    answer(ledger, root)
+    first = claim(root, pack[0], "pretrain", job="7")
+    begun_again(root)
+
+    class Slow(FakeSlurm):
+        def history(self, names, days):
+            result = {"status": "completed", "cause": None, "message": None, "ended": 3.0}
+            whole_files.write_json(first.result, result)
+            return super().history(names, days)
+
+    reconciling.reconcile(ledger, root, Slow([Job("7", "tt-cafe", "RUNNING")], [lives("NODE_FAIL", "RUNNING")]))
+    assert [ledger.attempt(pack[0], "pretrain", number)["status"] for number in (1, 2)] == ["completed", "submitted"]
+    assert not first.verdict.exists()
+
+
 def test_a_claim_that_was_seen_and_withdrawn_is_none(ledger, root, runs, tmp_path):
     """Its job has found the one before it at work, and has left; that one completes."""
     run_id = given_up(ledger, root, runs)
