@@ -18,7 +18,7 @@ from cluster.files.records import key_of
 from cluster.files.statuses import FRUITLESS, GIVEN_UP, OPEN
 from cluster.ledger.database import Ledger
 from cluster.ledger.recording import record_intent
-from cluster.reconcile import intents, judging, orphans
+from cluster.reconcile import intents, judging, late, orphans
 from cluster.reconcile.judging import SlurmAnswers
 from cluster.reconcile.opened import OpenSubmission, read_files, read_whole
 from cluster.reconcile.planned import record_planned
@@ -45,7 +45,7 @@ def reconcile(ledger: Ledger, output_root: OutputRoot, slurm: Queries) -> SlurmR
         opened = [OpenSubmission(ledger, output_root, row) for row in ledger.open_submissions()]
         for each in opened:
             read_files(each)
-            judging.settle_handed_over(each)
+            late.settle_handed_over(each)
             each.close_if_done()
     asked = [each for each in opened if each.slurm and each.ours and each.row["state"] in OPEN]
     queue = slurm.queue() if asked else None
@@ -110,7 +110,7 @@ def _make_way(ledger: Ledger, output_root: OutputRoot, taken: dict[str, Collecti
     for failed in ledger.newest_attempts("failed"):
         over = [failed] if failed["number"] == 1 else ledger.every_attempt(failed["run_id"], failed["stage"])
         begun = [each for each in over if each["status"] in FRUITLESS and each["started"] is not None]
-        heard = [judging.follow_on(ledger, output_root, each) for each in begun]
+        heard = [late.follow_on(ledger, output_root, each) for each in begun]
         if any(heard):
             made = True
             continue
@@ -122,10 +122,10 @@ def _make_way(ledger: Ledger, output_root: OutputRoot, taken: dict[str, Collecti
         there = run.stages() if packs is None or failed["pack_index"] in packs else ()
         for attempt in ledger.attempts_of_run_in(submission_id, failed["run_id"]) if there else ():
             if attempt["status"] in FRUITLESS and attempt["stage"] in there:
-                judging.take_late(ledger, output_root, attempt)
-        if way := judging.give_way(ledger, output_root, failed):
+                late.take_late(ledger, output_root, attempt)
+        if way := late.give_way(ledger, output_root, failed):
             ledger.put_attempt(*key_of(failed), **way)
-            judging.keep_turnless(ledger, output_root, failed)
+            late.keep_turnless(ledger, output_root, failed)
             made = True
     return made
 

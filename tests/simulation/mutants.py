@@ -102,6 +102,7 @@ PUT_BACK = (
     one("jobs have submitit's wckey", "cluster/submit/launch.py", '| {"wckey": None}', "| {}"),
 )
 INTENTS, JUDGING = "cluster/reconcile/intents.py", "cluster/reconcile/judging.py"
+LATE = "cluster/reconcile/late.py"
 OPENED, RECONCILING = "cluster/reconcile/opened.py", "cluster/reconcile/reconciling.py"
 DISPATCH, CLAIMS, LIVES = "cluster/submit/dispatch.py", "jobs/attempts.py", "jobs/lives.py"
 CHOICES, OTHERS = "cluster/submit/choices.py", "cluster/submit/others.py"
@@ -129,7 +130,7 @@ MUTANTS = (
     one("an interrupted attempt is judged by its pack", JUDGING,
         "        if is_superseded(opened, attempt):\n            _settle",
         "        if not is_superseded(opened, attempt):\n            _settle"),
-    one("a late result is not taken", JUDGING,
+    one("a late result is not taken", LATE,
         'if not result or result["status"] != "completed":', 'if not result or result["status"] == "completed":'),
     one("who needs nothing is out of turn", JUDGING, "out_of_turn = any(", "out_of_turn = all("),
     one("a life too many is looked for", JUDGING, "if restart < len(lives_seen)", "if restart <= len(lives_seen)"),
