@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cluster.cli import completion
 from cluster.console import console, stderr
-from cluster.errors import BreakerOpen, InputError, SlurmSilent, TinyError, did_you_mean, either, like
+from cluster.errors import BreakerOpen, InputError, SlurmSilent, SubmitError, TinyError, did_you_mean, either, like
 from cluster.files import documents, own_stages, whole_files
 from cluster.files.documents import SourceOfWork
 from cluster.files.folders import OutputRoot
@@ -218,7 +218,10 @@ def cancel_jobs(ledger: Ledger, output_root: OutputRoot, slurm: Slurm, packs: Se
         elif row["scheduler"] == "slurm":  # should it be there all the same, its tasks find this and leave
             _note_cancelled(output_root, row, None if everything else indices)
     if jobs and (problem := slurm.cancel(jobs)):
-        problems.append(SlurmSilent(f"scancel: {problem}. Try again."))
+        refused = "denied" in problem or "not permitted" in problem
+        problems.append(
+            SubmitError(f"scancel: {problem}.") if refused else SlurmSilent(f"scancel: {problem}. Try again.")
+        )
     else:  # SLURM forgets tasks that are cancelled while they wait; and what it does not show may be there all the same
         for submission_id, packs_of in noted.items():
             _note_cancelled(output_root, rows[submission_id], packs_of)

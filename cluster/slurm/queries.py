@@ -88,14 +88,14 @@ class Slurm:
         jobs = self.queue() if self.seen is None else self.seen
         if jobs is None:
             return "squeue gave no answer"
-        ids = _still_ours(jobs, wanted)
+        ids, problem = _still_ours(jobs, wanted), None
         for start in range(0, len(ids), 200):
             shown = _run("scancel", "--quiet", *ids[start : start + 200])
             if shown is None:
                 return "scancel gave no answer"
             if shown.returncode and "Invalid job id" not in shown.stderr:
-                return shown.stderr.strip()
-        return None
+                problem = problem or shown.stderr.strip() or f"exit code {shown.returncode}"
+        return problem
 
     def configuration(self) -> dict[str, str] | None:
         """scontrol's words for the cluster, asked for once. None: no answer."""

@@ -299,6 +299,19 @@ class Batch:
             self._terminate(task)
         self._account(task)
 
+    def revive(self, task: Task) -> None:
+        """As `scontrol requeue` of a job that has ended."""
+        task.lives.append(Life())
+        task.restart += 1
+        task.state, task.node, task.start, task.ended = "PENDING", "", None, None
+        task.reason, task.begin = "BeginTime", self.kernel.now + REQUEUE_WAIT
+        for process in task.processes:
+            process.on_end = None
+        if not any(task is each for each in self._open):
+            self._open.append(task)
+        self._account(task)
+        self._wake()
+
     def hold(self, task: Task) -> None:
         """As `scontrol uhold`: one that is held after a requeue stays so."""
         if task.state == "PENDING" and task.reason != "job requeued in held state":

@@ -109,7 +109,8 @@ def draw_short(seed: int) -> list[Step]:
         steps.append(("pass", {"seconds": lot.choice((1, 5, 8, 15, 30, 60))}))
         on, off = FAULTS[lot.choice(kinds)](lot)
         if lot.random() < 0.4:
-            on, off = ("given up", {"seconds": lot.choice((5, 15, 40)), "pick": lot.randrange(1000)}), None
+            what = lot.choice(("given up", "given up", "revived"))
+            on, off = (what, {"seconds": lot.choice((5, 15, 40)), "pick": lot.randrange(1000)}), None
         steps.append(on)
         if lot.random() < 0.6:
             steps.append(command(lot, [], USERS, HOSTS[:1], [lot.choice(words)]))

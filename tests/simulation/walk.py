@@ -295,6 +295,24 @@ class Walker(Choosing, Teaching):
         self._command(["rerun"], pick, 1)
         self._pass(seconds)
 
+    def _revived(self, seconds: float, pick: int) -> None:
+        """A job fails, is judged, and is requeued by a person; somebody may have done its stage again meanwhile."""
+        working = self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"])
+        if not working or not self.slurm.controller or self.running:
+            return
+        task = working[pick % len(working)]
+        self.slurm.kill(task)
+        self.slurm.end(task, "FAILED", "1:0")
+        self._pass(seconds)
+        self._command(["status"], pick, 1)
+        if pick % 3:
+            self._command(["rerun"], pick, 1)
+        self.look()
+        if not task.forgotten and task.ended is not None:
+            self.world.note("a job that has ended is requeued")
+            self.slurm.revive(task)
+        self._pass(seconds)
+
     def _begun_again(self, lag: float, pick: int) -> None:
         """A job is requeued twice, and is at work again before accounting has heard of it."""
         working = self._soon(lambda: [task for task in self.slurm.live() if task.state == "RUNNING"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.cli import looking, running, shared
-from cluster.errors import InputError, SlurmSilent
+from cluster.errors import InputError, SlurmSilent, SubmitError
 from cluster.files import whole_files
 from cluster.slurm import environment
 from cluster.slurm.queries import Slurm
@@ -110,6 +110,15 @@ def test_where_squeue_is_silent_nothing_is_cancelled(ledger, root, submission, q
     with pytest.raises(SlurmSilent, match="squeue gave no answer. Try again"):
         shared.cancel_jobs(ledger, root, Slurm(), BOTH)
     assert (calls(), cancelled(root)) == ([], None)
+
+
+def test_what_scancel_refuses_is_no_silence(ledger, root, submission, queue, tmp_path):
+    submission()
+    queue(*OURS)
+    told = "scancel: error: Kill job error on job id 7: Access/permission denied"
+    (tmp_path / "bin" / "scancel").write_text(f"#!/bin/sh\necho '{told}' >&2; exit 1\n")
+    with pytest.raises(SubmitError, match="permission denied"):
+        shared.cancel_jobs(ledger, root, Slurm(), BOTH)
 
 
 def test_cancel_all_cancels_ones_own_packs_and_says_whose_the_others_are(ledger, root, runs, submission, queue, capsys):
