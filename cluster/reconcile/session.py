@@ -188,6 +188,11 @@ def _refuse_unsettled(ledger: Ledger, root: OutputRoot) -> None:
     others = sorted({row["user"] for row in rows if row["user"]} - {environment.user()})
     youngest = min(whole_files.age(root.submission(submission_id).submission) for submission_id in unsettled)
     left = max(0, round(intents.patience() - youngest))
+    if all(row["scheduler"] == "local" for row in rows):
+        raise InputError(
+            f"{', '.join(map(job_name, unsettled))} was to be started on this machine, by a command that was killed or "
+            f"is at it. Nothing was submitted; try again in {left} s."
+        )
     when = f"in {left} s" if left else "when sacct answers"
     when = f"when {' and '.join(others)} has looked, who alone sees those jobs" if others else when
     raise SlurmSilent(

@@ -99,3 +99,13 @@ def test_a_folder_of_runs_that_cannot_be_read_is_said_and_no_run_is_said_to_be_r
     root.run(run.id).path.mkdir(parents=True)
     assert checks.removed_runs(ledger, root) == []
     ledger.close()
+
+
+def test_what_was_to_be_started_on_this_machine_is_not_told_of_as_slurms(ledger, root):
+    row = {"submission_id": "cafe", "created": "2026", "scheduler": "local", "site": "here", "state": "intended",
+           "job_id": None, "user": None}  # fmt: skip
+    ledger.record_submission(row, [])
+    root.submission("cafe").path.mkdir(parents=True)
+    root.submission("cafe").submission.write_text("{}")
+    with pytest.raises(InputError, match=r"tt-cafe was to be started on this machine.*try again in \d+ s"):
+        session._refuse_unsettled(ledger, root)
