@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from cluster.report.findings import ALPHA, MOST_SEEDS, Comparison, Floats, Interval, Pairs, PairsFinding
-from cluster.report.results import BY_KEY, Measure, Study, Variant, main_of, told
+from cluster.report.results import BY_KEY, Measure, Result, Study, Variant, main_of, told
 from cluster.report.wording import sentence_of, told_seeds
 from tiny_transformers.common import bootstrap
 from tiny_transformers.common.pairs import KeptPairs, mcnemar, same_pairs
@@ -100,17 +100,22 @@ def planned(study: Study) -> int:
 
 
 def paired_values(variant: Variant, baseline: Variant, measure: Measure) -> Floats:
-    """Values of both, (2, seeds), of the seeds that both have, from the same data."""
-    ours, theirs = ({run.seed: run for run in each.runs} for each in (variant, baseline))
-    pairs = [
-        (value, other)
-        for seed, run in ours.items()
-        if seed in theirs
-        and run.same_data(theirs[seed], measure.stage)
-        and (value := run.value(measure)) is not None
-        and (other := theirs[seed].value(measure)) is not None
-    ]
+    """Values of both, (2, seeds), of the seeds that are compared."""
+    pairs = [(value, other) for *_, value, other in _paired(variant, baseline, measure)]
     return np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+
+
+def _paired(variant: Variant, baseline: Variant, measure: Measure) -> list[tuple[Result, Result, float, float]]:
+    """Runs and values of both, of the seeds for which both have a score, from the same data."""
+    theirs = {run.seed: run for run in baseline.runs}
+    return [
+        (run, theirs[run.seed], value, other)
+        for run in variant.runs
+        if run.seed in theirs
+        and run.same_data(theirs[run.seed], measure.stage)
+        and (value := run.value(measure)) is not None
+        and (other := theirs[run.seed].value(measure)) is not None
+    ]
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
@@ -248,13 +253,11 @@ class _RightPairs:
         return self.known[run_id]
 
     def compare(self, variant: Variant, baseline: Variant) -> PairsFinding | None:
-        """Compare two variants over the seeds for which both have a score and kept their pairs. None if there is none,
+        """Compare two variants over the seeds that are compared on BLiMP and kept their pairs. None if there is none,
         or the pairs are not the same. Pairs without a score are of an attempt that failed, or of one before."""
-        one, other = (
-            {run.seed: self.of(run.run_id) for run in each.runs if run.value(BY_KEY["blimp"]) is not None}
-            for each in (variant, baseline)
-        )
-        both = [(ours, theirs) for seed, ours in one.items() if ours and (theirs := other.get(seed))]
+        measure = BY_KEY["blimp"]
+        found = [(self.of(run.run_id), self.of(other.run_id)) for run, other, *_ in _paired(variant, baseline, measure)]
+        both = [(ours, theirs) for ours, theirs in found if ours and theirs]
         if not both:
             return None
         first = both[0][0][0]

@@ -128,10 +128,13 @@ class Result:
         return sum(known) if known else None
 
     def with_stages(self, stages: Sequence[str]) -> Result:
-        """As a study sees it that has these stages only."""
+        """As a study sees it that has these stages only: with their scores, and what it was trained on."""
         return replace(
             self,
             stages={stage: state for stage, state in self.stages.items() if stage in stages},
+            scores={place: score for place, score in self.scores.items() if place[0] in stages},
+            metrics={place: value for place, value in self.metrics.items() if place[0] in stages},
+            data={place: digest for place, digest in self.data.items() if place[0] in ("pretrain", *stages)},
             failed_checks=tuple(check for check in self.failed_checks if check["stage"] in stages),
             tries=tuple(each for each in self.tries if each["stage"] in stages),
         )

@@ -387,6 +387,18 @@ def test_pairs_of_one_seed_are_told_to_be_of_two_models():
     )
 
 
+def test_pairs_of_seeds_that_were_trained_on_other_data_are_not_compared():
+    of = on_blimp([0.5, 0.5], [0.6, 0.6])
+    gelu, other = of.variants
+    read = lambda run, sha: replace(run, data={("pretrain", "train.jsonl"): sha})  # noqa: E731
+    gelu = replace(gelu, runs=tuple(read(run, "1") for run in gelu.runs))
+    other = replace(other, runs=tuple(read(run, sha) for run, sha in zip(other.runs, "12", strict=True)))
+    right = {"gelu-0": range(500), "gelu-1": range(500), "a-0": range(510), "a-1": range(900)}
+    models = {run: kept(np.isin(np.arange(1000), right[run])) for run in right}
+    (found,) = compare(study(gelu, other), models.get)
+    assert (found.n, found.items.seeds, found.items.difference) == (1, 1, pytest.approx(0.01))
+
+
 def test_pairs_that_say_the_opposite_of_the_mean_of_tasks_are_told_with_a_word():
     """A small task of which the variant has all right outweighs the large one in the mean, and not in the pairs."""
     of, tasks = on_blimp([0.5], [0.6]), {"gelu-0": np.arange(1000) < 500, "a-0": np.arange(1000) < 400}

@@ -155,6 +155,19 @@ def test_a_study_sees_its_own_stages_of_a_run_that_it_shares(tmp_path):
     assert seen["qk_width"].gpu_hours > seen["heads"].gpu_hours
 
 
+def test_a_study_sees_the_scores_of_its_own_stages_only(tmp_path):
+    runs = synthetic.planned(["heads", "qk_width"])
+    shared = next(run for run in runs if len(run.studies) == 2)
+    studies = read(synthetic.make(tmp_path, runs, with_pairs=False))
+    seen = {name: next(run for run in study.runs if run.run_id == shared.id) for name, study in studies.items()}
+    for run in seen.values():
+        assert {place[0] for place in (*run.scores, *run.metrics, *run.data)} <= set(run.stages)
+    assert "speed" in {place[0] for place in (*seen["qk_width"].scores, *seen["qk_width"].metrics)}
+    assert "speed" not in seen["heads"].stages
+    whole = replace(seen["qk_width"], data={("pretrain", "train"): "1", ("blimp", "a"): "2", ("superglue", "b"): "3"})
+    assert {*whole.with_stages(["blimp"]).data} == {("pretrain", "train"), ("blimp", "a")}, "what it was trained on"
+
+
 @pytest.mark.parametrize(
     "names", [("a b", "a_b"), ("../../x", ".._.._x"), ("研究", "学习"), ("a~20b", "a b"), ("x" * 300, "x" * 299)]
 )
