@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cluster.console import count
 from cluster.report.findings import MOST_SEEDS, Comparison
 from cluster.report.results import Family, Measure, Study, main_of
-from cluster.report.wording import alone, amount_of, name, seeds_of, told_seeds
+from cluster.report.wording import alone, amount_of, lost, name, pending, seeds_of, told_seeds
 
 NAMED = 2  # variants that a line names on each side
 ROWS = 8  # variants in a picture: the best and the worst
@@ -79,7 +79,6 @@ def pictures(study: Study, comparisons: Iterable[Comparison]) -> list[Picture]:
 
 def _of_family(family: Family, found: Sequence[Comparison]) -> str:
     runs = [run for variant in family.variants for run in variant.runs]
-    unfinished = sum(bool(run.missing) for run in runs)
     scored = main_of(family.measures)
     if not scored:
         return f"no scores yet of {count(len(runs), 'run')}."
@@ -87,11 +86,12 @@ def _of_family(family: Family, found: Sequence[Comparison]) -> str:
         line = alone(family, scored) if len(family.variants) == 1 else "nothing can be compared yet."
     else:
         line = _tested(family, found) if any(each.p is not None for each in found) else _untested(found)
-    return _with_unfinished(line, unfinished, len(runs))
-
-
-def _with_unfinished(line: str, unfinished: int, runs: int) -> str:
-    return f"{line} {unfinished:,} of {runs:,} runs are not finished." if unfinished else line
+    told = [line]
+    if failed := lost(family, NAMED):
+        told.append(f"{failed}.")
+    if waiting := pending(family):
+        told.append(f"{waiting:,} of {len(runs):,} runs are not finished.")
+    return " ".join(told)
 
 
 def _tested(family: Family, found: Sequence[Comparison]) -> str:
@@ -101,14 +101,29 @@ def _tested(family: Family, found: Sequence[Comparison]) -> str:
     worse = _strongest((each for each in found if each.significant and each.advantage < 0), first)
     if not better and not worse:
         return f"no difference to {baseline} can be told ({seeds_of(found)}){_enough(found, first)}."
-    upper = f"nothing beats {baseline}"
+    upper = f"none can be told to beat {baseline}"
     if len(better) == 1:
         upper = f"{name(better[0].variant)} beats {baseline}: {_amount(better[0])}"
     elif better:
         upper = f"{_side(better)} beat {baseline}"
+    parts = [upper]
     if len(worse) == 1:
-        return f"{upper}; {name(worse[0].variant)} is worse: {_amount(worse[0])}."
-    return f"{upper}; {_side(worse)} are worse." if worse else f"{upper}."
+        parts.append(f"{name(worse[0].variant)} is worse: {_amount(worse[0])}")
+    elif worse:
+        parts.append(f"{_side(worse)} are worse")
+    return f"{'; '.join([*parts, *_others(found)])}."
+
+
+def _others(found: Sequence[Comparison]) -> list[str]:
+    """Say how many variants differ on no measure: no test has told them apart, or they have too few seeds for one."""
+    told = {each.variant.key for each in found if each.significant}
+    left = {each.variant.key for each in found} - told
+    unsure = len(left & {each.variant.key for each in found if each.p is not None})
+    few = len(left) - unsure
+    parts = [f"{count(unsure, 'other')} cannot be told from the baseline"] if unsure else []
+    if few:
+        parts.append(f"{count(few, 'other')} {'has' if few == 1 else 'have'} too few seeds")
+    return [", ".join(parts)] if parts else []
 
 
 def _untested(found: Sequence[Comparison]) -> str:

@@ -140,6 +140,11 @@ class Result:
         )
 
     @property
+    def failed(self) -> bool:
+        """Whether a stage has failed, so that what is missing does not come by itself."""
+        return any(state["status"] == "failed" for state in self.stages.values())
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Stages that are not completed."""
         return tuple(stage for stage, state in self.stages.items() if state["status"] != "completed")

@@ -155,9 +155,28 @@ def _of_family(family: Family, comparisons: Sequence[Comparison]) -> list[str]:
             _of_measure(family, measure, [each for each in mine if each.measure.key == measure.key])
             for measure in scored
         ]
-    if unfinished := sum(bool(run.missing) for run in runs):
+    if failed := lost(family):
+        lines.append(f"{failed}.")
+    if unfinished := pending(family):
         lines.append(f"{unfinished} of {len(runs)} runs are not finished, so this may change.")
     return [f"{family.title}: {line}" for line in lines]
+
+
+def pending(family: Family) -> int:
+    """Count the runs whose missing scores may still come by themselves."""
+    return sum(bool(run.missing) and not run.failed for variant in family.variants for run in variant.runs)
+
+
+def lost(family: Family, most: int | None = None) -> str:
+    """Say of each variant, or of so many, how many seeds have failed: means are of the others, which may be the luckier
+    ones. Empty if none has."""
+    counted = [(each, sum(run.failed for run in each.runs)) for each in family.variants]
+    told = [f"{failed} of {told_seeds(len(each.runs))} of {name(each)}" for each, failed in counted if failed]
+    if not told:
+        return ""
+    more = len(told[most:]) if most else 0
+    named = f"{', '.join(told[:most])}{f' and seeds of {more} more' if more else ''}"
+    return f"{named} failed, and what they lack is not in this"
 
 
 def alone(family: Family, scored: Sequence[Measure]) -> str:

@@ -281,6 +281,11 @@ def test_the_answer_says_what_is_missing():
     assert sentences(nothing) == "GPT-Neo: nothing can be said yet, none of its 2 runs has a score."
     told = sentences(study(variant("gelu", {}, missing=["blimp"]), variant("a", {BLIMP: [0.5]})))
     assert "nothing can be compared with the baseline “GELU” on BLiMP yet: it has no score." in told
+    assert "GPT-Neo: 1 of 1 seed of “GELU” failed, and what they lack is not in this." in told
+    assert "not finished" not in told
+    waiting = variant("gelu", {})
+    waiting = replace(waiting, runs=(replace(waiting.runs[0], stages={"blimp": {"status": "waiting"}}),))
+    told = sentences(study(waiting, variant("a", {BLIMP: [0.5]})))
     assert "1 of 2 runs are not finished, so this may change." in told
     apart = variant("a", {BLIMP: [0.5, 0.6]})
     apart = replace(apart, runs=apart.runs[1:])
@@ -362,7 +367,7 @@ def test_the_sentences_of_every_variant_of_the_manifest_read_as_what_was_found(e
             read.add((each.name, found.family.name, found.variant.label))
         for line in wording.answer(each, compare(each)):
             _, said = read_aloud(line.partition(": ")[2])
-            assert LISTED.fullmatch(said) or ALONE.fullmatch(said) or "runs are not finished" in said, line
+            assert LISTED.fullmatch(said) or ALONE.fullmatch(said) or "what they lack is not in this" in said, line
     assert len(read) == sum(len(family.variants) - 1 for each in every_study for family in each.families)
     assert any(label == "none" for _, _, label in read)
 

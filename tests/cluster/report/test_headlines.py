@@ -1,6 +1,7 @@
 """What a study found in one line a family, and its small picture."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,8 +23,17 @@ def lines(of):
 @pytest.mark.parametrize(
     ("variants", "line"),
     [
-        ([WORSE, ALIKE], "nothing beats “GELU”; “a” is worse: -3.0 points of BLiMP."),
-        ([BETTER, ALIKE], "“a” beats “GELU”: +2.0 points of BLiMP."),
+        (
+            [WORSE, ALIKE],
+            "none can be told to beat “GELU”; “a” is worse: -3.0 points of BLiMP; "
+            "1 other cannot be told from the baseline.",
+        ),
+        ([BETTER, ALIKE], "“a” beats “GELU”: +2.0 points of BLiMP; 1 other cannot be told from the baseline."),
+        (
+            [WORSE, ALIKE, ALIKE, BETTER[:2]],
+            "none can be told to beat “GELU”; “a” is worse: -3.0 points of BLiMP; "
+            "2 others cannot be told from the baseline, 1 other has too few seeds.",
+        ),
         ([WORSE, BETTER], "“b” beats “GELU”: +2.0 points of BLiMP; “a” is worse: -3.0 points of BLiMP."),
         ([ALIKE], "no difference to “GELU” can be told (6 seeds)."),
         ([WORSE[:1]], "1 seed of each, so no difference can be told from chance: that takes 4 or more."),
@@ -63,7 +73,7 @@ def test_a_long_label_has_a_line_of_its_own():
 def test_of_many_variants_the_two_that_differ_most_are_named():
     less = [[each - by for each in BASE] for by in (0.02, 0.05, 0.03)]
     assert lines(on_blimp(BASE * 2, *(each * 2 for each in less))) == [
-        "GPT-Neo: nothing beats “GELU”; “b” (-5.0 points of BLiMP), “c” (-3.0) and 1 more are worse."
+        "GPT-Neo: none can be told to beat “GELU”; “b” (-5.0 points of BLiMP), “c” (-3.0) and 1 more are worse."
     ]
     more = [[each + by for each in BASE] for by in (0.02, 0.05)]
     assert lines(on_blimp(BASE * 2, *(each * 2 for each in more))) == [
@@ -75,9 +85,9 @@ def test_the_line_speaks_of_the_measure_of_the_picture_and_of_scores_before_loss
     loss = [1.5, 1.51, 1.49, 1.50, 1.505, 1.495]
     more = [each + 0.1 for each in loss]
     of = study(variant("gelu", {BLIMP: BASE, LOSS: loss}), variant("a", {BLIMP: WORSE, LOSS: more}))
-    assert lines(of) == ["GPT-Neo: nothing beats “GELU”; “a” is worse: -3.0 points of BLiMP."]
+    assert lines(of) == ["GPT-Neo: none can be told to beat “GELU”; “a” is worse: -3.0 points of BLiMP."]
     of = study(variant("gelu", {BLIMP: BASE, LOSS: loss}), variant("a", {BLIMP: ALIKE, LOSS: more}))
-    assert lines(of) == ["GPT-Neo: nothing beats “GELU”; “a” is worse: +0.100 nats of validation loss."]
+    assert lines(of) == ["GPT-Neo: none can be told to beat “GELU”; “a” is worse: +0.100 nats of validation loss."]
     (picture,) = pictures(of, compare(of))
     assert picture.title == "GPT-Neo: validation loss, nats"
     ((effect,), baseline) = (picture.effects, picture.baseline)
@@ -95,7 +105,15 @@ def test_families_of_which_the_same_is_to_be_said_share_a_line_and_each_has_its_
 
 
 def test_what_is_not_finished_or_alone_is_said():
-    assert lines(on_blimp(BASE, WORSE[:1], missing=("blimp",)))[0].endswith(" 7 of 7 runs are not finished.")
+    assert lines(on_blimp(BASE, WORSE[:1], missing=("blimp",)))[0].endswith(
+        " 6 of 6 seeds of “GELU”, 1 of 1 seed of “a” failed, and what they lack is not in this."
+    )
+    many = lines(on_blimp(BASE, WORSE[:1], WORSE[:2], missing=("blimp",)))[0]
+    assert many.endswith("“GELU”, 1 of 1 seed of “a” and seeds of 1 more failed, and what they lack is not in this.")
+    waiting = {"pretrain": {"status": "completed"}, "blimp": {"status": "running"}}
+    gelu, worse = on_blimp(BASE, WORSE[:1]).variants
+    gelu = replace(gelu, runs=tuple(replace(run, stages=waiting) for run in gelu.runs))
+    assert lines(study(gelu, worse))[0].endswith("that takes 4 or more. 6 of 7 runs are not finished.")
     assert lines(on_blimp(BASE[:1])) == [
         "GPT-Neo: the study has “GELU” only, so there is nothing to compare; its means are BLiMP 60.0."
     ]
