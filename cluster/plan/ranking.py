@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cluster.console import count
 from cluster.files.choices import CandidateTold, ChoicePlan, RankedCandidate, RuleTold, ScoredRun
+from tiny_transformers.settings.stages import STAGES
 
 LEAST_SEEDS = 3  # that tell how much seeds differ, as in the report
 Z = 1.96  # of a normal distribution, for 95 %
@@ -141,14 +142,16 @@ def chance(
 
     By the seeds that both have where there are three or more, pair by pair. Else by the rows, as if others had been
     asked, which leaves out that seeds differ: row by row where both have kept theirs; otherwise, for a share of rows,
-    as if the two had been asked different ones."""
+    as if the two had been asked different ones. Seeds that all differ by as much have no spread to go by."""
     theirs = {run["seed"]: run for run in others}
     pairs = [(run, theirs[run["seed"]]) for run in ones if run["seed"] in theirs]
     differences = [one["value"] - other["value"] for one, other in pairs]
     if len(pairs) >= LEAST_SEEDS:
-        freedom = len(pairs) - 1
+        freedom, spread = len(pairs) - 1, statistics.stdev(differences)
+        if spread < EQUAL:
+            return None, f"{len(pairs)} seeds, which all differ by as much"
         t = T[freedom - 1] if freedom <= len(T) else Z * (1 + 1.2 / freedom)
-        return t * statistics.stdev(differences) / math.sqrt(len(pairs)), f"by {len(pairs)} seeds"
+        return t * spread / math.sqrt(len(pairs)), f"by {len(pairs)} seeds"
     seeds = count(min(len(ones), len(others)), "seed")
     too_few = f"{seeds} {'says' if seeds == '1 seed' else 'say'} too little"
     halves = [paired(one["run_id"], other["run_id"], one["value"] - other["value"]) for one, other in pairs]
@@ -157,8 +160,15 @@ def chance(
         return math.hypot(*known) / len(known), f"by the same rows alone: {too_few}"
     if not (rule["percent"] and rule["metric"] == "accuracy"):
         return None, f"{seeds}, and {rule['title']} is no share of rows"
+    if _is_mean_of_tasks(rule):  # whose smallest task may say the least, and weighs as much as the largest
+        return None, f"{seeds}, and {rule['title']} is a mean of tasks, whose rows do not weigh alike"
     variance = sum(
         sum(run["value"] * (1 - run["value"]) / max(1, run["n"]) for run in runs) / len(runs) ** 2
         for runs in (ones, others)
     )
     return Z * math.sqrt(variance), f"by their rows alone: {too_few}"
+
+
+def _is_mean_of_tasks(rule: RuleTold) -> bool:
+    tasks = STAGES[rule["stage"]].tasks if rule["stage"] in STAGES else None
+    return tasks is not None and rule["task"] in tasks.averages and rule["task"] != "micro"

@@ -91,6 +91,17 @@ def test_what_chance_does_is_known_of_fewer_seeds_by_the_rows_of_a_share_alone()
     assert ranking.chance(plan(metric="perplexity", percent=False)["rule"], scored(20.0), scored(30.0))[0] is None
 
 
+def test_what_chance_does_is_not_known_of_seeds_without_spread_or_of_a_mean_of_tasks_without_its_rows():
+    rule = plan()["rule"]
+    half, why = ranking.chance(rule, scored(0.6, 0.7, 0.8), scored(0.5, 0.6, 0.7))
+    assert (half, why) == (None, "3 seeds, which all differ by as much")
+    of_tasks = rule | {"stage": "blimp", "task": "blimp", "title": "BLiMP"}
+    half, why = ranking.chance(of_tasks, scored(0.5), scored(0.4))
+    assert (half, why) == (None, "1 seed, and BLiMP is a mean of tasks, whose rows do not weigh alike")
+    assert ranking.chance(of_tasks, scored(0.5), scored(0.4), lambda *_: 0.03)[0] == pytest.approx(0.03)
+    assert ranking.chance(of_tasks | {"task": "micro"}, scored(0.5), scored(0.4))[0] is not None, "all rows alike"
+
+
 def test_what_chance_does_is_known_row_by_row_where_rows_are_kept_of_every_seed():
     asked: list[tuple[str, str, float]] = []
 
