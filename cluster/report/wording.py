@@ -56,16 +56,16 @@ def _is_zero(found: Comparison) -> bool:
     return abs(found.difference) < NOTHING
 
 
-def _digits(found: Comparison) -> int:
+def _digits(measure: Measure, difference: float) -> int:
     """As many as the measure has, or more until the difference is not shown as zero."""
-    value, digits = found.difference * (100 if found.measure.percent else 1), 1 if found.measure.percent else 3
-    while not _is_zero(found) and not round(value, digits):
+    value, digits = difference * (100 if measure.percent else 1), 1 if measure.percent else 3
+    while abs(difference) >= NOTHING and not round(value, digits):
         digits += 1
     return digits
 
 
 def _shown(found: Comparison, value: float) -> str:
-    digits = _digits(found)
+    digits = _digits(found.measure, found.difference)
     return _rounded(100 * value if found.measure.percent else value, digits)
 
 
@@ -105,8 +105,9 @@ def _of_models(found: Comparison, items: PairsFinding) -> str:
     """Return what the pairs say, of which models, and whether it is the opposite of what the mean of tasks says."""
     sign = 1 if items.difference >= 0 else -1
     low, high = sorted((100 * sign * items.low, 100 * sign * items.high))
-    told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.1f} points "
-    told += f"{'more' if sign > 0 else 'fewer'} right [{_rounded(low, 1)}, {_rounded(high, 1)}]"
+    digits = _digits(found.measure, items.difference)
+    told = f"on the same {items.n:,} pairs it has {100 * abs(items.difference):.{digits}f} points "
+    told += f"{'more' if sign > 0 else 'fewer'} right [{_rounded(low, digits)}, {_rounded(high, digits)}]"
     told += f", {_p(items.p_corrected)} after correction"
     told += f", {OPPOSITE}" if _is_opposite(found, items) else ""
     return f"{told}; {_only_models(items)}"
@@ -237,6 +238,6 @@ def amount_of(found: Comparison, *, unit: bool = True) -> str:
 
 
 def signed(measure: Measure, value: float) -> str:
-    """Return a difference with its sign, in the digits of its measure."""
-    shown = measure.show(abs(value))
+    """Return a difference with its sign, in the digits of its measure, or in more if it were shown as zero."""
+    shown = _rounded(abs(value) * (100 if measure.percent else 1), _digits(measure, value))
     return shown if not float(shown) else f"{'+' if value > 0 else '-'}{shown}"

@@ -392,6 +392,16 @@ def test_pairs_of_one_seed_are_told_to_be_of_two_models():
     )
 
 
+def test_a_difference_that_is_none_is_told_from_one_that_rounding_hides():
+    assert wording.signed(BLIMP, 0.0004) == "+0.04"
+    assert wording.signed(BLIMP, -0.014) == "-1.4"
+    assert wording.signed(LOSS, -0.00004) == "-0.00004"
+    assert wording.signed(BLIMP, 1e-12) == "0.0"
+    right = np.arange(10_000) < 5_000
+    models = {"gelu-0": kept(right), "a-0": kept(right | (np.arange(10_000) < 5_003))}
+    assert "it has 0.03 points more right [" in compare(on_blimp([0.5], [0.6]), models.get)[0].sentence
+
+
 def test_pairs_of_seeds_that_were_trained_on_other_data_are_not_compared():
     of = on_blimp([0.5, 0.5], [0.6, 0.6])
     gelu, other = of.variants
