@@ -299,7 +299,8 @@ def _grids(
         yield " ".join([name, *grid["overrides"]]), grid
     listed = {run_id for grid in grids for run_id in grid["runs"]}.union(needed)
     left = [result.run_id for result in results if result.run_id not in listed]
-    stages = dict.fromkeys(stage for result in results for stage in result.stages)
+    scored = [place[0] for result in results for place in result.scores]  # whatever there is of them
+    stages = dict.fromkeys([*(stage for result in results for stage in result.stages), *scored])
     if left:
         title = f"{name}, no longer in the manifest" if grids else name
         yield title, {"overrides": [], "runs": left, "baselines": [], "stages": list(stages)}
