@@ -571,8 +571,12 @@ def test_a_warning_and_the_runs_are_on_the_screen_and_can_be_reached(study, root
 
 
 @pytest.mark.usefixtures("study")
-def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is_though_nothing_changes(root, monkeypatch):
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is_though_nothing_changes(root, runs, monkeypatch):
     seconds = [0.0]
+    working = root.run(runs[1].id).attempt("pretrain", 1)
+    claim = {"submission_id": "cafe", "job": "7_1", "host": "gpu002", "pid": 1, "restart": 0, "time": START + 3900}
+    whole_files.write_json(working.claim, claim)
+    whole_files.write_json(working.heartbeat, BEAT)
 
     def sleep(pause):
         seconds[0] += pause

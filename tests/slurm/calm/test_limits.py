@@ -98,7 +98,7 @@ def test_jobs_of_others_leave_less_room_under_the_limit_of_an_account_above(wait
     assert "at most 5; beside everybody's there is room for 3 now" in asked
     told = said(waiting, *waiting.words("s0", "s1"))
     assert "1 pack waits for room: the account may have 5 jobs waiting and running, and beside everybody's" in told
-    assert "wait for room" in said(waiting, "tick")
+    assert "1 pack waits for room" in said(waiting, "tick")
     waiting.cluster.ask("scancel", others)
     wait_for(lambda: "Submitted" in said(waiting, "tick"))
     assert packs(waiting) == [1, 3]
