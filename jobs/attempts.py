@@ -151,7 +151,9 @@ def at_work(
 
 def _is_alive(attempt: AttemptDir, holder: Claim | None, task: ArrayTask, wait: Wait | None) -> bool:
     if holder and holder["job"].startswith("local-") and holder["host"] == task.host:
-        return processes.is_alive(holder) is True
+        alive = processes.is_alive(holder)
+        if alive is not None:  # else it is hidden from this user, and its files alone tell
+            return alive
     signs: list[tuple[float, Path]] = []
     for path in (attempt.claim, attempt.heartbeat):
         with contextlib.suppress(FileNotFoundError):

@@ -404,6 +404,17 @@ def test_one_that_has_just_begun_is_at_work(run):
     assert at_work(run, wait=lambda _: beat(earlier)) == earlier
 
 
+@pytest.mark.parametrize(("seen", "silent", "found"), [(None, 1, True), (None, 60, False), (False, 1, False)])
+def test_a_local_one_that_is_hidden_from_this_user_is_at_work_while_it_beats(run, monkeypatch, seen, silent, found):
+    earlier = claim(run, submission_id="beef")
+    mine = task("local-8")
+    whole_files.write_json(earlier.claim, {**whole_files.read_json(earlier.claim), "job": "local-7", "host": mine.host})
+    os.utime(earlier.claim, (1.0, 1.0))
+    beat(earlier, seconds_ago=silent)
+    monkeypatch.setattr(attempts.processes, "is_alive", lambda _: seen)
+    assert at_work(run, who=mine) == (earlier if found else None)
+
+
 def test_one_whose_claim_is_withdrawn_while_it_is_looked_at_is_not(run, monkeypatch):
     earlier = claim(run, submission_id="beef")
     real = attempts.whole
